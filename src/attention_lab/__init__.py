@@ -1,0 +1,1 @@
+"""Attention Lab: compare attention mechanisms, and trust the answer."""

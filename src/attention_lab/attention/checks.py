@@ -1,0 +1,14 @@
+"""Checks of constructor arguments, shared by everything that is made of attention."""
+
+
+def check_positive(**sizes: int) -> None:
+    """Raise ValueError, naming the culprit, unless every size is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def check_dropout(dropout: float) -> None:
+    """Raise ValueError unless ``dropout`` is a probability below 1."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")

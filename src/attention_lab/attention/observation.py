@@ -1,0 +1,38 @@
+"""Looking at attention weights without touching the model that computes them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from attention_lab.attention.layer import AttentionLayer
+
+
+def attention_layers(model: nn.Module) -> dict[str, AttentionLayer]:
+    """Every attention layer of a model by its module name, in the model's order."""
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, AttentionLayer)
+    }
+
+
+@contextmanager
+def observe(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the weights (B, H, L, S) of every call of each attention layer, by layer name.
+
+    While observed, layers compute with a backend that gives weights; afterwards, and whenever
+    nobody observes, weights cost nothing. A layer that runs step by step is called once a step.
+
+    Example:
+        >>> with observe(model) as weights:
+        ...     model(source, target)
+        >>> weights["decoder.0.cross_attention"][0].shape
+    """
+    layers = attention_layers(model)
+    calls: dict[str, list[Tensor]] = {name: [] for name in layers}
+    for name, layer in layers.items():
+        layer.observer = calls[name].append
+    try:
+        yield calls
+    finally:
+        for layer in layers.values():
+            layer.observer = None

@@ -1,0 +1,47 @@
+"""Bahdanau's additive score."""
+
+import torch
+from torch import Tensor, nn
+
+from attention_lab.attention.checks import check_positive
+from attention_lab.attention.scores.base import Score
+
+
+class Additive(Score):
+    """logits = v · tanh(W q + U k), a one-layer network (Bahdanau et al. 2015, §A.1.2).
+
+    W and U are (A × E) and v is (A) for each head.
+
+    Args:
+        heads: number of query heads, H.
+        head_dim: width of one head's queries and keys, E.
+        hidden_dim: width of the hidden layer, A; None means A = E.
+
+    Raises:
+        ValueError: if ``hidden_dim`` is below 1.
+    """
+
+    def __init__(self, heads: int, head_dim: int, hidden_dim: int | None = None) -> None:
+        super().__init__(heads, head_dim)
+        hidden_dim = head_dim if hidden_dim is None else hidden_dim
+        check_positive(hidden_dim=hidden_dim)
+        self.query_weight = nn.Parameter(torch.empty(heads, head_dim, hidden_dim))
+        self.key_weight = nn.Parameter(torch.empty(heads, head_dim, hidden_dim))
+        self.vector = nn.Parameter(torch.empty(heads, hidden_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform W and U, and v with variance 1/A: logits start at the order of 1.
+
+        (The paper starts v at zero and W, U near it, which suits its Adadelta and two weeks.)
+        """
+        for matrix in (*self.query_weight, *self.key_weight):
+            nn.init.xavier_uniform_(matrix)
+        nn.init.normal_(self.vector, std=self.vector.shape[-1] ** -0.5)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        # U k is computed once per key, not once per pair (ibid.: "can be pre-computed").
+        projected_query = (query @ self.query_weight).unsqueeze(-2)  # (B, H, L, 1, A)
+        projected_key = (key @ self.key_weight).unsqueeze(-3)  # (B, H, 1, S, A)
+        hidden = torch.tanh(projected_query + projected_key)
+        return (hidden @ self.vector[:, None, :, None]).squeeze(-1)

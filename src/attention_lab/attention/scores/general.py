@@ -1,0 +1,23 @@
+"""Luong's general (bilinear) score."""
+
+import torch
+from torch import Tensor, nn
+
+from attention_lab.attention.scores.base import DotProductFamily
+
+
+class General(DotProductFamily):
+    """logits = qᵀ W k, one matrix W (E × E) per head (Luong et al. 2015, eq. 8, "general")."""
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__(heads, head_dim)
+        self.weight = nn.Parameter(torch.empty(heads, head_dim, head_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform per head: the paper does not say; this keeps W q at the query's scale."""
+        for matrix in self.weight:
+            nn.init.xavier_uniform_(matrix)
+
+    def fold(self, query: Tensor) -> tuple[Tensor, float]:
+        return query @ self.weight, 1.0

@@ -1,0 +1,324 @@
+"""What every attention mechanism must do: checks that take a layer and raise AssertionError.
+
+Each check works on the tensor level, ``layer.attend``, and compares with the visibility that the
+example says, never with the layer's own idea of its mask. ``test_contract.py`` runs them over the
+mechanisms, ``test_planted_faults.py`` over broken ones, which they must refuse.
+"""
+
+import copy
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError, gradcheck
+from torch.testing import assert_close
+
+from attention_lab.attention import AttentionLayer, Causal, Mask, Padding
+
+
+@dataclass(frozen=True)
+class Explicit(Mask):
+    """The mask that a tensor spells out: ``visible`` (B, H, L, S) bool."""
+
+    visible: Tensor
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return self.visible[batch, head, query, key]
+
+
+class Example(NamedTuple):
+    """A tensor-level input, and which keys each query may look at."""
+
+    query: Tensor  # (B, H, L, E)
+    key: Tensor  # (B, H_kv, S, E)
+    value: Tensor  # (B, H_kv, S, E_v)
+    mask: Mask | None
+    visible: Tensor  # (B, H, L, S) bool, by the definition of the mask, not by its code
+
+    @property
+    def empty(self) -> Tensor:
+        """(B, H, L) bool: the queries that may look at nothing."""
+        return ~self.visible.any(-1)
+
+
+MASKS = ("none", "causal", "padding", "causal-and-padding")
+MASKS_WITH_EMPTY_ROWS = ("padding", "causal-and-padding")
+
+
+def example(
+    mask: str = "none",
+    *,
+    heads: int = 4,
+    kv_heads: int = 2,
+    queries: int = 3,
+    keys: int = 5,
+    head_dim: int = 3,
+    value_dim: int = 2,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Example:
+    """A random example of batch size 3 under one of ``MASKS``.
+
+    With padding, sequence 0 is padded on the right, 1 on the left (so that, with a causal mask, its
+    first query may look at nothing), and 2 has no real key at all.
+    """
+    valid = torch.ones(3, keys, dtype=torch.bool)
+    if "padding" in mask:
+        valid[0, -1] = False
+        valid[1, 0] = False
+        valid[2, :] = False
+    visible = torch.empty(3, heads, queries, keys, dtype=torch.bool)
+    for position in range(queries):
+        for other in range(keys):
+            allowed = other <= position or "causal" not in mask
+            visible[:, :, position, other] = valid[:, other, None] & allowed
+    padding, visible = Padding(valid.to(device)), visible.to(device)
+    by_name = {
+        "none": None,
+        "causal": Causal(),
+        "padding": padding,
+        "causal-and-padding": Causal() & padding,
+    }
+    return Example(
+        torch.randn(3, heads, queries, head_dim, dtype=dtype, device=device),
+        torch.randn(3, kv_heads, keys, head_dim, dtype=dtype, device=device),
+        torch.randn(3, kv_heads, keys, value_dim, dtype=dtype, device=device),
+        by_name[mask],
+        visible,
+    )
+
+
+def mechanism_parameters(layer: AttentionLayer) -> list[Tensor]:
+    """The parameters that ``attend`` uses: all but the projections."""
+    return [p for name, p in layer.named_parameters() if "_projection" not in name]
+
+
+def output_of(layer: AttentionLayer, it: Example) -> Tensor:
+    return layer.attend(it.query, it.key, it.value, it.mask, False)[0]
+
+
+def weights_of(layer: AttentionLayer, it: Example) -> Tensor:
+    weights = layer.attend(it.query, it.key, it.value, it.mask, True)[1]
+    assert weights is not None, "weights were asked for and not given"
+    return weights
+
+
+def with_gradients(it: Example) -> Example:
+    query, key, value = (x.detach().clone().requires_grad_() for x in it[:3])
+    return it._replace(query=query, key=key, value=value)
+
+
+def gradients(output: Tensor, layer: AttentionLayer, it: Example) -> list[Tensor]:
+    """Gradients of ``output`` to query, key, value and the parameters; zeros where unused."""
+    inputs = [*it[:3], *mechanism_parameters(layer)]
+    return list(torch.autograd.grad(output, inputs, retain_graph=True, materialize_grads=True))
+
+
+def per_query_head(x: Tensor, heads: int) -> Tensor:
+    """(B, H, S, E) from (B, H_kv, S, E): neighbouring query heads share one."""
+    return x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
+@contextmanager
+def training(layer: AttentionLayer) -> Iterator[None]:
+    layer.train()
+    try:
+        yield
+    finally:
+        layer.eval()
+
+
+def check_gradients(layer: AttentionLayer, it: Example) -> None:
+    """Gradients to query, key, value and parameters are those of finite differences."""
+    it = with_gradients(it)
+
+    def attend(*_: Tensor) -> Tensor:
+        return output_of(layer, it)
+
+    inputs = (*it[:3], *mechanism_parameters(layer))
+    try:
+        gradcheck(attend, inputs)
+    except GradcheckError as error:
+        raise AssertionError("gradients are wrong") from error
+
+
+def check_agreement(layer: AttentionLayer, reference: AttentionLayer, it: Example) -> None:
+    """Output and all gradients are those of a reference with the same parameters."""
+    it = with_gradients(it)
+    output, expected = output_of(layer, it), output_of(reference, it)
+    assert_close(output, expected)
+    direction = torch.randn_like(expected)
+    assert_close(
+        gradients((output * direction).sum(), layer, it),
+        gradients((expected * direction).sum(), reference, it),
+    )
+
+
+def check_hidden_keys_do_not_matter(layer: AttentionLayer, it: Example) -> None:
+    """No output depends on a key or value that its query may not look at.
+
+    With a causal mask: changing the future changes nothing earlier. With padding: changing what
+    is in the padding changes nothing.
+    """
+    it = with_gradients(it)
+    output = output_of(layer, it)
+    for position in range(it.key.shape[2]):
+        key, value = it.key.detach().clone(), it.value.detach().clone()
+        key[:, :, position] += 100 * torch.randn_like(key[:, :, position])
+        value[:, :, position] += 1000
+        changed = output_of(layer, it._replace(key=key, value=value))
+        hidden = ~it.visible[..., position]
+        assert_close(changed[hidden], output[hidden], rtol=0, atol=1e-10)
+    for position in range(it.query.shape[2]):
+        _, to_key, to_value, *_ = gradients(output[:, :, position].sum(), layer, it)
+        hidden = ~group_sees(it)[:, :, position]
+        assert not to_key[hidden].any(), f"query {position} has a gradient to hidden keys"
+        assert not to_value[hidden].any(), f"query {position} has a gradient to hidden values"
+
+
+def check_visible_keys_matter(layer: AttentionLayer, it: Example) -> None:
+    """Each output depends on every value that its query may look at: a mask hides no more."""
+    it = with_gradients(it)
+    output = output_of(layer, it)
+    for position in range(it.query.shape[2]):
+        _, _, to_value, *_ = gradients(output[:, :, position].sum(), layer, it)
+        visible = group_sees(it)[:, :, position]
+        assert to_value[visible].all(), f"query {position} overlooks values it may look at"
+
+
+def group_sees(it: Example) -> Tensor:
+    """(B, H_kv, L, S) bool: whether any query head that shares a key head may look."""
+    return it.visible.unflatten(1, (it.key.shape[1], -1)).any(2)
+
+
+def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
+    """A query that may look at nothing gives zeros, with zero gradient, and no NaN anywhere."""
+    assert it.empty.any(), "the example has no query that may look at nothing"
+    it = with_gradients(it)
+    output, weights = output_of(layer, it), weights_of(layer, it)
+    assert_close(output[it.empty], torch.zeros_like(output[it.empty]), rtol=0, atol=0)
+    assert_close(weights[it.empty], torch.zeros_like(weights[it.empty]), rtol=0, atol=0)
+    for result in (output, weights):
+        assert result.isfinite().all(), "an empty row makes others infinite or NaN"
+        for gradient in gradients(result[it.empty].sum(), layer, it):
+            assert not gradient.any(), "an empty row has a gradient"
+        for gradient in gradients(result.square().sum(), layer, it):
+            assert gradient.isfinite().all(), "an empty row makes gradients infinite or NaN"
+
+
+def check_large_logits(layer: AttentionLayer, it: Example) -> None:
+    """However large the logits, weights stay a distribution and hidden keys stay hidden."""
+    it = it._replace(query=it.query * 1e10)
+    assert output_of(layer, it).isfinite().all()
+    check_weights(layer, it)
+    check_hidden_keys_do_not_matter(layer, it)
+
+
+def check_permutation_equivariance(layer: AttentionLayer, it: Example) -> None:
+    """Without positions, order means nothing: of batch, of queries, and of keys with values."""
+    output = output_of(layer, it)
+    batch, queries, keys = (
+        torch.arange(n, device=output.device).flip(0)
+        for n in (it.query.shape[0], it.query.shape[2], it.key.shape[2])
+    )
+    visible = it.visible[batch][:, :, queries][:, :, :, keys]
+    permuted = Example(
+        it.query[batch][:, :, queries],
+        it.key[batch][:, :, keys],
+        it.value[batch][:, :, keys],
+        Explicit(visible),
+        visible,
+    )
+    assert_close(output_of(layer, permuted), output[batch][:, :, queries])
+
+
+def check_weights(layer: AttentionLayer, it: Example) -> None:
+    """Weights are a distribution over the visible keys, per head, and make up the output."""
+    output, weights = layer.attend(it.query, it.key, it.value, it.mask, True)
+    assert weights is not None, "weights were asked for and not given"
+    assert weights.shape == it.visible.shape
+    assert (weights >= 0).all(), "a weight is negative"
+    assert not weights[~it.visible].any(), "a hidden key has weight"
+    assert_close(weights.sum(-1), (~it.empty).to(weights.dtype))
+    assert_close(output, weights @ per_query_head(it.value, it.query.shape[1]))
+
+
+def check_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
+    """Asking for weights changes nothing but that they are there."""
+    output, weights = layer.attend(it.query, it.key, it.value, it.mask, False)
+    assert weights is None, "weights were given that nobody asked for"
+    assert_close(output, layer.attend(it.query, it.key, it.value, it.mask, True)[0])
+
+
+def check_eval_is_deterministic(layer: AttentionLayer, it: Example) -> None:
+    """Nothing random happens in eval, whatever the dropout."""
+    assert torch.equal(output_of(layer, it), output_of(layer, it)), "eval is random"
+
+
+def check_dropout(layer: AttentionLayer, dropout: float, it: Example) -> None:
+    """In training each weight is dropped with this probability, the rest scaled to make up."""
+    copies = 2000
+    batch = torch.arange(len(it.query), device=it.query.device).repeat_interleave(copies)
+    rotation, _ = torch.linalg.qr(torch.randn_like(it.key[0, 0] @ it.key[0, 0].mT))
+    visible = it.visible[batch]
+    many = Example(
+        it.query[batch],
+        it.key[batch],
+        rotation.expand(len(batch), it.key.shape[1], -1, -1),  # undone, outputs are the weights
+        Explicit(visible),
+        visible,
+    )
+    weights = weights_of(layer, many)
+    with training(layer):
+        once, again = output_of(layer, many), output_of(layer, many)
+        output, before = layer.attend(*many[:4], True)
+    assert not torch.equal(once, again), "training drops nothing, or always the same"
+    assert before is not None
+    assert_close(before, weights)
+    for kept in (once @ rotation.mT, output @ rotation.mT):
+        dropped = kept < weights / 2
+        assert_close(kept, torch.where(dropped, 0, weights / (1 - dropout)))
+        rate = dropped[visible].double().mean().item()
+        deviation = (dropout * (1 - dropout) / int(visible.sum())) ** 0.5
+        assert abs(rate - dropout) < 5 * deviation, f"{rate:.3f} of the weights are dropped"
+        mean, expected = kept.unflatten(0, (-1, copies)).mean(1), weights[::copies]
+        deviation = (dropout / (1 - dropout) / copies) ** 0.5
+        assert_close(mean, expected, rtol=5 * deviation, atol=1e-10)
+
+
+def check_low_precision(
+    layer: AttentionLayer, reference: AttentionLayer, it: Example, dtype: torch.dtype
+) -> None:
+    """In a low precision the error is that of the rounding, and no larger than the reference's."""
+    layer, reference = copy.deepcopy(layer).to(dtype), copy.deepcopy(reference).to(dtype)
+    query, key, value = (x.to(dtype) for x in it[:3])
+    rounded = it._replace(query=query, key=key, value=value)
+    wide = it._replace(query=query.double(), key=key.double(), value=value.double())
+    exact = output_of(copy.deepcopy(reference).double(), wide)
+
+    def error(subject: AttentionLayer) -> float:
+        output = output_of(subject, rounded)
+        assert output.dtype == dtype
+        assert not output[it.empty].any(), "an empty row is not zero"
+        return (output.double() - exact).abs().max().item()
+
+    rounding = torch.finfo(dtype).eps * it.value.abs().max().item()
+    assert error(reference) <= 4 * rounding
+    assert error(layer) <= 2 * error(reference) + rounding
+
+
+def check_saving(make: Callable[[], AttentionLayer], it: Example) -> None:
+    """A layer of the same making gives the same output once it has loaded the state."""
+    torch.manual_seed(1)
+    saved = make()
+    torch.manual_seed(2)
+    loaded = make()
+    file = io.BytesIO()
+    torch.save(saved.state_dict(), file)
+    file.seek(0)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(output_of(saved, it), output_of(loaded, it)), "state was lost"

@@ -1,0 +1,346 @@
+"""The contract must refuse broken mechanisms: each fault here is caught by the check for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attention_lab.attention import Mask, ScaledDotProduct, ScoredAttention, Softmax
+from tests.attention import contract
+from tests.attention.contract import Example, example
+
+DROPOUT = 0.25
+Attended = tuple[Tensor, Tensor | None]
+
+
+class Sound(ScoredAttention):
+    """The mechanism that each fault below breaks at one point."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            12,
+            score=ScaledDotProduct,
+            normalizer=Softmax(),
+            heads=4,
+            kv_heads=2,
+            dropout=DROPOUT,
+            backend="eager",
+        )
+        self.double().eval()
+
+
+class Naive(Sound):
+    """Attention in four lines, whose parts the faults replace."""
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+    ) -> Attended:
+        heads = query.shape[1]
+        logits = self.logits(query, self.groups(key, heads))
+        visible = torch.ones_like(logits, dtype=torch.bool)
+        if mask is not None:
+            batch, _, queries, keys = logits.shape
+            visible = mask.dense(batch, heads, queries, keys, logits.device)
+        weights = self.normalize(logits, visible)
+        output = self.drop(weights) @ self.groups(value, heads)
+        return output, weights if need_weights else None
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return query @ key.mT / query.shape[-1] ** 0.5
+
+    def groups(self, x: Tensor, heads: int) -> Tensor:
+        return x.repeat_interleave(heads // x.shape[1], dim=1)
+
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        some = visible.any(-1, keepdim=True)
+        return logits.masked_fill(~visible & some, -torch.inf).softmax(-1) * some
+
+    def drop(self, weights: Tensor) -> Tensor:
+        return F.dropout(weights, DROPOUT, self.training)
+
+
+@dataclass(frozen=True)
+class Shifted(Mask):
+    """A mask that takes each query for the one ``by`` positions later."""
+
+    mask: Mask
+    by: int
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return self.mask(batch, head, query + self.by, key)
+
+
+class LooksAhead(Sound):
+    """Causal, off by one: key position ≤ query position + 1."""
+
+    by = 1
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+    ) -> Attended:
+        shifted = None if mask is None else Shifted(mask, self.by)
+        return super().attend(query, key, value, shifted, need_weights)
+
+
+class OverlooksItself(LooksAhead):
+    """Causal, off by one: key position < query position."""
+
+    by = -1
+
+
+class IgnoresMask(Sound):
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+    ) -> Attended:
+        return super().attend(query, key, value, None, need_weights)
+
+
+class MasksByALargeNumber(Naive):
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        return logits.masked_fill(~visible, -1e9).softmax(-1) * visible.any(-1, keepdim=True)
+
+
+class MasksAfterNormalizing(Naive):
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        return logits.softmax(-1) * visible
+
+
+class AveragesEmptyRows(Naive):
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        some = visible.any(-1, keepdim=True)
+        return torch.where(some, super().normalize(logits, visible), 1 / logits.shape[-1])
+
+
+class EmptyRowsAreNaN(Naive):
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        return logits.masked_fill(~visible, -torch.inf).softmax(-1)
+
+
+class EmptyRowsHaveNaNGradients(Naive):
+    """The usual repair of the above: the output is right, the gradient is NaN."""
+
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        hidden = torch.zeros_like(logits).masked_fill(~visible, -torch.inf)
+        return (logits * 1.0 + hidden).softmax(-1).nan_to_num()
+
+
+class EmptyRowsHaveAGradient(Naive):
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        some = visible.any(-1, keepdim=True)
+        ghost = logits - logits.detach()  # zero, with a gradient
+        return torch.where(some, super().normalize(logits, visible), ghost)
+
+
+class ForgetsAGradient(Naive):
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().logits(query, key.detach())
+
+
+class WrongScale(Naive):
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return query @ key.mT / query.shape[-1]
+
+
+class TilesGroups(Naive):
+    def groups(self, x: Tensor, heads: int) -> Tensor:
+        return x.repeat(1, heads // x.shape[1], 1, 1)
+
+
+class KnowsPositions(Naive):
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().logits(query, key) + torch.arange(key.shape[2])
+
+
+class MixesTheBatch(Sound):
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+    ) -> Attended:
+        return super().attend(query, key.roll(1, 0), value, mask, need_weights)
+
+
+class DropsInEval(Naive):
+    def drop(self, weights: Tensor) -> Tensor:
+        return F.dropout(weights, DROPOUT, training=True)
+
+
+class NeverDrops(Naive):
+    def drop(self, weights: Tensor) -> Tensor:
+        return weights
+
+
+class DropsTooMuch(Naive):
+    def drop(self, weights: Tensor) -> Tensor:
+        return F.dropout(weights, 2 * DROPOUT, self.training)
+
+
+class DropsWithoutRescaling(Naive):
+    def drop(self, weights: Tensor) -> Tensor:
+        return super().drop(weights) * (1 - DROPOUT) if self.training else weights
+
+
+class DropsTheOutput(NeverDrops):
+    """Components of the output, where it should be weights."""
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+    ) -> Attended:
+        output, weights = super().attend(query, key, value, mask, need_weights)
+        return F.dropout(output, DROPOUT, self.training), weights
+
+
+class WeightsAfterDropout(Naive):
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        return super().drop(super().normalize(logits, visible))
+
+    def drop(self, weights: Tensor) -> Tensor:
+        return weights
+
+
+class OtherWeights(Sound):
+    """Gives weights that are not those behind the output."""
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+    ) -> Attended:
+        output, weights = super().attend(query, key, value, mask, need_weights)
+        return output, None if weights is None else self.others(weights)
+
+    def others(self, weights: Tensor) -> Tensor:
+        return weights.roll(1, dims=1)
+
+
+class WeightsAveragedOverHeads(OtherWeights):
+    def others(self, weights: Tensor) -> Tensor:
+        return weights.mean(1, keepdim=True)
+
+
+class WeightsOfHeadsAllTheSame(OtherWeights):
+    def others(self, weights: Tensor) -> Tensor:
+        return weights.mean(1, keepdim=True).expand_as(weights)
+
+
+class WeightsUnasked(Sound):
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+    ) -> Attended:
+        return super().attend(query, key, value, mask, need_weights=True)
+
+
+class WeightsChangeTheOutput(Sound):
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+    ) -> Attended:
+        output, weights = super().attend(query, key, value, mask, need_weights)
+        return output * (1.01 if need_weights else 1), weights
+
+
+class RoundsWeights(Naive):
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        weights = super().normalize(logits, visible)
+        return weights if weights.dtype == torch.float64 else (weights * 16).round() / 16
+
+
+class ForgetsItsState(Naive):
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = torch.rand(()).item()
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().logits(query, key) * self.temperature
+
+
+Check = Callable[[Callable[[], ScoredAttention]], None]
+
+
+def on(
+    check: Callable[[ScoredAttention, Example], None],
+    mask: str = "none",
+    queries: int = 3,
+    keys: int = 5,
+) -> Check:
+    return lambda make: check(make(), example(mask, queries=queries, keys=keys))
+
+
+def agreement(make: Callable[[], ScoredAttention]) -> None:
+    contract.check_agreement(make(), Sound(), example())
+
+
+def dropout(make: Callable[[], ScoredAttention]) -> None:
+    contract.check_dropout(make(), DROPOUT, example("padding"))
+
+
+def low_precision(reference: Callable[[], ScoredAttention] | None) -> Check:
+    """Against a sound reference; or, without one, of the layer as a reference for others."""
+
+    def check(make: Callable[[], ScoredAttention]) -> None:
+        it = example("padding", keys=20, value_dim=20)
+        contract.check_low_precision(make(), (reference or make)(), it, torch.bfloat16)
+
+    return check
+
+
+def saving(make: Callable[[], ScoredAttention]) -> None:
+    contract.check_saving(make, example())
+
+
+hidden_keys = partial(on, contract.check_hidden_keys_do_not_matter)
+visible_keys = partial(on, contract.check_visible_keys_matter)
+empty_rows = on(contract.check_empty_rows_are_zero, "padding")
+weights = on(contract.check_weights, "padding")
+
+FAULTS: list[tuple[type[ScoredAttention], Check]] = [
+    (LooksAhead, hidden_keys("causal")),
+    (LooksAhead, hidden_keys("causal", queries=5, keys=3)),
+    (OverlooksItself, visible_keys("causal")),
+    (OverlooksItself, visible_keys("causal", queries=5, keys=3)),
+    (IgnoresMask, hidden_keys("causal")),
+    (IgnoresMask, hidden_keys("padding")),
+    (IgnoresMask, empty_rows),
+    (MasksByALargeNumber, on(contract.check_large_logits, "causal")),
+    (MasksAfterNormalizing, hidden_keys("padding")),
+    (MasksAfterNormalizing, weights),
+    (AveragesEmptyRows, empty_rows),
+    (EmptyRowsAreNaN, empty_rows),
+    (EmptyRowsHaveNaNGradients, empty_rows),
+    (EmptyRowsHaveAGradient, empty_rows),
+    (ForgetsAGradient, on(contract.check_gradients)),
+    (ForgetsAGradient, agreement),
+    (WrongScale, agreement),
+    (TilesGroups, agreement),
+    (TilesGroups, weights),
+    (KnowsPositions, on(contract.check_permutation_equivariance)),
+    (MixesTheBatch, on(contract.check_permutation_equivariance)),
+    (DropsInEval, on(contract.check_eval_is_deterministic)),
+    (DropsInEval, weights),
+    (NeverDrops, dropout),
+    (DropsTooMuch, dropout),
+    (DropsWithoutRescaling, dropout),
+    (DropsTheOutput, dropout),
+    (WeightsAfterDropout, dropout),
+    (OtherWeights, weights),
+    (WeightsAveragedOverHeads, weights),
+    (WeightsOfHeadsAllTheSame, weights),
+    (WeightsUnasked, on(contract.check_weights_only_when_asked)),
+    (WeightsChangeTheOutput, on(contract.check_weights_only_when_asked)),
+    (RoundsWeights, low_precision(Sound)),
+    (RoundsWeights, low_precision(None)),
+    (ForgetsItsState, saving),
+]
+NAMES = [fault.__name__ for fault, _ in FAULTS]
+
+
+@pytest.mark.parametrize(("fault", "check"), FAULTS, ids=NAMES)
+def test_fault_is_caught(fault: type[ScoredAttention], check: Check) -> None:
+    with pytest.raises(AssertionError):
+        check(fault)
+
+
+@pytest.mark.parametrize("check", [check for _, check in FAULTS], ids=NAMES)
+@pytest.mark.parametrize("sound", [Sound, Naive])
+def test_sound_mechanism_passes(sound: type[ScoredAttention], check: Check) -> None:
+    """So it is the fault that the checks refuse."""
+    check(sound)
