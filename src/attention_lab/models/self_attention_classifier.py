@@ -1,0 +1,54 @@
+"""One self-attention layer that classifies a sequence of vectors."""
+
+import torch
+from torch import Tensor, nn
+
+from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.models.protocol import AttentionFactory, ClassificationNetwork
+
+
+class SelfAttentionClassifier(ClassificationNetwork):
+    """Embed with learned positions, attend once, average over the positions, classify.
+
+    The only nonlinearity besides attention is a ReLU on the embedding, so whatever one position
+    learns of another, it learns through attention.
+
+    Args:
+        features: width of the input vectors.
+        classes: number of classes.
+        length: number of input vectors.
+        self_attention: makes the attention layer.
+        width: of the embedding.
+        dropout: probability, on the embedding and before the readout.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        length: int,
+        *,
+        self_attention: AttentionFactory,
+        width: int = 256,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_positive(width=width)
+        check_dropout(dropout)
+        self.embedding = nn.Linear(features, width)
+        nn.init.kaiming_normal_(self.embedding.weight, nonlinearity="relu")
+        self.positions = nn.Parameter(torch.randn(length, width))
+        self.self_attention = self_attention(width, width)
+        self.readout = nn.Linear(width, classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.dropout(torch.relu(self.embedding(inputs) + self.positions))
+        x = self.self_attention(x).output.mean(dim=1)
+        return self.readout(self.dropout(x))
+
+    def attention_axes(self) -> dict[str, tuple[str, str]]:
+        return {"self_attention": ("input", "input")}
