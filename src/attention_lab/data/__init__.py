@@ -1,0 +1,1 @@
+"""Datasets as LightningDataModules, their vocabularies, batches and metrics."""

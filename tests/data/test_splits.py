@@ -1,0 +1,92 @@
+"""The stable hash, the splits made with it, and what all data modules check."""
+
+import doctest
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from attention_lab.data import pronunciation, vocabulary
+from attention_lab.data.digits import Digits
+from attention_lab.data.g2p import G2P
+from attention_lab.data.splits import split_by_hash, stable_fraction
+
+KEYS = [f"key {number}" for number in range(10_000)]
+
+
+def test_fractions_never_change() -> None:
+    assert stable_fraction("tomato") == pytest.approx(0.2240808371409163)
+
+
+def test_shares_are_about_those_asked_for() -> None:
+    splits = split_by_hash(KEYS, train=0.7, validation=0.1)
+    sizes = [len(splits[split]) / len(KEYS) for split in ("train", "validation", "test")]
+    assert sizes == pytest.approx([0.7, 0.1, 0.2], abs=0.02)
+
+
+def test_every_key_is_in_one_split() -> None:
+    splits = split_by_hash(KEYS, train=0.7, validation=0.1)
+    assert sorted(key for split in splits.values() for key in split) == sorted(KEYS)
+
+
+def test_where_a_key_goes_depends_on_itself_only() -> None:
+    everything = split_by_hash(KEYS, train=0.7, validation=0.1)
+    some = set(KEYS[::3])
+    for split, keys in split_by_hash(reversed(KEYS[::3]), train=0.7, validation=0.1).items():
+        assert keys == [key for key in everything[split] if key in some]
+
+
+@pytest.mark.parametrize(
+    ("construct", "message"),
+    [
+        (lambda: G2P(batch_size=0), "batch_size must be at least 1, got 0"),
+        (lambda: G2P(limit=0), "limit must be at least 1, got 0"),
+        (lambda: G2P(evaluation_limit=-1), "evaluation_limit must be at least 1, got -1"),
+        (lambda: G2P(seed=-1), "seed must be at least 0, got -1"),
+        (lambda: Digits(batch_size=0), "batch_size must be at least 1, got 0"),
+        (lambda: Digits(seed=-1), "seed must be at least 0, got -1"),
+    ],
+)
+def test_constructors_check_their_arguments(construct: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        construct()
+
+
+@pytest.mark.parametrize("method", ["split", "evaluation_dataloader", "floor", "references"])
+def test_unknown_splits_are_refused(method: str, small_g2p: G2P) -> None:
+    with pytest.raises(ValueError, match="one of train, validation, test, got 'val'"):
+        getattr(small_g2p, method)("val")
+
+
+@pytest.mark.parametrize("size", [0, 51])
+def test_a_probe_has_to_fit_the_validation_split(size: int, small_g2p: G2P) -> None:
+    with pytest.raises(ValueError, match=f"size must be at .*, got {size}"):
+        small_g2p.probe(size)
+
+
+@pytest.mark.parametrize("name", ["small_g2p", "digits"])
+def test_setup_loads_once(name: str, request: pytest.FixtureRequest) -> None:
+    data: G2P | Digits = request.getfixturevalue(name)
+    before = data.split("train")
+    data.setup("test")
+    assert data.split("train") is before
+
+
+@pytest.mark.parametrize("name", ["small_g2p", "digits"])
+def test_the_floor_has_the_metric_to_watch(name: str, request: pytest.FixtureRequest) -> None:
+    data: G2P | Digits = request.getfixturevalue(name)
+    assert data.monitor in data.floor("validation")
+
+
+@pytest.mark.parametrize("module", [pronunciation, vocabulary])
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    failed, tried = doctest.testmod(module)
+    assert failed == 0 < tried
+
+
+def test_the_package_itself_is_light() -> None:
+    code = "import sys, attention_lab.data; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
