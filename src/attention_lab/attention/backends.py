@@ -85,8 +85,8 @@ class Backend:
 
     name: str
     compute: Callable[[Problem], tuple[Tensor, Tensor | None]]
-    scores: type[Score]
-    normalizers: type[Normalizer]
+    scores: tuple[type, ...]
+    normalizers: tuple[type, ...]
     gives_weights: bool
 
     def refusal(self, score: Score, normalizer: Normalizer) -> str | None:
@@ -98,8 +98,8 @@ class Backend:
         return None
 
 
-EAGER = Backend("eager", eager, Score, Normalizer, gives_weights=True)
-SDPA = Backend("sdpa", sdpa, DotProductFamily, Softmax, gives_weights=False)
+EAGER = Backend("eager", eager, (Score,), (Normalizer,), gives_weights=True)
+SDPA = Backend("sdpa", sdpa, (DotProductFamily,), (Softmax,), gives_weights=False)
 
 #: In order of preference.
 BACKENDS = (SDPA, EAGER)

@@ -33,7 +33,9 @@ class Mask(ABC):
     def __or__(self, other: "Mask") -> "Mask":
         return Either(self, other)
 
-    def dense(self, batch: int, heads: int, queries: int, keys: int, device: torch.device) -> Tensor:
+    def dense(
+        self, batch: int, heads: int, queries: int, keys: int, device: torch.device
+    ) -> Tensor:
         """The mask as a bool tensor that broadcasts to (batch, heads, queries, keys).
 
         Dimensions that the predicate does not look at stay of size 1.

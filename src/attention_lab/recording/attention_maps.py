@@ -1,0 +1,102 @@
+"""Attention maps of fixed validation examples, at every validation."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from attention_lab.attention import observe
+from attention_lab.recording.maps import AttentionMap, draw
+from attention_lab.recording.viewer import write_viewer
+
+
+class AttentionMaps(Callback):
+    """Looks at the same few validation examples at every validation.
+
+    Each map becomes a PNG in ``directory``/step-NNNNNN (and an image in W&B); all maps together
+    become ``directory``/attention.html. Weights are computed by the eager backend for these
+    examples only, so training pays nothing for them.
+
+    Args:
+        directory: where the maps go.
+        examples: how many examples to look at.
+    """
+
+    def __init__(self, directory: Path, examples: int) -> None:
+        self.directory = directory
+        self.examples = examples
+        self.maps: list[AttentionMap] = []
+        #: Time spent here so far.
+        self.seconds = 0.0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        started = time.perf_counter()
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batch = trainer.strategy.batch_to_device(data.probe(self.examples))
+        maps = attention_maps(pl_module, batch, data.labels(batch), trainer.global_step)
+        pictures = self._save(maps)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                _log_pictures(logger, pictures, trainer.global_step)
+        self.maps.extend(maps)
+        self.seconds += time.perf_counter() - started
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        started = time.perf_counter()
+        if self.maps:
+            write_viewer(self.maps, self.directory / "attention.html", self.directory.parent.name)
+        self.seconds += time.perf_counter() - started
+
+    def _save(self, maps: list[AttentionMap]) -> dict[str, Path]:
+        pictures = {}
+        for each in maps:
+            folder = self.directory / f"step-{each.step:06d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{_file_name(each.example)}-{each.layer}.png"
+            draw(each).save(path)
+            pictures[f"attention/{each.example}/{each.layer}"] = path
+        return pictures
+
+
+def attention_maps(
+    objective: Any, batch: Any, labels: list[dict[str, list[str]]], step: int
+) -> list[AttentionMap]:
+    """The maps of every example of a batch, for every attention layer.
+
+    Args:
+        objective: what knows how to look at a batch, around a ``model`` made of attention.
+        batch: the examples.
+        labels: for each example, the names of its positions by sequence.
+        step: when, in optimizer steps.
+    """
+    was_training = objective.training
+    objective.eval()
+    with torch.no_grad(), observe(objective.model) as calls:
+        objective.look_at(batch)
+    objective.train(was_training)
+    maps = []
+    for layer, (over_rows, over_columns) in objective.model.attention_axes().items():
+        # A decoder that runs step by step calls its layer once for each row of the map.
+        weights = torch.cat(calls[layer], dim=2).float().cpu()
+        for number, example in enumerate(labels):
+            rows, columns = example[over_rows], example[over_columns]
+            unpadded = weights[number, :, : len(rows), : len(columns)]
+            name = "".join(example["source"]) if "source" in example else f"example {number + 1}"
+            maps.append(AttentionMap(step, name, layer, rows, columns, unpadded))
+    return maps
+
+
+def _file_name(example: str) -> str:
+    """An example's name as part of a file's name."""
+    return re.sub(r"[^\w']+", "_", example)[:60]
+
+
+def _log_pictures(logger: WandbLogger, pictures: dict[str, Path], step: int) -> None:
+    import wandb  # only where it is used: it takes most of a second to import
+
+    images = {key: wandb.Image(str(path)) for key, path in pictures.items()}
+    logger.experiment.log(images | {"trainer/global_step": step})

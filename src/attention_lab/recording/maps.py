@@ -1,0 +1,251 @@
+"""Attention maps: what one layer looked at, and its picture."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+
+import torch
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
+from PIL.ImageFont import ImageFont as BitmapFont
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+#: The colours of weights 0 to 1: one hue in even steps of Oklab lightness (Ottosson 2020), so that
+#: equal differences look equal, in grey print and to the colour-blind too.
+WHITE_TO_BLUE = (
+    "#ffffff",
+    "#d3e3fc",
+    "#aac8f3",
+    "#85ace5",
+    "#6390d2",
+    "#4575bc",
+    "#2a5ba2",
+    "#114285",
+    "#002a66",
+)
+
+# Sizes in pixels, at twice the density the picture is meant to be seen with.
+_MAX_WIDTH = 2000  # of the picture
+_MAX_HEIGHT = 960  # of one head's cells
+_MAX_CELL = 52
+_LINED_CELL = 16  # smaller cells have no lines between them
+_FONT = 22
+_NAME = 24  # least distance between two names
+_TITLE = 34
+_PAD = 12  # between names and cells
+_OVERHANG = 12  # how far the first and last name may stand out beyond the cells
+_GAP = 40  # between heads
+_MARGIN = 28
+
+_PAPER = "#ffffff"
+_INK = "#30343b"
+_FAINT_INK = "#7b818c"
+_LINE = "#e6e9ee"
+_FRAME = "#b9bfc9"
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """The attention weights of one layer for one example at one training step.
+
+    Args:
+        step: training step.
+        example: the example's name.
+        layer: the layer's name.
+        rows: names of the L query positions.
+        columns: names of the S key positions.
+        weights: (H, L, S) float in [0, 1], on the CPU.
+
+    Raises:
+        ValueError: if the weights are empty or do not match the names.
+    """
+
+    step: int
+    example: str
+    layer: str
+    rows: list[str]
+    columns: list[str]
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        shape, named = tuple(self.weights.shape), (len(self.rows), len(self.columns))
+        if shape[1:] != named or 0 in shape:
+            raise ValueError(
+                f"weights must be (heads, {named[0]} rows, {named[1]} columns), got {shape}"
+            )
+
+
+def levels(weights: Tensor) -> Tensor:
+    """Weights in [0, 1] as uint8 of the same shape, 255 times as great."""
+    return weights.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+@cache
+def ramp(stops: tuple[str, ...]) -> bytes:
+    """256 RGB colours (768 bytes) that run evenly through ``stops``."""
+    colours = [ImageColor.getrgb(stop) for stop in stops]
+    table = bytearray()
+    for level in range(256):
+        position = level / 255 * (len(colours) - 1)
+        before = min(int(position), len(colours) - 2)
+        for low, high in zip(colours[before], colours[before + 1], strict=True):
+            table.append(round(low + (high - low) * (position - before)))
+    return bytes(table)
+
+
+def draw(map: AttentionMap) -> Image.Image:
+    """Draw all heads of a map side by side: the darker a cell, the greater its weight.
+
+    Rows are queries and columns are keys. White is always 0 and the darkest blue always 1, so
+    pictures can be compared. Long sequences get smaller cells and fewer names; where even single
+    pixels are too many, neighbours share one that shows the greatest of their weights. Names are
+    set in Pillow's own font, which knows little beyond English letters.
+
+    Returns:
+        An RGB picture at most 2000 pixels wide, to be seen at half that size.
+    """
+    heads = len(map.weights)
+    across = _panels_across(heads, len(map.columns))
+    room = (_MAX_WIDTH - 2 * _MARGIN + _GAP) // across - _GAP
+    panel = _Panel(map.rows, map.columns, room, titled=heads > 1)
+    step_x, step_y = panel.size[0] + _GAP, panel.size[1] + _GAP
+    width = 2 * _MARGIN - _GAP + step_x * across
+    height = 2 * _MARGIN - _GAP + step_y * math.ceil(heads / across)
+    picture = Image.new("RGB", (width, height), _PAPER)
+    for head, weights in enumerate(map.weights):
+        corner = _MARGIN + head % across * step_x, _MARGIN + head // across * step_y
+        panel.draw(picture, corner, f"head {head + 1}", weights)
+    return picture
+
+
+class _Panel:
+    """One head's part of a picture. All but its weights and title is the same for every head.
+
+    Args:
+        rows: names of the L rows.
+        columns: names of the S columns.
+        room: greatest width.
+        titled: whether a title stands above.
+    """
+
+    def __init__(self, rows: list[str], columns: list[str], room: int, titled: bool) -> None:
+        rows, columns = _shortened(rows), _shortened(columns)
+        left = _longest(rows) + _PAD
+        self.width, self.height = _sides(len(columns), len(rows), room - left - 1)
+        header = _draw_header(columns, self.width)
+        self.titled = titled
+        top = titled * _TITLE + header.height + _PAD
+        self.left, self.top = left, top
+        self.size = left + self.width + 1, top + self.height + 1
+        # Names take longest to draw, so they are drawn once and copied.
+        width, height = self.size
+        self.names = Image.new("RGB", (width + _OVERHANG, height + _OVERHANG), _PAPER)
+        self.names.paste(header, (left - _OVERHANG, titled * _TITLE))
+        pen = ImageDraw.Draw(self.names)
+        for y, name in _places(rows, self.height):
+            pen.text((left - _PAD, top + y), name, _INK, _font(), anchor="rm")
+
+    def draw(
+        self, picture: Image.Image, corner: tuple[int, int], title: str, weights: Tensor
+    ) -> None:
+        """Draw one head's weights (L, S) with the panel's upper left corner at ``corner``."""
+        picture.paste(self.names, corner)
+        left, top = corner[0] + self.left, corner[1] + self.top
+        right, bottom = left + self.width, top + self.height
+        picture.paste(_draw_cells(weights, self.width, self.height), (left, top))
+        pen = ImageDraw.Draw(picture)
+        if self.titled:
+            pen.text((left, corner[1]), title, _FAINT_INK, _font(), anchor="lt")
+        rows, columns = weights.shape
+        if min(self.width / columns, self.height / rows) >= _LINED_CELL:
+            for x in range(left, right, self.width // columns):
+                pen.line((x, top, x, bottom), _LINE)
+            for y in range(top, bottom, self.height // rows):
+                pen.line((left, y, right, y), _LINE)
+        pen.rectangle((left - 1, top - 1, right, bottom), outline=_FRAME)
+
+
+def _panels_across(heads: int, columns: int) -> int:
+    """How many panels stand side by side, such that all lines of panels are about as full."""
+    most = 2 if heads <= 4 and columns > 48 else 4
+    return math.ceil(heads / math.ceil(heads / most))
+
+
+def _sides(columns: int, rows: int, room: int) -> tuple[int, int]:
+    """Width and height of all cells together.
+
+    Cells are square unless that would leave no place for the names of a short side's cells.
+    """
+    fitting = room / columns, _MAX_HEIGHT / rows
+    square = min(*fitting, _MAX_CELL)
+    width, height = (min(fit, max(square, _NAME)) for fit in fitting)
+    return _side(columns, width), _side(rows, height)
+
+
+def _side(count: int, cell: float) -> int:
+    """The length of ``count`` cells in whole pixels, all cells alike if they have at least one."""
+    return count * int(cell) if cell >= 1 else int(count * cell)
+
+
+def _draw_cells(weights: Tensor, width: int, height: int) -> Image.Image:
+    rows, columns = weights.shape
+    if height < rows or width < columns:
+        rows, columns = min(height, rows), min(width, columns)
+        weights = adaptive_max_pool2d(weights[None].float(), (rows, columns))[0]
+    cells = Image.frombytes("P", (columns, rows), levels(weights).numpy().tobytes())
+    cells.putpalette(ramp(WHITE_TO_BLUE))
+    return cells.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+
+
+def _draw_header(names: list[str], width: int) -> Image.Image:
+    """The columns' names: upright where they fit, else turned to read upwards.
+
+    It is wider than the cells by the overhang on either side.
+    """
+    places = [(_OVERHANG + place, name) for place, name in _places(names, width)]
+    longest, breadth = _longest(names), width + 2 * _OVERHANG
+    if longest + 4 <= width / len(places):
+        header = Image.new("RGB", (breadth, _FONT), _PAPER)
+        pen = ImageDraw.Draw(header)
+        for x, name in places:
+            pen.text((x, _FONT - 2), name, _INK, _font(), anchor="ms")
+        return header
+    header = Image.new("RGB", (longest, breadth), _PAPER)
+    pen = ImageDraw.Draw(header)
+    for y, name in places:
+        pen.text((0, y), name, _INK, _font(), anchor="lm")
+    return header.transpose(Image.Transpose.ROTATE_90)
+
+
+def _places(names: list[str], side: int) -> Iterator[tuple[float, str]]:
+    """Where along a side which names stand: each at its cell's middle, or only each 2nd, 5th, 10th.
+
+    The first that leaves names far enough from each other is taken.
+    """
+    cell = side / len(names)
+    every = next(
+        factor * 10**power
+        for power in count()
+        for factor in (1, 2, 5)
+        if factor * 10**power * cell >= _NAME
+    )
+    for index in range(0, len(names), every):
+        yield (index + 0.5) * cell, names[index]
+
+
+def _shortened(names: list[str]) -> list[str]:
+    """Names of at most 10 characters, without any that have no shape."""
+    visible = ["".join(c if c.isprintable() else " " for c in name) for name in names]
+    return [name if len(name) <= 10 else name[:9] + "…" for name in visible]
+
+
+def _longest(names: list[str]) -> int:
+    return math.ceil(max(_font().getlength(name) for name in names))
+
+
+@cache
+def _font() -> FreeTypeFont | BitmapFont:
+    return ImageFont.load_default(_FONT)

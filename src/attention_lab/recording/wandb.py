@@ -1,0 +1,68 @@
+"""Weights & Biases: one W&B run for each training run, offline unless the user is logged in."""
+
+import netrc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import WandbLogger
+
+
+@dataclass(frozen=True)
+class LoggerOptions:
+    """Whether and where to log besides the run directory."""
+
+    #: "auto": online if logged in, else offline; "off": no W&B at all. The environment variable
+    #: WANDB_MODE, where set, has the last word.
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    #: The W&B project.
+    project: str = "attention-lab"
+    #: The W&B entity (user or team); None means the user's own.
+    entity: str | None = None
+
+    def logger(self, directory: Path, group: str, config: Mapping[str, Any]) -> WandbLogger | None:
+        """Start the W&B run of a run directory, which also keeps its files; None if W&B is off.
+
+        Args:
+            directory: the run's directory.
+            group: the sweep.
+            config: the run's config, logged once.
+        """
+        mode = os.environ.get("WANDB_MODE") or self.wandb
+        if mode in ("off", "disabled"):
+            return None
+        if mode == "auto":
+            mode = "online" if _logged_in() else "offline"
+        # Nothing leaves the machine that the user did not ask for.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb  # only where it is used: it takes most of a second to import
+
+        # Started here because Lightning would pass options that do not go with offline runs.
+        run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            name=directory.name,
+            group=group,
+            dir=directory,
+            config=dict(config),
+            mode="online" if mode == "online" else "offline",
+        )
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return WandbLogger(experiment=run)
+
+
+def _logged_in() -> bool:
+    """Whether a W&B key is at hand: in the environment or, after `wandb login`, in netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        keys = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return host is not None and keys.authenticators(host) is not None

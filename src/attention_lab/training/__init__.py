@@ -1,0 +1,1 @@
+"""Training: objectives, optimization, checkpoints, and building a run from a config."""

@@ -1,0 +1,55 @@
+"""Training and evaluating networks that give a sequence one label."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from attention_lab.data.batches import LabelledSequences
+from attention_lab.data.splits import SplitDataModule
+from attention_lab.models.protocol import ClassificationNetwork
+from attention_lab.training.objective import Objective, Split
+from attention_lab.training.optimization import OptimizerOptions
+
+
+class Classification(Objective):
+    """Cross-entropy and accuracy.
+
+    Args:
+        model: the network.
+        data: the dataset.
+        optimizer: how to train.
+    """
+
+    task = "classification"
+    model: ClassificationNetwork
+
+    def __init__(
+        self,
+        model: ClassificationNetwork,
+        data: SplitDataModule[LabelledSequences],
+        optimizer: OptimizerOptions,
+    ) -> None:
+        super().__init__(model, data, optimizer)
+        self.mean_loss = MeanMetric()
+        self.accuracy = MulticlassAccuracy(data.model_arguments()["classes"], average="micro")
+
+    def loss(self, batch: LabelledSequences) -> tuple[Tensor, Tensor]:
+        loss = F.cross_entropy(self.model(batch.inputs), batch.labels)
+        positions = batch.inputs.shape[0] * batch.inputs.shape[1]
+        return loss, torch.tensor(positions, device=loss.device)
+
+    def evaluate(self, batch: LabelledSequences, split: Split) -> None:
+        logits = self.model(batch.inputs)
+        self.mean_loss.update(F.cross_entropy(logits, batch.labels), weight=len(batch.labels))
+        self.accuracy.update(logits, batch.labels)
+
+    def results(self, split: Split) -> dict[str, Tensor]:
+        values = {"loss": self.mean_loss.compute(), "accuracy": self.accuracy.compute()}
+        self.mean_loss.reset()
+        self.accuracy.reset()
+        return values
+
+    def look_at(self, batch: LabelledSequences) -> None:
+        self.model(batch.inputs)

@@ -1,0 +1,144 @@
+"""From config nodes to objects: each is checked against the signature of the class it names.
+
+A node is a mapping with a ``_target_``, the class it configures. Its other keys are arguments of
+that class, so a component's signature is its configuration. Unknown arguments, wrong types and
+classes of a wrong kind are found before anything is built or written.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import nn
+
+from attention_lab.attention import AttentionLayer, Mask
+from attention_lab.data.splits import SplitDataModule
+from attention_lab.models.protocol import Network
+from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.spelling import nearest
+from attention_lab.training.objective import Objective
+from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.trainer import TrainerOptions
+
+#: What each section of a config may name. Nothing else is ever imported and called: a config that
+#: came with somebody's run cannot name torch.load or os.system.
+SECTIONS: dict[str, type] = {
+    "attention": AttentionLayer,
+    "model": Network,
+    "data": SplitDataModule,
+    "objective": Objective,
+    "optimizer": OptimizerOptions,
+    "trainer": TrainerOptions,
+    "logger": LoggerOptions,
+}
+#: What nodes inside a section may name.
+PARTS = (nn.Module, Mask)
+
+Config = Mapping[str, Any]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot work. The message is one line, for the user."""
+
+
+def check(config: Config) -> None:
+    """Check every section and every node inside it.
+
+    Raises:
+        ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
+    """
+    seed = config.get("seed")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
+    for section, kind in SECTIONS.items():
+        if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
+            raise ConfigError(f"{section}: must be a config group's option, with a _target_")
+        for path, node in _nodes(section, config[section]):
+            allowed = (kind,) if path == section else PARTS
+            _check_node(path, node, _component_class(path, node["_target_"], allowed))
+    _check_tasks(config)
+
+
+def _check_tasks(config: Config) -> None:
+    """Model, data and objective must be for the same task."""
+    tasks = {
+        section: _component_class(section, config[section]["_target_"], (SECTIONS[section],)).task  # type: ignore[attr-defined]
+        for section in ("data", "objective", "model")
+    }
+    for section in ("objective", "model"):
+        if tasks[section] != tasks["data"]:
+            raise ConfigError(
+                f"{section}: {config[section]['_target_'].rpartition('.')[2]} is for "
+                f"{tasks[section]}, but the data is for {tasks['data']}; "
+                f"`attention-lab list {section}` shows the others"
+            )
+
+
+def create(node: Config, **given: Any) -> Any:
+    """The object that a checked node describes.
+
+    Nodes inside it are created first. One with ``_partial_: true`` becomes a function that still
+    waits for the arguments only its user knows, such as widths. (Hydra's own ``instantiate`` would
+    copy the objects in ``given`` and wrap what constructors raise.)
+
+    Args:
+        node: the node.
+        given: arguments that are not in the config: objects, sizes of the data.
+    """
+    module, _, name = node["_target_"].rpartition(".")
+    component = getattr(importlib.import_module(module), name)
+    arguments = {
+        name: create(value) if isinstance(value, Mapping) and "_target_" in value else value
+        for name, value in node.items()
+        if not name.startswith("_")
+    }
+    if node.get("_partial_"):
+        return functools.partial(component, **arguments, **given)
+    return component(**arguments, **given)
+
+
+def _nodes(path: str, value: object) -> Iterator[tuple[str, Config]]:
+    if not isinstance(value, Mapping):
+        return
+    if "_target_" in value:
+        yield path, value
+    for key, inner in value.items():
+        yield from _nodes(f"{path}.{key}", inner)
+
+
+def _component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
+    module, _, name = str(target).rpartition(".")
+    try:
+        component = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}._target_: cannot import {target} ({error})") from error
+    if not (inspect.isclass(component) and issubclass(component, allowed)):
+        kinds = " or ".join(kind.__name__ for kind in allowed)
+        raise ConfigError(f"{path}._target_: {target} is not a {kinds}")
+    return component
+
+
+def _check_node(path: str, node: Config, component: type) -> None:
+    parameters = list(inspect.signature(component).parameters)
+    hints = get_type_hints(vars(component).get("__init__", component))
+    for name, value in node.items():
+        if name.startswith("_"):
+            continue
+        if name not in parameters:
+            raise ConfigError(
+                f"{path}.{name}: {component.__name__} has no such key{nearest(name, parameters)}"
+            )
+        if not isinstance(value, Mapping):
+            _check_value(f"{path}.{name}", value, hints.get(name, Any))
+
+
+def _check_value(path: str, value: object, annotation: Any) -> None:
+    adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        problems = " or ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
+        raise ConfigError(f"{path}: {problems[:1].lower()}{problems[1:]}; got {value!r}") from None

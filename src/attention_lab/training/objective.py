@@ -1,0 +1,102 @@
+"""What all objectives share: optimization, counting tokens, and noticing divergence."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from attention_lab.data.splits import SplitDataModule
+from attention_lab.models.protocol import Network
+from attention_lab.training.optimization import OptimizerOptions
+
+Split = Literal["validation", "test"]
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a finite number."""
+
+
+class Objective(LightningModule, ABC):
+    """Wraps a network: losses and metrics, and nothing about how attention works.
+
+    Args:
+        model: the network.
+        data: the dataset, which knows what its metrics mean.
+        optimizer: how to train.
+    """
+
+    #: What can be trained so: "sequence_to_sequence" or "classification".
+    task: ClassVar[str]
+    tokens: Tensor
+
+    def __init__(
+        self, model: Network, data: SplitDataModule[Any], optimizer: OptimizerOptions
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.data = data
+        self.optimizer_options = optimizer
+        #: Real (not padding) tokens trained on so far; a tensor, so that counting never waits
+        #: for the device.
+        self.register_buffer("tokens", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    @abstractmethod
+    def loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The training loss () of a batch, and the number of real tokens () in it."""
+
+    @abstractmethod
+    def evaluate(self, batch: Any, split: Split) -> None:
+        """Take a batch of a split into its metrics."""
+
+    @abstractmethod
+    def results(self, split: Split) -> dict[str, Tensor]:
+        """The metrics of all batches since the last call, which starts them anew."""
+
+    @abstractmethod
+    def look_at(self, batch: Any) -> None:
+        """One forward pass over a batch as in training, for whoever observes attention."""
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        loss, tokens = self.loss(batch)
+        self.tokens += tokens
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        # Looking at the loss waits for the device, so not at every step.
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._require_finite("training", outputs["loss"])
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        self.evaluate(batch, "validation")
+
+    def test_step(self, batch: Any, batch_index: int) -> None:
+        self.evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_results("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_results("test")
+
+    def _log_results(self, split: Split) -> None:
+        results = self.results(split)
+        self._require_finite(split, results["loss"])
+        for name, value in results.items():
+            self.log(f"{split}/{name}", value, prog_bar=split == "validation")
+
+    def _require_finite(self, what: str, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise Diverged(f"the {what} loss is {loss.item()} at step {self.global_step}")
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.optimizer_options.optimizer(self.model)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.optimizer_options.scheduler(optimizer, total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

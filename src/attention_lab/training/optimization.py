@@ -1,0 +1,78 @@
+"""The optimizer, its parameter groups, and the learning rate at each step."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW with warm-up and a schedule (Loshchilov & Hutter 2019); without decay it is Adam.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    #: Peak learning rate.
+    lr: float = 1e-3
+    #: Decoupled weight decay, on matrices only: never on biases, norms or other vectors.
+    weight_decay: float = 0.01
+    #: Decay rates of the first and second moment.
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    #: Steps over which the learning rate rises linearly from lr / warmup_steps to lr.
+    warmup_steps: int = 100
+    #: What follows: "cosine" down to final_fraction · lr at the last step, or "constant".
+    schedule: Literal["cosine", "constant"] = "cosine"
+    #: Where the cosine ends, as a fraction of lr.
+    final_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr must be above 0, got {self.lr}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule must be cosine or constant, got {self.schedule!r}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"final_fraction must be in [0, 1], got {self.final_fraction}")
+
+    def learning_rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of optimizer step ``step`` (0, 1, …) out of ``total_steps``.
+
+        Warm-up: lr · (step + 1) / warmup_steps. Cosine (Loshchilov & Hutter 2017, eq. 5, one
+        period): lr · (f + (1 − f) · ½ (1 + cos πp)), where p goes from 0 at the end of the warm-up
+        to 1 at the last step and f is ``final_fraction``.
+        """
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.lr
+        steps_after_warmup = max(1, total_steps - 1 - self.warmup_steps)
+        progress = min(1.0, (step - self.warmup_steps) / steps_after_warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.lr * (self.final_fraction + (1 - self.final_fraction) * cosine)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW over the model's parameters, decaying matrices and sparing vectors."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        first, second = self.betas
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(first, second))
+
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, total_steps: int
+    ) -> torch.optim.lr_scheduler.LambdaLR:
+        """Sets :meth:`learning_rate` before each step; step it after every optimizer step."""
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.learning_rate(step, total_steps) / self.lr
+        )

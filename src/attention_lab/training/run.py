@@ -1,0 +1,253 @@
+"""A run: built from its config, trained, tested from its best checkpoint, recorded."""
+
+import logging
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from attention_lab.attention import ScoredAttention, attention_layers
+from attention_lab.data.splits import SplitDataModule
+from attention_lab.recording.attention_maps import AttentionMaps
+from attention_lab.recording.progress import Heartbeat, ProgressLines
+from attention_lab.recording.run_directory import RunRecord, read_config, write_config
+from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.training.components import Config, ConfigError, check, create
+from attention_lab.training.history import History
+from attention_lab.training.objective import Diverged, Objective, Split
+from attention_lab.training.trainer import TrainerOptions
+
+#: How many validation examples the attention maps show.
+PROBE_SIZE = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run, built and ready to train."""
+
+    data: SplitDataModule[Any]
+    objective: Objective
+    trainer_options: TrainerOptions
+    logger_options: LoggerOptions
+
+
+def load_data(config: Config) -> SplitDataModule[Any]:
+    """The dataset of a config, loaded and split.
+
+    Raises:
+        ConfigError: if its options cannot work.
+    """
+    with _config_errors():
+        data: SplitDataModule[Any] = create(config["data"])
+        data.setup()
+        return data
+
+
+def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
+    """Build a run from its resolved config; nothing is written.
+
+    Args:
+        config: the config.
+        data: the config's dataset if it is at hand already.
+
+    Raises:
+        ConfigError: if the config cannot work, with one line that says why.
+    """
+    check(config)
+    data = load_data(config) if data is None else data
+    with _config_errors():
+        optimizer = create(config["optimizer"])
+        trainer_options = create(config["trainer"])
+        seed_everything(config["seed"], workers=True, verbose=False)
+        model = create(config["model"], **data.model_arguments())
+        objective = create(config["objective"], model=model, data=data, optimizer=optimizer)
+        return Run(data, objective, trainer_options, create(config["logger"]))
+
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    """What a constructor finds wrong with its arguments is wrong with the config."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def train(
+    config: Config, directory: Path, overrides: Sequence[str], group: str | None = None
+) -> dict[str, Any]:
+    """Train, test and record one run.
+
+    Args:
+        config: the resolved config.
+        directory: the run's directory; made here.
+        overrides: what the user asked for, as ``key=value``.
+        group: the sweep that the run belongs to; None means the directory's parent.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        ConfigError: if the config cannot work; then nothing was written.
+        RunExists: if the directory already holds a run.
+        Diverged: if the loss stopped being a number. This and any other failure is recorded in
+            ``status.json`` first.
+    """
+    run = build(config)
+    record = RunRecord(directory, config["seed"], overrides)
+    try:
+        write_config(directory, config)
+        with _loggers(run, directory, group, config) as loggers:
+            result = _fit_and_test(run, record, loggers)
+    except Diverged as error:
+        record.end("diverged", str(error))
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        record.end("preempted", "interrupted")
+        raise
+    except BaseException as error:
+        record.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    record.finish(result)
+    return result
+
+
+def evaluate(directory: Path, split: Split, checkpoint: str = "best") -> dict[str, float]:
+    """The metrics of a finished run on a split, from its checkpoint.
+
+    Raises:
+        FileNotFoundError: if the directory has no such checkpoint or no config.
+        ConfigError: if its config no longer works.
+    """
+    run = build(read_config(directory))
+    return _evaluate(run, directory / "checkpoints" / f"{checkpoint}.ckpt", split)
+
+
+def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[str, Any]:
+    started = time.perf_counter()
+    data, directory = run.data, record.directory
+    monitor, mode = f"validation/{data.monitor}", data.mode
+    history = History()
+    maps = AttentionMaps(directory / "attention", PROBE_SIZE)
+    callbacks = [maps, history, Heartbeat(record), _display(run.trainer_options)]
+    with _quiet():
+        trainer = run.trainer_options.trainer(directory, monitor, mode, callbacks, loggers)
+        trainer.fit(run.objective, datamodule=data)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    test = _evaluate(run, directory / "checkpoints" / "best.ckpt", "test")
+    for logger in loggers:
+        logger.log_metrics({f"test/{name}": value for name, value in test.items()})
+        logger.save()
+    best = history.best(monitor, mode)
+    threshold = data.floor("validation")[data.monitor]
+    return {
+        "task": data.task,
+        "monitor": data.monitor,
+        "mode": mode,
+        "validation": {name.removeprefix("validation/"): v for name, v in best.metrics.items()},
+        "test": test,
+        "floor": data.floor("test"),
+        "parameters": sum(p.numel() for p in run.objective.model.parameters()),
+        "tokens_per_second": int(run.objective.tokens) / history.training_seconds,
+        "peak_memory_bytes": _peak_memory(run.objective.device),
+        "steps": trainer.global_step,
+        "best_step": best.step,
+        "threshold": threshold,
+        "steps_to_threshold": history.steps_to(threshold, monitor, mode),
+        "seconds": {
+            "total": time.perf_counter() - started,
+            "training": history.training_seconds,
+            "validation": history.validation_seconds,
+            "attention_maps": maps.seconds,
+        },
+        "backends": {
+            name: layer.backend.name
+            for name, layer in attention_layers(run.objective.model).items()
+            if isinstance(layer, ScoredAttention)
+        },
+    }
+
+
+def _evaluate(run: Run, checkpoint: Path, split: Split) -> dict[str, float]:
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    run.objective.load_state_dict(weights)
+    loader = run.data.evaluation_dataloader(split)
+    with _quiet():
+        trainer = Trainer(
+            accelerator=run.trainer_options.accelerator,
+            devices=1,
+            precision=run.trainer_options.precision,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        look = trainer.validate if split == "validation" else trainer.test
+        (metrics,) = look(run.objective, loader, verbose=False)
+    return {name.removeprefix(f"{split}/"): value for name, value in metrics.items()}
+
+
+@contextmanager
+def _loggers(
+    run: Run, directory: Path, group: str | None, config: Config
+) -> Iterator[list[Logger]]:
+    """metrics.csv always, W&B as asked; a W&B run ends as what it was, finished or failed."""
+    group = directory.resolve().parent.name if group is None else group
+    wandb_logger = run.logger_options.logger(directory, group, config)
+    loggers: list[Logger] = [CSVLogger(directory, name="", version="")]
+    try:
+        yield [*loggers, wandb_logger] if wandb_logger else loggers
+    except BaseException:
+        _finish(wandb_logger, exit_code=1)
+        raise
+    _finish(wandb_logger, exit_code=0)
+
+
+def _finish(wandb_logger: WandbLogger | None, exit_code: int) -> None:
+    if wandb_logger is not None:
+        wandb_logger.experiment.finish(exit_code=exit_code)
+
+
+def _display(options: TrainerOptions) -> Callback:
+    in_terminal = options.progress and sys.stdout.isatty()
+    return RichProgressBar(leave=True) if in_terminal else ProgressLines()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice on matters that were decided here."""
+    lightning_log = logging.getLogger("lightning.pytorch")
+    level = lightning_log.level
+    lightning_log.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",  # batches are slices of tensors in memory
+            ".*is not empty.*",  # the run directory already holds its status and config
+            ".*smaller than the logging interval.*",
+            ".*GPU available but not used.*",
+            ".*treespec, LeafSpec.*",  # between Lightning and torch
+        ):
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            lightning_log.setLevel(level)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's tensors, or on the CPU of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

@@ -1,0 +1,96 @@
+"""Training and evaluating networks that read one sequence and write another."""
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from attention_lab.data.batches import SequencePairs
+from attention_lab.data.sequence_pairs import SequencePairsData
+from attention_lab.data.vocabulary import BOS, EOS, PAD
+from attention_lab.models.protocol import SequenceToSequenceNetwork
+from attention_lab.training.objective import Objective, Split
+from attention_lab.training.optimization import OptimizerOptions
+
+
+class SequenceToSequence(Objective):
+    """Cross-entropy with teacher forcing; evaluation by greedy decoding.
+
+    Args:
+        model: the network.
+        data: the dataset, which brings the references and the metric of written sequences.
+        optimizer: how to train.
+        label_smoothing: probability spread over all tokens in the training loss (Szegedy et al.
+            2016, §7). Evaluation losses are never smoothed.
+        max_length: tokens after which decoding gives up.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    task = "sequence_to_sequence"
+    model: SequenceToSequenceNetwork
+    data: SequencePairsData
+
+    def __init__(
+        self,
+        model: SequenceToSequenceNetwork,
+        data: SequencePairsData,
+        optimizer: OptimizerOptions,
+        label_smoothing: float = 0.1,
+        max_length: int = 40,
+    ) -> None:
+        super().__init__(model, data, optimizer)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        if max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {max_length}")
+        self.label_smoothing, self.max_length = label_smoothing, max_length
+        self.mean_loss = MeanMetric()
+        self.token_accuracy = MulticlassAccuracy(
+            len(data.target_vocabulary), average="micro", ignore_index=PAD
+        )
+        self.written = data.metric()
+
+    def loss(self, batch: SequencePairs) -> tuple[Tensor, Tensor]:
+        logits = self.model(batch.source, batch.target[:, :-1])
+        loss = self._cross_entropy(logits, batch.target[:, 1:], self.label_smoothing)
+        return loss, (batch.source != PAD).sum() + (batch.target[:, 1:] != PAD).sum()
+
+    def evaluate(self, batch: SequencePairs, split: Split) -> None:
+        logits, following = self.model(batch.source, batch.target[:, :-1]), batch.target[:, 1:]
+        loss = self._cross_entropy(logits, following, label_smoothing=0.0)
+        self.mean_loss.update(loss, weight=(following != PAD).sum())
+        self.token_accuracy.update(logits.flatten(0, 1), following.flatten())
+        written = self.model.greedy(batch.source, BOS, EOS, self.max_length)
+        references = self.data.references(split)
+        self.written.update(
+            [_until_end(row) for row in written.tolist()],
+            [references[index] for index in batch.index.tolist()],
+        )
+
+    def results(self, split: Split) -> dict[str, Tensor]:
+        values = {
+            "loss": self.mean_loss.compute(),
+            "token_accuracy": self.token_accuracy.compute(),
+            **self.written.compute(),
+        }
+        for metric in (self.mean_loss, self.token_accuracy, self.written):
+            metric.reset()
+        return values
+
+    def look_at(self, batch: SequencePairs) -> None:
+        self.model(batch.source, batch.target[:, :-1])
+
+    @staticmethod
+    def _cross_entropy(logits: Tensor, following: Tensor, label_smoothing: float) -> Tensor:
+        return F.cross_entropy(
+            logits.flatten(0, 1),
+            following.flatten(),
+            ignore_index=PAD,
+            label_smoothing=label_smoothing,
+        )
+
+
+def _until_end(tokens: list[int]) -> list[int]:
+    return tokens[: tokens.index(EOS)] if EOS in tokens else tokens

@@ -1,0 +1,99 @@
+"""How long and on what to train: the Lightning Trainer of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from attention_lab.training.checkpointing import AtomicCheckpointIO
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """The training budget, the device, and how often to look.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    #: "auto", "cpu" or "gpu".
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    #: Number of devices of that kind.
+    devices: int = 1
+    #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    #: Passes over the training data.
+    max_epochs: int = 10
+    #: Optimizer steps, if that is less; None means no limit of its own.
+    max_steps: int | None = None
+    #: Largest norm of the gradient; None means no clipping.
+    gradient_clip: float | None = 1.0
+    #: How many epochs from one validation to the next; a fraction validates within epochs.
+    validate_every: float = 1.0
+    #: Steps from one logged training loss to the next.
+    log_every: int = 20
+    #: Validations without improvement after which to stop; None means never.
+    patience: int | None = None
+    #: Whether to show a progress bar (in a terminal only).
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "max_epochs", "log_every", "max_steps", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            raise ValueError(f"gradient_clip must be above 0, got {self.gradient_clip}")
+        if self.validate_every <= 0 or (self.validate_every > 1 and self.validate_every % 1):
+            raise ValueError(
+                "validate_every must be a fraction of an epoch or a whole number of epochs, "
+                f"got {self.validate_every}"
+            )
+
+    def checkpoints(self, directory: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
+        """``best`` (by a validation metric) and ``last``, both written at every validation."""
+        best = ModelCheckpoint(
+            directory, "best", monitor=monitor, mode=mode, enable_version_counter=False
+        )
+        last = ModelCheckpoint(directory, "last", enable_version_counter=False)
+        return [best, last]
+
+    def trainer(
+        self,
+        directory: Path,
+        monitor: str,
+        mode: Literal["min", "max"],
+        callbacks: Sequence[Callback],
+        loggers: Sequence[Logger],
+    ) -> Trainer:
+        """A Trainer that keeps its files in ``directory`` and selects by ``monitor``."""
+        early_stopping = (
+            [EarlyStopping(monitor, mode=mode, patience=self.patience)] if self.patience else []
+        )
+        within_epoch = self.validate_every < 1
+        return Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            precision=self.precision,
+            max_epochs=self.max_epochs,
+            max_steps=-1 if self.max_steps is None else self.max_steps,
+            gradient_clip_val=self.gradient_clip,
+            val_check_interval=self.validate_every if within_epoch else None,
+            check_val_every_n_epoch=1 if within_epoch else int(self.validate_every),
+            log_every_n_steps=self.log_every,
+            callbacks=[
+                *callbacks,
+                *early_stopping,
+                *self.checkpoints(directory / "checkpoints", monitor, mode),
+            ],
+            logger=list(loggers),
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=directory,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=False,  # ours is a callback: a bar in a terminal, else lines
+        )
