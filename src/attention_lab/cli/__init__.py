@@ -1,0 +1,52 @@
+"""The command `attention-lab`. Each verb is a module of its own, imported when it is called."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from attention_lab.spelling import nearest
+
+#: Each verb, the module it lives in, and what it does.
+VERBS = {
+    "train": ("train", "train one run, or with -m a sweep"),
+    "evaluate": ("evaluate", "metrics of a finished run, from its checkpoint"),
+    "report": ("report", "compare the runs of sweeps: table, report.html, report.csv"),
+    "list": ("listing", "what there is: attention, data, model, experiment"),
+}
+
+HELP = """\
+Compare attention mechanisms, and trust the answer.
+
+usage: attention-lab VERB …
+
+{verbs}
+
+for example
+  attention-lab train attention=additive data=g2p model=encoder_decoder trainer=cpu
+  attention-lab train -m attention=scaled_dot_product,additive seed=0,1,2
+  attention-lab VERB --help
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the result is its exit code: 0 done, 1 it failed, 2 it was wrong."""
+    verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        verbs = (f"  {name:<10}{does}" for name, (_, does) in VERBS.items())
+        print(HELP.format(verbs="\n".join(verbs)))
+        return 0
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(version("attention-lab"))
+        return 0
+    if verb not in VERBS:
+        return fail(f"there is no verb {verb!r}{nearest(verb, VERBS)}", 2)
+    module, _ = VERBS[verb]
+    return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
+
+
+def fail(message: str, code: int) -> int:
+    """Say in one line what is wrong; the result is the exit code to end with."""
+    print(f"attention-lab: {' '.join(message.split())}", file=sys.stderr)
+    return code

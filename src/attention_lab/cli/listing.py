@@ -1,0 +1,32 @@
+"""`attention-lab list`: what there is, one line each, read from the configs themselves."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from attention_lab.cli.configuration import group_options
+
+GROUPS = ("attention", "data", "model", "experiment")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """List the options of one config group, or of all that make a comparison."""
+    parser = argparse.ArgumentParser("attention-lab list", description=__doc__)
+    parser.add_argument("group", nargs="?", choices=GROUPS, help="default: all of them")
+    parser.add_argument("--config-dir", type=Path, help="your own config groups, listed too")
+    chosen = parser.parse_args(arguments)
+    for group in [chosen.group] if chosen.group else GROUPS:
+        options = group_options(group, chosen.config_dir)
+        width = max(map(len, options), default=0)
+        print(f"{group}=")
+        for name, file in options.items():
+            print(f"  {name:<{width}}  {_description(file)}")
+    return 0
+
+
+def _description(file: Path) -> str:
+    """The comment at the top of an option's file."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and not line.startswith("# @package"):
+            return line.removeprefix("# ")
+    return ""

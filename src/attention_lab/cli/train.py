@@ -1,0 +1,160 @@
+"""`attention-lab train`: compose a config with Hydra and run it, once or as a sweep."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from attention_lab.cli import fail
+from attention_lab.cli.configuration import config_directory, plain_config
+from attention_lab.spelling import nearest
+
+CONFIG_NAME = "train"
+
+
+class Directories(Callback):
+    """Remembers what Hydra is about to make, before it is clear that anything will go in."""
+
+    sweep: ClassVar[Path | None] = None
+    made: ClassVar[list[Path]] = []
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        self._remember(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        Directories.sweep = Path(config.hydra.sweep.dir)
+        self._remember(Directories.sweep)
+
+    @staticmethod
+    def _remember(directory: Path) -> None:
+        branch = [directory, *directory.parents]
+        Directories.made = [path for path in branch if not path.exists()]
+
+    @staticmethod
+    def discard() -> None:
+        """Remove what was made for a command that turned out wrong, unless it holds anything."""
+        if Directories.sweep is not None:
+            records = list(Directories.sweep.glob("*"))
+            if [record.name for record in records] == ["multirun.yaml"]:
+                records[0].unlink()
+        for directory in Directories.made:
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train as the arguments say; Hydra reads them."""
+    sys.argv = ["attention-lab train", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, who say them in one line
+    Directories.sweep, Directories.made = None, []
+    errors: list[Exception] = []
+
+    def train_one(config: DictConfig) -> None:
+        try:
+            _train_one(config)
+        except Exception as error:  # Hydra would announce it in its own words
+            errors.append(error)
+
+    main = hydra.main(
+        version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME
+    )(train_one)
+    try:
+        main()
+    except KeyboardInterrupt:
+        return fail("interrupted", 1)
+    except (HydraException, OmegaConfBaseException) as error:
+        Directories.discard()
+        return fail(explain(error, arguments), 2)
+    except Exception as error:
+        errors.append(error)
+    if errors:
+        return _failed(errors[0])
+    return 0 if Directories.sweep is None else _report_sweep(Directories.sweep)
+
+
+def _train_one(config: DictConfig) -> None:
+    """Hydra's task function: one run in this process."""
+    from attention_lab.training.run import train
+
+    settings = HydraConfig.get()
+    directory = Path(settings.runtime.output_dir)
+    result = train(plain_config(config), directory, list(settings.overrides.task))
+    print(f"\n{directory}")
+    for name, value in result["test"].items():
+        floor = result["floor"].get(name)
+        note = "" if floor is None else f"   floor {floor:.4f}"
+        print(f"  test/{name:<16} {value:.4f}{note}")
+    print(f"  attention maps        {directory / 'attention' / 'attention.html'}")
+
+
+def _report_sweep(sweep: Path) -> int:
+    """Compare the runs of a sweep; the exit code says whether all of them finished."""
+    from attention_lab.cli.report import report
+    from attention_lab.sweeps.records import read_runs
+
+    code = report([sweep])
+    unfinished = [run.name for run in read_runs([sweep]) if run.status != "finished"]
+    return fail(f"{len(unfinished)} runs did not finish", 1) if unfinished else code
+
+
+def _failed(error: Exception) -> int:
+    """The exit code for an error that is not Hydra's, after saying what it was."""
+    from attention_lab.recording.run_directory import RunExists
+    from attention_lab.training.components import ConfigError
+    from attention_lab.training.objective import Diverged
+
+    if isinstance(error, ConfigError | RunExists):
+        Directories.discard()
+        return fail(str(error), 2)
+    if isinstance(error, Diverged):
+        return fail(f"diverged: {error}", 1)
+    if isinstance(error, OSError):
+        return fail(f"cannot write the run: {error}", 1)
+    sys.excepthook(type(error), error, error.__traceback__)
+    return fail(f"the run failed: {type(error).__name__}: {error}", 1)
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """What was wrong with the command, with the nearest real name for a misspelt one."""
+    message = str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        known = [name for name in error.options if not name.startswith("_")]
+        return f"{group}={option}: there is no such option{nearest(option, known)}"
+    if match := re.search(r"Could not (?:override|append to|delete from) .*?'([^']+)'", message):
+        key = match[1].partition("@")[0]
+        return f"{key}: there is no such key{nearest(key, _known_keys(key, arguments))}"
+    return message.partition("\n")[0].rstrip(".:") + _cause(error)
+
+
+def _cause(error: Exception) -> str:
+    cause = error.__cause__
+    return "" if cause is None else f": {str(cause).partition(chr(10))[0]}"
+
+
+def _known_keys(bad: str, arguments: Sequence[str]) -> list[str]:
+    """Every key of the config that the command would have composed without the bad one."""
+    choices = [
+        argument
+        for argument in arguments
+        if re.fullmatch(r"\w+(/\w+)*=\w+", argument) and not argument.startswith(f"{bad}=")
+    ]
+    with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = hydra.compose(CONFIG_NAME, choices)
+    return list(_keys(OmegaConf.to_container(config)))
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")

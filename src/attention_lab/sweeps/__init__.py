@@ -1,0 +1,1 @@
+"""Sweeps: many runs, launched, read back, compared and reported."""

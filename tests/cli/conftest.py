@@ -1,0 +1,60 @@
+"""Running the command in this process, where it is fast, and in a fresh one, where it is true."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from attention_lab.cli import main
+
+#: Settings that make one run of a real model on real data take a second.
+TINY = (
+    "logger=csv",
+    "trainer=cpu",
+    "trainer.max_steps=4",
+    "model.width=16",
+    "data.limit=200",
+    "data.evaluation_limit=40",
+)
+
+
+class Answer(NamedTuple):
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Runs `attention-lab ARGUMENTS…` in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+
+    def run(*arguments: str) -> Answer:
+        capsys.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as stop:  # argparse
+            code = stop.code if isinstance(stop.code, int) else 1
+        return Answer(code, *capsys.readouterr())
+
+    return run
+
+
+def fresh(*arguments: str, cwd: Path, python: Path = Path(sys.executable)) -> Answer:
+    """Runs `python ARGUMENTS…` in a process of its own."""
+    done = subprocess.run(
+        [python, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,86 @@
+"""The command itself: verbs, help, listings, and how little it imports to answer."""
+
+from pathlib import Path
+
+import pytest
+
+from attention_lab.cli import VERBS
+from attention_lab.cli.configuration import config_directory, group_options
+from tests.cli.conftest import Command, fresh
+
+#: What takes seconds to import, and has no business in answering a question about a command.
+HEAVY = {"torch", "lightning", "wandb", "matplotlib", "scipy", "torchmetrics"}
+
+
+def imported_by(tmp_path: Path, *arguments: str) -> set[str]:
+    """The top-level packages that a command imports until it has answered."""
+    code = (
+        "import sys\n"
+        "from attention_lab.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('IMPORTED', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    answer = fresh("-c", code, *arguments, cwd=tmp_path)
+    assert answer.code == 0, answer.err
+    return set(answer.out.rpartition("IMPORTED ")[2].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["train", "--cfg", "job"]])
+def test_questions_import_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    assert not imported_by(tmp_path, *arguments) & HEAVY
+
+
+def test_help_and_listings_do_without_hydra(tmp_path: Path) -> None:
+    assert "hydra" not in imported_by(tmp_path, "list")
+
+
+def test_the_guard_sees_heavy_imports(tmp_path: Path) -> None:
+    assert "torch" in imported_by(tmp_path, "train", "attention.heads=0")
+
+
+def test_help_names_every_verb(command: Command) -> None:
+    answer = command("--help")
+    assert answer.code == 0
+    assert all(f"  {verb} " in answer.out for verb in VERBS)
+    assert command() == answer
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(command: Command, verb: str) -> None:
+    answer = command(verb, "--help")
+    assert answer.code == 0
+    assert f"attention-lab {verb}" in answer.out
+
+
+def test_an_unknown_verb_is_answered_with_the_nearest(command: Command) -> None:
+    assert command("evalute") == (
+        2,
+        "",
+        "attention-lab: there is no verb 'evalute'; did you mean evaluate?\n",
+    )
+
+
+def test_list_has_every_option_with_its_description(command: Command) -> None:
+    answer = command("list")
+    for group in ("attention", "data", "model", "experiment"):
+        options = {file.stem for file in (config_directory() / group).glob("[!_]*.yaml")}
+        assert options
+        lines = command("list", group).out.splitlines()
+        assert lines[0] == f"{group}="
+        described = {name: text for name, text in (line.split(None, 1) for line in lines[1:])}
+        assert set(described) == options
+        assert set(lines) <= set(answer.out.splitlines())
+
+
+def test_list_shows_a_users_own_options(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "attention").mkdir(parents=True)
+    (tmp_path / "mine" / "attention" / "sharp.yaml").write_text("# Sharper than most\n")
+    answer = command("list", "attention", "--config-dir", "mine")
+    assert "sharp" in answer.out
+    assert "Sharper than most" in answer.out
+
+
+def test_parts_of_options_are_not_options() -> None:
+    assert (config_directory() / "attention" / "_layer.yaml").is_file()
+    assert "_layer" not in group_options("attention")

@@ -1,0 +1,156 @@
+"""`attention-lab train` and `evaluate`: one run, its record, and running it again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import TINY, Command
+
+
+def test_one_run_leaves_the_record_that_the_contract_promises(
+    command: Command, tmp_path: Path
+) -> None:
+    answer = command("train", "attention=additive", *TINY, "seed=3")
+    assert answer.code == 0, answer.err
+    (run,) = tmp_path.glob("outputs/*/*")
+    assert run.name.endswith("-additive-seed=3")
+    files = {path.name for path in run.iterdir()}
+    assert files == {
+        "attention",
+        "checkpoints",
+        "config.yaml",
+        "metrics.csv",
+        "result.json",
+        "status.json",
+    }
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "finished"
+    assert status["overrides"] == ["attention=additive", *TINY, "seed=3"]
+    per = json.loads((run / "result.json").read_text())["test"]["per"]
+    assert f"test/per              {per:.4f}   floor 0." in answer.out
+
+    evaluated = command("evaluate", str(run))
+    assert evaluated.code == 0
+    assert f"test/per              {per:.4f}" in evaluated.out
+
+
+def test_a_run_can_be_run_again_from_its_config_alone(command: Command, tmp_path: Path) -> None:
+    assert command("train", *TINY, "attention=general", "hydra.run.dir=first").code == 0
+    arguments = ["--config-dir", "first", "--config-name", "config", "hydra.run.dir=second"]
+    assert command("train", *arguments).code == 0
+    first, second = (
+        json.loads((tmp_path / run / "result.json").read_text()) for run in ("first", "second")
+    )
+    assert first["test"] == second["test"]
+    configs = [(tmp_path / run / "config.yaml").read_text() for run in ("first", "second")]
+    assert configs[0] == configs[1]
+
+
+def test_a_mechanism_of_ones_own_is_one_file_and_one_yaml(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sharp.py").write_text(
+        "from attention_lab.attention import DotProduct\n"
+        "class Sharp(DotProduct):\n"
+        "    '''logits = sharpness · q · k.'''\n"
+        "    def __init__(self, heads: int, head_dim: int, sharpness: float = 2.0) -> None:\n"
+        "        super().__init__(heads, head_dim)\n"
+        "        self.sharpness = sharpness\n"
+        "    def fold(self, query):\n"
+        "        return query, self.sharpness\n"
+    )
+    (tmp_path / "mine" / "attention").mkdir(parents=True)
+    (tmp_path / "mine" / "attention" / "sharp.yaml").write_text(
+        "# q · k, sharper\n"
+        "defaults: [_layer, _self_]\n"
+        "score: {_target_: sharp.Sharp, _partial_: true, sharpness: 3.0}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ["--config-dir", "mine", "attention=sharp"]
+    answer = command("train", *own, *TINY, "hydra.run.dir=run")
+    assert answer.code == 0, answer.err
+    wrong = command("train", *own, *TINY, "attention.score.sharpness=blunt")
+    assert wrong.code == 2
+    assert wrong.err.startswith("attention-lab: attention.score.sharpness: ")
+    assert wrong.err.endswith("got 'blunt'\n")
+
+
+WRONG = {
+    "attention=aditive": "attention=aditive: there is no such option; did you mean additive?",
+    "atention=additive": "atention: there is no such key; did you mean attention?",
+    "attention.head=4": "attention.head: there is no such key; did you mean attention.heads?",
+    "+attention.head=4": "attention.head: ScoredAttention has no such key; did you mean heads?",
+    "optimizer.lr=abc": "optimizer.lr: input should be a valid number; got 'abc'",
+    "trainer.max_epochs=1.5": "trainer.max_epochs: input should be a valid integer",
+    "attention.heads=0": "heads must be at least 1, got 0",
+    "attention.heads=3": "width 16 is not divisible by heads=3",
+    "attention.dropout=1.5": "dropout must be in [0, 1), got 1.5",
+    "optimizer.lr=-1": "lr must be above 0, got -1",
+    "model=self_attention_classifier": "model: SelfAttentionClassifier is for classification, but "
+    "the data is for sequence_to_sequence",
+    "attention.score._target_=torch.load": "attention.score._target_: torch.load is not a",
+    "attention=[": "",
+    "seed=-1": "seed: must be a whole number from 0",
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_wrong_command_says_so_in_one_line_and_makes_nothing(
+    command: Command, tmp_path: Path, mistake: str
+) -> None:
+    tiny = [] if mistake.startswith("model=") else TINY
+    answer = command("train", *tiny, mistake)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.err.startswith(f"attention-lab: {WRONG[mistake]}")
+    assert answer.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backend_that_cannot_do_it_is_refused_with_one_that_can(command: Command) -> None:
+    answer = command("train", *TINY, "attention=additive", "attention.backend=sdpa")
+    assert answer.code == 2
+    assert "the score Additive is not a dot product; eager works" in answer.err
+
+
+def test_directories_that_were_there_stay(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert command("train", "attention.heads=0", "hydra.run.dir=mine/run").code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "outputs").touch()
+    for sweep in ([], ["-m"]):
+        answer = command("train", *sweep, *TINY)
+        assert answer.code == 1
+        assert answer.err.startswith("attention-lab: cannot write the run: ")
+        assert "outputs" in answer.err
+        assert answer.err.count("\n") == 1
+
+
+def test_a_directory_that_holds_a_run_is_left_alone(command: Command, tmp_path: Path) -> None:
+    assert command("train", *TINY, "hydra.run.dir=run").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    answer = command("train", *TINY, "hydra.run.dir=run", "seed=1")
+    assert answer.code == 2
+    assert "run already holds a run; name another directory" in answer.err
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+
+
+def test_a_diverged_run_is_not_called_a_success(command: Command, tmp_path: Path) -> None:
+    answer = command("train", *TINY, "optimizer.lr=1e30", "hydra.run.dir=run")
+    assert answer.code == 1
+    assert answer.err.startswith("attention-lab: diverged: ")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "diverged"
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report"])
+def test_a_directory_that_is_no_run_is_one_clear_line(command: Command, verb: str) -> None:
+    for place in (".", "nowhere"):
+        answer = command(verb, place)
+        assert answer.code == 1
+        assert answer.err.startswith("attention-lab: ")
+        assert answer.err.count("\n") == 1
