@@ -18,10 +18,17 @@ def validation_metrics(trainer: Trainer) -> dict[str, float]:
 
 
 class Heartbeat(Callback):
-    """Writes the progress into ``status.json``: every second or so, and at every validation."""
+    """Writes the progress into ``status.json``: every second or so, and at every validation.
 
-    def __init__(self, record: RunRecord, every_seconds: float = 1.0) -> None:
+    Args:
+        record: the run's record.
+        monitor: the metric by which to tell how well it goes.
+        every_seconds: how often to write.
+    """
+
+    def __init__(self, record: RunRecord, monitor: str, every_seconds: float = 1.0) -> None:
         self.record = record
+        self.monitor = monitor
         self.every_seconds = every_seconds
         self._last = time.monotonic()
 
@@ -35,7 +42,9 @@ class Heartbeat(Callback):
     def _beat(self, trainer: Trainer) -> None:
         self._last = time.monotonic()
         steps = int(trainer.estimated_stepping_batches)
-        self.record.progress(trainer.global_step, steps, validation_metrics(trainer))
+        metrics = validation_metrics(trainer)
+        monitored = {self.monitor: metrics[self.monitor]} if metrics else {}
+        self.record.progress(trainer.global_step, steps, monitored)
 
 
 class ProgressLines(Callback):

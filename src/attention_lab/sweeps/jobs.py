@@ -222,8 +222,7 @@ def _display(jobs: Sequence[Job]) -> Iterator[Callable[[Job, bool], None]]:
                 progress.console.print(f"{job.directory.name}  {_outcome(job)}", highlight=False)
                 progress.advance(overall)
             elif standing := _read(job.directory / "status.json").get("progress"):
-                metrics = list(standing["metrics"].items())
-                note = "  ".join(f"{name} {value:.3f}" for name, value in metrics)
+                note = "".join(f"{name} {x:.3f}" for name, x in standing["metrics"].items())
                 progress.update(
                     task, completed=standing["step"], total=standing["steps"], note=note
                 )

@@ -139,9 +139,11 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
     monitor, mode = f"validation/{data.monitor}", data.mode
     history = History()
     maps = AttentionMaps(directory / "attention", PROBE_SIZE)
-    callbacks = [maps, history, Heartbeat(record), _display(run.trainer_options)]
+    callbacks = [maps, history, Heartbeat(record, monitor), _display(run.trainer_options)]
     with _quiet():
-        trainer = run.trainer_options.trainer(directory, monitor, mode, callbacks, loggers)
+        trainer = run.trainer_options.trainer(
+            directory, monitor, mode, len(data.train_dataloader()), callbacks, loggers
+        )
         trainer.fit(run.objective, datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -3,13 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.training.checkpointing import AtomicCheckpointIO
+
+
+class ValidateAtLastStep(Callback):
+    """Makes Lightning validate (and so checkpoint) after the last step, also within an epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        # A request to stop is what makes it validate before it would otherwise be due.
+        trainer.should_stop |= trainer.global_step == trainer.estimated_stepping_batches
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,8 @@ class TrainerOptions:
     max_steps: int | None = None
     #: Largest norm of the gradient; None means no clipping.
     gradient_clip: float | None = 1.0
-    #: How many epochs from one validation to the next; a fraction validates within epochs.
+    #: Epochs from one validation to the next, in fractions if need be; the last step always is
+    #: followed by one.
     validate_every: float = 1.0
     #: Steps from one logged training loss to the next.
     log_every: int = 20
@@ -48,11 +57,8 @@ class TrainerOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise ValueError(f"gradient_clip must be above 0, got {self.gradient_clip}")
-        if self.validate_every <= 0 or (self.validate_every > 1 and self.validate_every % 1):
-            raise ValueError(
-                "validate_every must be a fraction of an epoch or a whole number of epochs, "
-                f"got {self.validate_every}"
-            )
+        if self.validate_every <= 0:
+            raise ValueError(f"validate_every must be above 0, got {self.validate_every}")
 
     def checkpoints(self, directory: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
         """``best`` (by a validation metric) and ``last``, both written at every validation."""
@@ -67,6 +73,7 @@ class TrainerOptions:
         directory: Path,
         monitor: str,
         mode: Literal["min", "max"],
+        steps_per_epoch: int,
         callbacks: Sequence[Callback],
         loggers: Sequence[Logger],
     ) -> Trainer:
@@ -74,7 +81,6 @@ class TrainerOptions:
         early_stopping = (
             [EarlyStopping(monitor, mode=mode, patience=self.patience)] if self.patience else []
         )
-        within_epoch = self.validate_every < 1
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -82,11 +88,12 @@ class TrainerOptions:
             max_epochs=self.max_epochs,
             max_steps=-1 if self.max_steps is None else self.max_steps,
             gradient_clip_val=self.gradient_clip,
-            val_check_interval=self.validate_every if within_epoch else None,
-            check_val_every_n_epoch=1 if within_epoch else int(self.validate_every),
+            val_check_interval=max(1, round(self.validate_every * steps_per_epoch)),
+            check_val_every_n_epoch=None,  # the interval counts steps, across epochs
             log_every_n_steps=self.log_every,
             callbacks=[
                 *callbacks,
+                ValidateAtLastStep(),
                 *early_stopping,
                 *self.checkpoints(directory / "checkpoints", monitor, mode),
             ],
