@@ -141,7 +141,7 @@ def check_gradients(layer: AttentionLayer, it: Example) -> None:
 
     inputs = (*it[:3], *mechanism_parameters(layer))
     try:
-        gradcheck(attend, inputs)
+        gradcheck(attend, inputs, fast_mode=True)
     except GradcheckError as error:
         raise AssertionError("gradients are wrong") from error
 
@@ -199,15 +199,18 @@ def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
     """A query that may look at nothing gives zeros, with zero gradient, and no NaN anywhere."""
     assert it.empty.any(), "the example has no query that may look at nothing"
     it = with_gradients(it)
-    output, weights = output_of(layer, it), weights_of(layer, it)
-    assert_close(output[it.empty], torch.zeros_like(output[it.empty]), rtol=0, atol=0)
-    assert_close(weights[it.empty], torch.zeros_like(weights[it.empty]), rtol=0, atol=0)
-    for result in (output, weights):
-        assert result.isfinite().all(), "an empty row makes others infinite or NaN"
-        for gradient in gradients(result[it.empty].sum(), layer, it):
+    for output in (output_of(layer, it), weights_of(layer, it)):
+        assert not output[it.empty].any(), "an empty row is not zero"
+        assert output.isfinite().all(), "an empty row makes others infinite or NaN"
+        for gradient in gradients(output[it.empty].sum(), layer, it):
             assert not gradient.any(), "an empty row has a gradient"
-        for gradient in gradients(result.square().sum(), layer, it):
+        for gradient in gradients(output.square().sum(), layer, it):
             assert gradient.isfinite().all(), "an empty row makes gradients infinite or NaN"
+    try:
+        with torch.autograd.set_detect_anomaly(True):
+            gradients(output_of(layer, it).square().sum(), layer, it)
+    except RuntimeError as error:
+        raise AssertionError("there is NaN on the way to the gradients") from error
 
 
 def check_large_logits(layer: AttentionLayer, it: Example) -> None:
@@ -261,7 +264,7 @@ def check_eval_is_deterministic(layer: AttentionLayer, it: Example) -> None:
 
 def check_dropout(layer: AttentionLayer, dropout: float, it: Example) -> None:
     """In training each weight is dropped with this probability, the rest scaled to make up."""
-    copies = 2000
+    copies = 500
     batch = torch.arange(len(it.query), device=it.query.device).repeat_interleave(copies)
     rotation, _ = torch.linalg.qr(torch.randn_like(it.key[0, 0] @ it.key[0, 0].mT))
     visible = it.visible[batch]

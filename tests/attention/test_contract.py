@@ -33,7 +33,7 @@ def make(score: type[Score], backend: str) -> ScoredAttention:
     layer = ScoredAttention(
         HEADS * HEAD_DIM,
         score=score,
-        normalizer=Softmax(),
+        normalizer=Softmax,
         heads=HEADS,
         kv_heads=KV_HEADS,
         dropout=DROPOUT,

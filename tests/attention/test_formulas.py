@@ -156,7 +156,7 @@ def test_general_is_not_its_transpose() -> None:
 
 def test_uniform_averages_what_is_visible() -> None:
     layer = ScoredAttention(
-        2, score=Uniform, normalizer=Softmax(), projections="none", backend="eager"
+        2, score=Uniform, normalizer=Softmax, projections="none", backend="eager"
     )
     memory = torch.tensor([[[1.0, 0.0], [3.0, 2.0], [50.0, 50.0]]])
     mask = Padding(torch.tensor([[True, True, False]]))
@@ -199,7 +199,7 @@ def test_any_shape(
     layer = ScoredAttention(
         sizes["heads"] * sizes["head_dim"],
         score=score_type,
-        normalizer=Softmax(),
+        normalizer=Softmax,
         heads=sizes["heads"],
         kv_heads=sizes["kv_heads"],
         backend=backend,
@@ -234,7 +234,7 @@ def test_scaled_dot_product_is_pytorchs(backend: str, mask: str, lengths: tuple[
     """Also in which key head serves which query heads, and in where a causal mask is aligned."""
     it = example(mask, heads=6, kv_heads=2, queries=lengths[0], keys=lengths[1])
     layer = ScoredAttention(
-        18, score=ScaledDotProduct, normalizer=Softmax(), heads=6, kv_heads=2, backend=backend
+        18, score=ScaledDotProduct, normalizer=Softmax, heads=6, kv_heads=2, backend=backend
     )
     output, _ = layer.attend(it.query, it.key, it.value, it.mask, False)
     expected = F.scaled_dot_product_attention(
@@ -255,7 +255,7 @@ def test_whole_layer_is_pytorchs(backend: str, bias: bool, memory_dim: int) -> N
         8,
         memory_dim,
         score=ScaledDotProduct,
-        normalizer=Softmax(),
+        normalizer=Softmax,
         heads=2,
         bias=bias,
         backend=backend,
@@ -299,7 +299,7 @@ def test_additive_layer_is_bahdanaus(heads: int) -> None:
     layer = ScoredAttention(
         6,
         score=partial(Additive, hidden_dim=5),
-        normalizer=Softmax(),
+        normalizer=Softmax,
         heads=heads,
         projections="none",
     ).double()

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.sweeps.records import Comparison, NotARun, Run, compare, read_runs
+from attention_lab.sweeps.records import (
+    Comparison,
+    Difference,
+    Group,
+    NotARun,
+    Run,
+    compare,
+    read_runs,
+)
+from attention_lab.sweeps.statistics import Interval
 from tests.sweeps.conftest import WriteRun
 
 
@@ -45,8 +54,8 @@ def test_reads_single_runs_and_each_run_once(sweep: Path) -> None:
 
 def test_runs_come_by_number_then_by_start(write_run: WriteRun) -> None:
     # The longer the overrides, the later the fixture says that the run began.
-    write_run("b=long_value", 0)
-    write_run("a=value", 1)
+    write_run("a=long_value", 0)
+    write_run("b=value", 1)
     write_run("a=x", 2, name="10")
     sweep = write_run("a=x", 3, name="9").parent
     assert [run.seed for run in read_runs([sweep])] == [3, 2, 1, 0]
@@ -214,20 +223,37 @@ def test_an_unknown_baseline_lists_the_groups(sweep: Path) -> None:
 
 
 def test_the_best_group_is_judged_against_all_pairs(write_run: WriteRun) -> None:
-    spread = [0.000, 0.001, 0.003]
-    for seed in range(3):
-        write_run("a=worst", seed, test={"per": 0.30 + spread[seed]})
-        write_run("a=best", seed, test={"per": 0.10 + spread[-seed]})
-        sweep = write_run("a=middle", seed, test={"per": 0.20 + 2 * spread[seed]}).parent
+    for seed, noise in enumerate([0.000, 0.001, 0.003]):
+        write_run("a=worst", seed, test={"per": 0.90 + noise})
+        write_run("a=best", seed, test={"per": 0.10 + 2 * noise})
+        sweep = write_run("a=middle", seed, test={"per": 0.20 - noise}).parent
     differences = compare(read_runs([sweep])).from_best()
     assert [(d.group.label, d.reference.label) for d in differences] == [
         ("best", "middle"),
         ("best", "worst"),
     ]
-    # Of three pairs the two others are clearer, so the least clear one stays as it is.
-    least, clearer = differences
-    assert least.adjusted_p == pytest.approx(least.p_value)
-    assert clearer.adjusted_p > clearer.p_value
+    # The lead over the worst is the clearest of all three differences.
+    assert differences[1].adjusted_p == pytest.approx(3 * differences[1].p_value)
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high", "adjusted_p", "is_supported"),
+    [
+        (3, 0.1, 0.3, 0.04, True),
+        (3, -0.3, -0.1, 0.04, True),
+        (2, 0.1, 0.3, 0.04, False),
+        (3, -0.1, 0.3, 0.04, False),
+        (3, 0.1, 0.3, 0.06, False),
+        (3, 0.2, 0.2, math.nan, False),
+        (1, math.nan, math.nan, math.nan, False),
+    ],
+)
+def test_what_it_takes_to_support_a_difference(
+    n: int, low: float, high: float, adjusted_p: float, is_supported: bool
+) -> None:
+    one, other = Group("one", {}, []), Group("other", {}, [])
+    difference = Difference(one, other, Interval(n, 0.2, low, high), 0.01, adjusted_p)
+    assert difference.is_supported == is_supported
 
 
 def test_the_best_is_the_highest_where_higher_is_better(write_run: WriteRun) -> None:

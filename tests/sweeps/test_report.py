@@ -19,6 +19,7 @@ from attention_lab.sweeps.report import (
     answer,
     bounds,
     colour,
+    csv_rows,
     duration,
     interval_chart,
     is_hollow,
@@ -213,8 +214,12 @@ def test_the_terminal_table_fits(sweep: Path, width: int, baseline: str | None) 
 
 def test_a_wider_terminal_shows_more_metrics(sweep: Path) -> None:
     comparison = compare(read_runs([sweep]), "scaled")
-    assert "WER" not in "".join(printed(comparison, 70))
-    assert "loss" in "".join(printed(comparison, 160))
+    shown_at = {}
+    for width in (70, 100, 160):
+        lines = printed(comparison, width)
+        (heading,) = [line for line in lines if line.startswith("attention ")]
+        shown_at[width] = [m for m in ("PER,", "WER,", "loss") if f"  {m}" in heading]
+    assert shown_at == {70: ["PER,"], 100: ["PER,", "WER,"], 160: ["PER,", "WER,", "loss"]}
 
 
 def test_the_terminal_table_names_what_failed_and_takes_no_markup(write_run: WriteRun) -> None:
@@ -232,10 +237,13 @@ def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
         rows = {(row["group"], row["metric"]): row for row in csv.DictReader(file)}
     assert len(rows) == 9
     row = rows["additive", "per"]
-    half_width = 4.302653 * 0.02 / math.sqrt(3)
+    interval = mean_interval([0.10 + 0.02 * seed for seed in range(3)])
     assert (row["n"], row["runs"], row["finished"], row["failed"]) == ("3", "3", "3", "0")
-    assert float(row["mean"]) == pytest.approx(0.12, abs=1e-15)
-    assert float(row["low"]) == pytest.approx(0.12 - half_width)
+    assert [float(row[name]) for name in ("mean", "low", "high")] == [
+        interval.mean,
+        interval.low,
+        interval.high,
+    ]
     assert float(row["floor"]) == 0.70
     assert float(row["parameters"]) == 1_234_567
     assert float(row["training_seconds"]) == 75
@@ -246,6 +254,14 @@ def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
     assert (single["n"], single["low"], single["p_value"]) == ("1", "", "")
     assert (single["finished"], single["failed"], single["diverged"]) == ("1", "2", "1")
     assert rows["scaled", "per"]["baseline"] == ""
+
+
+def test_a_group_without_a_result_has_its_row(write_run: WriteRun) -> None:
+    write_run("a=x", 0)
+    sweep = write_run("a=y", 0, status="diverged").parent
+    _, row = csv_rows(compare(read_runs([sweep])))
+    assert (row["group"], row["n"], row["finished"], row["diverged"]) == ("y", 0, 0, 1)
+    assert "mean" not in row
 
 
 def test_the_report_goes_where_it_is_told(sweep: Path, tmp_path: Path) -> None:

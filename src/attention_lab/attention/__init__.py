@@ -4,7 +4,7 @@ Usable alone: nothing here knows Lightning, Hydra or Weights & Biases.
 
 Example:
     >>> from attention_lab.attention import Causal, ScaledDotProduct, ScoredAttention, Softmax
-    >>> layer = ScoredAttention(64, score=ScaledDotProduct, normalizer=Softmax(), heads=8)
+    >>> layer = ScoredAttention(64, score=ScaledDotProduct, normalizer=Softmax, heads=8)
     >>> output, weights = layer(torch.randn(2, 10, 64), mask=Causal(), need_weights=True)
 """
 

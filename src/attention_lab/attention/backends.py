@@ -46,8 +46,10 @@ def eager(problem: Problem) -> tuple[Tensor, Tensor]:
 
     A query that may look at nothing gets zero weights, a zero output and a zero gradient.
     """
-    key = problem.key.repeat_interleave(problem.groups, dim=1)
-    value = problem.value.repeat_interleave(problem.groups, dim=1)
+    key, value = problem.key, problem.value
+    if problem.groups > 1:
+        key = key.repeat_interleave(problem.groups, dim=1)
+        value = value.repeat_interleave(problem.groups, dim=1)
     logits = problem.score(problem.query, key)
     visible = problem.dense_mask()
     if visible is not None:
@@ -65,7 +67,7 @@ def sdpa(problem: Problem) -> tuple[Tensor, None]:
     assert isinstance(problem.score, DotProductFamily)
     query, scale = problem.score.fold(problem.query)
     # SDPA's is_causal aligns both sequences at their first position, as our masks do.
-    causal_only = isinstance(problem.mask, Causal)
+    causal_only = type(problem.mask) is Causal
     output = F.scaled_dot_product_attention(
         query,
         problem.key,
@@ -92,9 +94,9 @@ class Backend:
     def refusal(self, score: Score, normalizer: Normalizer) -> str | None:
         """Why this backend cannot compute these axes; None if it can."""
         if not isinstance(score, self.scores):
-            return f"the score {type(score).__name__} is not a dot product"
+            return f"it cannot compute the score {type(score).__name__}"
         if not isinstance(normalizer, self.normalizers):
-            return f"the normalizer {type(normalizer).__name__} is not a softmax"
+            return f"it cannot compute the normalizer {type(normalizer).__name__}"
         return None
 
 

@@ -55,11 +55,11 @@ class AttentionLayer(nn.Module, ABC):
         memory_dim = query_dim if memory_dim is None else memory_dim
         width = query_dim if width is None else width
         kv_heads = heads if kv_heads is None else kv_heads
-        _check_sizes(query_dim, memory_dim, width, heads, kv_heads, projections)
+        _check(query_dim, memory_dim, width, heads, kv_heads, projections, bias)
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, width // heads
         self.mask = mask
-        #: Called with the weights of every forward pass while somebody observes this layer.
-        self.observer: Callable[[Tensor], None] | None = None
+        #: Called with the weights of every forward pass, while anybody observes this layer.
+        self.observers: list[Callable[[Tensor], None]] = []
 
         def projection(wanted: bool, inputs: int, outputs: int) -> nn.Module:
             return nn.Linear(inputs, outputs, bias=bias) if wanted else nn.Identity()
@@ -108,10 +108,11 @@ class AttentionLayer(nn.Module, ABC):
             self._split(self.key_projection(memory), self.kv_heads),
             self._split(self.value_projection(memory), self.kv_heads),
             _compose(self.mask, mask),
-            need_weights or self.observer is not None,
+            need_weights or bool(self.observers),
         )
-        if self.observer is not None and weights is not None:
-            self.observer(weights.detach())
+        for observer in self.observers:
+            if weights is not None:
+                observer(weights.detach())
         merged = output.transpose(1, 2).flatten(2)
         return AttentionOutput(self.output_projection(merged), weights if need_weights else None)
 
@@ -127,8 +128,14 @@ def _compose(own: Mask | None, given: Mask | None) -> Mask | None:
     return own & given
 
 
-def _check_sizes(
-    query_dim: int, memory_dim: int, width: int, heads: int, kv_heads: int, projections: str
+def _check(
+    query_dim: int,
+    memory_dim: int,
+    width: int,
+    heads: int,
+    kv_heads: int,
+    projections: str,
+    bias: bool,
 ) -> None:
     check_positive(
         query_dim=query_dim, memory_dim=memory_dim, width=width, heads=heads, kv_heads=kv_heads
@@ -145,5 +152,7 @@ def _check_sizes(
                 f"projections={projections} needs queries, memory and heads of one width; got "
                 f"query_dim={query_dim}, memory_dim={memory_dim}, width={width}"
             )
+        if bias and projections == "none":
+            raise ValueError("bias needs projections to be added to; there are none")
         if kv_heads != heads:
             raise ValueError(f"kv_heads={kv_heads} needs projections=all to make fewer keys")

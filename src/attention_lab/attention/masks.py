@@ -28,10 +28,14 @@ class Mask(ABC):
         """
 
     def __and__(self, other: "Mask") -> "Mask":
-        return Both(self, other)
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self if other == self else Both(self, other)
 
     def __or__(self, other: "Mask") -> "Mask":
-        return Either(self, other)
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self if other == self else Either(self, other)
 
     def dense(
         self, batch: int, heads: int, queries: int, keys: int, device: torch.device

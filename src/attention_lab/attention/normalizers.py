@@ -4,15 +4,17 @@ The caller has already pushed the logits of forbidden keys to the lowest finite 
 their weights to zero afterwards; a normalizer only knows logits.
 """
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 
-class Normalizer(nn.Module):
+class Normalizer(nn.Module, ABC):
     """Turns one query's logits over its keys (the last dimension) into weights."""
 
+    @abstractmethod
     def forward(self, logits: Tensor) -> Tensor:
         """Weights (B, H, L, S) of logits (B, H, L, S)."""
-        raise NotImplementedError
 
 
 class Softmax(Normalizer):

@@ -30,9 +30,9 @@ def observe(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     layers = attention_layers(model)
     calls: dict[str, list[Tensor]] = {name: [] for name in layers}
     for name, layer in layers.items():
-        layer.observer = calls[name].append
+        layer.observers.append(calls[name].append)
     try:
         yield calls
     finally:
         for layer in layers.values():
-            layer.observer = None
+            layer.observers.pop()

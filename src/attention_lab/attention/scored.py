@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from attention_lab.attention.backends import Problem, choose_backend
+from attention_lab.attention.backends import EAGER, Problem, choose_backend
 from attention_lab.attention.checks import check_dropout
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Mask
@@ -22,7 +22,7 @@ class ScoredAttention(AttentionLayer):
         query_dim: width of the queries, and of the output.
         memory_dim: width of what is attended to; None means ``query_dim``.
         score: makes the score from (heads, head_dim).
-        normalizer: turns logits into weights.
+        normalizer: makes what turns logits into weights.
         width: width of all heads together; None means ``query_dim``.
         heads: number of query heads.
         kv_heads: number of key and value heads; None means ``heads``.
@@ -42,7 +42,7 @@ class ScoredAttention(AttentionLayer):
         memory_dim: int | None = None,
         *,
         score: Callable[[int, int], Score],
-        normalizer: Normalizer,
+        normalizer: Callable[[], Normalizer],
         width: int | None = None,
         heads: int = 1,
         kv_heads: int | None = None,
@@ -64,9 +64,9 @@ class ScoredAttention(AttentionLayer):
         )
         check_dropout(dropout)
         self.score = score(heads, self.head_dim)
-        self.normalizer = normalizer
+        self.normalizer = normalizer()
         self.dropout = dropout
-        self.backend = choose_backend(backend, self.score, normalizer)
+        self.backend = choose_backend(backend, self.score, self.normalizer)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
@@ -75,6 +75,6 @@ class ScoredAttention(AttentionLayer):
         problem = Problem(query, key, value, mask, self.score, self.normalizer, dropout)
         backend = self.backend
         if need_weights and not backend.gives_weights:
-            backend = choose_backend("eager", self.score, self.normalizer)
+            backend = EAGER
         output, weights = backend.compute(problem)
         return output, weights if need_weights else None

@@ -33,7 +33,7 @@ class Additive(Score):
     def reset_parameters(self) -> None:
         """Xavier-uniform W and U, and v with variance 1/A: logits start at the order of 1.
 
-        (The paper starts v at zero and W, U near it, which suits its Adadelta and two weeks.)
+        (The paper starts v at zero, and W and U near it; ibid., §B.1.)
         """
         for matrix in (*self.query_weight, *self.key_weight):
             nn.init.xavier_uniform_(matrix)
@@ -44,4 +44,4 @@ class Additive(Score):
         projected_query = (query @ self.query_weight).unsqueeze(-2)  # (B, H, L, 1, A)
         projected_key = (key @ self.key_weight).unsqueeze(-3)  # (B, H, 1, S, A)
         hidden = torch.tanh(projected_query + projected_key)
-        return (hidden @ self.vector[:, None, :, None]).squeeze(-1)
+        return torch.einsum("bhlsa,ha->bhls", hidden, self.vector)

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from attention_lab.attention.checks import check_positive
+
 
 class Score(nn.Module, ABC):
     """How well each key answers each query, before normalization.
@@ -11,10 +13,14 @@ class Score(nn.Module, ABC):
     Args:
         heads: number of query heads, H. Parameters are per head.
         head_dim: width of one head's queries and keys, E.
+
+    Raises:
+        ValueError: if either is below 1.
     """
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()
+        check_positive(heads=heads, head_dim=head_dim)
         self.heads = heads
         self.head_dim = head_dim
 
@@ -35,4 +41,4 @@ class DotProductFamily(Score):
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         query, scale = self.fold(query)
-        return scale * (query @ key.mT)
+        return (scale * query) @ key.mT  # scaled first: half precision overflows later
