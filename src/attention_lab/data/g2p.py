@@ -159,7 +159,7 @@ class G2P(SequencePairsData):
         pairs = (aligned.source, aligned.target[:, 1:-1])
         counts = torch.zeros(len(self.source_vocabulary), len(self.target_vocabulary))
         counts.index_put_(pairs, torch.tensor(1.0), accumulate=True)
-        pass
+        counts[PAD] = 0
         return counts.argmax(1).tolist()  # the first of equals, so PAD where nothing was counted
 
     def _probe_order(self) -> Tensor:

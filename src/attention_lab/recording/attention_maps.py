@@ -57,7 +57,7 @@ class AttentionMaps(Callback):
             folder = self.directory / f"step-{each.step:06d}"
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{_file_name(each.example)}-{each.layer}.png"
-            draw(each).save(path)
+            draw(each).save(path, compress_level=3)  # a third faster than 6
             pictures[f"attention/{each.example}/{each.layer}"] = path
         return pictures
 

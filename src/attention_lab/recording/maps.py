@@ -28,7 +28,7 @@ WHITE_TO_BLUE = (
 )
 
 # Sizes in pixels, at twice the density the picture is meant to be seen with.
-_MAX_WIDTH = 2000  # of the picture
+_MAX_WIDTH = 1600  # of the picture
 _MAX_HEIGHT = 960  # of one head's cells
 _MAX_CELL = 52
 _LINED_CELL = 16  # smaller cells have no lines between them
@@ -105,7 +105,7 @@ def draw(map: AttentionMap) -> Image.Image:
     set in Pillow's own font, which knows little beyond English letters.
 
     Returns:
-        An RGB picture at most 2000 pixels wide, to be seen at half that size.
+        An RGB picture at most 1600 pixels wide, to be seen at half that size.
     """
     heads = len(map.weights)
     across = _panels_across(heads, len(map.columns))
