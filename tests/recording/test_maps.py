@@ -73,7 +73,7 @@ def test_cells_of_short_sequences_are_square_and_of_a_good_size(
 ) -> None:
     left, top, right, bottom = cell(shape, 0, 0, 4)
     assert right - left == bottom - top
-    assert 2 * 14 <= right - left <= 2 * 28
+    assert 20 <= right - left <= 2 * 28
 
 
 def test_heads_are_in_reading_order() -> None:
