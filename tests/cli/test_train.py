@@ -154,3 +154,12 @@ def test_a_directory_that_is_no_run_is_one_clear_line(command: Command, verb: st
         assert answer.code == 1
         assert answer.err.startswith("attention-lab: ")
         assert answer.err.count("\n") == 1
+
+
+def test_self_attention_may_be_another_mechanism(command: Command, tmp_path: Path) -> None:
+    tiny = (*TINY, "hydra.run.dir=run", "attention=additive")
+    answer = command("train", *tiny, "+attention@model.self_attention=multi_head")
+    assert answer.code == 0, answer.err
+    backends = json.loads((tmp_path / "run" / "result.json").read_text())["backends"]
+    assert backends["decoder.0.cross_attention"] == "eager"
+    assert backends["decoder.0.self_attention"] == backends["encoder.1.self_attention"] == "sdpa"

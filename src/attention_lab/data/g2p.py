@@ -73,8 +73,8 @@ class G2P(SequencePairsData):
         lexicon = read_cmudict(self.stress)
         words = split_by_hash(lexicon, train=0.9, validation=0.05)
         spoken = chain.from_iterable(lexicon[word] for word in words["train"])
-        self.source_vocabulary = Vocabulary(chain.from_iterable(words["train"]))
-        self.target_vocabulary = Vocabulary(chain.from_iterable(map(str.split, spoken)))
+        self.source_vocabulary = Vocabulary("".join(words["train"]))
+        self.target_vocabulary = Vocabulary(" ".join(spoken).split())
         limits = {
             "train": self.limit,
             "validation": self.evaluation_limit,

@@ -65,8 +65,9 @@ class EncoderDecoder(SequenceToSequenceNetwork):
     Args:
         source_vocabulary: number of source tokens.
         target_vocabulary: number of target tokens.
-        self_attention: makes the self-attention of every layer of both stacks.
         cross_attention: makes each decoder layer's attention to the source.
+        self_attention: makes the self-attention of every layer of both stacks; None means the
+            same mechanism as in cross-attention.
         width: of the residual stream.
         encoder_layers: number of encoder layers.
         decoder_layers: number of decoder layers.
@@ -83,8 +84,8 @@ class EncoderDecoder(SequenceToSequenceNetwork):
         source_vocabulary: int,
         target_vocabulary: int,
         *,
-        self_attention: AttentionFactory,
         cross_attention: AttentionFactory,
+        self_attention: AttentionFactory | None = None,
         width: int = 128,
         encoder_layers: int = 2,
         decoder_layers: int = 2,
@@ -101,6 +102,7 @@ class EncoderDecoder(SequenceToSequenceNetwork):
             feed_forward_width=hidden,
         )
         check_dropout(dropout)
+        self_attention = cross_attention if self_attention is None else self_attention
         self.padding = padding
         self.source_embedding = token_embedding(source_vocabulary, width, padding)
         self.target_embedding = token_embedding(target_vocabulary, width, padding)

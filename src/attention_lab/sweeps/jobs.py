@@ -145,7 +145,7 @@ def _run_job(
 ) -> None:
     """In the job's own process: train, with everything printed going to the run's ``log.txt``."""
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "log.txt").open("w") as log:
+    with (directory / "log.txt").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(threads)

@@ -388,7 +388,7 @@ def interval_chart(comparison: Comparison) -> str:
     labels = [_short(group.label) for group in comparison.groups]
     left = 24 + 7.4 * max(map(len, labels))
     height, gap = 36 * len(labels), 44
-    width = (_WIDTH - left - gap * (len(metrics) - 1) - 8) / len(metrics)
+    width = (_WIDTH - left - gap * (len(metrics) - 1) - 18) / len(metrics)
 
     def draw(figure: "Figure") -> None:
         for column, metric in enumerate(metrics):
@@ -507,7 +507,8 @@ def learning_chart(comparison: Comparison) -> str:
     if not curves:
         return ""
     labels = {row: _short(comparison.groups[row].label) for row in curves}
-    left, right = 56, 24 + 7.4 * max(map(len, labels.values()))
+    left, right = 68, 24 + 7.4 * max(map(len, labels.values()))
+    values = [value for curve in curves.values() for step in curve.values() for value in step]
     ends = {row: scale * fmean(list(curve.values())[-1]) for row, curve in curves.items()}
 
     def draw(figure: "Figure") -> None:
@@ -522,14 +523,14 @@ def learning_chart(comparison: Comparison) -> str:
             lows, highs = [min(values) for values in seeds], [max(values) for values in seeds]
             axes.fill_between(steps, lows, highs, color=colour(row), alpha=0.15, linewidth=0)
             axes.plot(steps, means, color=colour(row), linewidth=2, linestyle=style)
-        if comparison.mode == "min" and axes.get_ylim()[0] > 0:
+        if comparison.mode == "min" and 0 < 3 * min(values) < max(values):
             axes.set_yscale("log")  # spreads the ends of curves that fall towards zero
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-            axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("training step", labelpad=8)
         axes.set_ylabel(f"validation {column_title(metric)}", labelpad=8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10], integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.margins(x=0.01)
         axes.get_ylim()  # settles the limits, which the places of the names depend on

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
@@ -68,6 +69,8 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
     with _config_errors():
         optimizer = create(config["optimizer"])
         trainer_options = create(config["trainer"])
+        if trainer_options.accelerator == "gpu" and not _has_gpu():
+            raise ValueError("trainer.accelerator=gpu: there is no GPU here; trainer=cpu works")
         seed_everything(config["seed"], workers=True, verbose=False)
         model = create(config["model"], **data.model_arguments())
         objective = create(config["objective"], model=model, data=data, optimizer=optimizer)
@@ -129,7 +132,9 @@ def evaluate(directory: Path, split: Split, checkpoint: str = "best") -> dict[st
         FileNotFoundError: if the directory has no such checkpoint or no config.
         ConfigError: if its config no longer works.
     """
-    run = build(read_config(directory))
+    config = read_config(directory)
+    config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
+    run = build(config)
     return _evaluate(run, directory / "checkpoints" / f"{checkpoint}.ckpt", split)
 
 
@@ -245,6 +250,10 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             lightning_log.setLevel(level)
+
+
+def _has_gpu() -> bool:
+    return CUDAAccelerator.is_available() or MPSAccelerator.is_available()
 
 
 def _peak_memory(device: torch.device) -> int:

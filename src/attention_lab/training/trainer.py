@@ -30,8 +30,6 @@ class TrainerOptions:
 
     #: "auto", "cpu" or "gpu".
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    #: Number of devices of that kind.
-    devices: int = 1
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     #: Passes over the training data.
@@ -51,7 +49,7 @@ class TrainerOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("devices", "max_epochs", "log_every", "max_steps", "patience"):
+        for name in ("max_epochs", "log_every", "max_steps", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -83,7 +81,7 @@ class TrainerOptions:
         )
         return Trainer(
             accelerator=self.accelerator,
-            devices=self.devices,
+            devices=1,
             precision=self.precision,
             max_epochs=self.max_epochs,
             max_steps=-1 if self.max_steps is None else self.max_steps,
