@@ -459,6 +459,21 @@ def test_curves_are_over_the_steps_that_all_seeds_share(write_run: WriteRun) -> 
     assert "validation PER, %" in learning_chart(comparison)
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "ticks"),
+    [
+        (0.80, 0.10, ["10", "15", "20", "30", "50", "70"]),
+        (0.80, 0.60, ["60", "62.5", "65", "67.5"]),
+    ],
+)
+def test_curves_that_fall_far_are_on_a_logarithmic_scale(
+    write_run: WriteRun, first: float, last: float, ticks: list[str]
+) -> None:
+    run = write_run("a=x", 0, curve={1000: first, 2000: last})
+    chart = learning_chart(compare(read_runs([run])))
+    assert re.findall(r">(\d\d(?:\.\d)?)<", chart)[: len(ticks)] == ticks
+
+
 def test_the_floor_and_outliers_are_pointed_at_when_off_the_scale(compared: Compared) -> None:
     near = {"a": [0.10, 0.11, 0.12], "b": [0.12, 0.13, 0.14], "c": [0.5, 0.501, 0.502]}
     chart = interval_chart(compared(near, floor={"per": 0.9}))
