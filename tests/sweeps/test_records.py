@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.sweeps.records import (
-    Comparison,
-    Difference,
-    Group,
-    NotARun,
-    Run,
-    compare,
-    read_runs,
-)
+from attention_lab.sweeps.comparison import Comparison, Difference, Group, compare
+from attention_lab.sweeps.records import NotARun, Run, read_runs
 from attention_lab.sweeps.statistics import Interval
 from tests.sweeps.conftest import WriteRun
 

@@ -14,26 +14,31 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from attention_lab.sweeps.records import Comparison, compare, read_runs
-from attention_lab.sweeps.report import (
-    answer,
-    bounds,
+from attention_lab.sweeps.charts import (
     colour,
-    csv_rows,
-    duration,
     interval_chart,
     is_hollow,
     learning_chart,
     learning_curve,
-    p_value,
-    quantity,
+)
+from attention_lab.sweeps.comparison import Comparison, compare
+from attention_lab.sweeps.records import read_runs
+from attention_lab.sweeps.report import (
+    answer,
+    csv_rows,
     render_page,
-    shown,
     terminal_table,
-    with_unit,
     write_report,
 )
 from attention_lab.sweeps.statistics import mean_interval
+from attention_lab.sweeps.wording import (
+    bounds,
+    duration,
+    p_value,
+    quantity,
+    shown,
+    with_unit,
+)
 from tests.sweeps.conftest import WriteRun
 
 Compared = Callable[..., Comparison]
@@ -232,7 +237,7 @@ def test_the_terminal_table_names_what_failed_and_takes_no_markup(write_run: Wri
 
 
 def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
-    write_report([sweep], None, "attention=scaled")
+    write_report(compare(read_runs([sweep]), "attention=scaled"), sweep)
     with (sweep / "report.csv").open(newline="") as file:
         rows = {(row["group"], row["metric"]): row for row in csv.DictReader(file)}
     assert len(rows) == 9
@@ -265,9 +270,9 @@ def test_a_group_without_a_result_has_its_row(write_run: WriteRun) -> None:
 
 
 def test_the_report_goes_where_it_is_told(sweep: Path, tmp_path: Path) -> None:
-    assert write_report([sweep], None) == sweep / "report.html"
+    assert write_report(compare(read_runs([sweep])), sweep) == sweep / "report.html"
     output = tmp_path / "new" / "place"
-    assert write_report([sweep], output) == output / "report.html"
+    assert write_report(compare(read_runs([sweep])), output) == output / "report.html"
     assert {path.name for path in output.iterdir()} == {"report.html", "report.csv"}
     # A report in a sweep is no run of it.
     assert len(read_runs([sweep])) == 10
@@ -438,7 +443,7 @@ def no_record_at_all(sweep: Path) -> None:
 def test_no_sweep_is_too_poor_for_a_report(sweep: Path, damage: Callable[[Path], None]) -> None:
     damage(sweep)
     runs = read_runs([sweep])
-    page = write_report([sweep], None)
+    page = write_report(compare(read_runs([sweep])), sweep)
     assert parsed(page.read_text()).find(".//h1") is not None
     assert printed(compare(runs), 80)
     # Every run is there, finished or not.
@@ -507,7 +512,7 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
 def test_a_browser_shows_the_charts(sweep: Path, tmp_path: Path) -> None:
-    page, picture = write_report([sweep], tmp_path), tmp_path / "page.png"
+    page, picture = write_report(compare(read_runs([sweep])), tmp_path), tmp_path / "page.png"
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
         "--no-first-run", "--disable-background-networking", "--disable-component-update",

@@ -21,12 +21,13 @@ def report(sweeps: Sequence[Path], baseline: str | None = None, output: Path | N
     """Report on sweeps; the exit code is 1 if it is not possible, 2 for an unknown baseline."""
     from rich.console import Console
 
-    from attention_lab.sweeps.records import NotARun, compare, read_runs
+    from attention_lab.sweeps.comparison import compare
+    from attention_lab.sweeps.records import NotARun, read_runs
     from attention_lab.sweeps.report import terminal_table, write_report
 
     try:
         comparison = compare(read_runs(sweeps), baseline)
-        page = write_report(sweeps, output, baseline)
+        page = write_report(comparison, output or sweeps[0])
     except NotARun as error:
         return fail(str(error), 1)
     except ValueError as error:

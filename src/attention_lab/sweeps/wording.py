@@ -1,0 +1,83 @@
+"""How metrics, quantities and outcomes are written, the same in table, page and charts."""
+
+import math
+
+from attention_lab.sweeps.comparison import Group
+from attention_lab.sweeps.records import Run
+from attention_lab.sweeps.statistics import Interval
+
+
+def title(metric: str) -> str:
+    """A metric's name as one writes it: "PER", "token accuracy"."""
+    return metric.upper() if len(metric) <= 3 else metric.replace("_", " ")
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a metric is a share, which is shown in percent: error rates and accuracies are."""
+    return metric in ("per", "wer", "cer") or metric.endswith(("accuracy", "error_rate"))
+
+
+def column_title(metric: str, unit: str = "%") -> str:
+    """A metric's name with its unit, if it is a rate: "PER, %", "loss"."""
+    return title(metric) + (f", {unit}" if is_rate(metric) else "")
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A metric's value without its unit: percent with one decimal, anything else with three."""
+    if value is None:
+        return "–"
+    return (f"{100 * value:z.1f}" if is_rate(metric) else f"{value:z.3f}").replace("-", "−")
+
+
+def bounds(metric: str, interval: Interval) -> str:
+    """The interval's range, as "[11.9, 12.7]", or why there is none."""
+    if not interval.is_bounded:
+        return "(one seed)"
+    return f"[{shown(metric, interval.low)}, {shown(metric, interval.high)}]"
+
+
+def with_unit(metric: str, value: float, unit: str = "%") -> str:
+    """A metric's value with its unit: "12.3 %", "1.204"."""
+    return shown(metric, value) + (f" {unit}" if is_rate(metric) else "")
+
+
+def p_value(p: float, relation: str = "=") -> str:
+    """A p-value as "p = 0.012", "p < 0.001", or "no p" where nothing could be tested."""
+    if math.isnan(p):
+        return "no p"
+    return "p < 0.001" if p < 0.001 else f"p {relation} {p:.2g}"
+
+
+def quantity(value: float | None, unit: str = "") -> str:
+    """A count to three digits: "1.23 M", "950"; "never" for inf."""
+    if value is None:
+        return "–"
+    if math.isinf(value):
+        return "never"
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:#.3g}".rstrip(".") + f" {prefix}{unit}"
+    return f"{value:g} {unit}".strip()
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that suits it: "45 s", "3.4 min", "1.2 h"."""
+    if seconds is None:
+        return "–"
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def finished_of(group: Group) -> str:
+    """How many seeds a group's numbers rest on: "5", or "4/5" where runs are missing."""
+    seeds, finished = {run.seed for run in group.runs}, len(group.finished)
+    return str(finished) if finished == len(seeds) else f"{finished}/{len(seeds)}"
+
+
+def reason(run: Run) -> str:
+    """Why a run has no result, in one line."""
+    if run.status == "running":
+        return "has not finished yet"
+    return str(run.error or "").strip().partition("\n")[0] or "gave no reason"
