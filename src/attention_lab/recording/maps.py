@@ -33,6 +33,7 @@ _MAX_HEIGHT = 960  # of one head's cells
 _MAX_CELL = 52
 _LINED_CELL = 16  # smaller cells have no lines between them
 _FONT = 22
+_DESCENT = 5  # of letters such as g
 _NAME = 24  # least distance between two names
 _TITLE = 34
 _PAD = 12  # between names and cells
@@ -208,7 +209,7 @@ def _draw_header(names: list[str], width: int) -> Image.Image:
     places = [(_OVERHANG + place, name) for place, name in _places(names, width)]
     longest, breadth = _longest(names), width + 2 * _OVERHANG
     if longest + 4 <= width / len(places):
-        header = Image.new("RGB", (breadth, _FONT), _PAPER)
+        header = Image.new("RGB", (breadth, _FONT + _DESCENT), _PAPER)
         pen = ImageDraw.Draw(header)
         for x, name in places:
             pen.text((x, _FONT - 2), name, _INK, _font(), anchor="ms")

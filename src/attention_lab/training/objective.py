@@ -77,6 +77,8 @@ class Objective(LightningModule, ABC):
         self.evaluate(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
+        # Lightning would say the index of the last step, one less than the steps taken.
+        self.log("step", float(self.global_step))
         self._log_results("validation")
 
     def on_test_epoch_end(self) -> None:

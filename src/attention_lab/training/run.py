@@ -154,7 +154,8 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         raise KeyboardInterrupt
     test = _evaluate(run, directory / "checkpoints" / "best.ckpt", "test")
     for logger in loggers:
-        logger.log_metrics({f"test/{name}": value for name, value in test.items()})
+        logged = {f"test/{name}": value for name, value in test.items()}
+        logger.log_metrics(logged, step=trainer.global_step)
         logger.save()
     best = history.best(monitor, mode)
     threshold = data.floor("validation")[data.monitor]
@@ -202,7 +203,8 @@ def _evaluate(run: Run, checkpoint: Path, split: Split) -> dict[str, float]:
         )
         look = trainer.validate if split == "validation" else trainer.test
         (metrics,) = look(run.objective, loader, verbose=False)
-    return {name.removeprefix(f"{split}/"): value for name, value in metrics.items()}
+    prefix = f"{split}/"
+    return {k.removeprefix(prefix): value for k, value in metrics.items() if k.startswith(prefix)}
 
 
 @contextmanager
