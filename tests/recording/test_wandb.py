@@ -65,6 +65,18 @@ def records(file: Path) -> Iterator[Any]:
             yield parsed
 
 
+def nested(items: Any) -> dict[str, Any]:
+    """The values of history items, each of which names its place in nested mappings."""
+    values: dict[str, Any] = {}
+    for item in items:
+        *branch, last = list(item.nested_key) or [item.key]
+        inside = values
+        for key in branch:
+            inside = inside.setdefault(key, {})
+        inside[last] = json.loads(item.value_json)
+    return values
+
+
 def stored(directory: Path) -> Stored:
     """The one W&B run in a run's directory."""
     (file,) = directory.glob("wandb/offline-run-*/*.wandb")
@@ -76,12 +88,7 @@ def stored(directory: Path) -> Stored:
         elif record.HasField("config"):
             config |= {item.key: json.loads(item.value_json) for item in record.config.update}
         elif record.HasField("history"):
-            history.append(
-                {
-                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                    for item in record.history.item
-                }
-            )
+            history.append(nested(record.history.item))
         elif record.HasField("exit"):
             exit_codes.append(record.exit.exit_code)
     (exit_code,) = exit_codes
@@ -243,8 +250,13 @@ def test_the_variable_has_the_last_word(
     [
         ("machine api.wandb.ai login user password secret", "online"),
         ("machine example.org login user password secret", "offline"),
-        ("machine api.wandb.ai login", "offline"),  # broken
+        ("machinery", "offline"),  # no such word
         ("", "offline"),
+        pytest.param(
+            "machine api.wandb.ai login user",
+            "offline",
+            marks=pytest.mark.xfail(strict=True, reason="an entry without a key counts as a key"),
+        ),
     ],
 )
 @pytest.mark.parametrize("where", ["home", "variable"])

@@ -1,0 +1,108 @@
+"""Configs composed as the command composes them, and tiny finished runs that tests share."""
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+
+from attention_lab.cli.configuration import config_directory, plain_config
+from attention_lab.data import g2p, splits
+
+#: Settings that make a run of a real model on real data take about a second.
+TINY = (
+    "logger=csv",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.log_every=1",
+    "model.width=16",
+    "model.encoder_layers=1",
+    "model.decoder_layers=1",
+    "data.limit=200",
+    "data.evaluation_limit=40",
+)
+#: The same for images of digits, which load faster: 1251 images in 4 batches.
+TINY_DIGITS = (
+    "logger=csv",
+    "experiment=self_attention_classifier",
+    "trainer.max_epochs=2",
+    "trainer.log_every=1",
+    "attention.width=16",
+    "model.width=16",
+    "data.batch_size=313",
+)
+
+Compose = Callable[..., dict[str, Any]]
+
+
+@functools.cache
+def _compose(overrides: tuple[str, ...]) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
+        return plain_config(hydra.compose("train", list(overrides)))
+
+
+@pytest.fixture(scope="session")
+def compose() -> Compose:
+    """Composes the config of `attention-lab train OVERRIDES…`."""
+    return lambda *overrides: copy.deepcopy(_compose(overrides))
+
+
+@pytest.fixture(scope="session")
+def tiny(compose: Compose) -> Iterator[Compose]:
+    """Composes a tiny run on words; overrides go on top.
+
+    Reading the dictionary takes longer than such a run, so it is read once.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(g2p, "read_cmudict", functools.cache(g2p.read_cmudict))
+        patch.setattr(splits, "stable_fraction", functools.cache(splits.stable_fraction))
+        yield lambda *overrides: compose(*TINY, *overrides)
+
+
+@pytest.fixture(scope="session")
+def tiny_digits(compose: Compose) -> Compose:
+    """Composes a tiny run on digits, which takes a third of a second; overrides go on top."""
+    return lambda *overrides: compose(*TINY_DIGITS, *overrides)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that tests may read but must not change."""
+
+    directory: Path
+    config: dict[str, Any]
+    overrides: list[str]
+    result: dict[str, Any]
+
+
+def _finished(directory: Path, config: dict[str, Any], overrides: list[str]) -> FinishedRun:
+    from attention_lab.training.run import train
+
+    return FinishedRun(directory, config, overrides, train(config, directory, overrides))
+
+
+@pytest.fixture(scope="session")
+def words_run(tiny: Compose, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A finished run of an encoder–decoder on words: 2 epochs of 2 steps, seed 1."""
+    overrides = ["attention=additive", "seed=1"]
+    directory = tmp_path_factory.mktemp("sweep") / "words"
+    return _finished(directory, tiny(*overrides), overrides)
+
+
+@pytest.fixture(scope="session")
+def digits_run(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A finished run of a classifier on digits: 5 epochs of 4 steps, on a bumpy way."""
+    overrides = ["trainer.max_epochs=5", "optimizer.lr=0.2", "seed=2"]
+    directory = tmp_path_factory.mktemp("sweep") / "digits"
+    return _finished(directory, tiny_digits(*overrides), overrides)
+
+
+@pytest.fixture(autouse=True)
+def _own_randomness() -> None:
+    """Every test draws its own random numbers, whichever ran before it."""
+    torch.manual_seed(0)

@@ -1,0 +1,68 @@
+"""Small models of every kind, around whatever attention a test wants."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_lab.attention import Additive, ScoredAttention, Softmax
+from attention_lab.models.encoder_decoder import EncoderDecoder
+from attention_lab.models.protocol import AttentionFactory, SequenceToSequenceNetwork
+from attention_lab.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
+
+PAD, START, END = 0, 1, 2
+SOURCE_VOCABULARY, TARGET_VOCABULARY = 11, 13
+
+#: Attention with weights of its own and some heads, as its users would configure it.
+ATTENTION: AttentionFactory = partial(
+    ScoredAttention, score=Additive, normalizer=Softmax, heads=2, projections="values"
+)
+
+MakeModel = Callable[..., SequenceToSequenceNetwork]
+
+
+def transformer(attention: AttentionFactory = ATTENTION, **options: Any) -> EncoderDecoder:
+    """A Transformer with two layers a side, in eval mode."""
+    sizes = {"width": 16, "feed_forward_width": 24, **options}
+    return EncoderDecoder(
+        SOURCE_VOCABULARY, TARGET_VOCABULARY, cross_attention=attention, **sizes
+    ).eval()
+
+
+def recurrent(attention: AttentionFactory = ATTENTION, **options: Any) -> RecurrentEncoderDecoder:
+    """A recurrent encoder–decoder with two layers a side, in eval mode."""
+    sizes = {"width": 16, "layers": 2, **options}
+    return RecurrentEncoderDecoder(
+        SOURCE_VOCABULARY, TARGET_VOCABULARY, cross_attention=attention, **sizes
+    ).eval()
+
+
+#: Every kind of sequence-to-sequence network.
+KINDS: dict[str, MakeModel] = {
+    "transformer": transformer,
+    "lstm": partial(recurrent, cell="lstm"),
+    "gru": partial(recurrent, cell="gru"),
+    "lstm with input feeding": partial(recurrent, cell="lstm", input_feeding=True),
+    "gru with input feeding": partial(recurrent, cell="gru", input_feeding=True),
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def make_model(request: pytest.FixtureRequest) -> MakeModel:
+    """Makes a network of each kind in turn."""
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def source() -> Tensor:
+    """Sources of lengths 5, 3 and 1."""
+    return torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, PAD, PAD], [4, PAD, PAD, PAD, PAD]])
+
+
+@pytest.fixture
+def target() -> Tensor:
+    """Prefixes of targets, of lengths 4, 2 and 3."""
+    return torch.tensor([[START, 3, 4, 5], [START, 6, PAD, PAD], [START, 12, 11, PAD]])

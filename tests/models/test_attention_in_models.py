@@ -1,0 +1,154 @@
+"""Every shipped mechanism inside every shipped model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_lab.attention import AttentionLayer, Uniform, attention_layers, observe
+from attention_lab.cli.configuration import group_options
+from attention_lab.models.protocol import Network
+from attention_lab.training.components import create
+from tests.conftest import Compose
+
+ATTENTIONS = list(group_options("attention"))
+MODELS = list(group_options("model"))
+CLASSIFIERS = {"self_attention_classifier"}
+
+Inputs = tuple[Tensor, ...]
+
+
+@pytest.fixture(params=MODELS)
+def model_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=ATTENTIONS)
+def config(request: pytest.FixtureRequest, compose: Compose, model_name: str) -> dict[str, Any]:
+    """Each model with each mechanism, as `attention-lab train` would compose it."""
+    overrides = [f"attention={request.param}", f"model={model_name}", "model.width=16"]
+    if model_name in CLASSIFIERS:
+        overrides.append("data=digits")
+    return compose(*overrides)
+
+
+def inputs_of(model_name: str) -> Inputs:
+    """A batch without any padding in it."""
+    if model_name in CLASSIFIERS:
+        return (torch.randn(3, 7, 5),)
+    return torch.randint(3, 11, (3, 6)), torch.randint(3, 13, (3, 4))
+
+
+def build(config: dict[str, Any], model_name: str, **replaced: Any) -> Network:
+    """The model of a config, with another attention factory if asked for."""
+    if model_name in CLASSIFIERS:
+        sizes = {"features": 5, "classes": 13, "length": 7}
+    else:
+        sizes = {"source_vocabulary": 11, "target_vocabulary": 13}
+    node = {key: value for key, value in config["model"].items() if key not in replaced}
+    model: Network = create(node, **sizes, **replaced)
+    return model
+
+
+def attention_arguments(config: dict[str, Any]) -> list[str]:
+    """Which of a model's arguments are attention factories."""
+    return [key for key, value in config["model"].items() if key.endswith("attention") and value]
+
+
+def without_gradient(model: nn.Module) -> set[str]:
+    """The parameters that a mechanism does not use, by what the mechanism is.
+
+    Uniform attention does not look at its queries. Only in a Transformer's cross-attention does
+    nothing else use them, so there the norm in front of them learns nothing.
+    """
+    idle = set()
+    for name, layer in attention_layers(model).items():
+        if name.endswith("cross_attention") and isinstance(layer.score, Uniform):
+            norm = name.replace("cross_attention", "cross_norm")
+            idle |= {f"{norm}.{parameter}" for parameter in ("weight", "bias")}
+    return idle & {name for name, _ in model.named_parameters()}
+
+
+def test_loss_is_finite_and_gradients_reach_every_parameter(
+    config: dict[str, Any], model_name: str
+) -> None:
+    model, inputs = build(config, model_name), inputs_of(model_name)
+    logits = model(*inputs)
+    labels = torch.randint(0, 13, logits.shape[:-1])
+    loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+    loss.backward()
+    assert loss.isfinite()
+    idle = without_gradient(model)
+    for name, parameter in model.named_parameters():
+        if name in idle:
+            assert parameter.grad is None or not parameter.grad.any(), name
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
+def test_axes_name_exactly_the_attention_layers_and_their_maps_fit(
+    config: dict[str, Any], model_name: str
+) -> None:
+    model, inputs = build(config, model_name), inputs_of(model_name)
+    axes = model.attention_axes()
+    assert list(axes) == list(attention_layers(model))
+    lengths = {
+        "input": inputs[0].shape[1],
+        "source": inputs[0].shape[1],
+        "target": inputs[-1].shape[1],
+    }
+    with torch.no_grad(), observe(model) as calls:
+        model(*inputs)
+    for name, (rows, columns) in axes.items():
+        weights = torch.cat(calls[name], dim=2)
+        heads = attention_layers(model)[name].heads
+        assert weights.shape == (3, heads, lengths[rows], lengths[columns])
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_a_mechanism_keeps_its_own_initialisation(config: dict[str, Any], model_name: str) -> None:
+    """What a factory made is what the finished model holds, to the bit."""
+    made: list[tuple[AttentionLayer, dict[str, Tensor]]] = []
+
+    def spy(factory: Callable[..., AttentionLayer]) -> Callable[..., AttentionLayer]:
+        def make(*sizes: int) -> AttentionLayer:
+            before = torch.random.get_rng_state()
+            layer = factory(*sizes)
+            after = torch.random.get_rng_state()
+            torch.random.set_rng_state(before)
+            alone = factory(*sizes)
+            torch.random.set_rng_state(after)
+            made.append((layer, {k: v.clone() for k, v in alone.state_dict().items()}))
+            return layer
+
+        return make
+
+    factories = {key: spy(create(config["model"][key])) for key in attention_arguments(config)}
+    model = build(config, model_name, **factories)
+    layers = list(attention_layers(model).values())
+    assert {id(layer) for layer, _ in made} == {id(layer) for layer in layers}
+    assert len(made) == len(layers)
+    for layer, alone in made:
+        assert layer.state_dict().keys() == alone.keys()
+        for name, value in layer.state_dict().items():
+            assert torch.equal(value, alone[name]), name
+
+
+def test_mechanisms_differ_in_what_they_compute(compose: Compose) -> None:
+    """Same seed, same model: each mechanism gives other logits (so `attention=` is heard)."""
+    logits = {}
+    inputs = inputs_of("encoder_decoder")
+    for name in ATTENTIONS:
+        torch.manual_seed(0)
+        config = compose(f"attention={name}", "model.width=16")
+        logits[name] = build(config, "encoder_decoder").eval()(*inputs)
+    for one in ATTENTIONS:
+        for other in ATTENTIONS:
+            if one < other:
+                assert not torch.allclose(logits[one], logits[other], atol=1e-4), (one, other)

@@ -1,0 +1,82 @@
+"""What is remembered of a training, and what is made of it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.training import history as module
+from attention_lab.training.history import History, Validation
+
+
+def remembering(*values: float) -> History:
+    """A history with a validation every ten steps."""
+    history = History()
+    for number, value in enumerate(values, start=1):
+        history.validations.append(Validation(10 * number, {"validation/x": value}))
+    return history
+
+
+@pytest.mark.parametrize(
+    ("mode", "step"),
+    [("min", 20), ("max", 10)],
+)
+def test_the_best_validation_is_the_first_of_equals(mode: str, step: int) -> None:
+    history = remembering(0.9, 0.2, 0.5, 0.2, 0.9)
+    assert history.best("validation/x", mode).step == step
+
+
+@pytest.mark.parametrize(
+    ("threshold", "mode", "steps"),
+    [
+        (0.6, "min", 20),
+        (0.5, "min", 40),  # as good as the threshold is not better
+        (0.2, "min", None),
+        (0.6, "max", 10),
+        (0.8, "max", None),
+    ],
+)
+def test_steps_to_a_threshold(threshold: float, mode: str, steps: int | None) -> None:
+    history = remembering(0.8, 0.5, 0.7, 0.3)
+    assert history.steps_to(threshold, "validation/x", mode) == steps
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_time_in_training_and_in_validation_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, logged, history = Clock(), [], History()
+    monkeypatch.setattr(module, "time", clock)
+    objective: Any = SimpleNamespace(tokens=torch.tensor(0))
+    logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
+    metrics = {"validation/per": torch.tensor(0.5), "train/loss": torch.tensor(1.0)}
+    trainer: Any = SimpleNamespace(loggers=[logger], global_step=0, callback_metrics=metrics)
+    history.on_train_start(trainer, objective)
+    for step, training, validation in [(10, 4.0, 3.0), (20, 6.0, 1.0)]:
+        clock.tick(training)
+        objective.tokens += 100
+        trainer.global_step = step
+        history.on_validation_start(trainer, objective)
+        clock.tick(validation)
+        history.on_validation_end(trainer, objective)
+    clock.tick(2.0)
+    history.on_train_end(trainer, objective)
+    assert history.training_seconds == pytest.approx(12.0)
+    assert history.validation_seconds == pytest.approx(4.0)
+    assert logged == [
+        (10, {"train/tokens_per_second": pytest.approx(25.0)}),
+        (20, {"train/tokens_per_second": pytest.approx(20.0)}),
+    ]
+    assert history.validations == [(step, {"validation/per": 0.5}) for step in (10, 20)]
