@@ -9,4 +9,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     if close := difflib.get_close_matches(name, known, n=1):
         return f"; did you mean {close[0]}?"
-    return f"; there is {', '.join(known)}"
+    return f"; there is {', '.join(known)}" if known else ""

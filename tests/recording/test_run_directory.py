@@ -223,7 +223,6 @@ def test_a_directory_with_other_files_is_no_run(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.xfail(strict=True, reason="status.json is made empty and written some time later")
 def test_there_is_no_moment_with_an_empty_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +240,6 @@ def test_there_is_no_moment_with_an_empty_status(
     assert "" not in seen
 
 
-@pytest.mark.xfail(strict=True, reason="git is called without asking whether there is one")
 def test_a_machine_without_git_can_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     RunRecord(tmp_path / "run", 0, [])

@@ -59,7 +59,7 @@ def test_time_in_training_and_in_validation_are_told_apart(
 ) -> None:
     clock, logged, history = Clock(), [], History()
     monkeypatch.setattr(module, "time", clock)
-    objective: Any = SimpleNamespace(tokens=torch.tensor(0))
+    objective: Any = SimpleNamespace(tokens=torch.tensor(0), device=torch.device("cpu"))
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
     metrics = {"validation/per": torch.tensor(0.5), "train/loss": torch.tensor(1.0)}
     trainer: Any = SimpleNamespace(loggers=[logger], global_step=0, callback_metrics=metrics)

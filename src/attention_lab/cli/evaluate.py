@@ -20,13 +20,21 @@ def run(arguments: Sequence[str]) -> int:
     if not checkpoint.is_file():
         return fail(f"{chosen.run} has no checkpoint {checkpoint.name}; was it ever validated?", 1)
 
+    from pickle import UnpicklingError
+
+    from yaml import YAMLError
+
     from attention_lab.training.components import ConfigError
     from attention_lab.training.run import evaluate
 
     try:
         metrics = evaluate(chosen.run, chosen.split, chosen.checkpoint)
     except ConfigError as error:
-        return fail(f"{chosen.run / 'config.yaml'}: {error}", 2)
+        return fail(f"{chosen.run / 'config.yaml'}: {error}", 1)
+    except (KeyError, YAMLError) as error:
+        return fail(f"{chosen.run / 'config.yaml'} is not a run's config: {error!r}", 1)
+    except (RuntimeError, UnpicklingError) as error:
+        return fail(f"{checkpoint} cannot be used: {error}", 1)
     for name, value in metrics.items():
         print(f"{chosen.split}/{name:<16} {value:.4f}")
     return 0

@@ -28,7 +28,7 @@ def report(sweeps: Sequence[Path], baseline: str | None = None, output: Path | N
     try:
         comparison = compare(read_runs(sweeps), baseline)
         page = write_report(comparison, output or sweeps[0])
-    except NotARun as error:
+    except (NotARun, OSError) as error:
         return fail(str(error), 1)
     except ValueError as error:
         return fail(str(error), 2)

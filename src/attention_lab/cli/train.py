@@ -1,5 +1,6 @@
 """`attention-lab train`: compose a config with Hydra and run it, once or as a sweep."""
 
+import errno
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from attention_lab.cli.configuration import config_directory, plain_config
 from attention_lab.spelling import nearest
 
 CONFIG_NAME = "train"
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
 
 
 class Directories(Callback):
@@ -87,6 +89,8 @@ def _train_one(config: DictConfig) -> None:
 
     settings = HydraConfig.get()
     directory = Path(settings.runtime.output_dir)
+    if settings.sweeper.get("params"):
+        print("one run only; with -m this experiment is a sweep", file=sys.stderr)
     result = train(plain_config(config), directory, list(settings.overrides.task))
     print(f"\n{directory}")
     for name, value in result["test"].items():
@@ -102,8 +106,10 @@ def _report_sweep(sweep: Path) -> int:
     from attention_lab.sweeps.records import read_runs
 
     code = report([sweep])
+    if code:
+        return code
     unfinished = [run.name for run in read_runs([sweep]) if run.status != "finished"]
-    return fail(f"{len(unfinished)} runs did not finish", 1) if unfinished else code
+    return fail(f"{len(unfinished)} runs did not finish", 1) if unfinished else 0
 
 
 def _failed(error: Exception) -> int:
@@ -112,12 +118,12 @@ def _failed(error: Exception) -> int:
     from attention_lab.training.components import ConfigError
     from attention_lab.training.objective import Diverged
 
-    if isinstance(error, ConfigError | RunExists):
+    if isinstance(error, ConfigError | RunExists | OmegaConfBaseException):
         Directories.discard()
-        return fail(str(error), 2)
+        return fail(str(error).partition("\n")[0], 2)
     if isinstance(error, Diverged):
         return fail(f"diverged: {error}", 1)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return fail(f"cannot write the run: {error}", 1)
     sys.excepthook(type(error), error, error.__traceback__)
     return fail(f"the run failed: {type(error).__name__}: {error}", 1)
@@ -133,6 +139,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if match := re.search(r"Could not (?:override|append to|delete from) .*?'([^']+)'", message):
         key = match[1].partition("@")[0]
         return f"{key}: there is no such key{nearest(key, _known_keys(key, arguments))}"
+    if message.startswith("Ambiguous value"):
+        return message.partition("\n")[0] + "; add -m to sweep over them"
     return message.partition("\n")[0].rstrip(".:") + _cause(error)
 
 
@@ -148,8 +156,14 @@ def _known_keys(bad: str, arguments: Sequence[str]) -> list[str]:
         for argument in arguments
         if re.fullmatch(r"\w+(/\w+)*=\w+", argument) and not argument.startswith(f"{bad}=")
     ]
+    if "--config-dir" in arguments[:-1]:
+        own = Path(arguments[list(arguments).index("--config-dir") + 1]).absolute()
+        choices.append(f"hydra.searchpath=[file://{own}]")
     with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
-        config = hydra.compose(CONFIG_NAME, choices)
+        try:
+            config = hydra.compose(CONFIG_NAME, choices)
+        except (HydraException, OmegaConfBaseException):
+            return []  # something else is wrong, too: no hint
     return list(_keys(OmegaConf.to_container(config)))
 
 

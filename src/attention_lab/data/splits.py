@@ -112,16 +112,13 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return self._dataloader(split, shuffle=False)
 
     def probe(self, size: int) -> BatchT:
-        """A batch of ``size`` fixed validation examples to look at.
+        """A batch of ``size`` fixed validation examples to look at, or of all if there are fewer.
 
         Raises:
-            ValueError: if ``size`` is below 1 or above the number of validation examples.
+            ValueError: if ``size`` is below 1.
         """
         check_positive(size=size)
-        rows = self._probe_order()
-        if size > len(rows):
-            raise ValueError(f"size must be at most {len(rows)}, got {size}")
-        return self.split("validation").select(rows[:size])
+        return self.split("validation").select(self._probe_order()[:size])
 
     def _probe_order(self) -> Tensor:
         """The validation rows, those most worth looking at first."""

@@ -69,6 +69,11 @@ class RecurrentEncoderDecoder(SequenceToSequenceNetwork):
         self.bridge = nn.Linear(width, width)
         self.decoder = recurrent(decoder_input, width, layers, batch_first=True, dropout=between)
         self.cross_attention = cross_attention(width, width)
+        if input_feeding and self.cross_attention.mask is not None:
+            raise ValueError(
+                "input_feeding attends one step at a time, where a mechanism's own mask "
+                "would not know the position; leave one of the two out"
+            )
         self.combine = nn.Linear(2 * width, width)
         self.readout = nn.Linear(width, target_vocabulary)
 

@@ -80,6 +80,8 @@ def attention_maps(
     objective.train(was_training)
     maps = []
     for layer, (over_rows, over_columns) in objective.model.attention_axes().items():
+        if not calls[layer]:
+            continue  # a mechanism without weights has nothing to show
         # A decoder that runs step by step calls its layer once for each row of the map.
         weights = torch.cat(calls[layer], dim=2).float().cpu()
         for number, example in enumerate(labels):
@@ -91,8 +93,8 @@ def attention_maps(
 
 
 def _file_name(example: str) -> str:
-    """An example's name as part of a file's name."""
-    return re.sub(r"[^\w']+", "_", example)[:60]
+    """An example's name as part of a file's name: odd characters as %XX, like in a URL."""
+    return re.sub(r"[^\w' ]", lambda odd: f"%{ord(odd[0]):02X}", example)[:60].replace(" ", "_")
 
 
 def _log_pictures(logger: WandbLogger, pictures: dict[str, Path], step: int) -> None:

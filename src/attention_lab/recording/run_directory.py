@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -62,16 +63,10 @@ class RunRecord:
 
     def __init__(self, directory: Path, seed: int, overrides: Sequence[str]) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            # Exclusive creation: of two runs that name the same directory one is turned away.
-            (directory / "status.json").touch(exist_ok=False)
-        except FileExistsError:
-            raise RunExists(f"{directory} already holds a run; name another directory") from None
         self._status: dict[str, Any] = {
             "status": "running",
             "started": _now(),
-            "updated": None,
+            "updated": _now(),
             "finished": None,
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -84,7 +79,13 @@ class RunRecord:
             "error": None,
             "progress": None,
         }
-        self._write()
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            # Exclusive creation: of two runs that name the same directory one is turned away.
+            with (directory / "status.json").open("x", encoding="utf-8") as file:
+                file.write(self._text())
+        except FileExistsError:
+            raise RunExists(f"{directory} already holds a run; name another directory") from None
 
     def progress(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         """Say how far the run has come."""
@@ -108,7 +109,10 @@ class RunRecord:
 
     def _write(self) -> None:
         self._status["updated"] = _now()
-        write_atomically(self.directory / "status.json", json.dumps(self._status, indent=2) + "\n")
+        write_atomically(self.directory / "status.json", self._text())
+
+    def _text(self) -> str:
+        return json.dumps(self._status, indent=2) + "\n"
 
 
 def _now() -> str:
@@ -117,7 +121,9 @@ def _now() -> str:
 
 def _git_revision() -> str | None:
     """The commit of the source tree this package runs from; None if it is installed."""
-    source = Path(__file__).resolve().parent
+    source = Path(__file__).resolve().parents[3]
+    if not (source / ".git").exists() or shutil.which("git") is None:
+        return None
     answer = subprocess.run(
         ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],
         capture_output=True,

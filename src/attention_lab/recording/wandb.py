@@ -60,9 +60,10 @@ def _logged_in() -> bool:
     """Whether a W&B key is at hand: in the environment or, after `wandb login`, in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     try:
         keys = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
-    return host is not None and keys.authenticators(host) is not None
+    _, _, password = keys.authenticators(host) or ("", "", "")
+    return bool(password)

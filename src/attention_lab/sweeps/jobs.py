@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from attention_lab.recording.run_directory import RunExists, write_config
 from attention_lab.training.components import ConfigError, check
 from attention_lab.training.run import build, load_data, train
 
@@ -40,8 +41,10 @@ class Job:
     overrides: list[str]
 
 
-def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
+def job_names(jobs: Sequence[Sequence[str]], first: int = 0) -> list[str]:
     """A readable, unique directory name for each job: the overrides in which jobs differ.
+
+    Names are numbered where they would not be unique, and in every batch of a sweep but the first.
 
     >>> job_names([["attention=additive", "seed=0"], ["attention=additive", "seed=1"]])
     ['seed=0', 'seed=1']
@@ -54,6 +57,8 @@ def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
         if safe != name or len(safe) > 120:
             safe = f"{safe[:100]}-{blake2b(name.encode(), digest_size=4).hexdigest()}"
         names.append(safe)
+    if first or len(set(names)) < len(names) or "" in names:
+        return [f"{first + index}-{name}".rstrip("-") for index, name in enumerate(names)]
     return names
 
 
@@ -99,11 +104,18 @@ def run_jobs(jobs: Sequence[Job], parallel: int | None, threads: int) -> list[fl
         parallel: jobs at a time; None means one for each CPU core, or one where there is a GPU.
         threads: CPU threads of each job.
 
+    Raises:
+        ConfigError: if ``parallel`` or ``threads`` is below 1.
+        RunExists: if a job's directory is there already.
+
     Returns:
         The monitored validation metric of each job; NaN for one that did not finish.
     """
+    if threads < 1 or (parallel is not None and parallel < 1):
+        raise ConfigError("hydra.launcher: parallel and threads must be at least 1")
     if parallel is None:
-        parallel = 1 if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // threads)
+        parallel = 1 if torch.cuda.is_available() else max(1, _cores() // threads)
+    _make_directories(jobs)
     start = _job_starter(threads)
     waiting, running = list(jobs), list[tuple[Job, BaseProcess]]()
     with _display(jobs) as show:
@@ -121,6 +133,27 @@ def run_jobs(jobs: Sequence[Job], parallel: int | None, threads: int) -> list[fl
             _stop([process for _, process in running])
             raise
     return [_monitored_value(job) for job in jobs]
+
+
+def _cores() -> int:
+    """The CPU cores that this process may use, which a cluster's allocation limits."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _make_directories(jobs: Sequence[Job]) -> None:
+    """Every job's directory with its config: a job that never starts is seen to be missing.
+
+    Raises:
+        RunExists: if one is there already: results of another sweep are not taken for these.
+    """
+    for job in jobs:
+        if job.directory.exists():
+            raise RunExists(f"{job.directory} exists already; name another sweep directory")
+    for job in jobs:
+        job.directory.mkdir(parents=True)
+        write_config(job.directory, job.config)
 
 
 def _job_starter(threads: int) -> Callable[[Job], BaseProcess]:
@@ -144,7 +177,6 @@ def _run_job(
     directory: Path, config: Mapping[str, Any], overrides: list[str], group: str, threads: int
 ) -> None:
     """In the job's own process: train, with everything printed going to the run's ``log.txt``."""
-    directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log.txt").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

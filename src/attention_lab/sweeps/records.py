@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json")
+RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
 
 
 class NotARun(ValueError):
@@ -70,7 +70,7 @@ def _run_directories(path: Path) -> list[Path]:
         return [path]
     # A job that died before its first status is a run as well: it must show up as failed.
     runs = [sub for sub in path.iterdir() if any((sub / name).exists() for name in RECORD_FILES)]
-    if not any((run / "status.json").exists() for run in runs):
+    if not runs:
         raise NotARun(f"{path} is neither a run (no status.json) nor a sweep (no runs in it)")
     return sorted(runs, key=_position)
 

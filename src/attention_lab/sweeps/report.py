@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich import box
@@ -37,9 +38,6 @@ from attention_lab.sweeps.wording import (
     title,
     with_unit,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_report(comparison: Comparison, directory: Path) -> Path:
@@ -269,6 +267,7 @@ def attention_maps(comparison: Comparison) -> dict[str, dict[str, list[Map]]]:
             last = max(map(_step, pictures), default=0)
             for path in sorted(path for path in pictures if _step(path) == last):
                 example, _, layer = path.stem.partition("-")
+                example = unquote(example)
                 among = maps.setdefault(example, {}).setdefault(layer, [])
                 among.append(Map(row, group.label, run.seed, last, *_embedded(path)))
     return maps

@@ -42,7 +42,9 @@ class Classification(Objective):
 
     def evaluate(self, batch: LabelledSequences, split: Split) -> None:
         logits = self.model(batch.inputs)
-        self.mean_loss.update(F.cross_entropy(logits, batch.labels), weight=len(batch.labels))
+        loss = F.cross_entropy(logits, batch.labels)
+        self.require_finite(split, loss)
+        self.mean_loss.update(loss, weight=len(batch.labels))
         self.accuracy.update(logits, batch.labels)
 
     def results(self, split: Split) -> dict[str, Tensor]:

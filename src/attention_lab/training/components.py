@@ -8,8 +8,9 @@ classes of a wrong kind are found before anything is built or written.
 import functools
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterator, Mapping
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
@@ -53,6 +54,9 @@ def check(config: Config) -> None:
     seed = config.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
+    for key in config:
+        if key not in (*SECTIONS, "seed"):
+            raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
     for section, kind in SECTIONS.items():
         if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
             raise ConfigError(f"{section}: must be a config group's option, with a _target_")
@@ -73,7 +77,7 @@ def _check_tasks(config: Config) -> None:
             raise ConfigError(
                 f"{section}: {config[section]['_target_'].rpartition('.')[2]} is for "
                 f"{tasks[section]}, but the data is for {tasks['data']}; "
-                f"`attention-lab list {section}` shows the others"
+                "`attention-lab list` shows the others"
             )
 
 
@@ -122,7 +126,11 @@ def _component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
 
 
 def _check_node(path: str, node: Config, component: type) -> None:
-    parameters = list(inspect.signature(component).parameters)
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(component).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
     hints = get_type_hints(vars(component).get("__init__", component))
     for name, value in node.items():
         if name.startswith("_"):
@@ -131,8 +139,31 @@ def _check_node(path: str, node: Config, component: type) -> None:
             raise ConfigError(
                 f"{path}.{name}: {component.__name__} has no such key{nearest(name, parameters)}"
             )
-        if not isinstance(value, Mapping):
+        if isinstance(value, Mapping):
+            _check_part(f"{path}.{name}", value, hints.get(name, Any))
+        else:
             _check_value(f"{path}.{name}", value, hints.get(name, Any))
+    for name, parameter in parameters.items():
+        # What is not keyword-only is given by whoever creates the object: widths, vocabularies.
+        required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if required and name not in node:
+            raise ConfigError(f"{path}.{name}: is missing, and {component.__name__} needs it")
+
+
+def _check_part(path: str, node: Config, annotation: Any) -> None:
+    """A node must be of the class, or (if partial) make the class, that its place is for."""
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    for member in members:
+        is_factory = get_origin(member) is Callable
+        wanted = get_args(member)[1] if is_factory else member
+        if not (inspect.isclass(wanted) and issubclass(wanted, PARTS)):
+            continue
+        made = _component_class(path, node.get("_target_", ""), (wanted,))
+        if bool(node.get("_partial_")) != is_factory:
+            needs = "needs" if is_factory else "must not have"
+            raise ConfigError(f"{path}: {made.__name__} {needs} _partial_: true here")
+        return
+    raise ConfigError(f"{path}: must be a plain value, not a node of keys")
 
 
 def _check_value(path: str, value: object, annotation: Any) -> None:

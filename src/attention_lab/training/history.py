@@ -1,8 +1,11 @@
 """What happened during training: validations, and where the time went."""
 
+import resource
+import sys
 import time
 from typing import NamedTuple, cast
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from attention_lab.recording.progress import validation_metrics
@@ -22,6 +25,8 @@ class History(Callback):
     def __init__(self) -> None:
         self.validations: list[Validation] = []
         self.validation_seconds = 0.0
+        #: Of the GPU's tensors, or on the CPU of the whole process. Set when training ends.
+        self.peak_memory_bytes = 0
         self._fit_seconds = self._fit_started = self._validation_started = 0.0
 
     @property
@@ -30,13 +35,15 @@ class History(Callback):
         return self._fit_seconds - self.validation_seconds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._fit_started = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        tokens = int(cast(Objective, pl_module).tokens)  # waits for the device, so before the clock
         self._validation_started = time.perf_counter()
         self._fit_seconds = self._validation_started - self._fit_started
-        tokens = cast(Objective, pl_module).tokens
-        speed = {"train/tokens_per_second": int(tokens) / self.training_seconds}
+        speed = {"train/tokens_per_second": tokens / self.training_seconds}
         for logger in trainer.loggers:
             logger.log_metrics(speed, step=trainer.global_step)
 
@@ -46,6 +53,7 @@ class History(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._fit_seconds = time.perf_counter() - self._fit_started
+        self.peak_memory_bytes = _peak_memory(pl_module.device)
 
     def best(self, monitor: str, mode: str) -> Validation:
         """The validation with the best value of a metric; of equals the first."""
@@ -59,3 +67,11 @@ class History(Callback):
             if value < threshold if mode == "min" else value > threshold:
                 return step
         return None
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's tensors, or on the CPU of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

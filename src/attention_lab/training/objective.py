@@ -62,13 +62,16 @@ class Objective(LightningModule, ABC):
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         loss, tokens = self.loss(batch)
         self.tokens += tokens
-        self.log("train/loss", loss, prog_bar=True)
+        # Between the steps that Lightning writes down, logging would only cost time.
+        if (self.global_step + 1) % self._log_every == 0:
+            self.log("train/loss", loss, prog_bar=True)
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         # Looking at the loss waits for the device, so not at every step.
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._require_finite("training", outputs["loss"])
+        if self.global_step % self._log_every == 0:
+            self.require_finite("training", outputs["loss"])
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         self.evaluate(batch, "validation")
@@ -84,13 +87,17 @@ class Objective(LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         self._log_results("test")
 
+    @property
+    def _log_every(self) -> int:
+        return self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+
     def _log_results(self, split: Split) -> None:
         results = self.results(split)
-        self._require_finite(split, results["loss"])
         for name, value in results.items():
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
 
-    def _require_finite(self, what: str, loss: Tensor) -> None:
+    def require_finite(self, what: str, loss: Tensor) -> None:
+        """Raise Diverged unless a loss () is a number; means would pass over one that is not."""
         if not torch.isfinite(loss):
             raise Diverged(f"the {what} loss is {loss.item()} at step {self.global_step}")
 

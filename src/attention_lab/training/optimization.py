@@ -18,7 +18,7 @@ class OptimizerOptions:
 
     #: Peak learning rate.
     lr: float = 1e-3
-    #: Decoupled weight decay, on matrices only: never on biases, norms or other vectors.
+    #: Decoupled weight decay, on parameters of two or more dimensions: not on biases and norms.
     weight_decay: float = 0.01
     #: Decay rates of the first and second moment.
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
@@ -60,7 +60,7 @@ class OptimizerOptions:
         return self.lr * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """AdamW over the model's parameters, decaying matrices and sparing vectors."""
+        """AdamW over the model's parameters, sparing those of one dimension the decay."""
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},

@@ -1,7 +1,6 @@
 """A run: built from its config, trained, tested from its best checkpoint, recorded."""
 
 import logging
-import resource
 import sys
 import time
 import warnings
@@ -112,6 +111,7 @@ def train(
         write_config(directory, config)
         with _loggers(run, directory, group, config) as loggers:
             result = _fit_and_test(run, record, loggers)
+            record.finish(result)  # before W&B, which may take its time
     except Diverged as error:
         record.end("diverged", str(error))
         raise
@@ -121,7 +121,6 @@ def train(
     except BaseException as error:
         record.end("failed", f"{type(error).__name__}: {error}")
         raise
-    record.finish(result)
     return result
 
 
@@ -168,7 +167,7 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         "floor": data.floor("test"),
         "parameters": sum(p.numel() for p in run.objective.model.parameters()),
         "tokens_per_second": int(run.objective.tokens) / history.training_seconds,
-        "peak_memory_bytes": _peak_memory(run.objective.device),
+        "peak_memory_bytes": history.peak_memory_bytes,
         "steps": trainer.global_step,
         "best_step": best.step,
         "threshold": threshold,
@@ -224,8 +223,12 @@ def _loggers(
 
 
 def _finish(wandb_logger: WandbLogger | None, exit_code: int) -> None:
-    if wandb_logger is not None:
+    if wandb_logger is None:
+        return
+    try:
         wandb_logger.experiment.finish(exit_code=exit_code)
+    except Exception as error:  # the run itself is on disk
+        warnings.warn(f"W&B did not finish: {error}", stacklevel=2)
 
 
 def _display(options: TrainerOptions) -> Callback:
@@ -256,11 +259,3 @@ def _quiet() -> Iterator[None]:
 
 def _has_gpu() -> bool:
     return CUDAAccelerator.is_available() or MPSAccelerator.is_available()
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's tensors, or on the CPU of the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

@@ -41,7 +41,7 @@ class IsolatedLauncher(Launcher):
         from attention_lab.sweeps.jobs import Job, check_jobs, job_names, run_jobs
 
         sweep = Path(self.config.hydra.sweep.dir).absolute()
-        names = job_names(job_overrides)
+        names = job_names(job_overrides, initial_job_idx)
         jobs = [
             Job(sweep / name, self._compose(overrides, initial_job_idx + index), list(overrides))
             for index, (name, overrides) in enumerate(zip(names, job_overrides, strict=True))
