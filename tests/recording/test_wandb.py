@@ -251,12 +251,12 @@ def test_the_variable_has_the_last_word(
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("machine api.wandb.ai login user password secret", "online"),
+        (f"machine {DEFAULT_HOST} login user password secret", "online"),
         ("machine example.org login user password secret", "offline"),
         ("machinery", "offline"),  # no such word
         ("", "offline"),
         pytest.param(
-            "machine api.wandb.ai login user",
+            f"machine {DEFAULT_HOST} login user",
             "offline",
         ),
     ],
@@ -281,15 +281,7 @@ def test_a_key_in_netrc_is_a_login(
 @pytest.mark.parametrize(
     ("machine", "server"),
     [
-        pytest.param(
-            DEFAULT_HOST,
-            None,
-            marks=pytest.mark.xfail(
-                DEFAULT_HOST != "api.wandb.ai",
-                strict=True,
-                reason="W&B has moved: api.wandb.ai is no longer where `wandb login` logs in",
-            ),
-        ),
+        (DEFAULT_HOST, None),
         ("wandb.example.org", "https://wandb.example.org"),
         pytest.param(
             "localhost:8080",

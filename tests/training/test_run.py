@@ -535,7 +535,6 @@ def test_a_run_that_cannot_write_its_result_is_recorded_as_failed(
     assert read_status(tmp_path / "run")["status"] == "failed"
 
 
-@pytest.mark.xfail(strict=True, reason="whoever stops the upload overwrites the status")
 def test_a_run_that_has_finished_stays_finished(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

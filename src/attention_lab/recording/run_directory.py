@@ -99,7 +99,9 @@ class RunRecord:
         self._end("finished")
 
     def end(self, status: Status, error: str) -> None:
-        """Say that the run ended without a result, and why."""
+        """Say that the run ended without a result, and why; one that has its result keeps it."""
+        if self._status["status"] == "finished":
+            return
         self._status["error"] = error
         self._end(status)
 

@@ -34,13 +34,14 @@ class LoggerOptions:
         mode = os.environ.get("WANDB_MODE") or self.wandb
         if mode in ("off", "disabled"):
             return None
-        if mode == "auto":
-            mode = "online" if _logged_in() else "offline"
         # Nothing leaves the machine that the user did not ask for.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb  # only where it is used: it takes most of a second to import
 
+        if mode == "auto":
+            server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+            mode = "online" if _logged_in(server) else "offline"
         # Started here because Lightning would pass options that do not go with offline runs.
         run = wandb.init(
             project=self.project,
@@ -56,14 +57,13 @@ class LoggerOptions:
         return WandbLogger(experiment=run)
 
 
-def _logged_in() -> bool:
+def _logged_in(server: str) -> bool:
     """Whether a W&B key is at hand: in the environment or, after `wandb login`, in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     try:
         keys = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
-    _, _, password = keys.authenticators(host) or ("", "", "")
+    _, _, password = keys.authenticators(urlparse(server).netloc) or ("", "", "")
     return bool(password)
