@@ -1,8 +1,9 @@
 """What the framework adds to a training step, against a plain PyTorch loop; and what maps cost.
 
-Whole runs (`attention_lab.training.run.train`: Lightning, logs, W&B offline, checkpoints, status)
-and plain loops over the same model and the same batches take turns in one process; medians of
-seconds per step are compared. Run it with nothing else on the machine:
+A whole run (`attention_lab.training.run.train`: Lightning, logs, W&B offline, checkpoints, status)
+and the loop that one would write by hand train the same model on the same batches, in one process,
+and take turns every few steps, so that a machine that slows down slows both. Run it with nothing
+else on the machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/overhead.py
 """
@@ -13,35 +14,76 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch.nn.functional as F
+from lightning import Callback, Trainer
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.cli.configuration import config_directory, plain_config
 from attention_lab.training.run import build, train
+from attention_lab.training.trainer import TrainerOptions
+
+#: Few, so that both see the same machine.
+STEPS_PER_TURN = 8
 
 
-def compose(steps: int, experiment: str) -> dict[str, Any]:
-    """An experiment's config, for so many steps and one validation."""
-    overrides = [f"experiment={experiment}", f"trainer.max_steps={steps}"]
+class Turns(Callback):
+    """Gives a plain loop its turn every few steps of a run, and keeps the times of both."""
+
+    def __init__(self, plain_loop: Iterator[None]) -> None:
+        self.plain_loop = plain_loop
+        #: Seconds per step, turn by turn.
+        self.plain: list[float] = []
+        self.framework: list[float] = []
+        #: Seconds that training waited for the plain loop.
+        self.pauses: list[float] = []
+        self._resumed: float | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step % STEPS_PER_TURN:
+            return
+        paused = time.perf_counter()
+        if self._resumed is None:
+            next(self.plain_loop)  # builds its model, and warms up
+        else:
+            self.framework.append((paused - self._resumed) / STEPS_PER_TURN)
+            started = time.perf_counter()
+            list(itertools.islice(self.plain_loop, STEPS_PER_TURN))
+            self.plain.append((time.perf_counter() - started) / STEPS_PER_TURN)
+        self._resumed = time.perf_counter()
+        self.pauses.append(self._resumed - paused)
+
+
+class WithTurns(TrainerOptions):
+    """Trains with the plain loop beside it."""
+
+    turns: Turns
+
+    def trainer(self, *arguments: Any) -> Trainer:
+        *others, callbacks, loggers = arguments
+        return super().trainer(*others, [self.turns, *callbacks], loggers)
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The config of a run that trains beside the plain loop."""
     with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
-        return plain_config(hydra.compose("train", overrides))
+        config = plain_config(hydra.compose("train", list(overrides)))
+    config["trainer"]["_target_"] = "__main__.WithTurns"
+    return config
 
 
-def plain_seconds(config: Mapping[str, Any]) -> float:
-    """Seconds per step of the loop that one would write by hand."""
+def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
+    """The loop that one would write by hand; yields after each step."""
     run = build(config)
     model, steps = run.objective.model.train(), config["trainer"]["max_steps"]
     optimizer = run.objective.optimizer_options.optimizer(model)
     scheduler = run.objective.optimizer_options.scheduler(optimizer, steps)
-    batches, done, started = run.data.train_dataloader(), 0, time.perf_counter()
+    batches = run.data.train_dataloader()
     for epoch in itertools.count():
-        if done == steps:
-            break
         batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for batch in batches:
             optimizer.zero_grad()
@@ -55,36 +97,34 @@ def plain_seconds(config: Mapping[str, Any]) -> float:
             clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip"])
             optimizer.step()
             scheduler.step()
-            done += 1
-            if done == steps:
-                break
-    return (time.perf_counter() - started) / steps
+            yield
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=313, help="steps of a run (default: an epoch)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=313, help="steps of a run")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--experiment", default="demo")
+    parser.add_argument("overrides", nargs="*", default=["experiment=demo"], help="the run")
     chosen = parser.parse_args()
     os.environ["WANDB_MODE"] = "offline"
-    config = compose(chosen.steps, chosen.experiment)
-    plain, framework, share = [], [], []
+    config = compose([*chosen.overrides, f"trainer.max_steps={chosen.steps}"])
+    pairs: list[tuple[float, float]] = []
+    maps = []
     with tempfile.TemporaryDirectory() as directory:
         for turn in range(chosen.rounds):
-            if turn % 2:
-                plain.append(plain_seconds(config))
-            result = train(config, Path(directory) / str(turn), [])
-            seconds = result["seconds"]
-            framework.append(seconds["training"] / result["steps"])
-            share.append(seconds["attention_maps"] / seconds["training"])
-            if not turn % 2:
-                plain.append(plain_seconds(config))
-    before, after = statistics.median(plain), statistics.median(framework)
-    print(f"plain loop     {1000 * before:.2f} ms per step (median of {chosen.rounds})")
-    print(f"attention-lab  {1000 * after:.2f} ms per step, {100 * (after / before - 1):+.1f} %")
-    print(f"maps           {100 * statistics.median(share):.2f} % of training time, on top")
+            WithTurns.turns = turns = Turns(plain_loop(config))
+            seconds = train(config, Path(directory) / str(turn), [])["seconds"]
+            pairs += zip(turns.plain, turns.framework, strict=True)
+            maps.append(seconds["attention_maps"] / (seconds["training"] - sum(turns.pauses)))
+    plain = statistics.median(plain for plain, _ in pairs)
+    added = statistics.median(framework - plain for plain, framework in pairs)
+    share = statistics.median(framework / plain - 1 for plain, framework in pairs)
+    print(f"plain loop    {1000 * plain:.2f} ms per step (medians of {len(pairs)} turns)")
+    print(f"attention-lab {1000 * added:+.2f} ms, {100 * share:+.1f} %")
+    print(f"maps          {100 * statistics.median(maps):.2f} % of training time, on top")
 
 
 if __name__ == "__main__":

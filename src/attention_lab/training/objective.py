@@ -61,7 +61,7 @@ class Objective(LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         loss, tokens = self.loss(batch)
-        self.tokens += tokens
+        self.tokens.add_(tokens)  # in place: `+=` would register the buffer anew at every step
         # Between the steps that Lightning writes down, logging would only cost time.
         if (self.global_step + 1) % self._log_every == 0:
             self.log("train/loss", loss, prog_bar=True)

@@ -15,9 +15,12 @@ from attention_lab.training.checkpointing import AtomicCheckpointIO
 class ValidateAtLastStep(Callback):
     """Makes Lightning validate (and so checkpoint) after the last step, also within an epoch."""
 
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self._last_step = trainer.estimated_stepping_batches  # too slow to ask at every step
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # A request to stop is what makes it validate before it would otherwise be due.
-        trainer.should_stop |= trainer.global_step == trainer.estimated_stepping_batches
+        trainer.should_stop |= trainer.global_step == self._last_step
 
 
 @dataclass(frozen=True)
