@@ -19,7 +19,9 @@ from torch.testing import assert_close
 from attention_lab.attention import (
     BACKENDS,
     Additive,
+    Axes,
     Causal,
+    Dense,
     DotProduct,
     General,
     Padding,
@@ -29,7 +31,7 @@ from attention_lab.attention import (
     Softmax,
     Uniform,
 )
-from tests.attention.contract import Explicit, example
+from attention_lab.contract.checks import example
 
 Vector = list[float]
 Compare = Callable[[int, Vector, Vector], float]  # (head, query, key) → logit
@@ -115,7 +117,7 @@ CASES = [
     pytest.param(score, backend.name, id=f"{score.__name__}-{backend.name}")
     for score in FORMULAS
     for backend in BACKENDS
-    if backend.refusal(score(1, 1), Softmax()) is None
+    if backend.refusal(Axes(score(1, 1), Softmax())) is None
 ]
 AUTO_AND_EAGER = ["auto", "eager"]
 
@@ -218,8 +220,8 @@ def test_any_shape(
     expected = attend(FORMULAS[score_type](layer.score), query, key, value, visible)
     if not contiguous:
         query, key, value = strided(query), strided(key), strided(value)
-    output, _ = layer.attend(query, key, value, Explicit(visible), False)
-    _, weights = layer.attend(query, key, value, Explicit(visible), True)
+    output, _ = layer.attend(query, key, value, Dense(visible), False)
+    _, weights = layer.attend(query, key, value, Dense(visible), True)
     assert weights is not None
     tolerance = 1e-12 if wide else 2e-5
     for actual, wanted in zip((output, weights), expected, strict=True):

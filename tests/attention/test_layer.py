@@ -20,8 +20,10 @@ from attention_lab.attention import (
     DotProduct,
     General,
     Mask,
+    NoPositions,
     Normalizer,
     Padding,
+    Rotary,
     ScaledDotProduct,
     Score,
     ScoredAttention,
@@ -37,7 +39,7 @@ SCORES = [DotProduct, ScaledDotProduct, General, Additive, Uniform]
 class SharpSoftmax(Normalizer):
     """A normalizer of a user's own."""
 
-    def forward(self, logits: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
         return (2 * logits).softmax(-1)
 
 
@@ -222,8 +224,8 @@ def test_autocast(score: type[Score], backend: str) -> None:
 class DoubledDotProduct(DotProduct):
     """A score of a user's own: another function of the query, still a dot product."""
 
-    def fold(self, query: Tensor) -> tuple[Tensor, float]:
-        return query, 2.0
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        return query, key, 2.0
 
 
 KNOBS: dict[str, tuple[Any, Any]] = {
@@ -234,6 +236,10 @@ KNOBS: dict[str, tuple[Any, Any]] = {
     "width": (None, 4),
     "heads": (1, 2),
     "kv_heads": (None, 1),
+    "latent_dim": (None, 2),
+    "positions": (NoPositions, Rotary),
+    "talking_heads": (False, True),
+    "gate": (False, True),
     "projections": ("all", "none"),
     "bias": (False, True),
     "mask": (None, Causal()),

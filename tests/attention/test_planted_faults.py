@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attention_lab.attention import Mask, ScaledDotProduct, ScoredAttention, Softmax
-from tests.attention import contract
-from tests.attention.contract import Example, example
+from attention_lab.contract import checks as contract
+from attention_lab.contract.checks import Example, example
 
 DROPOUT = 0.25
 Attended = tuple[Tensor, Tensor | None]
@@ -37,7 +37,13 @@ class Naive(Sound):
     """Attention in four lines, whose parts the faults replace."""
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> Attended:
         heads = query.shape[1]
         logits = self.logits(query, self.groups(key, heads))
@@ -80,7 +86,13 @@ class LooksAhead(Sound):
     by = 1
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> Attended:
         shifted = None if mask is None else Shifted(mask, self.by)
         return super().attend(query, key, value, shifted, need_weights)
@@ -94,7 +106,13 @@ class OverlooksItself(LooksAhead):
 
 class IgnoresMask(Sound):
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> Attended:
         return super().attend(query, key, value, None, need_weights)
 
@@ -171,7 +189,13 @@ class KnowsPositions(Naive):
 
 class MixesTheBatch(Sound):
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> Attended:
         return super().attend(query, key.roll(1, 0), value, mask, need_weights)
 
@@ -200,7 +224,13 @@ class DropsTheOutput(NeverDrops):
     """Components of the output, where it should be weights."""
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> Attended:
         output, weights = super().attend(query, key, value, mask, need_weights)
         return F.dropout(output, DROPOUT, self.training), weights
@@ -218,7 +248,13 @@ class OtherWeights(Sound):
     """Gives weights that are not those behind the output."""
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> Attended:
         output, weights = super().attend(query, key, value, mask, need_weights)
         return output, None if weights is None else self.others(weights)
@@ -239,14 +275,26 @@ class WeightsOfHeadsAllTheSame(OtherWeights):
 
 class WeightsUnasked(Sound):
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> Attended:
         return super().attend(query, key, value, mask, need_weights=True)
 
 
 class WeightsChangeTheOutput(Sound):
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> Attended:
         output, weights = super().attend(query, key, value, mask, need_weights)
         return output * (1.01 if need_weights else 1), weights
@@ -259,6 +307,8 @@ class RoundsWeights(Naive):
 
 
 class ForgetsItsState(Naive):
+    """Neither a parameter nor a buffer."""
+
     def __init__(self) -> None:
         super().__init__()
         self.temperature = torch.rand(()).item()
@@ -298,7 +348,7 @@ def low_precision(reference: Callable[[], ScoredAttention] | None) -> Check:
 
 
 def saving(make: Callable[[], ScoredAttention]) -> None:
-    contract.check_saving(make, example())
+    contract.check_saving(make)
 
 
 hidden_keys = partial(on, contract.check_hidden_keys_do_not_matter)

@@ -57,8 +57,8 @@ def test_a_mechanism_of_ones_own_is_one_file_and_one_yaml(
         "    def __init__(self, heads: int, head_dim: int, sharpness: float = 2.0) -> None:\n"
         "        super().__init__(heads, head_dim)\n"
         "        self.sharpness = sharpness\n"
-        "    def fold(self, query):\n"
-        "        return query, self.sharpness\n"
+        "    def fold(self, query, key):\n"
+        "        return query, key, self.sharpness\n"
     )
     (tmp_path / "mine" / "attention").mkdir(parents=True)
     (tmp_path / "mine" / "attention" / "sharp.yaml").write_text(

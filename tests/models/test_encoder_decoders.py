@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from attention_lab.attention import Causal, attention_layers
+from attention_lab.attention import (
+    ALiBi,
+    LinformerAttention,
+    SlidingWindow,
+    T5Bias,
+    attention_layers,
+    observe,
+)
 from attention_lab.models.protocol import SequenceToSequenceNetwork
 from tests.models.conftest import (
     ATTENTION,
@@ -218,15 +225,36 @@ def test_a_transformer_refuses(options: dict[str, int], message: str) -> None:
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
         ({"cell": "rnn"}, "cell must be lstm or gru, got 'rnn'"),
-        (
-            {"input_feeding": True, "attention": partial(ATTENTION, mask=Causal())},
-            "a mechanism's own mask would not know the position",
-        ),
     ],
 )
 def test_a_recurrent_model_refuses(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recurrent(**options)
+
+
+def test_input_feeding_tells_attention_where_it_is(source: Tensor, target: Tensor) -> None:
+    """A mask and positions of the mechanism's own see the same positions step by step."""
+    attention = partial(ATTENTION, mask=SlidingWindow(2), positions=ALiBi)
+    model = recurrent(attention, input_feeding=True)
+    with observe(model) as calls:
+        model(source, target)
+    weights = torch.cat(calls["cross_attention"], dim=2)
+    visible = SlidingWindow(2).dense(3, 1, 4, 5, weights.device) & (source != PAD)[:, None, None]
+    assert torch.equal(weights[:, :1] > 0, visible)
+
+
+def test_a_transformer_needs_no_positions_of_its_own(source: Tensor, target: Tensor) -> None:
+    model = transformer(partial(ATTENTION, positions=T5Bias), positions="none")
+    assert not model.positions.state_dict()
+    assert not torch.allclose(model(source, target), model(source.flip(1), target))
+    with pytest.raises(ValueError, match="positions must be sinusoidal or none, got 'rotary'"):
+        transformer(positions="rotary")
+
+
+def test_a_decoder_refuses_what_cannot_be_causal() -> None:
+    with pytest.raises(ValueError, match="LinformerAttention cannot be causal"):
+        transformer(LinformerAttention)
+    transformer(LinformerAttention, self_attention=ATTENTION)
 
 
 def test_a_transformers_two_kinds_of_attention_may_differ() -> None:

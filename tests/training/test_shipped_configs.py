@@ -10,6 +10,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
+from attention_lab.attention import AttentionLayer, FeatureMap, Positions, Score
 from attention_lab.cli.configuration import config_directory, group_options, plain_config
 from attention_lab.training.components import SECTIONS, check
 from tests.conftest import Compose
@@ -21,29 +22,55 @@ OPTIONS = [
     if group != "objective"  # chosen by the dataset
 ]
 TARGETS = [(group, option) for group in SECTIONS for option in group_options(group)]
+AXES = [
+    (axis, option)
+    for axis in ("score", "normalizer", "positions", "mask", "feature_map")
+    for option in group_options(f"attention/{axis}")
+]
 
 #: Arguments that never stand in a config: sizes, and objects that are made elsewhere.
 GIVEN = {
-    "ScoredAttention": {"query_dim", "memory_dim"},
     "EncoderDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
     "RecurrentEncoderDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
     "SelfAttentionClassifier": {"features", "classes", "length"},
     "SequenceToSequence": {"model", "data", "optimizer"},
     "Classification": {"model", "data", "optimizer"},
-    "Additive": {"heads", "head_dim"},
-    "DotProduct": {"heads", "head_dim"},
-    "General": {"heads", "head_dim"},
-    "ScaledDotProduct": {"heads", "head_dim"},
-    "Uniform": {"heads", "head_dim"},
+}
+
+#: The options that stand for nothing.
+NOTHING = {
+    "mask": {"_target_": "attention_lab.attention.Everything"},
+}
+
+#: The same, for every class of a kind.
+GIVEN_TO_PARTS = {
+    AttentionLayer: {"query_dim", "memory_dim"},
+    Score: {"heads", "head_dim"},
+    Positions: {"heads", "head_dim"},
+    FeatureMap: {"head_dim"},
 }
 
 #: Where an option differs from its class's defaults on purpose: that is what the option is for.
 DEVIATIONS = {
     "attention=additive": {"projections": "values"},
+    "attention=concat": {"projections": "values"},
     "attention=general": {"projections": "values"},
+    "attention=biaffine": {"projections": "values"},
+    "attention=location": {"projections": "values"},
     "attention=none": {"projections": "values"},
     "attention=multi_head": {"heads": 8},
     "attention=masked": {"heads": 8, "mask": {"_target_": "attention_lab.attention.Causal"}},
+    "attention=grouped_query": {"heads": 8, "kv_heads": 2},
+    "attention=multi_query": {"heads": 8, "kv_heads": 1},
+    "attention=latent": {"heads": 8, "latent_dim": 32},
+    "attention=talking_heads": {"heads": 8, "talking_heads": True},
+    "attention=gated": {"heads": 8, "gate": True},
+    "attention=sparsemax": {"heads": 8},
+    "attention=sigmoid": {"heads": 8},
+    "attention=linear": {"heads": 8},
+    "attention=performer": {"heads": 8},
+    "attention=linformer": {"heads": 8},
+    "attention=differential": {"heads": 8},
     "optimizer=adam": {
         "weight_decay": 0.0,
         "betas": [0.9, 0.999],
@@ -85,6 +112,13 @@ def parameters(node: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
     }
 
 
+def given(node: Mapping[str, Any]) -> set[str]:
+    """The arguments of a node's class that never stand in a config."""
+    found = component(node)
+    by_kind = (names for kind, names in GIVEN_TO_PARTS.items() if issubclass(found, kind))
+    return GIVEN.get(found.__name__, set()).union(*by_kind)
+
+
 def component(node: Mapping[str, Any]) -> type:
     """The class of a node."""
     module, _, name = node["_target_"].rpartition(".")
@@ -104,7 +138,7 @@ def test_an_option_lists_exactly_what_its_class_takes(
     config = compose(*right_overrides(group, option))
     for path, node in nodes(group, config[group]):
         listed = {key for key in node if not key.startswith("_")}
-        assert listed == parameters(node).keys() - GIVEN.get(component(node).__name__, set()), path
+        assert listed == parameters(node).keys() - given(node), path
 
 
 @pytest.mark.parametrize(("group", "option"), TARGETS)
@@ -120,9 +154,31 @@ def test_an_option_says_what_the_class_would_do_anyway_or_deviates_on_purpose(
             default = parameter.default
             if repr(default) == "<factory>":  # of a dataclass
                 default = getattr(component(node)(), name)
-            if node[name] != default:
+            if node[name] in (NOTHING.get(name), default):
+                continue
+            if not (isinstance(node[name], dict) and inspect.isclass(default)):
                 deviations[f"{path}.{name}".removeprefix(f"{group}.")] = node[name]
     assert deviations == DEVIATIONS.get(f"{group}={option}", {})
+
+
+@pytest.mark.parametrize(("axis", "option"), AXES)
+def test_an_axis_lists_exactly_what_its_class_takes(
+    axis: str, option: str, compose: Compose
+) -> None:
+    base = {"feature_map": "linear"}.get(axis, "scaled_dot_product")
+    config = compose(f"attention={base}", f"attention/{axis}={option}")
+    check(config)
+    for path, node in nodes(axis, config["attention"][axis]):
+        listed = {key for key in node if not key.startswith("_")}
+        assert listed == parameters(node).keys() - given(node), path
+        for name, parameter in parameters(node).items():
+            if name in listed and not isinstance(node[name], dict):
+                deviates = (option, name) in {
+                    ("tempered_softmax", "learned"),
+                    ("global_tokens", "window"),
+                    ("global_tokens", "centred"),
+                }
+                assert (node[name] != parameter.default) == deviates, f"{path}.{name}"
 
 
 def test_every_deviation_is_that_of_an_option() -> None:

@@ -1,4 +1,4 @@
-"""Attention mechanisms in pure PyTorch: scores, normalizers, masks, heads, backends.
+"""Attention mechanisms in pure PyTorch: scores, normalizers, positions, masks, heads, backends.
 
 Usable alone: nothing here knows Lightning, Hydra or Weights & Biases.
 
@@ -8,17 +8,67 @@ Example:
     >>> output, weights = layer(torch.randn(2, 10, 64), mask=Causal(), need_weights=True)
 """
 
-from attention_lab.attention.backends import BACKENDS, Backend
+from attention_lab.attention.backends import BACKENDS, Axes, Backend
+from attention_lab.attention.cache import Cache
+from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.layer import AttentionLayer, AttentionOutput
-from attention_lab.attention.masks import Both, Causal, Either, Mask, Padding
-from attention_lab.attention.normalizers import Normalizer, Softmax
+from attention_lab.attention.masks import (
+    BlockSparse,
+    Both,
+    Causal,
+    Dense,
+    Dilated,
+    Documents,
+    Either,
+    Everything,
+    GlobalTokens,
+    Mask,
+    Padding,
+    PrefixLM,
+    SlidingWindow,
+)
+from attention_lab.attention.mechanisms.differential import DifferentialAttention
+from attention_lab.attention.mechanisms.kernel import (
+    EluPlusOne,
+    FeatureMap,
+    KernelAttention,
+    PositiveRandomFeatures,
+)
+from attention_lab.attention.mechanisms.linformer import LinformerAttention
+from attention_lab.attention.mechanisms.local import LocalAttention
+from attention_lab.attention.mechanisms.scored import ScoredAttention
+from attention_lab.attention.normalizers import (
+    Entmax15,
+    Normalizer,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    SoftmaxPlusOne,
+    Sparsemax,
+    TemperedSoftmax,
+    TopK,
+)
 from attention_lab.attention.observation import attention_layers, observe
-from attention_lab.attention.scored import ScoredAttention
+from attention_lab.attention.positions import (
+    ALiBi,
+    Learned,
+    NoPositions,
+    Positions,
+    Rotary,
+    Shaw,
+    Sinusoidal,
+    T5Bias,
+)
 from attention_lab.attention.scores import (
+    L2,
     Additive,
+    Biaffine,
+    Concat,
+    Cosine,
     DotProduct,
     DotProductFamily,
     General,
+    Location,
     ScaledDotProduct,
     Score,
     Uniform,
@@ -26,23 +76,61 @@ from attention_lab.attention.scores import (
 
 __all__ = [
     "BACKENDS",
+    "L2",
+    "ALiBi",
     "Additive",
     "AttentionLayer",
     "AttentionOutput",
+    "Axes",
     "Backend",
+    "Biaffine",
+    "BlockSparse",
     "Both",
+    "Cache",
+    "Capabilities",
     "Causal",
+    "Concat",
+    "Cosine",
+    "Dense",
+    "DifferentialAttention",
+    "Dilated",
+    "Documents",
     "DotProduct",
     "DotProductFamily",
     "Either",
+    "EluPlusOne",
+    "Entmax15",
+    "Everything",
+    "FeatureMap",
     "General",
+    "GlobalTokens",
+    "KernelAttention",
+    "Learned",
+    "LinformerAttention",
+    "LocalAttention",
+    "Location",
     "Mask",
+    "NoPositions",
     "Normalizer",
     "Padding",
+    "Positions",
+    "PositiveRandomFeatures",
+    "PrefixLM",
+    "ReLU",
+    "Rotary",
     "ScaledDotProduct",
     "Score",
     "ScoredAttention",
+    "Shaw",
+    "Sigmoid",
+    "Sinusoidal",
+    "SlidingWindow",
     "Softmax",
+    "SoftmaxPlusOne",
+    "Sparsemax",
+    "T5Bias",
+    "TemperedSoftmax",
+    "TopK",
     "Uniform",
     "attention_layers",
     "observe",

@@ -1,6 +1,6 @@
-"""Backends: ways to compute softmax-like attention from a score, a normalizer and a mask.
+"""Backends: ways to compute attention from a score, a normalizer, positions and a mask.
 
-``eager`` is the reference: plain tensor operations, any score, gives weights. The others are
+``eager`` is the reference: plain tensor operations, any axes, gives weights. The others are
 faster where they can work at all; each says as data what it can do.
 """
 
@@ -11,9 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_lab.attention.masks import Causal, Mask
+from attention_lab.attention.heads import HeadMixing
+from attention_lab.attention.masks import Causal, Everything, Mask
 from attention_lab.attention.normalizers import Normalizer, Softmax
 from attention_lab.attention.scores import DotProductFamily, Score
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What attention is made of, besides its inputs."""
+
+    score: Score
+    normalizer: Normalizer
+    mixing: HeadMixing | None = None
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -24,9 +35,11 @@ class Problem:
     key: Tensor
     value: Tensor
     mask: Mask | None
-    score: Score
-    normalizer: Normalizer
-    dropout: float
+    axes: Axes
+    #: Added to the logits, broadcastable to (B, H, L, S).
+    bias: Tensor | None = None
+    #: Position of the first query.
+    start: int = 0
 
     @property
     def groups(self) -> int:
@@ -35,50 +48,77 @@ class Problem:
 
     def dense_mask(self) -> Tensor | None:
         """The mask as bool, broadcastable to (B, H, L, S); None if everything is visible."""
-        if self.mask is None:
+        if self.mask is None or isinstance(self.mask, Everything):
             return None
         batch, heads, queries, _ = self.query.shape
-        return self.mask.dense(batch, heads, queries, self.key.shape[2], self.query.device)
+        keys, device = self.key.shape[2], self.query.device
+        return self.mask.dense(batch, heads, queries, keys, device, self.start)
 
 
-def eager(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Output (B, H, L, E_v) and weights before dropout (B, H, L, S), step by step.
+def repeat_heads(x: Tensor, groups: int) -> Tensor:
+    """(B, H_kv · groups, S, E) from (B, H_kv, S, E): neighbouring query heads share one."""
+    return x.repeat_interleave(groups, dim=1) if groups > 1 else x
 
-    A query that may look at nothing gets zero weights, a zero output and a zero gradient.
+
+def eager_weights(problem: Problem) -> Tensor:
+    """Weights before dropout (B, H, L, S), step by step.
+
+    A query that may look at nothing gets zero weights, with zero gradient.
     """
-    key, value = problem.key, problem.value
-    if problem.groups > 1:
-        key = key.repeat_interleave(problem.groups, dim=1)
-        value = value.repeat_interleave(problem.groups, dim=1)
-    logits = problem.score(problem.query, key)
+    axes = problem.axes
+    logits = axes.score(problem.query, repeat_heads(problem.key, problem.groups))
+    if problem.bias is not None:
+        logits = logits + problem.bias
+    if axes.mixing is not None:
+        logits = axes.mixing.mix_logits(logits)
     visible = problem.dense_mask()
     if visible is not None:
         # The lowest finite number, not -inf: a row without any key stays free of NaN, and the
         # second fill then makes its weights (and their gradient) exactly zero.
         logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
-    weights = problem.normalizer(logits)
-    if visible is not None:
-        weights = weights.masked_fill(~visible, 0.0)
-    return F.dropout(weights, problem.dropout) @ value, weights
+    # Over no keys at all there is no largest logit, and nothing to normalize.
+    weights = axes.normalizer(logits, visible) if logits.shape[-1] else logits
+    if axes.mixing is not None:
+        weights = axes.mixing.mix_weights(weights)
+    return weights if visible is None else weights.masked_fill(~visible, 0.0)
+
+
+def eager(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Output (B, H, L, E_v) and weights before dropout (B, H, L, S)."""
+    weights = eager_weights(problem)
+    value = repeat_heads(problem.value, problem.groups)
+    return F.dropout(weights, problem.axes.dropout) @ value, weights
 
 
 def sdpa(problem: Problem) -> tuple[Tensor, None]:
     """Output (B, H, L, E_v) by PyTorch's fused scaled dot-product attention; no weights."""
-    assert isinstance(problem.score, DotProductFamily)
-    query, scale = problem.score.fold(problem.query)
+    assert isinstance(problem.axes.score, DotProductFamily)
+    query, key, scale = problem.axes.score.fold(problem.query, problem.key)
     # SDPA's is_causal aligns both sequences at their first position, as our masks do.
-    causal_only = type(problem.mask) is Causal
+    causal_only = type(problem.mask) is Causal and problem.start == 0 and problem.bias is None
+    visible = None if causal_only else problem.dense_mask()
+    if problem.bias is not None:
+        visible = _additive(problem, visible)
     output = F.scaled_dot_product_attention(
         query,
-        problem.key,
+        key,
         problem.value,
-        attn_mask=None if causal_only else problem.dense_mask(),
-        dropout_p=problem.dropout,
+        attn_mask=visible,
+        dropout_p=problem.axes.dropout,
         is_causal=causal_only,
         scale=scale,
         enable_gqa=problem.groups > 1,
     )
     return output, None
+
+
+def _additive(problem: Problem, visible: Tensor | None) -> Tensor:
+    """Bias and mask in one float tensor. SDPA gives zeros for a row of −∞."""
+    assert problem.bias is not None
+    bias = problem.bias.to(problem.query.dtype)
+    while bias.ndim < 4:
+        bias = bias.unsqueeze(0)
+    return bias if visible is None else bias.masked_fill(~visible, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -90,37 +130,46 @@ class Backend:
     scores: tuple[type, ...]
     normalizers: tuple[type, ...]
     gives_weights: bool
+    mixes_heads: bool = False
+    drops_weights: bool = True
+    #: Where it can train, and where it can only infer.
+    trains_on: tuple[str, ...] = ("cpu", "cuda", "mps")
+    infers_on: tuple[str, ...] = ("cpu", "cuda", "mps")
 
-    def refusal(self, score: Score, normalizer: Normalizer) -> str | None:
+    def refusal(self, axes: Axes) -> str | None:
         """Why this backend cannot compute these axes; None if it can."""
-        if not isinstance(score, self.scores):
-            return f"it cannot compute the score {type(score).__name__}"
-        if not isinstance(normalizer, self.normalizers):
-            return f"it cannot compute the normalizer {type(normalizer).__name__}"
+        if not isinstance(axes.score, self.scores):
+            return f"it cannot compute the score {type(axes.score).__name__}"
+        if not isinstance(axes.normalizer, self.normalizers):
+            return f"it cannot compute the normalizer {type(axes.normalizer).__name__}"
+        if axes.mixing is not None and not self.mixes_heads:
+            return "its heads cannot talk"
+        if axes.dropout and not self.drops_weights:
+            return f"it cannot drop weights (dropout={axes.dropout})"
         return None
 
 
-EAGER = Backend("eager", eager, (Score,), (Normalizer,), gives_weights=True)
+EAGER = Backend("eager", eager, (Score,), (Normalizer,), gives_weights=True, mixes_heads=True)
 SDPA = Backend("sdpa", sdpa, (DotProductFamily,), (Softmax,), gives_weights=False)
 
 #: In order of preference.
 BACKENDS = (SDPA, EAGER)
 
 
-def choose_backend(name: str, score: Score, normalizer: Normalizer) -> Backend:
+def choose_backend(name: str, axes: Axes) -> Backend:
     """The backend called ``name``, or with "auto" the first of ``BACKENDS`` that can do it.
 
     Raises:
         ValueError: if there is no such backend or it cannot compute this attention; the message
             names the reason and what would work.
     """
-    able = [backend for backend in BACKENDS if not backend.refusal(score, normalizer)]
+    able = [backend for backend in BACKENDS if not backend.refusal(axes)]
     if name == "auto":
         return able[0]
     known = {backend.name: backend for backend in BACKENDS}
     if name not in known:
         raise ValueError(f"backend must be auto or one of {', '.join(known)}; got {name!r}")
-    if refusal := known[name].refusal(score, normalizer):
+    if refusal := known[name].refusal(axes):
         works = " or ".join(backend.name for backend in able)
         raise ValueError(f"backend={name} cannot be used: {refusal}; {works} works")
     return known[name]

@@ -1,13 +1,16 @@
-"""The layer around every mechanism: projections, heads, the layer's own mask, observation."""
+"""The layer around every mechanism: projections, heads, its own mask, cache, observation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from attention_lab.attention.cache import Cache
+from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.checks import check_positive
-from attention_lab.attention.masks import Mask
+from attention_lab.attention.masks import Everything, Mask
 
 Projections = Literal["all", "values", "none"]
 
@@ -28,15 +31,21 @@ class AttentionLayer(nn.Module, ABC):
         width: width of all heads together; None means ``query_dim``.
         heads: number of query heads, H. ``width`` must be divisible by it.
         kv_heads: number of key and value heads; each serves ``heads / kv_heads`` neighbouring
-            query heads (Ainslie et al. 2023, grouped-query attention). None means ``heads``.
+            query heads (Ainslie et al. 2023, grouped-query attention; with one, Shazeer 2019,
+            multi-query attention). None means ``heads``.
+        latent_dim: width of one latent per position from which keys and values are made, and
+            which is all that a cache keeps (DeepSeek-AI 2024, multi-head latent attention, without
+            its separate rotary part). None means that they are made from the memory itself.
         projections: "all": learned maps of queries, keys, values and output, as in the
             Transformer. "values": only of values and output, for scores that have maps of their
             own. "none": none at all, attention as Bahdanau and Luong wrote it down.
         bias: whether the projections have one.
+        gate: whether each output component is gated by a sigmoid of the query (Qiu et al. 2025).
         mask: the mechanism's own mask, on top of the one that each call brings.
 
     Raises:
-        ValueError: if sizes are not positive or do not divide or agree.
+        ValueError: if sizes are not positive or do not divide or agree, or if the mechanism cannot
+            use the mask.
     """
 
     def __init__(
@@ -47,32 +56,49 @@ class AttentionLayer(nn.Module, ABC):
         width: int | None = None,
         heads: int = 1,
         kv_heads: int | None = None,
+        latent_dim: int | None = None,
         projections: Projections = "all",
         bias: bool = False,
+        gate: bool = False,
         mask: Mask | None = None,
     ) -> None:
         super().__init__()
         memory_dim = query_dim if memory_dim is None else memory_dim
         width = query_dim if width is None else width
         kv_heads = heads if kv_heads is None else kv_heads
-        _check(query_dim, memory_dim, width, heads, kv_heads, projections, bias)
+        _check(query_dim, memory_dim, width, heads, kv_heads, latent_dim, projections, bias)
+        self.query_dim, self.memory_dim = query_dim, memory_dim
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, width // heads
-        self.mask = mask
+        self.mask = Everything() if mask is None else mask
         #: Called with the weights of every forward pass, while anybody observes this layer.
         self.observers: list[Callable[[Tensor], None]] = []
 
         def projection(wanted: bool, inputs: int, outputs: int) -> nn.Module:
             return nn.Linear(inputs, outputs, bias=bias) if wanted else nn.Identity()
 
-        kv_width = kv_heads * self.head_dim
+        kv_width, source_dim = kv_heads * self.head_dim, latent_dim or memory_dim
         self.query_projection = projection(projections == "all", query_dim, width)
-        self.key_projection = projection(projections == "all", memory_dim, kv_width)
-        self.value_projection = projection(projections != "none", memory_dim, kv_width)
+        self.latent_projection = projection(latent_dim is not None, memory_dim, source_dim)
+        self.key_projection = projection(projections == "all", source_dim, kv_width)
+        self.value_projection = projection(projections != "none", source_dim, kv_width)
+        self.gate_projection = nn.Linear(query_dim, width) if gate else None
         self.output_projection = projection(projections != "none", width, query_dim)
+        self.caches_latent = latent_dim is not None
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this layer can do, as it was configured."""
 
     @abstractmethod
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, need_weights: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
         """The mechanism itself.
 
@@ -82,10 +108,29 @@ class AttentionLayer(nn.Module, ABC):
             value: (B, H_kv, S, E_v).
             mask: which keys each query may look at; None means all.
             need_weights: whether the weights must be given, too.
+            start: position of the first query; the first key is at 0.
 
         Returns:
             Output (B, H, L, E_v), and weights (B, H, L, S) before dropout if they were asked for.
         """
+
+    def attend_next(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask,
+        need_weights: bool,
+        cache: Cache,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`attend`, for the positions that follow those in the cache, which joins them.
+
+        A mechanism with a smaller memory than all keys and values overrides this.
+        """
+        start = cache.length
+        if not self.caches_latent:
+            key, value = cache.extend(key=key, value=value)
+        return self.attend(query, key, value, mask, need_weights, start)
 
     def forward(
         self,
@@ -93,39 +138,88 @@ class AttentionLayer(nn.Module, ABC):
         memory: Tensor | None = None,
         mask: Mask | None = None,
         need_weights: bool = False,
+        cache: Cache | None = None,
+        start: int = 0,
     ) -> AttentionOutput:
         """Attend from each query position to the memory.
 
         Args:
             query: (B, L, query_dim).
             memory: (B, S, memory_dim); None means the queries themselves (self-attention).
-            mask: which memory positions each query may look at; None means all.
+            mask: which memory positions each query may look at; None means all. With a cache it
+                is about all positions, those in the cache included.
             need_weights: whether to give the weights, too. They cost time and memory.
+            cache: of the positions before these queries, in self-attention; it takes them in.
+            start: position of the first query in its sequence, where there is no cache.
+
+        Raises:
+            ValueError: if shapes do not agree, or the mechanism cannot do what is asked.
         """
-        memory = query if memory is None else memory
-        output, weights = self.attend(
+        memory = self._check_inputs(query, memory, cache)
+        observed = need_weights or bool(self.observers)
+        if observed and not self.capabilities.weights:
+            if need_weights:
+                raise ValueError(f"{type(self).__name__} has no weights to give")
+            observed = False
+        seen = 0 if cache is None else cache.length
+        start = start if cache is None else seen
+        if not isinstance(mask, Mask | None):
+            raise ValueError(
+                f"a mask is a Mask: wrap the {type(mask).__name__} in Dense or Padding"
+            )
+        mask = self.mask if mask is None else self.mask & mask
+        mask.check(len(query), start + query.shape[1], seen + memory.shape[1])
+        self._check_mask(mask)
+
+        memory = self.latent_projection(memory)
+        if cache is not None and self.caches_latent:
+            (memory,) = cache.extend(latent=memory)
+        split = (
             self._split(self.query_projection(query), self.heads),
             self._split(self.key_projection(memory), self.kv_heads),
             self._split(self.value_projection(memory), self.kv_heads),
-            _compose(self.mask, mask),
-            need_weights or bool(self.observers),
         )
+        if cache is not None:
+            output, weights = self.attend_next(*split, mask, observed, cache)
+            cache.length += query.shape[1]
+        else:
+            output, weights = self.attend(*split, mask, observed, start)
         for observer in self.observers:
             if weights is not None:
                 observer(weights.detach())
         merged = output.transpose(1, 2).flatten(2)
+        if self.gate_projection is not None:
+            merged = merged * torch.sigmoid(self.gate_projection(query))
         return AttentionOutput(self.output_projection(merged), weights if need_weights else None)
+
+    def _check_inputs(self, query: Tensor, memory: Tensor | None, cache: Cache | None) -> Tensor:
+        """The memory; raises ValueError if it, queries and cache do not go together."""
+        if cache is not None and memory is not None:
+            raise ValueError("a cache is for self-attention: leave the memory out")
+        memory = query if memory is None else memory
+        for name, sequence, width in (
+            ("query", query, self.query_dim),
+            ("memory", memory, self.memory_dim),
+        ):
+            if sequence.ndim != 3 or sequence.shape[-1] != width:
+                raise ValueError(
+                    f"{name}: (batch, length, {width}) expected, got {tuple(sequence.shape)}"
+                )
+        if len(query) != len(memory):
+            raise ValueError(f"{len(query)} queries and {len(memory)} memories in one batch")
+        return memory
+
+    def _check_mask(self, mask: Mask) -> None:
+        if mask.depends_on_query and not self.capabilities.any_mask:
+            raise ValueError(
+                f"{type(self).__name__} mixes all keys before any query looks at them: it can "
+                f"hide padding, but cannot use {mask}"
+            )
 
     @staticmethod
     def _split(sequence: Tensor, heads: int) -> Tensor:
         """(B, L, heads · E) → (B, heads, L, E)."""
         return sequence.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def _compose(own: Mask | None, given: Mask | None) -> Mask | None:
-    if own is None or given is None:
-        return own if given is None else given
-    return own & given
 
 
 def _check(
@@ -134,12 +228,15 @@ def _check(
     width: int,
     heads: int,
     kv_heads: int,
+    latent_dim: int | None,
     projections: str,
     bias: bool,
 ) -> None:
     check_positive(
         query_dim=query_dim, memory_dim=memory_dim, width=width, heads=heads, kv_heads=kv_heads
     )
+    if latent_dim is not None:
+        check_positive(latent_dim=latent_dim)
     if width % heads:
         raise ValueError(f"width {width} is not divisible by heads={heads}")
     if heads % kv_heads:
@@ -156,3 +253,5 @@ def _check(
             raise ValueError("bias needs projections to be added to; there are none")
         if kv_heads != heads:
             raise ValueError(f"kv_heads={kv_heads} needs projections=all to make fewer keys")
+        if latent_dim is not None:
+            raise ValueError(f"latent_dim={latent_dim} needs projections=all to make keys of it")

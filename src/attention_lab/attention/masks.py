@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attention_lab.attention.checks import check_positive
+
 
 class Mask(ABC):
     """A predicate over index tensors; pure, so that backends may evaluate it anywhere."""
@@ -27,10 +29,20 @@ class Mask(ABC):
             A bool tensor, broadcastable to the arguments' common shape.
         """
 
+    @property
+    def depends_on_query(self) -> bool:
+        """Whether different queries may see different keys; padding hides a key from all alike."""
+        return True
+
+    def check(self, batch: int, queries: int, keys: int) -> None:  # noqa: B027  # most fit all
+        """Raise ValueError if the mask does not fit a batch of so many queries and keys."""
+
     def __and__(self, other: "Mask") -> "Mask":
         if not isinstance(other, Mask):
             return NotImplemented
-        return self if other == self else Both(self, other)
+        if isinstance(other, Everything) or other == self:
+            return self
+        return Both(self, other)
 
     def __or__(self, other: "Mask") -> "Mask":
         if not isinstance(other, Mask):
@@ -38,38 +50,70 @@ class Mask(ABC):
         return self if other == self else Either(self, other)
 
     def dense(
-        self, batch: int, heads: int, queries: int, keys: int, device: torch.device
+        self,
+        batch: int,
+        heads: int,
+        queries: int,
+        keys: int,
+        device: torch.device,
+        start: int = 0,
     ) -> Tensor:
         """The mask as a bool tensor that broadcasts to (batch, heads, queries, keys).
 
-        Dimensions that the predicate does not look at stay of size 1.
+        Dimensions that the predicate does not look at stay of size 1. The first query is at
+        position ``start``, the first key at 0.
         """
 
-        def axis(size: int, dim: int) -> Tensor:
+        def axis(size: int, dim: int, first: int = 0) -> Tensor:
             shape = [1, 1, 1, 1]
             shape[dim] = size
-            return torch.arange(size, device=device).view(shape)
+            return torch.arange(first, first + size, device=device).view(shape)
 
-        return self(axis(batch, 0), axis(heads, 1), axis(queries, 2), axis(keys, 3))
+        return self(axis(batch, 0), axis(heads, 1), axis(queries, 2, start), axis(keys, 3))
 
 
 @dataclass(frozen=True)
-class Both(Mask):
-    """May look where both masks allow it."""
+class Everything(Mask):
+    """Every query may look at every key: no mask."""
+
+    @property
+    def depends_on_query(self) -> bool:
+        return False
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return torch.ones_like(key, dtype=torch.bool)
+
+    def __and__(self, other: Mask) -> Mask:
+        return other
+
+
+@dataclass(frozen=True)
+class Pair(Mask):
+    """Two masks in one."""
 
     left: Mask
     right: Mask
+
+    @property
+    def depends_on_query(self) -> bool:
+        return self.left.depends_on_query or self.right.depends_on_query
+
+    def check(self, batch: int, queries: int, keys: int) -> None:
+        self.left.check(batch, queries, keys)
+        self.right.check(batch, queries, keys)
+
+
+@dataclass(frozen=True)
+class Both(Pair):
+    """May look where both masks allow it."""
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.left(batch, head, query, key) & self.right(batch, head, query, key)
 
 
 @dataclass(frozen=True)
-class Either(Mask):
+class Either(Pair):
     """May look where at least one of the masks allows it."""
-
-    left: Mask
-    right: Mask
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.left(batch, head, query, key) | self.right(batch, head, query, key)
@@ -99,5 +143,180 @@ class Padding(Mask):
                 f"{self.valid.dtype} of shape {tuple(self.valid.shape)}"
             )
 
+    @property
+    def depends_on_query(self) -> bool:
+        return False
+
+    def check(self, batch: int, queries: int, keys: int) -> None:
+        if self.valid.shape != (batch, keys):
+            raise ValueError(
+                f"a padding mask for {batch} sequences of {keys} keys has the shape "
+                f"({batch}, {keys}); got {tuple(self.valid.shape)}"
+            )
+
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.valid[batch, key]
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Mask):
+    """What a bool tensor spells out: ``visible`` (B or 1, H or 1, L, S), True = may look.
+
+    Raises:
+        ValueError: if it is no bool tensor of four dimensions; a float mask would be added to
+            logits, which is not what every mechanism has.
+    """
+
+    visible: Tensor
+
+    def __post_init__(self) -> None:
+        if self.visible.dtype != torch.bool or self.visible.ndim != 4:
+            raise ValueError(
+                "a mask is a bool tensor (batch, heads, queries, keys), True where a query may "
+                f"look; got {self.visible.dtype} of shape {tuple(self.visible.shape)}"
+            )
+
+    def check(self, batch: int, queries: int, keys: int) -> None:
+        _, _, rows, columns = self.visible.shape
+        if self.visible.shape[0] not in (1, batch) or rows < queries or columns != keys:
+            raise ValueError(
+                f"a mask for {batch} sequences, {queries} queries and {keys} keys; "
+                f"got one of shape {tuple(self.visible.shape)}"
+            )
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        batches, heads, _, _ = self.visible.shape
+        return self.visible[batch % batches, head % heads, query, key]
+
+
+@dataclass(frozen=True)
+class SlidingWindow(Mask):
+    """The last ``window`` keys, the query's own included (Beltagy et al. 2020, §3.1).
+
+    Args:
+        window: visible keys per query.
+        centred: half of the window before the query, half after; ``window`` must be odd.
+    """
+
+    window: int = 32
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(window=self.window)
+        if self.centred and self.window % 2 == 0:
+            raise ValueError(f"a centred window has an odd number of keys, got {self.window}")
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        newest = query + self.window // 2 if self.centred else query
+        return (key <= newest) & (key > newest - self.window)
+
+
+@dataclass(frozen=True)
+class Dilated(Mask):
+    """Every ``dilation``-th key back from the query's own, ``window`` of them (ibid., §3.1)."""
+
+    window: int = 16
+    dilation: int = 2
+
+    def __post_init__(self) -> None:
+        check_positive(window=self.window, dilation=self.dilation)
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        back = query - key
+        return (back >= 0) & (back < self.window * self.dilation) & (back % self.dilation == 0)
+
+
+@dataclass(frozen=True)
+class PrefixLM(Mask):
+    """The first ``prefix`` keys for everybody, causal after them (Raffel et al. 2020, §3.2.1)."""
+
+    prefix: int = 8
+
+    def __post_init__(self) -> None:
+        check_positive(prefix=self.prefix)
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key < self.prefix) | (key <= query)
+
+
+@dataclass(frozen=True)
+class BlockSparse(Mask):
+    """One's own block, and the last ``summary`` keys of every block.
+
+    The "fixed" pattern of Child et al. 2019, §4.2 (causal there: compose with ``Causal``).
+    """
+
+    block: int = 8
+    summary: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(block=self.block, summary=self.summary)
+        if self.summary > self.block:
+            raise ValueError(f"summary={self.summary} is more than a block of {self.block} has")
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query // self.block == key // self.block) | (
+            key % self.block >= self.block - self.summary
+        )
+
+
+@dataclass(frozen=True)
+class GlobalTokens(Mask):
+    """The first ``count`` positions see everything and are seen by all (Beltagy et al. 2020, §3.1).
+
+    On its own it lets nobody else see anybody: combine it, as in ``SlidingWindow() |
+    GlobalTokens()``.
+    """
+
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(count=self.count)
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query < self.count) | (key < self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Documents(Mask):
+    """Only keys of the query's own document, where several are packed into one sequence.
+
+    ``ids`` (B, S) int: the document of each position; for self-attention.
+    """
+
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        if self.ids.is_floating_point() or self.ids.ndim != 2:
+            raise ValueError(
+                "document ids are whole numbers (batch, positions); got "
+                f"{self.ids.dtype} of shape {tuple(self.ids.shape)}"
+            )
+
+    def check(self, batch: int, queries: int, keys: int) -> None:
+        if self.ids.shape != (batch, keys) or queries > keys:
+            raise ValueError(
+                f"document ids for {batch} sequences of {keys} positions have the shape "
+                f"({batch}, {keys}); got {tuple(self.ids.shape)} for {queries} queries"
+            )
+
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return self.ids[batch, query] == self.ids[batch, key]
+
+
+def split_causal(mask: Mask | None) -> tuple[bool, Mask] | None:
+    """A mask as (whether it is causal, what else hides keys from all queries alike).
+
+    Linear-time mechanisms can compute such masks; of any other this returns None.
+    """
+    if mask is None:
+        return False, Everything()
+    if isinstance(mask, Causal):
+        return True, Everything()
+    if not mask.depends_on_query:
+        return False, mask
+    if isinstance(mask, Both):
+        left, right = split_causal(mask.left), split_causal(mask.right)
+        if left is not None and right is not None:
+            return left[0] or right[0], left[1] & right[1]
+    return None

@@ -1,24 +1,201 @@
 """Normalizers: logits (B, H, L, S) → weights over the keys.
 
-The caller has already pushed the logits of forbidden keys to the lowest finite number, and sets
-their weights to zero afterwards; a normalizer only knows logits.
+The caller has already pushed the logits of hidden keys to the lowest finite number, and sets their
+weights to zero afterwards. So a normalizer need not know the mask, unless it counts the keys.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+
+from attention_lab.attention.checks import check_positive
 
 
 class Normalizer(nn.Module, ABC):
-    """Turns one query's logits over its keys (the last dimension) into weights."""
+    """Turns one query's logits over its keys (the last dimension) into weights ≥ 0."""
+
+    #: weights = …, and who published it.
+    formula: ClassVar[str]
+    paper: ClassVar[str]
+    #: Whether the weights of a query that sees anything sum to 1.
+    sums_to_one: ClassVar[bool] = True
+    #: Whether a visible key may get exactly no weight.
+    sparse: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(self, logits: Tensor) -> Tensor:
-        """Weights (B, H, L, S) of logits (B, H, L, S)."""
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Weights (B, H, L, S).
+
+        Args:
+            logits: (B, H, L, S), S ≥ 1.
+            visible: which keys each query may look at, bool, broadcastable to the logits' shape;
+                None means all.
+        """
 
 
 class Softmax(Normalizer):
-    """weights = exp(logits) / Σ exp(logits) over the keys (Vaswani et al. 2017, eq. 1)."""
+    """weights = exp(l) / Σ exp(l) (Vaswani et al. 2017, eq. 1)."""
 
-    def forward(self, logits: Tensor) -> Tensor:
+    formula = "softmax"
+    paper = "Vaswani et al. 2017"
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
         return logits.softmax(dim=-1)
+
+
+class TemperedSoftmax(Normalizer):
+    """weights = softmax(l / T).
+
+    Args:
+        temperature: T; small ones sharpen.
+        learned: whether T is trained (as its logarithm, so that it stays positive).
+
+    Raises:
+        ValueError: if the temperature is not positive.
+    """
+
+    formula = "softmax(l / T)"
+    paper = "Hinton et al. 2015"
+
+    def __init__(self, temperature: float = 1.0, learned: bool = False) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        log = torch.tensor(temperature).log()
+        if learned:
+            self.log_temperature = nn.Parameter(log)
+        else:
+            self.register_buffer("log_temperature", log)
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        # Differences first: the lowest logits must not overflow when T is small.
+        shifted = logits - logits.amax(-1, keepdim=True).detach()
+        return (shifted * (-self.log_temperature).exp().to(logits.dtype)).softmax(dim=-1)
+
+
+class SoftmaxPlusOne(Normalizer):
+    """weights = exp(l) / (1 + Σ exp(l)): a query may look at nothing (Miller 2023)."""
+
+    formula = "exp(l) / (1 + Σ exp(l))"
+    paper = "Miller 2023"
+    sums_to_one = False
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        # The 1 is one more key, with logit 0 and nothing to say.
+        silent = torch.zeros_like(logits[..., :1])
+        return torch.cat([logits, silent], dim=-1).softmax(dim=-1)[..., :-1]
+
+
+class Sigmoid(Normalizer):
+    """weights = sigmoid(l − log n) for n visible keys, each on its own (Ramapuram et al. 2025)."""
+
+    formula = "sigmoid(l − log n)"
+    paper = "Ramapuram et al. 2025"
+    sums_to_one = False
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        return torch.sigmoid(logits - _count(logits, visible).log())
+
+
+class ReLU(Normalizer):
+    """weights = max(l, 0) / n for n visible keys (Wortsman et al. 2023, §3)."""
+
+    formula = "relu(l) / n"
+    paper = "Wortsman et al. 2023"
+    sums_to_one = False
+    sparse = True
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        return logits.relu() / _count(logits, visible)
+
+
+class Sparsemax(Normalizer):
+    """The distribution nearest to the logits: max(l − τ, 0) (Martins & Astudillo 2016, eq. 1)."""
+
+    formula = "sparsemax"
+    paper = "Martins & Astudillo 2016"
+    sparse = True
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        wide = _wide(logits)
+        # τ ≥ max − 1, so nothing below that matters, however low.
+        z = (wide - wide.amax(-1, keepdim=True)).clamp(min=-1)
+        with torch.no_grad():
+            ordered = z.sort(dim=-1, descending=True).values
+            rank = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype, device=z.device)
+            above = 1 + rank * ordered > ordered.cumsum(-1)
+            size = above.sum(-1, keepdim=True)
+            threshold = ((ordered * above).sum(-1, keepdim=True) - 1) / size
+            support = z > threshold
+        # Once more where it is differentiated: τ depends on the logits of the support.
+        threshold = ((z * support).sum(-1, keepdim=True) - 1) / support.sum(-1, keepdim=True)
+        return ((z - threshold) * support).to(logits.dtype)
+
+
+class Entmax15(Normalizer):
+    """1.5-entmax, between softmax and sparsemax: max(l/2 − τ, 0)² (Peters et al. 2019, §3)."""
+
+    formula = "1.5-entmax"
+    paper = "Peters et al. 2019"
+    sparse = True
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        wide = _wide(logits)
+        z = ((wide - wide.amax(-1, keepdim=True)) / 2).clamp(min=-1)
+        with torch.no_grad():
+            threshold = self._threshold(z)
+        # One step of Newton's method changes nothing but gives τ its gradient.
+        excess = (z - threshold).relu()
+        slope = 2 * excess.sum(-1, keepdim=True).detach()
+        threshold = threshold + (excess.square().sum(-1, keepdim=True) - 1) / slope
+        return (z - threshold).relu().square().to(logits.dtype)
+
+    @staticmethod
+    def _threshold(z: Tensor) -> Tensor:
+        """τ with Σ max(z − τ, 0)² = 1, from the sorted logits (ibid., algorithm 2)."""
+        ordered = z.sort(dim=-1, descending=True).values
+        size = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype, device=z.device)
+        mean = ordered.cumsum(-1) / size
+        variance = ordered.square().cumsum(-1) / size - mean.square()
+        candidates = mean - ((1 - size * variance) / size).clamp(min=0).sqrt()
+        support = (candidates <= ordered).sum(-1, keepdim=True)
+        return candidates.gather(-1, support - 1)
+
+
+class TopK(Normalizer):
+    """softmax over the k largest logits, nothing for the rest (Gupta et al. 2021).
+
+    Args:
+        k: keys that get weight; of equal logits the first ones.
+
+    Raises:
+        ValueError: if k is below 1.
+    """
+
+    formula = "softmax of the k largest"
+    paper = "Gupta et al. 2021"
+    sparse = True
+
+    def __init__(self, k: int = 8) -> None:
+        super().__init__()
+        check_positive(k=k)
+        self.k = k
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        values, indices = logits.topk(min(self.k, logits.shape[-1]), dim=-1)
+        return torch.zeros_like(logits).scatter(-1, indices, values.softmax(dim=-1))
+
+
+def _count(logits: Tensor, visible: Tensor | None) -> Tensor:
+    """How many keys each query sees, (…, L, 1), in the logits' dtype; at least 1."""
+    if visible is None:
+        return logits.new_tensor(float(logits.shape[-1]))
+    keys = visible.expand(*visible.shape[:-1], logits.shape[-1])
+    return keys.sum(-1, keepdim=True).clamp(min=1).to(logits.dtype)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """At least single precision: running sums in half precision would lose the threshold."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -1,5 +1,7 @@
 """The Transformer encoder–decoder, with layer normalization before each sublayer."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Causal, Mask, Padding
@@ -45,6 +47,11 @@ class DecoderLayer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        if not self_attention.capabilities.causal:
+            raise ValueError(
+                f"{type(self_attention).__name__} cannot be causal, as self-attention in a decoder "
+                "must be; give it another: +attention@model.self_attention=multi_head"
+            )
         self.self_norm = nn.LayerNorm(width)
         self.self_attention = self_attention
         self.cross_norm = nn.LayerNorm(width)
@@ -73,6 +80,8 @@ class EncoderDecoder(SequenceToSequenceNetwork):
         decoder_layers: number of decoder layers.
         feed_forward_width: of the hidden layer; None means 4 · width.
         dropout: probability, on embeddings and on every sublayer's output.
+        positions: what is added to the embeddings: "sinusoidal" or "none", where attention has
+            positions of its own.
         padding: the token id that marks absent positions.
 
     Raises:
@@ -91,6 +100,7 @@ class EncoderDecoder(SequenceToSequenceNetwork):
         decoder_layers: int = 2,
         feed_forward_width: int | None = None,
         dropout: float = 0.1,
+        positions: Literal["sinusoidal", "none"] = "sinusoidal",
         padding: int = 0,
     ) -> None:
         super().__init__()
@@ -106,7 +116,9 @@ class EncoderDecoder(SequenceToSequenceNetwork):
         self.padding = padding
         self.source_embedding = token_embedding(source_vocabulary, width, padding)
         self.target_embedding = token_embedding(target_vocabulary, width, padding)
-        self.positions = SinusoidalPositions(width)
+        if positions not in ("sinusoidal", "none"):
+            raise ValueError(f"positions must be sinusoidal or none, got {positions!r}")
+        self.positions = SinusoidalPositions(width) if positions == "sinusoidal" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.encoder = nn.ModuleList(
             EncoderLayer(width, hidden, self_attention(width, width), dropout)

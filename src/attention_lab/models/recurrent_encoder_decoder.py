@@ -69,11 +69,6 @@ class RecurrentEncoderDecoder(SequenceToSequenceNetwork):
         self.bridge = nn.Linear(width, width)
         self.decoder = recurrent(decoder_input, width, layers, batch_first=True, dropout=between)
         self.cross_attention = cross_attention(width, width)
-        if input_feeding and self.cross_attention.mask is not None:
-            raise ValueError(
-                "input_feeding attends one step at a time, where a mechanism's own mask "
-                "would not know the position; leave one of the two out"
-            )
         self.combine = nn.Linear(2 * width, width)
         self.readout = nn.Linear(width, target_vocabulary)
 
@@ -102,17 +97,18 @@ class RecurrentEncoderDecoder(SequenceToSequenceNetwork):
             attentional = self._attend(hidden, encoded)
         return self.readout(self.dropout(attentional))
 
-    def _attend(self, hidden: Tensor, encoded: Encoded) -> Tensor:
-        context = self.cross_attention(hidden, encoded.memory, Padding(encoded.valid)).output
+    def _attend(self, hidden: Tensor, encoded: Encoded, start: int = 0) -> Tensor:
+        mask = Padding(encoded.valid)
+        context = self.cross_attention(hidden, encoded.memory, mask, start=start).output
         return torch.tanh(self.combine(torch.cat([context, hidden], dim=-1)))
 
     def _step_by_step(
         self, embedded: Tensor, state: Tensor | tuple[Tensor, Tensor], encoded: Encoded
     ) -> Tensor:
         attentional = [torch.zeros_like(embedded[:, :1])]
-        for step in embedded.split(1, dim=1):
+        for position, step in enumerate(embedded.split(1, dim=1)):
             hidden, state = self.decoder(torch.cat([step, attentional[-1]], dim=-1), state)
-            attentional.append(self._attend(hidden, encoded))
+            attentional.append(self._attend(hidden, encoded, position))
         return torch.cat(attentional[1:], dim=1)
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:

@@ -21,6 +21,9 @@ class Additive(Score):
         ValueError: if ``hidden_dim`` is below 1.
     """
 
+    formula = "v·tanh(W q + U k)"
+    paper = "Bahdanau et al. 2015"
+
     def __init__(self, heads: int, head_dim: int, hidden_dim: int | None = None) -> None:
         super().__init__(heads, head_dim)
         hidden_dim = head_dim if hidden_dim is None else hidden_dim
@@ -45,3 +48,21 @@ class Additive(Score):
         projected_key = (key @ self.key_weight).unsqueeze(-3)  # (B, H, 1, S, A)
         hidden = torch.tanh(projected_query + projected_key)
         return torch.einsum("bhlsa,ha->bhls", hidden, self.vector)
+
+
+class Concat(Additive):
+    """logits = v · tanh(W [q; k]) (Luong et al. 2015, eq. 8, "concat").
+
+    The same function as the additive score, W = [W_q, W_k], but initialized as the one matrix
+    that it is here.
+    """
+
+    formula = "v·tanh(W [q; k])"
+    paper = "Luong et al. 2015"
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform W (2E → A), and v with variance 1/A."""
+        super().reset_parameters()
+        for query, key in zip(self.query_weight, self.key_weight, strict=True):
+            joint = nn.init.xavier_uniform_(torch.cat([query.detach(), key.detach()]))
+            query.data, key.data = joint.chunk(2)

@@ -1,6 +1,7 @@
 """What a score is: the function from queries and keys to attention logits."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,6 +19,12 @@ class Score(nn.Module, ABC):
         ValueError: if either is below 1.
     """
 
+    #: logits = …, and who published it.
+    formula: ClassVar[str]
+    paper: ClassVar[str]
+    #: Whether logits depend on where keys stand, too.
+    positional: ClassVar[bool] = False
+
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()
         check_positive(heads=heads, head_dim=head_dim)
@@ -30,15 +37,18 @@ class Score(nn.Module, ABC):
 
 
 class DotProductFamily(Score):
-    """A score that is a scaled dot product of the keys with some function of the query.
+    """A score that is a scaled dot product of functions of the query and of the key.
 
     Backends built around the dot product (SDPA, FlexAttention) can compute every such score.
     """
 
     @abstractmethod
-    def fold(self, query: Tensor) -> tuple[Tensor, float]:
-        """The query q' (B, H, L, E) and the scale with logits = scale · q' kᵀ."""
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Q' (B, H, L, E), k' (B, H_kv, S, E) and the scale, with logits = scale · q' k'ᵀ.
+
+        Key heads may be shared by query heads, so k' must not depend on which head it is.
+        """
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        query, scale = self.fold(query)
+        query, key, scale = self.fold(query, key)
         return (scale * query) @ key.mT  # scaled first: half precision overflows later

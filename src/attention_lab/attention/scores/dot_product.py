@@ -8,8 +8,11 @@ from attention_lab.attention.scores.base import DotProductFamily
 class DotProduct(DotProductFamily):
     """logits = q · k, unscaled (Luong et al. 2015, eq. 8, "dot")."""
 
-    def fold(self, query: Tensor) -> tuple[Tensor, float]:
-        return query, 1.0
+    formula = "q·k"
+    paper = "Luong et al. 2015"
+
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        return query, key, 1.0
 
 
 class ScaledDotProduct(DotProductFamily):
@@ -19,5 +22,8 @@ class ScaledDotProduct(DotProductFamily):
     softmax does not saturate as heads get wider (ibid., footnote 4).
     """
 
-    def fold(self, query: Tensor) -> tuple[Tensor, float]:
-        return query, self.head_dim**-0.5
+    formula = "q·k / √d"
+    paper = "Vaswani et al. 2017"
+
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        return query, key, self.head_dim**-0.5

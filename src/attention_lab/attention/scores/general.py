@@ -9,6 +9,9 @@ from attention_lab.attention.scores.base import DotProductFamily
 class General(DotProductFamily):
     """logits = qᵀ W k, one matrix W (E × E) per head (Luong et al. 2015, eq. 8, "general")."""
 
+    formula = "qᵀ W k"
+    paper = "Luong et al. 2015"
+
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__(heads, head_dim)
         self.weight = nn.Parameter(torch.empty(heads, head_dim, head_dim))
@@ -19,5 +22,19 @@ class General(DotProductFamily):
         for matrix in self.weight:
             nn.init.xavier_uniform_(matrix)
 
-    def fold(self, query: Tensor) -> tuple[Tensor, float]:
-        return query @ self.weight, 1.0
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        return query @ self.weight, key, 1.0
+
+
+class Biaffine(General):
+    """logits = qᵀ W k + u · k, a bias for what every query wants (Dozat & Manning 2017, §2.2)."""
+
+    formula = "qᵀ W k + u·k"
+    paper = "Dozat & Manning 2017"
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__(heads, head_dim)
+        self.bias = nn.Parameter(torch.zeros(heads, 1, head_dim))
+
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        return query @ self.weight + self.bias, key, 1.0

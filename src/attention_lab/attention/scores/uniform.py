@@ -12,5 +12,8 @@ class Uniform(DotProductFamily):
     In a recurrent encoder–decoder this is a fixed summary of the source, the same at every step.
     """
 
-    def fold(self, query: Tensor) -> tuple[Tensor, float]:
-        return torch.zeros_like(query), 1.0
+    formula = "0"
+    paper = "the mean"
+
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        return torch.zeros_like(query), key, 1.0

@@ -1,33 +1,23 @@
 """What every attention mechanism must do: checks that take a layer and raise AssertionError.
 
-Each check works on the tensor level, ``layer.attend``, and compares with the visibility that the
-example says, never with the layer's own idea of its mask. ``test_contract.py`` runs them over the
-mechanisms, ``test_planted_faults.py`` over broken ones, which they must refuse.
+Most work on the tensor level, ``layer.attend``, and compare with the visibility that the example
+says, never with the layer's own idea of its mask. What a layer need not do, its ``capabilities``
+say.
 """
 
 import copy
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 from torch.testing import assert_close
 
-from attention_lab.attention import AttentionLayer, Causal, Mask, Padding
-
-
-@dataclass(frozen=True)
-class Explicit(Mask):
-    """The mask that a tensor spells out: ``visible`` (B, H, L, S) bool."""
-
-    visible: Tensor
-
-    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return self.visible[batch, head, query, key]
+from attention_lab.attention import AttentionLayer, Cache, Causal, Dense, Mask, Padding
 
 
 class Example(NamedTuple):
@@ -199,7 +189,10 @@ def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
     """A query that may look at nothing gives zeros, with zero gradient, and no NaN anywhere."""
     assert it.empty.any(), "the example has no query that may look at nothing"
     it = with_gradients(it)
-    for output in (output_of(layer, it), weights_of(layer, it)):
+    outputs = [output_of(layer, it)]
+    if layer.capabilities.weights:
+        outputs.append(weights_of(layer, it))
+    for output in outputs:
         assert not output[it.empty].any(), "an empty row is not zero"
         assert output.isfinite().all(), "an empty row makes others infinite or NaN"
         for gradient in gradients(output[it.empty].sum(), layer, it):
@@ -217,7 +210,8 @@ def check_large_logits(layer: AttentionLayer, it: Example) -> None:
     """However large the logits, weights stay a distribution and hidden keys stay hidden."""
     it = it._replace(query=it.query * 1e10)
     assert output_of(layer, it).isfinite().all()
-    check_weights(layer, it)
+    if layer.capabilities.weights:
+        check_weights(layer, it)
     check_hidden_keys_do_not_matter(layer, it)
 
 
@@ -233,28 +227,40 @@ def check_permutation_equivariance(layer: AttentionLayer, it: Example) -> None:
         it.query[batch][:, :, queries],
         it.key[batch][:, :, keys],
         it.value[batch][:, :, keys],
-        Explicit(visible),
+        Dense(visible),
         visible,
     )
     assert_close(output_of(layer, permuted), output[batch][:, :, queries])
 
 
 def check_weights(layer: AttentionLayer, it: Example) -> None:
-    """Weights are a distribution over the visible keys, per head, and make up the output."""
+    """Weights are over the visible keys, per head, and make up the output.
+
+    Where the mechanism says that they are a distribution, they are.
+    """
     output, weights = layer.attend(it.query, it.key, it.value, it.mask, True)
     assert weights is not None, "weights were asked for and not given"
     assert weights.shape == it.visible.shape
-    assert (weights >= 0).all(), "a weight is negative"
     assert not weights[~it.visible].any(), "a hidden key has weight"
-    assert_close(weights.sum(-1), (~it.empty).to(weights.dtype))
-    assert_close(output, weights @ per_query_head(it.value, it.query.shape[1]))
+    if layer.capabilities.distribution:
+        assert (weights >= 0).all(), "a weight is negative"
+        assert_close(weights.sum(-1), (~it.empty).to(weights.dtype))
+    if layer.capabilities.linear_in_values:
+        assert_close(output, weights @ per_query_head(it.value, it.query.shape[1]))
 
 
 def check_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
-    """Asking for weights changes nothing but that they are there."""
+    """Asking for weights changes nothing, gradients included, but that they are there."""
+    it = with_gradients(it)
     output, weights = layer.attend(it.query, it.key, it.value, it.mask, False)
     assert weights is None, "weights were given that nobody asked for"
-    assert_close(output, layer.attend(it.query, it.key, it.value, it.mask, True)[0])
+    asked, _ = layer.attend(it.query, it.key, it.value, it.mask, True)
+    assert_close(output, asked)
+    direction = torch.randn_like(output)
+    assert_close(
+        gradients((output * direction).sum(), layer, it),
+        gradients((asked * direction).sum(), layer, it),
+    )
 
 
 def check_eval_is_deterministic(layer: AttentionLayer, it: Example) -> None:
@@ -272,7 +278,7 @@ def check_dropout(layer: AttentionLayer, dropout: float, it: Example) -> None:
         it.query[batch],
         it.key[batch],
         rotation.expand(len(batch), it.key.shape[1], -1, -1),  # undone, outputs are the weights
-        Explicit(visible),
+        Dense(visible),
         visible,
     )
     weights = weights_of(layer, many)
@@ -314,14 +320,117 @@ def check_low_precision(
     assert error(layer) <= 2 * error(reference) + rounding
 
 
-def check_saving(make: Callable[[], AttentionLayer], it: Example) -> None:
+def check_saving(make: Callable[[], AttentionLayer]) -> None:
     """A layer of the same making gives the same output once it has loaded the state."""
     torch.manual_seed(1)
     saved = make()
     torch.manual_seed(2)
     loaded = make()
+    sequence = torch.randn(2, 5, saved.query_dim, dtype=torch.float64)
+    assert not torch.equal(saved(sequence).output, loaded(sequence).output)
     file = io.BytesIO()
     torch.save(saved.state_dict(), file)
     file.seek(0)
     loaded.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(output_of(saved, it), output_of(loaded, it)), "state was lost"
+    assert torch.equal(saved(sequence).output, loaded(sequence).output), "state was lost"
+
+
+def check_decoding(layer: AttentionLayer, length: int = 7) -> None:
+    """Step by step with a cache gives what the whole causal pass gives, whatever the steps."""
+    width = layer.query_dim
+    sequence = torch.randn(2, length, width, dtype=torch.float64)
+    valid = torch.ones(2, length, dtype=torch.bool)
+    valid[0, 0] = False
+    whole = layer(sequence, mask=Causal() & Padding(valid)).output
+    for steps in ([1] * length, [3, 1, length - 4], [length]):
+        cache, outputs = Cache(), []
+        for step in sequence.split(steps, dim=1):
+            seen = cache.length + step.shape[1]
+            mask = Causal() & Padding(valid[:, :seen])
+            outputs.append(layer(step, mask=mask, cache=cache).output)
+        assert_close(torch.cat(outputs, dim=1), whole)
+        assert cache.length == length
+        assert cache.size > 0, "a cache that keeps nothing cannot know the past"
+
+
+def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, length: int) -> None:
+    """A layer with a mask of its own is one without, called with what the mask spells out."""
+    bare.load_state_dict(masked.state_dict())
+    sequence = torch.randn(2, length, masked.query_dim, dtype=torch.float64)
+    visible = mask.dense(2, 1, length, length, sequence.device).expand(2, 1, length, length)
+    assert not visible.all(), "the sequence is too short for the mask to hide anything"
+    assert_close(masked(sequence).output, bare(sequence, mask=Dense(visible)).output)
+    both = masked(sequence, mask=Causal()).output
+    assert_close(both, bare(sequence, mask=Dense(visible) & Causal()).output)
+
+
+def check_lengths(layer: AttentionLayer) -> None:
+    """Sequences of length 0 and 1 are no special case."""
+    for queries, keys in ((0, 3), (3, 0), (1, 1), (0, 0)):
+        query = torch.randn(2, queries, layer.query_dim, dtype=torch.float64)
+        memory = torch.randn(2, keys, layer.memory_dim, dtype=torch.float64)
+        output = layer(query, memory).output
+        assert output.shape == query.shape
+        assert output.isfinite().all()
+
+
+def check_bad_input(layer: AttentionLayer) -> None:
+    """Wrong shapes and masks are refused in words, before anything is computed."""
+    sequence = torch.randn(2, 4, layer.query_dim, dtype=torch.float64)
+    wrong = [
+        lambda: layer(sequence[0]),
+        lambda: layer(sequence[..., :-1]),
+        lambda: layer(sequence, sequence[:1]),
+        lambda: layer(sequence, mask=Padding(torch.ones(2, 5, dtype=torch.bool))),
+        lambda: layer(sequence, mask=Padding(torch.ones(3, 4, dtype=torch.bool))),
+        lambda: layer(sequence, mask=torch.ones(4, 4, dtype=torch.bool)),
+        lambda: layer(sequence, sequence, cache=Cache()),
+    ]
+    for call in wrong:
+        with pytest.raises(ValueError, match=r"^[^\n]{10,}$"):
+            call()
+
+
+#: Knobs of speed, which must not change what comes out.
+SPEED = {"backend", "chunk"}
+
+
+def check_knobs(node: Mapping[str, Any], make: Callable[[Any], AttentionLayer]) -> None:
+    """Every value in a config does something: parameters, training outputs or an error change."""
+    before = _fingerprint(node, make)
+    for path, value in _knobs(node):
+        changed = copy.deepcopy(dict(node))
+        inner = changed
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = _another(value)
+        is_same = _fingerprint(changed, make) == before
+        name = ".".join(path)
+        assert is_same == (path[-1] in SPEED), f"{name}: {value!r} → {inner[path[-1]]!r}"
+
+
+def _knobs(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _knobs(value, (*path, key))
+        elif isinstance(value, bool | int | float) and not key.startswith("_"):
+            yield (*path, key), value
+
+
+def _another(value: float) -> float:
+    if isinstance(value, bool):
+        return not value
+    return 2 * value if isinstance(value, int) else value * 1.5 + 0.01
+
+
+def _fingerprint(node: Mapping[str, Any], make: Callable[[Any], AttentionLayer]) -> str:
+    """What one sees of a mechanism: its parameters, what it gives in training, or its refusal."""
+    torch.manual_seed(0)
+    try:
+        layer = make(node).double()
+        sequence = torch.randn(2, 40, layer.query_dim, dtype=torch.float64)
+        output = layer(sequence).output.detach()
+    except ValueError as error:
+        return str(error)
+    shapes = [(name, tuple(p.shape)) for name, p in layer.named_parameters()]
+    return f"{shapes} {output.mul(1e6).round().sum(0).tolist()}"

@@ -1,0 +1,27 @@
+"""What happens between heads."""
+
+import torch
+from torch import Tensor, nn
+
+
+class HeadMixing(nn.Module):
+    """Talking heads: linear maps across the heads, before and after normalization.
+
+    (Shazeer et al. 2020, §3.) Both start at the identity, which is attention without talk.
+
+    Args:
+        heads: number of query heads, H.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.logits_map = nn.Parameter(torch.eye(heads))
+        self.weights_map = nn.Parameter(torch.eye(heads))
+
+    def mix_logits(self, logits: Tensor) -> Tensor:
+        """(B, H, L, S) → (B, H, L, S)."""
+        return torch.einsum("bhls,hg->bgls", logits, self.logits_map)
+
+    def mix_weights(self, weights: Tensor) -> Tensor:
+        """(B, H, L, S) → (B, H, L, S)."""
+        return torch.einsum("bhls,hg->bgls", weights, self.weights_map)

@@ -1,0 +1,1 @@
+"""Mechanisms: what stands between queries, keys and values. Each is one file."""

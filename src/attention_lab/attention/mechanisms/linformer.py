@@ -1,0 +1,103 @@
+"""Linformer: keys and values are projected along the sequence, to a fixed length."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_lab.attention.backends import repeat_heads
+from attention_lab.attention.capabilities import Capabilities
+from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.attention.layer import AttentionLayer
+from attention_lab.attention.masks import Mask
+
+
+class LinformerAttention(AttentionLayer):
+    """softmax(q (P k)ᵀ / √E) (R v), P and R (K × S) learned (Wang et al. 2020, eq. 7).
+
+    Padding is set to zero before it is projected. Every slot mixes all keys, so it cannot be causal
+    and has no weights over the keys. P and R are shared by the heads (ibid., §4, "headwise").
+
+    Args:
+        query_dim: width of the queries, and of the output.
+        memory_dim: width of what is attended to; None means ``query_dim``.
+        width: width of all heads together; None means ``query_dim``.
+        heads: number of query heads.
+        kv_heads: number of key and value heads; None means ``heads``.
+        bias: whether the projections have one.
+        gate: whether a sigmoid of the query gates the output.
+        mask: the mechanism's own mask, on top of the one that each call brings.
+        slots: K, the length that keys and values are projected to.
+        max_length: largest S.
+        dropout: probability of dropping a weight in training.
+
+    Raises:
+        ValueError: if a value is out of range or sizes do not agree, or (when called) if there are
+            more keys than ``max_length`` or the mask is not one of padding.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        memory_dim: int | None = None,
+        *,
+        width: int | None = None,
+        heads: int = 1,
+        kv_heads: int | None = None,
+        bias: bool = False,
+        gate: bool = False,
+        mask: Mask | None = None,
+        slots: int = 64,
+        max_length: int = 512,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            query_dim,
+            memory_dim,
+            width=width,
+            heads=heads,
+            kv_heads=kv_heads,
+            bias=bias,
+            gate=gate,
+            mask=mask,
+        )
+        check_positive(slots=slots, max_length=max_length)
+        check_dropout(dropout)
+        self._check_mask(self.mask)
+        self.dropout = dropout
+        self.key_slots = nn.Parameter(torch.randn(slots, max_length) * slots**-0.5)
+        self.value_slots = nn.Parameter(torch.randn(slots, max_length) * slots**-0.5)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            formula="softmax(q·(P k) / √d) (R v)",
+            paper="Wang et al. 2020",
+            time="(L + S)·K·d",
+            memory="(L + S)·K",
+            state="",
+            any_mask=False,
+            weights=False,
+            positional=True,
+        )
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        keys, longest = key.shape[2], self.key_slots.shape[1]
+        if keys > longest:
+            raise ValueError(f"{keys} keys are more than max_length={longest}")
+        groups = query.shape[1] // key.shape[1]
+        key, value = repeat_heads(key, groups), repeat_heads(value, groups)
+        if mask is not None:
+            self._check_mask(mask)
+            valid = mask.dense(len(query), query.shape[1], 1, keys, query.device).mT
+            key, value = key.masked_fill(~valid, 0.0), value.masked_fill(~valid, 0.0)
+        key, value = self.key_slots[:, :keys] @ key, self.value_slots[:, :keys] @ value
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout), None

@@ -1,0 +1,115 @@
+"""Luong's local attention: a window around a predicted position."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_lab.attention.backends import Axes, Problem, eager_weights, repeat_heads
+from attention_lab.attention.capabilities import Capabilities
+from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.attention.layer import AttentionLayer, Projections
+from attention_lab.attention.masks import Mask
+from attention_lab.attention.normalizers import Softmax
+from attention_lab.attention.scores import Score
+
+
+class LocalAttention(AttentionLayer):
+    """local-p: softmax(score) · exp(−(s − p)² / 2σ²) (Luong et al. 2015, §3.2).
+
+    s counts the keys that the query may see, n of them; p = n · sigmoid(v · tanh(W q)) is where the
+    query expects what it looks for. σ = D/2, and keys further than D from p get nothing. As in the
+    paper, weights are not normalized again.
+
+    Args:
+        query_dim: width of the queries, and of the output.
+        memory_dim: width of what is attended to; None means ``query_dim``.
+        score: makes the score from (heads, head_dim).
+        width: width of all heads together; None means ``query_dim``.
+        heads: number of query heads.
+        kv_heads: number of key and value heads; None means ``heads``.
+        projections: "all", "values" or "none".
+        bias: whether the projections have one.
+        gate: whether a sigmoid of the query gates the output.
+        mask: the mechanism's own mask, on top of the one that each call brings.
+        radius: D, in keys.
+        dropout: probability of dropping a weight in training.
+
+    Raises:
+        ValueError: if a value is out of range or sizes do not agree.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        memory_dim: int | None = None,
+        *,
+        score: Callable[[int, int], Score],
+        width: int | None = None,
+        heads: int = 1,
+        kv_heads: int | None = None,
+        projections: Projections = "all",
+        bias: bool = False,
+        gate: bool = False,
+        mask: Mask | None = None,
+        radius: int = 10,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            query_dim,
+            memory_dim,
+            width=width,
+            heads=heads,
+            kv_heads=kv_heads,
+            projections=projections,
+            bias=bias,
+            gate=gate,
+            mask=mask,
+        )
+        check_positive(radius=radius)
+        check_dropout(dropout)
+        self.radius, self.dropout = radius, dropout
+        self.score, self.normalizer = score(heads, self.head_dim), Softmax()
+        self.place_map = nn.Parameter(torch.empty(heads, self.head_dim, self.head_dim))
+        self.place_vector = nn.Parameter(torch.randn(heads, self.head_dim, 1) * self.head_dim**-0.5)
+        for matrix in self.place_map:
+            nn.init.xavier_uniform_(matrix)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            formula=f"softmax of {self.score.formula}, times exp(−(j − p)² / 2σ²)",
+            paper="Luong et al. 2015",
+            distribution=False,
+            sparse=True,
+            positional=True,
+        )
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        problem = Problem(query, key, value, mask, Axes(self.score, self.normalizer), start=start)
+        weights = eager_weights(problem) * self._nearness(query, problem)
+        value = repeat_heads(value, problem.groups)
+        dropout = self.dropout if self.training else 0.0
+        return F.dropout(weights, dropout) @ value, weights if need_weights else None
+
+    def _nearness(self, query: Tensor, problem: Problem) -> Tensor:
+        """exp(−(s − p)² / 2σ²) within the radius, (B, H, L, S)."""
+        visible = problem.dense_mask()
+        if visible is None:
+            visible = torch.ones(
+                (1, 1, 1, problem.key.shape[2]), dtype=torch.bool, device=query.device
+            )
+        rank = visible.expand(*visible.shape[:-1], problem.key.shape[2]).cumsum(-1)
+        fraction = torch.sigmoid(torch.tanh(query @ self.place_map) @ self.place_vector)
+        distance = (rank - 1) - rank[..., -1:] * fraction
+        near = torch.exp(-2 * (distance / self.radius).square())
+        return near.masked_fill(distance.abs() > self.radius, 0.0)

@@ -1,0 +1,120 @@
+"""Attention that factors into a score and a normalizer: most of what is called attention."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from attention_lab.attention.backends import EAGER, Axes, Problem, choose_backend
+from attention_lab.attention.capabilities import Capabilities
+from attention_lab.attention.checks import check_dropout
+from attention_lab.attention.heads import HeadMixing
+from attention_lab.attention.layer import AttentionLayer, Projections
+from attention_lab.attention.masks import Mask
+from attention_lab.attention.normalizers import Normalizer
+from attention_lab.attention.positions import NoPositions, Positions
+from attention_lab.attention.scores import Additive, Score
+
+
+class ScoredAttention(AttentionLayer):
+    """output = normalize(score(Q, K) + positions) · V, over the visible keys.
+
+    With the scaled dot product, softmax and no positions this is softmax(QKᵀ/√E) · V (Vaswani et
+    al. 2017, eq. 1).
+
+    Args:
+        query_dim: width of the queries, and of the output.
+        memory_dim: width of what is attended to; None means ``query_dim``.
+        score: makes the score from (heads, head_dim).
+        normalizer: makes what turns logits into weights.
+        positions: makes what knows where queries and keys stand, from (heads, head_dim).
+        width: width of all heads together; None means ``query_dim``.
+        heads: number of query heads.
+        kv_heads: number of key and value heads; None means ``heads``.
+        latent_dim: width of the latent that keys and values are made from; None means no latent.
+        talking_heads: whether learned maps mix the heads' logits and weights.
+        projections: "all", "values" (the score has its own maps of queries and keys) or "none".
+        bias: whether the projections have one.
+        gate: whether a sigmoid of the query gates the output.
+        mask: the mechanism's own mask, on top of the one that each call brings.
+        dropout: probability of dropping a weight in training.
+        backend: "auto" or one of ``BACKENDS``; "auto" takes the fastest that can compute it.
+
+    Raises:
+        ValueError: if a value is out of range, sizes do not agree, or the backend cannot do it.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        memory_dim: int | None = None,
+        *,
+        score: Callable[[int, int], Score],
+        normalizer: Callable[[], Normalizer],
+        positions: Callable[[int, int], Positions] = NoPositions,
+        width: int | None = None,
+        heads: int = 1,
+        kv_heads: int | None = None,
+        latent_dim: int | None = None,
+        talking_heads: bool = False,
+        projections: Projections = "all",
+        bias: bool = False,
+        gate: bool = False,
+        mask: Mask | None = None,
+        dropout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            query_dim,
+            memory_dim,
+            width=width,
+            heads=heads,
+            kv_heads=kv_heads,
+            latent_dim=latent_dim,
+            projections=projections,
+            bias=bias,
+            gate=gate,
+            mask=mask,
+        )
+        check_dropout(dropout)
+        self.score = score(heads, self.head_dim)
+        self.normalizer = normalizer()
+        self.positions = positions(heads, self.head_dim)
+        self.mixing = HeadMixing(heads) if talking_heads else None
+        self.dropout = dropout
+        self.backend = choose_backend(backend, self.axes())
+
+    @property
+    def capabilities(self) -> Capabilities:
+        score, normalizer, positions = self.score, self.normalizer, self.positions
+        fused = self.backend is not EAGER
+        return Capabilities(
+            formula=f"{normalizer.formula} of {score.formula}",
+            paper=score.paper,
+            time="L·S·d·a" if isinstance(score, Additive) else "L·S·d",
+            memory="S·d" if fused else "L·S·a" if isinstance(score, Additive) else "L·S",
+            state="S·r" if self.caches_latent else "S·d",
+            distribution=normalizer.sums_to_one and self.mixing is None,
+            sparse=normalizer.sparse,
+            positional=score.positional or not isinstance(positions, NoPositions),
+        )
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        bias = self.positions.bias(query, start, key.shape[2])
+        query, key = self.positions.place(query, key, start)
+        problem = Problem(query, key, value, mask, self.axes(), bias, start)
+        backend = EAGER if need_weights and not self.backend.gives_weights else self.backend
+        output, weights = backend.compute(problem)
+        return output, weights if need_weights else None
+
+    def axes(self) -> Axes:
+        """What this attention is made of, in the present mode."""
+        dropout = self.dropout if self.training else 0.0
+        return Axes(self.score, self.normalizer, self.mixing, dropout)

@@ -1,0 +1,248 @@
+"""Positions inside attention: they turn or shift queries and keys, or add to the logits.
+
+The first key is at position 0 and the first query at ``start``, so that step-by-step decoding and
+the whole pass agree.
+"""
+
+import math
+from abc import ABC
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attention_lab.attention.checks import check_positive
+
+
+class Positions(nn.Module, ABC):
+    """How attention knows where queries and keys stand.
+
+    Args:
+        heads: number of query heads, H.
+        head_dim: width of one head's queries and keys, E.
+
+    Raises:
+        ValueError: if either is below 1.
+    """
+
+    formula: ClassVar[str]
+    paper: ClassVar[str]
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__()
+        check_positive(heads=heads, head_dim=head_dim)
+        self.heads, self.head_dim = heads, head_dim
+
+    def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, L, E) and keys (B, H_kv, S, E) that know their positions."""
+        return query, key
+
+    def bias(self, query: Tensor, start: int, keys: int) -> Tensor | None:
+        """What to add to the logits, broadcastable to (B, H, L, S); None for nothing."""
+        return None
+
+
+class NoPositions(Positions):
+    """Attention to a set (Kazemnejad et al. 2023: with a causal mask it can learn to count)."""
+
+    formula = ""
+    paper = "Kazemnejad et al. 2023"
+
+
+class Sinusoidal(Positions):
+    """Sines and cosines added to each head's queries and keys (Vaswani et al. 2017, §3.5).
+
+    Added at every layer rather than once to the embeddings, and not to the values (as in Carion et
+    al. 2020, fig. 10).
+    """
+
+    formula = "q + sin(i·ω), k + sin(j·ω)"
+    paper = "Vaswani et al. 2017"
+
+    def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        return query + self._table(query, start), key + self._table(key, 0)
+
+    def _table(self, x: Tensor, start: int) -> Tensor:
+        angles = _angles(x, start, (self.head_dim + 1) // 2)
+        table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+        return table[:, : self.head_dim].to(x.dtype)
+
+
+class Learned(Positions):
+    """A learned vector for each position, added to queries and keys (Gehring et al. 2017, §3.1).
+
+    Args:
+        heads: number of query heads.
+        head_dim: width of one head.
+        max_length: number of positions there are.
+
+    Raises:
+        ValueError: if a size is below 1, or (when called) if a sequence is longer.
+    """
+
+    formula = "q + p_i, k + p_j"
+    paper = "Gehring et al. 2017"
+
+    def __init__(self, heads: int, head_dim: int, max_length: int = 512) -> None:
+        super().__init__(heads, head_dim)
+        check_positive(max_length=max_length)
+        self.table = nn.Parameter(torch.randn(max_length, head_dim) * head_dim**-0.5)
+
+    def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        longest = max(start + query.shape[2], key.shape[2])
+        if longest > len(self.table):
+            raise ValueError(
+                f"{longest} positions are more than max_length={len(self.table)} learned ones"
+            )
+        rows = self.table[start : start + query.shape[2]]
+        return query + rows, key + self.table[: key.shape[2]]
+
+
+class Rotary(Positions):
+    """Pairs of components turned by position times frequency (Su et al. 2021, eq. 14–15).
+
+    q·k then depends on contents and distance only. Component i is paired with i + E/2.
+
+    Args:
+        heads: number of query heads.
+        head_dim: width of one head; even.
+        base: frequencies go down from 1 to 1/base.
+
+    Raises:
+        ValueError: if the head's width is odd or the base is not above 1.
+    """
+
+    formula = "R_i q · R_j k"
+    paper = "Su et al. 2021"
+
+    def __init__(self, heads: int, head_dim: int, base: float = 10000.0) -> None:
+        super().__init__(heads, head_dim)
+        if head_dim % 2:
+            raise ValueError(f"rotary positions need an even width of a head, got {head_dim}")
+        if base <= 1:
+            raise ValueError(f"base must be above 1, got {base}")
+        self.base = base
+
+    def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        return self._rotate(query, start), self._rotate(key, 0)
+
+    def _rotate(self, x: Tensor, start: int) -> Tensor:
+        angles = _angles(x, start, self.head_dim // 2, self.base)
+        cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        left, right = x.chunk(2, dim=-1)
+        return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1)
+
+
+class ALiBi(Positions):
+    """logits − m·|i − j|, a fixed slope m for each head (Press et al. 2022, §3)."""
+
+    formula = "l − m·|i − j|"
+    paper = "Press et al. 2022"
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__(heads, head_dim)
+        self.register_buffer("slopes", _slopes(heads).view(heads, 1, 1), persistent=False)
+        self.slopes: Tensor
+
+    def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
+        return -self.slopes.to(query.dtype) * _distance(query, start, keys).abs().to(query.dtype)
+
+
+class T5Bias(Positions):
+    """A learned bias for each head and bucket of distances (Raffel et al. 2020, §2.1).
+
+    Half of the buckets are single distances, the rest grow logarithmically up to ``max_distance``
+    and hold everything beyond it. Keys before and after the query have buckets of their own.
+
+    Args:
+        heads: number of query heads.
+        head_dim: width of one head.
+        buckets: number of buckets; a multiple of 4.
+        max_distance: where the last bucket begins.
+
+    Raises:
+        ValueError: if the buckets are no multiple of 4 or the distance is within the single ones.
+    """
+
+    formula = "l + b[bucket(j − i)]"
+    paper = "Raffel et al. 2020"
+
+    def __init__(
+        self, heads: int, head_dim: int, buckets: int = 32, max_distance: int = 128
+    ) -> None:
+        super().__init__(heads, head_dim)
+        if buckets < 4 or buckets % 4:
+            raise ValueError(f"buckets must be a multiple of 4, got {buckets}")
+        if max_distance <= buckets // 4:
+            raise ValueError(f"max_distance must be above {buckets // 4}, got {max_distance}")
+        self.max_distance = max_distance
+        self.table = nn.Parameter(torch.randn(heads, buckets) * 0.1)
+
+    def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
+        return self.table[:, self._bucket(_distance(query, start, keys))].to(query.dtype)
+
+    def _bucket(self, distance: Tensor) -> Tensor:
+        per_side = self.table.shape[1] // 2
+        single = per_side // 2
+        far = distance.abs().clamp(min=single)
+        growth = torch.log(far / single) / math.log(self.max_distance / single)
+        logarithmic = single + (growth * (per_side - single)).long()
+        near = distance.abs()
+        bucket = torch.where(near < single, near, logarithmic.clamp(max=per_side - 1))
+        return bucket + per_side * (distance > 0)
+
+
+class Shaw(Positions):
+    """logits + q · a[j − i] / √E, learned vectors for clipped distances (Shaw et al. 2018, eq. 4).
+
+    Those of the keys only; the paper finds that the values' add nothing (ibid., table 3).
+
+    Args:
+        heads: number of query heads.
+        head_dim: width of one head.
+        max_distance: distances are clipped to it.
+
+    Raises:
+        ValueError: if a size is below 1.
+    """
+
+    formula = "l + q·a[j − i] / √d"
+    paper = "Shaw et al. 2018"
+
+    def __init__(self, heads: int, head_dim: int, max_distance: int = 16) -> None:
+        super().__init__(heads, head_dim)
+        check_positive(max_distance=max_distance)
+        self.max_distance = max_distance
+        self.table = nn.Parameter(torch.randn(2 * max_distance + 1, head_dim) * head_dim**-0.5)
+
+    def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
+        # One product with each distance, then a lookup: no (L, S, E) tensor.
+        by_distance = (query * self.head_dim**-0.5) @ self.table.to(query.dtype).mT
+        limit = self.max_distance
+        index = _distance(query, start, keys).clamp(-limit, limit) + limit
+        return by_distance.gather(-1, index.expand(*query.shape[:3], keys))
+
+
+def _positions(x: Tensor, start: int, length: int) -> Tensor:
+    return torch.arange(start, start + length, device=x.device)
+
+
+def _distance(query: Tensor, start: int, keys: int) -> Tensor:
+    """J − i, (L, S) int64."""
+    rows = _positions(query, start, query.shape[2])
+    return _positions(query, 0, keys) - rows.unsqueeze(-1)
+
+
+def _angles(x: Tensor, start: int, frequencies: int, base: float = 10000.0) -> Tensor:
+    """Position · base^(−i / frequencies), (L, frequencies); never in half precision."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    exponents = torch.arange(frequencies, dtype=dtype, device=x.device) / frequencies
+    return _positions(x, start, x.shape[2]).to(dtype).unsqueeze(-1) * base**-exponents
+
+
+def _slopes(heads: int) -> Tensor:
+    """Geometric, down to 2⁻⁸: where H is no power of two, from two neighbouring powers' series."""
+    lower = 2 ** (heads.bit_length() - 1)
+    exact = [2 ** (-8 * (i + 1) / lower) for i in range(lower)]
+    between = [2 ** (-8 * (i + 1) / (2 * lower)) for i in range(0, 2 * (heads - lower), 2)]
+    return torch.tensor(exact + between)

@@ -1,0 +1,35 @@
+"""The cosine of query and key, with a learned temperature."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_lab.attention.scores.base import DotProductFamily
+
+
+class Cosine(DotProductFamily):
+    """logits = g · q·k / (|q| |k|), g learned for each head (Henry et al. 2020, QK-norm).
+
+    Logits are bounded by g, so that no query or key can shout the others down.
+
+    Args:
+        heads: number of query heads.
+        head_dim: width of one head.
+        gain: what g starts from.
+
+    Raises:
+        ValueError: if the gain is not positive.
+    """
+
+    formula = "g · cos(q, k)"
+    paper = "Henry et al. 2020"
+
+    def __init__(self, heads: int, head_dim: int, gain: float = 10.0) -> None:
+        super().__init__(heads, head_dim)
+        if gain <= 0:
+            raise ValueError(f"gain must be above 0, got {gain}")
+        self.gain = nn.Parameter(torch.full((heads, 1, 1), gain))
+
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        query = self.gain.to(query.dtype) * F.normalize(query, dim=-1)
+        return query, F.normalize(key, dim=-1), 1.0

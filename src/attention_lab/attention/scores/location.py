@@ -1,0 +1,35 @@
+"""A score that knows the query and the place, and never looks at the key."""
+
+import torch
+from torch import Tensor, nn
+
+from attention_lab.attention.checks import check_positive
+from attention_lab.attention.scores.base import Score
+
+
+class Location(Score):
+    """logits = (W q)_j for the key at position j (Luong et al. 2015, §3.1, "location").
+
+    Args:
+        heads: number of query heads.
+        head_dim: width of one head.
+        max_length: number of key positions there are.
+
+    Raises:
+        ValueError: if a size is below 1, or (when called) if there are more keys.
+    """
+
+    formula = "(W q)_j"
+    paper = "Luong et al. 2015"
+    positional = True
+
+    def __init__(self, heads: int, head_dim: int, max_length: int = 512) -> None:
+        super().__init__(heads, head_dim)
+        check_positive(max_length=max_length)
+        self.weight = nn.Parameter(torch.randn(heads, head_dim, max_length) * head_dim**-0.5)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        keys, places = key.shape[2], self.weight.shape[2]
+        if keys > places:
+            raise ValueError(f"{keys} keys are more than max_length={places} places")
+        return query @ self.weight[:, :, :keys]

@@ -1,0 +1,7 @@
+"""The contract: one suite of tests that every attention mechanism passes, yours included.
+
+    pytest --pyargs attention_lab.contract [--config-dir CONF] [--attention NAME]
+
+It needs ``pytest`` and composes the options of ``conf/attention/``, those of the axes beneath it
+and the ones in ``CONF``. What is tested follows from what a layer's ``capabilities`` declare.
+"""

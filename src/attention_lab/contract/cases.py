@@ -1,0 +1,75 @@
+"""Which mechanisms the contract is for: every option of ``conf/attention/`` and of its axes."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_dir
+
+from attention_lab.attention import BACKENDS, AttentionLayer, ScoredAttention
+from attention_lab.cli.configuration import config_directory, group_options, plain_config
+from attention_lab.training.components import create
+
+#: Grouped heads, and dropout, which must not show in eval.
+HEADS, KV_HEADS, HEAD_DIM, DROPOUT = 4, 2, 4, 0.25
+SIZES = {"heads": HEADS, "kv_heads": KV_HEADS, "projections": "all", "dropout": DROPOUT}
+WIDTH = HEADS * HEAD_DIM
+#: The parts of a mechanism, each varied on its own around the scaled dot product.
+AXES = ("score", "normalizer", "positions", "feature_map")
+
+Node = Mapping[str, Any]
+
+
+class Case(NamedTuple):
+    """A configured mechanism on one backend."""
+
+    name: str
+    node: Node
+
+    def layer(self) -> AttentionLayer:
+        layer: AttentionLayer = create(self.node)(WIDTH)
+        return layer.double().eval()
+
+
+@cache
+def compose_attention(extra: Path | None, *overrides: str) -> Node:
+    """The composed config node of a mechanism."""
+    searchpath = [f"hydra.searchpath=[file://{extra.resolve()}]"] if extra else []
+    with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
+        config = compose("train", [*overrides, *searchpath])
+    attention: Node = plain_config(config)["attention"]
+    return attention
+
+
+def nodes(extra: Path | None, only: str | None) -> Iterator[tuple[str, Node]]:
+    """Every mechanism, and every part of one, by name."""
+    for option in [only] if only else group_options("attention", extra):
+        yield option, compose_attention(extra, f"attention={option}")
+    for axis in AXES if only is None else ():
+        base = "linear" if axis == "feature_map" else "scaled_dot_product"
+        for option in group_options(f"attention/{axis}", extra):
+            overrides = (f"attention={base}", f"attention/{axis}={option}")
+            yield f"{axis}={option}", compose_attention(extra, *overrides)
+
+
+@cache
+def cases(extra: Path | None, only: str | None) -> list[Case]:
+    """Every mechanism of its own in the suite's sizes, on every backend that can compute it."""
+    found: dict[str, Case] = {}
+    for name, node in nodes(extra, only):
+        node = {**node, **{key: size for key, size in SIZES.items() if key in node}}
+        node.pop("mask", None)  # applied by the layer, not by the mechanism: has its own test
+        layer = create(node)(WIDTH)
+        for backend in _backends(layer):
+            variant = node if backend is None else {**node, "backend": backend}
+            label = name if backend is None else f"{name}-{backend}"
+            found.setdefault(json.dumps(variant, sort_keys=True), Case(label, variant))
+    return list(found.values())
+
+
+def _backends(layer: AttentionLayer) -> Iterable[str | None]:
+    if not isinstance(layer, ScoredAttention):
+        return ["eager", "sdpa"] if hasattr(layer, "backend") else [None]
+    return [backend.name for backend in BACKENDS if backend.refusal(layer.axes()) is None]

@@ -1,0 +1,116 @@
+"""Hands each test of the contract its mechanisms and examples."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.attention import AttentionLayer
+from attention_lab.cli.configuration import group_options
+from attention_lab.contract import checks
+from attention_lab.contract.cases import HEAD_DIM, HEADS, Case, cases
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+LENGTHS = [(3, 5), (5, 3)]  # (queries, keys)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("attention-lab")
+    group.addoption("--config-dir", type=Path, help="your own config groups, tested too")
+    group.addoption("--attention", help="test this option of conf/attention/ only")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in (
+        "quick: the quick part of the contract",
+        "needs(layer): only for layers of which this function of them is true",
+        "empty_rows: only with queries that may look at nothing",
+    ):
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    extra, only = (metafunc.config.getoption(name) for name in ("config_dir", "attention"))
+    names = metafunc.fixturenames
+    if "case" in names:
+        wanted = metafunc.definition.get_closest_marker("needs")
+        able = [case for case in cases(extra, only) if _can(case.layer(), wanted)]
+        if "it" in names:
+            metafunc.parametrize(
+                ("case", "it"), list(_with_examples(able, metafunc)), indirect=["it"]
+            )
+        else:
+            quick = pytest.mark.quick
+            metafunc.parametrize("case", [pytest.param(c, id=c.name, marks=quick) for c in able])
+    if "mask_option" in names:
+        metafunc.parametrize(
+            "mask_option", [] if only else list(group_options("attention/mask", extra))
+        )
+
+
+def _can(layer: AttentionLayer, wanted: pytest.Mark | None) -> bool:
+    return wanted is None or all(need(layer) for need in wanted.kwargs.values())
+
+
+def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]:
+    """Each mechanism with each example that it can be given."""
+    with_empty_rows = metafunc.definition.get_closest_marker("empty_rows") is not None
+    masks = checks.MASKS_WITH_EMPTY_ROWS if with_empty_rows else checks.MASKS
+    for case, mask, lengths, device in product(able, masks, LENGTHS, DEVICES):
+        any_mask = case.layer().capabilities.any_mask
+        if "causal" in mask and not any_mask:
+            continue
+        is_quick = lengths == LENGTHS[0] and mask == (
+            "causal-and-padding" if any_mask else "padding"
+        )
+        yield pytest.param(
+            case,
+            partial(
+                checks.example,
+                mask,
+                queries=lengths[0],
+                keys=lengths[1],
+                heads=HEADS,
+                kv_heads=case.layer().kv_heads,
+                head_dim=HEAD_DIM,
+                value_dim=HEAD_DIM,
+                device=device,
+            ),
+            id=f"{case.name}-{mask}-{lengths[0]}x{lengths[1]}-{device}",
+            marks=[pytest.mark.quick] if is_quick else [],
+        )
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def it(request: pytest.FixtureRequest) -> checks.Example:
+    """An example under one mask, with one pair of lengths."""
+    make: Callable[[], checks.Example] = request.param
+    return make()
+
+
+@pytest.fixture
+def layer(case: Case, request: pytest.FixtureRequest) -> AttentionLayer:
+    """The mechanism, where the example is."""
+    layer = case.layer()
+    if "it" not in request.fixturenames:
+        return layer
+    example: checks.Example = request.getfixturevalue("it")
+    return layer.to(example.query.device)
+
+
+@pytest.fixture
+def reference(case: Case, layer: AttentionLayer) -> AttentionLayer:
+    """The same layer, computed eagerly."""
+    eager = {"backend": "eager"} if "backend" in case.node else {}
+    twin = Case(case.name, {**case.node, **eager}).layer()
+    twin.load_state_dict(layer.state_dict())
+    return twin.to(next(layer.parameters()).device)

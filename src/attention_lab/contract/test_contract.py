@@ -1,0 +1,132 @@
+"""The contract, for every mechanism on every backend that can compute it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from attention_lab.attention import AttentionLayer
+from attention_lab.attention.backends import EAGER
+from attention_lab.contract import checks
+from attention_lab.contract.cases import DROPOUT, WIDTH, Case, compose_attention
+from attention_lab.contract.checks import Example
+from attention_lab.training.components import create
+
+Need = Callable[[AttentionLayer], bool]
+
+
+def weights(layer: AttentionLayer) -> bool:
+    return layer.capabilities.weights
+
+
+def every_visible_key(layer: AttentionLayer) -> bool:
+    return not layer.capabilities.sparse
+
+
+def no_order(layer: AttentionLayer) -> bool:
+    return not layer.capabilities.positional
+
+
+def causal(layer: AttentionLayer) -> bool:
+    return layer.capabilities.causal
+
+
+def dropped_weights(layer: AttentionLayer) -> bool:
+    able = layer.capabilities
+    return able.weights and able.linear_in_values and not able.sparse and hasattr(layer, "dropout")
+
+
+def a_faster_backend(layer: AttentionLayer) -> bool:
+    return getattr(layer, "backend", EAGER) is not EAGER
+
+
+def test_gradients(layer: AttentionLayer, it: Example) -> None:
+    checks.check_gradients(layer, it)
+
+
+@pytest.mark.needs(layer=a_faster_backend)
+def test_every_backend_equals_eager(
+    layer: AttentionLayer, reference: AttentionLayer, it: Example
+) -> None:
+    checks.check_agreement(layer, reference, it)
+
+
+def test_hidden_keys_do_not_matter(layer: AttentionLayer, it: Example) -> None:
+    checks.check_hidden_keys_do_not_matter(layer, it)
+
+
+@pytest.mark.needs(layer=every_visible_key)
+def test_visible_keys_matter(layer: AttentionLayer, it: Example) -> None:
+    checks.check_visible_keys_matter(layer, it)
+
+
+@pytest.mark.empty_rows
+def test_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
+    checks.check_empty_rows_are_zero(layer, it)
+
+
+def test_large_logits(layer: AttentionLayer, it: Example) -> None:
+    checks.check_large_logits(layer, it)
+
+
+@pytest.mark.needs(layer=no_order)
+def test_permutation_equivariance(layer: AttentionLayer, it: Example) -> None:
+    checks.check_permutation_equivariance(layer, it)
+
+
+@pytest.mark.needs(layer=weights)
+def test_weights(layer: AttentionLayer, it: Example) -> None:
+    checks.check_weights(layer, it)
+
+
+@pytest.mark.needs(layer=weights)
+def test_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
+    checks.check_weights_only_when_asked(layer, it)
+
+
+def test_eval_is_deterministic(layer: AttentionLayer, it: Example) -> None:
+    checks.check_eval_is_deterministic(layer, it)
+
+
+@pytest.mark.needs(layer=dropped_weights)
+def test_dropout(layer: AttentionLayer, it: Example) -> None:
+    checks.check_dropout(layer, DROPOUT, it)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_low_precision(
+    layer: AttentionLayer, reference: AttentionLayer, it: Example, dtype: torch.dtype
+) -> None:
+    checks.check_low_precision(layer, reference, it, dtype)
+
+
+def test_saving(case: Case) -> None:
+    checks.check_saving(case.layer)
+
+
+@pytest.mark.needs(layer=causal)
+def test_decoding(layer: AttentionLayer) -> None:
+    checks.check_decoding(layer)
+
+
+def test_lengths(layer: AttentionLayer) -> None:
+    checks.check_lengths(layer)
+
+
+def test_bad_input(layer: AttentionLayer) -> None:
+    checks.check_bad_input(layer)
+
+
+def test_every_knob_turns_something(case: Case) -> None:
+    checks.check_knobs(case.node, lambda node: create(node)(WIDTH))
+
+
+def test_own_mask(mask_option: str, request: pytest.FixtureRequest) -> None:
+    extra = request.config.getoption("config_dir")
+    base = ("attention=multi_head",)
+    masked, bare = (
+        Case(mask_option, compose_attention(extra, *base, f"attention/mask={option}")).layer()
+        for option in (mask_option, "none")
+    )
+    if mask_option != "none":
+        checks.check_own_mask(masked, bare, masked.mask, length=40)
