@@ -6,6 +6,7 @@ faster where they can work at all; each says as data what it can do.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +113,61 @@ def sdpa(problem: Problem) -> tuple[Tensor, None]:
     return output, None
 
 
+def flex(problem: Problem) -> tuple[Tensor, None]:
+    """Output (B, H, L, E_v) by FlexAttention (Dong et al. 2024), compiled; no weights.
+
+    The mask becomes a BlockMask, whose empty blocks are never computed.
+
+    Raises:
+        ValueError: on the CPU if gradients are asked for.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    assert isinstance(problem.axes.score, DotProductFamily)
+    query, key, scale = problem.axes.score.fold(problem.query, problem.key)
+    needs_gradient = torch.is_grad_enabled() and any(
+        x.requires_grad for x in (query, key, problem.value)
+    )
+    if query.device.type == "cpu" and needs_gradient:
+        raise ValueError("backend=flex only infers on the cpu; sdpa or eager trains there")
+    batch, heads, queries, _ = query.shape
+    mask, start, bias = problem.mask, problem.start, problem.bias
+    block_mask = None
+    if mask is not None and not isinstance(mask, Everything):
+        visible = mask
+
+        def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return visible(b, h, i + start, j)
+
+        block_mask = create_block_mask(
+            sees, batch, heads, queries, key.shape[2], device=str(query.device)
+        )
+    score_mod = None
+    if bias is not None:
+        table = bias.expand(batch, heads, queries, key.shape[2])
+
+        def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return score + table[b, h, i, j]
+
+    output = _compiled_flex()(
+        query,
+        key,
+        problem.value,
+        score_mod=score_mod,
+        block_mask=block_mask,
+        scale=scale,
+        enable_gqa=problem.groups > 1,
+    )
+    return output, None
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
 def _additive(problem: Problem, visible: Tensor | None) -> Tensor:
     """Bias and mask in one float tensor. SDPA gives zeros for a row of −∞."""
     assert problem.bias is not None
@@ -130,11 +186,10 @@ class Backend:
     scores: tuple[type, ...]
     normalizers: tuple[type, ...]
     gives_weights: bool
+    #: The kinds of device on which it can train, if not on all. Everywhere it can infer.
+    trains_on: tuple[str, ...] = ("cpu", "cuda", "mps")
     mixes_heads: bool = False
     drops_weights: bool = True
-    #: Where it can train, and where it can only infer.
-    trains_on: tuple[str, ...] = ("cpu", "cuda", "mps")
-    infers_on: tuple[str, ...] = ("cpu", "cuda", "mps")
 
     def refusal(self, axes: Axes) -> str | None:
         """Why this backend cannot compute these axes; None if it can."""
@@ -151,9 +206,18 @@ class Backend:
 
 EAGER = Backend("eager", eager, (Score,), (Normalizer,), gives_weights=True, mixes_heads=True)
 SDPA = Backend("sdpa", sdpa, (DotProductFamily,), (Softmax,), gives_weights=False)
+FLEX = Backend(
+    "flex",
+    flex,
+    (DotProductFamily,),
+    (Softmax,),
+    gives_weights=False,
+    trains_on=("cuda",),
+    drops_weights=False,
+)
 
-#: In order of preference.
-BACKENDS = (SDPA, EAGER)
+#: In order of preference: "auto" takes flex never, since eager can do everything.
+BACKENDS = (SDPA, EAGER, FLEX)
 
 
 def choose_backend(name: str, axes: Axes) -> Backend:

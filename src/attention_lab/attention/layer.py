@@ -111,7 +111,8 @@ class AttentionLayer(nn.Module, ABC):
             start: position of the first query; the first key is at 0.
 
         Returns:
-            Output (B, H, L, E_v), and weights (B, H, L, S) before dropout if they were asked for.
+            Output (B, H, L, E_v), and weights (B, H, L, S) before dropout if they were asked for
+            (and exist: see ``capabilities``).
         """
 
     def attend_next(
@@ -157,10 +158,6 @@ class AttentionLayer(nn.Module, ABC):
         """
         memory = self._check_inputs(query, memory, cache)
         observed = need_weights or bool(self.observers)
-        if observed and not self.capabilities.weights:
-            if need_weights:
-                raise ValueError(f"{type(self).__name__} has no weights to give")
-            observed = False
         seen = 0 if cache is None else cache.length
         start = start if cache is None else seen
         if not isinstance(mask, Mask | None):
@@ -184,6 +181,8 @@ class AttentionLayer(nn.Module, ABC):
             cache.length += query.shape[1]
         else:
             output, weights = self.attend(*split, mask, observed, start)
+        if need_weights and weights is None:
+            raise ValueError(f"{type(self).__name__} has no weights to give")
         for observer in self.observers:
             if weights is not None:
                 observer(weights.detach())

@@ -184,7 +184,9 @@ class TopK(Normalizer):
         self.k = k
 
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
-        values, indices = logits.topk(min(self.k, logits.shape[-1]), dim=-1)
+        # topk would leave it open which of equal logits it takes.
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        values, indices = ordered[..., : self.k], order[..., : self.k]
         return torch.zeros_like(logits).scatter(-1, indices, values.softmax(dim=-1))
 
 

@@ -63,7 +63,7 @@ class Sinusoidal(Positions):
         return query + self._table(query, start), key + self._table(key, 0)
 
     def _table(self, x: Tensor, start: int) -> Tensor:
-        angles = _angles(x, start, (self.head_dim + 1) // 2)
+        angles = _angles(x, start, self.head_dim)
         table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
         return table[:, : self.head_dim].to(x.dtype)
 
@@ -127,7 +127,7 @@ class Rotary(Positions):
         return self._rotate(query, start), self._rotate(key, 0)
 
     def _rotate(self, x: Tensor, start: int) -> Tensor:
-        angles = _angles(x, start, self.head_dim // 2, self.base)
+        angles = _angles(x, start, self.head_dim, self.base)
         cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         left, right = x.chunk(2, dim=-1)
         return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1)
@@ -233,10 +233,10 @@ def _distance(query: Tensor, start: int, keys: int) -> Tensor:
     return _positions(query, 0, keys) - rows.unsqueeze(-1)
 
 
-def _angles(x: Tensor, start: int, frequencies: int, base: float = 10000.0) -> Tensor:
-    """Position · base^(−i / frequencies), (L, frequencies); never in half precision."""
+def _angles(x: Tensor, start: int, width: int, base: float = 10000.0) -> Tensor:
+    """position · base^(−2i / width), (L, ⌈width / 2⌉); never in half precision."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    exponents = torch.arange(frequencies, dtype=dtype, device=x.device) / frequencies
+    exponents = torch.arange(0, width, 2, dtype=dtype, device=x.device) / width
     return _positions(x, start, x.shape[2]).to(dtype).unsqueeze(-1) * base**-exponents
 
 

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from hydra import compose, initialize_config_dir
 
 from attention_lab.attention import BACKENDS, AttentionLayer, ScoredAttention
@@ -72,4 +73,9 @@ def cases(extra: Path | None, only: str | None) -> list[Case]:
 def _backends(layer: AttentionLayer) -> Iterable[str | None]:
     if not isinstance(layer, ScoredAttention):
         return ["eager", "sdpa"] if hasattr(layer, "backend") else [None]
-    return [backend.name for backend in BACKENDS if backend.refusal(layer.axes()) is None]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [
+        backend.name
+        for backend in BACKENDS
+        if backend.refusal(layer.axes()) is None and device in backend.trains_on
+    ]

@@ -15,8 +15,9 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from torch import nn
 
-from attention_lab.attention import ScoredAttention, attention_layers
+from attention_lab.attention import BACKENDS, Backend, ScoredAttention, attention_layers
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.recording.attention_maps import AttentionMaps
 from attention_lab.recording.progress import Heartbeat, ProgressLines
@@ -72,6 +73,7 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
             raise ValueError("trainer.accelerator=gpu: there is no GPU here; trainer=cpu works")
         seed_everything(config["seed"], workers=True, verbose=False)
         model = create(config["model"], **data.model_arguments())
+        _check_backends(model, "cuda" if _trains_on_gpu(trainer_options) else "cpu")
         objective = create(config["objective"], model=model, data=data, optimizer=optimizer)
         return Run(data, objective, trainer_options, create(config["logger"]))
 
@@ -255,6 +257,21 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             lightning_log.setLevel(level)
+
+
+def _trains_on_gpu(options: TrainerOptions) -> bool:
+    return options.accelerator == "gpu" or (options.accelerator == "auto" and _has_gpu())
+
+
+def _check_backends(model: nn.Module, device: str) -> None:
+    """Raise ValueError if a layer's backend cannot train here."""
+    for name, layer in attention_layers(model).items():
+        backend = getattr(layer, "backend", None)
+        if isinstance(backend, Backend) and device not in backend.trains_on:
+            works = " or ".join(other.name for other in BACKENDS if device in other.trains_on)
+            raise ValueError(
+                f"{name}: backend={backend.name} cannot train on the {device}; {works} may"
+            )
 
 
 def _has_gpu() -> bool:

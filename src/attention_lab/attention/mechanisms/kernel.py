@@ -71,10 +71,7 @@ class PositiveRandomFeatures(FeatureMap):
     def __init__(self, head_dim: int, features: int = 128) -> None:
         super().__init__(head_dim)
         check_positive(features=features)
-        blocks = [
-            torch.linalg.qr(torch.randn(head_dim, head_dim)).Q
-            for _ in range(-(-features // head_dim))
-        ]
+        blocks = [_random_rotation(head_dim) for _ in range(-(-features // head_dim))]
         norms = torch.randn(features, head_dim).norm(dim=1, keepdim=True)
         self.register_buffer("directions", torch.cat(blocks)[:features] * norms)
         self.directions: Tensor
@@ -160,25 +157,22 @@ class KernelAttention(AttentionLayer):
         need_weights: bool,
         start: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        dtype, heads, groups = query.dtype, query.shape[1], query.shape[1] // key.shape[1]
         keys = key.shape[2]
-        value = repeat_heads(value, groups)
-        phi_q, phi_k = self._features(query, key, groups)
-        wide = value.to(phi_k.dtype)
+        phi_q, phi_k, wide = self._features(query, key, value)
         structure = None if need_weights or start else split_causal(mask)
         if structure is None:
-            logits = phi_q @ phi_k.mT
+            products = (phi_q @ phi_k.mT).flatten(1, 2)
             if mask is not None:
-                visible = mask.dense(len(query), heads, query.shape[2], keys, query.device, start)
-                logits = logits * visible
-            weights = logits / _safe(logits.sum(-1, keepdim=True))
-            return (weights @ wide).to(dtype), weights.to(dtype) if need_weights else None
+                size = (len(query), query.shape[1], query.shape[2], keys)
+                products = products * mask.dense(*size, query.device, start)
+            weights = products / _safe(products.sum(-1, keepdim=True))
+            output = weights @ repeat_heads(value, phi_q.shape[2]).to(weights.dtype)
+            given = weights.to(query.dtype) if need_weights else None
+            return output.to(query.dtype), given
         causal, rest = structure
-        phi_k = phi_k * rest.dense(len(query), heads, 1, keys, query.device).mT
-        # The denominator is one more column of values, all ones.
-        wide = F.pad(wide, (0, 1), value=1.0)
+        phi_k = phi_k * rest.dense(len(query), 1, 1, keys, query.device).mT.unsqueeze(2)
         sums = self._causal(phi_q, phi_k, wide) if causal else phi_q @ (phi_k.mT @ wide)
-        return (sums[..., :-1] / _safe(sums[..., -1:])).to(dtype), None
+        return _divide(sums, query.dtype), None
 
     def attend_next(
         self,
@@ -190,44 +184,57 @@ class KernelAttention(AttentionLayer):
         cache: Cache,
     ) -> tuple[Tensor, Tensor | None]:
         structure = split_causal(mask)
-        if need_weights or structure is None or not structure[0]:
+        if structure is None or not structure[0]:
             raise ValueError(
                 "linear attention keeps sums, not keys: step by step it needs a causal mask "
-                "(and padding), and has no weights"
+                f"(and padding), and cannot use {mask}"
             )
-        groups, new = query.shape[1] // key.shape[1], key.shape[2]
-        phi_q, phi_k = self._features(query, key, groups)
-        keys = cache.length + new
-        valid = structure[1].dense(len(query), query.shape[1], 1, keys, query.device).mT
-        phi_k = phi_k * (valid[:, :, -new:] if valid.shape[2] > 1 else valid)
-        wide = F.pad(repeat_heads(value, groups).to(phi_k.dtype), (0, 1), value=1.0)
-        sums = self._causal(phi_q, phi_k, wide)
-        total = phi_k.mT @ wide
+        new = key.shape[2]
+        phi_q, phi_k, wide = self._features(query, key, value)
+        valid = structure[1].dense(len(query), 1, 1, cache.length + new, query.device)
+        phi_k = phi_k * valid[..., -new:].mT.unsqueeze(2)
+        sums, total = self._causal(phi_q, phi_k, wide), phi_k.mT @ wide
         if cache.tensors:
             past = cache.tensors["sums"]
             sums, total = sums + phi_q @ past, total + past
         cache.replace({"sums": total})
-        return (sums[..., :-1] / _safe(sums[..., -1:])).to(query.dtype), None
+        return _divide(sums, query.dtype), None
 
-    def _features(self, query: Tensor, key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def _features(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """φ(q) (B, H_kv, G, L, F), φ(k) (B, H_kv, 1, S, F) and (v, 1) (B, H_kv, 1, S, E_v + 1).
+
+        G query heads share a key head. The column of ones becomes the denominator.
+        """
         if query.dtype in (torch.float16, torch.bfloat16):
-            query, key = query.float(), key.float()
-        phi_k = repeat_heads(self.feature_map(key, is_query=False), groups)
-        return self.feature_map(query, is_query=True), phi_k
+            query, key, value = query.float(), key.float(), value.float()
+        phi_q = self.feature_map(query, is_query=True).unflatten(1, (key.shape[1], -1))
+        phi_k = self.feature_map(key, is_query=False).unsqueeze(2)
+        return phi_q, phi_k, F.pad(value, (0, 1), value=1.0).unsqueeze(2)
 
     def _causal(self, phi_q: Tensor, phi_k: Tensor, value: Tensor) -> Tensor:
         """Σ_{j ≤ i} (φ(q_i)·φ(k_j)) v_j, chunk by chunk: pairs within, sums from before."""
-        queries = phi_q.shape[2]
-        missing = max(0, queries - phi_k.shape[2])
-        phi_k, value = (F.pad(x, (0, 0, 0, missing))[:, :, :queries] for x in (phi_k, value))
-        past = phi_k.mT[..., :0] @ value[:, :, :0]  # zeros (B, H, F, E_v)
+        queries = phi_q.shape[-2]
+        missing = max(0, queries - phi_k.shape[-2])
+        phi_k, value = (F.pad(x, (0, 0, 0, missing))[..., :queries, :] for x in (phi_k, value))
+        past = phi_k.mT[..., :0] @ value[..., :0, :]  # zeros (B, H_kv, 1, F, E_v + 1)
         outputs = []
         for q, k, v in zip(
-            *(x.split(self.chunk, dim=2) for x in (phi_q, phi_k, value)), strict=True
+            *(x.split(self.chunk, dim=-2) for x in (phi_q, phi_k, value)), strict=True
         ):
             outputs.append((q @ k.mT).tril() @ v + q @ past)
             past = past + k.mT @ v
-        return torch.cat(outputs, dim=2)
+        return torch.cat(outputs, dim=-2)
+
+
+def _divide(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """Σ / Σ of (B, H_kv, G, L, E_v + 1), as (B, H, L, E_v)."""
+    return (sums[..., :-1] / _safe(sums[..., -1:])).flatten(1, 2).to(dtype)
+
+
+def _random_rotation(width: int) -> Tensor:
+    """A uniformly distributed orthogonal matrix (Mezzadri 2007): the signs of R must be undone."""
+    q, r = torch.linalg.qr(torch.randn(width, width))
+    return q * r.diagonal().sign()
 
 
 def _safe(total: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""FlexAttention as a backend: on the CPU it can only infer, so it is held to eager there."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from attention_lab.attention import (
+    ALiBi,
+    Causal,
+    GlobalTokens,
+    Mask,
+    NoPositions,
+    Padding,
+    Positions,
+    Rotary,
+    ScaledDotProduct,
+    ScoredAttention,
+    Shaw,
+    SlidingWindow,
+    Softmax,
+    T5Bias,
+)
+
+VALID = torch.ones(2, 9, dtype=torch.bool)
+VALID[0, 5:], VALID[1] = False, False
+MASKS: dict[str, Mask | None] = {
+    "none": None,
+    "causal": Causal(),
+    "padding": Causal() & Padding(VALID),
+    "composed": (SlidingWindow(3) | GlobalTokens(2)) & Padding(VALID),
+}
+
+
+def make(backend: str, positions: type[Positions], **options: float) -> ScoredAttention:
+    return ScoredAttention(
+        64,
+        score=ScaledDotProduct,
+        normalizer=Softmax,
+        positions=positions,
+        heads=4,
+        kv_heads=2,
+        backend=backend,
+        **options,
+    ).eval()
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("positions", [NoPositions, Rotary, ALiBi, T5Bias, Shaw])
+def test_flex_equals_eager(mask: str, positions: type[Positions]) -> None:
+    flex, eager = make("flex", positions), make("eager", positions)
+    eager.load_state_dict(flex.state_dict())
+    sequence = torch.randn(2, 9, 64)
+    with torch.no_grad():
+        assert_close(
+            flex(sequence, mask=MASKS[mask]).output, eager(sequence, mask=MASKS[mask]).output
+        )
+
+
+def test_flex_gives_weights_by_its_eager_twin() -> None:
+    with torch.no_grad():
+        _, weights = make("flex", NoPositions)(torch.randn(2, 9, 64), need_weights=True)
+    assert weights is not None
+    assert_close(weights.sum(-1), torch.ones(2, 4, 9))
+
+
+def test_flex_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match=r"flex cannot be used: it cannot drop weights.*sdpa"):
+        make("flex", NoPositions, dropout=0.1)
+    with pytest.raises(ValueError, match="only infers on the cpu; sdpa or eager trains"):
+        make("flex", NoPositions)(torch.randn(2, 9, 64))
