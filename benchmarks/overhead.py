@@ -18,12 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch.nn.functional as F
 from lightning import Callback, Trainer
 from torch.nn.utils import clip_grad_norm_
 
-from attention_lab.cli.configuration import config_directory, plain_config
+from attention_lab.cli.configuration import composed
 from attention_lab.training.run import build, train
 from attention_lab.training.trainer import TrainerOptions
 
@@ -70,8 +69,7 @@ class WithTurns(TrainerOptions):
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
     """The config of a run that trains beside the plain loop."""
-    with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
-        config = plain_config(hydra.compose("train", list(overrides)))
+    config = composed(overrides)
     config["trainer"]["_target_"] = "__main__.WithTurns"
     return config
 

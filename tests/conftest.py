@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
 
-from attention_lab.cli.configuration import config_directory, plain_config
+from attention_lab.cli.configuration import composed
 from attention_lab.data import g2p, splits
 
 #: Settings that make a run of a real model on real data take about a second.
@@ -42,8 +41,7 @@ Compose = Callable[..., dict[str, Any]]
 
 @functools.cache
 def _compose(overrides: tuple[str, ...]) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
-        return plain_config(hydra.compose("train", list(overrides)))
+    return composed(overrides)
 
 
 @pytest.fixture(scope="session")

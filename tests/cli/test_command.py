@@ -1,5 +1,6 @@
 """The command itself: verbs, help, listings, and how little it imports to answer."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -61,16 +62,35 @@ def test_an_unknown_verb_is_answered_with_the_nearest(command: Command) -> None:
     )
 
 
+def options(group: str) -> set[str]:
+    """The names of a group's files, by looking."""
+    return {file.stem for file in (config_directory() / group).glob("[!_]*.yaml")}
+
+
 def test_list_has_every_option_with_its_description(command: Command) -> None:
-    answer = command("list")
+    everything = command("list").out.splitlines()
     for group in ("attention", "data", "model", "experiment"):
-        options = {file.stem for file in (config_directory() / group).glob("[!_]*.yaml")}
-        assert options
-        lines = command("list", group).out.splitlines()
-        assert lines[0] == f"{group}="
-        described = [line.split(None, 1) for line in lines[1:]]
-        assert {name for name, _ in described} == options
-        assert set(lines) <= set(answer.out.splitlines())
+        start = everything.index(f"{group}=") + 1
+        lines = list(itertools.takewhile(lambda line: line[0] == " ", everything[start:]))
+        described = [line.split(None, 1) for line in lines]
+        assert {name for name, _ in described} == options(group)
+        if group != "attention":
+            assert command("list", group).out.splitlines() == [f"{group}=", *lines]
+
+
+def test_list_attention_is_read_from_the_code(command: Command) -> None:
+    mechanisms, *rest = command("list", "attention").out.split("\n\n")
+    rows = {line.split()[0]: line for line in mechanisms.splitlines()[2:]}
+    assert set(rows) == options("attention")
+    assert "v·tanh(W q + U k)" in rows["additive"]
+    assert rows["additive"].split()[-4:] == ["eager", "L·S·d·a", "L·S·a", "S·d"]
+    assert "Bahdanau et al. 2015" in rows["additive"]
+    assert "sdpa eager flex" in rows["multi_head"]
+    assert rows["linear"].endswith("f·d")
+    assert rows["linformer"].split("Wang et al. 2020")[1].split()[:3] == ["-", "-", "yes"]
+    for axis in ("score", "normalizer", "positions", "mask", "feature_map"):
+        (part,) = (part for part in rest if part.startswith(f"attention/{axis}="))
+        assert {line.split()[0] for line in part.splitlines()[1:]} == options(f"attention/{axis}")
 
 
 def test_list_shows_a_users_own_options(command: Command, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attention_lab.attention import AttentionLayer, Uniform, attention_layers, observe
 from attention_lab.cli.configuration import group_options
 from attention_lab.models.protocol import Network
-from attention_lab.training.components import create
+from attention_lab.training.nodes import create
 from tests.conftest import Compose
 
 ATTENTIONS = list(group_options("attention"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.sweeps.jobs import Job, check_jobs, job_names
-from attention_lab.training.components import ConfigError
+from attention_lab.training.nodes import ConfigError
 from tests.cli.conftest import TINY, Answer, Command, command  # noqa: F401
 
 

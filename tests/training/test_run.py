@@ -19,7 +19,7 @@ from attention_lab.recording import run_directory
 from attention_lab.recording.run_directory import RunExists
 from attention_lab.training import run as run_module
 from attention_lab.training.classification import Classification
-from attention_lab.training.components import ConfigError
+from attention_lab.training.nodes import ConfigError
 from attention_lab.training.objective import Diverged, Objective
 from attention_lab.training.run import build, evaluate, train
 from tests.conftest import Compose, FinishedRun
@@ -477,7 +477,7 @@ def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
         ("model.width=0", "width must be at least 1, got 0"),
         ("attention.heads=5", "width 16 is not divisible by heads=5"),
         ("attention.dropout=1.0", r"dropout must be in \[0, 1\), got 1.0"),
-        ("attention.backend=fast", "backend must be auto or one of sdpa, eager; got 'fast'"),
+        ("attention.backend=fast", "backend must be auto or one of sdpa, eager, flex; got 'fast'"),
         ("seed=-1", "seed: must be a whole number"),
     ],
 )

@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 
 from attention_lab.attention import AttentionLayer, FeatureMap, Positions, Score
 from attention_lab.cli.configuration import config_directory, group_options, plain_config
-from attention_lab.training.components import SECTIONS, check
+from attention_lab.training.sections import SECTIONS, check
 from tests.conftest import Compose
 
 OPTIONS = [

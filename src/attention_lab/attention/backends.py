@@ -220,6 +220,11 @@ FLEX = Backend(
 BACKENDS = (SDPA, EAGER, FLEX)
 
 
+def able_backends(axes: Axes) -> list[Backend]:
+    """The backends that can compute these axes, in order of preference."""
+    return [backend for backend in BACKENDS if backend.refusal(axes) is None]
+
+
 def choose_backend(name: str, axes: Axes) -> Backend:
     """The backend called ``name``, or with "auto" the first of ``BACKENDS`` that can do it.
 
@@ -227,7 +232,7 @@ def choose_backend(name: str, axes: Axes) -> Backend:
         ValueError: if there is no such backend or it cannot compute this attention; the message
             names the reason and what would work.
     """
-    able = [backend for backend in BACKENDS if not backend.refusal(axes)]
+    able = able_backends(axes)
     if name == "auto":
         return able[0]
     known = {backend.name: backend for backend in BACKENDS}

@@ -14,6 +14,8 @@ class Capabilities:
     time: str = "L·S·d"
     memory: str = "L·S"
     state: str = "S·d"
+    #: What ``backend`` may be.
+    backends: tuple[str, ...] = ("eager",)
     #: Any mask; otherwise only those that hide a key from all queries alike (padding).
     any_mask: bool = True
     #: Whether it can give weights (B, H, L, S).

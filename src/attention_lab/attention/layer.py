@@ -86,6 +86,18 @@ class AttentionLayer(nn.Module, ABC):
         self.caches_latent = latent_dim is not None
 
     @property
+    def variants(self) -> dict[str, str]:
+        """How the heads differ from those of the Transformer: what, and who published it."""
+        grouped = self.kv_heads < self.heads
+        found = {
+            "one key head": ("Shazeer 2019", grouped and self.kv_heads == 1),
+            "grouped key heads": ("Ainslie et al. 2023", grouped and self.kv_heads > 1),
+            "latent keys and values": ("DeepSeek-AI 2024", self.caches_latent),
+            "gated": ("Qiu et al. 2025", self.gate_projection is not None),
+        }
+        return {name: paper for name, (paper, has) in found.items() if has}
+
+    @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What this layer can do, as it was configured."""

@@ -234,7 +234,7 @@ def _distance(query: Tensor, start: int, keys: int) -> Tensor:
 
 
 def _angles(x: Tensor, start: int, width: int, base: float = 10000.0) -> Tensor:
-    """position · base^(−2i / width), (L, ⌈width / 2⌉); never in half precision."""
+    """Position · base^(−2i / width), (L, ⌈width / 2⌉); never in half precision."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     exponents = torch.arange(0, width, 2, dtype=dtype, device=x.device) / width
     return _positions(x, start, x.shape[2]).to(dtype).unsqueeze(-1) * base**-exponents

@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from yaml import YAMLError
 
-    from attention_lab.training.components import ConfigError
+    from attention_lab.training.nodes import ConfigError
     from attention_lab.training.run import evaluate
 
     try:

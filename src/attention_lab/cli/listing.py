@@ -1,4 +1,4 @@
-"""`attention-lab list`: what there is, one line each, read from the configs themselves."""
+"""`attention-lab list`: what there is, one line each, read from the configs and the code."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,16 +15,21 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("group", nargs="?", choices=GROUPS, help="default: all of them")
     parser.add_argument("--config-dir", type=Path, help="your own config groups, listed too")
     chosen = parser.parse_args(arguments)
+    if chosen.group == "attention":
+        from attention_lab.cli.mechanisms import table  # torch takes seconds to import
+
+        print("\n".join(table(chosen.config_dir)))
+        return 0
     for group in [chosen.group] if chosen.group else GROUPS:
         options = group_options(group, chosen.config_dir)
         width = max(map(len, options), default=0)
         print(f"{group}=")
         for name, file in options.items():
-            print(f"  {name:<{width}}  {_description(file)}")
+            print(f"  {name:<{width}}  {description(file)}")
     return 0
 
 
-def _description(file: Path) -> str:
+def description(file: Path) -> str:
     """The comment at the top of an option's file."""
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("# ") and not line.startswith("# @package"):

@@ -115,7 +115,7 @@ def _report_sweep(sweep: Path) -> int:
 def _failed(error: Exception) -> int:
     """The exit code for an error that is not Hydra's, after saying what it was."""
     from attention_lab.recording.run_directory import RunExists
-    from attention_lab.training.components import ConfigError
+    from attention_lab.training.nodes import ConfigError
     from attention_lab.training.objective import Diverged
 
     if isinstance(error, ConfigError | RunExists | OmegaConfBaseException):

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra import compose, initialize_config_dir
 
-from attention_lab.attention import BACKENDS, AttentionLayer, ScoredAttention
-from attention_lab.cli.configuration import config_directory, group_options, plain_config
-from attention_lab.training.components import create
+from attention_lab.attention import BACKENDS, AttentionLayer
+from attention_lab.cli.configuration import composed, group_options
+from attention_lab.training.nodes import create
 
 #: Grouped heads, and dropout, which must not show in eval.
 HEADS, KV_HEADS, HEAD_DIM, DROPOUT = 4, 2, 4, 0.25
@@ -35,24 +34,20 @@ class Case(NamedTuple):
 
 
 @cache
-def compose_attention(extra: Path | None, *overrides: str) -> Node:
+def compose_attention(extra: Path | None, option: str, *overrides: str) -> Node:
     """The composed config node of a mechanism."""
-    searchpath = [f"hydra.searchpath=[file://{extra.resolve()}]"] if extra else []
-    with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
-        config = compose("train", [*overrides, *searchpath])
-    attention: Node = plain_config(config)["attention"]
+    attention: Node = composed(overrides, extra, f"attention/{option}")["attention"]
     return attention
 
 
 def nodes(extra: Path | None, only: str | None) -> Iterator[tuple[str, Node]]:
     """Every mechanism, and every part of one, by name."""
     for option in [only] if only else group_options("attention", extra):
-        yield option, compose_attention(extra, f"attention={option}")
+        yield option, compose_attention(extra, option)
     for axis in AXES if only is None else ():
         base = "linear" if axis == "feature_map" else "scaled_dot_product"
         for option in group_options(f"attention/{axis}", extra):
-            overrides = (f"attention={base}", f"attention/{axis}={option}")
-            yield f"{axis}={option}", compose_attention(extra, *overrides)
+            yield f"{axis}={option}", compose_attention(extra, base, f"attention/{axis}={option}")
 
 
 @cache
@@ -63,19 +58,17 @@ def cases(extra: Path | None, only: str | None) -> list[Case]:
         node = {**node, **{key: size for key, size in SIZES.items() if key in node}}
         node.pop("mask", None)  # applied by the layer, not by the mechanism: has its own test
         layer = create(node)(WIDTH)
-        for backend in _backends(layer):
+        for backend in _backends(node, layer):
             variant = node if backend is None else {**node, "backend": backend}
             label = name if backend is None else f"{name}-{backend}"
             found.setdefault(json.dumps(variant, sort_keys=True), Case(label, variant))
     return list(found.values())
 
 
-def _backends(layer: AttentionLayer) -> Iterable[str | None]:
-    if not isinstance(layer, ScoredAttention):
-        return ["eager", "sdpa"] if hasattr(layer, "backend") else [None]
+def _backends(node: Node, layer: AttentionLayer) -> Iterable[str | None]:
+    """What ``backend`` may be where this machine can train with it; None if there is no choice."""
+    if "backend" not in node:
+        return [None]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return [
-        backend.name
-        for backend in BACKENDS
-        if backend.refusal(layer.axes()) is None and device in backend.trains_on
-    ]
+    trainable = [backend.name for backend in BACKENDS if device in backend.trains_on]
+    return [name for name in layer.capabilities.backends if name in trainable]

@@ -10,7 +10,7 @@ from attention_lab.attention.backends import EAGER
 from attention_lab.contract import checks
 from attention_lab.contract.cases import DROPOUT, WIDTH, Case, compose_attention
 from attention_lab.contract.checks import Example
-from attention_lab.training.components import create
+from attention_lab.training.nodes import create
 
 Need = Callable[[AttentionLayer], bool]
 
@@ -123,9 +123,10 @@ def test_every_knob_turns_something(case: Case) -> None:
 
 def test_own_mask(mask_option: str, request: pytest.FixtureRequest) -> None:
     extra = request.config.getoption("config_dir")
-    base = ("attention=multi_head",)
     masked, bare = (
-        Case(mask_option, compose_attention(extra, *base, f"attention/mask={option}")).layer()
+        Case(
+            mask_option, compose_attention(extra, "multi_head", f"attention/mask={option}")
+        ).layer()
         for option in (mask_option, "none")
     )
     if mask_option != "none":

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from attention_lab.recording.run_directory import RunExists, write_config
-from attention_lab.training.components import ConfigError, check
+from attention_lab.training.nodes import ConfigError
 from attention_lab.training.run import build, load_data, train
+from attention_lab.training.sections import check
 
 POLL_SECONDS = 0.2
 #: How long an interrupted job may take to put its affairs in order.

@@ -23,9 +23,10 @@ from attention_lab.recording.attention_maps import AttentionMaps
 from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord, read_config, write_config
 from attention_lab.recording.wandb import LoggerOptions
-from attention_lab.training.components import Config, ConfigError, check, create
 from attention_lab.training.history import History
+from attention_lab.training.nodes import Config, ConfigError, create
 from attention_lab.training.objective import Diverged, Objective, Split
+from attention_lab.training.sections import check
 from attention_lab.training.trainer import TrainerOptions
 
 #: How many validation examples the attention maps show.

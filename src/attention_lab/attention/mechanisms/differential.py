@@ -1,11 +1,9 @@
 """Differential attention: the difference of two softmax maps."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from attention_lab.attention.backends import EAGER, Axes, Problem, choose_backend
+from attention_lab.attention.backends import EAGER, Axes, Problem, able_backends, choose_backend
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.checks import check_dropout
 from attention_lab.attention.layer import AttentionLayer
@@ -31,7 +29,7 @@ class DifferentialAttention(AttentionLayer):
         mask: the mechanism's own mask, on top of the one that each call brings.
         initial_lambda: where λ starts; the paper's lie between 0.2 (first layer) and 0.8 (last).
         dropout: probability of dropping a weight in training, in each map.
-        backend: "auto", "eager" or "sdpa".
+        backend: "auto" or one of ``BACKENDS``.
 
     Raises:
         ValueError: if a value is out of range, sizes do not agree, or the backend is unknown.
@@ -50,7 +48,7 @@ class DifferentialAttention(AttentionLayer):
         mask: Mask | None = None,
         initial_lambda: float = 0.8,
         dropout: float = 0.0,
-        backend: Literal["auto", "eager", "sdpa"] = "auto",
+        backend: str = "auto",
     ) -> None:
         super().__init__(
             query_dim,
@@ -80,6 +78,8 @@ class DifferentialAttention(AttentionLayer):
         return Capabilities(
             formula="softmax(q₁·k₁ / √d) − λ softmax(q₂·k₂ / √d)",
             paper="Ye et al. 2025",
+            backends=tuple(backend.name for backend in able_backends(self._axes())),
+            memory="L·S" if self.backend is EAGER else "S·d",
             linear_in_values=False,  # the norm
             distribution=False,
         )

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from attention_lab.attention.backends import EAGER, Axes, Problem, choose_backend
+from attention_lab.attention.backends import EAGER, Axes, Problem, able_backends, choose_backend
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.checks import check_dropout
 from attention_lab.attention.heads import HeadMixing
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Mask
-from attention_lab.attention.normalizers import Normalizer
+from attention_lab.attention.normalizers import Normalizer, Softmax
 from attention_lab.attention.positions import NoPositions, Positions
 from attention_lab.attention.scores import Additive, Score
 
@@ -87,11 +87,19 @@ class ScoredAttention(AttentionLayer):
     def capabilities(self) -> Capabilities:
         score, normalizer, positions = self.score, self.normalizer, self.positions
         fused = self.backend is not EAGER
+        variants = dict(self.variants)
+        if self.mixing is not None:
+            variants["talking heads"] = "Shazeer et al. 2020"
+        papers = [score.paper, *variants.values()]
+        if not isinstance(normalizer, Softmax):
+            papers.append(normalizer.paper)
         return Capabilities(
-            formula=f"{normalizer.formula} of {score.formula}",
-            paper=score.paper,
+            formula=", ".join([f"{normalizer.formula} of {score.formula}", *variants]),
+            paper=papers[-1],
             time="L·S·d·a" if isinstance(score, Additive) else "L·S·d",
             memory="S·d" if fused else "L·S·a" if isinstance(score, Additive) else "L·S",
+            backends=tuple(backend.name for backend in able_backends(self.axes())),
+            grouped_heads=isinstance(self.key_projection, nn.Linear),
             state="S·r" if self.caches_latent else "S·d",
             distribution=normalizer.sums_to_one and self.mixing is None,
             sparse=normalizer.sparse,

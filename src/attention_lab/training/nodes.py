@@ -1,4 +1,4 @@
-"""From config nodes to objects: each is checked against the signature of the class it names.
+"""Nodes of a config: checked against the class that each names, and made into objects.
 
 A node is a mapping with a ``_target_``, the class it configures. Its other keys are arguments of
 that class, so a component's signature is its configuration. Unknown arguments, wrong types and
@@ -15,27 +15,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from attention_lab.attention import AttentionLayer, Mask
-from attention_lab.data.splits import SplitDataModule
-from attention_lab.models.protocol import Network
-from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.attention import Mask
 from attention_lab.spelling import nearest
-from attention_lab.training.objective import Objective
-from attention_lab.training.optimization import OptimizerOptions
-from attention_lab.training.trainer import TrainerOptions
 
-#: What each section of a config may name. Nothing else is ever imported and called: a config that
+#: What nodes inside a component may name. Nothing else is ever imported and called: a config that
 #: came with somebody's run cannot name torch.load or os.system.
-SECTIONS: dict[str, type] = {
-    "attention": AttentionLayer,
-    "model": Network,
-    "data": SplitDataModule,
-    "objective": Objective,
-    "optimizer": OptimizerOptions,
-    "trainer": TrainerOptions,
-    "logger": LoggerOptions,
-}
-#: What nodes inside a section may name.
 PARTS = (nn.Module, Mask)
 
 Config = Mapping[str, Any]
@@ -45,40 +29,20 @@ class ConfigError(ValueError):
     """The configuration cannot work. The message is one line, for the user."""
 
 
-def check(config: Config) -> None:
-    """Check every section and every node inside it.
+def check_node(path: str, node: Config, kind: type) -> None:
+    """Check a component and every node inside it.
+
+    Args:
+        path: where it stands in the config, for messages.
+        node: the component's node.
+        kind: what it must be.
 
     Raises:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
     """
-    seed = config.get("seed")
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
-    for key in config:
-        if key not in (*SECTIONS, "seed"):
-            raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
-    for section, kind in SECTIONS.items():
-        if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
-            raise ConfigError(f"{section}: must be a config group's option, with a _target_")
-        for path, node in _nodes(section, config[section]):
-            allowed = (kind,) if path == section else PARTS
-            _check_node(path, node, _component_class(path, node["_target_"], allowed))
-    _check_tasks(config)
-
-
-def _check_tasks(config: Config) -> None:
-    """Model, data and objective must be for the same task."""
-    tasks = {
-        section: _component_class(section, config[section]["_target_"], (SECTIONS[section],)).task  # type: ignore[attr-defined]
-        for section in ("data", "objective", "model")
-    }
-    for section in ("objective", "model"):
-        if tasks[section] != tasks["data"]:
-            raise ConfigError(
-                f"{section}: {config[section]['_target_'].rpartition('.')[2]} is for "
-                f"{tasks[section]}, but the data is for {tasks['data']}; "
-                "`attention-lab list` shows the others"
-            )
+    for inner_path, inner in _nodes(path, node):
+        allowed = (kind,) if inner_path == path else PARTS
+        _check_arguments(inner_path, inner, component_class(inner_path, inner["_target_"], allowed))
 
 
 def create(node: Config, **given: Any) -> Any:
@@ -113,7 +77,8 @@ def _nodes(path: str, value: object) -> Iterator[tuple[str, Config]]:
         yield from _nodes(f"{path}.{key}", inner)
 
 
-def _component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
+def component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
+    """The class that a ``_target_`` names; ConfigError unless it is one of these kinds."""
     module, _, name = str(target).rpartition(".")
     try:
         component = getattr(importlib.import_module(module), name)
@@ -125,7 +90,7 @@ def _component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
     return component
 
 
-def _check_node(path: str, node: Config, component: type) -> None:
+def _check_arguments(path: str, node: Config, component: type) -> None:
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(component).parameters.items()
@@ -158,7 +123,7 @@ def _check_part(path: str, node: Config, annotation: Any) -> None:
         wanted = get_args(member)[1] if is_factory else member
         if not (inspect.isclass(wanted) and issubclass(wanted, PARTS)):
             continue
-        made = _component_class(path, node.get("_target_", ""), (wanted,))
+        made = component_class(path, node.get("_target_", ""), (wanted,))
         if bool(node.get("_partial_")) != is_factory:
             needs = "needs" if is_factory else "must not have"
             raise ConfigError(f"{path}: {made.__name__} {needs} _partial_: true here")

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from attention_lab.attention import Causal, ScaledDotProduct, ScoredAttention, Softmax
-from attention_lab.training.components import ConfigError, check, create
+from attention_lab.training.nodes import ConfigError, create
 from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.sections import check
 from tests.conftest import Compose
 
 

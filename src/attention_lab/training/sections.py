@@ -1,0 +1,58 @@
+"""Checking a whole config: its sections, and that they go together."""
+
+from collections.abc import Mapping
+
+from attention_lab.attention import AttentionLayer
+from attention_lab.data.splits import SplitDataModule
+from attention_lab.models.protocol import Network
+from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.spelling import nearest
+from attention_lab.training.nodes import Config, ConfigError, check_node, component_class
+from attention_lab.training.objective import Objective
+from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.trainer import TrainerOptions
+
+#: What each section of a config may name.
+SECTIONS: dict[str, type] = {
+    "attention": AttentionLayer,
+    "model": Network,
+    "data": SplitDataModule,
+    "objective": Objective,
+    "optimizer": OptimizerOptions,
+    "trainer": TrainerOptions,
+    "logger": LoggerOptions,
+}
+
+
+def check(config: Config) -> None:
+    """Check every section and every node inside it.
+
+    Raises:
+        ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
+    """
+    seed = config.get("seed")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
+    for key in config:
+        if key not in (*SECTIONS, "seed"):
+            raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
+    for section, kind in SECTIONS.items():
+        if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
+            raise ConfigError(f"{section}: must be a config group's option, with a _target_")
+        check_node(section, config[section], kind)
+    _check_tasks(config)
+
+
+def _check_tasks(config: Config) -> None:
+    """Model, data and objective must be for the same task."""
+    tasks = {
+        section: component_class(section, config[section]["_target_"], (SECTIONS[section],)).task  # type: ignore[attr-defined]
+        for section in ("data", "objective", "model")
+    }
+    for section in ("objective", "model"):
+        if tasks[section] != tasks["data"]:
+            raise ConfigError(
+                f"{section}: {config[section]['_target_'].rpartition('.')[2]} is for "
+                f"{tasks[section]}, but the data is for {tasks['data']}; "
+                "`attention-lab list` shows the others"
+            )
