@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention_lab.attention import Both, Causal, Either, Mask, Padding
+from attention_lab.attention import (
+    Both,
+    Causal,
+    Either,
+    Everything,
+    GlobalTokens,
+    Mask,
+    Padding,
+    SlidingWindow,
+    picture,
+)
 
 CPU = torch.device("cpu")
 VALID = torch.tensor([[True, True, True, False], [False, True, False, True]])
@@ -100,3 +110,10 @@ def test_dense_is_made_where_it_is_needed() -> None:
 def test_masks_do_not_change() -> None:
     with pytest.raises(AttributeError):
         Padding(VALID).valid = ~VALID  # type: ignore[misc]
+
+
+def test_a_picture_shows_who_sees_whom() -> None:
+    assert picture(SlidingWindow(2) | GlobalTokens(1), 4, 3) == "\n".join(
+        ("■ ■ ■", "■ ■ ·", "■ ■ ■", "■ · ■")
+    )
+    assert picture(Everything(), 1, 2) == "■ ■"

@@ -26,6 +26,7 @@ from attention_lab.attention.masks import (
     Padding,
     PrefixLM,
     SlidingWindow,
+    picture,
 )
 from attention_lab.attention.mechanisms.differential import DifferentialAttention
 from attention_lab.attention.mechanisms.kernel import (
@@ -134,4 +135,5 @@ __all__ = [
     "Uniform",
     "attention_layers",
     "observe",
+    "picture",
 ]

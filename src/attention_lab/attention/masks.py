@@ -304,6 +304,21 @@ class Documents(Mask):
         return self.ids[batch, query] == self.ids[batch, key]
 
 
+def picture(mask: Mask, queries: int, keys: int) -> str:
+    """A mask as text, for one sequence and head: a row for each query, ■ where it may look.
+
+    Example:
+        >>> print(picture(SlidingWindow(2), 3, 3))
+        ■ · ·
+        ■ ■ ·
+        · ■ ■
+    """
+    visible = mask.dense(1, 1, queries, keys, torch.device("cpu")).expand(1, 1, queries, keys)
+    return "\n".join(
+        " ".join("■" if seen else "·" for seen in row) for row in visible[0, 0].tolist()
+    )
+
+
 def split_causal(mask: Mask | None) -> tuple[bool, Mask] | None:
     """A mask as (whether it is causal, what else hides keys from all queries alike).
 

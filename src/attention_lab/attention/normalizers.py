@@ -23,6 +23,8 @@ class Normalizer(nn.Module, ABC):
     sums_to_one: ClassVar[bool] = True
     #: Whether a visible key may get exactly no weight.
     sparse: ClassVar[bool] = False
+    #: Whether only logits above 0 get weight.
+    needs_positive: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -106,6 +108,7 @@ class ReLU(Normalizer):
     paper = "Wortsman et al. 2023"
     sums_to_one = False
     sparse = True
+    needs_positive = True
 
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
         return logits.relu() / _count(logits, visible)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,21 +15,6 @@ from attention_lab.contract.cases import HEAD_DIM, HEADS, Case, cases
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 LENGTHS = [(3, 5), (5, 3)]  # (queries, keys)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("attention-lab")
-    group.addoption("--config-dir", type=Path, help="your own config groups, tested too")
-    group.addoption("--attention", help="test this option of conf/attention/ only")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    for marker in (
-        "quick: the quick part of the contract",
-        "needs(layer): only for layers of which this function of them is true",
-        "empty_rows: only with queries that may look at nothing",
-    ):
-        config.addinivalue_line("markers", marker)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

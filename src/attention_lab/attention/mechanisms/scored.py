@@ -40,7 +40,8 @@ class ScoredAttention(AttentionLayer):
         backend: "auto" or one of ``BACKENDS``; "auto" takes the fastest that can compute it.
 
     Raises:
-        ValueError: if a value is out of range, sizes do not agree, or the backend cannot do it.
+        ValueError: if a value is out of range, sizes do not agree, score and normalizer exclude
+            each other, or the backend cannot do it.
     """
 
     def __init__(
@@ -78,6 +79,11 @@ class ScoredAttention(AttentionLayer):
         check_dropout(dropout)
         self.score = score(heads, self.head_dim)
         self.normalizer = normalizer()
+        if self.normalizer.needs_positive and not self.score.ever_positive:
+            raise ValueError(
+                f"{type(self.normalizer).__name__} weighs logits above 0 only, and those of "
+                f"{type(self.score).__name__} never are: nothing would be looked at"
+            )
         self.positions = positions(heads, self.head_dim)
         self.mixing = HeadMixing(heads) if talking_heads else None
         self.dropout = dropout

@@ -24,6 +24,8 @@ class Score(nn.Module, ABC):
     paper: ClassVar[str]
     #: Whether logits depend on where keys stand, too.
     positional: ClassVar[bool] = False
+    #: Whether logits can be above 0.
+    ever_positive: ClassVar[bool] = True
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ class L2(Score):
 
     formula = "−|q − k|² / √d"
     paper = "Kim et al. 2021"
+    ever_positive = False
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         scale = self.head_dim**-0.5

@@ -1,0 +1,23 @@
+"""The contract's command line options: a pytest plugin, which the package registers as one.
+
+Every pytest run in the environment loads it, so it imports nothing else.
+"""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("attention-lab")
+    group.addoption("--config-dir", type=Path, help="your own config groups, held to the contract")
+    group.addoption("--attention", help="hold this mechanism alone to the contract")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in (
+        "quick: the quick part of the contract",
+        "needs(layer): only for layers of which this function of them is true",
+        "empty_rows: only with queries that may look at nothing",
+    ):
+        config.addinivalue_line("markers", marker)
