@@ -58,7 +58,7 @@ class AttentionMap:
         layer: the layer's name.
         rows: names of the L query positions.
         columns: names of the S key positions.
-        weights: (H, L, S) float in [0, 1], on the CPU.
+        weights: (H, L, S) float, on the CPU; shown between 0 and 1.
 
     Raises:
         ValueError: if the weights are empty or do not match the names.
@@ -80,7 +80,10 @@ class AttentionMap:
 
 
 def levels(weights: Tensor) -> Tensor:
-    """Weights in [0, 1] as uint8 of the same shape, 255 times as great."""
+    """Weights as uint8 of the same shape, 255 times as great.
+
+    Some mechanisms know weights below 0 (differential attention) or above 1; those show as 0 and 1.
+    """
     return weights.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
