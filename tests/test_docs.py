@@ -11,14 +11,12 @@ import pytest
 from attention_lab.training.sections import check
 from tests.conftest import Compose
 
-DOCS = Path(__file__).parents[1] / "docs"
-COMMANDS = re.findall(
-    r"^attention-lab train (.*)$", (DOCS / "attention.md").read_text("utf-8"), re.M
-)
+PAGE = Path(__file__).parents[1] / "docs" / "attention.md"
+COMMANDS = re.findall(r"^attention-lab train (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
 
 
 def test_sessions_give_what_they_show() -> None:
-    failures, attempted = doctest.testfile(str(DOCS / "attention.md"), module_relative=False)
+    failures, attempted = doctest.testfile(str(PAGE), module_relative=False)
     assert attempted > 10
     assert failures == 0
 
@@ -26,10 +24,7 @@ def test_sessions_give_what_they_show() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_right(command: str, compose: Compose) -> None:
     words = [word for word in shlex.split(command) if word != "-m"]
-    values = [
-        [f"{key}={value}" for value in all_of.split(",")] for key, all_of in map(_halves, words)
-    ]
-    for job in product(*values):
+    for job in product(*map(_alternatives, words)):
         check(compose(*job))
 
 
@@ -37,6 +32,7 @@ def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 6
 
 
-def _halves(word: str) -> tuple[str, str]:
-    key, _, value = word.partition("=")
-    return key, value
+def _alternatives(word: str) -> list[str]:
+    """The values of a sweep, one by one: "seed=0,1" is "seed=0" and "seed=1"."""
+    key, _, values = word.partition("=")
+    return [f"{key}={value}" for value in values.split(",")]

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attention_lab.attention.backends import EAGER, Backend
 from attention_lab.attention.cache import Cache
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.checks import check_positive
@@ -47,6 +48,9 @@ class AttentionLayer(nn.Module, ABC):
         ValueError: if sizes are not positive or do not divide or agree, or if the mechanism cannot
             use the mask.
     """
+
+    #: How attention is computed, where there is a choice.
+    backend: Backend = EAGER
 
     def __init__(
         self,

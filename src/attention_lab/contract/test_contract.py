@@ -37,7 +37,7 @@ def dropped_weights(layer: AttentionLayer) -> bool:
 
 
 def a_faster_backend(layer: AttentionLayer) -> bool:
-    return getattr(layer, "backend", EAGER) is not EAGER
+    return layer.backend is not EAGER
 
 
 def test_gradients(layer: AttentionLayer, it: Example) -> None:

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from torch import nn
 
-from attention_lab.attention import BACKENDS, Backend, ScoredAttention, attention_layers
+from attention_lab.attention import BACKENDS, attention_layers
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.recording.attention_maps import AttentionMaps
 from attention_lab.recording.progress import Heartbeat, ProgressLines
@@ -184,7 +184,6 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         "backends": {
             name: layer.backend.name
             for name, layer in attention_layers(run.objective.model).items()
-            if isinstance(layer, ScoredAttention)
         },
     }
 
@@ -267,8 +266,8 @@ def _trains_on_gpu(options: TrainerOptions) -> bool:
 def _check_backends(model: nn.Module, device: str) -> None:
     """Raise ValueError if a layer's backend cannot train here."""
     for name, layer in attention_layers(model).items():
-        backend = getattr(layer, "backend", None)
-        if isinstance(backend, Backend) and device not in backend.trains_on:
+        backend = layer.backend
+        if device not in backend.trains_on:
             works = " or ".join(other.name for other in BACKENDS if device in other.trains_on)
             raise ValueError(
                 f"{name}: backend={backend.name} cannot train on the {device}; {works} may"
