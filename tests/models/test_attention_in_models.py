@@ -1,6 +1,7 @@
 """Every shipped mechanism inside every shipped model."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Uniform, attention_layers, observe
 from attention_lab.cli.configuration import group_options
-from attention_lab.models.protocol import Network
+from attention_lab.models.encoder_decoder import EncoderDecoder
+from attention_lab.models.protocol import AttentionFactory, Network
 from attention_lab.training.nodes import create
 from tests.conftest import Compose
+from tests.models.conftest import ATTENTION
 
 ATTENTIONS = list(group_options("attention"))
 MODELS = list(group_options("model"))
@@ -120,12 +123,14 @@ def test_axes_name_exactly_the_attention_layers_and_their_maps_fit(
             torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 
-def test_a_mechanism_keeps_its_own_initialisation(config: dict[str, Any], model_name: str) -> None:
+def check_initialisation_is_kept(
+    factories: dict[str, AttentionFactory], make: Callable[..., Network]
+) -> None:
     """What a factory made is what the finished model holds, to the bit."""
     made: list[tuple[AttentionLayer, dict[str, Tensor]]] = []
 
-    def spy(factory: Callable[..., AttentionLayer]) -> Callable[..., AttentionLayer]:
-        def make(*sizes: int) -> AttentionLayer:
+    def spy(factory: AttentionFactory) -> AttentionFactory:
+        def make_twice(*sizes: int) -> AttentionLayer:
             before = torch.random.get_rng_state()
             layer = factory(*sizes)
             after = torch.random.get_rng_state()
@@ -135,10 +140,9 @@ def test_a_mechanism_keeps_its_own_initialisation(config: dict[str, Any], model_
             made.append((layer, {k: v.clone() for k, v in alone.state_dict().items()}))
             return layer
 
-        return make
+        return make_twice
 
-    factories = {key: spy(create(config["model"][key])) for key in attention_arguments(config)}
-    model = build(config, model_name, **factories)
+    model = make(**{key: spy(factory) for key, factory in factories.items()})
     layers = list(attention_layers(model).values())
     assert {id(layer) for layer, _ in made} == {id(layer) for layer in layers}
     assert len(made) == len(layers)
@@ -146,6 +150,31 @@ def test_a_mechanism_keeps_its_own_initialisation(config: dict[str, Any], model_
         assert layer.state_dict().keys() == alone.keys()
         for name, value in layer.state_dict().items():
             assert torch.equal(value, alone[name]), name
+
+
+def test_a_mechanism_keeps_its_own_initialisation(config: dict[str, Any], model_name: str) -> None:
+    factories = {key: create(config["model"][key]) for key in attention_arguments(config)}
+    check_initialisation_is_kept(factories, partial(build, config, model_name))
+
+
+class Overwrites(EncoderDecoder):
+    """Initializes everything in it, as GPT-2 does, attention included."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.apply(self.overwrite)
+
+    @staticmethod
+    def overwrite(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+
+
+def test_a_model_that_overwrites_it_is_caught() -> None:
+    factories: dict[str, AttentionFactory] = {"cross_attention": ATTENTION}
+    check_initialisation_is_kept(factories, partial(EncoderDecoder, 11, 13, width=16))
+    with pytest.raises(AssertionError, match="projection"):
+        check_initialisation_is_kept(factories, partial(Overwrites, 11, 13, width=16))
 
 
 def test_mechanisms_differ_in_what_they_compute(compose: Compose) -> None:
