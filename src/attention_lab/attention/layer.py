@@ -182,7 +182,6 @@ class AttentionLayer(nn.Module, ABC):
             )
         mask = self.mask if mask is None else self.mask & mask
         mask.check(len(query), start + query.shape[1], seen + memory.shape[1])
-        self._check_mask(mask)
 
         memory = self.latent_projection(memory)
         if cache is not None and self.caches_latent:
@@ -223,13 +222,6 @@ class AttentionLayer(nn.Module, ABC):
         if len(query) != len(memory):
             raise ValueError(f"{len(query)} queries and {len(memory)} memories in one batch")
         return memory
-
-    def _check_mask(self, mask: Mask) -> None:
-        if mask.depends_on_query and not self.capabilities.any_mask:
-            raise ValueError(
-                f"{type(self).__name__} mixes all keys before any query looks at them: it can "
-                f"hide padding, but cannot use {mask}"
-            )
 
     @staticmethod
     def _split(sequence: Tensor, heads: int) -> Tensor:

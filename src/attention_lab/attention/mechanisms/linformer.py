@@ -62,7 +62,7 @@ class LinformerAttention(AttentionLayer):
         )
         check_positive(slots=slots, max_length=max_length)
         check_dropout(dropout)
-        self._check_mask(self.mask)
+        _check_mask(self.mask)
         self.dropout = dropout
         self.key_slots = nn.Parameter(torch.randn(slots, max_length) * slots**-0.5)
         self.value_slots = nn.Parameter(torch.randn(slots, max_length) * slots**-0.5)
@@ -95,9 +95,17 @@ class LinformerAttention(AttentionLayer):
         groups = query.shape[1] // key.shape[1]
         key, value = repeat_heads(key, groups), repeat_heads(value, groups)
         if mask is not None:
-            self._check_mask(mask)
+            _check_mask(mask)
             valid = mask.dense(len(query), query.shape[1], 1, keys, query.device).mT
             key, value = key.masked_fill(~valid, 0.0), value.masked_fill(~valid, 0.0)
         key, value = self.key_slots[:, :keys] @ key, self.value_slots[:, :keys] @ value
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout), None
+
+
+def _check_mask(mask: Mask) -> None:
+    if mask.depends_on_query:
+        raise ValueError(
+            "Linformer mixes all keys before any query looks at them: it can hide padding, but "
+            f"cannot use {mask}"
+        )
