@@ -47,8 +47,11 @@ def _row(name: str, file: Path, extra: Path | None) -> tuple[str, ...]:
     node: dict[str, Any] = composed([], extra, f"attention/{name}").get("attention", {})
     if "_target_" not in node:
         return name, description(file)
-    check_node(name, node, AttentionLayer)
-    layer: AttentionLayer = create(node)(WIDTH)
+    try:
+        check_node(name, node, AttentionLayer)
+        layer: AttentionLayer = create(node)(WIDTH)
+    except ValueError as error:  # of a user's own: the others can still be listed
+        return name, f"cannot be used: {error}"
     can: Capabilities = layer.capabilities
     flags = (can.causal, can.weights, can.grouped_heads)
     return (

@@ -96,7 +96,8 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
         for name, parameter in inspect.signature(component).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
-    hints = get_type_hints(vars(component).get("__init__", component))
+    constructor = component.__init__  # type: ignore[misc]  # perhaps inherited
+    hints = get_type_hints(constructor) if inspect.isfunction(constructor) else {}
     for name, value in node.items():
         if name.startswith("_"):
             continue

@@ -270,7 +270,7 @@ def _check_backends(model: nn.Module, device: str) -> None:
         if device not in backend.trains_on:
             works = " or ".join(other.name for other in BACKENDS if device in other.trains_on)
             raise ValueError(
-                f"{name}: backend={backend.name} cannot train on the {device}; {works} may"
+                f"{name}: backend={backend.name} cannot train on the {device}; {works} can"
             )
 
 
