@@ -557,7 +557,7 @@ def test_documents(sizes: tuple[int, int, int], seed: int) -> None:
     length, _, start = sizes
     ids = torch.randint(0, 3, (2, length), generator=torch.Generator().manual_seed(seed))
     mask = Documents(ids)
-    mask.check(2, length, length)
+    mask.check(2, 3, length, length)
     whole = mask.dense(2, 3, length, length, CPU).expand(2, 3, length, length)
     for b, h, i, j in np.ndindex(2, 3, length, length):
         assert whole[b, h, i, j].item() == (ids[b, i] == ids[b, j]).item()
@@ -569,24 +569,63 @@ def test_documents(sizes: tuple[int, int, int], seed: int) -> None:
 def test_dense(shape: tuple[int, ...]) -> None:
     visible = torch.rand(shape) < 0.5
     mask = Dense(visible)
-    mask.check(2, 4, 5)
+    mask.check(2, 3, 4, 5)
     assert (mask.dense(2, 3, 4, 5, CPU) == visible.expand(2, 3, 4, 5)).all()
     assert (mask.dense(2, 3, 2, 5, CPU, start=2) == visible.expand(2, 3, 4, 5)[:, :, 2:]).all()
 
 
 @pytest.mark.parametrize("mask", [Dense(torch.ones(2, 1, 4, 5) > 0), Padding(torch.ones(2, 5) > 0)])
 @pytest.mark.parametrize("compose", [lambda m: m, lambda m: Causal() & m, lambda m: m | Causal()])
-@pytest.mark.parametrize("sizes", [(3, 4, 5), (2, 4, 6)])
+@pytest.mark.parametrize("sizes", [(3, 1, 4, 5), (2, 1, 4, 6)])
 def test_masks_must_fit(
-    mask: Mask, compose: Callable[[Mask], Mask], sizes: tuple[int, int, int]
+    mask: Mask, compose: Callable[[Mask], Mask], sizes: tuple[int, int, int, int]
 ) -> None:
-    compose(mask).check(2, 4, 5)
-    with pytest.raises(ValueError, match=str(sizes[0] if sizes[0] != 2 else sizes[2])):
+    compose(mask).check(2, 1, 4, 5)
+    with pytest.raises(ValueError, match=str(sizes[0] if sizes[0] != 2 else sizes[3])):
         compose(mask).check(*sizes)
 
 
+@pytest.mark.parametrize("heads", [2, 4, 9])
+def test_a_mask_for_other_heads_is_refused(heads: int) -> None:
+    mask = Dense(torch.ones(1, 3, 4, 5, dtype=torch.bool))
+    mask.check(2, 3, 4, 5)
+    with pytest.raises(ValueError, match=rf"{heads} heads.*\(1, 3, 4, 5\)"):
+        mask.check(2, heads, 4, 5)
+
+
+AHEAD = {
+    "Causal()": False,
+    "SlidingWindow(3)": False,
+    "SlidingWindow(3, centred=True)": True,
+    "Dilated(3)": False,
+    "PrefixLM(2)": True,
+    "Everything()": True,
+    "Padding((1, 2))": True,
+    "Both(left=Causal(), right=Padding((1, 2)))": False,
+    "Either(left=Causal(), right=GlobalTokens(count=1))": True,
+}
+
+
+def test_who_looks_ahead() -> None:
+    """A mask says so, and what it is in one short line."""
+    padding = Padding(torch.ones(1, 2, dtype=torch.bool))
+    masks = [
+        Causal(),
+        SlidingWindow(3),
+        SlidingWindow(3, centred=True),
+        Dilated(3),
+        PrefixLM(2),
+        Everything(),
+        padding,
+        Causal() & padding,
+        Causal() | GlobalTokens(),
+    ]
+    assert [mask.looks_ahead for mask in masks] == list(AHEAD.values())
+    assert [repr(masks[index]) for index in (6, 7, 8)] == list(AHEAD)[6:]
+
+
 def test_documents_must_fit() -> None:
-    for sizes in [(3, 5, 5), (2, 5, 6), (2, 6, 5)]:
+    for sizes in [(3, 1, 5, 5), (2, 1, 5, 6), (2, 1, 6, 5)]:
         with pytest.raises(ValueError, match="document ids"):
             Documents(torch.zeros(2, 5, dtype=torch.long)).check(*sizes)
 
@@ -612,3 +651,25 @@ def test_documents_must_fit() -> None:
 def test_bad_masks(make: Callable[[], Mask], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_learned_temperature_has_a_gradient_beside_hidden_keys(dtype: torch.dtype) -> None:
+    """The lowest number minus a large one would be −∞, and the temperature's gradient 0 · ∞."""
+    normalizer = TemperedSoftmax(learned=True).to(dtype)
+    lowest = torch.finfo(dtype).min
+    logits = torch.tensor([[1000.0, 3.0, lowest]], dtype=dtype, requires_grad=True)
+    normalizer(logits)[0, 1].backward()
+    assert normalizer.log_temperature.grad is not None
+    assert normalizer.log_temperature.grad.isfinite()
+
+
+def test_a_gain_may_be_a_whole_number() -> None:
+    assert Cosine(2, 4, gain=3).gain.tolist() == [[[3.0]], [[3.0]]]
+
+
+def test_the_nearest_key_of_all_is_the_query_itself_in_half_precision() -> None:
+    x = 3 * torch.randn(1, 2, 5, 64, dtype=torch.bfloat16)
+    logits = L2(2, 64)(x, x)
+    assert logits.max() == 0
+    assert torch.equal(logits.argmax(-1)[0, 0], torch.arange(5))

@@ -1,11 +1,11 @@
-"""Every pair of axis members trains together: no NaN, and the loss falls."""
+"""Every pair of axis members trains together: no NaN, the loss falls, and all of it learns."""
 
 from itertools import combinations, product
 
 import pytest
 import torch
 
-from attention_lab.attention import AttentionLayer
+from attention_lab.attention import AttentionLayer, Location, Uniform
 from attention_lab.cli.configuration import group_options
 from attention_lab.contract.cases import compose_attention
 from attention_lab.training.nodes import create
@@ -21,8 +21,15 @@ PAIRS = [
     )
 ]
 
-#: Never above 0, and only what is above 0 gets weight: refused.
-DEAD = [(f"attention/score={score}", "attention/normalizer=relu") for score in ("l2", "uniform")]
+#: Refused, with a reason: one of the two would do nothing.
+DEAD = {
+    ("attention/score=l2", "attention/normalizer=relu"): "weighs logits above 0 only",
+    ("attention/score=uniform", "attention/normalizer=relu"): "weighs logits above 0 only",
+    **{
+        ("attention/score=uniform", f"attention/positions={positions}"): "would change nothing"
+        for positions in ("learned", "rotary", "sinusoidal")
+    },
+}
 
 
 def test_the_axes_are_as_wide_as_promised() -> None:
@@ -35,7 +42,7 @@ def test_the_axes_are_as_wide_as_promised() -> None:
 
 @pytest.mark.parametrize("pair", DEAD, ids="-".join)
 def test_a_pair_that_could_not_see_is_refused(pair: tuple[str, str]) -> None:
-    with pytest.raises(ValueError, match="ReLU weighs logits above 0 only"):
+    with pytest.raises(ValueError, match=DEAD[pair]):
         create(compose_attention(None, "scaled_dot_product", *pair))(WIDTH)
 
 
@@ -46,13 +53,25 @@ def test_a_pair_trains(pair: tuple[str, str]) -> None:
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
     x = torch.randn(8, 12, WIDTH)
     wanted = x.cumsum(1) / torch.arange(1, 13).view(1, 12, 1)  # the mean of what was so far
-    losses = []
+    losses, moved = [], set()
     for _ in range(STEPS):
         loss = (layer(x).output - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()
         for name, parameter in layer.named_parameters():
-            assert parameter.grad is None or parameter.grad.isfinite().all(), name
+            if parameter.grad is not None:
+                assert parameter.grad.isfinite().all(), name
+                moved |= {name} if parameter.grad.any() else set()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0], losses
+    # Whatever an axis learns, it learns: an axis that nothing listens to would not.
+    assert moved >= {name for name, _ in layer.named_parameters()} - idle(layer)
+
+
+def idle(layer: AttentionLayer) -> set[str]:
+    """The parameters that may have nothing to say, by what the score is."""
+    queries, keys = "query_projection.weight", "key_projection.weight"
+    if isinstance(layer.score, Uniform):
+        return {queries, keys, "normalizer.log_temperature"}
+    return {keys} if isinstance(layer.score, Location) else set()

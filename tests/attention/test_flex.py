@@ -56,6 +56,13 @@ def test_flex_equals_eager(mask: str, positions: type[Positions]) -> None:
         )
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(0, 3), (3, 0), (0, 0)])
+def test_flex_of_nothing_is_nothing(queries: int, keys: int) -> None:
+    with torch.no_grad():
+        output = make("flex", ALiBi)(torch.randn(2, queries, 64), torch.randn(2, keys, 64)).output
+    assert_close(output, torch.zeros(2, queries, 64))
+
+
 def test_flex_gives_weights_by_its_eager_twin() -> None:
     with torch.no_grad():
         _, weights = make("flex", NoPositions)(torch.randn(2, 9, 64), need_weights=True)

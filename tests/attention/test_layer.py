@@ -198,26 +198,6 @@ def test_impossible_backend_is_refused_with_what_works(
         make(backend="sdpa", **options)
 
 
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("backend", ["auto", "eager"])
-def test_autocast(score: type[Score], backend: str) -> None:
-    """Mixed precision, as a trainer runs it: near the exact output, with finite gradients."""
-    layer = make(score=score, heads=2, backend=backend)
-    query = torch.randn(2, 4, 8)
-    mask = Causal() & Padding(torch.tensor([[True] * 4, [False] * 4]))
-    exact, weights = layer(query, mask=mask, need_weights=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        output, rounded_weights = layer(query, mask=mask, need_weights=True)
-    assert_close(output.float(), exact, rtol=0, atol=0.03)
-    assert_close(rounded_weights.float(), weights, rtol=0, atol=0.03)
-    with torch.autocast("cpu", torch.bfloat16):
-        output = layer(query, mask=mask).output
-    assert_close(output.float(), exact, rtol=0, atol=0.03)
-    output.float().square().sum().backward()
-    for name, parameter in layer.named_parameters():
-        assert parameter.grad is None or parameter.grad.isfinite().all(), name
-
-
 # Knobs
 
 

@@ -31,6 +31,7 @@ from attention_lab.attention import (
     Learned,
     LinformerAttention,
     LocalAttention,
+    Location,
     Mask,
     Padding,
     Positions,
@@ -318,7 +319,10 @@ def test_differential(shape: tuple[int, int], name: str) -> None:
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("radius", [1, 3, 10])
 def test_local(shape: tuple[int, int], name: str, radius: int) -> None:
-    """Luong et al. 2015, eq. 9–10: align(s) · exp(−(s − p)² / 2σ²), p = n · σ(v·tanh(W q))."""
+    """Luong et al. 2015, eq. 9–10: align(s) · exp(−(s − p)² / 2σ²), p = n · σ(v·tanh(W q)).
+
+    The align function of eq. 7 runs over the window of p only.
+    """
     score = ScaledDotProduct
     layer = LocalAttention(H * E, score=score, heads=H, kv_heads=H_KV, radius=radius).double()
     places = layer.place_map.detach().numpy(), layer.place_vector.detach().numpy()
@@ -326,11 +330,12 @@ def test_local(shape: tuple[int, int], name: str, radius: int) -> None:
     def luong(head: int, q: Array, keys: Array, seen: list[int]) -> Array:
         predicted = places[1][head].reshape(-1) @ np.tanh(places[0][head].T @ q)
         p = len(seen) * expit(predicted)
-        near = [
-            math.exp(-((s - p) ** 2) / (2 * (radius / 2) ** 2)) * (abs(s - p) <= radius)
-            for s in range(len(seen))
-        ]
-        return softmax([q @ k / math.sqrt(E) for k in keys]) * np.array(near)
+        window = [s for s in range(len(seen)) if abs(s - p) <= radius]
+        align = softmax([q @ keys[s] / math.sqrt(E) for s in window])
+        weights = np.zeros(len(seen))
+        for s, share in zip(window, align, strict=True):
+            weights[s] = share * math.exp(-((s - p) ** 2) / (2 * (radius / 2) ** 2))
+        return weights
 
     tensors = triple(*shape)
     mask, sees = masked(name, shape[1])
@@ -612,3 +617,29 @@ def test_observing_does_not_disturb_linear_attention_step_by_step() -> None:
     assert calls == {"": []}
     with pytest.raises(ValueError, match="KernelAttention has no weights to give"):
         layer(torch.randn(1, 2, 8), mask=Causal(), cache=Cache(), need_weights=True)
+
+
+def test_a_step_that_fails_leaves_the_cache_as_it_was() -> None:
+    layer = ScoredAttention(8, score=partial(Location, max_length=4), normalizer=Softmax)
+    cache, steps = Cache(), torch.randn(1, 3, 8)
+    layer(steps, mask=Causal(), cache=cache)
+    kept = cache.size
+    with pytest.raises(ValueError, match="6 keys are more than max_length=4"):
+        layer(steps, mask=Causal(), cache=cache)
+    assert (cache.length, cache.size) == (3, kept)
+
+
+@pytest.mark.parametrize("mask", [None, Padding(torch.ones(1, 2, dtype=torch.bool))])
+def test_a_cache_is_for_those_who_do_not_look_ahead(mask: Mask | None) -> None:
+    layer = ScoredAttention(8, score=ScaledDotProduct, normalizer=Softmax)
+    with pytest.raises(ValueError, match="cannot look ahead"):
+        layer(torch.randn(1, 2, 8), mask=mask, cache=Cache())
+
+
+def test_a_step_of_no_positions_changes_nothing() -> None:
+    layer, cache = KernelAttention(8, feature_map=EluPlusOne), Cache()
+    padding = [Padding(torch.ones(1, seen, dtype=torch.bool)) for seen in (3, 3)]
+    layer(torch.randn(1, 3, 8), mask=Causal() & padding[0], cache=cache)
+    output = layer(torch.randn(1, 0, 8), mask=Causal() & padding[1], cache=cache).output
+    assert output.shape == (1, 0, 8)
+    assert cache.length == 3

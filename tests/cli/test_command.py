@@ -101,6 +101,13 @@ def test_list_shows_a_users_own_options(command: Command, tmp_path: Path) -> Non
     assert "Sharper than most" in answer.out
 
 
+def test_list_knows_no_directory_that_is_not_there(command: Command) -> None:
+    for group in ("attention", "data"):
+        answer = command("list", group, "--config-dir", "nowhere")
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == "attention-lab: --config-dir nowhere: no such directory\n"
+
+
 def test_parts_of_options_are_not_options() -> None:
     assert (config_directory() / "attention" / "_layer.yaml").is_file()
     assert "_layer" not in group_options("attention")

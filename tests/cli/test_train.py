@@ -90,6 +90,14 @@ WRONG = {
     "model=self_attention_classifier": "model: SelfAttentionClassifier is for classification, but "
     "the data is for sequence_to_sequence",
     "attention.score._target_=torch.load": "attention.score._target_: torch.load is not a",
+    "attention/mask=sliding_window attention.mask.window=0": "window must be at least 1, got 0",
+    "attention/positions=learned attention.positions.max_length=4": "encoder.0.self_attention: ",
+    "attention/normalizer=sparsemax attention.backend=sdpa": "backend=sdpa cannot be used: it",
+    "attention.backend=flex": "encoder.0.self_attention: backend=flex cannot train on the cpu; ",
+    "attention=linformer": "LinformerAttention cannot be causal",
+    "attention=none attention/positions=rotary": "Uniform looks at neither queries nor keys",
+    "attention=l2 attention/normalizer=relu": "ReLU weighs logits above 0 only",
+    "attention/score=null": "Config group override must be a string or a list",
     "attention=[": "",
     "seed=-1": "seed: must be a whole number from 0",
 }
@@ -100,7 +108,7 @@ def test_a_wrong_command_says_so_in_one_line_and_makes_nothing(
     command: Command, tmp_path: Path, mistake: str
 ) -> None:
     tiny = [] if mistake.startswith("model=") else TINY
-    answer = command("train", *tiny, mistake)
+    answer = command("train", *tiny, *mistake.split())
     assert answer.code == 2
     assert answer.out == ""
     assert answer.err.startswith(f"attention-lab: {WRONG[mistake]}")

@@ -131,6 +131,8 @@ def flex(problem: Problem) -> tuple[Tensor, None]:
     if query.device.type == "cpu" and needs_gradient:
         raise ValueError("backend=flex only infers on the cpu; sdpa or eager trains there")
     batch, heads, queries, _ = query.shape
+    if 0 in (queries, key.shape[2]):  # which FlexAttention cannot index
+        return query.new_zeros(batch, heads, queries, problem.value.shape[3]), None
     mask, start, bias = problem.mask, problem.start, problem.bias
     block_mask = None
     if mask is not None and not isinstance(mask, Everything):

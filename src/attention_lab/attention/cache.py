@@ -1,6 +1,7 @@
 """What step-by-step decoding remembers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -33,3 +34,15 @@ class Cache:
     def size(self) -> int:
         """Bytes kept, counted from the tensors themselves."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+@contextmanager
+def restored_on_failure(cache: Cache | None) -> Iterator[None]:
+    """A step that fails leaves the past as it was."""
+    before = None if cache is None else (cache.length, dict(cache.tensors))
+    try:
+        yield
+    except BaseException:
+        if cache is not None and before is not None:
+            cache.length, cache.tensors = before
+        raise

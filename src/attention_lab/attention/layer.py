@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_lab.attention.backends import EAGER, Backend
-from attention_lab.attention.cache import Cache
+from attention_lab.attention.cache import Cache, restored_on_failure
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.checks import check_positive
 from attention_lab.attention.masks import Everything, Mask
@@ -40,7 +40,7 @@ class AttentionLayer(nn.Module, ABC):
         projections: "all": learned maps of queries, keys, values and output, as in the
             Transformer. "values": only of values and output, for scores that have maps of their
             own. "none": none at all, attention as Bahdanau and Luong wrote it down.
-        bias: whether the projections have one.
+        bias: whether the projections have one; the gate's always has.
         gate: whether each output component is gated by a sigmoid of the query (Qiu et al. 2025).
         mask: the mechanism's own mask, on top of the one that each call brings.
 
@@ -105,6 +105,9 @@ class AttentionLayer(nn.Module, ABC):
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What this layer can do, as it was configured."""
+
+    def check_lengths(self, queries: int, keys: int) -> None:  # most know no end
+        """Raise ValueError if sequences of these lengths are longer than it was made for."""
 
     @abstractmethod
     def attend(
@@ -181,21 +184,26 @@ class AttentionLayer(nn.Module, ABC):
                 f"a mask is a Mask: wrap the {type(mask).__name__} in Dense or Padding"
             )
         mask = self.mask if mask is None else self.mask & mask
-        mask.check(len(query), start + query.shape[1], seen + memory.shape[1])
+        mask.check(len(query), self.heads, start + query.shape[1], seen + memory.shape[1])
+        if cache is not None and mask.looks_ahead:
+            raise ValueError(
+                f"step by step, queries cannot look ahead as {mask} lets them; add Causal()"
+            )
 
         memory = self.latent_projection(memory)
-        if cache is not None and self.caches_latent:
-            (memory,) = cache.extend(latent=memory)
-        split = (
-            self._split(self.query_projection(query), self.heads),
-            self._split(self.key_projection(memory), self.kv_heads),
-            self._split(self.value_projection(memory), self.kv_heads),
-        )
-        if cache is not None:
-            output, weights = self.attend_next(*split, mask, observed, cache)
-            cache.length += query.shape[1]
-        else:
-            output, weights = self.attend(*split, mask, observed, start)
+        with restored_on_failure(cache):
+            if cache is not None and self.caches_latent:
+                (memory,) = cache.extend(latent=memory)
+            split = (
+                self._split(self.query_projection(query), self.heads),
+                self._split(self.key_projection(memory), self.kv_heads),
+                self._split(self.value_projection(memory), self.kv_heads),
+            )
+            if cache is not None:
+                output, weights = self.attend_next(*split, mask, observed, cache)
+                cache.length += query.shape[1]
+            else:
+                output, weights = self.attend(*split, mask, observed, start)
         if need_weights and weights is None:
             raise ValueError(f"{type(self).__name__} has no weights to give")
         for observer in self.observers:

@@ -34,8 +34,13 @@ class Mask(ABC):
         """Whether different queries may see different keys; padding hides a key from all alike."""
         return True
 
-    def check(self, batch: int, queries: int, keys: int) -> None:  # noqa: B027  # most fit all
-        """Raise ValueError if the mask does not fit a batch of so many queries and keys."""
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a query may see keys after its own position."""
+        return True
+
+    def check(self, batch: int, heads: int, queries: int, keys: int) -> None:  # noqa: B027  # most fit all
+        """Raise ValueError if the mask does not fit a batch of so many heads, queries and keys."""
 
     def __and__(self, other: "Mask") -> "Mask":
         if not isinstance(other, Mask):
@@ -84,7 +89,7 @@ class Everything(Mask):
         return torch.ones_like(key, dtype=torch.bool)
 
     def __and__(self, other: Mask) -> Mask:
-        return other
+        return other if isinstance(other, Mask) else NotImplemented
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,18 @@ class Pair(Mask):
     def depends_on_query(self) -> bool:
         return self.left.depends_on_query or self.right.depends_on_query
 
-    def check(self, batch: int, queries: int, keys: int) -> None:
-        self.left.check(batch, queries, keys)
-        self.right.check(batch, queries, keys)
+    def check(self, batch: int, heads: int, queries: int, keys: int) -> None:
+        self.left.check(batch, heads, queries, keys)
+        self.right.check(batch, heads, queries, keys)
 
 
 @dataclass(frozen=True)
 class Both(Pair):
     """May look where both masks allow it."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        return self.left.looks_ahead and self.right.looks_ahead
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.left(batch, head, query, key) & self.right(batch, head, query, key)
@@ -114,6 +123,10 @@ class Both(Pair):
 @dataclass(frozen=True)
 class Either(Pair):
     """May look where at least one of the masks allows it."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        return self.left.looks_ahead or self.right.looks_ahead
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.left(batch, head, query, key) | self.right(batch, head, query, key)
@@ -125,6 +138,10 @@ class Causal(Mask):
 
     Positions count from the start of both sequences, so lengths may differ.
     """
+
+    @property
+    def looks_ahead(self) -> bool:
+        return False
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return key <= query
@@ -147,7 +164,7 @@ class Padding(Mask):
     def depends_on_query(self) -> bool:
         return False
 
-    def check(self, batch: int, queries: int, keys: int) -> None:
+    def check(self, batch: int, heads: int, queries: int, keys: int) -> None:
         if self.valid.shape != (batch, keys):
             raise ValueError(
                 f"a padding mask for {batch} sequences of {keys} keys has the shape "
@@ -156,6 +173,9 @@ class Padding(Mask):
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.valid[batch, key]
+
+    def __repr__(self) -> str:
+        return f"Padding({tuple(self.valid.shape)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,17 +196,22 @@ class Dense(Mask):
                 f"look; got {self.visible.dtype} of shape {tuple(self.visible.shape)}"
             )
 
-    def check(self, batch: int, queries: int, keys: int) -> None:
-        _, _, rows, columns = self.visible.shape
-        if self.visible.shape[0] not in (1, batch) or rows < queries or columns != keys:
+    def check(self, batch: int, heads: int, queries: int, keys: int) -> None:
+        batches, its_heads, rows, columns = self.visible.shape
+        fits = batches in (1, batch) and its_heads in (1, heads)
+        if not fits or rows != queries or columns != keys:
             raise ValueError(
-                f"a mask for {batch} sequences, {queries} queries and {keys} keys; "
+                f"a mask for {batch} sequences, {heads} heads, {queries} queries and {keys} keys; "
                 f"got one of shape {tuple(self.visible.shape)}"
             )
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         batches, heads, _, _ = self.visible.shape
-        return self.visible[batch % batches, head % heads, query, key]
+        batch, head = batch * (batches > 1), head * (heads > 1)
+        return self.visible[batch, head, query, key]
+
+    def __repr__(self) -> str:
+        return f"Dense({tuple(self.visible.shape)})"
 
 
 @dataclass(frozen=True)
@@ -206,6 +231,10 @@ class SlidingWindow(Mask):
         if self.centred and self.window % 2 == 0:
             raise ValueError(f"a centred window has an odd number of keys, got {self.window}")
 
+    @property
+    def looks_ahead(self) -> bool:
+        return self.centred and self.window > 1
+
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         newest = query + self.window // 2 if self.centred else query
         return (key <= newest) & (key > newest - self.window)
@@ -220,6 +249,10 @@ class Dilated(Mask):
 
     def __post_init__(self) -> None:
         check_positive(window=self.window, dilation=self.dilation)
+
+    @property
+    def looks_ahead(self) -> bool:
+        return False
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         back = query - key
@@ -243,7 +276,7 @@ class PrefixLM(Mask):
 class BlockSparse(Mask):
     """One's own block, and the last ``summary`` keys of every block.
 
-    The "fixed" pattern of Child et al. 2019, §4.2 (causal there: compose with ``Causal``).
+    The "fixed" pattern of Child et al. 2019, §4.3 (causal there: compose with ``Causal``).
     """
 
     block: int = 8
@@ -293,7 +326,7 @@ class Documents(Mask):
                 f"{self.ids.dtype} of shape {tuple(self.ids.shape)}"
             )
 
-    def check(self, batch: int, queries: int, keys: int) -> None:
+    def check(self, batch: int, heads: int, queries: int, keys: int) -> None:
         if self.ids.shape != (batch, keys) or queries > keys:
             raise ValueError(
                 f"document ids for {batch} sequences of {keys} positions have the shape "
@@ -302,6 +335,9 @@ class Documents(Mask):
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.ids[batch, query] == self.ids[batch, key]
+
+    def __repr__(self) -> str:
+        return f"Documents({tuple(self.ids.shape)})"
 
 
 def picture(mask: Mask, queries: int, keys: int) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_lab.attention.checks import check_positive
+from attention_lab.attention.precision import wide
 
 
 class Normalizer(nn.Module, ABC):
@@ -72,9 +73,11 @@ class TemperedSoftmax(Normalizer):
             self.register_buffer("log_temperature", log)
 
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
-        # Differences first: the lowest logits must not overflow when T is small.
-        shifted = logits - logits.amax(-1, keepdim=True).detach()
-        return (shifted * (-self.log_temperature).exp().to(logits.dtype)).softmax(dim=-1)
+        # Differences first, and none infinite: 0 · ∞ would be T's gradient.
+        z = wide(logits)
+        shifted = z - z.amax(-1, keepdim=True).detach()
+        shifted = shifted.clamp(min=torch.finfo(z.dtype).min / 2)
+        return (shifted * (-self.log_temperature).exp()).softmax(dim=-1).to(logits.dtype)
 
 
 class SoftmaxPlusOne(Normalizer):
@@ -122,9 +125,9 @@ class Sparsemax(Normalizer):
     sparse = True
 
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
-        wide = _wide(logits)
+        z = wide(logits)
         # τ ≥ max − 1, so nothing below that matters, however low.
-        z = (wide - wide.amax(-1, keepdim=True)).clamp(min=-1)
+        z = (z - z.amax(-1, keepdim=True)).clamp(min=-1)
         with torch.no_grad():
             ordered = z.sort(dim=-1, descending=True).values
             rank = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype, device=z.device)
@@ -145,8 +148,8 @@ class Entmax15(Normalizer):
     sparse = True
 
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
-        wide = _wide(logits)
-        z = ((wide - wide.amax(-1, keepdim=True)) / 2).clamp(min=-1)
+        z = wide(logits)
+        z = ((z - z.amax(-1, keepdim=True)) / 2).clamp(min=-1)
         with torch.no_grad():
             threshold = self._threshold(z)
         # One step of Newton's method changes nothing but gives τ its gradient.
@@ -199,8 +202,3 @@ def _count(logits: Tensor, visible: Tensor | None) -> Tensor:
         return logits.new_tensor(float(logits.shape[-1]))
     keys = visible.expand(*visible.shape[:-1], logits.shape[-1])
     return keys.sum(-1, keepdim=True).clamp(min=1).to(logits.dtype)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """At least single precision: running sums in half precision would lose the threshold."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

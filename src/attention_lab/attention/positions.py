@@ -27,11 +27,16 @@ class Positions(nn.Module, ABC):
 
     formula: ClassVar[str]
     paper: ClassVar[str]
+    #: Whether there is a :meth:`bias`.
+    adds_to_logits: ClassVar[bool] = False
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()
         check_positive(heads=heads, head_dim=head_dim)
         self.heads, self.head_dim = heads, head_dim
+
+    def check_lengths(self, queries: int, keys: int) -> None:  # most know no end
+        """Raise ValueError if there are no positions for so many queries or keys."""
 
     def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Queries (B, H, L, E) and keys (B, H_kv, S, E) that know their positions."""
@@ -88,12 +93,15 @@ class Learned(Positions):
         check_positive(max_length=max_length)
         self.table = nn.Parameter(torch.randn(max_length, head_dim) * head_dim**-0.5)
 
-    def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        longest = max(start + query.shape[2], key.shape[2])
+    def check_lengths(self, queries: int, keys: int) -> None:
+        longest = max(queries, keys)
         if longest > len(self.table):
             raise ValueError(
                 f"{longest} positions are more than max_length={len(self.table)} learned ones"
             )
+
+    def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        self.check_lengths(start + query.shape[2], key.shape[2])
         rows = self.table[start : start + query.shape[2]]
         return query + rows, key + self.table[: key.shape[2]]
 
@@ -138,6 +146,7 @@ class ALiBi(Positions):
 
     formula = "l − m·|i − j|"
     paper = "Press et al. 2022"
+    adds_to_logits = True
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__(heads, head_dim)
@@ -166,6 +175,7 @@ class T5Bias(Positions):
 
     formula = "l + b[bucket(j − i)]"
     paper = "Raffel et al. 2020"
+    adds_to_logits = True
 
     def __init__(
         self, heads: int, head_dim: int, buckets: int = 32, max_distance: int = 128
@@ -208,6 +218,7 @@ class Shaw(Positions):
 
     formula = "l + q·a[j − i] / √d"
     paper = "Shaw et al. 2018"
+    adds_to_logits = True
 
     def __init__(self, heads: int, head_dim: int, max_distance: int = 16) -> None:
         super().__init__(heads, head_dim)

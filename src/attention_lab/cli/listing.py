@@ -1,6 +1,7 @@
 """`attention-lab list`: what there is, one line each, read from the configs and the code."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,11 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("group", nargs="?", choices=GROUPS, help="default: all of them")
     parser.add_argument("--config-dir", type=Path, help="your own config groups, listed too")
     chosen = parser.parse_args(arguments)
+    if chosen.config_dir and not chosen.config_dir.is_dir():
+        print(
+            f"attention-lab: --config-dir {chosen.config_dir}: no such directory", file=sys.stderr
+        )
+        return 2
     if chosen.group == "attention":
         from attention_lab.cli.mechanisms import table  # torch takes seconds to import
 

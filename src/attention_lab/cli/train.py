@@ -76,6 +76,9 @@ def run(arguments: Sequence[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         Directories.discard()
         return fail(explain(error, arguments), 2)
+    except ValueError as error:  # of the command: what a run raises, train_one keeps
+        Directories.discard()
+        return fail(str(error).partition("\n")[0], 2)
     except Exception as error:
         errors.append(error)
     if errors:

@@ -320,6 +320,28 @@ def check_low_precision(
     assert error(layer) <= 2 * error(reference) + rounding
 
 
+def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
+    """In mixed precision the output is near that of single precision, and gradients are finite.
+
+    Some keys are zero vectors, as a recurrent encoder leaves them in the padding.
+    """
+    layer = copy.deepcopy(layer).float()
+    query = torch.randn(3, 6, layer.query_dim)
+    memory = torch.randn(3, 6, layer.memory_dim)
+    valid = torch.ones(3, 6, dtype=torch.bool)
+    valid[0, 4:], valid[1] = False, False
+    memory[~valid] = 0
+    mask = Causal() & Padding(valid) if layer.capabilities.any_mask else Padding(valid)
+    exact = layer(query, memory, mask).output
+    with torch.autocast("cpu", dtype):
+        output = layer(query, memory, mask).output
+    assert_close(output.float(), exact, rtol=0, atol=0.06)
+    assert not output[1].any()
+    output.float().square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
 def check_saving(make: Callable[[], AttentionLayer]) -> None:
     """A layer of the same making gives the same output once it has loaded the state."""
     torch.manual_seed(1)

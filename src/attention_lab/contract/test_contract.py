@@ -100,6 +100,11 @@ def test_low_precision(
     checks.check_low_precision(layer, reference, it, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
+    checks.check_autocast(layer, dtype)
+
+
 def test_saving(case: Case) -> None:
     checks.check_saving(case.layer)
 

@@ -95,6 +95,15 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """
         return self._splits[checked_split(name)]
 
+    def longest(self) -> list[int]:
+        """The greatest lengths of each kind of sequence, the main one first, in all splits.
+
+        Only lengths are looked at, of the test split, too: a model must be able to read it.
+        """
+        greatest = [split.lengths().amax(0) for split in self._splits.values()]
+        lengths: list[int] = torch.stack(greatest).amax(0).tolist()
+        return lengths
+
     def train_dataloader(self) -> DataLoader[BatchT]:
         """Training batches, shuffled each epoch."""
         return self._dataloader("train", shuffle=True)

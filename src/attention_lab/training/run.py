@@ -19,6 +19,7 @@ from torch import nn
 
 from attention_lab.attention import BACKENDS, attention_layers
 from attention_lab.data.splits import SplitDataModule
+from attention_lab.models.protocol import Network
 from attention_lab.recording.attention_maps import AttentionMaps
 from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord, read_config, write_config
@@ -76,6 +77,7 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
         model = create(config["model"], **data.model_arguments())
         _check_backends(model, "cuda" if _trains_on_gpu(trainer_options) else "cpu")
         objective = create(config["objective"], model=model, data=data, optimizer=optimizer)
+        _check_lengths(model, data, getattr(objective, "max_length", 0))
         return Run(data, objective, trainer_options, create(config["logger"]))
 
 
@@ -272,6 +274,22 @@ def _check_backends(model: nn.Module, device: str) -> None:
             raise ValueError(
                 f"{name}: backend={backend.name} cannot train on the {device}; {works} can"
             )
+
+
+def _check_lengths(model: Network, data: SplitDataModule[Any], longest_written: int) -> None:
+    """Raise ValueError if a layer was made for shorter sequences than it will meet."""
+    lengths = data.longest()
+    longest = {
+        "input": lengths[0],
+        "source": lengths[0],
+        "target": max(lengths[-1], longest_written),
+    }
+    layers = attention_layers(model)
+    for name, (queries, keys) in model.attention_axes().items():
+        try:
+            layers[name].check_lengths(longest[queries], longest[keys])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _has_gpu() -> bool:

@@ -1,6 +1,7 @@
 """Differential attention: the difference of two softmax maps."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_lab.attention.backends import EAGER, Axes, Problem, able_backends, choose_backend
@@ -9,6 +10,7 @@ from attention_lab.attention.checks import check_dropout
 from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Mask
 from attention_lab.attention.normalizers import Softmax
+from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import ScaledDotProduct
 
 
@@ -100,10 +102,15 @@ class DifferentialAttention(AttentionLayer):
             backend.compute(Problem(q, k, value, mask, self._axes(), start=start))
             for q, k in zip(query.chunk(2, dim=-1), key.chunk(2, dim=-1), strict=True)
         )
-        output = (1 - self.initial_lambda) * self.norm(first - factor * second)
+        output = (1 - self.initial_lambda) * self._normalize(first - factor * second)
         if its_map is None or other_map is None or not need_weights:
             return output, None
         return output, its_map - factor * other_map
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        """RMSNorm per head, not in half precision."""
+        weight = wide(self.norm.weight)
+        return F.rms_norm(wide(x), self.norm.normalized_shape, weight, self.norm.eps).to(x.dtype)
 
     def _axes(self) -> Axes:
         return Axes(self.score, self.normalizer, dropout=self.dropout if self.training else 0.0)

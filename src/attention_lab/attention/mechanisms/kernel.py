@@ -14,6 +14,7 @@ from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.checks import check_positive
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Mask, split_causal
+from attention_lab.attention.precision import wide, without_autocast
 
 
 class FeatureMap(nn.Module, ABC):
@@ -148,6 +149,7 @@ class KernelAttention(AttentionLayer):
             state="f·d",
         )
 
+    @without_autocast
     def attend(
         self,
         query: Tensor,
@@ -158,7 +160,7 @@ class KernelAttention(AttentionLayer):
         start: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
         keys = key.shape[2]
-        phi_q, phi_k, wide = self._features(query, key, value)
+        phi_q, phi_k, summed = self._features(query, key, value)
         structure = None if need_weights or start else split_causal(mask)
         if structure is None:
             products = (phi_q @ phi_k.mT).flatten(1, 2)
@@ -171,9 +173,10 @@ class KernelAttention(AttentionLayer):
             return output.to(query.dtype), given
         causal, rest = structure
         phi_k = phi_k * rest.dense(len(query), 1, 1, keys, query.device).mT.unsqueeze(2)
-        sums = self._causal(phi_q, phi_k, wide) if causal else phi_q @ (phi_k.mT @ wide)
+        sums = self._causal(phi_q, phi_k, summed) if causal else phi_q @ (phi_k.mT @ summed)
         return _divide(sums, query.dtype), None
 
+    @without_autocast
     def attend_next(
         self,
         query: Tensor,
@@ -189,11 +192,11 @@ class KernelAttention(AttentionLayer):
                 "linear attention keeps sums, not keys: step by step it needs a causal mask "
                 f"(and padding), and cannot use {mask}"
             )
-        new = key.shape[2]
-        phi_q, phi_k, wide = self._features(query, key, value)
-        valid = structure[1].dense(len(query), 1, 1, cache.length + new, query.device)
-        phi_k = phi_k * valid[..., -new:].mT.unsqueeze(2)
-        sums, total = self._causal(phi_q, phi_k, wide), phi_k.mT @ wide
+        seen = cache.length + key.shape[2]
+        phi_q, phi_k, summed = self._features(query, key, value)
+        valid = structure[1].dense(len(query), 1, 1, seen, query.device)
+        phi_k = phi_k * valid[..., cache.length :].mT.unsqueeze(2)
+        sums, total = self._causal(phi_q, phi_k, summed), phi_k.mT @ summed
         if cache.tensors:
             past = cache.tensors["sums"]
             sums, total = sums + phi_q @ past, total + past
@@ -205,8 +208,7 @@ class KernelAttention(AttentionLayer):
 
         G query heads share a key head. The column of ones becomes the denominator.
         """
-        if query.dtype in (torch.float16, torch.bfloat16):
-            query, key, value = query.float(), key.float(), value.float()
+        query, key, value = wide(query), wide(key), wide(value)
         phi_q = self.feature_map(query, is_query=True).unflatten(1, (key.shape[1], -1))
         phi_k = self.feature_map(key, is_query=False).unsqueeze(2)
         return phi_q, phi_k, F.pad(value, (0, 1), value=1.0).unsqueeze(2)

@@ -80,6 +80,11 @@ class LinformerAttention(AttentionLayer):
             positional=True,
         )
 
+    def check_lengths(self, queries: int, keys: int) -> None:
+        longest = self.key_slots.shape[1]
+        if keys > longest:
+            raise ValueError(f"{keys} keys are more than max_length={longest}")
+
     def attend(
         self,
         query: Tensor,
@@ -89,9 +94,8 @@ class LinformerAttention(AttentionLayer):
         need_weights: bool,
         start: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        keys, longest = key.shape[2], self.key_slots.shape[1]
-        if keys > longest:
-            raise ValueError(f"{keys} keys are more than max_length={longest}")
+        keys = key.shape[2]
+        self.check_lengths(query.shape[2], keys)
         groups = query.shape[1] // key.shape[1]
         key, value = repeat_heads(key, groups), repeat_heads(value, groups)
         if mask is not None:

@@ -10,8 +10,9 @@ from attention_lab.attention.backends import Axes, Problem, eager_weights, repea
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.checks import check_dropout, check_positive
 from attention_lab.attention.layer import AttentionLayer, Projections
-from attention_lab.attention.masks import Mask
+from attention_lab.attention.masks import Dense, Everything, Mask
 from attention_lab.attention.normalizers import Softmax
+from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import Score
 
 
@@ -19,8 +20,8 @@ class LocalAttention(AttentionLayer):
     """local-p: softmax(score) · exp(−(s − p)² / 2σ²) (Luong et al. 2015, §3.2).
 
     s counts the keys that the query may see, n of them; p = n · sigmoid(v · tanh(W q)) is where the
-    query expects what it looks for. σ = D/2, and keys further than D from p get nothing. As in the
-    paper, weights are not normalized again.
+    query expects what it looks for. The softmax is over the keys within D of p; as in the paper,
+    its weights are not normalized again after the Gaussian, whose σ is D/2.
 
     Args:
         query_dim: width of the queries, and of the output.
@@ -95,21 +96,24 @@ class LocalAttention(AttentionLayer):
         need_weights: bool,
         start: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        problem = Problem(query, key, value, mask, Axes(self.score, self.normalizer), start=start)
-        weights = eager_weights(problem) * self._nearness(query, problem)
-        value = repeat_heads(value, problem.groups)
+        distance, visible = self._distance(query, key, mask, start)
+        window = Dense(visible & (distance.abs() <= self.radius))
+        problem = Problem(query, key, value, window, Axes(self.score, self.normalizer))
+        nearness = torch.exp(-2 * (distance / self.radius).square())
+        weights = eager_weights(problem) * nearness.to(query.dtype)
         dropout = self.dropout if self.training else 0.0
-        return F.dropout(weights, dropout) @ value, weights if need_weights else None
+        output = F.dropout(weights, dropout) @ repeat_heads(value, problem.groups)
+        return output, weights if need_weights else None
 
-    def _nearness(self, query: Tensor, problem: Problem) -> Tensor:
-        """exp(−(s − p)² / 2σ²) within the radius, (B, H, L, S)."""
-        visible = problem.dense_mask()
-        if visible is None:
-            visible = torch.ones(
-                (1, 1, 1, problem.key.shape[2]), dtype=torch.bool, device=query.device
-            )
-        rank = visible.expand(*visible.shape[:-1], problem.key.shape[2]).cumsum(-1)
-        fraction = torch.sigmoid(torch.tanh(query @ self.place_map) @ self.place_vector)
-        distance = (rank - 1) - rank[..., -1:] * fraction
-        near = torch.exp(-2 * (distance / self.radius).square())
-        return near.masked_fill(distance.abs() > self.radius, 0.0)
+    def _distance(
+        self, query: Tensor, key: Tensor, mask: Mask | None, start: int
+    ) -> tuple[Tensor, Tensor]:
+        """S − p and what is visible, (B, H, L, S); a centre needs more than half precision."""
+        batch, heads, queries, _ = query.shape
+        keys = key.shape[2]
+        own = Everything() if mask is None else mask
+        visible = own.dense(batch, heads, queries, keys, query.device, start)
+        visible = visible.expand(batch, heads, queries, keys)
+        fraction = torch.sigmoid(wide(torch.tanh(query @ self.place_map) @ self.place_vector))
+        rank = visible.cumsum(-1)
+        return (rank - 1) - rank[..., -1:] * fraction, visible

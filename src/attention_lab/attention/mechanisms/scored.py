@@ -85,6 +85,12 @@ class ScoredAttention(AttentionLayer):
                 f"{type(self.score).__name__} never are: nothing would be looked at"
             )
         self.positions = positions(heads, self.head_dim)
+        places = not isinstance(self.positions, NoPositions) and not self.positions.adds_to_logits
+        if places and not self.score.looks:
+            raise ValueError(
+                f"{type(self.score).__name__} looks at neither queries nor keys, so that "
+                f"{type(self.positions).__name__} positions in them would change nothing"
+            )
         self.mixing = HeadMixing(heads) if talking_heads else None
         self.dropout = dropout
         self.backend = choose_backend(backend, self.axes())
@@ -96,6 +102,9 @@ class ScoredAttention(AttentionLayer):
         variants = dict(self.variants)
         if self.mixing is not None:
             variants["talking heads"] = "Shazeer et al. 2020"
+        memory = "L·S·a" if isinstance(score, Additive) else "L·S"
+        if fused and not positions.adds_to_logits:
+            memory = "S·d"
         papers = [score.paper, *variants.values()]
         if not isinstance(normalizer, Softmax):
             papers.append(normalizer.paper)
@@ -103,7 +112,7 @@ class ScoredAttention(AttentionLayer):
             formula=", ".join([f"{normalizer.formula} of {score.formula}", *variants]),
             paper=papers[-1],
             time="L·S·d·a" if isinstance(score, Additive) else "L·S·d",
-            memory="S·d" if fused else "L·S·a" if isinstance(score, Additive) else "L·S",
+            memory=memory,
             backends=tuple(backend.name for backend in able_backends(self.axes())),
             grouped_heads=isinstance(self.key_projection, nn.Linear),
             state="S·r" if self.caches_latent else "S·d",
@@ -111,6 +120,10 @@ class ScoredAttention(AttentionLayer):
             sparse=normalizer.sparse,
             positional=score.positional or not isinstance(positions, NoPositions),
         )
+
+    def check_lengths(self, queries: int, keys: int) -> None:
+        self.score.check_lengths(keys)
+        self.positions.check_lengths(queries, keys)
 
     def attend(
         self,

@@ -26,12 +26,17 @@ class Score(nn.Module, ABC):
     positional: ClassVar[bool] = False
     #: Whether logits can be above 0.
     ever_positive: ClassVar[bool] = True
+    #: Whether logits depend on the queries and keys at all.
+    looks: ClassVar[bool] = True
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()
         check_positive(heads=heads, head_dim=head_dim)
         self.heads = heads
         self.head_dim = head_dim
+
+    def check_lengths(self, keys: int) -> None:  # most know no end
+        """Raise ValueError if there are more keys than the score was made for."""
 
     @abstractmethod
     def forward(self, query: Tensor, key: Tensor) -> Tensor:

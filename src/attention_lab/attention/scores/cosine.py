@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention_lab.attention.precision import wide
 from attention_lab.attention.scores.base import DotProductFamily
 
 
@@ -28,8 +29,12 @@ class Cosine(DotProductFamily):
         super().__init__(heads, head_dim)
         if gain <= 0:
             raise ValueError(f"gain must be above 0, got {gain}")
-        self.gain = nn.Parameter(torch.full((heads, 1, 1), gain))
+        self.gain = nn.Parameter(torch.full((heads, 1, 1), float(gain)))
 
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
-        query = self.gain.to(query.dtype) * F.normalize(query, dim=-1)
-        return query, F.normalize(key, dim=-1), 1.0
+        return self.gain.to(query.dtype) * _unit(query), _unit(key), 1.0
+
+
+def _unit(x: Tensor) -> Tensor:
+    """X / |x|, and 0 for 0, whose gradient stays moderate. In half precision ε would be 0."""
+    return F.normalize(wide(x), dim=-1, eps=1e-6).to(x.dtype)

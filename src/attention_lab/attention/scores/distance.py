@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from attention_lab.attention.precision import wide, without_autocast
 from attention_lab.attention.scores.base import Score
 
 
@@ -15,8 +16,10 @@ class L2(Score):
     paper = "Kim et al. 2021"
     ever_positive = False
 
+    @without_autocast
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        scale = self.head_dim**-0.5
-        query_norm = (scale * query.square()).sum(-1, keepdim=True)
-        key_norm = (scale * key.square()).sum(-1).unsqueeze(-2)
-        return (2 * scale * query) @ key.mT - query_norm - key_norm
+        # The difference of large squares: never in half precision, nor rounded above 0.
+        q, k = wide(query), wide(key)
+        squares = q.square().sum(-1, keepdim=True) + k.square().sum(-1).unsqueeze(-2)
+        distance = (squares - 2 * (q @ k.mT)).clamp(min=0)
+        return (-(self.head_dim**-0.5) * distance).to(query.dtype)

@@ -28,8 +28,11 @@ class Location(Score):
         check_positive(max_length=max_length)
         self.weight = nn.Parameter(torch.randn(heads, head_dim, max_length) * head_dim**-0.5)
 
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        keys, places = key.shape[2], self.weight.shape[2]
+    def check_lengths(self, keys: int) -> None:
+        places = self.weight.shape[2]
         if keys > places:
             raise ValueError(f"{keys} keys are more than max_length={places} places")
-        return query @ self.weight[:, :, :keys]
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        self.check_lengths(key.shape[2])
+        return query @ self.weight[:, :, : key.shape[2]]

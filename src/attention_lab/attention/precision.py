@@ -1,0 +1,26 @@
+"""Where half precision is not enough."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in at least single precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without_autocast(method: Function) -> Function:
+    """A method of (query, …) in which automatic mixed precision narrows nothing."""
+
+    @functools.wraps(method)
+    def run(self: Any, query: Tensor, *arguments: Any, **named: Any) -> Any:
+        with torch.autocast(query.device.type, enabled=False):
+            return method(self, query, *arguments, **named)
+
+    return cast("Function", run)
