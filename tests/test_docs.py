@@ -1,4 +1,4 @@
-"""What the docs say: their sessions are run, their commands composed."""
+"""What the docs say: their dialogues are run, their commands composed."""
 
 import doctest
 import re
@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "attention.md"
 COMMANDS = re.findall(r"^attention-lab train (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
 
 
-def test_sessions_give_what_they_show() -> None:
+def test_dialogues_give_what_they_show() -> None:
     failures, attempted = doctest.testfile(str(PAGE), module_relative=False)
     assert attempted > 10
     assert failures == 0
