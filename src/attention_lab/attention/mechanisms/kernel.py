@@ -56,8 +56,8 @@ class PositiveRandomFeatures(FeatureMap):
     """FAVOR+: φ(q)·φ(k) is exp(q·k / √E) on average (Choromanski et al. 2021, lemma 1).
 
     The random directions are orthogonal in blocks of E (ibid., §2.4), drawn once at initialization
-    and kept in the state. A key longer than about 13·E^¼ has no features left in single precision
-    (e^−88), and a query that sees no other gets zeros.
+    and kept in the state. The features of long keys underflow, in single precision from a norm of
+    13·E^¼ (e^−88) or more; a query that sees no key with features left gets zeros.
 
     Args:
         head_dim: width of one head.
