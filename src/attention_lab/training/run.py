@@ -173,6 +173,7 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         "validation": {name.removeprefix("validation/"): v for name, v in best.metrics.items()},
         "test": test,
         "floor": data.floor("test"),
+        "shortcuts": data.shortcuts("test"),
         "parameters": sum(p.numel() for p in run.objective.model.parameters()),
         "tokens_per_second": int(run.objective.tokens) / history.training_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,
