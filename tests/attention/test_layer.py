@@ -13,7 +13,6 @@ from torch.testing import assert_close
 
 from attention_lab.attention import (
     Additive,
-    AttentionOutput,
     Backend,
     Causal,
     DotProduct,
@@ -49,19 +48,6 @@ def make(query_dim: int = 8, memory_dim: int | None = None, **options: Any) -> S
 
 
 # Sizes
-
-
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize(("batch", "queries", "keys"), [(2, 3, 5), (2, 5, 3), (1, 1, 1)])
-def test_shapes(score: type[Score], batch: int, queries: int, keys: int) -> None:
-    layer = make(8, 6, score=score, width=12, heads=4, kv_heads=2)
-    query, memory = torch.randn(batch, queries, 8), torch.randn(batch, keys, 6)
-    result = layer(query, memory, need_weights=True)
-    assert isinstance(result, AttentionOutput)
-    assert result.output.shape == (batch, queries, 8)
-    assert result.weights is not None
-    assert result.weights.shape == (batch, 4, queries, keys)
-    assert layer(query, memory).weights is None
 
 
 def test_no_keys_give_zeros() -> None:
@@ -109,41 +95,6 @@ def test_a_value_projection_is_of_the_values() -> None:
     output, weights = layer(query, memory, need_weights=True)
     assert_close(weights[:, 0], (query @ memory.mT / 8**0.5).softmax(-1))
     assert_close(output, layer.output_projection(weights[:, 0] @ layer.value_projection(memory)))
-
-
-# Heads
-
-
-def test_heads_are_neighbouring_slices_of_the_width() -> None:
-    """Head h reads and writes components h·E to (h+1)·E."""
-    layer = make(heads=4, projections="none")
-    x = torch.randn(2, 3, 8)
-    output = layer(x).output
-    for head in range(4):
-        part = x[:, :, 2 * head : 2 * head + 2]
-        expected = make(2, projections="none")(part).output
-        assert_close(output[:, :, 2 * head : 2 * head + 2], expected)
-
-
-@pytest.mark.parametrize("score", [General, Additive])
-def test_each_head_has_its_own_score(score: type[Score]) -> None:
-    """The same query and key in each head, and different weights."""
-    layer = make(score=score, heads=2, projections="none")
-    x = torch.randn(1, 3, 4).repeat(1, 1, 2)
-    weights = layer(x, need_weights=True).weights
-    assert not torch.allclose(weights[:, 0], weights[:, 1])
-
-
-# Masks
-
-
-def test_the_layers_own_mask_adds_to_the_calls() -> None:
-    plain, causal = make(), make(mask=Causal())
-    causal.load_state_dict(plain.state_dict())
-    query = torch.randn(2, 4, 8)
-    padding = Padding(torch.tensor([[True, True, False, True], [False, True, True, True]]))
-    assert_close(causal(query).output, plain(query, mask=Causal()).output)
-    assert_close(causal(query, mask=padding).output, plain(query, mask=Causal() & padding).output)
 
 
 # Backends

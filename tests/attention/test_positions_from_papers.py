@@ -13,7 +13,6 @@ from torch.testing import assert_close
 from attention_lab.attention import (
     ALiBi,
     Learned,
-    NoPositions,
     Positions,
     Rotary,
     Shaw,
@@ -64,26 +63,6 @@ def test_rotary_is_multiplication_by_a_phase(base: float) -> None:
         assert_close(new_query[:, :, i], turn(query.numpy()[:, :, i], 7 + i), atol=1e-5, rtol=0)
     for j in range(6):
         assert_close(new_key[:, :, j], turn(key.numpy()[:, :, j], j), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "positions_type", [NoPositions, Sinusoidal, Learned, Rotary, ALiBi, T5Bias, Shaw]
-)
-def test_start_is_where_the_queries_begin(positions_type: type[Positions]) -> None:
-    positions = positions_type(4, 6).double()
-    query, key = pair(queries=6)
-    whole, whole_key = placed(positions, query, key)
-    bias = positions.bias(query, 0, 6)
-    for start in range(6):
-        part, part_key = placed(positions, query[:, :, start:], key, start)
-        assert_close(part, whole[:, :, start:], atol=1e-12, rtol=0)
-        assert_close(part_key, whole_key, atol=0, rtol=0)
-        of_part = positions.bias(query[:, :, start:], start, 6)
-        if bias is None:
-            assert of_part is None
-        else:
-            assert of_part is not None
-            assert_close(of_part, bias[..., start:, :])
 
 
 EIGHT = [2.0**-n for n in range(1, 9)]
