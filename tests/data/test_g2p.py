@@ -11,8 +11,8 @@ import torch
 
 from attention_lab.data.batches import SequencePairs
 from attention_lab.data.g2p import G2P, Lexicon, read_cmudict
-from attention_lab.data.pronunciation import PronunciationErrors
 from attention_lab.data.vocabulary import BOS, EOS, UNK
+from attention_lab.data.written import PronunciationErrors
 
 SPLITS = ("train", "validation", "test")
 

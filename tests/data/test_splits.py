@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from attention_lab.data import pronunciation, vocabulary
+from attention_lab.data import slices, vocabulary, written
 from attention_lab.data.digits import Digits
 from attention_lab.data.g2p import G2P
 from attention_lab.data.splits import split_by_hash, stable_fraction
@@ -80,7 +80,7 @@ def test_the_floor_has_the_metric_to_watch(name: str, request: pytest.FixtureReq
     assert data.monitor in data.floor("validation")
 
 
-@pytest.mark.parametrize("module", [pronunciation, vocabulary])
+@pytest.mark.parametrize("module", [slices, vocabulary, written])
 def test_examples_in_docstrings(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert failed == 0 < tried

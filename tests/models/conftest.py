@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attention_lab.attention import Additive, ScoredAttention, Softmax
 from attention_lab.models.encoder_decoder import EncoderDecoder
-from attention_lab.models.protocol import AttentionFactory, SequenceToSequenceNetwork
+from attention_lab.models.protocol import AttentionFactory, EncoderDecoderNetwork
 from attention_lab.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 
 PAD, START, END = 0, 1, 2
@@ -21,7 +21,7 @@ ATTENTION: AttentionFactory = partial(
     ScoredAttention, score=Additive, normalizer=Softmax, heads=2, projections="values"
 )
 
-MakeModel = Callable[..., SequenceToSequenceNetwork]
+MakeModel = Callable[..., EncoderDecoderNetwork]
 
 
 def transformer(attention: AttentionFactory = ATTENTION, **options: Any) -> EncoderDecoder:

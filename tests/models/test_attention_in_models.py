@@ -21,7 +21,17 @@ ATTENTIONS = list(group_options("attention"))
 MODELS = list(group_options("model"))
 #: These need another mechanism in a Transformer's decoder.
 NEVER_CAUSAL = {"linformer"}
-CLASSIFIERS = {"self_attention_classifier"}
+#: The data of models that are not for pairs of sequences.
+DATA = {
+    "self_attention_classifier": "digits",
+    "encoder_classifier": "digits",
+    "decoder": "recall",
+}
+SIZES = {
+    "self_attention_classifier": {"features": 5, "classes": 13, "length": 7},
+    "encoder_classifier": {"features": 5, "classes": 13, "length": 7},
+    "decoder": {"vocabulary": 13, "length": 6},
+}
 
 Inputs = tuple[Tensor, ...]
 
@@ -36,26 +46,26 @@ def model_name(request: pytest.FixtureRequest) -> str:
 def config(request: pytest.FixtureRequest, compose: Compose, model_name: str) -> dict[str, Any]:
     """Each model with each mechanism, as `attention-lab train` would compose it."""
     overrides = [f"attention={request.param}", f"model={model_name}", "model.width=16"]
-    if model_name in CLASSIFIERS:
-        overrides.append("data=digits")
+    overrides.append(f"data={DATA.get(model_name, 'g2p')}")
     if request.param in NEVER_CAUSAL and model_name == "encoder_decoder":
         overrides.append("+attention@model.self_attention=multi_head")
+    if request.param in NEVER_CAUSAL and model_name in ("decoder", "prefix_decoder"):
+        pytest.skip("cannot be causal")
     return compose(*overrides)
 
 
 def inputs_of(model_name: str) -> Inputs:
     """A batch without any padding in it."""
-    if model_name in CLASSIFIERS:
+    if DATA.get(model_name) == "digits":
         return (torch.randn(3, 7, 5),)
+    if DATA.get(model_name) == "recall":
+        return (torch.randint(13, (3, 6)),)
     return torch.randint(3, 11, (3, 6)), torch.randint(3, 13, (3, 4))
 
 
 def build(config: dict[str, Any], model_name: str, **replaced: Any) -> Network:
     """The model of a config, with another attention factory if asked for."""
-    if model_name in CLASSIFIERS:
-        sizes = {"features": 5, "classes": 13, "length": 7}
-    else:
-        sizes = {"source_vocabulary": 11, "target_vocabulary": 13}
+    sizes = SIZES.get(model_name, {"source_vocabulary": 11, "target_vocabulary": 13})
     node = {key: value for key, value in config["model"].items() if key not in replaced}
     model: Network = create(node, **sizes, **replaced)
     return model
@@ -109,6 +119,7 @@ def test_axes_name_exactly_the_attention_layers_and_their_maps_fit(
         "input": inputs[0].shape[1],
         "source": inputs[0].shape[1],
         "target": inputs[-1].shape[1],
+        "both": inputs[0].shape[1] + inputs[-1].shape[1],
     }
     with torch.no_grad(), observe(model) as calls:
         model(*inputs)

@@ -15,6 +15,7 @@ from attention_lab.attention import (
     attention_layers,
     observe,
 )
+from attention_lab.models.decoding import greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
 from tests.models.conftest import (
     ATTENTION,
@@ -45,7 +46,7 @@ def test_shapes(make_model: MakeModel, source: Tensor, target: Tensor) -> None:
     assert encoded.memory.shape == (3, 5, 16)
     assert torch.equal(encoded.valid, source != PAD)
     assert model(source, target).shape == (3, 4, TARGET_VOCABULARY)
-    assert model.greedy(source, START, END, max_length=6).shape[0] == 3
+    assert greedy(model, source, START, END, max_length=6).shape[0] == 3
 
 
 def test_a_recurrent_decoder_starts_where_the_encoder_ended(source: Tensor) -> None:
@@ -125,7 +126,7 @@ def test_greedy_writes_what_teacher_forcing_would_predict(make_model: MakeModel)
     changes = 0
     for _ in range(4):
         model, source = talkative(make_model()), torch.randint(3, SOURCE_VOCABULARY, (30, 5))
-        written = model.greedy(source, START, end=-1, max_length=7)
+        written = greedy(model, source, START, end=-1, max_length=7)
         assert written.shape == (30, 7)
         read = torch.cat([torch.full((30, 1), START), written[:, :-1]], dim=1)
         assert torch.equal(model(source, read).argmax(-1), written)
@@ -135,11 +136,11 @@ def test_greedy_writes_what_teacher_forcing_would_predict(make_model: MakeModel)
 
 def test_greedy_stops_once_every_row_has_ended(make_model: MakeModel, source: Tensor) -> None:
     model = talkative(make_model())
-    unending = model.greedy(source, START, end=-1, max_length=7)
+    unending = greedy(model, source, START, end=-1, max_length=7)
     # Whatever token is taken for the end, as many are written as the slowest row needs.
     for end in unending.unique().tolist():
         ends = [row.index(end) if end in row else 6 for row in unending.tolist()]
-        written = model.greedy(source, START, end, max_length=7)
+        written = greedy(model, source, START, end, max_length=7)
         assert torch.equal(written, unending[:, : max(ends) + 1])
 
 
@@ -149,17 +150,17 @@ def test_greedy_gives_up_after_max_length(make_model: MakeModel, source: Tensor)
         model.readout.weight.zero_()
         model.readout.bias.zero_()
         model.readout.bias[5] = 1.0
-    assert model.greedy(source, START, END, max_length=3).tolist() == [[5, 5, 5]] * 3
+    assert greedy(model, source, START, END, max_length=3).tolist() == [[5, 5, 5]] * 3
     with torch.no_grad():
         model.readout.bias[END] = 2.0
-    assert model.greedy(source, START, END, max_length=3).tolist() == [[END]] * 3
+    assert greedy(model, source, START, END, max_length=3).tolist() == [[END]] * 3
 
 
 def test_greedy_keeps_no_graph(make_model: MakeModel, source: Tensor) -> None:
     model = make_model()
     grad_enabled = []
     model.readout.register_forward_hook(lambda *_: grad_enabled.append(torch.is_grad_enabled()))
-    model.greedy(source, START, END, max_length=2)
+    greedy(model, source, START, END, max_length=2)
     assert set(grad_enabled) == {False}
 
 

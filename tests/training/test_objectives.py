@@ -10,6 +10,9 @@ from torch import Tensor
 from attention_lab.data.batches import SequencePairs
 from attention_lab.data.g2p import G2P
 from attention_lab.data.vocabulary import BOS, EOS, PAD
+from attention_lab.models.decoding import greedy
+from attention_lab.models.protocol import SequenceToSequenceNetwork
+from attention_lab.training import sequence_to_sequence
 from attention_lab.training.objective import Diverged
 from attention_lab.training.run import build, load_data
 from tests.conftest import Compose
@@ -92,7 +95,7 @@ def test_validation_metrics_are_those_of_all_words_together(tiny: Compose, words
     right = (logits.argmax(-1) == following)[following != PAD]
     edits = length = wrong = 0
     for row, references in enumerate(words.references("validation")):
-        written = objective.model.greedy(everything.source[row : row + 1], BOS, EOS, 6)[0].tolist()
+        written = greedy(objective.model, everything.source[row : row + 1], BOS, EOS, 6)[0].tolist()
         written = written[: written.index(EOS)] if EOS in written else written
         errors = [(distance(tuple(written), spoken), -len(spoken)) for spoken in references]
         edits, length = edits + min(errors)[0], length - min(errors)[1]
@@ -116,7 +119,7 @@ def test_a_word_that_is_written_right_has_no_errors(
     written = torch.full((len(references), longest + 3), 9)
     for row, accepted in enumerate(references):
         written[row, : len(accepted[-1]) + 1] = torch.tensor([*accepted[-1], EOS])
-    monkeypatch.setattr(objective.model, "greedy", lambda *_: written)
+    monkeypatch.setattr(sequence_to_sequence, "greedy", lambda *_: written)
     objective.evaluate(batch, "test")
     results = objective.results("test")
     assert (float(results["per"]), float(results["wer"])) == (0.0, 0.0)
@@ -196,13 +199,12 @@ def test_max_length_bounds_what_is_written(
 ) -> None:
     objective = make(tiny("objective.max_length=3"), words)
     asked: list[tuple[int, ...]] = []
-    greedy = objective.model.greedy
 
-    def spy(source: Tensor, *options: int) -> Tensor:
+    def spy(model: SequenceToSequenceNetwork, source: Tensor, *options: int) -> Tensor:
         asked.append(options)
-        written: Tensor = greedy(source, *options)
+        written: Tensor = greedy(model, source, *options)
         return written
 
-    monkeypatch.setattr(objective.model, "greedy", spy)
+    monkeypatch.setattr(sequence_to_sequence, "greedy", spy)
     objective.evaluate(words.probe(3), "validation")
     assert asked == [(BOS, EOS, 3)]

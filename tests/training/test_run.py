@@ -492,7 +492,7 @@ def test_a_config_that_cannot_work_writes_nothing(
 
 def test_the_wrong_model_for_the_data_writes_nothing(compose: Compose, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="EncoderDecoder is for sequence_to_sequence"):
-        train(compose("data=digits"), tmp_path / "run", [])
+        train(compose("data=digits", "model=encoder_decoder"), tmp_path / "run", [])
     assert not list(tmp_path.iterdir())
 
 

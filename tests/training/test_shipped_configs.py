@@ -28,11 +28,24 @@ AXES = [
     for option in group_options(f"attention/{axis}")
 ]
 
+#: A dataset for each objective and model, where it is not that of pairs of sequences.
+DATA_FOR = {
+    "classification": "digits",
+    "language_model": "recall",
+    "self_attention_classifier": "digits",
+    "encoder_classifier": "digits",
+    "decoder": "recall",
+}
+
 #: Arguments that never stand in a config: sizes, and objects that are made elsewhere.
 GIVEN = {
     "EncoderDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
     "RecurrentEncoderDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
     "SelfAttentionClassifier": {"features", "classes", "length"},
+    "PrefixDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
+    "EncoderClassifier": {"features", "vocabulary", "classes", "length", "padding"},
+    "Decoder": {"vocabulary", "length"},
+    "LanguageModel": {"model", "data", "optimizer"},
     "SequenceToSequence": {"model", "data", "optimizer"},
     "Classification": {"model", "data", "optimizer"},
 }
@@ -86,13 +99,10 @@ DEVIATIONS = {
 def right_overrides(group: str, option: str) -> list[str]:
     """The command that uses an option, with whatever else it needs."""
     if group == "objective":
-        group, option = "data", {"classification": "digits"}.get(option, "g2p")
-    overrides = [f"{group}={option}"]
-    if option == "digits":
-        overrides.append("model=self_attention_classifier")
-    if option == "self_attention_classifier" and group == "model":
-        overrides.append("data=digits")
-    return overrides
+        group, option = "data", DATA_FOR.get(option, "g2p")
+    if group == "model":
+        return [f"data={DATA_FOR.get(option, 'g2p')}", f"{group}={option}"]
+    return [f"{group}={option}"]
 
 
 def nodes(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -154,6 +164,7 @@ def test_an_option_says_what_the_class_would_do_anyway_or_deviates_on_purpose(
             default = parameter.default
             if repr(default) == "<factory>":  # of a dataclass
                 default = getattr(component(node)(), name)
+            default = list(default) if isinstance(default, tuple) else default  # YAML knows lists
             if node[name] in (NOTHING.get(name), default):
                 continue
             if not (isinstance(node[name], dict) and inspect.isclass(default)):

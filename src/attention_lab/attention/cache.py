@@ -8,16 +8,25 @@ from torch import Tensor
 
 
 class Cache:
-    """The past of one self-attention layer: what it kept of the positions it has seen.
+    """The past of one layer that runs step by step.
 
-    Give a new one with the first positions of a sequence and the same one with those that follow.
-    The layer decides what to keep: keys and values, a latent, or a state that does not grow.
+    In self-attention, give a new one with the first positions of a sequence and the same one with
+    those that follow. The layer decides what to keep: keys and values, a latent, or a state that
+    does not grow. For attention to another sequence, ``layer.remember(memory)`` makes one, which
+    holds its keys and values once and for all.
+
+    Args:
+        tensors: what to keep from the beginning, (B, …) each.
+        is_memory: whether they are the keys and values of another sequence.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor] | None = None, is_memory: bool = False
+    ) -> None:
         #: Positions seen so far.
         self.length = 0
-        self.tensors: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = dict(tensors or {})
+        self.is_memory = is_memory
 
     def extend(self, **new: Tensor) -> list[Tensor]:
         """Append tensors (…, n, width) to those of the same names; returns each as a whole."""
@@ -29,6 +38,10 @@ class Cache:
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
         """Keep these instead of what there was."""
         self.tensors = dict(tensors)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some rows of the batch, (R,) int64; one may be taken more than once."""
+        self.tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
 
     @property
     def size(self) -> int:

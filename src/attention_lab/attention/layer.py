@@ -169,7 +169,8 @@ class AttentionLayer(nn.Module, ABC):
             mask: which memory positions each query may look at; None means all. With a cache it
                 is about all positions, those in the cache included.
             need_weights: whether to give the weights, too. They cost time and memory.
-            cache: of the positions before these queries, in self-attention; it takes them in.
+            cache: of the positions before these queries, in self-attention; it takes them in. Or
+                of a memory, as ``remember`` makes it, which then stands for the memory.
             start: position of the first query in its sequence, where there is no cache.
 
         Raises:
@@ -177,33 +178,26 @@ class AttentionLayer(nn.Module, ABC):
         """
         memory = self._check_inputs(query, memory, cache)
         observed = need_weights or bool(self.observers)
-        seen = 0 if cache is None else cache.length
-        start = start if cache is None else seen
+        start = start if cache is None else cache.length
         if not isinstance(mask, Mask | None):
             raise ValueError(
                 f"a mask is a Mask: wrap the {type(mask).__name__} in Dense or Padding"
             )
         mask = self.mask if mask is None else self.mask & mask
-        mask.check(len(query), self.heads, start + query.shape[1], seen + memory.shape[1])
-        if cache is not None and mask.looks_ahead:
-            raise ValueError(
-                f"step by step, queries cannot look ahead as {mask} lets them; add Causal()"
-            )
-
-        memory = self.latent_projection(memory)
+        split_query = self._split(self.query_projection(query), self.heads)
         with restored_on_failure(cache):
-            if cache is not None and self.caches_latent:
-                (memory,) = cache.extend(latent=memory)
-            split = (
-                self._split(self.query_projection(query), self.heads),
-                self._split(self.key_projection(memory), self.kv_heads),
-                self._split(self.value_projection(memory), self.kv_heads),
-            )
-            if cache is not None:
-                output, weights = self.attend_next(*split, mask, observed, cache)
+            if cache is None:
+                mask.check(len(query), self.heads, start + query.shape[1], memory.shape[1])
+                key, value = self._keys_and_values(self.latent_projection(memory))
+                output, weights = self.attend(split_query, key, value, mask, observed, start)
+            elif cache.is_memory:
+                key, value = cache.tensors["key"], cache.tensors["value"]
+                mask.check(len(query), self.heads, start + query.shape[1], key.shape[2])
+                output, weights = self.attend(split_query, key, value, mask, observed, start)
                 cache.length += query.shape[1]
             else:
-                output, weights = self.attend(*split, mask, observed, start)
+                output, weights = self._next(split_query, query, mask, observed, cache)
+                cache.length += query.shape[1]
         if need_weights and weights is None:
             raise ValueError(f"{type(self).__name__} has no weights to give")
         for observer in self.observers:
@@ -214,10 +208,40 @@ class AttentionLayer(nn.Module, ABC):
             merged = merged * torch.sigmoid(self.gate_projection(query))
         return AttentionOutput(self.output_projection(merged), weights if need_weights else None)
 
+    def remember(self, memory: Tensor) -> Cache:
+        """A cache of another sequence (B, S, memory_dim), to attend to it step by step.
+
+        Given in place of the memory, it spares projecting that anew at each step.
+        """
+        key, value = self._keys_and_values(self.latent_projection(memory))
+        return Cache({"key": key, "value": value}, is_memory=True)
+
+    def _next(
+        self, split_query: Tensor, sequence: Tensor, mask: Mask, observed: bool, cache: Cache
+    ) -> tuple[Tensor, Tensor | None]:
+        """Self-attention of the positions after those in the cache."""
+        seen = cache.length + sequence.shape[1]
+        mask.check(len(sequence), self.heads, seen, seen)
+        if mask.looks_ahead:
+            raise ValueError(
+                f"step by step, queries cannot look ahead as {mask} lets them; add Causal()"
+            )
+        source = self.latent_projection(sequence)
+        if self.caches_latent:
+            (source,) = cache.extend(latent=source)
+        return self.attend_next(split_query, *self._keys_and_values(source), mask, observed, cache)
+
+    def _keys_and_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H_kv, S, E) and (B, H_kv, S, E_v) of what they are made from, (B, S, …)."""
+        return (
+            self._split(self.key_projection(source), self.kv_heads),
+            self._split(self.value_projection(source), self.kv_heads),
+        )
+
     def _check_inputs(self, query: Tensor, memory: Tensor | None, cache: Cache | None) -> Tensor:
         """The memory; raises ValueError if it, queries and cache do not go together."""
         if cache is not None and memory is not None:
-            raise ValueError("a cache is for self-attention: leave the memory out")
+            raise ValueError("with a cache, leave the memory out: remember(memory) makes one of it")
         memory = query if memory is None else memory
         for name, sequence, width in (
             ("query", query, self.query_dim),

@@ -10,6 +10,9 @@ from torch.utils.data import Dataset
 
 from attention_lab.data.vocabulary import PAD
 
+#: The label of a position at which nothing is asked, as torch's cross-entropy has it.
+IGNORE = -100
+
 
 class Batch(Protocol):
     """What splits and samplers need to know of a batch."""
@@ -38,19 +41,39 @@ class SequencePairs(NamedTuple):
 
 
 class LabelledSequences(NamedTuple):
-    """Sequences of feature vectors, all of one length, with a class each."""
+    """Sequences with a class each: of feature vectors, all of one length, or of token ids."""
 
-    inputs: Tensor  # (B, S, F) float32
+    inputs: Tensor  # (B, S, F) float32, or (B, S) int64, padded with 0
     labels: Tensor  # (B,) int64
 
     def lengths(self) -> Tensor:
         """The lengths of the inputs, (B, 1) int64."""
-        batch, length, _ = self.inputs.shape
-        return torch.full((batch, 1), length)
+        if self.inputs.ndim == 2:
+            return (self.inputs != PAD).sum(1, keepdim=True)
+        return torch.full((len(self.inputs), 1), self.inputs.shape[1])
 
     def select(self, rows: Tensor) -> "LabelledSequences":
-        """The batch of some rows."""
-        return LabelledSequences(self.inputs[rows], self.labels[rows])
+        """The batch of some rows, no wider than its longest input."""
+        inputs = self.inputs[rows]
+        return LabelledSequences(_trim(inputs) if inputs.ndim == 2 else inputs, self.labels[rows])
+
+
+class LabelledPositions(NamedTuple):
+    """Sequences of token ids in which some positions have a label: the next token, or an answer."""
+
+    inputs: Tensor  # (B, L) int64
+    labels: Tensor  # (B, L) int64, IGNORE where nothing is asked
+    length: Tensor  # (B,) int64, positions that belong to each sequence
+
+    def lengths(self) -> Tensor:
+        """The lengths of the sequences, (B, 1) int64."""
+        return self.length.unsqueeze(1)
+
+    def select(self, rows: Tensor) -> "LabelledPositions":
+        """The batch of some rows, no wider than the longest."""
+        length = self.length[rows]
+        width = int(length.amax())
+        return LabelledPositions(self.inputs[rows, :width], self.labels[rows, :width], length)
 
 
 BatchT = TypeVar("BatchT", bound=Batch)

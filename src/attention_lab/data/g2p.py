@@ -9,10 +9,10 @@ from torch import Tensor
 
 from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import SequencePairs, pad
-from attention_lab.data.pronunciation import Pronunciation, PronunciationErrors
 from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.splits import checked_split, split_by_hash
-from attention_lab.data.vocabulary import BOS, EOS, PAD, Vocabulary
+from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters, Words
+from attention_lab.data.written import PronunciationErrors, Reference
 
 #: Words, and the pronunciations of each ("T AH M EY T OW").
 Lexicon = dict[str, tuple[str, ...]]
@@ -51,6 +51,9 @@ class G2P(SequencePairsData):
     monitor = "per"
     mode = "min"
 
+    source_vocabulary: Characters
+    target_vocabulary: Words
+
     def __init__(
         self,
         batch_size: int = 128,
@@ -66,15 +69,15 @@ class G2P(SequencePairsData):
         self.stress = stress
         self.evaluation_limit = evaluation_limit
         self._accepted: dict[str, list[tuple[str, ...]]] = {}
-        self._references: dict[str, list[list[Pronunciation]]] = {}
+        self._references: dict[str, list[list[Reference]]] = {}
 
     def load(self) -> dict[str, SequencePairs]:
         """Read CMUdict, number its letters and phonemes, and encode each split."""
         lexicon = read_cmudict(self.stress)
         words = split_by_hash(lexicon, train=0.9, validation=0.05)
         spoken = chain.from_iterable(lexicon[word] for word in words["train"])
-        self.source_vocabulary = Vocabulary("".join(words["train"]))
-        self.target_vocabulary = Vocabulary(" ".join(spoken).split())
+        self.source_vocabulary = Characters("".join(words["train"]))
+        self.target_vocabulary = Words(" ".join(spoken).split())
         limits = {
             "train": self.limit,
             "validation": self.evaluation_limit,
@@ -92,7 +95,7 @@ class G2P(SequencePairsData):
             "target_vocabulary": len(self.target_vocabulary),
         }
 
-    def references(self, split: str) -> list[list[Pronunciation]]:
+    def references(self, split: str) -> list[list[Reference]]:
         """The accepted pronunciations of each row of a split, as phoneme ids without BOS and EOS.
 
         A training word with several pronunciations has all of them in each of its rows.

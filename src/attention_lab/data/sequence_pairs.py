@@ -6,7 +6,7 @@ from torchmetrics import Metric
 
 from attention_lab.data.batches import SequencePairs
 from attention_lab.data.splits import SplitDataModule
-from attention_lab.data.vocabulary import Vocabulary
+from attention_lab.data.vocabulary import TextVocabulary
 
 
 class SequencePairsData(SplitDataModule[SequencePairs]):
@@ -14,8 +14,8 @@ class SequencePairsData(SplitDataModule[SequencePairs]):
 
     task = "sequence_to_sequence"
 
-    source_vocabulary: Vocabulary
-    target_vocabulary: Vocabulary
+    source_vocabulary: TextVocabulary
+    target_vocabulary: TextVocabulary
 
     @abstractmethod
     def references(self, split: str) -> list[list[tuple[int, ...]]]:

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import BatchT, Rows
 from attention_lab.data.bucketing import BucketBatchSampler
+from attention_lab.data.slices import Slices
 
 SPLITS = ("train", "validation", "test")
+_FITS_A_PICTURE = 64
 
 
 def stable_fraction(key: str) -> float:
@@ -53,7 +55,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         seed: of the order of the training batches. Splits never depend on it.
     """
 
-    task: ClassVar[str]  # "sequence_to_sequence" or "classification"
+    task: ClassVar[str]  # "sequence_to_sequence", "classification" or "language_model"
     monitor: ClassVar[str]  # the metric by which to choose among checkpoints
     mode: ClassVar[Literal["min", "max"]]  # which end of it is good
 
@@ -77,6 +79,14 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     @abstractmethod
     def floor(self, split: str) -> dict[str, float]:
         """Metrics of the trivial baseline, fitted to the training split, on a split."""
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Metrics on a split of what is known to do well without solving the task, by its name."""
+        return {}
+
+    def slices(self, split: str) -> Slices | None:
+        """The kinds of examples of a split whose accuracy is told apart; None if it has none."""
+        return None
 
     @abstractmethod
     def labels(self, batch: BatchT) -> list[dict[str, list[str]]]:
@@ -130,8 +140,9 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return self.split("validation").select(self._probe_order()[:size])
 
     def _probe_order(self) -> Tensor:
-        """The validation rows, those most worth looking at first."""
-        return torch.arange(len(self.split("validation").lengths()))
+        """The validation rows, those most worth looking at first: those that fit a picture."""
+        lengths = self.split("validation").lengths().sum(1)
+        return (lengths > _FITS_A_PICTURE).to(torch.int8).argsort(stable=True)
 
     def _dataloader(self, split: str, shuffle: bool) -> DataLoader[BatchT]:
         examples = self.split(split)

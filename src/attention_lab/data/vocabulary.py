@@ -1,9 +1,35 @@
-"""Tokens and their ids."""
+"""Tokens and their ids, and how text is made of tokens."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+
+
+class TextVocabulary(ABC):
+    """Numbers tokens, and turns text into their ids and back."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many tokens there are, special ones included."""
+
+    @abstractmethod
+    def token(self, id: int) -> str:
+        """The token that has this id."""
+
+    @abstractmethod
+    def read(self, text: str) -> list[int]:
+        """The ids of a text's tokens; what is not known becomes UNK."""
+
+    @abstractmethod
+    def write(self, ids: Iterable[int]) -> str:
+        """The text of some ids up to the first EOS, without PAD and BOS."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Plain values from which :func:`restored` makes it again."""
 
 
 class Vocabulary:
@@ -45,3 +71,43 @@ class Vocabulary:
             if id not in (PAD, BOS):
                 tokens.append(self._tokens[id])
         return tokens
+
+
+class Characters(Vocabulary, TextVocabulary):
+    """Every character is a token.
+
+    >>> Characters("banana").write(Characters("banana").read("nab"))
+    'nab'
+    """
+
+    def read(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def write(self, ids: Iterable[int]) -> str:
+        return "".join(self.decode(ids))
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "characters", "tokens": self._tokens}
+
+
+class Words(Vocabulary, TextVocabulary):
+    """Tokens are what white space stands between.
+
+    >>> Words(["T", "AH"]).write(Words(["T", "AH"]).read("T  AH M"))
+    'T AH <unk>'
+    """
+
+    def read(self, text: str) -> list[int]:
+        return self.encode(text.split())
+
+    def write(self, ids: Iterable[int]) -> str:
+        return " ".join(self.decode(ids))
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "words", "tokens": self._tokens}
+
+
+def restored(state: dict[str, Any]) -> TextVocabulary:
+    """The vocabulary whose ``state`` this is."""
+    kinds = {"characters": Characters, "words": Words}
+    return kinds[state["kind"]](state["tokens"])

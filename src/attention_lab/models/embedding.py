@@ -28,12 +28,55 @@ class SinusoidalPositions(nn.Module):
         super().__init__()
         self.register_buffer("table", sinusoids(256, width), persistent=False)
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        length = vectors.shape[1]
-        if length > len(self.table):
-            grown = sinusoids(2 * length, self.table.shape[1])
+    def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
+        end = start + vectors.shape[1]
+        if end > len(self.table):
+            grown = sinusoids(2 * end, self.table.shape[1])
             self.table = grown.to(self.table.device, self.table.dtype)
-        return vectors + self.table[:length]
+        return vectors + self.table[start:end]
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector for each position to vectors (B, L, width), up to a length.
+
+    Raises:
+        ValueError: when called, if positions go beyond the length.
+    """
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(length, width) * 0.02)
+
+    def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
+        end = start + vectors.shape[1]
+        if end > len(self.table):
+            raise ValueError(
+                f"{end} positions, but only {len(self.table)} were learned; positions=sinusoidal "
+                "have no end"
+            )
+        return vectors + self.table[start:end]
+
+
+class NoPositions(nn.Module):
+    """Adds nothing: attention has positions of its own, or does without."""
+
+    def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
+        return vectors
+
+
+def position_embedding(kind: str, width: int, length: int) -> nn.Module:
+    """What adds positions to embeddings: "learned" (up to a length), "sinusoidal" or "none".
+
+    Raises:
+        ValueError: if there is no such kind.
+    """
+    if kind == "learned":
+        return LearnedPositions(width, length)
+    if kind == "sinusoidal":
+        return SinusoidalPositions(width)
+    if kind == "none":
+        return NoPositions()
+    raise ValueError(f"positions must be learned, sinusoidal or none, got {kind!r}")
 
 
 def token_embedding(vocabulary: int, width: int, padding: int) -> nn.Embedding:

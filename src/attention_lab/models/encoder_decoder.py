@@ -1,38 +1,20 @@
 """The Transformer encoder–decoder, with layer normalization before each sublayer."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
-from attention_lab.attention import AttentionLayer, Causal, Mask, Padding
+from attention_lab.attention import AttentionLayer, Cache, Causal, Mask, Padding
 from attention_lab.attention.checks import check_dropout, check_positive
-from attention_lab.models.embedding import SinusoidalPositions, token_embedding
-from attention_lab.models.protocol import AttentionFactory, Encoded, SequenceToSequenceNetwork
-
-
-def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Position-wise feed-forward network (Vaswani et al. 2017, §3.3)."""
-    return nn.Sequential(
-        nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
-    )
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward network, each as x + f(norm(x))."""
-
-    def __init__(
-        self, width: int, feed_forward_width: int, attention: AttentionLayer, dropout: float
-    ) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.self_attention = attention
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.feed_forward = feed_forward(width, feed_forward_width, dropout)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, mask: Mask) -> Tensor:
-        x = x + self.dropout(self.self_attention(self.attention_norm(x), mask=mask).output)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+from attention_lab.models.blocks import SelfAttentionBlock, feed_forward, in_turn, require_causal
+from attention_lab.models.embedding import NoPositions, SinusoidalPositions, token_embedding
+from attention_lab.models.protocol import (
+    AttentionFactory,
+    Encoded,
+    EncoderDecoderNetwork,
+    Past,
+)
 
 
 class DecoderLayer(nn.Module):
@@ -41,32 +23,37 @@ class DecoderLayer(nn.Module):
     def __init__(
         self,
         width: int,
-        feed_forward_width: int,
+        hidden: int,
         self_attention: AttentionLayer,
         cross_attention: AttentionLayer,
         dropout: float,
     ) -> None:
         super().__init__()
-        if not self_attention.capabilities.causal:
-            raise ValueError(
-                f"{type(self_attention).__name__} cannot be causal, as self-attention in a decoder "
-                "must be; give it another: +attention@model.self_attention=multi_head"
-            )
         self.self_norm = nn.LayerNorm(width)
-        self.self_attention = self_attention
+        self.self_attention = require_causal(self_attention, "+attention@model.self_attention")
         self.cross_norm = nn.LayerNorm(width)
         self.cross_attention = cross_attention
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.feed_forward = feed_forward(width, feed_forward_width, dropout)
+        self.feed_forward = feed_forward(width, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, memory: Tensor, visible: Mask) -> Tensor:
-        x = x + self.dropout(self.self_attention(self.self_norm(x), mask=Causal()).output)
-        x = x + self.dropout(self.cross_attention(self.cross_norm(x), memory, visible).output)
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        visible: Mask,
+        seen: Cache | None = None,
+        source: Cache | None = None,
+    ) -> Tensor:
+        """(B, T, width) → (B, T, width); step by step, ``source`` stands for the memory."""
+        own = self.self_attention(self.self_norm(x), mask=Causal(), cache=seen).output
+        x = x + self.dropout(own)
+        found = self.cross_attention(self.cross_norm(x), memory, visible, cache=source).output
+        x = x + self.dropout(found)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class EncoderDecoder(SequenceToSequenceNetwork):
+class EncoderDecoder(EncoderDecoderNetwork):
     """Transformer encoder–decoder, pre-norm (Vaswani et al. 2017, §3; Xiong et al. 2020).
 
     Args:
@@ -75,6 +62,8 @@ class EncoderDecoder(SequenceToSequenceNetwork):
         cross_attention: makes each decoder layer's attention to the source.
         self_attention: makes the self-attention of every layer of both stacks; None means the
             same mechanism as in cross-attention.
+        hybrid: mechanisms by any names, which the layers of either stack use in turn for
+            self-attention, in place of ``self_attention``.
         width: of the residual stream.
         encoder_layers: number of encoder layers.
         decoder_layers: number of decoder layers.
@@ -95,6 +84,7 @@ class EncoderDecoder(SequenceToSequenceNetwork):
         *,
         cross_attention: AttentionFactory,
         self_attention: AttentionFactory | None = None,
+        hybrid: Mapping[str, AttentionFactory] | None = None,
         width: int = 128,
         encoder_layers: int = 2,
         decoder_layers: int = 2,
@@ -118,18 +108,18 @@ class EncoderDecoder(SequenceToSequenceNetwork):
         self.target_embedding = token_embedding(target_vocabulary, width, padding)
         if positions not in ("sinusoidal", "none"):
             raise ValueError(f"positions must be sinusoidal or none, got {positions!r}")
-        self.positions = SinusoidalPositions(width) if positions == "sinusoidal" else nn.Identity()
+        self.positions = SinusoidalPositions(width) if positions == "sinusoidal" else NoPositions()
         self.dropout = nn.Dropout(dropout)
         self.encoder = nn.ModuleList(
-            EncoderLayer(width, hidden, self_attention(width, width), dropout)
-            for _ in range(encoder_layers)
+            SelfAttentionBlock(width, attention(width, width), hidden, dropout)
+            for attention in in_turn(self_attention, hybrid, encoder_layers)
         )
         self.encoder_norm = nn.LayerNorm(width)
         self.decoder = nn.ModuleList(
             DecoderLayer(
-                width, hidden, self_attention(width, width), cross_attention(width, width), dropout
+                width, hidden, attention(width, width), cross_attention(width, width), dropout
             )
-            for _ in range(decoder_layers)
+            for attention in in_turn(self_attention, hybrid, decoder_layers)
         )
         self.decoder_norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, target_vocabulary)
@@ -148,8 +138,25 @@ class EncoderDecoder(SequenceToSequenceNetwork):
             x = layer(x, encoded.memory, Padding(encoded.valid))
         return self.readout(self.decoder_norm(x))
 
-    def _embed(self, embedding: nn.Embedding, tokens: Tensor) -> Tensor:
-        return self.dropout(self.positions(embedding(tokens) * self.embedding_scale))
+    def read(self, source: Tensor) -> Past:
+        encoded = self.encode(source)
+        past = {"source": Cache({"valid": encoded.valid})}
+        for number, layer in enumerate(self.decoder):
+            assert isinstance(layer, DecoderLayer)
+            past[f"decoder.{number}.self"] = Cache()
+            past[f"decoder.{number}.cross"] = layer.cross_attention.remember(encoded.memory)
+        return past
+
+    def next(self, tokens: Tensor, past: Past) -> Tensor:
+        x = self._embed(self.target_embedding, tokens, past["decoder.0.self"].length)
+        visible = Padding(past["source"].tensors["valid"])
+        for number, layer in enumerate(self.decoder):
+            seen, source = past[f"decoder.{number}.self"], past[f"decoder.{number}.cross"]
+            x = layer(x, None, visible, seen, source)
+        return self.readout(self.decoder_norm(x[:, -1]))
+
+    def _embed(self, embedding: nn.Embedding, tokens: Tensor, start: int = 0) -> Tensor:
+        return self.dropout(self.positions(embedding(tokens) * self.embedding_scale, start))
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:
         axes = {}

@@ -4,13 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from attention_lab.attention import AttentionLayer
+from attention_lab.attention import AttentionLayer, Cache
 
 #: Makes an attention layer from (query_dim, memory_dim); models never see which mechanism it is.
 AttentionFactory = Callable[[int, int], AttentionLayer]
+
+#: What a network that writes step by step keeps of what it has read and written, by its own names.
+Past = dict[str, Cache]
 
 
 class Encoded(NamedTuple):
@@ -24,14 +26,14 @@ class Encoded(NamedTuple):
 class Network(nn.Module, ABC):
     """A network made of attention."""
 
-    #: What the network solves: "sequence_to_sequence" or "classification".
+    #: What the network solves: "sequence_to_sequence", "classification" or "language_model".
     task: ClassVar[str]
 
     @abstractmethod
     def attention_axes(self) -> dict[str, tuple[str, str]]:
         """For each attention layer's name, which sequences its rows and columns run over.
 
-        The sequences are "source" and "target", or "input".
+        The sequences are "source" and "target", "both" (the target behind the source), or "input".
         """
 
 
@@ -44,6 +46,27 @@ class SequenceToSequenceNetwork(Network):
     task = "sequence_to_sequence"
 
     @abstractmethod
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Next-token logits (B, T, V) at each position of the true prefix (teacher forcing).
+
+        Args:
+            source: (B, S) token ids.
+            target: (B, T) token ids, the prefix.
+        """
+
+    @abstractmethod
+    def read(self, source: Tensor) -> Past:
+        """What to keep of source tokens (B, S), to write their targets step by step."""
+
+    @abstractmethod
+    def next(self, tokens: Tensor, past: Past) -> Tensor:
+        """Logits (B, V) of what follows the tokens (B, n ≥ 1), which follow those in the past."""
+
+
+class EncoderDecoderNetwork(SequenceToSequenceNetwork):
+    """A network with one part that reads and one that writes."""
+
+    @abstractmethod
     def encode(self, source: Tensor) -> Encoded:
         """Encode source tokens (B, S)."""
 
@@ -52,39 +75,44 @@ class SequenceToSequenceNetwork(Network):
         """Next-token logits (B, T, V) at each position of the target's prefix (B, T)."""
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """Next-token logits (B, T, V) with the true prefix given (teacher forcing)."""
         return self.decode(target, self.encode(source))
-
-    @torch.no_grad()
-    def greedy(self, source: Tensor, start: int, end: int, max_length: int) -> Tensor:
-        """The most probable next token, again and again.
-
-        Args:
-            source: (B, S) token ids.
-            start: the token every target begins with.
-            end: the token that ends a target.
-            max_length: give up after so many tokens.
-
-        Returns:
-            Token ids (B, T ≤ max_length) without ``start``; whatever follows ``end`` is arbitrary.
-        """
-        encoded = self.encode(source)
-        target = source.new_full((len(source), 1), start)
-        ended = torch.zeros(len(source), dtype=torch.bool, device=source.device)
-        for _ in range(max_length):
-            token = self.decode(target, encoded)[:, -1].argmax(-1)
-            target = torch.cat([target, token.unsqueeze(1)], dim=1)
-            ended |= token == end
-            if ended.all():
-                break
-        return target[:, 1:]
 
 
 class ClassificationNetwork(Network):
-    """A network that gives a sequence of vectors one label."""
+    """A network that gives a sequence of vectors or tokens one label."""
 
     task = "classification"
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
-        """Class logits (B, classes) of inputs (B, S, features)."""
+        """Class logits (B, classes) of inputs: vectors (B, S, features) or token ids (B, S)."""
+
+
+class LanguageNetwork(Network):
+    """A network that reads tokens from left to right and says at each what comes next.
+
+    Padding may only follow: no position looks ahead.
+    """
+
+    task = "language_model"
+
+    #: Logits (…, V) of states (…, width).
+    readout: nn.Module
+
+    @abstractmethod
+    def states(self, tokens: Tensor, past: Past | None = None) -> Tensor:
+        """What the readout needs at each position, (B, L, width), of token ids (B, L).
+
+        With a past the tokens follow those in it, and join it.
+        """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, L, V) of what follows each position of (B, L)."""
+        return self.readout(self.states(tokens))
+
+    def next(self, tokens: Tensor, past: Past) -> Tensor:
+        """Logits (B, V) of what follows the tokens (B, n ≥ 1), which follow those in the past.
+
+        The past of a sequence that begins here is empty.
+        """
+        return self.readout(self.states(tokens, past)[:, -1])

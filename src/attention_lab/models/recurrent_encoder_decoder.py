@@ -6,15 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from attention_lab.attention import Padding
+from attention_lab.attention import Cache, Padding
 from attention_lab.attention.checks import check_dropout, check_positive
 from attention_lab.models.embedding import token_embedding
-from attention_lab.models.protocol import AttentionFactory, Encoded, SequenceToSequenceNetwork
+from attention_lab.models.protocol import (
+    AttentionFactory,
+    Encoded,
+    EncoderDecoderNetwork,
+    Past,
+)
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
-class RecurrentEncoderDecoder(SequenceToSequenceNetwork):
+class RecurrentEncoderDecoder(EncoderDecoderNetwork):
     """Bidirectional recurrent encoder, recurrent decoder, attention in between.
 
     The decoder's state h_t is the query and the encoder's states are the memory; readout and
@@ -87,29 +92,62 @@ class RecurrentEncoderDecoder(SequenceToSequenceNetwork):
 
     def decode(self, target: Tensor, encoded: Encoded) -> Tensor:
         embedded = self.dropout(self.target_embedding(target))
-        assert encoded.summary is not None
-        start = encoded.summary
-        state = (start, torch.zeros_like(start)) if self.is_lstm else start
         if self.input_feeding:
-            attentional = self._step_by_step(embedded, state, encoded)
+            attentional = self._step_by_step(embedded, self._past(encoded))
         else:
-            hidden, _ = self.decoder(embedded, state)
-            attentional = self._attend(hidden, encoded)
+            hidden, _ = self.decoder(embedded, self._start(encoded))
+            mask = Padding(encoded.valid)
+            context = self.cross_attention(hidden, encoded.memory, mask).output
+            attentional = self._attentional(context, hidden)
         return self.readout(self.dropout(attentional))
 
-    def _attend(self, hidden: Tensor, encoded: Encoded, start: int = 0) -> Tensor:
-        mask = Padding(encoded.valid)
-        context = self.cross_attention(hidden, encoded.memory, mask, start=start).output
-        return torch.tanh(self.combine(torch.cat([context, hidden], dim=-1)))
+    def read(self, source: Tensor) -> Past:
+        return self._past(self.encode(source))
 
-    def _step_by_step(
-        self, embedded: Tensor, state: Tensor | tuple[Tensor, Tensor], encoded: Encoded
-    ) -> Tensor:
-        attentional = [torch.zeros_like(embedded[:, :1])]
-        for position, step in enumerate(embedded.split(1, dim=1)):
-            hidden, state = self.decoder(torch.cat([step, attentional[-1]], dim=-1), state)
-            attentional.append(self._attend(hidden, encoded, position))
-        return torch.cat(attentional[1:], dim=1)
+    def next(self, tokens: Tensor, past: Past) -> Tensor:
+        return self.readout(self._step_by_step(self.target_embedding(tokens), past)[:, -1])
+
+    def _start(self, encoded: Encoded) -> Tensor | tuple[Tensor, Tensor]:
+        """The decoder's first state, (layers, B, width), with an empty cell if it has one."""
+        assert encoded.summary is not None
+        start = encoded.summary
+        return (start, torch.zeros_like(start)) if self.is_lstm else start
+
+    def _past(self, encoded: Encoded) -> Past:
+        nothing = torch.zeros_like(encoded.memory[:, :1])
+        return {
+            "source": Cache({"valid": encoded.valid}),
+            "memory": self.cross_attention.remember(encoded.memory),
+            "state": Cache(_batch_first(nothing, self._start(encoded))),
+        }
+
+    def _step_by_step(self, embedded: Tensor, past: Past) -> Tensor:
+        """The attentional states (B, n, width) of the next n embeddings; moves the past on."""
+        mask = Padding(past["source"].tensors["valid"])
+        last, *parts = past["state"].tensors.values()
+        layers_first = tuple(part.transpose(0, 1).contiguous() for part in parts)
+        state = layers_first if self.is_lstm else layers_first[0]
+        attentional = []
+        for step in embedded.split(1, dim=1):
+            fed = torch.cat([step, last], dim=-1) if self.input_feeding else step
+            hidden, state = self.decoder(fed, state)
+            context = self.cross_attention(hidden, mask=mask, cache=past["memory"]).output
+            last = self._attentional(context, hidden)
+            attentional.append(last)
+        past["state"].replace(_batch_first(last, state))
+        return torch.cat(attentional, dim=1)
+
+    def _attentional(self, context: Tensor, hidden: Tensor) -> Tensor:
+        """h̃ = tanh(W [c; h]) (Luong et al. 2015, eq. 5)."""
+        return torch.tanh(self.combine(torch.cat([context, hidden], dim=-1)))
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:
         return {"cross_attention": ("target", "source")}
+
+
+def _batch_first(attentional: Tensor, state: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """What the next step needs, by name; the recurrent layers come second."""
+    parts = (state,) if isinstance(state, Tensor) else state
+    names = ("attentional", "hidden", "cell")
+    tensors = (attentional, *(part.transpose(0, 1) for part in parts))
+    return dict(zip(names, tensors, strict=False))

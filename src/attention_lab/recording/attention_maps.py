@@ -13,13 +13,17 @@ from attention_lab.attention import observe
 from attention_lab.recording.maps import AttentionMap, draw
 from attention_lab.recording.viewer import write_viewer
 
+#: Positions that a map shows of a longer sequence.
+MOST = 128
+
 
 class AttentionMaps(Callback):
     """Looks at the same few validation examples at every validation.
 
     Each map becomes a PNG in ``directory``/step-NNNNNN (and an image in W&B); all maps together
-    become ``directory``/attention.html. Weights are computed by the eager backend for these
-    examples only, so training pays nothing for them.
+    become ``directory``/attention.html. Of long sequences they show the beginning.
+    Weights are computed by the eager backend for these examples only, so training pays nothing for
+    them.
 
     Args:
         directory: where the maps go.
@@ -85,7 +89,8 @@ def attention_maps(
         # A decoder that runs step by step calls its layer once for each row of the map.
         weights = torch.cat(calls[layer], dim=2).float().cpu()
         for number, example in enumerate(labels):
-            rows, columns = example[over_rows], example[over_columns]
+            names = example | {"both": [*example.get("source", ()), *example.get("target", ())]}
+            rows, columns = names[over_rows][:MOST], names[over_columns][:MOST]
             unpadded = weights[number, :, : len(rows), : len(columns)]
             name = "".join(example["source"]) if "source" in example else f"example {number + 1}"
             maps.append(AttentionMap(step, name, layer, rows, columns, unpadded))

@@ -37,8 +37,7 @@ class Classification(Objective):
 
     def loss(self, batch: LabelledSequences) -> tuple[Tensor, Tensor]:
         loss = F.cross_entropy(self.model(batch.inputs), batch.labels)
-        positions = batch.inputs.shape[0] * batch.inputs.shape[1]
-        return loss, torch.tensor(positions, device=loss.device)
+        return loss, batch.lengths().sum().to(loss.device)
 
     def evaluate(self, batch: LabelledSequences, split: Split) -> None:
         logits = self.model(batch.inputs)
@@ -46,6 +45,8 @@ class Classification(Objective):
         self.require_finite(split, loss)
         self.mean_loss.update(loss, weight=len(batch.labels))
         self.accuracy.update(logits, batch.labels)
+        right = logits.argmax(-1) == batch.labels
+        self.tell_apart(batch, split, right, torch.ones_like(right))
 
     def results(self, split: Split) -> dict[str, Tensor]:
         values = {"loss": self.mean_loss.compute(), "accuracy": self.accuracy.compute()}

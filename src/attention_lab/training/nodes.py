@@ -69,11 +69,7 @@ def create(node: Config, **given: Any) -> Any:
     """
     module, _, name = node["_target_"].rpartition(".")
     component = getattr(importlib.import_module(module), name)
-    arguments = {
-        name: create(value) if isinstance(value, Mapping) and "_target_" in value else value
-        for name, value in node.items()
-        if not name.startswith("_")
-    }
+    arguments = {name: _created(value) for name, value in node.items() if not name.startswith("_")}
     make = functools.partial(_construct, node, component, **arguments, **given)
     return make if node.get("_partial_") else make()
 
@@ -90,6 +86,14 @@ def _construct(node: Config, component: type, /, *sizes: Any, **arguments: Any) 
 def path_of(node: Config, config: Config) -> str:
     """Where a node of a config stands in it; of equal ones, the first."""
     return next(path for key in config for path, it in _nodes(key, config[key]) if it == node)
+
+
+def _created(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "_target_" in value:
+        return create(value)
+    return {name: _created(inner) for name, inner in value.items()}
 
 
 def _nodes(path: str, value: object) -> Iterator[tuple[str, Config]]:
@@ -144,6 +148,12 @@ def _check_part(path: str, node: Config, annotation: Any) -> None:
     """A node must be of the class, or (if partial) make the class, that its place is for."""
     members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     for member in members:
+        if get_origin(member) is Mapping and "_target_" not in node:
+            for name, inner in node.items():
+                if not isinstance(inner, Mapping):
+                    raise ConfigError(f"{path}.{name}: must be a node with a _target_")
+                _check_part(f"{path}.{name}", inner, get_args(member)[1])
+            return
         is_factory = get_origin(member) is Callable
         wanted = get_args(member)[1] if is_factory else member
         if not (inspect.isclass(wanted) and issubclass(wanted, PARTS)):

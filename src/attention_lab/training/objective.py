@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.slice_accuracy import SliceAccuracy
 
 Split = Literal["validation", "test"]
 
@@ -28,7 +29,7 @@ class Objective(LightningModule, ABC):
         optimizer: how to train.
     """
 
-    #: What can be trained so: "sequence_to_sequence" or "classification".
+    #: What can be trained so: "sequence_to_sequence", "classification" or "language_model".
     task: ClassVar[str]
     tokens: Tensor
 
@@ -42,6 +43,13 @@ class Objective(LightningModule, ABC):
         #: Real (not padding) tokens trained on so far; a tensor, so that counting never waits
         #: for the device.
         self.register_buffer("tokens", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.slice_accuracy = nn.ModuleDict(
+            {
+                split: SliceAccuracy(slices.names)
+                for split in ("validation", "test")
+                if (slices := data.slices(split)) is not None
+            }
+        )
 
     @abstractmethod
     def loss(self, batch: Any) -> tuple[Tensor, Tensor]:
@@ -58,6 +66,17 @@ class Objective(LightningModule, ABC):
     @abstractmethod
     def look_at(self, batch: Any) -> None:
         """One forward pass over a batch as in training, for whoever observes attention."""
+
+    def tell_apart(self, batch: Any, split: Split, right: Tensor, asked: Tensor) -> None:
+        """Count right answers among those asked for, (B,) each, by the slices of the data."""
+        slices = self.data.slices(split)
+        if slices is not None:
+            self._slice_accuracy(split).update(right, asked, slices.of(batch))
+
+    def _slice_accuracy(self, split: Split) -> SliceAccuracy:
+        accuracy = self.slice_accuracy[split]
+        assert isinstance(accuracy, SliceAccuracy)
+        return accuracy
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         loss, tokens = self.loss(batch)
@@ -93,6 +112,9 @@ class Objective(LightningModule, ABC):
 
     def _log_results(self, split: Split) -> None:
         results = self.results(split)
+        if split in self.slice_accuracy:
+            results |= self._slice_accuracy(split).compute()
+            self._slice_accuracy(split).reset()
         for name, value in results.items():
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
 

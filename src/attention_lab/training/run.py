@@ -1,5 +1,6 @@
 """A run: built from its config, trained, tested from its best checkpoint, recorded."""
 
+import inspect
 import logging
 import sys
 import time
@@ -25,7 +26,14 @@ from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord, read_config, write_config
 from attention_lab.recording.wandb import LoggerOptions
 from attention_lab.training.history import History
-from attention_lab.training.nodes import Config, ConfigError, NodeError, create, path_of
+from attention_lab.training.nodes import (
+    Config,
+    ConfigError,
+    NodeError,
+    component_class,
+    create,
+    path_of,
+)
 from attention_lab.training.objective import Diverged, Objective, Split
 from attention_lab.training.sections import check
 from attention_lab.training.trainer import TrainerOptions
@@ -74,7 +82,9 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
         if trainer_options.accelerator == "gpu" and not _has_gpu():
             raise ValueError("trainer.accelerator=gpu: there is no GPU here; trainer=cpu works")
         seed_everything(config["seed"], workers=True, verbose=False)
-        model = create(config["model"], **data.model_arguments())
+        sizes = data.model_arguments()
+        _check_sizes(config, sizes)
+        model = create(config["model"], **sizes)
         _check_backends(model, "cuda" if _trains_on_gpu(trainer_options) else "cpu")
         objective = create(config["objective"], model=model, data=data, optimizer=optimizer)
         _check_lengths(model, data, getattr(objective, "max_length", 0))
@@ -172,6 +182,7 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         "validation": {name.removeprefix("validation/"): v for name, v in best.metrics.items()},
         "test": test,
         "floor": data.floor("test"),
+        "shortcuts": data.shortcuts("test"),
         "parameters": sum(p.numel() for p in run.objective.model.parameters()),
         "tokens_per_second": int(run.objective.tokens) / history.training_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,
@@ -267,6 +278,18 @@ def _trains_on_gpu(options: TrainerOptions) -> bool:
     return options.accelerator == "gpu" or (options.accelerator == "auto" and _has_gpu())
 
 
+def _check_sizes(config: Config, sizes: dict[str, int]) -> None:
+    """Raise ValueError if the model cannot read such data."""
+    model = component_class("model", config["model"]["_target_"], (Network,))
+    for name in sizes:
+        if name not in inspect.signature(model).parameters:
+            data = config["data"]["_target_"].rpartition(".")[2]
+            raise ValueError(
+                f"model: {model.__name__} knows no {name}, and so cannot read {data}; "
+                "`attention-lab list model` shows the others"
+            )
+
+
 def _check_backends(model: nn.Module, device: str) -> None:
     """Raise ValueError if a layer's backend cannot train here."""
     for name, layer in attention_layers(model).items():
@@ -285,6 +308,7 @@ def _check_lengths(model: Network, data: SplitDataModule[Any], longest_written: 
         "input": lengths[0],
         "source": lengths[0],
         "target": max(lengths[-1], longest_written),
+        "both": lengths[0] + max(lengths[-1], longest_written),
     }
     layers = attention_layers(model)
     for name, (queries, keys) in model.attention_axes().items():

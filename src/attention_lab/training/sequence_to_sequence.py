@@ -1,5 +1,6 @@
 """Training and evaluating networks that read one sequence and write another."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -8,6 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from attention_lab.data.batches import SequencePairs
 from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.vocabulary import BOS, EOS, PAD
+from attention_lab.models.decoding import greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
 from attention_lab.training.objective import Objective, Split
 from attention_lab.training.optimization import OptimizerOptions
@@ -63,12 +65,15 @@ class SequenceToSequence(Objective):
         self.require_finite(split, loss)
         self.mean_loss.update(loss, weight=(following != PAD).sum())
         self.token_accuracy.update(logits.flatten(0, 1), following.flatten())
-        written = self.model.greedy(batch.source, BOS, EOS, self.max_length)
-        references = self.data.references(split)
-        self.written.update(
-            [_until_end(row) for row in written.tolist()],
-            [references[index] for index in batch.index.tolist()],
+        written = greedy(self.model, batch.source, BOS, EOS, self.max_length)
+        outputs = [_until_end(row) for row in written.tolist()]
+        accepted = [self.data.references(split)[index] for index in batch.index.tolist()]
+        self.written.update(outputs, accepted)
+        right = torch.tensor(
+            [tuple(row) in known for row, known in zip(outputs, accepted, strict=True)],
+            device=written.device,
         )
+        self.tell_apart(batch, split, right, torch.ones_like(right))
 
     def results(self, split: Split) -> dict[str, Tensor]:
         values = {

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.text import edit_distance
 
-from attention_lab.data.pronunciation import PronunciationErrors, phoneme_errors
+from attention_lab.data.written import PronunciationErrors, token_errors
 
 IDS = st.lists(st.integers(4, 7), max_size=8)
 
@@ -27,18 +27,18 @@ IDS = st.lists(st.integers(4, 7), max_size=8)
 def test_errors_of_a_word(
     predicted: list[int], references: list[tuple[int, ...]], errors: tuple[int, int]
 ) -> None:
-    assert phoneme_errors(predicted, references) == errors
+    assert token_errors(predicted, references) == errors
 
 
 @given(IDS, IDS.filter(bool))
 def test_edits_are_the_edit_distance(predicted: list[int], reference: list[int]) -> None:
     one, other = ("".join(map(str, ids)) for ids in (predicted, reference))
-    edits, _ = phoneme_errors(predicted, [tuple(reference)])
+    edits, _ = token_errors(predicted, [tuple(reference)])
     assert edits == edit_distance(one, other, reduction="sum")
 
 
 def test_edits_are_exact_for_very_different_lengths() -> None:
-    assert phoneme_errors([9, 9, 9], [(*[4] * 100, 9, 9, 9)]) == (100, 103)
+    assert token_errors([9, 9, 9], [(*[4] * 100, 9, 9, 9)]) == (100, 103)
 
 
 def test_rates_are_sums_over_words_by_sums_over_words() -> None:
@@ -60,8 +60,8 @@ def test_states_sum_over_processes() -> None:
 
 @pytest.mark.parametrize("references", [[], [()], [(4, 5), ()]])
 def test_words_need_references(references: list[tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match="references of at least one phoneme"):
-        phoneme_errors([4], references)
+    with pytest.raises(ValueError, match="references of at least one token"):
+        token_errors([4], references)
 
 
 def test_each_word_needs_its_own_references() -> None:

@@ -1,0 +1,108 @@
+"""Tasks whose examples are drawn by a seeded generator."""
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attention_lab.attention.checks import check_positive
+from attention_lab.data.batches import BatchT
+from attention_lab.data.splits import SPLITS, SplitDataModule
+
+#: Shares of all possible examples that may come up in training, validation and test.
+SHARES = (0.8, 0.1, 0.1)
+_MOST_ROUNDS = 50
+
+
+class GeneratedData(SplitDataModule[BatchT]):
+    """A dataset that draws its examples, the same on every machine.
+
+    Which split an example may come up in depends on a hash of the example itself, so the splits
+    never share one, whatever their sizes. Examples of a small space may repeat within a split.
+
+    Args:
+        examples: how many to train on.
+        evaluation_examples: how many to validate on, and as many to test on.
+        batch_size: largest number of examples in a batch, per process.
+        draw_seed: of the examples. The order of the training batches has a seed of its own.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a number is below 1, or a seed is below 0.
+    """
+
+    def __init__(
+        self, examples: int, evaluation_examples: int, batch_size: int, draw_seed: int, seed: int
+    ) -> None:
+        super().__init__(batch_size, seed)
+        check_positive(examples=examples, evaluation_examples=evaluation_examples)
+        if draw_seed < 0:
+            raise ValueError(f"draw_seed must be at least 0, got {draw_seed}")
+        self.examples, self.evaluation_examples = examples, evaluation_examples
+        self.draw_seed = draw_seed
+
+    @abstractmethod
+    def draw(self, random: np.random.Generator, count: int, split: str) -> BatchT:
+        """Examples like those of a split, as tensors of widths that depend on the split only."""
+
+    @abstractmethod
+    def identity(self, batch: BatchT) -> Tensor:
+        """What makes two examples the same, (N, W) int64; trailing zeros mean nothing."""
+
+    def load(self) -> dict[str, BatchT]:
+        """Draw every split.
+
+        Raises:
+            ValueError: if hardly any example can be found for a split.
+        """
+        return {
+            "train": self._drawn("train", self.examples),
+            "validation": self._drawn("validation", self.evaluation_examples),
+            "test": self._drawn("test", self.evaluation_examples),
+        }
+
+    def _drawn(self, split: str, wanted: int) -> BatchT:
+        number = SPLITS.index(split)
+        random = np.random.default_rng((self.draw_seed, number))
+        drawn: list[BatchT] = []
+        missing = wanted
+        for _ in range(_MOST_ROUNDS):
+            batch = self.draw(random, round(1.05 * missing / SHARES[number]) + 10, split)
+            mine = torch.from_numpy(deal(self.identity(batch).numpy()) == number)
+            drawn.append(_rows(batch, mine.nonzero().flatten()[:missing]))
+            missing -= min(missing, int(mine.sum()))
+            if not missing:
+                return _joined(drawn)
+        raise ValueError(
+            f"no more than {wanted - missing} {split} examples could be found among as few as "
+            "there are; allow longer ones, or more symbols"
+        )
+
+
+def deal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The split (0, 1 or 2) that each row (N, W) belongs to, in ``SHARES``, by a hash of it.
+
+    The same for a row anywhere and for ever; zeros at its end do not count.
+    """
+    factors = _scrambled(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+    hashes = _scrambled((_scrambled(rows.astype(np.uint64)) * factors * (rows != 0)).sum(1))
+    return np.searchsorted(np.cumsum(SHARES[:2]), hashes / 2.0**64, side="right")
+
+
+def _scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", §5.1)."""
+    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _rows(batch: BatchT, rows: Tensor) -> BatchT:
+    return type(batch)(*(tensor[rows] for tensor in batch))  # type: ignore[attr-defined]
+
+
+def _joined(batches: list[BatchT]) -> BatchT:
+    columns = zip(*batches, strict=True)
+    return type(batches[0])(*map(torch.cat, columns))

@@ -1,0 +1,14 @@
+"""What datasets for causal language models have in common."""
+
+from attention_lab.data.batches import LabelledPositions
+from attention_lab.data.splits import SplitDataModule
+
+
+class LanguageModelData(SplitDataModule[LabelledPositions]):
+    """A dataset for models that read from left to right and say what comes next."""
+
+    task = "language_model"
+
+    def characters_per_token(self, split: str) -> float | None:
+        """How much text a token stands for in a split; None where tokens are not of text."""
+        return None

@@ -1,0 +1,110 @@
+"""What Transformer stacks are made of: layers that add to a residual stream."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_lab.attention import AttentionLayer, Cache, Mask
+from attention_lab.attention.checks import check_positive
+from attention_lab.models.protocol import AttentionFactory, Past
+
+
+def feed_forward(
+    width: int, hidden: int, dropout: float, activation: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Position-wise feed-forward network (Vaswani et al. 2017, §3.3)."""
+    return nn.Sequential(
+        nn.Linear(width, hidden), activation(), nn.Dropout(dropout), nn.Linear(hidden, width)
+    )
+
+
+def in_turn(
+    attention: AttentionFactory, hybrid: Mapping[str, AttentionFactory] | None, layers: int
+) -> Sequence[AttentionFactory]:
+    """The mechanism of each layer: those of a hybrid stack in turn, or one for all."""
+    return list(islice(cycle((hybrid or {"all": attention}).values()), layers))
+
+
+def require_causal(attention: AttentionLayer, key: str) -> AttentionLayer:
+    """The layer itself; ValueError, which tells how to choose another, if it cannot be causal."""
+    if not attention.capabilities.causal:
+        raise ValueError(
+            f"{type(attention).__name__} cannot be causal, as self-attention in a decoder must be; "
+            f"give it another: {key}=multi_head"
+        )
+    return attention
+
+
+class ShortConvolution(nn.Module):
+    """A causal convolution of each channel by itself, over the last few positions.
+
+    Starts as the identity. (Before the mixer: Arora et al. 2023, §4; Gu & Dao 2023, §3.4.)
+
+    Args:
+        width: number of channels.
+        kernel: number of positions, the own included.
+
+    Raises:
+        ValueError: if ``kernel`` is below 1.
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        check_positive(kernel=kernel)
+        self.weight = nn.Parameter(torch.zeros(width, 1, kernel))
+        with torch.no_grad():
+            self.weight[:, :, -1] = 1.0
+
+    def forward(self, x: Tensor, past: Cache | None = None) -> Tensor:
+        """(B, L, width) → (B, L, width), with the positions before it from the past."""
+        width, _, kernel = self.weight.shape
+        before = None if past is None else past.tensors.get("inputs")
+        whole = F.pad(x, (0, 0, kernel - 1, 0)) if before is None else torch.cat([before, x], 1)
+        if past is not None:
+            past.replace({"inputs": whole[:, whole.shape[1] - kernel + 1 :]})
+        return F.conv1d(whole.mT, self.weight, groups=width).mT
+
+
+class SelfAttentionBlock(nn.Module):
+    """Self-attention and a feed-forward network, each as x + f(norm(x)) (Xiong et al. 2020).
+
+    Args:
+        width: of the residual stream.
+        attention: the mechanism.
+        hidden: width of the feed-forward network's hidden layer; 0 means that there is none.
+        dropout: probability, on what each of them adds.
+        activation: of the feed-forward network.
+        convolution: kernel of a causal convolution before attention; None means none.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        attention: AttentionLayer,
+        hidden: int,
+        dropout: float,
+        activation: type[nn.Module] = nn.ReLU,
+        convolution: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.convolution = None if convolution is None else ShortConvolution(width, convolution)
+        self.self_attention = attention
+        self.feed_forward_norm = nn.LayerNorm(width) if hidden else None
+        self.feed_forward = feed_forward(width, hidden, dropout, activation) if hidden else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Mask, past: Past | None = None, name: str = "") -> Tensor:
+        """(B, L, width) → (B, L, width); in a past it keeps what it needs under its name."""
+        seen = None if past is None else past.setdefault(name, Cache())
+        mixed = self.attention_norm(x)
+        if self.convolution is not None:
+            tail = None if past is None else past.setdefault(f"{name}.convolution", Cache())
+            mixed = self.convolution(mixed, tail)
+        x = x + self.dropout(self.self_attention(mixed, mask=mask, cache=seen).output)
+        if self.feed_forward is None or self.feed_forward_norm is None:
+            return x
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))

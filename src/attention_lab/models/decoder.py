@@ -1,0 +1,93 @@
+"""The decoder: a causal language model."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from attention_lab.attention import Causal
+from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.models.blocks import SelfAttentionBlock, in_turn, require_causal
+from attention_lab.models.embedding import position_embedding
+from attention_lab.models.protocol import AttentionFactory, LanguageNetwork, Past
+
+
+class Decoder(LanguageNetwork):
+    """Transformer decoder, pre-norm, as in GPT-2 (Radford et al. 2019, §2.3).
+
+    Embeddings are drawn with a standard deviation of 0.02, as there; mechanisms keep their own
+    initialization.
+
+    Args:
+        vocabulary: number of tokens.
+        length: greatest number of positions, for learned ones.
+        self_attention: makes the attention of every layer.
+        hybrid: mechanisms by any names, which the layers use in turn, in place of
+            ``self_attention``.
+        width: of the residual stream.
+        layers: number of layers.
+        feed_forward_width: of the hidden layer; None means 4 · width, 0 no feed-forward network.
+        convolution: kernel of a short causal convolution before attention; None means none.
+        positions: what is added to the embeddings: "learned", "sinusoidal" or "none".
+        tied: whether the readout is the embedding transposed (Press & Wolf 2017).
+        dropout: probability, on embeddings and on what each sublayer adds.
+
+    Raises:
+        ValueError: if a value is out of range, or a mechanism cannot be causal.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        *,
+        self_attention: AttentionFactory,
+        hybrid: Mapping[str, AttentionFactory] | None = None,
+        width: int = 128,
+        layers: int = 2,
+        feed_forward_width: int | None = None,
+        convolution: int | None = None,
+        positions: Literal["learned", "sinusoidal", "none"] = "learned",
+        tied: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_positive(width=width, layers=layers)
+        check_dropout(dropout)
+        hidden = 4 * width if feed_forward_width is None else feed_forward_width
+        if hidden < 0:
+            raise ValueError(f"feed_forward_width must be at least 0, got {hidden}")
+        self.embedding = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.positions = position_embedding(positions, width, length)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            SelfAttentionBlock(
+                width,
+                require_causal(attention(width, width), "attention"),
+                hidden,
+                dropout,
+                nn.GELU,
+                convolution,
+            )
+            for attention in in_turn(self_attention, hybrid, layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.readout = nn.Linear(width, vocabulary, bias=False)
+        if tied:
+            self.readout.weight = self.embedding.weight
+        else:
+            nn.init.normal_(self.readout.weight, std=0.02)
+
+    def states(self, tokens: Tensor, past: Past | None = None) -> Tensor:
+        seen = past["layers.0"].length if past else 0
+        x = self.dropout(self.positions(self.embedding(tokens), seen))
+        for number, layer in enumerate(self.layers):
+            x = layer(x, Causal(), past, f"layers.{number}")
+        return self.norm(x)
+
+    def attention_axes(self) -> dict[str, tuple[str, str]]:
+        return {
+            f"layers.{number}.self_attention": ("input", "input")
+            for number in range(len(self.layers))
+        }

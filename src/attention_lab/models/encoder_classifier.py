@@ -1,0 +1,98 @@
+"""A Transformer encoder that gives a sequence one label."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attention_lab.attention import Everything, Mask, Padding
+from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.models.blocks import SelfAttentionBlock, in_turn
+from attention_lab.models.embedding import position_embedding, token_embedding
+from attention_lab.models.protocol import AttentionFactory, ClassificationNetwork
+
+
+class EncoderClassifier(ClassificationNetwork):
+    """Transformer encoder, pre-norm; the mean over real positions, or the first; linear readout.
+
+    Args:
+        classes: number of classes.
+        length: greatest number of positions, for learned ones.
+        features: width of the input vectors; None if the inputs are tokens.
+        vocabulary: number of tokens; None if the inputs are vectors.
+        self_attention: makes the attention of every layer.
+        hybrid: mechanisms by any names, which the layers use in turn, in place of
+            ``self_attention``.
+        width: of the residual stream.
+        layers: number of layers.
+        feed_forward_width: of the hidden layer; None means 4 · width, 0 no feed-forward network.
+        positions: what is added to the embeddings: "sinusoidal", "learned" or "none".
+        pooling: what the readout sees: "mean" or "first".
+        dropout: probability, on embeddings and on what each sublayer adds.
+        padding: the token id that marks absent positions.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        length: int,
+        features: int | None = None,
+        vocabulary: int | None = None,
+        *,
+        self_attention: AttentionFactory,
+        hybrid: Mapping[str, AttentionFactory] | None = None,
+        width: int = 128,
+        layers: int = 2,
+        feed_forward_width: int | None = None,
+        positions: Literal["sinusoidal", "learned", "none"] = "sinusoidal",
+        pooling: Literal["mean", "first"] = "mean",
+        dropout: float = 0.1,
+        padding: int = 0,
+    ) -> None:
+        super().__init__()
+        check_positive(width=width, layers=layers)
+        check_dropout(dropout)
+        hidden = 4 * width if feed_forward_width is None else feed_forward_width
+        if hidden < 0:
+            raise ValueError(f"feed_forward_width must be at least 0, got {hidden}")
+        if pooling not in ("mean", "first"):
+            raise ValueError(f"pooling must be mean or first, got {pooling!r}")
+        if (features is None) == (vocabulary is None):
+            raise ValueError("inputs are either vectors (features) or tokens (vocabulary)")
+        self.embedding: nn.Module = (
+            nn.Linear(features, width)
+            if features is not None
+            else token_embedding(vocabulary or 0, width, padding)
+        )
+        self.embedding_scale = width**0.5 if vocabulary is not None else 1.0
+        self.positions = position_embedding(positions, width, length)
+        self.pooling, self.padding = pooling, padding
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            SelfAttentionBlock(width, attention(width, width), hidden, dropout)
+            for attention in in_turn(self_attention, hybrid, layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.readout = nn.Linear(width, classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        real = (inputs != self.padding) if inputs.ndim == 2 else inputs.new_ones(inputs.shape[:2])
+        mask: Mask = Padding(real) if inputs.ndim == 2 else Everything()
+        x = self.dropout(self.positions(self.embedding(inputs) * self.embedding_scale))
+        for layer in self.layers:
+            x = layer(x, mask)
+        x = self.norm(x)
+        if self.pooling == "first":
+            return self.readout(x[:, 0])
+        shares = real.to(x.dtype) / real.sum(1, keepdim=True)
+        return self.readout(torch.einsum("bl,blw->bw", shares, x))
+
+    def attention_axes(self) -> dict[str, tuple[str, str]]:
+        return {
+            f"layers.{number}.self_attention": ("input", "input")
+            for number in range(len(self.layers))
+        }

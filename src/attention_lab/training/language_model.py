@@ -1,0 +1,73 @@
+"""Training and evaluating networks that say what comes next."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from attention_lab.data.batches import IGNORE, LabelledPositions
+from attention_lab.data.language_model import LanguageModelData
+from attention_lab.models.protocol import LanguageNetwork
+from attention_lab.training.objective import Objective, Split
+from attention_lab.training.optimization import OptimizerOptions
+
+
+class LanguageModel(Objective):
+    """Cross-entropy at the labelled positions, and at no others are there logits.
+
+    Evaluation gives ``loss`` (nats a position), ``perplexity``, ``accuracy`` (of positions),
+    ``sequence_accuracy`` (all positions of a sequence right) and, where tokens are made of text,
+    ``bits_per_character``.
+
+    Args:
+        model: the network.
+        data: the dataset.
+        optimizer: how to train.
+    """
+
+    task = "language_model"
+    model: LanguageNetwork
+    data: LanguageModelData
+
+    def __init__(
+        self, model: LanguageNetwork, data: LanguageModelData, optimizer: OptimizerOptions
+    ) -> None:
+        super().__init__(model, data, optimizer)
+        self.mean_loss, self.accuracy, self.sequence_accuracy = (MeanMetric() for _ in range(3))
+
+    def loss(self, batch: LabelledPositions) -> tuple[Tensor, Tensor]:
+        asked = batch.labels != IGNORE
+        logits = self.model.readout(self.model.states(batch.inputs)[asked])
+        return F.cross_entropy(logits, batch.labels[asked]), batch.length.sum()
+
+    def evaluate(self, batch: LabelledPositions, split: Split) -> None:
+        asked = batch.labels != IGNORE
+        logits = self.model.readout(self.model.states(batch.inputs)[asked])
+        loss = F.cross_entropy(logits, batch.labels[asked])
+        self.require_finite(split, loss)
+        right = torch.zeros_like(asked)
+        right[asked] = logits.argmax(-1) == batch.labels[asked]
+        counts, wanted = right.sum(1), asked.sum(1)
+        self.mean_loss.update(loss, weight=wanted.sum())
+        self.accuracy.update(counts.sum() / wanted.sum(), weight=wanted.sum())
+        self.sequence_accuracy.update((counts == wanted).float())
+        self.tell_apart(batch, split, counts, wanted)
+
+    def results(self, split: Split) -> dict[str, Tensor]:
+        loss = self.mean_loss.compute()
+        values = {
+            "loss": loss,
+            "perplexity": loss.exp(),
+            "accuracy": self.accuracy.compute(),
+            "sequence_accuracy": self.sequence_accuracy.compute(),
+        }
+        if (characters := self.data.characters_per_token(split)) is not None:
+            values["bits_per_character"] = loss / math.log(2) / characters
+        for metric in (self.mean_loss, self.accuracy, self.sequence_accuracy):
+            metric.reset()
+        return values
+
+    def look_at(self, batch: LabelledPositions) -> None:
+        self.model.states(batch.inputs)
