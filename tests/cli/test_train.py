@@ -95,6 +95,7 @@ WRONG = {
     "attention/normalizer=sparsemax attention.backend=sdpa": "backend=sdpa cannot be used: it",
     "attention.backend=flex": "encoder.0.self_attention: backend=flex cannot train on the cpu; ",
     "attention=linformer": "LinformerAttention cannot be causal",
+    "attention=nystrom": "NystromAttention attends within one sequence only",
     "attention=none attention/positions=rotary": "Uniform looks at neither queries nor keys",
     "attention=l2 attention/normalizer=relu": "ReLU weighs logits above 0 only",
     "attention/score=null": "Config group override must be a string or a list",

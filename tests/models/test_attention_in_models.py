@@ -21,24 +21,38 @@ ATTENTIONS = list(group_options("attention"))
 MODELS = list(group_options("model"))
 #: These need another mechanism in a Transformer's decoder.
 NEVER_CAUSAL = {"linformer"}
+#: And these cannot look from a target at a source.
+NEVER_ACROSS = {"nystrom"}
 CLASSIFIERS = {"self_attention_classifier"}
+PAIRS = [
+    (model, attention)
+    for model in MODELS
+    for attention in ATTENTIONS
+    if model in CLASSIFIERS or attention not in NEVER_ACROSS
+]
 
 Inputs = tuple[Tensor, ...]
 
 
-@pytest.fixture(params=MODELS)
-def model_name(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    names: tuple[str, str] = request.param
+    return names
 
 
-@pytest.fixture(params=ATTENTIONS)
-def config(request: pytest.FixtureRequest, compose: Compose, model_name: str) -> dict[str, Any]:
+@pytest.fixture
+def model_name(pair: tuple[str, str]) -> str:
+    return pair[0]
+
+
+@pytest.fixture
+def config(compose: Compose, pair: tuple[str, str]) -> dict[str, Any]:
     """Each model with each mechanism, as `attention-lab train` would compose it."""
-    overrides = [f"attention={request.param}", f"model={model_name}", "model.width=16"]
+    model_name, attention = pair
+    overrides = [f"attention={attention}", f"model={model_name}", "model.width=16"]
     if model_name in CLASSIFIERS:
         overrides.append("data=digits")
-    if request.param in NEVER_CAUSAL and model_name == "encoder_decoder":
+    if attention in NEVER_CAUSAL and model_name == "encoder_decoder":
         overrides.append("+attention@model.self_attention=multi_head")
     return compose(*overrides)
 

@@ -219,6 +219,10 @@ class AttentionLayer(nn.Module, ABC):
         if cache is not None and memory is not None:
             raise ValueError("a cache is for self-attention: leave the memory out")
         memory = query if memory is None else memory
+        if memory is not query and not self.capabilities.cross_attention:
+            raise ValueError(
+                f"{type(self).__name__} attends within one sequence only: leave the memory out"
+            )
         for name, sequence, width in (
             ("query", query, self.query_dim),
             ("memory", memory, self.memory_dim),

@@ -327,7 +327,8 @@ def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
     """
     layer = copy.deepcopy(layer).float()
     query = torch.randn(3, 6, layer.query_dim)
-    memory = torch.randn(3, 6, layer.memory_dim)
+    across = layer.capabilities.cross_attention
+    memory = torch.randn(3, 6, layer.memory_dim) if across else query
     valid = torch.ones(3, 6, dtype=torch.bool)
     valid[0, 4:], valid[1] = False, False
     memory[~valid] = 0
@@ -388,9 +389,10 @@ def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, len
 
 def check_lengths(layer: AttentionLayer) -> None:
     """Sequences of length 0 and 1 are no special case."""
-    for queries, keys in ((0, 3), (3, 0), (1, 1), (0, 0)):
+    across = layer.capabilities.cross_attention
+    for queries, keys in ((1, 1), (0, 0), *(((0, 3), (3, 0)) if across else ())):
         query = torch.randn(2, queries, layer.query_dim, dtype=torch.float64)
-        memory = torch.randn(2, keys, layer.memory_dim, dtype=torch.float64)
+        memory = torch.randn(2, keys, layer.memory_dim, dtype=torch.float64) if across else query
         output = layer(query, memory).output
         assert output.shape == query.shape
         assert output.isfinite().all()
@@ -408,6 +410,8 @@ def check_bad_input(layer: AttentionLayer) -> None:
         lambda: layer(sequence, mask=torch.ones(4, 4, dtype=torch.bool)),
         lambda: layer(sequence, sequence, cache=Cache()),
     ]
+    if not layer.capabilities.cross_attention:
+        wrong.append(lambda: layer(sequence, sequence.clone()))
     for call in wrong:
         with pytest.raises(ValueError, match=r"^[^\n]{10,}$"):
             call()

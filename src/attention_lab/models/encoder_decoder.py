@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from attention_lab.attention import AttentionLayer, Causal, Mask, Padding
 from attention_lab.attention.checks import check_dropout, check_positive
 from attention_lab.models.embedding import SinusoidalPositions, token_embedding
-from attention_lab.models.protocol import AttentionFactory, Encoded, SequenceToSequenceNetwork
+from attention_lab.models.protocol import (
+    AttentionFactory,
+    Encoded,
+    SequenceToSequenceNetwork,
+    check_cross_attention,
+)
 
 
 def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -47,6 +52,7 @@ class DecoderLayer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        check_cross_attention(cross_attention)
         if not self_attention.capabilities.causal:
             raise ValueError(
                 f"{type(self_attention).__name__} cannot be causal, as self-attention in a decoder "
@@ -85,7 +91,7 @@ class EncoderDecoder(SequenceToSequenceNetwork):
         padding: the token id that marks absent positions.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a value is out of range, or a mechanism cannot do what its place asks.
     """
 
     def __init__(

@@ -9,7 +9,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from attention_lab.attention import Padding
 from attention_lab.attention.checks import check_dropout, check_positive
 from attention_lab.models.embedding import token_embedding
-from attention_lab.models.protocol import AttentionFactory, Encoded, SequenceToSequenceNetwork
+from attention_lab.models.protocol import (
+    AttentionFactory,
+    Encoded,
+    SequenceToSequenceNetwork,
+    check_cross_attention,
+)
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -34,7 +39,7 @@ class RecurrentEncoderDecoder(SequenceToSequenceNetwork):
         padding: the token id that marks absent positions.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a value is out of range, or the mechanism cannot attend to a source.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class RecurrentEncoderDecoder(SequenceToSequenceNetwork):
         self.bridge = nn.Linear(width, width)
         self.decoder = recurrent(decoder_input, width, layers, batch_first=True, dropout=between)
         self.cross_attention = cross_attention(width, width)
+        check_cross_attention(self.cross_attention)
         self.combine = nn.Linear(2 * width, width)
         self.readout = nn.Linear(width, target_vocabulary)
 
