@@ -207,12 +207,16 @@ def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_large_logits(layer: AttentionLayer, it: Example) -> None:
-    """However large the logits, weights stay a distribution and hidden keys stay hidden."""
-    it = it._replace(query=it.query * 1e10)
-    assert output_of(layer, it).isfinite().all()
-    if layer.capabilities.weights:
-        check_weights(layer, it)
-    check_hidden_keys_do_not_matter(layer, it)
+    """However long queries or keys, weights stay a distribution and hidden keys stay hidden.
+
+    Long keys are positive: elu(x) + 1 is 0 far below 0, so that such a key weighs nothing.
+    """
+    for query, key in ((it.query * 1e10, it.key), (it.query, it.key.abs() * 1e10)):
+        large = it._replace(query=query, key=key)
+        assert output_of(layer, large).isfinite().all()
+        if layer.capabilities.weights:
+            check_weights(layer, large)
+        check_hidden_keys_do_not_matter(layer, large)
 
 
 def check_permutation_equivariance(layer: AttentionLayer, it: Example) -> None:
