@@ -66,9 +66,8 @@ class PositiveRandomFeatures(FeatureMap):
 
     The random directions are orthogonal in blocks of E (ibid., §2.4), drawn once at initialization
     and kept in the state. Features are relative to each vector's largest, so that neither long keys
-    nor long queries vanish. Only where both are long, in single precision longer than about 17·E^¼,
-    and point apart, no feature may be left in common, and a query that sees such keys alone gets
-    zeros.
+    nor long queries vanish. Only where both are long, in single precision from about 14·E^¼, and
+    opposite, they may have no feature left in common: a query that sees such keys alone gets zeros.
 
     Args:
         head_dim: width of one head.
