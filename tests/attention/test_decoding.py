@@ -66,11 +66,12 @@ LAYERS: dict[str, tuple[Callable[[], AttentionLayer], int]] = {
         lambda: LocalAttention(H * E, score=ScaledDotProduct, heads=H, kv_heads=H_KV, radius=2),
         KEYS_AND_VALUES,
     ),
-    # Katharopoulos et al. 2020, eq. 18–19: Σ φ(k) vᵀ and Σ φ(k), however long the past
+    # Katharopoulos et al. 2020, eq. 18–19: Σ φ(k) vᵀ and Σ φ(k), however long the past; and the
+    # largest scale, where features have scales
     "linear": (kernel(EluPlusOne), 2 * H_KV * E * (E + 1) * WIDE),
     "performer": (
         kernel(partial(PositiveRandomFeatures, features=11)),
-        2 * H_KV * 11 * (E + 1) * WIDE,
+        2 * H_KV * (11 * (E + 1) + 1) * WIDE,
     ),
 }
 SUMS = ("linear", "performer")  # keep no keys, so step by step they have no weights

@@ -35,6 +35,9 @@ SCORES = [DotProduct, ScaledDotProduct, General, Additive, Uniform]
 class SharpSoftmax(Normalizer):
     """A normalizer of a user's own."""
 
+    formula = "softmax(2 l)"
+    paper = "mine"
+
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
         return (2 * logits).softmax(-1)
 

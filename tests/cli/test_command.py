@@ -87,7 +87,8 @@ def test_list_attention_is_read_from_the_code(command: Command) -> None:
     assert "Bahdanau et al. 2015" in rows["additive"]
     assert "sdpa eager flex" in rows["multi_head"]
     assert rows["linear"].endswith("f·d")
-    assert rows["linformer"].split("Wang et al. 2020")[1].split()[:3] == ["-", "-", "yes"]
+    assert rows["linformer"].split("Wang et al. 2020")[1].split()[:4] == ["-", "-", "yes", "yes"]
+    assert rows["nystrom"].split("Xiong et al. 2021")[1].split()[:4] == ["-", "yes", "yes", "-"]
     for axis in ("score", "normalizer", "positions", "mask", "feature_map"):
         (part,) = (part for part in rest if part.startswith(f"attention/{axis}="))
         assert {line.split()[0] for line in part.splitlines()[1:]} == options(f"attention/{axis}")

@@ -123,6 +123,7 @@ WRONG = {
     "attention/normalizer=sparsemax attention.backend=sdpa": "attention: backend=sdpa cannot be",
     "attention.backend=flex": "encoder.0.self_attention: backend=flex cannot train on the cpu; ",
     "attention=linformer": "model: LinformerAttention cannot be causal",
+    "attention=nystrom": "model: NystromAttention attends within one sequence only",
     "attention=none attention/positions=rotary": "attention: Uniform looks at neither "
     "queries nor keys",
     "attention=l2 attention/normalizer=relu": "attention: ReLU weighs logits above 0 only",

@@ -53,6 +53,8 @@ def test_any_problem(case: Case, drawn: Drawn) -> None:
     """Layout means nothing, examples are alone, and a row that sees nothing is zero."""
     torch.manual_seed(drawn.seed)
     layer = case.layer().to(drawn.dtype)
+    if not layer.capabilities.cross_attention:
+        drawn = drawn._replace(queries=drawn.keys)
     query = strided(drawn, HEADS, drawn.queries)
     key, value = (strided(drawn, layer.kv_heads, drawn.keys) for _ in range(2))
     if layer.capabilities.any_mask:

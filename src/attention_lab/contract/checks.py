@@ -207,12 +207,16 @@ def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_large_logits(layer: AttentionLayer, it: Example) -> None:
-    """However large the logits, weights stay a distribution and hidden keys stay hidden."""
-    it = it._replace(query=it.query * 1e10)
-    assert output_of(layer, it).isfinite().all()
-    if layer.capabilities.weights:
-        check_weights(layer, it)
-    check_hidden_keys_do_not_matter(layer, it)
+    """However long queries or keys, weights stay a distribution and hidden keys stay hidden.
+
+    Long keys are positive: elu(x) + 1 is 0 far below 0, so that such a key weighs nothing.
+    """
+    for query, key in ((it.query * 1e10, it.key), (it.query, it.key.abs() * 1e10)):
+        large = it._replace(query=query, key=key)
+        assert output_of(layer, large).isfinite().all()
+        if layer.capabilities.weights:
+            check_weights(layer, large)
+        check_hidden_keys_do_not_matter(layer, large)
 
 
 def check_permutation_equivariance(layer: AttentionLayer, it: Example) -> None:
@@ -327,7 +331,8 @@ def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
     """
     layer = copy.deepcopy(layer).float()
     query = torch.randn(3, 6, layer.query_dim)
-    memory = torch.randn(3, 6, layer.memory_dim)
+    across = layer.capabilities.cross_attention
+    memory = torch.randn(3, 6, layer.memory_dim) if across else query
     valid = torch.ones(3, 6, dtype=torch.bool)
     valid[0, 4:], valid[1] = False, False
     memory[~valid] = 0
@@ -388,9 +393,10 @@ def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, len
 
 def check_lengths(layer: AttentionLayer) -> None:
     """Sequences of length 0 and 1 are no special case."""
-    for queries, keys in ((0, 3), (3, 0), (1, 1), (0, 0)):
+    across = layer.capabilities.cross_attention
+    for queries, keys in ((1, 1), (0, 0), *(((0, 3), (3, 0)) if across else ())):
         query = torch.randn(2, queries, layer.query_dim, dtype=torch.float64)
-        memory = torch.randn(2, keys, layer.memory_dim, dtype=torch.float64)
+        memory = torch.randn(2, keys, layer.memory_dim, dtype=torch.float64) if across else query
         output = layer(query, memory).output
         assert output.shape == query.shape
         assert output.isfinite().all()
@@ -408,6 +414,8 @@ def check_bad_input(layer: AttentionLayer) -> None:
         lambda: layer(sequence, mask=torch.ones(4, 4, dtype=torch.bool)),
         lambda: layer(sequence, sequence, cache=Cache()),
     ]
+    if not layer.capabilities.cross_attention:
+        wrong.append(lambda: layer(sequence, sequence.clone()))
     for call in wrong:
         with pytest.raises(ValueError, match=r"^[^\n]{10,}$"):
             call()
