@@ -380,6 +380,22 @@ def check_decoding(layer: AttentionLayer, length: int = 7) -> None:
         assert cache.size > 0, "a cache that keeps nothing cannot know the past"
 
 
+def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
+    """Step by step to another sequence, projected once, gives what the whole pass gives."""
+    memory = torch.randn(2, length, layer.memory_dim, dtype=torch.float64)
+    queries = torch.randn(2, 4, layer.query_dim, dtype=torch.float64)
+    valid = torch.ones(2, length, dtype=torch.bool)
+    valid[0, -1] = False
+    whole = layer(queries, memory, Padding(valid)).output
+    cache = layer.remember(memory)
+    rows = torch.tensor([1, 0])  # the batch may go on in another order
+    outputs = [layer(queries[:, :2], mask=Padding(valid), cache=cache).output]
+    cache.select(rows)
+    for step in queries[rows, 2:].split(1, dim=1):
+        outputs.append(layer(step, mask=Padding(valid[rows]), cache=cache).output[rows])
+    assert_close(torch.cat(outputs, dim=1), whole)
+
+
 def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, length: int) -> None:
     """A layer with a mask of its own is one without, called with what the mask spells out."""
     bare.load_state_dict(masked.state_dict())

@@ -115,7 +115,8 @@ class KernelAttention(AttentionLayer):
 
     Linear where the mask is causal, padding, both or none; under any other mask, and where weights
     are asked for, the same numbers are computed from all pairs. Step-by-step decoding keeps the two
-    sums, and the largest scale if features have scales. Sums are never in half precision.
+    sums, and the largest scale if features have scales; under any other mask than a causal one,
+    keys and values. Sums are never in half precision.
 
     Args:
         query_dim: width of the queries, and of the output.
@@ -219,10 +220,13 @@ class KernelAttention(AttentionLayer):
         cache: Cache,
     ) -> tuple[Tensor, Tensor | None]:
         structure = split_causal(mask)
-        if structure is None or not structure[0]:
+        fits_sums = structure is not None and structure[0]
+        if "key" in cache.tensors or not (fits_sums or cache.tensors):
+            return super().attend_next(query, key, value, mask, need_weights, cache)
+        if structure is None or not fits_sums:
             raise ValueError(
-                "linear attention keeps sums, not keys: step by step it needs a causal mask "
-                f"(and padding), and cannot use {mask}"
+                f"the cache holds sums over all keys, which cannot forget what {mask} hides; give "
+                "this mask from the beginning"
             )
         seen = cache.length + key.shape[2]
         phi_q, phi_k, summed = self._features(query, key, value)
