@@ -1,6 +1,7 @@
 """Tasks whose examples are drawn by a seeded generator."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -97,6 +98,19 @@ def _scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def checked_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
+    """The shortest and the longest length, or other least and greatest number.
+
+    Raises:
+        ValueError: naming the range, unless it is two numbers from 1 up, the smaller first.
+    """
+    if len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
+        raise ValueError(
+            f"{name} must be two numbers from 1 up, the smaller first, got {list(ends)}"
+        )
+    return ends[0], ends[1]
 
 
 def _rows(batch: BatchT, rows: Tensor) -> BatchT:

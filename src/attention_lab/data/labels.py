@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from attention_lab.data.batches import LabelledSequences, pad
-from attention_lab.data.splits import SPLITS, SplitDataModule, split_by_hash
+from attention_lab.data.labelled_sequences import LabelledSequencesData
+from attention_lab.data.splits import SPLITS, split_by_hash
 from attention_lab.data.tsv import read_columns
 from attention_lab.data.vocabulary import PAD, UNK, Characters, Words
 
@@ -19,7 +20,7 @@ class _Line(NamedTuple):
     place: str  # the file and the line in it, for messages
 
 
-class Labels(SplitDataModule[LabelledSequences]):
+class Labels(LabelledSequencesData):
     """Which label has this text? On files of the user's own.
 
     Example, a line of such a file, with a tab between text and label: a fine film → good.
@@ -43,10 +44,6 @@ class Labels(SplitDataModule[LabelledSequences]):
         ValueError: if ``train`` is None, ``tokens`` is something else, the batch size is below 1,
             or the seed is below 0; while loading, if a file is no such file, naming its line.
     """
-
-    task = "classification"
-    monitor = "accuracy"
-    mode = "max"
 
     vocabulary: Characters | Words
     classes: list[str]
@@ -101,11 +98,6 @@ class Labels(SplitDataModule[LabelledSequences]):
             "length": self.longest()[0],
         }
 
-    def floor(self, split: str) -> dict[str, float]:
-        """Accuracy of always answering the most frequent label of the training split."""
-        majority = self.split("train").labels.bincount().argmax()
-        return {"accuracy": float((self.split(split).labels == majority).double().mean())}
-
     def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of naive Bayes on the tokens, whatever their order (add-one smoothing)."""
         train, chosen = self.split("train"), self.split(split)
@@ -118,8 +110,7 @@ class Labels(SplitDataModule[LabelledSequences]):
         scores = train.labels.bincount().double().log().repeat(len(chosen.labels), 1)
         for tokens in chosen.inputs.T:
             scores += evidence[tokens]
-        right = scores.argmax(1) == chosen.labels
-        return {"tokens without order": {"accuracy": float(right.double().mean())}}
+        return {"tokens without order": self.right(split, scores.argmax(1))}
 
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The tokens of each text."""
