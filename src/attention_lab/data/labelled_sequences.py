@@ -24,12 +24,15 @@ class LabelledSequencesData(SplitDataModule[LabelledSequences]):
         return {"accuracy": float((self.split(split).labels == answers).double().mean())}
 
 
-def most_frequent(kinds: Tensor, labels: Tensor) -> Tensor:
-    """The most frequent label of each kind of example, the first of equals, (K,) int64.
+def most_frequent(kind: Tensor, labels: Tensor, kinds: int) -> Tensor:
+    """The most frequent label of each kind of example, (kinds,) int64.
+
+    Of equals it is the first; so it is 0 for a kind that does not occur.
 
     Args:
-        kinds: the kind of each example, (N,) int64 from 0 to K − 1.
-        labels: its label, (N,) int64.
+        kind: of each example, (N,) int64 from 0 to kinds − 1.
+        labels: of each example, (N,) int64.
+        kinds: how many there are.
     """
-    counts = torch.zeros(int(kinds.max()) + 1, int(labels.max()) + 1, dtype=torch.int64)
-    return counts.index_put_((kinds, labels), torch.tensor(1), accumulate=True).argmax(1)
+    counts = torch.zeros(kinds, int(labels.max()) + 1, dtype=torch.int64)
+    return counts.index_put_((kind, labels), torch.tensor(1), accumulate=True).argmax(1)
