@@ -15,6 +15,7 @@ from attention_lab.data.splits import SPLITS, SplitDataModule
 #: Shares of all possible examples that may come up in training, validation and test.
 SHARES = (0.8, 0.1, 0.1)
 _MOST_ROUNDS = 50
+_AT_A_TIME = 4096  # hashing takes several times the memory of what it hashes
 
 
 class GeneratedData(SplitDataModule[BatchT]):
@@ -71,7 +72,8 @@ class GeneratedData(SplitDataModule[BatchT]):
         missing = wanted
         for _ in range(_MOST_ROUNDS):
             batch = self.draw(random, round(1.05 * missing / SHARES[number]) + 10, split)
-            mine = torch.from_numpy(deal(self.identity(batch).numpy()) == number)
+            dealt = [deal(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
+            mine = torch.from_numpy(np.concatenate(dealt) == number)
             drawn.append(_rows(batch, mine.nonzero().flatten()[:missing]))
             missing -= min(missing, int(mine.sum()))
             if not missing:
