@@ -122,7 +122,7 @@ def test_what_training_does_not_know_is_warned_of_once(tmp_path: Path) -> None:
 def test_an_unknown_label_is_named_with_its_line(tmp_path: Path, split: str) -> None:
     files = own(tmp_path, train=FILMS, validation=[("all", "bad")], test=[("no", "bad")])
     files |= own(tmp_path, **{split: [("all", "bad"), ("well", "so-so")]})
-    message = f"{files[split]}, line 2: no training line has the label 'so-so'"
+    message = f"{files[split]}, line 2: the label 'so-so' is not in the training split"
     with pytest.raises(ValueError, match=re.escape(message)):
         loaded(**files)
 

@@ -153,7 +153,7 @@ def _read(path: str) -> list[_Line]:
 def _check_labels(lines: Sequence[_Line], known: set[str]) -> None:
     for line in lines:
         if line.label not in known:
-            raise ValueError(f"{line.place}: no training line has the label {line.label!r}")
+            raise ValueError(f"{line.place}: the label {line.label!r} is not in the training split")
 
 
 def _warn_of_shared_texts(split: str, lines: Sequence[_Line], trained: set[str]) -> None:
