@@ -2,7 +2,7 @@
 
 import pytest
 
-from attention_lab.data.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
+from attention_lab.data.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary, Words
 
 
 def test_specials_come_first() -> None:
@@ -44,3 +44,7 @@ def test_tokens_named_like_specials_are_those_specials() -> None:
 def test_no_token_has_an_id_beyond_the_last() -> None:
     with pytest.raises(IndexError):
         Vocabulary("ab").token(6)
+
+
+def test_text_cannot_name_special_tokens() -> None:
+    assert Words(["a", *SPECIALS]).read("<pad> a <s> </s>") == [UNK, 4, UNK, UNK]

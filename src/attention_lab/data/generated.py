@@ -1,6 +1,7 @@
 """Tasks whose examples are drawn by a seeded generator."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from attention_lab.data.splits import SPLITS, SplitDataModule
 #: Shares of all possible examples that may come up in training, validation and test.
 SHARES = (0.8, 0.1, 0.1)
 _MOST_ROUNDS = 50
+_AT_A_TIME = 4096  # hashing takes several times the memory of what it hashes
 
 
 class GeneratedData(SplitDataModule[BatchT]):
@@ -70,7 +72,8 @@ class GeneratedData(SplitDataModule[BatchT]):
         missing = wanted
         for _ in range(_MOST_ROUNDS):
             batch = self.draw(random, round(1.05 * missing / SHARES[number]) + 10, split)
-            mine = torch.from_numpy(deal(self.identity(batch).numpy()) == number)
+            dealt = [deal(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
+            mine = torch.from_numpy(np.concatenate(dealt) == number)
             drawn.append(_rows(batch, mine.nonzero().flatten()[:missing]))
             missing -= min(missing, int(mine.sum()))
             if not missing:
@@ -97,6 +100,19 @@ def _scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def checked_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
+    """The shortest and the longest length, or other least and greatest number.
+
+    Raises:
+        ValueError: naming the range, unless it is two numbers from 1 up, the smaller first.
+    """
+    if len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
+        raise ValueError(
+            f"{name} must be two numbers from 1 up, the smaller first, got {list(ends)}"
+        )
+    return ends[0], ends[1]
 
 
 def _rows(batch: BatchT, rows: Tensor) -> BatchT:

@@ -98,7 +98,8 @@ class Words(Vocabulary, TextVocabulary):
     """
 
     def read(self, text: str) -> list[int]:
-        return self.encode(text.split())
+        # A text may hold a word "<pad>", but that word is not padding.
+        return self.encode(SPECIALS[UNK] if word in SPECIALS else word for word in text.split())
 
     def write(self, ids: Iterable[int]) -> str:
         return " ".join(self.decode(ids))

@@ -1,0 +1,151 @@
+"""A user's own labelled texts: what is read, how it is split, and what is said of bad files."""
+
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.data.labels import Labels
+from attention_lab.data.splits import stable_fraction
+from attention_lab.data.vocabulary import UNK
+
+SPLITS = ("train", "validation", "test")
+FILMS = [("a fine film", "good"), ("no film at all", "bad"), ("fine", "good")]
+MANY = [(f"text {number}", "even" if number % 2 == 0 else "odd") for number in range(300)]
+
+Rows = Sequence[tuple[str, str]]
+
+
+def own(directory: Path, **files: Rows) -> dict[str, str]:
+    """The files with some lines, as arguments."""
+    paths = {name: directory / f"{name}.tsv" for name in files}
+    for name, rows in files.items():
+        paths[name].write_text("".join(f"{text}\t{label}\n" for text, label in rows), "utf-8")
+    return {name: str(path) for name, path in paths.items()}
+
+
+def loaded(**arguments: Any) -> Labels:
+    data = Labels(**arguments)
+    data.setup()
+    return data
+
+
+def rows(data: Labels, split: str) -> list[tuple[str, str]]:
+    """The texts and labels of a split, written out again."""
+    return [
+        (data.vocabulary.write(ids), data.classes[label])
+        for ids, label in zip(*map(torch.Tensor.tolist, data.split(split)), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("tokens", "longest"), [("characters", 14), ("words", 4)])
+def test_files_are_read_as_they_stand(tmp_path: Path, tokens: str, longest: int) -> None:
+    files = own(tmp_path, train=FILMS, validation=[("all fine", "good")], test=[("no", "bad")])
+    data = loaded(**files, tokens=tokens)
+    assert rows(data, "train") == FILMS
+    assert rows(data, "validation") == [("all fine", "good")]
+    assert rows(data, "test") == [("no", "bad")]
+    distinct = set(" ".join(text for text, _ in FILMS))
+    size = len(distinct) if tokens == "characters" else 6
+    assert data.model_arguments() == {"vocabulary": 4 + size, "classes": 2, "length": longest}
+    last = data.labels(data.split("test"))
+    assert last == [{"input": ["n", "o"] if tokens == "characters" else ["no"]}]
+
+
+def test_what_is_not_given_is_dealt_by_a_hash_of_the_text(tmp_path: Path) -> None:
+    data = loaded(**own(tmp_path, train=[*MANY, *MANY[:20]]))
+    for split, first, last in (("train", 0, 0.8), ("validation", 0.8, 0.9), ("test", 0.9, 1)):
+        expected = [row for row in [*MANY, *MANY[:20]] if first <= stable_fraction(row[0]) < last]
+        assert rows(data, split) == expected
+
+
+@pytest.mark.parametrize(("given", "dealt"), [("test", "validation"), ("validation", "test")])
+def test_one_file_may_be_missing(tmp_path: Path, given: str, dealt: str) -> None:
+    data = loaded(**own(tmp_path, train=MANY, **{given: [("text 2x", "odd")]}))
+    assert rows(data, given) == [("text 2x", "odd")]
+    for split in ("train", dealt):
+        expected = [row for row in MANY if (stable_fraction(row[0]) < 0.9) == (split == "train")]
+        assert rows(data, split) == expected
+
+
+def test_the_floor_is_the_majority_of_training(tmp_path: Path) -> None:
+    files = own(tmp_path, train=FILMS, validation=[("film", "bad")], test=FILMS)
+    with pytest.warns(UserWarning, match="3 of the 3 test texts"):
+        data = loaded(**files)
+    assert data.floor("validation") == {"accuracy": 0.0}
+    assert data.floor("test") == {"accuracy": pytest.approx(2 / 3)}
+
+
+def test_the_shortcut_is_naive_bayes(tmp_path: Path) -> None:
+    train = [("a b b", "x"), ("b c a a", "x"), ("c c b d", "y"), ("d a", "y"), ("c", "x")]
+    other = [("a", "x"), ("c b", "y"), ("d d", "y"), ("b a c d", "x"), ("d", "x"), ("a a", "y")]
+    data = loaded(**own(tmp_path, train=train, validation=other, test=other), tokens="words")
+    counts = {label: Counter(" ".join(t for t, o in train if o == label).split()) for label in "xy"}
+
+    def score(text: str, label: str) -> float:
+        total = sum(counts[label].values()) + len(data.vocabulary) - 1  # PAD is no token
+        prior = sum(known == label for _, known in train) / len(train)
+        likelihoods = [(counts[label][token] + 1) / total for token in text.split()]
+        return math.log(prior) + sum(map(math.log, likelihoods))
+
+    right = [max("xy", key=lambda known: score(text, known)) == label for text, label in other]
+    assert 0 < sum(right) < len(right)
+    expected = {"tokens without order": {"accuracy": sum(right) / len(right)}}
+    assert data.shortcuts("test") == expected
+
+
+def test_what_training_does_not_know_is_warned_of_once(tmp_path: Path) -> None:
+    files = own(
+        tmp_path,
+        train=FILMS,
+        validation=[("a good film", "good")],
+        test=[("fine", "good"), ("no film", "bad")],
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = loaded(**files, tokens="words")
+        data.setup()
+    assert [str(warning.message) for warning in caught] == [
+        "1 of the 2 test texts are in the training split as well: remembering them is enough",
+        "1 of the 3 validation tokens do not occur in the training split and are read as unknown",
+    ]
+    assert data.split("validation").inputs[0, 1] == UNK
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_unknown_label_is_named_with_its_line(tmp_path: Path, split: str) -> None:
+    files = own(tmp_path, train=FILMS, validation=[("all", "bad")], test=[("no", "bad")])
+    files |= own(tmp_path, **{split: [("all", "bad"), ("well", "so-so")]})
+    message = f"{files[split]}, line 2: the label 'so-so' is not in the training split"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loaded(**files)
+
+
+def test_files_that_cannot_work_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.tsv: too few different texts to leave any for"):
+        loaded(**own(tmp_path, train=FILMS))
+    with pytest.raises(ValueError, match=r"train\.tsv: every training line has the label 'a'"):
+        loaded(**own(tmp_path, train=[("b", "a")], validation=[("b", "a")], test=[("b", "a")]))
+    (tmp_path / "test.tsv").write_text("no tab\n")
+    files = own(tmp_path, train=FILMS, validation=FILMS)
+    with pytest.raises(ValueError, match=r"test\.tsv, line 1: expected text TAB label"):
+        loaded(**files, test=str(tmp_path / "test.tsv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "data.train must name a file"),
+        ({"train": "x", "tokens": "syllables"}, "tokens must be characters or words"),
+        ({"train": "x", "batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Labels(**arguments)
