@@ -1,6 +1,7 @@
 """Tasks whose examples are drawn by a seeded generator."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -89,6 +90,29 @@ def deal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     factors = _scrambled(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
     hashes = _scrambled((_scrambled(rows.astype(np.uint64)) * factors * (rows != 0)).sum(1))
     return np.searchsorted(np.cumsum(SHARES[:2]), hashes / 2.0**64, side="right")
+
+
+def distinct(random: np.random.Generator, rows: int, choices: int, size: int) -> NDArray[np.int64]:
+    """Rows of ``size`` different numbers below ``choices`` in random order, (rows, size).
+
+    Every such row is equally likely: Floyd's algorithm (Bentley & Floyd 1987, "A sample of
+    brilliance") for all rows at once, then a shuffle.
+    """
+    chosen = np.empty((rows, size), dtype=np.int64)
+    for taken, last in enumerate(range(choices - size, choices)):
+        candidate = random.integers(last + 1, size=rows)
+        known = (chosen[:, :taken] == candidate[:, None]).any(1)
+        chosen[:, taken] = np.where(known, last, candidate)
+    return random.permuted(chosen, axis=1)
+
+
+def checked_range(name: str, values: Sequence[int]) -> tuple[int, int]:
+    """The smallest and the largest of a range; ValueError, with its name, unless they are."""
+    if len(values) != 2 or not 1 <= values[0] <= values[1]:
+        raise ValueError(
+            f"{name} must be the smallest and the largest, from 1 on, got {list(values)}"
+        )
+    return values[0], values[1]
 
 
 def _scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
