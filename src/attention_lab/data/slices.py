@@ -61,6 +61,6 @@ def by_length(
 
     def slice_of(batch: Any) -> Tensor:
         lengths = length_of(batch)
-        return torch.searchsorted(lasts.to(lengths.device), lengths)
+        return torch.searchsorted(lasts.to(lengths.device), lengths.contiguous())
 
     return Slices(names, slice_of)
