@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attention_lab.data.batches import SequencePairs
 from attention_lab.data.g2p import G2P
+from attention_lab.data.splits import SPLITS
 from attention_lab.data.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
@@ -194,10 +195,15 @@ def test_it_refuses(override: str, message: str, tiny: Compose, words: G2P) -> N
         make(tiny(override), words)
 
 
+@pytest.mark.parametrize("given", [3, None])
 def test_max_length_bounds_what_is_written(
-    tiny: Compose, words: G2P, monkeypatch: pytest.MonkeyPatch
+    given: int | None, tiny: Compose, words: G2P, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = make(tiny("objective.max_length=3"), words)
+    """By default as many tokens as the longest target of any split has, its end counted."""
+    targets = [row for split in SPLITS for row in words.split(split).target.tolist()]
+    longest = max(len(words.target_vocabulary.decode(row)) for row in targets)
+    override = "null" if given is None else given
+    objective = make(tiny(f"objective.max_length={override}"), words)
     asked: list[tuple[int, ...]] = []
 
     def spy(model: SequenceToSequenceNetwork, source: Tensor, *options: int) -> Tensor:
@@ -207,4 +213,4 @@ def test_max_length_bounds_what_is_written(
 
     monkeypatch.setattr(sequence_to_sequence, "greedy", spy)
     objective.evaluate(words.probe(3), "validation")
-    assert asked == [(BOS, EOS, 3)]
+    assert asked == [(BOS, EOS, given or longest + 1)]

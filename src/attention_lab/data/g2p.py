@@ -88,13 +88,6 @@ class G2P(SequencePairsData):
             for split, limit in limits.items()
         }
 
-    def model_arguments(self) -> dict[str, int]:
-        """The sizes of the two vocabularies."""
-        return {
-            "source_vocabulary": len(self.source_vocabulary),
-            "target_vocabulary": len(self.target_vocabulary),
-        }
-
     def references(self, split: str) -> list[list[Reference]]:
         """The accepted pronunciations of each row of a split, as phoneme ids without BOS and EOS.
 
@@ -125,16 +118,6 @@ class G2P(SequencePairsData):
         errors = self.metric()
         errors.update(written, self.references(split))
         return {name: float(rate) for name, rate in errors.compute().items()}
-
-    def labels(self, batch: SequencePairs) -> list[dict[str, list[str]]]:
-        """The letters read, and the tokens that the decoder positions write, ``</s>`` included."""
-        return [
-            {
-                "source": [self.source_vocabulary.token(id) for id in source if id != PAD],
-                "target": [self.target_vocabulary.token(id) for id in target[1:] if id != PAD],
-            }
-            for source, target in zip(batch.source.tolist(), batch.target.tolist(), strict=True)
-        ]
 
     def _encode(self, split: str, lexicon: Lexicon) -> SequencePairs:
         """The rows of a split; what counts as right in each of them is kept aside."""

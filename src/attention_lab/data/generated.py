@@ -94,6 +94,29 @@ def deal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.searchsorted(np.cumsum(SHARES[:2]), hashes / 2.0**64, side="right")
 
 
+def distinct(random: np.random.Generator, rows: int, choices: int, size: int) -> NDArray[np.int64]:
+    """Rows of ``size`` different numbers below ``choices`` in random order, (rows, size).
+
+    Every such row is equally likely: Floyd's algorithm (Bentley & Floyd 1987, "A sample of
+    brilliance") for all rows at once, then a shuffle.
+    """
+    chosen = np.empty((rows, size), dtype=np.int64)
+    for taken, last in enumerate(range(choices - size, choices)):
+        candidate = random.integers(last + 1, size=rows)
+        known = (chosen[:, :taken] == candidate[:, None]).any(1)
+        chosen[:, taken] = np.where(known, last, candidate)
+    return random.permuted(chosen, axis=1)
+
+
+def checked_range(name: str, values: Sequence[int]) -> tuple[int, int]:
+    """The smallest and the largest of a range; ValueError, with its name, unless they are."""
+    if len(values) != 2 or not 1 <= values[0] <= values[1]:
+        raise ValueError(
+            f"{name} must be the smallest and the largest, from 1 on, got {list(values)}"
+        )
+    return values[0], values[1]
+
+
 def _scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", §5.1)."""
     mixed = numbers + np.uint64(0x9E3779B97F4A7C15)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attention_lab.data.batches import IGNORE, LabelledPositions
-from attention_lab.data.generated import GeneratedData
+from attention_lab.data.generated import GeneratedData, distinct
 from attention_lab.data.language_model import LanguageModelData
 from attention_lab.data.slices import Slices
 
@@ -141,17 +141,3 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
         labels = np.full((count, length), IGNORE)
         np.put_along_axis(labels, asked, values, axis=1)
         return inputs, labels
-
-
-def distinct(random: np.random.Generator, rows: int, choices: int, size: int) -> NDArray[np.int64]:
-    """Rows of ``size`` different numbers below ``choices`` in random order, (rows, size).
-
-    Every such row is equally likely: Floyd's algorithm (Bentley & Floyd 1987, "A sample of
-    brilliance") for all rows at once, then a shuffle.
-    """
-    chosen = np.empty((rows, size), dtype=np.int64)
-    for taken, last in enumerate(range(choices - size, choices)):
-        candidate = random.integers(last + 1, size=rows)
-        known = (chosen[:, :taken] == candidate[:, None]).any(1)
-        chosen[:, taken] = np.where(known, last, candidate)
-    return random.permuted(chosen, axis=1)

@@ -6,7 +6,7 @@ from torchmetrics import Metric
 
 from attention_lab.data.batches import SequencePairs
 from attention_lab.data.splits import SplitDataModule
-from attention_lab.data.vocabulary import TextVocabulary
+from attention_lab.data.vocabulary import PAD, TextVocabulary
 
 
 class SequencePairsData(SplitDataModule[SequencePairs]):
@@ -32,3 +32,20 @@ class SequencePairsData(SplitDataModule[SequencePairs]):
         Its ``update`` takes token ids (a list for each example) and the references of each
         example; its ``compute`` gives a tensor () by name.
         """
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of the two vocabularies."""
+        return {
+            "source_vocabulary": len(self.source_vocabulary),
+            "target_vocabulary": len(self.target_vocabulary),
+        }
+
+    def labels(self, batch: SequencePairs) -> list[dict[str, list[str]]]:
+        """The tokens read, and those that the decoder positions write, ``</s>`` included."""
+        return [
+            {
+                "source": [self.source_vocabulary.token(id) for id in source if id != PAD],
+                "target": [self.target_vocabulary.token(id) for id in target[1:] if id != PAD],
+            }
+            for source, target in zip(batch.source.tolist(), batch.target.tolist(), strict=True)
+        ]

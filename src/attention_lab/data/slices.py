@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -17,7 +18,12 @@ class Slices:
 
 
 def by_length(
-    shortest: int, longest: int, length_of: Callable[[Any], Tensor], at_most: int = 8
+    shortest: int,
+    longest: int,
+    length_of: Callable[[Any], Tensor],
+    at_most: int = 8,
+    trained: tuple[int, int] | None = None,
+    what: str = "length",
 ) -> Slices:
     """Slices of neighbouring lengths, as many to each but perhaps the last.
 
@@ -25,14 +31,36 @@ def by_length(
         shortest: of the split.
         longest: of the split.
         length_of: the lengths (B,) of a batch's examples.
-        at_most: how many slices.
+        at_most: how many slices; at least 3 with ``trained``.
+        trained: the shortest and longest trained on, if others must not share a slice with them.
+        what: the name of such a length.
 
     Example:
         >>> by_length(1, 30, len, at_most=3).names
         ['length=1-10', 'length=11-20', 'length=21-30']
+        >>> by_length(1, 30, len, at_most=3, trained=(1, 25)).names
+        ['length=1-13', 'length=14-25', 'length=26-30']
     """
-    each = -(-(longest - shortest + 1) // at_most)
-    firsts = range(shortest, longest + 1, each)
-    ends = [(first, min(first + each - 1, longest)) for first in firsts]
-    names = [f"length={a}-{b}" if a < b else f"length={a}" for a, b in ends]
-    return Slices(names, lambda batch: (length_of(batch) - shortest) // each)
+    within = (shortest, longest) if trained is None else trained
+    parts = [
+        (max(shortest, first), min(longest, last))
+        for first, last in ((1, within[0] - 1), within, (within[1] + 1, longest))
+    ]
+    each = next(
+        each
+        for each in range(1, longest - shortest + 2)
+        if sum(-(-(last - first + 1) // each) for first, last in parts if first <= last) <= at_most
+    )
+    ends = [
+        (begin, min(begin + each - 1, last))
+        for first, last in parts
+        for begin in range(first, last + 1, each)
+    ]
+    names = [f"{what}={a}-{b}" if a < b else f"{what}={a}" for a, b in ends]
+    lasts = torch.tensor([last for _, last in ends])
+
+    def slice_of(batch: Any) -> Tensor:
+        lengths = length_of(batch)
+        return torch.searchsorted(lasts.to(lengths.device), lengths.contiguous())
+
+    return Slices(names, slice_of)

@@ -24,7 +24,8 @@ class SequenceToSequence(Objective):
         optimizer: how to train.
         label_smoothing: probability spread over all tokens in the training loss (Szegedy et al.
             2016, §7). Evaluation losses are never smoothed.
-        max_length: tokens after which decoding gives up.
+        max_length: tokens after which decoding gives up, the end counted; None means the length of
+            the longest target there is, in any split.
 
     Raises:
         ValueError: if a value is out of range.
@@ -40,11 +41,13 @@ class SequenceToSequence(Objective):
         data: SequencePairsData,
         optimizer: OptimizerOptions,
         label_smoothing: float = 0.1,
-        max_length: int = 40,
+        max_length: int | None = None,
     ) -> None:
         super().__init__(model, data, optimizer)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        if max_length is None:
+            max_length = data.longest()[-1] - 1  # without BOS, which is never written
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
         self.label_smoothing, self.max_length = label_smoothing, max_length

@@ -1,0 +1,25 @@
+"""Copying: write what was read."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_lab.data.generated_pairs import SymbolPairs
+
+
+class Copy(SymbolPairs):
+    """Random symbols, to be written as they are (Graves et al. 2014).
+
+    Example: 7 31 0 7 → 7 31 0 7.
+
+    After "Neural Turing machines", arXiv 1410.5401, §4.1, where the symbols are random vectors of 8
+    bits, lengths are 1 to 20, and test goes up to 120. Here the symbols are tokens, and numbers and
+    lengths are those of :class:`~attention_lab.data.reverse.Reverse`, so that the two compare.
+
+    Known shortcut: position i of the target is position i of the source, so attention by position
+    alone is enough.
+
+    Arguments and errors are those of :class:`SymbolPairs`.
+    """
+
+    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        return symbols

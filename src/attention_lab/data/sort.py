@@ -1,0 +1,27 @@
+"""Sorting: write it from small to large."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_lab.data.generated_pairs import SymbolPairs
+
+
+class Sort(SymbolPairs):
+    """Random symbols, to be written from the smallest to the largest number.
+
+    Example: 7 31 0 7 → 0 7 7 31.
+
+    Sorting as a task for networks with attention: Vinyals et al. 2016, "Order matters: sequence to
+    sequence for sets", arXiv 1511.06391 (of floating-point numbers, by pointing at them).
+    Here the numbers are tokens, whose order is to be learned; numbers and lengths are those of
+    :class:`~attention_lab.data.reverse.Reverse`, so that the two compare.
+
+    Known shortcut: the length of the source and the position in the target tell roughly which
+    number comes there; ``floor`` uses that.
+
+    Arguments and errors are those of :class:`SymbolPairs`.
+    """
+
+    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        absent = np.arange(symbols.shape[1]) >= lengths
+        return np.sort(np.where(absent, self.symbols, symbols), axis=1)  # they go to the end

@@ -1,0 +1,114 @@
+"""Addition: sums by Python's own arithmetic."""
+
+from collections import Counter
+from hashlib import blake2b
+from typing import Any
+
+import pytest
+from scipy.stats import chisquare
+
+from attention_lab.data.addition import Addition
+from attention_lab.data.splits import SPLITS
+
+SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 100}
+
+
+def loaded(**options: Any) -> Addition:
+    data = Addition(**{**SMALL, **options})
+    data.setup()
+    return data
+
+
+def texts(data: Addition, split: str) -> list[tuple[str, str, str]]:
+    """Both numbers and the sum of each row, most significant digit first."""
+    way = -1 if data.reversed else 1
+    rows = []
+    for source, target, _ in zip(*(column.tolist() for column in data.split(split)), strict=True):
+        one, other = "".join(data.source_vocabulary.decode(source)).split("+")
+        total = "".join(data.target_vocabulary.decode(target))
+        rows.append((one[::way], other[::way], total[::way]))
+    return rows
+
+
+@pytest.mark.parametrize("reversed", [False, True])
+@pytest.mark.parametrize("lengths", [(1, 3), (25, 30)])
+def test_targets_are_sums(reversed: bool, lengths: tuple[int, int]) -> None:
+    data = loaded(reversed=reversed, lengths=lengths, test_lengths=(lengths[1], 33))
+    for split in SPLITS:
+        for one, other, total in texts(data, split):
+            assert total == str(int(one) + int(other))
+            assert (one, other) == (str(int(one)), str(int(other)))  # no leading zeros
+            shortest, longest = (lengths[1], 33) if split == "test" else lengths
+            assert shortest <= min(len(one), len(other)) <= max(len(one), len(other)) <= longest
+
+
+def test_digits_and_lengths_are_uniform() -> None:
+    rows = texts(loaded(examples=20_000, lengths=(2, 4)), "train")
+    for which in (0, 1):
+        numbers = [row[which] for row in rows]
+        lengths = Counter(map(len, numbers))
+        assert chisquare([lengths[n] for n in (2, 3, 4)]).pvalue > 1e-4
+        longest = [number for number in numbers if len(number) == 4]
+        assert chisquare(list(Counter(number[0] for number in longest).values())).pvalue > 1e-4
+        assert chisquare(list(Counter(number[-1] for number in longest).values())).pvalue > 1e-4
+        assert {number[0] for number in longest} == set("123456789")
+    pairs = Counter((len(one), len(other)) for one, other, _ in rows)
+    assert len(pairs) == 9
+
+
+@pytest.mark.parametrize("reversed", [False, True])
+def test_splits_share_no_pair_in_either_order(reversed: bool) -> None:
+    data = loaded(reversed=reversed, examples=3000, lengths=(1, 2), test_lengths=(1, 3))
+    pairs = [{tuple(sorted(row[:2])) for row in texts(data, split)} for split in SPLITS]
+    assert len(set.union(*pairs)) == sum(map(len, pairs))
+    orders = {row[:2] for row in texts(data, "train")}
+    assert any((other, one) in orders and one != other for one, other in orders)
+
+
+def test_the_same_seed_draws_the_same_for_ever() -> None:
+    one, other = loaded(seed=1), loaded(seed=2)
+    assert [texts(one, split) for split in SPLITS] == [texts(other, split) for split in SPLITS]
+    digest = blake2b(str([texts(one, split)[:20] for split in SPLITS]).encode(), digest_size=8)
+    assert digest.hexdigest() == FROZEN
+
+
+FROZEN = "b7e991a396d873a2"
+
+
+@pytest.mark.parametrize("knob", [{"lengths": [1, 6]}, {"lengths": [2, 5]}, {"draw_seed": 1}])
+def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
+    assert texts(loaded(**knob), "train") != texts(loaded(), "train")
+
+
+def test_slices_are_by_the_longer_number() -> None:
+    data = loaded(lengths=(1, 12), test_lengths=(1, 15))
+    slices = data.slices("test")
+    assert slices.names[-3:] == ["length=11-12", "length=13-14", "length=15"]
+    ends = [int(name.rpartition("=")[2].rpartition("-")[2]) for name in slices.names]
+    found = slices.of(data.split("test")).tolist()
+    for (one, other, _), slice_ in zip(texts(data, "test"), found, strict=True):
+        longer = max(len(one), len(other))
+        assert slice_ == sum(end < longer for end in ends)
+
+
+@pytest.mark.parametrize("reversed", [False, True])
+def test_without_carries_it_is_right_where_nothing_is_carried(reversed: bool) -> None:
+    data = loaded(reversed=reversed)
+    right = 0
+    for one, other, _ in texts(data, "test"):
+        width = max(len(one), len(other))
+        digits = zip(one.zfill(width), other.zfill(width), strict=True)
+        right += all(int(a) + int(b) < 10 for a, b in digits)
+    score = data.shortcuts("test")["no_carry"]
+    assert score["sequence_accuracy"] == pytest.approx(right / 100)
+    assert 0 < score["token_error_rate"] < data.floor("test")["token_error_rate"]
+    assert score["sequence_accuracy"] > data.floor("test")["sequence_accuracy"]
+
+
+def test_sizes_are_what_models_need() -> None:
+    assert loaded().model_arguments() == {"source_vocabulary": 15, "target_vocabulary": 14}
+
+
+def test_wrong_lengths() -> None:
+    with pytest.raises(ValueError, match=r"^lengths must be the smallest"):
+        Addition(lengths=(3, 2))

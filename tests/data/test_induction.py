@@ -1,0 +1,155 @@
+"""Induction: segments that repeat, and what does well on them."""
+
+from collections import Counter
+from hashlib import blake2b
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from attention_lab.data.batches import IGNORE
+from attention_lab.data.induction import Induction
+from attention_lab.data.splits import SPLITS
+
+SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 100}
+
+
+def loaded(**options: Any) -> Induction:
+    data = Induction(**{**SMALL, **options})
+    data.setup()
+    return data
+
+
+def rows(data: Induction, split: str) -> list[tuple[list[int], list[int]]]:
+    batch = data.split(split)
+    return list(zip(batch.inputs.tolist(), batch.labels.tolist(), strict=True))
+
+
+def period(labels: list[int]) -> int:
+    """The length of the segment: how many positions are not asked."""
+    return labels.count(IGNORE)
+
+
+@pytest.mark.parametrize("options", [{}, {"length": 20, "periods": [2, 19]}])
+def test_what_comes_next_came_one_segment_before(options: dict[str, Any]) -> None:
+    data = loaded(**options)
+    for split in SPLITS:
+        for inputs, labels in rows(data, split):
+            n = period(labels)
+            assert labels[:n] == [IGNORE] * n
+            assert inputs[n:] == inputs[:-n]
+            assert labels[n:-1] == inputs[n + 1 :]
+            assert labels[-1] == inputs[len(inputs) - n]
+
+
+def test_periods_and_tokens_are_uniform() -> None:
+    train = rows(loaded(examples=5000), "train")
+    periods = Counter(period(labels) for _, labels in train)
+    assert set(periods) == set(range(8, 17))
+    assert chisquare(list(periods.values())).pvalue > 1e-4
+    tokens = Counter(token for inputs, labels in train for token in inputs[: period(labels)])
+    assert set(tokens) == set(range(32))
+    assert chisquare(list(tokens.values())).pvalue > 1e-4
+
+
+def test_splits_share_no_example() -> None:
+    inputs = [{tuple(row) for row, _ in rows(loaded(), split)} for split in SPLITS]
+    assert len(set.union(*inputs)) == sum(map(len, inputs))
+
+
+def test_the_same_seed_draws_the_same_for_ever() -> None:
+    one, other = loaded(seed=1), loaded(seed=2)
+    assert [rows(one, split) for split in SPLITS] == [rows(other, split) for split in SPLITS]
+    digest = blake2b(str([rows(one, split)[:20] for split in SPLITS]).encode(), digest_size=8)
+    assert digest.hexdigest() == FROZEN
+
+
+FROZEN = "c75bf1011b12aa85"
+
+
+@pytest.mark.parametrize(
+    "knob",
+    [
+        {"vocabulary": 33},
+        {"length": 49},
+        {"periods": [7, 16]},
+        {"periods": [8, 17]},
+        {"draw_seed": 1},
+    ],
+)
+def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
+    assert rows(loaded(**knob), "train") != rows(loaded(), "train")
+
+
+def test_the_floor_is_any_token_read() -> None:
+    data = loaded()
+    chances = [
+        inputs[: place + 1].count(label) / (place + 1)
+        for inputs, labels in rows(data, "test")
+        for place, label in enumerate(labels)
+        if label != IGNORE
+    ]
+    assert data.floor("test") == {"accuracy": pytest.approx(sum(chances) / len(chances))}
+
+
+def test_shortcuts_are_what_they_say() -> None:
+    data = loaded(vocabulary=16)
+
+    def at_distance(split: str, distance: int) -> float:
+        right = [
+            inputs[place + 1 - distance] == label
+            for inputs, labels in rows(data, split)
+            for place, label in enumerate(labels)
+            if label != IGNORE and place + 1 >= distance
+        ]
+        asked = sum(label != IGNORE for _, labels in rows(data, split) for label in labels)
+        return sum(right) / asked
+
+    best = max(range(8, 17), key=lambda distance: at_distance("train", distance))
+    matched = []
+    for inputs, labels in rows(data, "test"):
+        for place, label in enumerate(labels):
+            if label != IGNORE:
+                last = max(i for i in range(place) if inputs[i] == inputs[place])
+                matched.append(inputs[last + 1] == label)
+    assert data.shortcuts("test") == {
+        "fixed_distance": {"accuracy": pytest.approx(at_distance("test", best))},
+        "last_match": {"accuracy": pytest.approx(sum(matched) / len(matched))},
+    }
+
+
+def test_one_period_is_solved_by_distance_and_many_tokens_by_one_match() -> None:
+    assert loaded(periods=[9, 9]).shortcuts("test")["fixed_distance"] == {"accuracy": 1.0}
+    many = loaded(vocabulary=10**6).shortcuts("test")
+    assert many["last_match"]["accuracy"] > 0.999 > 0.3 > many["fixed_distance"]["accuracy"]
+
+
+def test_slices_are_by_period() -> None:
+    data = loaded()
+    slices = data.slices("test")
+    names = ["period=8-9", "period=10-11", "period=12-13", "period=14-15", "period=16"]
+    assert slices.names == names
+    expected = [(period(labels) - 8) // 2 for _, labels in rows(data, "test")]
+    assert slices.of(data.split("test")).tolist() == expected
+
+
+def test_sizes_and_labels() -> None:
+    data = loaded(length=30)
+    assert data.model_arguments() == {"vocabulary": 32, "length": 30}
+    assert data.longest() == [30]
+    first = data.split("test").select(torch.tensor([0]))
+    assert data.labels(first) == [{"input": list(map(str, first.inputs[0].tolist()))}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocabulary": 1}, "vocabulary must be at least 2, got 1"),
+        ({"periods": [0, 4]}, "periods must be the smallest and the largest"),
+        ({"periods": [8, 48]}, r"periods=\[8, 48\] must be below length=48"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Induction(**{**SMALL, **options})
