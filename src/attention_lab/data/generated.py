@@ -108,15 +108,6 @@ def distinct(random: np.random.Generator, rows: int, choices: int, size: int) ->
     return random.permuted(chosen, axis=1)
 
 
-def checked_range(name: str, values: Sequence[int]) -> tuple[int, int]:
-    """The smallest and the largest of a range; ValueError, with its name, unless they are."""
-    if len(values) != 2 or not 1 <= values[0] <= values[1]:
-        raise ValueError(
-            f"{name} must be the smallest and the largest, from 1 on, got {list(values)}"
-        )
-    return values[0], values[1]
-
-
 def _scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", §5.1)."""
     mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
