@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from attention_lab.models.embedding import SinusoidalPositions, sinusoids, token_embedding
+from attention_lab.models.embedding import (
+    SinusoidalPositions,
+    position_embedding,
+    sinusoids,
+    token_embedding,
+)
 
 
 def paper(length: int, width: int) -> torch.Tensor:
@@ -54,3 +59,11 @@ def test_token_vectors_have_unit_length_on_average_and_padding_is_zero() -> None
     assert embedding.weight.grad is not None
     assert embedding.weight.grad[3].abs().max() == 0
     assert embedding.weight.grad[4].abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
+def test_positions_vary_as_much_as_they_should(kind: str) -> None:
+    positions = position_embedding(kind, width=64, length=600, deviation=0.3)
+    for start, end in ((0, 100), (400, 600)):  # sinusoids beyond what was tabled at first
+        added = positions(torch.zeros(1, end - start, 64), start)
+        assert float(added.square().mean().sqrt().detach()) == pytest.approx(0.3, rel=0.05)

@@ -11,12 +11,15 @@ from attention_lab.models.blocks import SelfAttentionBlock, in_turn, require_cau
 from attention_lab.models.embedding import position_embedding
 from attention_lab.models.protocol import AttentionFactory, LanguageNetwork, Past
 
+#: Of embeddings and positions at the beginning, as in GPT-2.
+DEVIATION = 0.02
+
 
 class Decoder(LanguageNetwork):
     """Transformer decoder, pre-norm, as in GPT-2 (Radford et al. 2019, §2.3).
 
-    Embeddings are drawn with a standard deviation of 0.02, as there; mechanisms keep their own
-    initialization.
+    Embeddings and learned positions are drawn with a standard deviation of 0.02, as there, and
+    sinusoids scaled to it; mechanisms keep their own initialization.
 
     Args:
         vocabulary: number of tokens.
@@ -58,8 +61,8 @@ class Decoder(LanguageNetwork):
         if hidden < 0:
             raise ValueError(f"feed_forward_width must be at least 0, got {hidden}")
         self.embedding = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        self.positions = position_embedding(positions, width, length)
+        nn.init.normal_(self.embedding.weight, std=DEVIATION)
+        self.positions = position_embedding(positions, width, length, DEVIATION)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             SelfAttentionBlock(
@@ -77,7 +80,7 @@ class Decoder(LanguageNetwork):
         if tied:
             self.readout.weight = self.embedding.weight
         else:
-            nn.init.normal_(self.readout.weight, std=0.02)
+            nn.init.normal_(self.readout.weight, std=DEVIATION)
 
     def states(self, tokens: Tensor, past: Past | None = None) -> Tensor:
         seen = past["layers.0"].length if past else 0

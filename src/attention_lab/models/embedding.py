@@ -20,18 +20,24 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds sinusoidal positions to vectors (B, L, width); any length, nothing is learned."""
+    """Adds sinusoidal positions to vectors (B, L, width); any length, nothing is learned.
+
+    Args:
+        width: of the vectors.
+        amplitude: of the sinusoids; 1 suits vectors whose components have a variance near 1.
+    """
 
     table: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, amplitude: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("table", sinusoids(256, width), persistent=False)
+        self.amplitude = amplitude
+        self.register_buffer("table", amplitude * sinusoids(256, width), persistent=False)
 
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
         end = start + vectors.shape[1]
         if end > len(self.table):
-            grown = sinusoids(2 * end, self.table.shape[1])
+            grown = self.amplitude * sinusoids(2 * end, self.table.shape[1])
             self.table = grown.to(self.table.device, self.table.dtype)
         return vectors + self.table[start:end]
 
@@ -39,13 +45,18 @@ class SinusoidalPositions(nn.Module):
 class LearnedPositions(nn.Module):
     """Adds a learned vector for each position to vectors (B, L, width), up to a length.
 
+    Args:
+        width: of the vectors.
+        length: number of positions.
+        deviation: standard deviation of what they begin with.
+
     Raises:
         ValueError: when called, if positions go beyond the length.
     """
 
-    def __init__(self, width: int, length: int) -> None:
+    def __init__(self, width: int, length: int, deviation: float) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(length, width) * 0.02)
+        self.table = nn.Parameter(torch.randn(length, width) * deviation)
 
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
         end = start + vectors.shape[1]
@@ -64,16 +75,23 @@ class NoPositions(nn.Module):
         return vectors
 
 
-def position_embedding(kind: str, width: int, length: int) -> nn.Module:
-    """What adds positions to embeddings: "learned" (up to a length), "sinusoidal" or "none".
+def position_embedding(kind: str, width: int, length: int, deviation: float) -> nn.Module:
+    """What adds positions to embeddings.
+
+    Args:
+        kind: "learned" (up to a length), "sinusoidal" or "none".
+        width: of the embeddings.
+        length: greatest number of positions, for learned ones.
+        deviation: of the components of positions. What is far smaller than the embeddings is hard
+            to learn from, and what is far greater drowns them.
 
     Raises:
         ValueError: if there is no such kind.
     """
     if kind == "learned":
-        return LearnedPositions(width, length)
+        return LearnedPositions(width, length, deviation)
     if kind == "sinusoidal":
-        return SinusoidalPositions(width)
+        return SinusoidalPositions(width, amplitude=2**0.5 * deviation)
     if kind == "none":
         return NoPositions()
     raise ValueError(f"positions must be learned, sinusoidal or none, got {kind!r}")

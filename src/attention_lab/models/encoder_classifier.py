@@ -69,7 +69,7 @@ class EncoderClassifier(ClassificationNetwork):
             else token_embedding(vocabulary or 0, width, padding)
         )
         self.embedding_scale = width**0.5 if vocabulary is not None else 1.0
-        self.positions = position_embedding(positions, width, length)
+        self.positions = position_embedding(positions, width, length, deviation=2**-0.5)
         self.pooling, self.padding = pooling, padding
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
