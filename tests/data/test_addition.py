@@ -110,5 +110,5 @@ def test_sizes_are_what_models_need() -> None:
 
 
 def test_wrong_lengths() -> None:
-    with pytest.raises(ValueError, match=r"^lengths must be the smallest"):
+    with pytest.raises(ValueError, match=r"^lengths must be two numbers"):
         Addition(lengths=(3, 2))
