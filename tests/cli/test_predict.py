@@ -32,11 +32,7 @@ class Alphabet(LanguageModelData):
     def __init__(self, batch_size: int = 8, length: int = 8, seed: int = 0) -> None:
         super().__init__(batch_size, seed)
         self.length = length
-        self.vocabulary = Characters("abcd\n")
-
-    @property
-    def text_vocabulary(self) -> Characters:
-        return self.vocabulary
+        self.text_vocabulary = self.vocabulary = Characters("abcd\n")
 
     def load(self) -> dict[str, LabelledPositions]:
         """Every window, in every split."""

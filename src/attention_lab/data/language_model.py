@@ -10,10 +10,8 @@ class LanguageModelData(SplitDataModule[LabelledPositions]):
 
     task = "language_model"
 
-    @property
-    def text_vocabulary(self) -> TextVocabulary | None:
-        """How text is made of the tokens; None where they are not of text."""
-        return None
+    #: How text is made of the tokens; None where they are not of text.
+    text_vocabulary: TextVocabulary | None = None
 
     def characters_per_token(self, split: str) -> float | None:
         """How much text a token stands for in a split; None where tokens are not of text."""
