@@ -209,9 +209,8 @@ def _probabilities(
     logits: Tensor, temperature: float, top_k: int | None, top_p: float | None
 ) -> Tensor:
     """What :func:`sample` draws from, (B, V), for logits (B, V)."""
-    logits = wide(logits)
-    # From the greatest, so that a temperature near 0 cannot make two infinities of two logits.
-    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
+    # Below 1e-30 nothing changes, but that numbers overflow.
+    scaled = wide(logits) / max(temperature, 1e-30)
     ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         ordered[:, top_k:] = -torch.inf
