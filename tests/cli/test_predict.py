@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.batches import LabelledPositions, SequencePairs
+from attention_lab.data.batches import LabelledPositions, LabelledSequences, SequencePairs
 from attention_lab.data.language_model import LanguageModelData
+from attention_lab.data.splits import SplitDataModule
 from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters
 from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.training.run import Run, build, restored, train
@@ -54,6 +55,37 @@ class Alphabet(LanguageModelData):
 
     def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The characters."""
+        return [{"input": list(self.vocabulary.write(row))} for row in batch.inputs.tolist()]
+
+
+class Kinds(SplitDataModule[LabelledSequences]):
+    """Is it vowels or consonants?"""
+
+    task = "classification"
+    monitor = "accuracy"
+    mode = "max"
+
+    def __init__(self, batch_size: int = 25, seed: int = 0) -> None:
+        super().__init__(batch_size, seed)
+        self.vocabulary, self.classes = Characters("aeioubcdfg"), ["consonants", "vowels"]
+
+    def load(self) -> dict[str, LabelledSequences]:
+        """Every pair of vowels and every pair of consonants, in every split."""
+        texts = [a + b for kind in ("bcdfg", "aeiou") for a in kind for b in kind]
+        inputs = torch.tensor([self.vocabulary.read(text) for text in texts])
+        whole = LabelledSequences(inputs, torch.arange(50) // 25)
+        return dict.fromkeys(("train", "validation", "test"), whole)
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of vocabulary, classes and texts."""
+        return {"vocabulary": len(self.vocabulary), "classes": 2, "length": 2}
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Of guessing."""
+        return {"accuracy": 0.5}
+
+    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+        """The letters."""
         return [{"input": list(self.vocabulary.write(row))} for row in batch.inputs.tolist()]
 
 
@@ -217,6 +249,15 @@ def test_a_prompt_and_what_follows_must_fit(ask: Ask, letters_run: Path) -> None
     )
 
 
+def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path) -> None:
+    options = ["trainer=cpu", "logger=csv", "model.width=16", "trainer.max_steps=30"]
+    options += ["optimizer.lr=0.01", "optimizer.warmup_steps=0", "model.dropout=0.0"]
+    config = compose("data=digits", "model=encoder_classifier", *options)
+    train({**config, "data": {"_target_": f"{__name__}.Kinds"}}, tmp_path / "run", [])
+    answer = ask(tmp_path / "run", "bcd\na\n\nuuiiaa\ng\n", "--batch", "4")
+    assert answer == (0, "consonants\nvowels\n\nvowels\nconsonants\n", "")
+
+
 def test_options_of_another_task_are_refused(
     ask: Ask, command: Command, words_run: FinishedRun, letters_run: Path, digits_run: FinishedRun
 ) -> None:
@@ -259,7 +300,7 @@ def test_what_does_not_read_text_is_refused(
 ) -> None:
     answer = ask(digits_run.directory, "a\n")
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err.endswith("a run for classification cannot predict from text\n")
+    assert answer.err.endswith("Digits is not made of text; there is nothing to read\n")
     small = ["data.examples=64", "data.evaluation_examples=8", "data.vocabulary=16"]
     small += ["data.lengths=[8]", "data.pairs=[2]", "trainer.max_steps=1"]
     data = compose("data=recall", *small)["data"]

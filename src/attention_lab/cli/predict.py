@@ -1,9 +1,9 @@
 r"""`attention-lab predict`: a line of text in, a line of text out, with a finished run.
 
 Sequence to sequence: the source in, the target out. Language model: a prompt in, the prompt and its
-continuation out. A line break in an answer is written \n. Lines are answered in batches, each as
-soon as it is full or the input ends: use --batch 1 where somebody waits for each answer, which is
-the default in a terminal.
+continuation out. Classification: a text in, its class out. A line break in an answer is written \n.
+Lines are answered in batches, each as soon as it is full or the input ends: use --batch 1 where
+somebody waits for each answer, which is the default in a terminal.
 """
 
 import argparse

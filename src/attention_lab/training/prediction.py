@@ -4,20 +4,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 
 from attention_lab.data.batches import pad
 from attention_lab.data.vocabulary import UNK, TextVocabulary
 from attention_lab.models.decoding import sample
+from attention_lab.training.classification import Classification
 from attention_lab.training.language_model import LanguageModel
 from attention_lab.training.objective import Objective
 from attention_lab.training.sequence_to_sequence import SequenceToSequence
 
+_NOT_TEXT = "{} is not made of text; there is nothing to read"
+
 
 class CannotPredict(ValueError):
-    """A run does not read text. The message is one line, for the user."""
+    """A run cannot answer text. The message is one line, for the user."""
 
 
 class BadLine(ValueError):
@@ -101,9 +104,7 @@ class Continuer(Predictor):
     def __init__(self, objective: LanguageModel, sampling: Sampling) -> None:
         vocabulary = objective.data.text_vocabulary
         if vocabulary is None:
-            raise CannotPredict(
-                f"{type(objective.data).__name__} is not made of text; there is nothing to read"
-            )
+            raise CannotPredict(_NOT_TEXT.format(type(objective.data).__name__))
         super().__init__(vocabulary)
         self.model, self.device, self.sampling = objective.model, objective.device, sampling
         self.generator = torch.Generator(objective.device).manual_seed(sampling.seed)
@@ -126,6 +127,34 @@ class Continuer(Predictor):
         return whole.removeprefix(self.vocabulary.write(prompt))
 
 
+@runtime_checkable
+class LabelledText(Protocol):
+    """What the data of a classifier has if it is made of text."""
+
+    vocabulary: TextVocabulary
+    #: The names of the classes, by their numbers.
+    classes: Sequence[str]
+
+
+class Labeller(Predictor):
+    """Answers a text with the name of its class.
+
+    Args:
+        objective: what was trained, in evaluation mode.
+    """
+
+    def __init__(self, objective: Classification) -> None:
+        if not isinstance(objective.data, LabelledText):
+            raise CannotPredict(_NOT_TEXT.format(type(objective.data).__name__))
+        super().__init__(objective.data.vocabulary)
+        self.objective, self.classes = objective, objective.data.classes
+
+    @torch.no_grad()
+    def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
+        logits = self.objective.model(pad(ids).to(self.objective.device))
+        return [self.classes[label] for label in logits.argmax(-1).tolist()]
+
+
 def predictor(objective: Objective, sampling: Sampling) -> Predictor:
     """What answers lines of text with an objective's network, on the GPU if there is one.
 
@@ -137,7 +166,9 @@ def predictor(objective: Objective, sampling: Sampling) -> Predictor:
         return Writer(objective)
     if isinstance(objective, LanguageModel):
         return Continuer(objective, sampling)
-    raise CannotPredict(f"a run for {objective.task} cannot predict from text")
+    if isinstance(objective, Classification):
+        return Labeller(objective)
+    raise CannotPredict(f"nothing is known of how {type(objective).__name__} answers text")
 
 
 def answers(predictor: Predictor, lines: Iterable[bytes], batch: int) -> Iterator[list[str]]:
