@@ -15,8 +15,9 @@ import torch
 from attention_lab.data.batches import LabelledPositions, LabelledSequences, SequencePairs
 from attention_lab.data.language_model import LanguageModelData
 from attention_lab.data.splits import SplitDataModule
-from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters
+from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters, Words
 from attention_lab.models.decoding import beam_search, greedy
+from attention_lab.training.prediction import Predictor
 from attention_lab.training.run import Run, build, restored, train
 from tests.cli.conftest import Answer, Command
 from tests.conftest import Compose, FinishedRun
@@ -206,6 +207,20 @@ def test_a_line_longer_than_the_positions_is_named_after_what_comes_before(
         assert unknown.endswith(": 1")
         assert answer.code == 1
         assert answer.out == before.out
+
+
+class Echo(Predictor):
+    """Answers with the ids that it read."""
+
+    def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
+        return [" ".join(map(str, row)) for row in ids]
+
+
+def test_special_tokens_spelt_out_are_unknown_words() -> None:
+    """Padding inside a text would hide it, or be all there is."""
+    echo = Echo(Words(["a", "b"]))
+    assert echo.answer(["<pad> a", "", "</s>", "b <s>"]) == ["3 4", "", "3", "5 3"]
+    assert echo.unknown == 3
 
 
 def following(start: str, length: int) -> str:
