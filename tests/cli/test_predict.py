@@ -139,8 +139,8 @@ def pronounced(run: Run, word: str, **beam: Any) -> str:
     ids = run.data.source_vocabulary.read(word)  # type: ignore[attr-defined]
     if not ids:
         return ""
-    write = beam_search if beam else greedy
-    written = write(run.objective.model, torch.tensor([ids]), BOS, EOS, 40, **beam)[0].tolist()
+    write, length = beam_search if beam else greedy, run.objective.max_length
+    written = write(run.objective.model, torch.tensor([ids]), BOS, EOS, length, **beam)[0].tolist()
     text: str = run.data.target_vocabulary.write(written)  # type: ignore[attr-defined]
     return text
 
@@ -337,7 +337,8 @@ def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words
     answer = command("evaluate", str(words_run.directory), *beam)
     assert answer.code == 0, answer.err
     batch: SequencePairs = words.data.split("validation")
-    written = beam_search(words.objective.model, batch.source, BOS, EOS, 40, 5, 2.0).tolist()
+    length = words.objective.max_length
+    written = beam_search(words.objective.model, batch.source, BOS, EOS, length, 5, 2.0).tolist()
     errors = words.data.metric()  # type: ignore[attr-defined]
     errors.update(
         [row[: row.index(EOS)] if EOS in row else row for row in written],
@@ -353,7 +354,8 @@ def test_training_may_validate_with_a_beam(tiny: Compose) -> None:
     run = build(tiny("objective.beams=3", "objective.length_penalty=1.5"))
     objective, batch = run.objective.eval(), run.data.probe(3)
     assert batch.source.min() == PAD
-    expected = beam_search(objective.model, batch.source, BOS, EOS, 40, 3, 1.5).tolist()
+    length = objective.max_length
+    expected = beam_search(objective.model, batch.source, BOS, EOS, length, 3, 1.5).tolist()
     expected = [row[: row.index(EOS)] if EOS in row else row for row in expected]
     assert objective.write(batch.source) == expected  # type: ignore[operator]
     for wrong in ("objective.beams=0", "objective.length_penalty=-1"):
