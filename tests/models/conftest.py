@@ -10,7 +10,12 @@ from torch import Tensor
 
 from attention_lab.attention import Additive, ScoredAttention, Softmax
 from attention_lab.models.encoder_decoder import EncoderDecoder
-from attention_lab.models.protocol import AttentionFactory, EncoderDecoderNetwork
+from attention_lab.models.prefix_decoder import PrefixDecoder
+from attention_lab.models.protocol import (
+    AttentionFactory,
+    EncoderDecoderNetwork,
+    SequenceToSequenceNetwork,
+)
 from attention_lab.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 
 PAD, START, END = 0, 1, 2
@@ -22,6 +27,7 @@ ATTENTION: AttentionFactory = partial(
 )
 
 MakeModel = Callable[..., EncoderDecoderNetwork]
+MakeWriter = Callable[..., SequenceToSequenceNetwork]
 
 
 def transformer(attention: AttentionFactory = ATTENTION, **options: Any) -> EncoderDecoder:
@@ -40,7 +46,29 @@ def recurrent(attention: AttentionFactory = ATTENTION, **options: Any) -> Recurr
     ).eval()
 
 
-#: Every kind of sequence-to-sequence network.
+def prefix_decoder(attention: AttentionFactory = ATTENTION, **options: Any) -> PrefixDecoder:
+    """A decoder over source and target with two layers, in eval mode."""
+    sizes = {"width": 16, "feed_forward_width": 24, "tied": False, **options}
+    return PrefixDecoder(
+        SOURCE_VOCABULARY, TARGET_VOCABULARY, self_attention=attention, **sizes
+    ).eval()
+
+
+def talkative(model: SequenceToSequenceNetwork) -> SequenceToSequenceNetwork:
+    """The model with larger weights, so that it writes many different tokens."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+        if isinstance(model, PrefixDecoder):
+            model.decoder.embedding.weight.mul_(10)
+            model.decoder.readout.weight.mul_(5)
+        else:
+            model.target_embedding.weight.mul_(4)  # what was written last matters most
+            model.readout.bias.zero_()
+    return model
+
+
+#: Every kind of encoder–decoder.
 KINDS: dict[str, MakeModel] = {
     "transformer": transformer,
     "lstm": partial(recurrent, cell="lstm"),
@@ -50,10 +78,20 @@ KINDS: dict[str, MakeModel] = {
 }
 
 
+#: Every kind of sequence-to-sequence network.
+WRITERS: dict[str, MakeWriter] = {**KINDS, "prefix decoder": prefix_decoder}
+
+
 @pytest.fixture(params=list(KINDS))
 def make_model(request: pytest.FixtureRequest) -> MakeModel:
-    """Makes a network of each kind in turn."""
+    """Makes an encoder–decoder of each kind in turn."""
     return KINDS[request.param]
+
+
+@pytest.fixture(params=list(WRITERS))
+def make_writer(request: pytest.FixtureRequest) -> MakeWriter:
+    """Makes a network of each kind in turn."""
+    return WRITERS[request.param]
 
 
 @pytest.fixture

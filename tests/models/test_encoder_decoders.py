@@ -17,7 +17,6 @@ from attention_lab.attention import (
     observe,
 )
 from attention_lab.models.decoding import greedy
-from attention_lab.models.protocol import SequenceToSequenceNetwork
 from tests.models.conftest import (
     ATTENTION,
     END,
@@ -26,19 +25,11 @@ from tests.models.conftest import (
     START,
     TARGET_VOCABULARY,
     MakeModel,
+    MakeWriter,
     recurrent,
+    talkative,
     transformer,
 )
-
-
-def talkative(model: SequenceToSequenceNetwork) -> SequenceToSequenceNetwork:
-    """The model with larger weights, so that greedy decoding writes many different tokens."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3)
-        model.target_embedding.weight.mul_(4)  # what was written last matters most
-        model.readout.bias.zero_()
-    return model
 
 
 def test_shapes(make_model: MakeModel, source: Tensor, target: Tensor) -> None:
@@ -90,15 +81,15 @@ def test_what_stands_in_the_padding_changes_nothing(
         assert_close(after[row, :length], before[row, :length])
 
 
-def test_each_example_is_alone(make_model: MakeModel, source: Tensor, target: Tensor) -> None:
-    model = make_model()
+def test_each_example_is_alone(make_writer: MakeWriter, source: Tensor, target: Tensor) -> None:
+    model = make_writer()
     together = model(source, target)
     for row in range(3):
         assert_close(model(source[row : row + 1], target[row : row + 1]), together[row : row + 1])
 
 
-def test_every_source_token_counts(make_model: MakeModel, source: Tensor, target: Tensor) -> None:
-    model = make_model()
+def test_every_source_token_counts(make_writer: MakeWriter, source: Tensor, target: Tensor) -> None:
+    model = make_writer()
     before = model(source, target)
     for position in range(5):
         changed = source.clone()
@@ -109,9 +100,9 @@ def test_every_source_token_counts(make_model: MakeModel, source: Tensor, target
 
 
 def test_later_target_tokens_never_change_earlier_logits(
-    make_model: MakeModel, source: Tensor, target: Tensor
+    make_writer: MakeWriter, source: Tensor, target: Tensor
 ) -> None:
-    model = make_model()
+    model = make_writer()
     before = model(source, target)
     for position in range(1, 4):
         changed = target.clone()
@@ -123,10 +114,10 @@ def test_later_target_tokens_never_change_earlier_logits(
         assert (after[:, position] - before[:, position]).abs().amax(-1).min() > 1e-6
 
 
-def test_greedy_writes_what_teacher_forcing_would_predict(make_model: MakeModel) -> None:
+def test_greedy_writes_what_teacher_forcing_would_predict(make_writer: MakeWriter) -> None:
     changes = 0
     for _ in range(4):
-        model, source = talkative(make_model()), torch.randint(3, SOURCE_VOCABULARY, (30, 5))
+        model, source = talkative(make_writer()), torch.randint(3, SOURCE_VOCABULARY, (30, 5))
         written = greedy(model, source, START, end=-1, max_length=7)
         assert written.shape == (30, 7)
         read = torch.cat([torch.full((30, 1), START), written[:, :-1]], dim=1)
@@ -135,8 +126,8 @@ def test_greedy_writes_what_teacher_forcing_would_predict(make_model: MakeModel)
     assert changes > 30  # the models do not just repeat themselves
 
 
-def test_greedy_stops_once_every_row_has_ended(make_model: MakeModel, source: Tensor) -> None:
-    model = talkative(make_model())
+def test_greedy_stops_once_every_row_has_ended(make_writer: MakeWriter, source: Tensor) -> None:
+    model = talkative(make_writer())
     unending = greedy(model, source, START, end=-1, max_length=7)
     # Whatever token is taken for the end, as many are written as the slowest row needs.
     for end in unending.unique().tolist():
@@ -166,13 +157,13 @@ def test_greedy_keeps_no_graph(make_model: MakeModel, source: Tensor) -> None:
 
 
 def test_dropout_is_off_in_eval_and_on_in_training(
-    make_model: MakeModel, source: Tensor, target: Tensor
+    make_writer: MakeWriter, source: Tensor, target: Tensor
 ) -> None:
-    model = make_model(dropout=0.5)
+    model = make_writer(dropout=0.5)
     assert torch.equal(model(source, target), model(source, target))
     model.train()
     assert not torch.equal(model(source, target), model(source, target))
-    model = make_model(dropout=0.0).train()
+    model = make_writer(dropout=0.0).train()
     assert torch.equal(model(source, target), model(source, target))
 
 

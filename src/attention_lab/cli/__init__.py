@@ -10,6 +10,7 @@ from attention_lab.spelling import nearest
 VERBS = {
     "train": ("train", "train one run, or with -m a sweep"),
     "evaluate": ("evaluate", "metrics of a finished run, from its checkpoint"),
+    "predict": ("predict", "answer lines of text with a finished run"),
     "report": ("report", "compare the runs of sweeps: table, report.html, report.csv"),
     "list": ("listing", "what there is: attention, data, model, experiment"),
 }

@@ -2,12 +2,16 @@
 
 from attention_lab.data.batches import LabelledPositions
 from attention_lab.data.splits import SplitDataModule
+from attention_lab.data.vocabulary import TextVocabulary
 
 
 class LanguageModelData(SplitDataModule[LabelledPositions]):
     """A dataset for models that read from left to right and say what comes next."""
 
     task = "language_model"
+
+    #: How text is made of the tokens; None where they are not of text.
+    text_vocabulary: TextVocabulary | None = None
 
     def characters_per_token(self, split: str) -> float | None:
         """How much text a token stands for in a split; None where tokens are not of text."""

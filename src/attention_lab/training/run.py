@@ -141,17 +141,48 @@ def train(
     return result
 
 
-def evaluate(directory: Path, split: Split, checkpoint: str = "best") -> dict[str, float]:
+def evaluate(
+    directory: Path, split: Split, checkpoint: str = "best", decoding: Config | None = None
+) -> dict[str, float]:
     """The metrics of a finished run on a split, from its checkpoint.
+
+    Args:
+        directory: the run's.
+        split: "validation" or "test".
+        checkpoint: "best" or "last".
+        decoding: settings of the objective in place of those of the config, as ``beams``.
 
     Raises:
         FileNotFoundError: if the directory has no such checkpoint or no config.
         ConfigError: if its config no longer works.
     """
+    return _evaluate(restored(directory, checkpoint, decoding), split)
+
+
+def restored(directory: Path, checkpoint: str = "best", decoding: Config | None = None) -> Run:
+    """A finished run with the weights of its checkpoint, wherever it was trained.
+
+    Arguments and errors are those of :func:`evaluate`.
+    """
     config = read_config(directory)
     config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
+    config["objective"] |= decoding or {}
     run = build(config)
-    return _evaluate(run, directory / "checkpoints" / f"{checkpoint}.ckpt", split)
+    _load(run, directory / "checkpoints" / f"{checkpoint}.ckpt")
+    return run
+
+
+def solves(directory: Path) -> str:
+    """The task of a finished run: "sequence_to_sequence", "classification" or "language_model".
+
+    Raises:
+        FileNotFoundError: if the directory has no config.
+        ConfigError: if its config no longer works.
+    """
+    config = read_config(directory)
+    objective = component_class("objective", config["objective"]["_target_"], (Objective,))
+    assert issubclass(objective, Objective)
+    return objective.task
 
 
 def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[str, Any]:
@@ -168,7 +199,8 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         trainer.fit(run.objective, datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    test = _evaluate(run, directory / "checkpoints" / "best.ckpt", "test")
+    _load(run, directory / "checkpoints" / "best.ckpt")
+    test = _evaluate(run, "test")
     for logger in loggers:
         logged = {f"test/{name}": value for name, value in test.items()}
         logger.log_metrics(logged, step=trainer.global_step)
@@ -203,9 +235,12 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
     }
 
 
-def _evaluate(run: Run, checkpoint: Path, split: Split) -> dict[str, float]:
+def _load(run: Run, checkpoint: Path) -> None:
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     run.objective.load_state_dict(weights)
+
+
+def _evaluate(run: Run, split: Split) -> dict[str, float]:
     loader = run.data.evaluation_dataloader(split)
     with _quiet():
         trainer = Trainer(

@@ -6,17 +6,18 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import SequencePairs
 from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.vocabulary import BOS, EOS, PAD
-from attention_lab.models.decoding import greedy
+from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
 from attention_lab.training.objective import Objective, Split
 from attention_lab.training.optimization import OptimizerOptions
 
 
 class SequenceToSequence(Objective):
-    """Cross-entropy with teacher forcing; evaluation by greedy decoding.
+    """Cross-entropy with teacher forcing; evaluation by greedy decoding, or by beam search.
 
     Args:
         model: the network.
@@ -26,6 +27,8 @@ class SequenceToSequence(Objective):
             2016, §7). Evaluation losses are never smoothed.
         max_length: tokens after which decoding gives up, the end counted; None means the length of
             the longest target there is, in any split.
+        beams: number of hypotheses of beam search; 1 is greedy decoding.
+        length_penalty: of beam search, α of Wu et al. 2016, eq. 14.
 
     Raises:
         ValueError: if a value is out of range.
@@ -42,6 +45,8 @@ class SequenceToSequence(Objective):
         optimizer: OptimizerOptions,
         label_smoothing: float = 0.1,
         max_length: int | None = None,
+        beams: int = 1,
+        length_penalty: float = 0.6,
     ) -> None:
         super().__init__(model, data, optimizer)
         if not 0 <= label_smoothing < 1:
@@ -50,7 +55,11 @@ class SequenceToSequence(Objective):
             max_length = data.longest()[-1] - 1  # without BOS, which is never written
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
+        check_positive(beams=beams)
+        if length_penalty < 0:
+            raise ValueError(f"length_penalty must be at least 0, got {length_penalty}")
         self.label_smoothing, self.max_length = label_smoothing, max_length
+        self.beams, self.length_penalty = beams, length_penalty
         self.mean_loss = MeanMetric()
         self.token_accuracy = MulticlassAccuracy(
             len(data.target_vocabulary), average="micro", ignore_index=PAD
@@ -68,15 +77,23 @@ class SequenceToSequence(Objective):
         self.require_finite(split, loss)
         self.mean_loss.update(loss, weight=(following != PAD).sum())
         self.token_accuracy.update(logits.flatten(0, 1), following.flatten())
-        written = greedy(self.model, batch.source, BOS, EOS, self.max_length)
-        outputs = [_until_end(row) for row in written.tolist()]
+        outputs = self.write(batch.source)
         accepted = [self.data.references(split)[index] for index in batch.index.tolist()]
         self.written.update(outputs, accepted)
         right = torch.tensor(
             [tuple(row) in known for row, known in zip(outputs, accepted, strict=True)],
-            device=written.device,
+            device=logits.device,
         )
         self.tell_apart(batch, split, right, torch.ones_like(right))
+
+    def write(self, source: Tensor) -> list[list[int]]:
+        """The target tokens written for sources (B, S), without their end."""
+        if self.beams == 1:
+            written = greedy(self.model, source, BOS, EOS, self.max_length)
+        else:
+            options = (self.max_length, self.beams, self.length_penalty)
+            written = beam_search(self.model, source, BOS, EOS, *options)
+        return [_until_end(row) for row in written.tolist()]
 
     def results(self, split: Split) -> dict[str, Tensor]:
         values = {
