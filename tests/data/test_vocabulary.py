@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -107,7 +108,7 @@ def merged(words: dict[tuple[str, ...], int], merges: int) -> list[str]:
     for _ in range(merges):
         counts: Counter[tuple[str, str]] = Counter()
         for word, count in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 counts[pair] += count
         (a, b), _ = counts.most_common(1)[0]
         tokens.append(a + b)

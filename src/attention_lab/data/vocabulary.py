@@ -4,10 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from typing import Any, ClassVar, Literal
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
@@ -176,7 +173,7 @@ class BytePairs(TextVocabulary):
         _require_tokenizers()
         from tokenizers import Tokenizer
 
-        self._tokenizer: Tokenizer = Tokenizer.from_str(tokenizer)
+        self._tokenizer = Tokenizer.from_str(tokenizer)
 
     @classmethod
     def trained(cls, texts: Iterable[str], size: int) -> "BytePairs":

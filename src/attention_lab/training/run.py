@@ -194,8 +194,12 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
 
 
 def _evaluate(run: Run, checkpoint: Path, split: Split) -> dict[str, float]:
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    run.objective.load_state_dict(weights)
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    known = kept.get(type(run.data).__qualname__)  # where Lightning puts what a dataset keeps
+    if known is not None:
+        with _config_errors():
+            run.data.load_state_dict(known)
+    run.objective.load_state_dict(kept["state_dict"])
     loader = run.data.evaluation_dataloader(split)
     with _quiet():
         trainer = Trainer(
