@@ -11,8 +11,15 @@ import pytest
 from attention_lab.training.sections import check
 from tests.conftest import Compose
 
-PAGE = Path(__file__).parents[1] / "docs" / "attention.md"
-COMMANDS = re.findall(r"^attention-lab train (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "attention.md"
+COMMANDS = [
+    command
+    for page in ("attention.md", "tasks.md")
+    for command in re.findall(
+        r"^attention-lab train (.*)$", (DOCS / page).read_text("utf-8"), re.MULTILINE
+    )
+]
 
 
 def test_dialogues_give_what_they_show() -> None:
@@ -29,7 +36,7 @@ def test_a_command_is_right(command: str, compose: Compose) -> None:
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) >= 6
+    assert len(COMMANDS) >= 13
 
 
 def _alternatives(word: str) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.register_assert_rewrite("tests.attention.contract")
+pytest.register_assert_rewrite("tests.attention.loops")
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 

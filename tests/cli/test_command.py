@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.cli import VERBS
+from attention_lab.cli import VERBS, datasets
 from attention_lab.cli.configuration import config_directory, group_options
 from tests.cli.conftest import Command, fresh
 
@@ -74,7 +74,7 @@ def test_list_has_every_option_with_its_description(command: Command) -> None:
         lines = list(itertools.takewhile(lambda line: line[0] == " ", everything[start:]))
         described = [line.split(None, 1) for line in lines]
         assert {name for name, _ in described} == options(group)
-        if group != "attention":
+        if group not in ("attention", "data"):
             assert command("list", group).out.splitlines() == [f"{group}=", *lines]
 
 
@@ -87,10 +87,42 @@ def test_list_attention_is_read_from_the_code(command: Command) -> None:
     assert "Bahdanau et al. 2015" in rows["additive"]
     assert "sdpa eager flex" in rows["multi_head"]
     assert rows["linear"].endswith("f·d")
-    assert rows["linformer"].split("Wang et al. 2020")[1].split()[:3] == ["-", "-", "yes"]
+    assert rows["linformer"].split("Wang et al. 2020")[1].split()[:4] == ["-", "-", "yes", "yes"]
+    assert rows["nystrom"].split("Xiong et al. 2021")[1].split()[:4] == ["-", "yes", "yes", "-"]
     for axis in ("score", "normalizer", "positions", "mask", "feature_map"):
         (part,) = (part for part in rest if part.startswith(f"attention/{axis}="))
         assert {line.split()[0] for line in part.splitlines()[1:]} == options(f"attention/{axis}")
+
+
+def test_list_data_loads_each_and_computes_its_floor(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine" / "data"
+    mine.mkdir(parents=True)
+    missing = """# A text that is not there
+defaults:
+  - /objective@_global_: language_model
+  - override /model@_global_.model: decoder
+_target_: attention_lab.data.recall.Recall
+pairs: [0]
+"""
+    (mine / "missing.yaml").write_text(missing)
+    shipped = datasets.group_options
+    chosen = {"digits", "missing"}
+    monkeypatch.setattr(
+        datasets,
+        "group_options",
+        lambda *where: {name: file for name, file in shipped(*where).items() if name in chosen},
+    )
+    answer = command("list", "data", "--config-dir", "mine")
+    lines = answer.out.splitlines()
+    assert lines[1].split(None, 1)[0] == "digits"
+    assert lines[2].strip() == (
+        "1,251 / 176 / 370; accuracy: floor 0.0703; Classification with SelfAttentionClassifier"
+    )
+    assert lines[3].split() == ["missing", *["A", "text", "that", "is", "not", "there"]]
+    assert lines[4].strip().startswith("not loaded: ")
+    assert "0 pairs" in lines[4]
 
 
 def test_list_shows_a_users_own_options(command: Command, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TINY, Command
+from attention_lab.cli.arguments import flags_last
+from tests.cli.conftest import TINY, Command, fresh
 
 
 def test_one_run_leaves_the_record_that_the_contract_promises(
@@ -80,23 +81,52 @@ WRONG = {
     "attention=aditive": "attention=aditive: there is no such option; did you mean additive?",
     "atention=additive": "atention: there is no such key; did you mean attention?",
     "attention.head=4": "attention.head: there is no such key; did you mean attention.heads?",
+    "atention.hed=4": "atention.hed: there is no such key; did you mean attention.heads?",
+    "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
+    "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
+    "foo.bar=1": "foo.bar: there is no such key; there is attention, model, objective, data, "
+    "optimizer, trainer, logger, seed\n",
+    "optimizer.foo=1": "optimizer.foo: there is no such key; there is optimizer.lr, "
+    "optimizer.weight_decay, optimizer.betas, optimizer.warmup_steps, optimizer.schedule, "
+    "optimizer.final_fraction\n",
+    "attention=zzz": "attention=zzz: there is no such option; there is additive, biaffine, concat, "
+    "cosine, differential, dot_product, gated, general, grouped_query, l2 and ",
+    "attention.mask.window=5": "attention.mask.window: attention/mask=none has no such key; "
+    "attention/mask=dilated or sliding_window has it\n",
+    "attention.slots=4": "attention.slots: attention=scaled_dot_product has no such key; "
+    "attention=linformer has it\n",
+    "attention/feature_map=elu": "attention/feature_map: attention=scaled_dot_product has no such "
+    "key; attention=linear or performer has it\n",
+    "model.cell=gru": "model.cell: model=encoder_decoder has no such key; "
+    "model=recurrent_encoder_decoder has it\n",
+    "mask=causal": "there is no group mask; did you mean attention/mask=causal?\n",
+    "score=cosine,l2 -m": "there is no group score; did you mean attention/score=cosine,l2?\n",
+    "positions=alibi": "there is no group positions; did you mean attention/positions=alibi?\n",
+    "normalizer=sharp": "there is no group normalizer; did you mean attention/normalizer?\n",
+    "attention.mask=causal": "attention.mask: must be a node of keys, got 'causal'; "
+    "did you mean attention/mask=causal?\n",
+    "attention=aditive -m seed=1,2": "attention=aditive: there is no such option; did you",
+    "attention.mask=causal -m seed=1,2": "attention.mask: must be a node of keys, got 'causal'; ",
     "+attention.head=4": "attention.head: ScoredAttention has no such key; did you mean heads?",
     "optimizer.lr=abc": "optimizer.lr: input should be a valid number; got 'abc'",
     "trainer.max_epochs=1.5": "trainer.max_epochs: input should be a valid integer",
-    "attention.heads=0": "heads must be at least 1, got 0",
-    "attention.heads=3": "width 16 is not divisible by heads=3",
-    "attention.dropout=1.5": "dropout must be in [0, 1), got 1.5",
-    "optimizer.lr=-1": "lr must be above 0, got -1",
+    "attention.heads=0": "attention: heads must be at least 1, got 0",
+    "attention.heads=3": "attention: width 16 is not divisible by heads=3",
+    "attention.dropout=1.5": "attention: dropout must be in [0, 1), got 1.5",
+    "optimizer.lr=-1": "optimizer: lr must be above 0, got -1",
     "model=self_attention_classifier": "model: SelfAttentionClassifier is for classification, but "
     "the data is for sequence_to_sequence",
     "attention.score._target_=torch.load": "attention.score._target_: torch.load is not a",
-    "attention/mask=sliding_window attention.mask.window=0": "window must be at least 1, got 0",
+    "attention/mask=sliding_window attention.mask.window=0": "attention.mask: window must be "
+    "at least 1, got 0",
     "attention/positions=learned attention.positions.max_length=4": "encoder.0.self_attention: ",
-    "attention/normalizer=sparsemax attention.backend=sdpa": "backend=sdpa cannot be used: it",
+    "attention/normalizer=sparsemax attention.backend=sdpa": "attention: backend=sdpa cannot be",
     "attention.backend=flex": "encoder.0.self_attention: backend=flex cannot train on the cpu; ",
-    "attention=linformer": "LinformerAttention cannot be causal",
-    "attention=none attention/positions=rotary": "Uniform looks at neither queries nor keys",
-    "attention=l2 attention/normalizer=relu": "ReLU weighs logits above 0 only",
+    "attention=linformer": "model: LinformerAttention cannot be causal",
+    "attention=nystrom": "model: NystromAttention attends within one sequence only",
+    "attention=none attention/positions=rotary": "attention: Uniform looks at neither "
+    "queries nor keys",
+    "attention=l2 attention/normalizer=relu": "attention: ReLU weighs logits above 0 only",
     "attention/score=null": "Config group override must be a string or a list",
     "attention=[": "",
     "seed=-1": "seed: must be a whole number from 0",
@@ -114,6 +144,41 @@ def test_a_wrong_command_says_so_in_one_line_and_makes_nothing(
     assert answer.err.startswith(f"attention-lab: {WRONG[mistake]}")
     assert answer.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_another_data_set_has_is_found_there(command: Command) -> None:
+    answer = command("train", "data=digits", "data.limit=5")
+    says = "data.limit: data=digits has no such key; data=g2p has it"
+    assert answer == (2, "", f"attention-lab: {says}\n")
+
+
+def test_a_users_own_options_are_among_the_hints(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "attention" / "mask").mkdir(parents=True)
+    (tmp_path / "mine" / "attention" / "mask" / "holes.yaml").write_text(
+        "_target_: holes.Holes\nevery: 3\n"
+    )
+    for own in (["--config-dir", "mine"], ["-cd", "mine"], ["--config-dir=mine"]):
+        answer = command("train", "attention.mask.every=2", *own)
+        assert answer.code == 2
+        assert answer.err.endswith("; attention/mask=holes has it\n")
+
+
+def test_flags_may_stand_between_overrides(tmp_path: Path) -> None:
+    arguments = ["data=digits", "--cfg", "job", "--package", "data", "seed=3", "--resolve"]
+    answer = fresh("-m", "attention_lab", "train", *arguments, "data.batch_size=7", cwd=tmp_path)
+    assert answer.code == 0, answer.err
+    assert answer.out.splitlines()[1:] == [
+        "_target_: attention_lab.data.digits.Digits",
+        "batch_size: 7",
+        "seed: 3",
+    ]
+
+
+def test_values_stay_with_their_flags() -> None:
+    """Also where they look like an override, as the directory of a run does."""
+    given = ["a=b", "-cd", "seed=1", "c=d", "--info", "-m", "e=f", "-i", "config", "~g"]
+    flags = ["-cd", "seed=1", "--info", "-m", "-i", "config"]
+    assert flags_last(given) == ["a=b", "c=d", "e=f", "~g", *flags]
 
 
 def test_a_backend_that_cannot_do_it_is_refused_with_one_that_can(command: Command) -> None:

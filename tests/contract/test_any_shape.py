@@ -21,6 +21,7 @@ class Drawn(NamedTuple):
     keys: int
     dtype: torch.dtype
     transposed: bool
+    by_head: bool
     seed: int
 
 
@@ -31,6 +32,7 @@ DRAWN = st.builds(
     keys=st.integers(1, 9),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     transposed=st.booleans(),
+    by_head=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 
@@ -51,10 +53,13 @@ def test_any_problem(case: Case, drawn: Drawn) -> None:
     """Layout means nothing, examples are alone, and a row that sees nothing is zero."""
     torch.manual_seed(drawn.seed)
     layer = case.layer().to(drawn.dtype)
+    if not layer.capabilities.cross_attention:
+        drawn = drawn._replace(queries=drawn.keys)
     query = strided(drawn, HEADS, drawn.queries)
     key, value = (strided(drawn, layer.kv_heads, drawn.keys) for _ in range(2))
     if layer.capabilities.any_mask:
-        visible = torch.rand(drawn.batch, 1, drawn.queries, drawn.keys) < 0.6
+        heads = HEADS if drawn.by_head else 1
+        visible = torch.rand(drawn.batch, heads, drawn.queries, drawn.keys) < 0.6
         mask = Dense(visible)
         alone = [Dense(row.unsqueeze(0)) for row in visible]
     else:

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from attention_lab.attention import (
     ALiBi,
     LinformerAttention,
+    NystromAttention,
     SlidingWindow,
     T5Bias,
     attention_layers,
@@ -256,6 +257,12 @@ def test_a_decoder_refuses_what_cannot_be_causal() -> None:
     with pytest.raises(ValueError, match="LinformerAttention cannot be causal"):
         transformer(LinformerAttention)
     transformer(LinformerAttention, self_attention=ATTENTION)
+
+
+@pytest.mark.parametrize("make", [transformer, recurrent])
+def test_cross_attention_is_refused_to_what_stays_within_one_sequence(make: MakeModel) -> None:
+    with pytest.raises(ValueError, match="NystromAttention attends within one sequence only"):
+        make(NystromAttention)
 
 
 def test_a_transformers_two_kinds_of_attention_may_differ() -> None:

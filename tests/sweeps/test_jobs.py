@@ -119,7 +119,7 @@ def test_a_sweep_compares_by_what_was_swept(command: Command, tmp_path: Path) ->
     ("mistake", "says"),
     [
         ("attention=additive,aditive", "attention=aditive: there is no such option"),
-        ("attention.heads=1,3", "attention.heads=3: width 16 is not divisible by heads=3"),
+        ("attention.heads=1,3", "attention.heads=3: attention: width 16 is not divisible by"),
         ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: optimizer.lr: input should be a valid number"),
     ],
 )

@@ -202,6 +202,28 @@ def printed(comparison: Comparison, width: int) -> list[str]:
     return capture.get().splitlines()
 
 
+def test_shortcuts_stand_beside_the_floor(compared: Compared) -> None:
+    known = {"first letter": {"per": 0.25}, "nothing known": {}}
+    comparison = compared({"a": [0.1, 0.2]}, floor={"per": 0.3}, shortcuts=known)
+    lines = printed(comparison, 100)
+    assert [line.split()[-1] for line in lines if line.startswith("first letter ")] == ["25.0"]
+    assert not [line for line in lines if "nothing known" in line]
+    drawn = re.findall(r">([^<]+)<", interval_chart(comparison))
+    assert {"first letter 25.0 %", "floor 30.0 %"} <= set(drawn)
+    assert "first letter" in render_page(comparison)
+
+
+def test_slices_are_numbers_but_no_columns(write_run: WriteRun) -> None:
+    test = {"accuracy": 0.5, "accuracy/length=1-9": 0.75}
+    run = write_run("attention=a", 0, test=test, result={"monitor": "accuracy", "mode": "max"})
+    comparison = compare(read_runs([run.parent]))
+    assert comparison.metrics == ["accuracy"]
+    assert "length" not in " ".join(printed(comparison, 200))
+    rows = {row["metric"]: row["mean"] for row in csv_rows(comparison)}
+    assert rows == test
+    assert with_unit("accuracy/length=1-9", 0.75) == "75.0 %"
+
+
 @pytest.mark.parametrize("baseline", [None, "scaled"])
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_terminal_table_fits(sweep: Path, width: int, baseline: str | None) -> None:

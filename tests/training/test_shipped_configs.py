@@ -83,6 +83,7 @@ DEVIATIONS = {
     "attention=linear": {"heads": 8},
     "attention=performer": {"heads": 8},
     "attention=linformer": {"heads": 8},
+    "attention=nystrom": {"heads": 8},
     "attention=differential": {"heads": 8},
     "optimizer=adam": {
         "weight_decay": 0.0,

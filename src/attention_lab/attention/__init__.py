@@ -37,6 +37,7 @@ from attention_lab.attention.mechanisms.kernel import (
 )
 from attention_lab.attention.mechanisms.linformer import LinformerAttention
 from attention_lab.attention.mechanisms.local import LocalAttention
+from attention_lab.attention.mechanisms.nystrom import NystromAttention
 from attention_lab.attention.mechanisms.scored import ScoredAttention
 from attention_lab.attention.normalizers import (
     Entmax15,
@@ -113,6 +114,7 @@ __all__ = [
     "Mask",
     "NoPositions",
     "Normalizer",
+    "NystromAttention",
     "Padding",
     "Positions",
     "PositiveRandomFeatures",

@@ -18,6 +18,8 @@ class Capabilities:
     backends: tuple[str, ...] = ("eager",)
     #: Any mask; otherwise only those that hide a key from all queries alike (padding).
     any_mask: bool = True
+    #: Whether it can attend to another sequence; otherwise only to the queries' own.
+    cross_attention: bool = True
     #: Whether it can give weights (B, H, L, S).
     weights: bool = True
     #: Whether nothing but the weights stands between values and output: output = weights · values.

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -238,11 +239,20 @@ class AttentionLayer(nn.Module, ABC):
             self._split(self.value_projection(source), self.kv_heads),
         )
 
+    @cached_property
+    def _can_cross(self) -> bool:
+        """Asked once: making capabilities costs about a tenth of a small layer's pass."""
+        return self.capabilities.cross_attention
+
     def _check_inputs(self, query: Tensor, memory: Tensor | None, cache: Cache | None) -> Tensor:
         """The memory; raises ValueError if it, queries and cache do not go together."""
         if cache is not None and memory is not None:
             raise ValueError("with a cache, leave the memory out: remember(memory) makes one of it")
         memory = query if memory is None else memory
+        if memory is not query and not self._can_cross:
+            raise ValueError(
+                f"{type(self).__name__} attends within one sequence only: leave the memory out"
+            )
         for name, sequence, width in (
             ("query", query, self.query_dim),
             ("memory", memory, self.memory_dim),

@@ -1,13 +1,39 @@
 """Where the config groups are, and what a composed config comes to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import attention_lab
+from attention_lab.spelling import closest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+class WrongCommand(ValueError):
+    """The command cannot work. The message is one line, for the user."""
+
+
+class Group(NamedTuple):
+    """A config group that a config has a choice of."""
+
+    choice: str  # as in an override: "attention/mask", "attention@model.self_attention"
+    option: str
+
+    @property
+    def name(self) -> str:
+        """Where its options are, under ``conf/``."""
+        return self.choice.partition("@")[0]
+
+    @property
+    def path(self) -> str:
+        """Where its keys are in the config."""
+        name, _, package = self.choice.partition("@")
+        return package or name.replace("/", ".")
+
+    def __str__(self) -> str:
+        return f"{self.choice}={self.option}"
 
 
 def config_directory() -> Path:
@@ -37,6 +63,49 @@ def composed(
         extra: the user's own config directory.
         primary: what to compose: "train", or one option of one group, as in "attention/additive".
     """
+    return plain_config(_composed(overrides, extra, primary))
+
+
+def unresolved(
+    overrides: Sequence[str], extra: Path | None = None, primary: str = "train"
+) -> tuple[dict[str, Any], list[Group]]:
+    """The same as it is written, before references are followed, and the groups that it is of."""
+    from omegaconf import OmegaConf
+
+    config = _composed(overrides, extra, primary)
+    groups = chosen_groups(config.hydra.runtime.choices)
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return cast("dict[str, Any]", OmegaConf.to_container(ours)), groups
+
+
+def chosen_groups(choices: Mapping[str, str | None]) -> list[Group]:
+    """The groups of Hydra's ``runtime.choices`` that are ours, and that have a place of theirs."""
+    return [
+        Group(choice, option)
+        for choice, option in choices.items()
+        if option and not choice.startswith("hydra/") and "_global_" not in choice
+    ]
+
+
+def check_groups(config: "DictConfig", choices: Mapping[str, str | None]) -> None:
+    """Where a group's option belongs there must be one.
+
+    Raises:
+        WrongCommand: if there is a plain value, as from ``attention.mask=causal``.
+    """
+    from omegaconf import OmegaConf
+
+    for group in chosen_groups(choices):
+        value = OmegaConf.select(config, group.path)
+        if isinstance(value, str | int | float):
+            option = closest(str(value), group_options(group.name)) or "…"
+            raise WrongCommand(
+                f"{group.path}: must be a node of keys, got {value!r}; "
+                f"did you mean {group.choice}={option}?"
+            )
+
+
+def _composed(overrides: Sequence[str], extra: Path | None, primary: str) -> "DictConfig":
     from hydra import compose, initialize_config_dir
 
     home, other = config_directory().resolve(), extra and extra.resolve()
@@ -44,7 +113,7 @@ def composed(
         home, other = other, home  # Hydra looks for a primary config in one directory only
     searchpath = [f"hydra.searchpath=[file://{other}]"] if other else []
     with initialize_config_dir(str(home), version_base="1.3"):
-        return plain_config(compose(primary, [*overrides, *searchpath]))
+        return compose(primary, [*overrides, *searchpath], return_hydra_config=True)
 
 
 def plain_config(config: "DictConfig") -> dict[str, Any]:

@@ -26,6 +26,12 @@ def run(arguments: Sequence[str]) -> int:
 
         print("\n".join(table(chosen.config_dir)))
         return 0
+    if chosen.group == "data":
+        from attention_lab.cli.datasets import table as datasets
+
+        for line in datasets(chosen.config_dir):
+            print(line, flush=True)
+        return 0
     for group in [chosen.group] if chosen.group else GROUPS:
         options = group_options(group, chosen.config_dir)
         width = max(map(len, options), default=0)

@@ -11,14 +11,26 @@ from attention_lab.training.nodes import check_node, create
 
 #: What a mechanism is made of; ``attention/score=cosine`` exchanges a part.
 AXES = ("score", "normalizer", "positions", "mask", "feature_map")
-HEADER = ("", "formula", "paper", "causal", "weights", "kv_heads", "backends", "time", "memory")
+HEADER = (
+    "",
+    "formula",
+    "paper",
+    "causal",
+    "weights",
+    "kv_heads",
+    "cross",
+    "backends",
+    "time",
+    "memory",
+)
 WIDTH = 64
 NOTES = """
 causal     can be causal, and then decodes step by step with a cache of the size `state`
 weights    shows which keys it looked at
 kv_heads   fewer key than query heads are possible: attention.kv_heads=2
+cross      attends to another sequence, too, as a decoder does to the source
 Costs grow with L queries, S keys, their width d, and a mechanism's own sizes: a hidden units, f
-features, K slots, r of a latent. Every mechanism takes padding and attends to other sequences."""
+features, K slots, m landmarks, r of a latent. Every mechanism takes padding."""
 
 
 def table(extra: Path | None) -> Iterator[str]:
@@ -53,7 +65,7 @@ def _row(name: str, file: Path, extra: Path | None) -> tuple[str, ...]:
     except ValueError as error:  # of a user's own: the others can still be listed
         return name, f"cannot be used: {error}"
     can: Capabilities = layer.capabilities
-    flags = (can.causal, can.weights, can.grouped_heads)
+    flags = (can.causal, can.weights, can.grouped_heads, can.cross_attention)
     return (
         name,
         can.formula,

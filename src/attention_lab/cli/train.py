@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +12,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.cli import fail
-from attention_lab.cli.configuration import config_directory, plain_config
+from attention_lab.cli.arguments import flags_last
+from attention_lab.cli.configuration import (
+    WrongCommand,
+    check_groups,
+    config_directory,
+    plain_config,
+)
+from attention_lab.cli.hints import missing_key
 from attention_lab.spelling import nearest
 
 CONFIG_NAME = "train"
@@ -55,7 +62,7 @@ class Directories(Callback):
 
 def run(arguments: Sequence[str]) -> int:
     """Train as the arguments say; Hydra reads them."""
-    sys.argv = ["attention-lab train", *arguments]
+    sys.argv = ["attention-lab train", *flags_last(arguments)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, who say them in one line
     Directories.sweep, Directories.made = None, []
     errors: list[Exception] = []
@@ -88,9 +95,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _train_one(config: DictConfig) -> None:
     """Hydra's task function: one run in this process."""
+    settings = HydraConfig.get()
+    check_groups(config, settings.runtime.choices)
+
     from attention_lab.training.run import train
 
-    settings = HydraConfig.get()
     directory = Path(settings.runtime.output_dir)
     if settings.sweeper.get("params"):
         print("one run only; with -m this experiment is a sweep", file=sys.stderr)
@@ -117,6 +126,10 @@ def _report_sweep(sweep: Path) -> int:
 
 def _failed(error: Exception) -> int:
     """The exit code for an error that is not Hydra's, after saying what it was."""
+    if isinstance(error, WrongCommand):
+        Directories.discard()
+        return fail(str(error), 2)
+
     from attention_lab.recording.run_directory import RunExists
     from attention_lab.training.nodes import ConfigError
     from attention_lab.training.objective import Diverged
@@ -141,7 +154,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"{group}={option}: there is no such option{nearest(option, known)}"
     if match := re.search(r"Could not (?:override|append to|delete from) .*?'([^']+)'", message):
         key = match[1].partition("@")[0]
-        return f"{key}: there is no such key{nearest(key, _known_keys(key, arguments))}"
+        return missing_key(key, arguments)
     if message.startswith("Ambiguous value"):
         return message.partition("\n")[0] + "; add -m to sweep over them"
     return message.partition("\n")[0].rstrip(".:") + _cause(error)
@@ -150,28 +163,3 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 def _cause(error: Exception) -> str:
     cause = error.__cause__
     return "" if cause is None else f": {str(cause).partition(chr(10))[0]}"
-
-
-def _known_keys(bad: str, arguments: Sequence[str]) -> list[str]:
-    """Every key of the config that the command would have composed without the bad one."""
-    choices = [
-        argument
-        for argument in arguments
-        if re.fullmatch(r"\w+(/\w+)*=\w+", argument) and not argument.startswith(f"{bad}=")
-    ]
-    if "--config-dir" in arguments[:-1]:
-        own = Path(arguments[list(arguments).index("--config-dir") + 1]).absolute()
-        choices.append(f"hydra.searchpath=[file://{own}]")
-    with hydra.initialize_config_dir(str(config_directory()), version_base="1.3"):
-        try:
-            config = hydra.compose(CONFIG_NAME, choices)
-        except (HydraException, OmegaConfBaseException):
-            return []  # something else is wrong, too: no hint
-    return list(_keys(OmegaConf.to_container(config)))
-
-
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")

@@ -12,9 +12,15 @@ from attention_lab.attention import BACKENDS, AttentionLayer
 from attention_lab.cli.configuration import composed, group_options
 from attention_lab.training.nodes import create
 
-#: Grouped heads, and dropout, which must not show in eval.
+#: Grouped heads, dropout, which must not show in eval, and fewer landmarks than positions.
 HEADS, KV_HEADS, HEAD_DIM, DROPOUT = 4, 2, 4, 0.25
-SIZES = {"heads": HEADS, "kv_heads": KV_HEADS, "projections": "all", "dropout": DROPOUT}
+SIZES = {
+    "heads": HEADS,
+    "kv_heads": KV_HEADS,
+    "projections": "all",
+    "dropout": DROPOUT,
+    "landmarks": 3,
+}
 WIDTH = HEADS * HEAD_DIM
 #: The parts of a mechanism, each varied on its own around the scaled dot product.
 AXES = ("score", "normalizer", "positions", "feature_map")

@@ -207,12 +207,16 @@ def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_large_logits(layer: AttentionLayer, it: Example) -> None:
-    """However large the logits, weights stay a distribution and hidden keys stay hidden."""
-    it = it._replace(query=it.query * 1e10)
-    assert output_of(layer, it).isfinite().all()
-    if layer.capabilities.weights:
-        check_weights(layer, it)
-    check_hidden_keys_do_not_matter(layer, it)
+    """However long queries or keys, weights stay a distribution and hidden keys stay hidden.
+
+    Long keys are positive: elu(x) + 1 is 0 far below 0, so that such a key weighs nothing.
+    """
+    for query, key in ((it.query * 1e10, it.key), (it.query, it.key.abs() * 1e10)):
+        large = it._replace(query=query, key=key)
+        assert output_of(layer, large).isfinite().all()
+        if layer.capabilities.weights:
+            check_weights(layer, large)
+        check_hidden_keys_do_not_matter(layer, large)
 
 
 def check_permutation_equivariance(layer: AttentionLayer, it: Example) -> None:
@@ -327,7 +331,8 @@ def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
     """
     layer = copy.deepcopy(layer).float()
     query = torch.randn(3, 6, layer.query_dim)
-    memory = torch.randn(3, 6, layer.memory_dim)
+    across = layer.capabilities.cross_attention
+    memory = torch.randn(3, 6, layer.memory_dim) if across else query
     valid = torch.ones(3, 6, dtype=torch.bool)
     valid[0, 4:], valid[1] = False, False
     memory[~valid] = 0
@@ -375,6 +380,22 @@ def check_decoding(layer: AttentionLayer, length: int = 7) -> None:
         assert cache.size > 0, "a cache that keeps nothing cannot know the past"
 
 
+def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
+    """Step by step to another sequence, projected once, gives what the whole pass gives."""
+    memory = torch.randn(2, length, layer.memory_dim, dtype=torch.float64)
+    queries = torch.randn(2, 4, layer.query_dim, dtype=torch.float64)
+    valid = torch.ones(2, length, dtype=torch.bool)
+    valid[0, -1] = False
+    whole = layer(queries, memory, Padding(valid)).output
+    cache = layer.remember(memory)
+    rows = torch.tensor([1, 0])  # the batch may go on in another order
+    outputs = [layer(queries[:, :2], mask=Padding(valid), cache=cache).output]
+    cache.select(rows)
+    for step in queries[rows, 2:].split(1, dim=1):
+        outputs.append(layer(step, mask=Padding(valid[rows]), cache=cache).output[rows])
+    assert_close(torch.cat(outputs, dim=1), whole)
+
+
 def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, length: int) -> None:
     """A layer with a mask of its own is one without, called with what the mask spells out."""
     bare.load_state_dict(masked.state_dict())
@@ -388,9 +409,10 @@ def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, len
 
 def check_lengths(layer: AttentionLayer) -> None:
     """Sequences of length 0 and 1 are no special case."""
-    for queries, keys in ((0, 3), (3, 0), (1, 1), (0, 0)):
+    across = layer.capabilities.cross_attention
+    for queries, keys in ((1, 1), (0, 0), *(((0, 3), (3, 0)) if across else ())):
         query = torch.randn(2, queries, layer.query_dim, dtype=torch.float64)
-        memory = torch.randn(2, keys, layer.memory_dim, dtype=torch.float64)
+        memory = torch.randn(2, keys, layer.memory_dim, dtype=torch.float64) if across else query
         output = layer(query, memory).output
         assert output.shape == query.shape
         assert output.isfinite().all()
@@ -408,6 +430,8 @@ def check_bad_input(layer: AttentionLayer) -> None:
         lambda: layer(sequence, mask=torch.ones(4, 4, dtype=torch.bool)),
         lambda: layer(sequence, sequence, cache=Cache()),
     ]
+    if not layer.capabilities.cross_attention:
+        wrong.append(lambda: layer(sequence, sequence.clone()))
     for call in wrong:
         with pytest.raises(ValueError, match=r"^[^\n]{10,}$"):
             call()

@@ -15,6 +15,7 @@ from attention_lab.contract.cases import HEAD_DIM, HEADS, Case, cases
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 LENGTHS = [(3, 5), (5, 3)]  # (queries, keys)
+SAME_LENGTHS = [(3, 3), (7, 7)]  # where only self-attention is possible
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,29 +45,30 @@ def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]
     """Each mechanism with each example that it can be given."""
     with_empty_rows = metafunc.definition.get_closest_marker("empty_rows") is not None
     masks = checks.MASKS_WITH_EMPTY_ROWS if with_empty_rows else checks.MASKS
-    for case, mask, lengths, device in product(able, masks, LENGTHS, DEVICES):
-        any_mask = case.layer().capabilities.any_mask
-        if "causal" in mask and not any_mask:
+    for case, mask, device in product(able, masks, DEVICES):
+        layer = case.layer()
+        can = layer.capabilities
+        if "causal" in mask and not can.any_mask:
             continue
-        is_quick = lengths == LENGTHS[0] and mask == (
-            "causal-and-padding" if any_mask else "padding"
-        )
-        yield pytest.param(
-            case,
-            partial(
-                checks.example,
-                mask,
-                queries=lengths[0],
-                keys=lengths[1],
-                heads=HEADS,
-                kv_heads=case.layer().kv_heads,
-                head_dim=HEAD_DIM,
-                value_dim=HEAD_DIM,
-                device=device,
-            ),
-            id=f"{case.name}-{mask}-{lengths[0]}x{lengths[1]}-{device}",
-            marks=[pytest.mark.quick] if is_quick else [],
-        )
+        hardest = "causal-and-padding" if can.any_mask else "padding"
+        for queries, keys in LENGTHS if can.cross_attention else SAME_LENGTHS:
+            is_quick = queries == LENGTHS[0][0] and mask == hardest
+            yield pytest.param(
+                case,
+                partial(
+                    checks.example,
+                    mask,
+                    queries=queries,
+                    keys=keys,
+                    heads=HEADS,
+                    kv_heads=layer.kv_heads,
+                    head_dim=HEAD_DIM,
+                    value_dim=HEAD_DIM,
+                    device=device,
+                ),
+                id=f"{case.name}-{mask}-{queries}x{keys}-{device}",
+                marks=[pytest.mark.quick] if is_quick else [],
+            )
 
 
 @pytest.fixture(autouse=True)

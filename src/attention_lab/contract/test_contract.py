@@ -31,6 +31,10 @@ def causal(layer: AttentionLayer) -> bool:
     return layer.capabilities.causal
 
 
+def across(layer: AttentionLayer) -> bool:
+    return layer.capabilities.cross_attention
+
+
 def dropped_weights(layer: AttentionLayer) -> bool:
     able = layer.capabilities
     return able.weights and able.linear_in_values and not able.sparse and hasattr(layer, "dropout")
@@ -112,6 +116,11 @@ def test_saving(case: Case) -> None:
 @pytest.mark.needs(layer=causal)
 def test_decoding(layer: AttentionLayer) -> None:
     checks.check_decoding(layer)
+
+
+@pytest.mark.needs(layer=across)
+def test_remembering(layer: AttentionLayer) -> None:
+    checks.check_remembering(layer)
 
 
 def test_lengths(layer: AttentionLayer) -> None:

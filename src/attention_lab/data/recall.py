@@ -117,7 +117,8 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
 
     def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The tokens as numbers."""
-        return [{"input": [str(token) for token in row]} for row in batch.inputs.tolist()]
+        rows = zip(batch.inputs.tolist(), batch.length.tolist(), strict=True)
+        return [{"input": [str(token) for token in row[:length]]} for row, length in rows]
 
     def _drawn_pairs(
         self, random: np.random.Generator, count: int, length: int, pairs: int

@@ -14,6 +14,7 @@ from attention_lab.models.protocol import (
     Encoded,
     EncoderDecoderNetwork,
     Past,
+    check_cross_attention,
 )
 
 
@@ -29,6 +30,7 @@ class DecoderLayer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        check_cross_attention(cross_attention)
         self.self_norm = nn.LayerNorm(width)
         self.self_attention = require_causal(self_attention, "+attention@model.self_attention")
         self.cross_norm = nn.LayerNorm(width)
@@ -74,7 +76,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
         padding: the token id that marks absent positions.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a value is out of range, or a mechanism cannot do what its place asks.
     """
 
     def __init__(

@@ -53,6 +53,8 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         padding: int = 0,
     ) -> None:
         super().__init__()
+        if positions not in ("sinusoidal", "none"):
+            raise ValueError(f"positions must be sinusoidal or none, got {positions!r}")
         self.source_vocabulary, self.padding = source_vocabulary, padding
         self.decoder = Decoder(
             source_vocabulary + target_vocabulary,

@@ -15,6 +15,15 @@ AttentionFactory = Callable[[int, int], AttentionLayer]
 Past = dict[str, Cache]
 
 
+def check_cross_attention(layer: AttentionLayer) -> None:
+    """Raise ValueError unless a layer can attend from the target to the source."""
+    if not layer.capabilities.cross_attention:
+        raise ValueError(
+            f"{type(layer).__name__} attends within one sequence only, not from a target to a "
+            "source; give cross-attention another: attention=multi_head"
+        )
+
+
 class Encoded(NamedTuple):
     """An encoded source sequence."""
 

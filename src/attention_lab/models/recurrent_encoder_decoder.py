@@ -14,6 +14,7 @@ from attention_lab.models.protocol import (
     Encoded,
     EncoderDecoderNetwork,
     Past,
+    check_cross_attention,
 )
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
@@ -39,7 +40,7 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         padding: the token id that marks absent positions.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a value is out of range, or the mechanism cannot attend to a source.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         self.bridge = nn.Linear(width, width)
         self.decoder = recurrent(decoder_input, width, layers, batch_first=True, dropout=between)
         self.cross_attention = cross_attention(width, width)
+        check_cross_attention(self.cross_attention)
         self.combine = nn.Linear(2 * width, width)
         self.readout = nn.Linear(width, target_vocabulary)
 

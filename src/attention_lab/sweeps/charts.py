@@ -60,7 +60,7 @@ def is_hollow(row: int) -> bool:
 
 
 def interval_chart(comparison: Comparison) -> str:
-    """Mean, interval and single seeds of each group, beside the floor, as an SVG element.
+    """Mean, interval and single seeds of each group, beside the yardsticks, as an SVG element.
 
     Shows the metrics that have a floor, three at most, or else the first one.
     """
@@ -69,17 +69,18 @@ def interval_chart(comparison: Comparison) -> str:
     left = 24 + 7.4 * max(map(len, labels))
     height, gap = 36 * len(labels), 44
     width = (_WIDTH - left - gap * (len(metrics) - 1) - 18) / len(metrics)
+    top = 13 + _LINE_HEIGHT * max(1, len(comparison.yardsticks))
 
     def draw(figure: "Figure") -> None:
         for column, metric in enumerate(metrics):
-            axes = _axes(figure, left + column * (width + gap), 28, width, height)
+            axes = _axes(figure, left + column * (width + gap), top, width, height)
             axes.set_ylim(len(labels) - 0.5, -0.5)
             axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels))
             axes.tick_params(axis="y", labelcolor=_INK, pad=12)
             axes.grid(visible=False, axis="y")
             _draw_intervals(axes, comparison, metric)
 
-    return _svg("intervals", 28 + height + 50, draw)
+    return _svg("intervals", top + height + 50, draw)
 
 
 def _draw_intervals(axes: "Axes", comparison: Comparison, metric: str) -> None:
@@ -100,9 +101,10 @@ def _draw_intervals(axes: "Axes", comparison: Comparison, metric: str) -> None:
     for row, mean in means.items():
         if not low <= mean <= high:
             _point_beyond(axes, mean, row, shown(metric, mean / scale))
-    if metric in comparison.floor:
-        label = f"floor {with_unit(metric, comparison.floor[metric])}"
-        _draw_floor(axes, scale * comparison.floor[metric], label)
+    for line, (name, known) in enumerate(comparison.yardsticks.items()):
+        if metric in known:
+            label = f"{name} {with_unit(metric, known[metric])}"
+            _draw_line(axes, scale * known[metric], label, 7 + _LINE_HEIGHT * line)
     direction = "higher" if comparison.mode == "max" else "lower"
     better = f" ({direction} is better)" if metric == comparison.metrics[0] else ""
     axes.set_xlabel(column_title(metric) + better, labelpad=8)
@@ -147,15 +149,18 @@ def _point_beyond(axes: "Axes", value: float, row: int, text: str) -> None:
     )
 
 
-def _draw_floor(axes: "Axes", floor: float, label: str) -> None:
-    """A dashed line; at the edge, with an arrow, where the floor is far from all results."""
+def _draw_line(axes: "Axes", value: float, label: str, above: float) -> None:
+    """A dashed line; at the edge, with an arrow, where the value is far from all results.
+
+    The label stands so many points above the axes.
+    """
     low, high = axes.get_xlim()
     reach = 3 * (high - low)
-    if low - reach <= floor <= high + reach:
+    if low - reach <= value <= high + reach:
         margin = 0.04 * (high - low)
-        axes.set_xlim(min(low, floor - margin), max(high, floor + margin))
-        x, align = floor, "center"
-    elif floor > high:
+        axes.set_xlim(min(low, value - margin), max(high, value + margin))
+        x, align = value, "center"
+    elif value > high:
         x, align, label = high, "right", f"{label} →"
     else:
         x, align, label = low, "left", f"← {label}"
@@ -163,7 +168,7 @@ def _draw_floor(axes: "Axes", floor: float, label: str) -> None:
     axes.annotate(
         label,
         (x, 1),
-        (0, 7),
+        (0, above),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         color=_SOFT,

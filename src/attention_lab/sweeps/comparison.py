@@ -100,10 +100,14 @@ class Comparison:
     swept: list[str]
     #: The test metrics, the monitored one first, then those that have a floor.
     metrics: list[str]
+    #: The accuracies of single slices of the test examples, as "accuracy/length=1-10".
+    sliced: list[str]
     #: Of the monitored metric: "min" or "max".
     mode: str
     #: What a trivial baseline reaches on test, by metric.
     floor: Mapping[str, float]
+    #: What is known to do well without solving the task, by its name: metrics on test.
+    shortcuts: Mapping[str, Mapping[str, float]]
     #: The value on validation that ``steps_to_threshold`` counts the steps to.
     threshold: float | None
     baseline: Group | None
@@ -111,6 +115,13 @@ class Comparison:
     warnings: list[str]
     #: Whether the groups' optimizers were tuned, in a line; None if that is unknown.
     tuning: str | None
+
+    @property
+    def yardsticks(self) -> dict[str, Mapping[str, float]]:
+        """What every group is held against, by name: the floor, then the shortcuts."""
+        return {
+            name: known for name, known in (("floor", self.floor), *self.shortcuts.items()) if known
+        }
 
     @property
     def runs(self) -> list[Run]:
@@ -165,22 +176,30 @@ def compare(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
     groups = _groups(placed, swept)
     results = [run.result for group in groups for run in group.finished if run.result]
     first = results[0] if results else {}
-    floor = {k: v for k in section(first, "floor") if (v := number(first, "floor", k)) is not None}
+    floor = _numbers(section(first, "floor"))
     tested = dict.fromkeys(metric for result in results for metric in section(result, "test"))
     rank = (first.get("monitor"), *floor, *tested)
-    metrics = sorted(tested, key=rank.index)
+    metrics = sorted((metric for metric in tested if "/" not in metric), key=rank.index)
     return Comparison(
         groups=groups,
         unplaced=[run for run in runs if run.overrides is None],
         swept=swept,
         metrics=metrics,
+        sliced=[metric for metric in tested if "/" in metric],
         mode=str(first.get("mode")),
         floor=floor,
+        shortcuts={name: _numbers(known) for name, known in section(first, "shortcuts").items()},
         threshold=number(first, "threshold"),
         baseline=_named(baseline, groups) if baseline else None,
         warnings=_disagreements(groups) + [w for group in groups for w in _doubts(group, metrics)],
         tuning=_tuning(groups),
     )
+
+
+def _numbers(metrics: object) -> dict[str, float]:
+    """Those of some metrics that are finite numbers."""
+    names = metrics if isinstance(metrics, Mapping) else {}
+    return {name: value for name in names if (value := number(metrics, name)) is not None}
 
 
 def _swept(runs: Sequence[Run]) -> list[str]:
@@ -260,7 +279,7 @@ def _disagreements(groups: Sequence[Group]) -> list[str]:
         )
     if keys := _differing([dict.fromkeys(section(result, "test"), True) for result in results]):
         lines.append(f"Not every run reports the same test metrics ({keys}).")
-    if keys := _differing(results, "monitor", "mode", "floor", "threshold"):
+    if keys := _differing(results, "monitor", "mode", "floor", "shortcuts", "threshold"):
         lines.append(f"The runs differ in their {keys}; those of the first run are shown.")
     if keys := _differing([run.record for run in runs], "host", "git_revision", "versions"):
         lines.append(f"The runs differ in {keys}: their speeds and times may not compare.")

@@ -166,11 +166,12 @@ def _terminal_table(comparison: Comparison, metrics: Sequence[str]) -> Table:
         cells += [quantity(group.median("parameters")), quantity(group.median("tokens_per_second"))]
         style = "bold" if group in best else ""
         table.add_row(Text(group.label), finished_of(group), *map(Text, cells), style=style)
-    if not comparison.floor:
-        return table
-    table.add_section()
-    floor = [shown(metric, comparison.floor.get(metric)) for metric in metrics]
-    table.add_row("floor", "", *floor, style="dim")
+    if comparison.yardsticks:
+        table.add_section()
+    for name, known in comparison.yardsticks.items():
+        table.add_row(
+            name, "", *(shown(metric, known.get(metric)) for metric in metrics), style="dim"
+        )
     return table
 
 
@@ -200,7 +201,7 @@ CSV_COLUMNS = (
 
 def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """One row per group and test metric, in full precision; what does not exist is left out."""
-    for metric in comparison.metrics:
+    for metric in (*comparison.metrics, *comparison.sliced):
         differences = comparison.to_baseline(metric)
         for group in comparison.groups:
             row = {

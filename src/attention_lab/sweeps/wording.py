@@ -14,7 +14,8 @@ def title(metric: str) -> str:
 
 def is_rate(metric: str) -> bool:
     """Whether a metric is a share, which is shown in percent: error rates and accuracies are."""
-    return metric in ("per", "wer", "cer") or metric.endswith(("accuracy", "error_rate"))
+    kind = metric.partition("/")[0]
+    return kind in ("per", "wer", "cer") or kind.endswith(("accuracy", "error_rate"))
 
 
 def column_title(metric: str, unit: str = "%") -> str:

@@ -29,6 +29,14 @@ class ConfigError(ValueError):
     """The configuration cannot work. The message is one line, for the user."""
 
 
+class NodeError(ValueError):
+    """What a constructor found wrong with its arguments, and the node that they are from."""
+
+    def __init__(self, node: Config, message: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+
 def check_node(path: str, node: Config, kind: type) -> None:
     """Check a component and every node inside it.
 
@@ -50,18 +58,34 @@ def create(node: Config, **given: Any) -> Any:
 
     Nodes inside it are created first. One with ``_partial_: true`` becomes a function that still
     waits for the arguments only its user knows, such as widths. (Hydra's own ``instantiate`` would
-    copy the objects in ``given`` and wrap what constructors raise.)
+    copy the objects in ``given`` and change what constructors say.)
 
     Args:
         node: the node.
         given: arguments that are not in the config: objects, sizes of the data.
+
+    Raises:
+        NodeError: if a constructor raises ValueError, at once or when the function is called.
     """
     module, _, name = node["_target_"].rpartition(".")
     component = getattr(importlib.import_module(module), name)
     arguments = {name: _created(value) for name, value in node.items() if not name.startswith("_")}
-    if node.get("_partial_"):
-        return functools.partial(component, **arguments, **given)
-    return component(**arguments, **given)
+    make = functools.partial(_construct, node, component, **arguments, **given)
+    return make if node.get("_partial_") else make()
+
+
+def _construct(node: Config, component: type, /, *sizes: Any, **arguments: Any) -> Any:
+    try:
+        return component(*sizes, **arguments)
+    except NodeError:  # of a part: the innermost node is the one to name
+        raise
+    except ValueError as error:
+        raise NodeError(node, str(error)) from error
+
+
+def path_of(node: Config, config: Config) -> str:
+    """Where a node of a config stands in it; of equal ones, the first."""
+    return next(path for key in config for path, it in _nodes(key, config[key]) if it == node)
 
 
 def _created(value: Any) -> Any:

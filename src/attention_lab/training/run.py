@@ -26,7 +26,14 @@ from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord, read_config, write_config
 from attention_lab.recording.wandb import LoggerOptions
 from attention_lab.training.history import History
-from attention_lab.training.nodes import Config, ConfigError, component_class, create
+from attention_lab.training.nodes import (
+    Config,
+    ConfigError,
+    NodeError,
+    component_class,
+    create,
+    path_of,
+)
 from attention_lab.training.objective import Diverged, Objective, Split
 from attention_lab.training.sections import check
 from attention_lab.training.trainer import TrainerOptions
@@ -51,7 +58,7 @@ def load_data(config: Config) -> SplitDataModule[Any]:
     Raises:
         ConfigError: if its options cannot work.
     """
-    with _config_errors():
+    with _config_errors(config):
         data: SplitDataModule[Any] = create(config["data"])
         data.setup()
         return data
@@ -69,7 +76,7 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
     """
     check(config)
     data = load_data(config) if data is None else data
-    with _config_errors():
+    with _config_errors(config):
         optimizer = create(config["optimizer"])
         trainer_options = create(config["trainer"])
         if trainer_options.accelerator == "gpu" and not _has_gpu():
@@ -85,10 +92,12 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
 
 
 @contextmanager
-def _config_errors() -> Iterator[None]:
+def _config_errors(config: Config) -> Iterator[None]:
     """What a constructor finds wrong with its arguments is wrong with the config."""
     try:
         yield
+    except NodeError as error:
+        raise ConfigError(f"{path_of(error.node, config)}: {error}") from error
     except (ValueError, ImportError) as error:
         raise ConfigError(str(error)) from error
 
@@ -173,6 +182,7 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         "validation": {name.removeprefix("validation/"): v for name, v in best.metrics.items()},
         "test": test,
         "floor": data.floor("test"),
+        "shortcuts": data.shortcuts("test"),
         "parameters": sum(p.numel() for p in run.objective.model.parameters()),
         "tokens_per_second": int(run.objective.tokens) / history.training_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,

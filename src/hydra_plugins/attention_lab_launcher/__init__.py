@@ -8,7 +8,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from attention_lab.cli.configuration import plain_config
+from attention_lab.cli.configuration import check_groups, plain_config
 
 
 class IsolatedLauncher(Launcher):
@@ -37,14 +37,18 @@ class IsolatedLauncher(Launcher):
         What became of each is in its run directory. The return value is the validation metric
         that its data set names, for sweepers that search.
         """
+        configs = [
+            self._compose(overrides, initial_job_idx + index)
+            for index, overrides in enumerate(job_overrides)
+        ]
         # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
         from attention_lab.sweeps.jobs import Job, check_jobs, job_names, run_jobs
 
         sweep = Path(self.config.hydra.sweep.dir).absolute()
         names = job_names(job_overrides, initial_job_idx)
         jobs = [
-            Job(sweep / name, self._compose(overrides, initial_job_idx + index), list(overrides))
-            for index, (name, overrides) in enumerate(zip(names, job_overrides, strict=True))
+            Job(sweep / name, config, list(overrides))
+            for name, config, overrides in zip(names, configs, job_overrides, strict=True)
         ]
         check_jobs(jobs)
         values = run_jobs(jobs, self.parallel, self.threads)
@@ -57,6 +61,7 @@ class IsolatedLauncher(Launcher):
         """A job's config, complete now: editing conf/ later does not change a waiting job."""
         loader = self.hydra_context.config_loader
         config = loader.load_sweep_config(self.config, list(overrides))
+        check_groups(config, config.hydra.runtime.choices)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return plain_config(config)

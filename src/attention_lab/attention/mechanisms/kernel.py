@@ -1,8 +1,9 @@
 """Kernel attention: weights are dot products of features, so the sum over keys comes first."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from itertools import repeat
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,15 @@ from attention_lab.attention.cache import Cache
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.checks import check_positive
 from attention_lab.attention.layer import AttentionLayer, Projections
-from attention_lab.attention.masks import Mask, split_causal
+from attention_lab.attention.masks import Everything, Mask, split_causal
 from attention_lab.attention.precision import wide, without_autocast
+
+
+class Features(NamedTuple):
+    """φ(x) = values · exp(log_scale), which alone could under- or overflow."""
+
+    values: Tensor  #: (B, H, L, F)
+    log_scale: Tensor | None = None  #: (B, H, L, 1); None means 0
 
 
 class FeatureMap(nn.Module, ABC):
@@ -33,10 +41,11 @@ class FeatureMap(nn.Module, ABC):
         self.head_dim = head_dim
 
     @abstractmethod
-    def forward(self, x: Tensor, is_query: bool) -> Tensor:
-        """Features (B, H, L, F) of (B, H, L, E).
+    def forward(self, x: Tensor, is_query: bool) -> Features:
+        """Features of (B, H, L, E).
 
-        Those of a query may be scaled by any positive number, which cancels; those of a key not.
+        Those of a query may be scaled by any positive number, which cancels: its ``log_scale`` is
+        not looked at. That of keys is looked at if it is given.
         """
 
 
@@ -46,18 +55,19 @@ class EluPlusOne(FeatureMap):
     formula = "elu(x) + 1"
     paper = "Katharopoulos et al. 2020"
 
-    def forward(self, x: Tensor, is_query: bool) -> Tensor:
+    def forward(self, x: Tensor, is_query: bool) -> Features:
         if is_query:  # far below 0 every feature would vanish; the factor e^−max cancels
             x = x - x.amax(-1, keepdim=True).detach().clamp(max=0)
-        return F.elu(x) + 1
+        return Features(F.elu(x) + 1)
 
 
 class PositiveRandomFeatures(FeatureMap):
     """FAVOR+: φ(q)·φ(k) is exp(q·k / √E) on average (Choromanski et al. 2021, lemma 1).
 
     The random directions are orthogonal in blocks of E (ibid., §2.4), drawn once at initialization
-    and kept in the state. The features of long keys underflow, in single precision from a norm of
-    13·E^¼ (e^−88) or more; a query that sees no key with features left gets zeros.
+    and kept in the state. Features are relative to each vector's largest, so that neither long keys
+    nor long queries vanish. Only where both are long, in single precision from about 14·E^¼, and
+    opposite, they may have no feature left in common: a query that sees such keys alone gets zeros.
 
     Args:
         head_dim: width of one head.
@@ -78,12 +88,26 @@ class PositiveRandomFeatures(FeatureMap):
         self.register_buffer("directions", torch.cat(blocks)[:features] * norms)
         self.directions: Tensor
 
-    def forward(self, x: Tensor, is_query: bool) -> Tensor:
+    def forward(self, x: Tensor, is_query: bool) -> Features:
         x = x * self.head_dim**-0.25
-        exponent = x @ self.directions.to(x.dtype).mT - x.square().sum(-1, keepdim=True) / 2
-        if is_query:  # cannot overflow, and cancels
-            exponent = exponent - exponent.amax(-1, keepdim=True).detach()
+        exponent = x @ self.directions.to(x.dtype).mT
+        largest = exponent.amax(-1, keepdim=True).detach()
+        if is_query:
+            return Features(self._exp(exponent - largest))
+        half = (x.square().sum(-1, keepdim=True) / 2).clamp(max=-_lowest(x) / 4)
+        # The scale is a constant: |x|²/2 − (|x|²/2) gives the features its gradient, and no number.
+        scale = largest - half.detach()
+        return Features(self._exp(exponent - (largest + (half - half.detach()))), scale)
+
+    def _exp(self, exponent: Tensor) -> Tensor:
         return exponent.exp() / len(self.directions) ** 0.5
+
+
+class Past(NamedTuple):
+    """Σ φ(k) (v, 1)ᵀ = sums · exp(largest) over the keys so far."""
+
+    sums: Tensor  #: (B, H_kv, 1, F, E_v + 1)
+    largest: Tensor | None = None  #: (B, H_kv, 1, 1, 1), if the keys' features have scales
 
 
 class KernelAttention(AttentionLayer):
@@ -91,7 +115,8 @@ class KernelAttention(AttentionLayer):
 
     Linear where the mask is causal, padding, both or none; under any other mask, and where weights
     are asked for, the same numbers are computed from all pairs. Step-by-step decoding keeps the two
-    sums only. Sums are never in half precision.
+    sums, and the largest scale if features have scales; under any other mask than a causal one,
+    keys and values. Sums are never in half precision.
 
     Args:
         query_dim: width of the queries, and of the output.
@@ -164,17 +189,24 @@ class KernelAttention(AttentionLayer):
         phi_q, phi_k, summed = self._features(query, key, value)
         structure = None if need_weights or start else split_causal(mask)
         if structure is None:
-            products = (phi_q @ phi_k.mT).flatten(1, 2)
-            if mask is not None:
-                size = (len(query), query.shape[1], query.shape[2], keys)
-                products = products * mask.dense(*size, query.device, start)
+            size = (len(query), query.shape[1], query.shape[2], keys)
+            visible = (Everything() if mask is None else mask).dense(*size, query.device, start)
+            products = (phi_q @ phi_k.values.mT).flatten(1, 2) * visible
+            if phi_k.log_scale is not None:
+                row = repeat_heads(phi_k.log_scale.squeeze(2), phi_q.shape[2]).mT
+                products = products * _relative(row.masked_fill(~visible, _lowest(row)), -1)
             weights = products / _safe(products.sum(-1, keepdim=True))
             output = weights @ repeat_heads(value, phi_q.shape[2]).to(weights.dtype)
             given = weights.to(query.dtype) if need_weights else None
             return output.to(query.dtype), given
         causal, rest = structure
-        phi_k = phi_k * rest.dense(len(query), 1, 1, keys, query.device).mT.unsqueeze(2)
-        sums = self._causal(phi_q, phi_k, summed) if causal else phi_q @ (phi_k.mT @ summed)
+        phi_k = _hide(phi_k, rest.dense(len(query), 1, 1, keys, query.device))
+        if causal:
+            sums, _ = self._causal(phi_q, phi_k, summed, _no_keys(phi_k, summed))
+        else:
+            values, scale = phi_k
+            values = values if scale is None else values * _relative(scale, -2)
+            sums = phi_q @ (values.mT @ summed)
         return _divide(sums, query.dtype), None
 
     @without_autocast
@@ -188,45 +220,93 @@ class KernelAttention(AttentionLayer):
         cache: Cache,
     ) -> tuple[Tensor, Tensor | None]:
         structure = split_causal(mask)
-        if structure is None or not structure[0]:
+        fits_sums = structure is not None and structure[0]
+        if "key" in cache.tensors or not (fits_sums or cache.tensors):
+            return super().attend_next(query, key, value, mask, need_weights, cache)
+        if structure is None or not fits_sums:
             raise ValueError(
-                "linear attention keeps sums, not keys: step by step it needs a causal mask "
-                f"(and padding), and cannot use {mask}"
+                f"the cache holds sums over all keys, which cannot forget what {mask} hides; give "
+                "this mask from the beginning"
             )
         seen = cache.length + key.shape[2]
         phi_q, phi_k, summed = self._features(query, key, value)
         valid = structure[1].dense(len(query), 1, 1, seen, query.device)
-        phi_k = phi_k * valid[..., cache.length :].mT.unsqueeze(2)
-        sums, total = self._causal(phi_q, phi_k, summed), phi_k.mT @ summed
-        if cache.tensors:
-            past = cache.tensors["sums"]
-            sums, total = sums + phi_q @ past, total + past
-        cache.replace({"sums": total})
+        phi_k = _hide(phi_k, valid[..., cache.length :])
+        past = Past(**cache.tensors) if cache.tensors else _no_keys(phi_k, summed)
+        sums, past = self._causal(phi_q, phi_k, summed, past)
+        cache.replace({name: x for name, x in past._asdict().items() if x is not None})
         return _divide(sums, query.dtype), None
 
-    def _features(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _features(
+        self, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Features, Tensor]:
         """φ(q) (B, H_kv, G, L, F), φ(k) (B, H_kv, 1, S, F) and (v, 1) (B, H_kv, 1, S, E_v + 1).
 
         G query heads share a key head. The column of ones becomes the denominator.
         """
         query, key, value = wide(query), wide(key), wide(value)
-        phi_q = self.feature_map(query, is_query=True).unflatten(1, (key.shape[1], -1))
-        phi_k = self.feature_map(key, is_query=False).unsqueeze(2)
+        phi_q = self.feature_map(query, is_query=True).values.unflatten(1, (key.shape[1], -1))
+        values, scale = self.feature_map(key, is_query=False)
+        phi_k = Features(values.unsqueeze(2), None if scale is None else scale.unsqueeze(2))
         return phi_q, phi_k, F.pad(value, (0, 1), value=1.0).unsqueeze(2)
 
-    def _causal(self, phi_q: Tensor, phi_k: Tensor, value: Tensor) -> Tensor:
-        """Σ_{j ≤ i} (φ(q_i)·φ(k_j)) v_j, chunk by chunk: pairs within, sums from before."""
-        queries = phi_q.shape[-2]
-        missing = max(0, queries - phi_k.shape[-2])
-        phi_k, value = (F.pad(x, (0, 0, 0, missing))[..., :queries, :] for x in (phi_k, value))
-        past = phi_k.mT[..., :0] @ value[..., :0, :]  # zeros (B, H_kv, 1, F, E_v + 1)
+    def _causal(
+        self, phi_q: Tensor, phi_k: Features, value: Tensor, past: Past
+    ) -> tuple[Tensor, Past]:
+        """Σ_{j ≤ i} (φ(q_i)·φ(k_j)) v_j, chunk by chunk: pairs within, sums from before.
+
+        Row i is relative to the largest scale of its keys, and the past to that of its own, as in
+        an online softmax (Milakov & Gimelshein 2018). Returns the past that they all have become.
+        """
+        missing = phi_q.shape[-2] - value.shape[-2]  # or too many
+        keys, value = (F.pad(x, (0, 0, 0, missing)) for x in (phi_k.values, value))
+        scale = phi_k.log_scale
+        scales: Iterable[Tensor | None] = repeat(None)
+        if scale is not None:
+            scales = F.pad(scale, (0, 0, 0, missing), value=_lowest(scale)).split(self.chunk, -2)
         outputs = []
-        for q, k, v in zip(
-            *(x.split(self.chunk, dim=-2) for x in (phi_q, phi_k, value)), strict=True
-        ):
-            outputs.append((q @ k.mT).tril() @ v + q @ past)
-            past = past + k.mT @ v
-        return torch.cat(outputs, dim=-2)
+        chunks = (x.split(self.chunk, dim=-2) for x in (phi_q, keys, value))
+        for q, k, v, scale in zip(*chunks, scales, strict=False):
+            sums, largest = past
+            pairs, before = (q @ k.mT).tril(), q @ sums
+            if scale is not None and largest is not None:
+                running = torch.cat([largest, scale.detach()], dim=-2).cummax(dim=-2).values
+                now, last = running[..., 1:, :], running[..., -1:, :]
+                pairs = pairs * (scale.mT - now).clamp(max=0).exp()  # no ∞ above the diagonal
+                before = before * (largest - now).exp()
+                k, sums, largest = k * (scale - last).exp(), sums * (largest - last).exp(), last
+            outputs.append(pairs @ v + before)
+            past = Past(sums + k.mT @ v, largest)
+        return torch.cat(outputs, dim=-2), past
+
+
+def _hide(phi_k: Features, valid: Tensor) -> Features:
+    """Features of 0, of the lowest scale, where ``valid`` (B, 1, 1, S) is not True."""
+    values, scale = phi_k
+    valid = valid.mT.unsqueeze(2)
+    hidden = None if scale is None else scale.masked_fill(~valid, _lowest(scale))
+    return Features(values * valid, hidden)
+
+
+def _no_keys(phi_k: Features, value: Tensor) -> Past:
+    """The past before the first key."""
+    values, scale = phi_k
+    sums = values.mT[..., :0] @ value[..., :0, :]
+    if scale is None:
+        return Past(sums)
+    return Past(sums, scale.new_full((*scale.shape[:-2], 1, 1), _lowest(scale)))
+
+
+def _relative(log_scale: Tensor, dim: int) -> Tensor:
+    """Scales, relative to the largest along a dimension, which may be empty."""
+    if log_scale.shape[dim] == 0:
+        return log_scale
+    return (log_scale - log_scale.detach().amax(dim, keepdim=True)).exp()
+
+
+def _lowest(x: Tensor) -> float:
+    """A logarithm of 0 that can be subtracted from itself."""
+    return torch.finfo(x.dtype).min
 
 
 def _divide(sums: Tensor, dtype: torch.dtype) -> Tensor:

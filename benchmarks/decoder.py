@@ -1,0 +1,127 @@
+"""Training a character model: a whole run against a GPT and a loop written by hand.
+
+Both have the size of nanoGPT's small character model (4 layers, 4 heads, width 128, 64 characters,
+batches of 12) and see the same batches of the same generated text. They train in one process and
+take turns every few steps. Run it with nothing else on the machine:
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/decoder.py
+"""
+
+import argparse
+import itertools
+import os
+import random
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from overhead import Turns, WithTurns
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from attention_lab.cli.configuration import composed
+from attention_lab.training.run import build, train
+
+LAYERS, HEADS, WIDTH, LENGTH = 4, 4, 128, 64
+
+
+class Block(nn.Module):
+    """One layer of GPT-2, as one would write it in an afternoon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.other_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.query_key_value = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
+        self.output = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = self.query_key_value(self.norm(x)).unflatten(-1, (3, HEADS, -1))
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.output(attended.transpose(1, 2).flatten(2))
+        return x + self.feed_forward(self.other_norm(x))
+
+
+class HandWritten(nn.Module):
+    """A GPT with tied embeddings and learned positions."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, WIDTH)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.positions = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
+        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens) + self.positions[: tokens.shape[1]]
+        return F.linear(self.norm(self.blocks(x)), self.embedding.weight)
+
+
+def hand_written_loop(config: Mapping[str, Any]) -> Iterator[None]:
+    """Trains the hand-written model; yields after each step."""
+    run = build(config)
+    model, steps = (
+        HandWritten(run.data.model_arguments()["vocabulary"]),
+        config["trainer"]["max_steps"],
+    )
+    sizes = [sum(p.numel() for p in each.parameters()) for each in (model, run.objective.model)]
+    print(f"parameters: {sizes[0]} by hand, {sizes[1]} in the framework")
+    optimizer = run.objective.optimizer_options.optimizer(model)
+    scheduler = run.objective.optimizer_options.scheduler(optimizer, steps)
+    batches = run.data.train_dataloader()
+    for epoch in itertools.count():
+        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for batch in batches:
+            optimizer.zero_grad()
+            logits = model(batch.inputs)
+            F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten()).backward()
+            clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip"])
+            optimizer.step()
+            scheduler.step()
+            yield
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=400, help="steps of a run")
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    os.environ["WANDB_MODE"] = "offline"
+    pairs: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        text = Path(directory) / "text.txt"
+        text.write_text("".join(random.Random(0).choices("etaoin shrdlu,.\n", k=400_000)))
+        config = composed(
+            [
+                *("data=text", f"data.path={text}", f"data.length={LENGTH}", "data.batch_size=12"),
+                *("attention=multi_head", f"attention.heads={HEADS}", f"model.width={WIDTH}"),
+                *(f"model.layers={LAYERS}", "model.dropout=0.0", "trainer=cpu"),
+                f"trainer.max_steps={chosen.steps}",
+            ]
+        )
+        config["trainer"]["_target_"] = "overhead.WithTurns"
+        for turn in range(chosen.rounds):
+            WithTurns.turns = turns = Turns(hand_written_loop(config))
+            train(config, Path(directory) / str(turn), [])
+            pairs += zip(turns.plain, turns.framework, strict=True)
+    tokens = 12 * LENGTH
+    by_hand = statistics.median(tokens / plain for plain, _ in pairs)
+    ours = statistics.median(tokens / framework for _, framework in pairs)
+    ratio = statistics.median(plain / framework for plain, framework in pairs)
+    print(f"by hand       {by_hand:.0f} tokens/s (medians of {len(pairs)} turns)")
+    print(f"attention-lab {ours:.0f} tokens/s, {ratio:.3f} times as many")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The table of `attention-lab list data`, read from the datasets themselves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attention_lab.cli.configuration import composed, group_options
+from attention_lab.cli.listing import description
+from attention_lab.data.splits import SPLITS, SplitDataModule
+from attention_lab.training.nodes import ConfigError, check_node, create
+
+NOTES = """
+Sizes are those of training, validation and test. The floor is what a trivial baseline reaches on
+test, a shortcut what is known to do well without solving the task: both by the metric that chooses
+checkpoints, and both computed now."""
+
+
+def table(extra: Path | None) -> Iterator[str]:
+    """The lines, each as soon as its dataset has been loaded: what, how much, floor, shortcuts.
+
+    Args:
+        extra: the user's own config directory.
+    """
+    options = group_options("data", extra)
+    width = max(map(len, options))
+    yield "data="
+    for name, file in options.items():
+        yield f"  {name:<{width}}  {description(file)}"
+        yield f"  {'':<{width}}  {_facts(name, extra)}"
+    yield NOTES
+
+
+def _facts(name: str, extra: Path | None) -> str:
+    config = composed([f"data={name}"], extra)
+    try:
+        check_node("data", config["data"], SplitDataModule)
+        data: SplitDataModule[Any] = create(config["data"])
+        data.setup()
+    except (ConfigError, ValueError, ImportError) as error:
+        return f"not loaded: {error}"
+    sizes = " / ".join(f"{len(data.split(split).lengths()):,}" for split in SPLITS)
+    known = {"floor": data.floor("test"), **data.shortcuts("test")}
+    marks = (f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items())
+    objective, model = (
+        config[section]["_target_"].rpartition(".")[2] for section in ("objective", "model")
+    )
+    return f"{sizes}; {data.monitor}: {', '.join(marks)}; {objective} with {model}"

@@ -1,0 +1,169 @@
+"""Step by step: the weights of the whole pass, the cache's bytes counted by hand, and refusals."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from attention_lab.attention import (
+    AttentionLayer,
+    Cache,
+    Causal,
+    DifferentialAttention,
+    EluPlusOne,
+    FeatureMap,
+    KernelAttention,
+    LocalAttention,
+    Location,
+    Mask,
+    Padding,
+    PositiveRandomFeatures,
+    Rotary,
+    ScaledDotProduct,
+    ScoredAttention,
+    Shaw,
+    SlidingWindow,
+    Softmax,
+    TopK,
+    observe,
+)
+from tests.attention.loops import H_KV, E, H
+
+
+def scored(**options: Any) -> Callable[[], AttentionLayer]:
+    defaults: dict[str, Any] = {"score": ScaledDotProduct, "normalizer": Softmax}
+    return lambda: ScoredAttention(H * E, heads=H, kv_heads=H_KV, **(defaults | options))
+
+
+def kernel(
+    feature_map: Callable[[int], FeatureMap], chunk: int = 3
+) -> Callable[[], AttentionLayer]:
+    return lambda: KernelAttention(
+        H * E, feature_map=feature_map, heads=H, kv_heads=H_KV, chunk=chunk
+    )
+
+
+T, WIDE = 10, 8  # positions, and the bytes of a float64
+KEYS_AND_VALUES = 2 * H_KV * T * (E + E) * WIDE
+LAYERS: dict[str, tuple[Callable[[], AttentionLayer], int]] = {
+    "softmax": (scored(), KEYS_AND_VALUES),
+    "rotary": (scored(positions=Rotary), KEYS_AND_VALUES),
+    "shaw": (scored(positions=Shaw), KEYS_AND_VALUES),
+    "top-k-talking": (
+        scored(normalizer=partial(TopK, 2), talking_heads=True, gate=True),
+        KEYS_AND_VALUES,
+    ),
+    "own-window": (scored(mask=SlidingWindow(3), positions=Rotary), KEYS_AND_VALUES),
+    "latent": (scored(latent_dim=5, positions=Rotary), 2 * T * 5 * WIDE),
+    "differential": (
+        lambda: DifferentialAttention(H * E, heads=H, kv_heads=H_KV),
+        KEYS_AND_VALUES,
+    ),
+    "local": (
+        lambda: LocalAttention(H * E, score=ScaledDotProduct, heads=H, kv_heads=H_KV, radius=2),
+        KEYS_AND_VALUES,
+    ),
+    # Katharopoulos et al. 2020, eq. 18–19: Σ φ(k) vᵀ and Σ φ(k), however long the past; and the
+    # largest scale, where features have scales
+    "linear": (kernel(EluPlusOne), 2 * H_KV * E * (E + 1) * WIDE),
+    "performer": (
+        kernel(partial(PositiveRandomFeatures, features=11)),
+        2 * H_KV * (11 * (E + 1) + 1) * WIDE,
+    ),
+}
+SUMS = ("linear", "performer")  # keep no keys, so step by step they have no weights
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if n not in SUMS])
+@pytest.mark.parametrize("window", [False, True])
+def test_steps_are_the_whole(name: str, window: bool) -> None:
+    """Weights, too, and under a window; the rest is the contract's ``check_decoding``."""
+    layer = LAYERS[name][0]().double().eval()
+    x, need = torch.randn(2, T, H * E).double(), layer.capabilities.weights
+    mask = Causal() & SlidingWindow(4) if window else Causal()
+    whole = layer(x, mask=mask, need_weights=need)
+    cache, seen = Cache(), 0
+    for n in (2, 5, 3):
+        part = layer(x[:, seen : seen + n], mask=mask, need_weights=need, cache=cache)
+        seen += n
+        assert_close(part.output, whole.output[:, seen - n : seen])
+        if need:
+            assert_close(part.weights, whole.weights[:, :, seen - n : seen, :seen])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_cache_size(name: str) -> None:
+    """What key heads need, which grouped query heads share; sums as large after 4 as after 10."""
+    layer, size = LAYERS[name][0]().double(), LAYERS[name][1]
+    cache, x = Cache(), torch.randn(2, T, H * E).double()
+    assert cache.size == 0
+    layer(x[:, :4], mask=Causal(), cache=cache)
+    assert cache.size == (size if name in SUMS else size * 4 // T)
+    layer(x[:, 4:], mask=Causal(), cache=cache)
+    assert cache.size == size
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_under_other_masks_than_causal_keys_are_kept(name: str) -> None:
+    layer, x = LAYERS[name][0]().double(), torch.randn(2, T, H * E).double()
+    cache, window = Cache(), Causal() & SlidingWindow(2)
+    steps = [layer(step, mask=window, cache=cache).output for step in x.split((3, 1, 6), dim=1)]
+    assert_close(torch.cat(steps, dim=1), layer(x, mask=window).output)
+    assert cache.size == KEYS_AND_VALUES
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_cannot_forget(name: str) -> None:
+    """A window would need the keys that the sums have swallowed: refused rather than wrong."""
+    layer, x = LAYERS[name][0]().double(), torch.randn(2, T, H * E).double()
+    cache = Cache()
+    layer(x[:, :3], mask=Causal(), cache=cache)
+    with pytest.raises(ValueError, match="cannot forget"):
+        layer(x[:, 3:], mask=Causal() & SlidingWindow(2), cache=cache)
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_are_never_in_half_precision(name: str) -> None:
+    """Sums stay in double or single precision, whatever the layer computes in."""
+    layer = LAYERS[name][0]().bfloat16()
+    cache = Cache()
+    layer(torch.randn(2, 4, H * E).bfloat16(), mask=Causal(), cache=cache)
+    assert all(tensor.dtype == torch.float32 for tensor in cache.tensors.values())
+
+
+def test_observing_does_not_disturb_linear_attention_step_by_step() -> None:
+    layer = KernelAttention(8, feature_map=EluPlusOne)
+    with observe(layer) as calls:
+        layer(torch.randn(1, 2, 8), mask=Causal(), cache=Cache())
+    assert calls == {"": []}
+    with pytest.raises(ValueError, match="KernelAttention has no weights to give"):
+        layer(torch.randn(1, 2, 8), mask=Causal(), cache=Cache(), need_weights=True)
+
+
+def test_a_step_that_fails_leaves_the_cache_as_it_was() -> None:
+    layer = ScoredAttention(8, score=partial(Location, max_length=4), normalizer=Softmax)
+    cache, steps = Cache(), torch.randn(1, 3, 8)
+    layer(steps, mask=Causal(), cache=cache)
+    kept = cache.size
+    with pytest.raises(ValueError, match="6 keys are more than max_length=4"):
+        layer(steps, mask=Causal(), cache=cache)
+    assert (cache.length, cache.size) == (3, kept)
+
+
+@pytest.mark.parametrize("mask", [None, Padding(torch.ones(1, 2, dtype=torch.bool))])
+def test_a_cache_is_for_those_who_do_not_look_ahead(mask: Mask | None) -> None:
+    layer = ScoredAttention(8, score=ScaledDotProduct, normalizer=Softmax)
+    with pytest.raises(ValueError, match="cannot look ahead"):
+        layer(torch.randn(1, 2, 8), mask=mask, cache=Cache())
+
+
+def test_a_step_of_no_positions_changes_nothing() -> None:
+    layer, cache = KernelAttention(8, feature_map=EluPlusOne), Cache()
+    padding = [Padding(torch.ones(1, seen, dtype=torch.bool)) for seen in (3, 3)]
+    layer(torch.randn(1, 3, 8), mask=Causal() & padding[0], cache=cache)
+    output = layer(torch.randn(1, 0, 8), mask=Causal() & padding[1], cache=cache).output
+    assert output.shape == (1, 0, 8)
+    assert cache.length == 3

@@ -1,0 +1,76 @@
+"""Dealing generated examples to splits that never share one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from attention_lab.data.batches import IGNORE, LabelledPositions
+from attention_lab.data.generated import SHARES, GeneratedData, deal
+from attention_lab.data.language_model import LanguageModelData
+from attention_lab.data.splits import SPLITS
+
+
+class Coins(GeneratedData[LabelledPositions], LanguageModelData):
+    """Rows of ones and twos, of which there are few."""
+
+    monitor, mode = "accuracy", "max"
+
+    def __init__(self, width: int, examples: int = 50) -> None:
+        super().__init__(examples, 20, batch_size=5, draw_seed=0, seed=0)
+        self.width = width
+
+    def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledPositions:
+        inputs = torch.from_numpy(random.integers(1, 3, (count, self.width)))
+        labels = torch.full_like(inputs, IGNORE)
+        return LabelledPositions(inputs, labels, torch.full((count,), self.width))
+
+    def identity(self, batch: LabelledPositions) -> Tensor:
+        return batch.inputs
+
+    def model_arguments(self) -> dict[str, int]:
+        return {"vocabulary": 3, "length": self.width}
+
+    def floor(self, split: str) -> dict[str, float]:
+        return {"accuracy": 0.5}
+
+    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+        return []
+
+
+def test_splits_share_nothing_and_have_as_many_as_asked_for() -> None:
+    data = Coins(width=8)
+    data.setup()
+    rows = {split: set(map(tuple, data.split(split).inputs.tolist())) for split in SPLITS}
+    assert [len(data.split(split).inputs) for split in SPLITS] == [50, 20, 20]
+    for one in SPLITS:
+        for other in SPLITS:
+            assert one == other or not rows[one] & rows[other]
+
+
+def test_too_few_possible_examples_are_said_to_be() -> None:
+    with pytest.raises(ValueError, match=r"(validation|test) examples could be found"):
+        Coins(width=1).setup()
+
+
+def test_dealing_is_by_the_row_alone() -> None:
+    rows = np.random.default_rng(0).integers(0, 50, (5000, 6))
+    dealt = deal(rows)
+    shares = np.bincount(dealt) / len(rows)
+    assert shares == pytest.approx(SHARES, abs=0.02)
+    assert np.array_equal(deal(rows[::-1]), dealt[::-1])
+    assert np.array_equal(deal(np.pad(rows, ((0, 0), (0, 3)))), dealt)
+    assert dealt[:30].tolist() == FROZEN
+
+
+FROZEN = [0, 2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda rows: rows[:, ::-1], lambda rows: rows + 1, lambda rows: rows[:, :5]]
+)
+def test_every_part_of_a_row_counts(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    rows = np.random.default_rng(0).integers(1, 50, (5000, 6))
+    assert (deal(change(rows)) == deal(rows)).mean() == pytest.approx(0.66, abs=0.03)

@@ -1,0 +1,149 @@
+"""The causal language model: causal in every part, and the same step by step."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from attention_lab.attention import (
+    Causal,
+    EluPlusOne,
+    KernelAttention,
+    LinformerAttention,
+    Rotary,
+    ScaledDotProduct,
+    ScoredAttention,
+    Softmax,
+)
+from attention_lab.models.blocks import ShortConvolution
+from attention_lab.models.decoder import Decoder
+from attention_lab.models.protocol import AttentionFactory, Past
+from tests.models.conftest import ATTENTION
+
+ROTARY: AttentionFactory = partial(
+    ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, positions=Rotary, heads=2
+)
+LINEAR: AttentionFactory = partial(KernelAttention, feature_map=EluPlusOne, heads=2)
+
+#: Every kind of decoder.
+KINDS: dict[str, dict[str, Any]] = {
+    "learned positions": {},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "rotary": {"positions": "none", "self_attention": ROTARY},
+    "hybrid": {"hybrid": {"a": LINEAR, "b": ROTARY}, "layers": 3},
+    "convolution": {"convolution": 3},
+    "attention only": {"feed_forward_width": 0},
+    "untied": {"tied": False},
+}
+
+
+def decoder(**options: Any) -> Decoder:
+    """A small decoder in double precision whose parameters are all in use."""
+    sizes = {"width": 16, "self_attention": ATTENTION, **options}
+    model = Decoder(11, 9, **sizes).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture(params=list(KINDS))
+def model(request: pytest.FixtureRequest) -> Decoder:
+    return decoder(**KINDS[request.param])
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randint(11, (3, 9))
+
+
+def test_what_comes_later_never_matters(model: Decoder, tokens: Tensor) -> None:
+    before = model(tokens)
+    assert before.shape == (3, 9, 11)
+    for position in range(9):
+        changed = tokens.clone()
+        changed[:, position] = (tokens[:, position] + 1) % 11
+        after = model(changed)
+        assert_close(after[:, :position], before[:, :position])
+        assert (after[:, position:] - before[:, position:]).abs().amax((0, 2)).min() > 1e-6
+
+
+@pytest.mark.parametrize("parts", [[9], [1] * 9, [4, 1, 3, 1]])
+def test_step_by_step_it_says_the_same(model: Decoder, tokens: Tensor, parts: list[int]) -> None:
+    past: Past = {}
+    states = torch.cat([model.states(part, past) for part in tokens.split(parts, dim=1)], dim=1)
+    assert_close(model.readout(states), model(tokens))
+    again: Past = {}
+    logits = [model.next(part, again) for part in tokens.split(parts, dim=1)]
+    ends = torch.tensor(parts).cumsum(0) - 1
+    assert_close(torch.stack(logits, 1), model(tokens)[:, ends])
+
+
+def test_rows_can_go_on_in_another_order(model: Decoder, tokens: Tensor) -> None:
+    past: Past = {}
+    model.states(tokens[:, :5], past)
+    rows = torch.tensor([2, 0, 2, 1])
+    for cache in past.values():
+        cache.select(rows)
+    assert_close(model.next(tokens[rows, 5:6], past), model(tokens[rows, :6])[:, -1])
+
+
+def test_learned_positions_have_an_end(tokens: Tensor) -> None:
+    longer = torch.cat([tokens, tokens], dim=1)
+    with pytest.raises(ValueError, match=r"18 positions, but only 9 were learned; positions=sinu"):
+        decoder()(longer)
+    assert decoder(positions="sinusoidal")(longer).shape == (3, 18, 11)
+
+
+def test_a_hybrid_stack_takes_its_mechanisms_in_turn() -> None:
+    layers = decoder(**KINDS["hybrid"]).layers
+    kinds = [type(layer.self_attention) for layer in layers]
+    assert kinds == [KernelAttention, ScoredAttention, KernelAttention]
+
+
+def test_the_readout_is_the_embedding_if_tied() -> None:
+    tied, untied = decoder(), decoder(tied=False)
+    assert tied.readout.weight is tied.embedding.weight
+    assert untied.readout.weight is not untied.embedding.weight
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
+    assert sizes[1] - sizes[0] == 11 * 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"self_attention": partial(LinformerAttention, heads=2)}, "cannot be causal"),
+        ({"hybrid": {"a": LINEAR, "b": LinformerAttention}}, "cannot be causal"),
+        ({"layers": 0}, "layers must be at least 1"),
+        ({"feed_forward_width": -1}, "feed_forward_width must be at least 0"),
+        ({"convolution": 0}, "kernel must be at least 1"),
+        ({"positions": "rotary"}, "positions must be learned, sinusoidal or none"),
+        ({"dropout": 1.0}, "dropout must be in"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decoder(**options)
+
+
+def test_a_convolution_is_the_sum_of_the_last_few_positions() -> None:
+    convolution, x = ShortConvolution(4, kernel=3), torch.randn(2, 6, 4)
+    assert_close(convolution(x), x)  # so it begins
+    with torch.no_grad():
+        convolution.weight.normal_()
+    expected = torch.zeros_like(x)
+    for position in range(6):
+        for back in range(min(3, position + 1)):
+            expected[:, position] += convolution.weight[:, 0, 2 - back] * x[:, position - back]
+    assert_close(convolution(x), expected)
+
+
+def test_the_mask_of_a_mechanism_still_counts(tokens: Tensor) -> None:
+    """Every layer is causal, whatever else its own mask hides."""
+    masked = decoder(self_attention=partial(ATTENTION, mask=Causal()))
+    free = decoder()
+    masked.load_state_dict(free.state_dict())
+    assert_close(masked(tokens), free(tokens))

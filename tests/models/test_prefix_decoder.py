@@ -1,0 +1,63 @@
+"""A decoder alone over source and target."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from attention_lab.models.decoding import greedy
+from attention_lab.models.prefix_decoder import PrefixDecoder
+from tests.models.conftest import ATTENTION, END, SOURCE_VOCABULARY, START, TARGET_VOCABULARY
+
+
+def model(**options: Any) -> PrefixDecoder:
+    sizes = {"width": 16, "self_attention": ATTENTION, **options}
+    made = PrefixDecoder(SOURCE_VOCABULARY, TARGET_VOCABULARY, **sizes).double().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return made
+
+
+def test_it_reads_each_pair_as_one_sequence_without_padding(source: Tensor, target: Tensor) -> None:
+    made = model()
+    logits = made(source, target)
+    assert logits.shape == (3, 4, TARGET_VOCABULARY)
+    for row in range(3):
+        read = source[row][source[row] != 0]
+        whole = torch.cat([read, target[row] + SOURCE_VOCABULARY]).unsqueeze(0)
+        expected = made.decoder(whole)[0, len(read) :, SOURCE_VOCABULARY:]
+        assert_close(logits[row], expected)
+
+
+def test_more_padding_changes_nothing(source: Tensor, target: Tensor) -> None:
+    made = model()
+    wide_source = torch.cat([source, source.new_zeros(3, 4)], dim=1)
+    wide_target = torch.cat([target, target.new_zeros(3, 2)], dim=1)
+    assert_close(made(wide_source, wide_target)[:, :4], made(source, target))
+
+
+def test_greedy_writes_what_teacher_forcing_would_predict(source: Tensor) -> None:
+    made = model()
+    written = greedy(made, source, START, end=-1, max_length=6)
+    read = torch.cat([torch.full((3, 1), START), written[:, :-1]], dim=1)
+    assert torch.equal(made(source, read).argmax(-1), written)
+    assert greedy(made, source, START, END, max_length=6).shape[0] == 3
+
+
+def test_rows_can_go_on_in_another_order(source: Tensor, target: Tensor) -> None:
+    made = model()
+    past = made.read(source)
+    made.next(target[:, :2], past)
+    rows = torch.tensor([2, 0, 2])
+    for cache in past.values():
+        cache.select(rows)
+    expected = made(source[rows], target[rows, :3])[:, -1]
+    assert_close(made.next(target[rows, 2:3], past), expected)
+
+
+def test_learned_positions_are_refused() -> None:
+    with pytest.raises(ValueError, match="positions"):
+        model(positions="learned")

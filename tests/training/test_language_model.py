@@ -1,0 +1,118 @@
+"""The objective of language models: what is asked, and nothing else, is scored."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from attention_lab.data.batches import IGNORE
+from attention_lab.data.recall import Recall
+from attention_lab.training.language_model import LanguageModel
+from attention_lab.training.run import build, load_data, train
+from tests.conftest import Compose
+
+TINY = (
+    "data=recall",
+    "data.examples=60",
+    "data.evaluation_examples=300",
+    "data.vocabulary=20",
+    "data.lengths=[16,24]",
+    "data.pairs=[2,4]",
+    "model.width=16",
+    "model.tied=false",
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "logger=csv",
+)
+
+
+@pytest.fixture(scope="module")
+def config(compose: Compose) -> dict[str, Any]:
+    return compose(*TINY)
+
+
+@pytest.fixture(scope="module")
+def data(config: dict[str, Any]) -> Recall:
+    loaded = load_data(config)
+    assert isinstance(loaded, Recall)
+    return loaded
+
+
+@pytest.fixture
+def objective(config: dict[str, Any], data: Recall) -> LanguageModel:
+    made = build(config, data).objective.eval()
+    assert isinstance(made, LanguageModel)
+    return made
+
+
+def test_the_loss_is_that_of_the_labelled_positions(objective: LanguageModel, data: Recall) -> None:
+    batch = data.split("train")
+    loss, tokens = objective.loss(batch)
+    logits = objective.model(batch.inputs)
+    expected = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert int(tokens) == int(batch.length.sum())
+
+
+def test_there_are_logits_at_labelled_positions_only(
+    objective: LanguageModel, data: Recall
+) -> None:
+    seen: list[torch.Size] = []
+    objective.model.readout.register_forward_hook(lambda _, args, out: seen.append(out.shape))
+    batch = data.split("train")
+    objective.loss(batch)
+    assert seen == [(int((batch.labels != IGNORE).sum()), 20)]
+
+
+def test_metrics_are_those_of_all_positions_together(
+    objective: LanguageModel, data: Recall
+) -> None:
+    """In batches of unequal sizes, which must not count for more than they hold."""
+    everything = data.split("validation")
+    with torch.no_grad():
+        for parameter in objective.model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+        for rows in torch.arange(300).split(70):
+            objective.evaluate(everything.select(rows), "validation")
+        logits = objective.model(everything.inputs)
+    results = objective.results("validation")
+    asked = everything.labels != IGNORE
+    loss = F.cross_entropy(logits[asked], everything.labels[asked])
+    right = (logits.argmax(-1) == everything.labels) & asked
+    assert right.sum() > 0
+    assert {name: float(value) for name, value in results.items()} == pytest.approx(
+        {
+            "loss": float(loss),
+            "perplexity": math.exp(float(loss)),
+            "accuracy": float(right.sum() / asked.sum()),
+            "sequence_accuracy": float((right.sum(1) == asked.sum(1)).float().mean()),
+        },
+        rel=1e-4,
+    )
+
+
+def test_a_run_tells_its_slices_apart(config: dict[str, Any], tmp_path: Any) -> None:
+    test = train(config, tmp_path / "run", [])["test"]
+    assert {"accuracy/pairs=2", "accuracy/pairs=4"} <= set(test)
+    assert test["accuracy/pairs=2"] <= 1
+
+
+def test_slices_count_each_position(
+    objective: LanguageModel, data: Recall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that answers the first value everywhere is right once an example."""
+    everything = data.split("test")
+
+    def first_value(tokens: torch.Tensor, past: object = None) -> torch.Tensor:
+        return F.one_hot(tokens[:, 1], 20).float().unsqueeze(1).expand(-1, tokens.shape[1], -1)
+
+    monkeypatch.setattr(objective.model, "states", first_value)
+    objective.model.readout = torch.nn.Identity()
+    objective.evaluate(everything, "test")
+    rates = objective._slice_accuracy("test").compute()
+    assert {name: float(rate) for name, rate in rates.items()} == {
+        "accuracy/pairs=2": 0.5,
+        "accuracy/pairs=4": 0.25,
+    }
