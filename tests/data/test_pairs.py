@@ -247,7 +247,7 @@ def test_a_bad_file_is_said_in_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": None}, r"data\.train=FILE must name a file of lines source TAB target"),
+        ({"train": None}, r"no train; data.train=FILE names a file of lines source TAB target"),
         ({"train": "/"}, "^/: is a directory"),
         ({"train": "/no/such"}, "^/no/such: no such file or directory"),
         ({"monitor": "bleu"}, "monitor=bleu is for text of words; .*token_error_rate"),

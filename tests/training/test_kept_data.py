@@ -8,7 +8,7 @@ import torch
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.training.nodes import ConfigError, create
-from attention_lab.training.run import evaluate
+from attention_lab.training.run import build, evaluate
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import Train
 
@@ -107,3 +107,14 @@ def test_a_text_is_scored_by_its_characters(
     values = evaluate(directory, "test")
     bits = values["loss"] / torch.log(torch.tensor(2.0)).item()
     assert values["bits_per_character"] == pytest.approx(bits * 11 / 8, rel=0.01)
+
+
+def test_a_source_longer_than_the_model_reads_is_said_before_training(
+    compose: Compose, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.tsv"
+    path.write_text("".join(f"{'a' * (n % 40 + 1)}{n}\tb\n" for n in range(200)))
+    positions = ["attention/positions=learned", "attention.positions.max_length=16"]
+    config = compose("data=pairs", f"data.train={path}", *positions, *SETTINGS)
+    with pytest.raises(ConfigError, match=r"43 positions are more .*=16 .*; max_length=43 works"):
+        build(config)

@@ -84,7 +84,7 @@ class Pairs(SequencePairsData):
         super().__init__(batch_size, seed)
         check_positive(vocabulary=vocabulary)
         if not train:
-            raise ValueError("data.train=FILE must name a file of lines source TAB target")
+            raise ValueError("no train; data.train=FILE names a file of lines source TAB target")
         if monitor not in MODES:
             raise ValueError(f"monitor must be one of {', '.join(MODES)}, got {monitor!r}")
         if monitor in _OF_TEXT and target_tokens == "characters":

@@ -78,7 +78,7 @@ class Text(LanguageModelData):
         super().__init__(batch_size, seed)
         check_positive(length=length, vocabulary=vocabulary)
         if not path:
-            raise ValueError("data.path=FILE must name a text file, or several: data.path=[A,B]")
+            raise ValueError("no path; data.path=FILE names a text file, data.path=[A,B] several")
         self.path, self.validation, self.test = path, validation, test
         self.tokens, self.vocabulary, self.length = tokens, vocabulary, length
         self._corpus: Corpus | None = None

@@ -207,8 +207,10 @@ def _evaluate(run: Run, checkpoint: Path, split: Split) -> dict[str, float]:
     kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
     known = kept.get(type(run.data).__qualname__)  # where Lightning puts what a dataset keeps
     if known is not None:
-        with _config_errors():
+        try:
             run.data.load_state_dict(known)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     run.objective.load_state_dict(kept["state_dict"])
     loader = run.data.evaluation_dataloader(split)
     with _quiet():
