@@ -1,8 +1,32 @@
 """Tokens and their ids."""
 
-import pytest
+import json
+import sys
+from collections import Counter
+from itertools import pairwise
 
-from attention_lab.data.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary, Words
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attention_lab.data.vocabulary import (
+    BOS,
+    EOS,
+    PAD,
+    SPECIALS,
+    UNK,
+    BytePairs,
+    Bytes,
+    Characters,
+    TextVocabulary,
+    Vocabulary,
+    Words,
+    restored,
+    vocabulary_of,
+)
+
+LETTER = "to be or not to be\nthat is the question <s> "
+PAIRS = BytePairs.trained([LETTER] * 3, 280)
 
 
 def test_specials_come_first() -> None:
@@ -48,3 +72,109 @@ def test_no_token_has_an_id_beyond_the_last() -> None:
 
 def test_text_cannot_name_special_tokens() -> None:
     assert Words(["a", *SPECIALS]).read("<pad> a <s> </s>") == [UNK, 4, UNK, UNK]
+
+
+# Bytes and byte pairs
+
+
+@pytest.mark.parametrize("vocabulary", [Bytes(), PAIRS], ids=["bytes", "pairs"])
+@given(text=st.text() | st.text(alphabet=LETTER + "é</pad>unk\x00\r\n"))
+def test_every_text_can_be_read_and_written(vocabulary: TextVocabulary, text: str) -> None:
+    ids = vocabulary.read(text)
+    assert all(vocabulary.lowest <= id < len(vocabulary) for id in ids)
+    assert vocabulary.write([BOS, *ids, EOS, ids[0] if ids else UNK, PAD]) == text
+
+
+@pytest.mark.parametrize("vocabulary", [Bytes(), PAIRS], ids=["bytes", "pairs"])
+def test_what_is_no_text_is_written_as_the_replacement_character(
+    vocabulary: TextVocabulary,
+) -> None:
+    half = vocabulary.read("é")[:1]
+    assert vocabulary.write([*vocabulary.read("a"), UNK, *half, *vocabulary.read("b")]) == "a��b"
+
+
+@given(text=st.text())
+def test_bytes_are_those_of_utf_8(text: str) -> None:
+    assert Bytes().read(text) == [4 + byte for byte in text.encode("utf-8")]
+
+
+def test_bytes_are_named_as_ascii_or_as_numbers() -> None:
+    names = [Bytes().token(id) for id in (PAD, EOS, 4, 4 + ord("a"), 4 + ord(" "), 4 + 255)]
+    assert names == ["<pad>", "</s>", "0x00", "a", " ", "0xff"]
+    for beyond in (-1, 260):
+        with pytest.raises(IndexError):
+            Bytes().token(beyond)
+
+
+def merged(words: dict[tuple[str, ...], int], merges: int) -> list[str]:
+    """The tokens of Sennrich et al. 2016, algorithm 1."""
+    tokens = []
+    for _ in range(merges):
+        counts: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in pairwise(word):
+                counts[pair] += count
+        (a, b), _ = counts.most_common(1)[0]
+        tokens.append(a + b)
+        joined = {}
+        for word, count in words.items():
+            symbols: list[str] = []
+            for symbol in word:
+                if symbol == b and symbols and symbols[-1] == a:
+                    symbols[-1] += b
+                else:
+                    symbols.append(symbol)
+            joined[tuple(symbols)] = count
+        words = joined
+    return tokens
+
+
+def test_byte_pairs_are_the_most_frequent_ones() -> None:
+    """On words whose pairs are never equally frequent."""
+    counts = {"aaab": 100, "ab": 37, "cb": 11, "cbd": 5}
+    pairs = BytePairs.trained((" ".join([word] * n) for word, n in counts.items()), 264)
+    spelled: Counter[tuple[str, ...]] = Counter()
+    for word, n in counts.items():
+        spelled |= Counter({tuple(word): 1, (" ", *word): n - 1})
+    assert [pairs.token(id) for id in range(260, 264)] == merged(spelled, 4)
+    assert len(pairs) == 264
+    assert [pairs.token(id) for id in range(4)] == list(SPECIALS)
+    with pytest.raises(IndexError):
+        pairs.token(264)
+
+
+def test_byte_pairs_have_a_token_for_every_byte() -> None:
+    assert len({PAIRS.token(id) for id in range(len(PAIRS))}) >= 4 + 128
+    assert len(json.loads(PAIRS.state()["tokenizer"])["model"]["vocab"]) == 280 - 4
+    assert len(BytePairs.trained([], 999)) == 260  # nothing to merge
+
+
+def test_byte_pairs_need_room_for_every_byte() -> None:
+    with pytest.raises(ValueError, match="vocabulary must be at least 260"):
+        BytePairs.trained([LETTER], 259)
+
+
+def test_byte_pairs_say_which_package_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ImportError, match=r"pip install 'attention-lab\[bpe\]'"):
+        BytePairs.trained([LETTER], 300)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kind"),
+    [("characters", Characters), ("words", Words), ("bytes", Bytes), ("bpe", BytePairs)],
+)
+def test_a_vocabulary_is_restored_from_plain_values(tokens: str, kind: type) -> None:
+    vocabulary = vocabulary_of(tokens, [LETTER[:9], LETTER[9:]], 270)  # type: ignore[arg-type]
+    state = json.loads(json.dumps(vocabulary.state()))
+    again = restored(state)
+    assert type(vocabulary) is type(again) is kind
+    assert again.state() == vocabulary.state() == state
+    assert again.read(LETTER) == vocabulary.read(LETTER)
+    assert UNK not in again.read(LETTER)
+    assert again.write(again.read("to be")) == "to be"
+
+
+def test_there_are_four_kinds_of_tokens() -> None:
+    with pytest.raises(ValueError, match="characters, words, bytes or bpe, got 'sounds'"):
+        vocabulary_of("sounds", [], 0)  # type: ignore[arg-type]

@@ -1,11 +1,15 @@
 """Phoneme and word error rates against examples counted by hand."""
 
+import math
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.text import edit_distance
 
-from attention_lab.data.written import PronunciationErrors, token_errors
+from attention_lab.data.vocabulary import Words
+from attention_lab.data.written import PronunciationErrors, WrittenText, token_errors
 
 IDS = st.lists(st.integers(4, 7), max_size=8)
 
@@ -67,3 +71,95 @@ def test_words_need_references(references: list[tuple[int, ...]]) -> None:
 def test_each_word_needs_its_own_references() -> None:
     with pytest.raises(ValueError, match="zip"):
         PronunciationErrors().update([[4], [5]], [[(4,)]])
+
+
+# Text
+
+WORDS = Words(["the", "cat", "sat", "on", "a", "mat", "bat"])
+WRITTEN = ["the cat sat on a mat", "a bat", "", "the the the cat on the mat"]
+WANTED = [
+    ["the cat sat on the mat", "the bat sat on a mat"],
+    ["a cat"],
+    ["the mat"],
+    ["the cat sat", "the cat on the mat sat on the bat"],
+]
+
+
+def grams(symbols: str | list[str], order: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(symbols[i : i + order]) for i in range(len(symbols) - order + 1))
+
+
+def bleu() -> float:
+    """Papineni et al. 2002, §2: clipped precisions and the brevity penalty."""
+    logs = []
+    for order in range(1, 5):
+        clipped = total = 0
+        for text, accepted in zip(WRITTEN, WANTED, strict=True):
+            mine = grams(text.split(), order)
+            most: Counter[tuple[str, ...]] = Counter()
+            for reference in accepted:
+                most |= grams(reference.split(), order)
+            clipped += sum(min(n, most[gram]) for gram, n in mine.items())
+            total += sum(mine.values())
+        logs.append(math.log(clipped / total))
+    length = sum(len(text.split()) for text in WRITTEN)
+    closest = sum(
+        min((abs(len(r.split()) - len(text.split())), len(r.split())) for r in accepted)[1]
+        for text, accepted in zip(WRITTEN, WANTED, strict=True)
+    )
+    return min(1, math.exp(1 - closest / length)) * math.exp(sum(logs) / 4)
+
+
+def chrf_of(pairs: list[tuple[str, str]]) -> float:
+    """Popović 2015, equation 1, with β = 2 and n-grams of up to 6 characters."""
+    precisions, recalls = [], []
+    for order in range(1, 7):
+        same = mine = theirs = 0
+        for one, other in pairs:
+            a, b = grams(one.replace(" ", ""), order), grams(other.replace(" ", ""), order)
+            same += sum(min(n, b[gram]) for gram, n in a.items())
+            mine, theirs = mine + sum(a.values()), theirs + sum(b.values())
+        if theirs:
+            precisions.append(same / mine if mine else 0)
+            recalls.append(same / theirs)
+    p, r = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+    return 5 * p * r / (4 * p + r) if p else 0
+
+
+def measured(written: list[str], wanted: list[list[str]]) -> dict[str, float]:
+    metric = WrittenText(WORDS)
+    for text, accepted in zip(written, wanted, strict=True):  # as in batches of one
+        metric.update([WORDS.read(text)], [[tuple(WORDS.read(other)) for other in accepted]])
+    values = {name: float(value) for name, value in metric.compute().items()}
+    metric.reset()
+    metric.update([[4]], [[(4,)]])
+    assert float(metric.compute()["chrf"]) == 1  # nothing is left of what was before
+    assert float(metric.compute()["bleu"]) == 0  # no four words in a row
+    return values
+
+
+def test_text_is_measured_as_in_the_papers() -> None:
+    closest = [
+        (text, max(accepted, key=lambda other, text=text: chrf_of([(text, other)])))
+        for text, accepted in zip(WRITTEN, WANTED, strict=True)
+    ]
+    values = measured(WRITTEN, WANTED)
+    assert values["bleu"] == pytest.approx(bleu())
+    assert values["chrf"] == pytest.approx(chrf_of(closest))
+    assert 0.2 < values["bleu"] < values["chrf"] < 0.8
+    assert values["sequence_accuracy"] == 0
+
+
+def test_text_that_is_right_or_all_wrong_is_at_the_ends() -> None:
+    assert measured(WRITTEN[:1], [WRITTEN[:1]]) == {
+        "sequence_accuracy": 1,
+        "token_error_rate": 0,
+        "bleu": pytest.approx(1),
+        "chrf": pytest.approx(1),
+    }
+    values = measured(["", "on"], [["the mat"], ["a bat"]])
+    assert (values["bleu"], values["chrf"]) == (0, 0)
+
+
+def test_leaving_a_text_out_never_helps() -> None:
+    assert measured(["the cat sat on", ""], [["the cat sat on"], ["a mat"]])["chrf"] < 0.9

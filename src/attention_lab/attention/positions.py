@@ -97,7 +97,8 @@ class Learned(Positions):
         longest = max(queries, keys)
         if longest > len(self.table):
             raise ValueError(
-                f"{longest} positions are more than max_length={len(self.table)} learned ones"
+                f"{longest} positions are more than max_length={len(self.table)} learned ones; "
+                f"max_length={longest} works"
             )
 
     def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ class SequencePairsData(SplitDataModule[SequencePairs]):
     """A dataset for sequence-to-sequence models, which says when a written sequence is right."""
 
     task = "sequence_to_sequence"
+    vocabularies = ("source_vocabulary", "target_vocabulary")
 
     source_vocabulary: TextVocabulary
     target_vocabulary: TextVocabulary

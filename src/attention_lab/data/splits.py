@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import ClassVar, Generic, Literal
+from typing import Any, ClassVar, Generic, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -15,6 +15,7 @@ from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import BatchT, Rows
 from attention_lab.data.bucketing import BucketBatchSampler
 from attention_lab.data.slices import Slices
+from attention_lab.data.vocabulary import restored
 
 SPLITS = ("train", "validation", "test")
 _FITS_A_PICTURE = 64
@@ -38,6 +39,16 @@ def split_by_hash(keys: Iterable[str], train: float, validation: float) -> dict[
     return {"train": order[:first], "validation": order[first:last], "test": order[last:]}
 
 
+def shares_without(given: Iterable[str]) -> dict[str, float]:
+    """The share of the training data that each split gets where some have files of their own.
+
+    >>> shares_without(["test"])
+    {'train': 0.95, 'validation': 0.05}
+    """
+    held_out = dict.fromkeys((split for split in SPLITS[1:] if split not in set(given)), 0.05)
+    return {"train": round(1 - sum(held_out.values()), 2), **held_out}
+
+
 def checked_split(name: str) -> str:
     """The name of a split, if there is such a split; ValueError otherwise."""
     if name not in SPLITS:
@@ -56,8 +67,10 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     """
 
     task: ClassVar[str]  # "sequence_to_sequence", "classification" or "language_model"
-    monitor: ClassVar[str]  # the metric by which to choose among checkpoints
-    mode: ClassVar[Literal["min", "max"]]  # which end of it is good
+    monitor: str  # the metric by which to choose among checkpoints
+    mode: Literal["min", "max"]  # which end of it is good
+    #: The attributes that hold vocabularies, once loaded or restored; checkpoints keep those.
+    vocabularies: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, batch_size: int, seed: int) -> None:
         super().__init__()
@@ -67,6 +80,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         self.batch_size = batch_size
         self.seed = seed
         self._splits: dict[str, BatchT] = {}
+        self._longest: list[int] = []
 
     @abstractmethod
     def load(self) -> dict[str, BatchT]:
@@ -96,6 +110,39 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """Load and split everything, the first time it is called."""
         if not self._splits:
             self._splits = self.load()
+            greatest = [split.lengths().amax(0) for split in self._splits.values()]
+            self._longest = torch.stack(greatest).amax(0).tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data, in plain values: vocabularies, greatest lengths."""
+        kept = {name: getattr(self, name).state() for name in self.vocabularies}
+        return {"vocabularies": kept, "longest": self.longest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that loaded data has the vocabularies of a checkpoint.
+
+        Raises:
+            ValueError: if it has others: its ids mean something else there.
+        """
+        for name, kept in state_dict["vocabularies"].items():
+            if getattr(self, name).state() != kept:
+                raise ValueError(
+                    f"data: {name.replace('_', ' ')} is not the checkpoint's, so the data has "
+                    "changed since; evaluate it as it was, or train again"
+                )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take vocabularies and greatest lengths from a checkpoint, in place of ``setup``.
+
+        Without any file of the data, ``model_arguments`` and ``longest`` then answer as they did,
+        and text can be read and written; splits there are none.
+
+        Args:
+            state: what ``state_dict`` gave.
+        """
+        for name in self.vocabularies:
+            setattr(self, name, restored(state["vocabularies"][name]))
+        self._longest = list(state["longest"])
 
     def split(self, name: str) -> BatchT:
         """All examples of a split as one batch.
@@ -110,9 +157,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
 
         Only lengths are looked at, of the test split, too: a model must be able to read it.
         """
-        greatest = [split.lengths().amax(0) for split in self._splits.values()]
-        lengths: list[int] = torch.stack(greatest).amax(0).tolist()
-        return lengths
+        return self._longest
 
     def train_dataloader(self) -> DataLoader[BatchT]:
         """Training batches, shuffled each epoch."""

@@ -1,15 +1,26 @@
 """Tokens and their ids, and how text is made of tokens."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from itertools import chain
+from typing import Any, ClassVar, Literal
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 
+#: What tokens of text can be.
+Tokens = Literal["characters", "words", "bytes", "bpe"]
+
+#: How an UNK in the middle of bytes is written: U+FFFD, the replacement character.
+_UNREADABLE = "\ufffd"
+
 
 class TextVocabulary(ABC):
     """Numbers tokens, and turns text into their ids and back."""
+
+    #: The smallest id that ``read`` may give.
+    lowest: ClassVar[int] = UNK
 
     @abstractmethod
     def __len__(self) -> int:
@@ -108,7 +119,169 @@ class Words(Vocabulary, TextVocabulary):
         return {"kind": "words", "tokens": self._tokens}
 
 
-def restored(state: dict[str, Any]) -> TextVocabulary:
+class Bytes(TextVocabulary):
+    """Every byte of a text's UTF-8 is a token, so every text can be read.
+
+    >>> Bytes().read("né")
+    [114, 199, 173]
+    >>> Bytes().write([114, 199, 173])
+    'né'
+    """
+
+    lowest = len(SPECIALS)
+
+    def __len__(self) -> int:
+        return len(SPECIALS) + 256
+
+    def token(self, id: int) -> str:
+        """The special token or the ASCII character of this id, or its byte as "0xc3"."""
+        if not 0 <= id < len(self):
+            raise IndexError(f"there is no token {id}")
+        byte = id - len(SPECIALS)
+        return SPECIALS[id] if byte < 0 else chr(byte) if 32 <= byte < 127 else f"0x{byte:02x}"
+
+    def read(self, text: str) -> list[int]:
+        return [byte + len(SPECIALS) for byte in text.encode()]
+
+    def write(self, ids: Iterable[int]) -> str:
+        """The text of some ids; what is not UTF-8, and UNK, becomes U+FFFD."""
+        return _UNREADABLE.join(
+            bytes(id - len(SPECIALS) for id in run).decode(errors="replace") for run in _runs(ids)
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "bytes"}
+
+
+class BytePairs(TextVocabulary):
+    """Frequent sequences of bytes are tokens, and so is every byte: every text can be read.
+
+    Byte-level byte-pair encoding: Sennrich et al. 2016, "Neural Machine Translation of Rare Words
+    with Subword Units", §3.2, on bytes and within words, as Radford et al. 2019, §2.2, have it. The
+    package ``tokenizers`` does the work. It is told of no special tokens, so that a text which
+    happens to hold "<s>" is read as any other.
+
+    Args:
+        tokenizer: that package's description of a tokenizer, in JSON.
+
+    Raises:
+        ImportError: if ``tokenizers`` is not installed.
+    """
+
+    lowest = len(SPECIALS)
+
+    def __init__(self, tokenizer: str) -> None:
+        _require_tokenizers()
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(tokenizer)
+
+    @classmethod
+    def trained(cls, texts: Iterable[str], size: int) -> "BytePairs":
+        """Byte pairs of the most frequent sequences in some texts, the same for the same texts.
+
+        Args:
+            texts: pieces of text, which are read once and not kept.
+            size: number of tokens, bytes and special ones included; fewer if there is not enough
+                text for so many.
+
+        Raises:
+            ValueError: if ``size`` leaves no room for every byte.
+            ImportError: if ``tokenizers`` is not installed.
+        """
+        if size < len(Bytes()):
+            raise ValueError(
+                f"vocabulary must be at least {len(Bytes())} (every byte and "
+                f"{len(SPECIALS)} special tokens), got {size}"
+            )
+        _require_tokenizers()
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - len(SPECIALS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer.to_str())
+
+    @cached_property
+    def _size(self) -> int:
+        return len(SPECIALS) + self._tokenizer.get_vocab_size()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def token(self, id: int) -> str:
+        """The special token or the text of this id; U+FFFD for bytes that are no text alone."""
+        if not 0 <= id < len(self):
+            raise IndexError(f"there is no token {id}")
+        return SPECIALS[id] if id < len(SPECIALS) else self.write([id])
+
+    def read(self, text: str) -> list[int]:
+        (read,) = self._tokenizer.encode_batch_fast([text])  # fast: does not say where each was
+        return [id + len(SPECIALS) for id in read.ids]
+
+    def write(self, ids: Iterable[int]) -> str:
+        """The text of some ids; what is not UTF-8, and UNK, becomes U+FFFD."""
+        return _UNREADABLE.join(
+            self._tokenizer.decode([id - len(SPECIALS) for id in run]) for run in _runs(ids)
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "bpe", "tokenizer": self._tokenizer.to_str()}
+
+
+def vocabulary_of(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabulary:
+    """The vocabulary of some texts, which are read once and not kept.
+
+    Args:
+        tokens: what its tokens are.
+        texts: pieces of text; words do not go on from one to the next.
+        size: number of tokens; for "bpe" only.
+
+    Raises:
+        ValueError: if there is no such kind, or ``size`` is too small.
+        ImportError: if "bpe" lacks its package.
+    """
+    match tokens:
+        case "characters":
+            return Characters(chain.from_iterable(texts))
+        case "words":
+            return Words(word for text in texts for word in text.split())
+        case "bytes":
+            return Bytes()
+        case "bpe":
+            return BytePairs.trained(texts, size)
+    raise ValueError(f"tokens must be characters, words, bytes or bpe, got {tokens!r}")
+
+
+def restored(state: Mapping[str, Any]) -> TextVocabulary:
     """The vocabulary whose ``state`` this is."""
-    kinds = {"characters": Characters, "words": Words}
-    return kinds[state["kind"]](state["tokens"])
+    kinds = {"characters": Characters, "words": Words, "bytes": Bytes, "bpe": BytePairs}
+    arguments = {name: value for name, value in state.items() if name != "kind"}
+    made: TextVocabulary = kinds[state["kind"]](**arguments)
+    return made
+
+
+def _runs(ids: Iterable[int]) -> list[list[int]]:
+    """Ids up to the first EOS, without PAD and BOS, cut at each UNK."""
+    runs: list[list[int]] = [[]]
+    for id in ids:
+        if id == EOS:
+            break
+        if id == UNK:
+            runs.append([])
+        elif id not in (PAD, BOS):
+            runs[-1].append(id)
+    return runs
+
+
+def _require_tokenizers() -> None:
+    try:
+        import tokenizers  # noqa: F401
+    except ImportError as error:
+        raise ImportError("bpe needs tokenizers: pip install 'attention-lab[bpe]'") from error

@@ -1,11 +1,18 @@
 """Error rates of written sequences, which may have several right answers."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.text import char_error_rate
+from torchmetrics.text import SacreBLEUScore
+
+from attention_lab.data.vocabulary import TextVocabulary
+
+#: How long the n-grams of chrF are, and how many times as much recall counts as precision.
+CHRF_ORDER, CHRF_BETA = 6, 2
 
 #: A right answer as token ids, without BOS, EOS and PAD.
 Reference = tuple[int, ...]
@@ -100,6 +107,80 @@ class SequenceAccuracy(WrittenErrors):
         """``sequence_accuracy`` and ``token_error_rate``."""
         tokens, sequences = self.rates()
         return {"sequence_accuracy": 1 - sequences, "token_error_rate": tokens}
+
+
+class WrittenText(SequenceAccuracy):
+    """The same, and how near the text is to what was wanted, where it is made of words.
+
+    ``bleu`` is BLEU (Papineni et al. 2002) as Post 2018, "A Call for Clarity in Reporting BLEU
+    Scores", has it: of the corpus, its words taken apart as in WMT ("13a"), without smoothing.
+    ``chrf`` is chrF2 of the corpus (:func:`chrf`). Both go from 0 to 1.
+
+    Args:
+        vocabulary: writes ids as text.
+    """
+
+    #: Of each order: n-grams that agree, n-grams written, n-grams of the closest references.
+    ngrams: Tensor
+
+    def __init__(self, vocabulary: TextVocabulary) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.bleu = SacreBLEUScore()
+        self.add_state(
+            "ngrams", torch.zeros(3, CHRF_ORDER, dtype=torch.int64), dist_reduce_fx="sum"
+        )
+
+    def update(
+        self, predicted: Sequence[Sequence[int]], references: Sequence[Sequence[Reference]]
+    ) -> None:
+        super().update(predicted, references)
+        texts = [self.vocabulary.write(ids) for ids in predicted]
+        wanted = [[self.vocabulary.write(ids) for ids in accepted] for accepted in references]
+        self.bleu.update(texts, wanted)
+        for text, accepted in zip(texts, wanted, strict=True):
+            counts = (matching_ngrams(text, reference) for reference in accepted)
+            self.ngrams += max(counts, key=chrf).to(self.ngrams.device)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The rates of :class:`SequenceAccuracy`, ``bleu`` and ``chrf``."""
+        closeness = torch.tensor(chrf(self.ngrams), device=self.ngrams.device)
+        return {**super().compute(), "bleu": self.bleu.compute(), "chrf": closeness}
+
+    def reset(self) -> None:
+        super().reset()
+        self.bleu.reset()
+
+
+def matching_ngrams(text: str, reference: str) -> Tensor:
+    """N-grams of characters, white space left out, that are in both texts, in one, in the other.
+
+    Returns:
+        (3, ``CHRF_ORDER``) int64.
+    """
+    one, other = ("".join(each.split()) for each in (text, reference))
+    counts = []
+    for order in range(1, CHRF_ORDER + 1):
+        written, wanted = (
+            Counter(each[i : i + order] for i in range(len(each) - order + 1))
+            for each in (one, other)
+        )
+        counts.append(((written & wanted).total(), written.total(), wanted.total()))
+    return torch.tensor(counts).T
+
+
+def chrf(ngrams: Tensor) -> float:
+    """The F-score of n-grams (3, orders) as :func:`matching_ngrams` counts them (Popović 2015).
+
+    Precision and recall are means over the orders of which the reference has n-grams. (That of
+    torchmetrics leaves out references of which nothing was written, so writing less helps it.)
+    """
+    matching, written, wanted = ngrams[:, ngrams[2] > 0].double()
+    if not matching.any():
+        return 0.0
+    precision, recall = (matching / written.clamp(min=1)).mean(), (matching / wanted).mean()
+    beta = CHRF_BETA**2
+    return float((1 + beta) * precision * recall / (beta * precision + recall))
 
 
 def _edit_distance(predicted: Sequence[int], reference: Sequence[int]) -> int:

@@ -236,8 +236,14 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
 
 
 def _load(run: Run, checkpoint: Path) -> None:
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    run.objective.load_state_dict(weights)
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    known = kept.get(type(run.data).__qualname__)  # where Lightning puts what a dataset keeps
+    if known is not None:
+        try:
+            run.data.load_state_dict(known)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    run.objective.load_state_dict(kept["state_dict"])
 
 
 def _evaluate(run: Run, split: Split) -> dict[str, float]:

@@ -1,0 +1,236 @@
+"""Sequence-to-sequence learning on pairs of the user's own."""
+
+import warnings
+from collections import Counter
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from attention_lab.attention.checks import check_positive
+from attention_lab.data.batches import SequencePairs, pad
+from attention_lab.data.sequence_pairs import SequencePairsData
+from attention_lab.data.slices import Slices, by_length
+from attention_lab.data.splits import checked_split, shares_without, split_by_hash
+from attention_lab.data.tsv import read_columns
+from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK, Tokens, vocabulary_of
+from attention_lab.data.written import Reference, SequenceAccuracy, WrittenText
+
+#: The end of each metric's range that is good.
+MODES: dict[str, Literal["min", "max"]] = {
+    "token_error_rate": "min",
+    "sequence_accuracy": "max",
+    "bleu": "max",
+    "chrf": "max",
+}
+_OF_TEXT = ("bleu", "chrf")
+
+#: Source and target as they stand in a file.
+Line = tuple[str, str]
+
+
+class Pairs(SequencePairsData):
+    """Pairs of texts of your own, from a file with a line "source TAB target" for each.
+
+    Example: "nineteen TAB 19" → 1 9, from n i n e t e e n.
+
+    Several lines with the same source give it several targets. Training has a row for each line.
+    Validation and test have a row for each source: its target is the first that stands in the file,
+    but any of them counts as right. A split that has no file of its own is made of training lines,
+    by a hash of the source: 5 % of the sources each. Vocabularies are those of the training lines
+    that remain; what else occurs is read as <unk>, with a warning, as lines are that two splits
+    share.
+
+    The metrics are ``token_error_rate`` and ``sequence_accuracy`` and, where targets are words,
+    bytes or byte pairs, ``bleu`` and ``chrf`` of the text. Runs are compared by the first unless
+    ``monitor`` says otherwise: unlike whether all of a sequence is right, and unlike BLEU, which is
+    0 until some four words in a row are right, it moves from the beginning; and it is there for
+    every kind of token.
+
+    Known shortcut: where source and target are alike, as in spelling, copying does well.
+
+    Args:
+        train: the training file, in UTF-8.
+        validation: the validation file; None takes a part of ``train``.
+        test: the test file; None takes a part of ``train``.
+        source_tokens: "characters", "words", "bytes" or "bpe" (byte pairs, trained on training
+            sources).
+        target_tokens: likewise.
+        vocabulary: number of tokens on each side; for "bpe" only.
+        monitor: the metric by which checkpoints and runs are compared.
+        batch_size: largest number of examples in a batch, per process.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a number is below 1, the seed is below 0, there is no training file, or
+            targets of such tokens have no such metric.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        source_tokens: Tokens = "characters",
+        target_tokens: Tokens = "characters",
+        vocabulary: int = 1024,
+        monitor: Literal[
+            "token_error_rate", "sequence_accuracy", "bleu", "chrf"
+        ] = "token_error_rate",
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        check_positive(vocabulary=vocabulary)
+        if not train:
+            raise ValueError("no train; data.train=FILE names a file of lines source TAB target")
+        if monitor not in MODES:
+            raise ValueError(f"monitor must be one of {', '.join(MODES)}, got {monitor!r}")
+        if monitor in _OF_TEXT and target_tokens == "characters":
+            raise ValueError(
+                f"monitor={monitor} is for text of words; with target_tokens=characters, "
+                "token_error_rate and sequence_accuracy work"
+            )
+        self.train, self.validation, self.test = train, validation, test
+        self.source_tokens, self.target_tokens = source_tokens, target_tokens
+        self.vocabulary = vocabulary
+        self.monitor, self.mode = monitor, MODES[monitor]
+        self._sources: dict[str, list[str]] = {}
+        self._references: dict[str, list[list[Reference]]] = {}
+
+    def load(self) -> dict[str, SequencePairs]:
+        """Read the files, deal the training lines where splits lack one, and encode each split.
+
+        Raises:
+            ValueError: naming the file and line that cannot be read, or the split that is empty.
+        """
+        lines = self._lines()
+        sources, targets = ([line[side] for line in lines["train"]] for side in (0, 1))
+        self.source_vocabulary = vocabulary_of(self.source_tokens, sources, self.vocabulary)
+        self.target_vocabulary = vocabulary_of(self.target_tokens, targets, self.vocabulary)
+        trained_on = set(lines["train"])
+        for split in ("validation", "test"):
+            self._warn_of_shared(split, lines[split], trained_on)
+        return {split: self._encode(split, lines[split]) for split in lines}
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of the two vocabularies."""
+        return {
+            "source_vocabulary": len(self.source_vocabulary),
+            "target_vocabulary": len(self.target_vocabulary),
+        }
+
+    def references(self, split: str) -> list[list[Reference]]:
+        """The targets of each row's source, as token ids without BOS and EOS."""
+        return self._references[checked_split(split)]
+
+    def metric(self) -> Metric:
+        """A new metric of written sequences, of their text, too, unless it is characters."""
+        if self.target_tokens == "characters":
+            return SequenceAccuracy()
+        return WrittenText(self.target_vocabulary)
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Metrics of always writing the most frequent training target."""
+        targets = Counter(tuple(row) for row in self.split("train").target.tolist())
+        (usual, _), *_ = targets.most_common(1)
+        ids = [id for id in usual if id not in (PAD, BOS, EOS)]
+        return self._metrics_of([ids] * len(self.references(split)), split)
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Metrics of copying the source, but for what no target has."""
+        copies = [
+            # One unknown token must not stand for another.
+            [PAD if id == UNK else id for id in self.target_vocabulary.read(source)]
+            for source in self._sources[checked_split(split)]
+        ]
+        return {"copy": self._metrics_of(copies, split)}
+
+    def slices(self, split: str) -> Slices:
+        """By length of the source."""
+
+        def length_of(batch: SequencePairs) -> Tensor:
+            return (batch.source != PAD).sum(1)
+
+        lengths = length_of(self.split(split))
+        return by_length(int(lengths.amin()), int(lengths.amax()), length_of)
+
+    def labels(self, batch: SequencePairs) -> list[dict[str, list[str]]]:
+        """The tokens read, and those that the decoder positions write, ``</s>`` included."""
+        return [
+            {
+                "source": [self.source_vocabulary.token(id) for id in source if id != PAD],
+                "target": [self.target_vocabulary.token(id) for id in target[1:] if id != PAD],
+            }
+            for source, target in zip(batch.source.tolist(), batch.target.tolist(), strict=True)
+        ]
+
+    def _lines(self) -> dict[str, list[Line]]:
+        """The lines of each split, in the order of its file."""
+        own = {"validation": self.validation, "test": self.test}
+        given = {split: _read(path) for split, path in own.items() if path}
+        shares = shares_without(given)
+        lines = _read(self.train)
+        known = {source for source, _ in lines}
+        sources = split_by_hash(known, shares["train"], shares.get("validation", 0))
+        dealt = {source: split for split in shares for source in sources[split]}
+        parts = {split: [line for line in lines if dealt[line[0]] == split] for split in shares}
+        for split, part in parts.items():
+            if not part:
+                raise ValueError(
+                    f"{self.train}: of {len(known)} different sources none falls to {split}; "
+                    f"give more lines, or data.{split}=FILE"
+                )
+        return {split: (parts | given)[split] for split in ("train", "validation", "test")}
+
+    def _warn_of_shared(self, split: str, lines: list[Line], trained_on: set[Line]) -> None:
+        shared = sum(line in trained_on for line in lines)
+        if shared:
+            warnings.warn(
+                f"{shared} of {len(lines)} {split} lines are training lines, too: their metrics "
+                "say what was learned by heart",
+                stacklevel=2,
+            )
+
+    def _encode(self, split: str, lines: list[Line]) -> SequencePairs:
+        """The rows of a split; what counts as right in each of them is kept aside."""
+        read = [
+            (self.source_vocabulary.read(source), self.target_vocabulary.read(target))
+            for source, target in lines
+        ]
+        for side, column in (("source", 0), ("target", 1)):
+            self._warn_of_unknown(split, side, [ids[column] for ids in read])
+        accepted: dict[str, list[Reference]] = {}
+        for (source, _), (_, ids) in zip(lines, read, strict=True):
+            known = accepted.setdefault(source, [])
+            if tuple(ids) not in known:
+                known.append(tuple(ids))
+        first = {source: row for row, (source, _) in reversed(list(enumerate(lines)))}
+        rows = range(len(lines)) if split == "train" else sorted(first.values())
+        self._sources[split] = [lines[row][0] for row in rows]
+        self._references[split] = [accepted[source] for source in self._sources[split]]
+        return SequencePairs(
+            source=pad(read[row][0] for row in rows),
+            target=pad([BOS, *read[row][1], EOS] for row in rows),
+            index=torch.arange(len(rows)),
+        )
+
+    def _warn_of_unknown(self, split: str, side: str, rows: list[list[int]]) -> None:
+        unknown = sum(row.count(UNK) for row in rows)
+        if unknown:
+            warnings.warn(
+                f"{unknown} of {sum(map(len, rows))} {side} tokens of {split} never occur in "
+                f"training; they are read as <unk> ({side}_tokens=bytes knows all)",
+                stacklevel=2,
+            )
+
+    def _metrics_of(self, written: list[list[int]], split: str) -> dict[str, float]:
+        metric = self.metric()
+        metric.update(written, self.references(split))
+        return {name: float(value) for name, value in metric.compute().items()}
+
+
+def _read(path: str) -> list[Line]:
+    lines = read_columns(path, ("source", "target"))
+    return [(source, target) for source, target in lines]

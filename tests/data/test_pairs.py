@@ -1,0 +1,266 @@
+"""Pairs of one's own: what becomes of the lines of a file, and what is said of bad ones."""
+
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.data.pairs import Pairs
+from attention_lab.data.splits import stable_fraction
+from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK
+from attention_lab.data.written import SequenceAccuracy, WrittenText
+
+#: Tiny files share lines and lack tokens; what is said of that has tests of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|training lines)")
+
+SPLITS = ("train", "validation", "test")
+ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+#: "1 2 3" and so on in words; every third has the digits backwards as a second target.
+LINES = [
+    (str(n), spelled)
+    for n in range(100, 500)
+    for spelled in (
+        " ".join(ONES[int(digit)] for digit in str(n)),
+        *([" ".join(ONES[int(digit)] for digit in str(n)[::-1])] if n % 3 == 0 else []),
+    )
+]
+
+
+def written(directory: Path, lines: list[tuple[str, str]], name: str = "own.tsv") -> str:
+    path = directory / name
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in lines))
+    return str(path)
+
+
+def loaded(train: str, **options: Any) -> Pairs:
+    data = Pairs(train, **options)
+    data.setup()
+    return data
+
+
+def rows(data: Pairs, split: str) -> list[tuple[str, str]]:
+    """The texts of each row."""
+    batch = data.split(split)
+    return [
+        (data.source_vocabulary.write(source), data.target_vocabulary.write(target))
+        for source, target in zip(batch.source.tolist(), batch.target.tolist(), strict=True)
+    ]
+
+
+def accepted(data: Pairs, split: str) -> list[list[str]]:
+    return [[data.target_vocabulary.write(ids) for ids in row] for row in data.references(split)]
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    """One file, characters to words."""
+    path = written(tmp_path_factory.mktemp("pairs"), LINES)
+    return loaded(path, target_tokens="words")
+
+
+# Splits
+
+
+def test_sources_are_dealt_by_their_hash(numbers: Pairs) -> None:
+    bounds = {"train": (0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1)}
+    assert sum(len(rows(numbers, split)) for split in SPLITS) > 390
+    for split, (low, high) in bounds.items():
+        mine = [line for line in LINES if low <= stable_fraction(line[0]) < high]
+        if split != "train":
+            mine = [line for n, line in enumerate(mine) if line[0] not in dict(mine[:n])]
+        assert rows(numbers, split) == mine
+        assert accepted(numbers, split) == [
+            list(dict.fromkeys(target for source, target in LINES if source == given))
+            for given, _ in mine
+        ]
+
+
+def test_rows_are_encoded_as_the_batch_promises(numbers: Pairs) -> None:
+    for split in SPLITS:
+        batch = numbers.split(split)
+        assert batch.index.tolist() == list(range(len(batch.source)))
+        assert (batch.target[:, 0] == BOS).all()
+        assert ((batch.target == EOS).sum(1) == 1).all()
+        assert (batch.target.gather(1, batch.lengths()[:, 1:] - 1) == EOS).all()
+    assert numbers.longest() == [3, 5]
+    assert numbers.model_arguments() == {
+        "source_vocabulary": 4 + 10,
+        "target_vocabulary": 4 + 10,
+    }
+
+
+def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
+    train, other, third = (
+        written(tmp_path, lines, name)
+        for lines, name in ((LINES[:300], "a"), (LINES[300:320], "b"), (LINES[320:350], "c"))
+    )
+    data = loaded(train, validation=other, test=third, target_tokens="words")
+    assert rows(data, "train") == LINES[:300]
+    assert dict(rows(data, "test")).items() <= set(LINES[320:350])
+    assert [source for source, _ in rows(data, "validation")] == list(dict(LINES[300:320]))
+    data = loaded(train, test=third, target_tokens="words")
+    assert set(rows(data, "train")) < set(LINES[:300])
+    assert {source for source, _ in rows(data, "validation")} == {
+        source for source, _ in LINES[:300] if stable_fraction(source) >= 0.95
+    }
+    assert {source for source, _ in rows(data, "test")} == {source for source, _ in LINES[320:350]}
+
+
+@pytest.mark.parametrize("tokens", ["characters", "words", "bytes", "bpe"])
+def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
+    path = written(tmp_path, LINES)
+    data = loaded(path, source_tokens=tokens, vocabulary=270)
+    other = loaded(path, target_tokens=tokens, vocabulary=270)
+    for one, column in ((data, 0), (other, 1)):
+        texts = {line[column] for line in rows(one, "train")}
+        assert texts == {line[column] for line in LINES if stable_fraction(line[0]) < 0.9}
+    kinds = {"characters": 16, "words": 10, "bytes": 256, "bpe": 266}
+    letters = len({letter for word in ONES for letter in word} | {" "})
+    assert data.model_arguments()["target_vocabulary"] == 4 + letters
+    expected = letters if tokens == "characters" else kinds[tokens]
+    assert other.model_arguments()["target_vocabulary"] == 4 + expected
+    metric = SequenceAccuracy if tokens == "characters" else WrittenText
+    assert type(other.metric()) is metric
+
+
+# Baselines
+
+
+def test_the_floor_always_writes_the_most_frequent_target(tmp_path: Path) -> None:
+    train = written(tmp_path, [("a", "x y"), ("b", "x"), ("c", "x y"), ("d", "z")], "train")
+    test = written(tmp_path, [("e", "x y"), ("f", "x"), ("f", "x y"), ("g", "z z z")], "test")
+    data = loaded(train, validation=train, test=test, target_tokens="words")
+    floor = data.floor("test")
+    assert floor["sequence_accuracy"] == pytest.approx(2 / 3)
+    assert floor["token_error_rate"] == pytest.approx(3 / (2 + 2 + 3))
+    assert set(floor) == {"sequence_accuracy", "token_error_rate", "bleu", "chrf"}
+    assert data.monitor in floor
+
+
+def test_copying_is_known_to_do_well(tmp_path: Path) -> None:
+    train = written(tmp_path, [("ab", "ab"), ("ba", "ba"), ("b", "a")], "train")
+    test = written(tmp_path, [("abab", "abab"), ("bb", "ba"), ("b!", "b?")], "test")
+    with pytest.warns(UserWarning, match="never occur"):
+        data = loaded(train, validation=train, test=test)
+    copy = data.shortcuts("test")["copy"]
+    assert copy["sequence_accuracy"] == pytest.approx(1 / 3)  # "!" is not "?"
+    assert copy["token_error_rate"] == pytest.approx(2 / 8)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_slices_are_by_length_of_the_source(split: str, tmp_path: Path) -> None:
+    lines = [("a" * (1 + n % 5), f"{n}") for n in range(40)]
+    path = written(tmp_path, lines)
+    data = loaded(path, **{split: path, "test" if split == "validation" else "validation": path})
+    slices = data.slices(split)
+    assert slices.names == [f"length={n}" for n in range(1, 6)]
+    batch = data.split(split)
+    assert slices.of(batch).tolist() == [int((row != PAD).sum()) - 1 for row in batch.source]
+
+
+def test_labels_name_what_is_read_and_what_is_written(numbers: Pairs) -> None:
+    batch = numbers.split("train").select(torch.tensor([0]))
+    (source, target), *_ = rows(numbers, "train")
+    assert numbers.labels(batch) == [{"source": list(source), "target": [*target.split(), "</s>"]}]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("token_error_rate", "min"), ("sequence_accuracy", "max"), ("bleu", "max"), ("chrf", "max")],
+)
+def test_what_is_monitored_can_be_chosen(monitor: Any, mode: str, numbers: Pairs) -> None:
+    data = Pairs(numbers.train, target_tokens="words", monitor=monitor)
+    assert (data.monitor, data.mode) == (monitor, mode)
+    assert monitor in numbers.floor("test")
+
+
+# What is not as it should be
+
+
+def said(capture: list[warnings.WarningMessage]) -> list[str]:
+    return [str(warning.message) for warning in capture]
+
+
+def test_tokens_that_training_lacks_are_counted(tmp_path: Path) -> None:
+    train = written(tmp_path, [("ab", "x y"), ("ba", "y x")], "train")
+    test = written(tmp_path, [("abc", "x z"), ("cc", "y")], "test")
+    with pytest.warns(UserWarning, match="never occur") as caught:
+        data = loaded(train, validation=test, test=train, target_tokens="words")
+    assert [line for line in said(list(caught)) if "never occur" in line] == [
+        "3 of 5 source tokens of validation never occur in training; they are read as <unk> "
+        "(source_tokens=bytes knows all)",
+        "1 of 3 target tokens of validation never occur in training; they are read as <unk> "
+        "(target_tokens=bytes knows all)",
+    ]
+    assert Counter(data.split("validation").source.flatten().tolist())[UNK] == 3
+
+
+def test_lines_that_splits_share_are_counted(tmp_path: Path) -> None:
+    train = written(tmp_path, [("ab", "x"), ("ba", "y"), ("ab", "y")], "train")
+    test = written(tmp_path, [("ab", "x"), ("ab", "y"), ("a", "x"), ("ba", "x")], "test")
+    other = written(tmp_path, [("aa", "x"), ("ba", "x")], "validation")
+    with pytest.warns(UserWarning, match="training lines, too") as caught:
+        loaded(train, validation=other, test=test)
+    (line,) = said(list(caught))
+    assert line.startswith("2 of 4 test lines are training lines, too")
+
+
+def test_good_files_are_read_in_silence(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded(written(tmp_path, LINES))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"own\.tsv: is empty"),
+        (
+            b"a\tx\n",
+            r"own\.tsv: of 1 different sources none falls to .*; give more lines, or data\.",
+        ),
+        (b"a\tx\nb x\n", r"own\.tsv, line 2: expected source TAB target, got 0 tabs"),
+        (b"a\tx\nb\ty\tz\n", r"own\.tsv, line 2: expected source TAB target, got 2 tabs"),
+        (b"a\tx\n\xff\ty\n", r"own\.tsv, line 2: byte 1 \(0xff\) is not UTF-8"),
+        (b"a\tx\nb\t \n", r"own\.tsv, line 2: the target is empty"),
+        (b"\tx\n", r"own\.tsv, line 1: the source is empty"),
+    ],
+)
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_bad_file_is_said_in_one_line(
+    content: bytes, message: str, split: str, tmp_path: Path
+) -> None:
+    bad = tmp_path / "own.tsv"
+    bad.write_bytes(content)
+    options: dict[str, Any] = {"train": written(tmp_path, LINES, "good"), split: str(bad)}
+    if "different sources" in message and split != "train":
+        assert len(rows(loaded(**options), split)) == 1  # one line is enough to look at
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        loaded(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": None}, r"no train; data.train=FILE names a file of lines source TAB target"),
+        ({"train": "/"}, "^/: is a directory"),
+        ({"train": "/no/such"}, "^/no/such: no such file or directory"),
+        ({"monitor": "bleu"}, "monitor=bleu is for text of words; .*token_error_rate"),
+        ({"monitor": "loss"}, "monitor must be one of token_error_rate, .*got 'loss'"),
+        ({"source_tokens": "bpe", "vocabulary": 100}, "vocabulary must be at least 260"),
+        ({"vocabulary": 0}, "vocabulary must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"source_tokens": "sounds"}, "tokens must be characters, words, bytes or bpe"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        loaded(**{"train": written(tmp_path, LINES)} | options)
+    assert "\n" not in str(caught.value)

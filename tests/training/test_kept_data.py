@@ -1,0 +1,120 @@
+"""What checkpoints keep of the data: enough to notice that it changed, and to do without it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.data.splits import SplitDataModule
+from attention_lab.training.nodes import ConfigError, create
+from attention_lab.training.run import build, evaluate
+from tests.conftest import Compose, FinishedRun
+from tests.training.conftest import Train
+
+SETTINGS = ("trainer=cpu", "logger=csv", "trainer.max_epochs=1", "model.width=16")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=["text", "pairs", "byte pairs"])
+def own(request: pytest.FixtureRequest, compose: Compose, tmp_path: Path) -> dict[str, Any]:
+    """The config of a tiny run on files of one's own."""
+    lines = "".join(f"{n}\t{'ab'[n % 2] * (n % 4 + 1)} c\n" for n in range(200))
+    path = tmp_path / "own.tsv"
+    path.write_text(lines)
+    if request.param == "text":
+        return compose("data=text", f"data.path={path}", "data.length=16", *SETTINGS)
+    tokens = {"pairs": "words", "byte pairs": "bpe"}[request.param]
+    options = [f"data.train={path}", f"data.target_tokens={tokens}", "data.vocabulary=270"]
+    return compose("data=pairs", *options, *SETTINGS)
+
+
+def kept(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What a run's checkpoint keeps of the data."""
+    path = directory / "checkpoints" / "best.ckpt"
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = checkpoint[config["data"]["_target_"].rpartition(".")[2]]
+    return state
+
+
+def rewrite(config: dict[str, Any], old: str, new: str) -> None:
+    path = Path(config["data"].get("path") or config["data"]["train"])
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_a_run_whose_data_has_other_tokens_is_not_evaluated(
+    own: dict[str, Any], trained: Train
+) -> None:
+    directory = trained(own)
+    before = evaluate(directory, "test")
+    rewrite(own, "a", "d")  # as many tokens, but others
+    with pytest.raises(ConfigError, match=r"vocabulary is not the checkpoint's, so the data") as e:
+        evaluate(directory, "test")
+    assert "\n" not in str(e.value)
+    rewrite(own, "d", "a")
+    assert evaluate(directory, "test") == before
+
+
+def test_a_checkpoint_restores_the_vocabularies_without_the_files(
+    own: dict[str, Any], trained: Train
+) -> None:
+    directory = trained(own)
+    loaded: SplitDataModule[Any] = create(own["data"])
+    loaded.setup()
+    Path(own["data"].get("path") or own["data"]["train"]).unlink()
+    alone: SplitDataModule[Any] = create(own["data"])
+    alone.restore(kept(directory, own))
+    assert alone.model_arguments() == loaded.model_arguments()
+    assert alone.longest() == loaded.longest()
+    assert alone.state_dict() == loaded.state_dict() == kept(directory, own)
+    for name in loaded.vocabularies:
+        one, other = getattr(alone, name), getattr(loaded, name)
+        assert one.read("ab c") == other.read("ab c")
+
+
+def test_words_to_phonemes_are_restored_without_the_dictionary(words_run: FinishedRun) -> None:
+    alone: SplitDataModule[Any] = create(words_run.config["data"])
+    alone.restore(kept(words_run.directory, words_run.config))
+    assert alone.model_arguments() == {"source_vocabulary": 33, "target_vocabulary": 43}
+    assert alone.longest()[0] > 5
+
+
+def test_a_checkpoint_that_kept_nothing_can_be_evaluated(
+    digits_run: FinishedRun, tmp_path: Path
+) -> None:
+    """One that was written before checkpoints kept anything of the data."""
+    source = digits_run.directory / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(source, weights_only=True)
+    del checkpoint["Digits"]
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(checkpoint, tmp_path / "checkpoints" / "best.ckpt")
+    (tmp_path / "config.yaml").write_bytes((digits_run.directory / "config.yaml").read_bytes())
+    assert evaluate(tmp_path, "test").keys() == digits_run.result["test"].keys()
+
+
+def test_a_text_is_scored_by_its_characters(
+    compose: Compose, trained: Train, tmp_path: Path
+) -> None:
+    """bits_per_character of bytes is that of characters, were the model the same for both."""
+    path = tmp_path / "own.txt"
+    path.write_text("雨 and ü\n" * 300)
+    options = [f"data.path={path}", "data.tokens=bytes", "data.length=32", *SETTINGS]
+    directory = trained(compose("data=text", *options))
+    values = evaluate(directory, "test")
+    bits = values["loss"] / torch.log(torch.tensor(2.0)).item()
+    assert values["bits_per_character"] == pytest.approx(bits * 11 / 8, rel=0.01)
+
+
+def test_a_source_longer_than_the_model_reads_is_said_before_training(
+    compose: Compose, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.tsv"
+    path.write_text("".join(f"{'a' * (n % 40 + 1)}{n}\tb\n" for n in range(200)))
+    positions = ["attention/positions=learned", "attention.positions.max_length=16"]
+    config = compose("data=pairs", f"data.train={path}", *positions, *SETTINGS)
+    with pytest.raises(ConfigError, match=r"43 positions are more .*=16 .*; max_length=43 works"):
+        build(config)
