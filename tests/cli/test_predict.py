@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.batches import LabelledPositions, LabelledSequences, SequencePairs
+from attention_lab.data.batches import LabelledPositions, SequencePairs
 from attention_lab.data.language_model import LanguageModelData
-from attention_lab.data.splits import SplitDataModule
 from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters, Words
 from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.training.prediction import Predictor
@@ -56,37 +55,6 @@ class Alphabet(LanguageModelData):
 
     def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The characters."""
-        return [{"input": list(self.vocabulary.write(row))} for row in batch.inputs.tolist()]
-
-
-class Kinds(SplitDataModule[LabelledSequences]):
-    """Is it vowels or consonants?"""
-
-    task = "classification"
-    monitor = "accuracy"
-    mode = "max"
-
-    def __init__(self, batch_size: int = 25, seed: int = 0) -> None:
-        super().__init__(batch_size, seed)
-        self.vocabulary, self.classes = Characters("aeioubcdfg"), ["consonants", "vowels"]
-
-    def load(self) -> dict[str, LabelledSequences]:
-        """Every pair of vowels and every pair of consonants, in every split."""
-        texts = [a + b for kind in ("bcdfg", "aeiou") for a in kind for b in kind]
-        inputs = torch.tensor([self.vocabulary.read(text) for text in texts])
-        whole = LabelledSequences(inputs, torch.arange(50) // 25)
-        return dict.fromkeys(("train", "validation", "test"), whole)
-
-    def model_arguments(self) -> dict[str, int]:
-        """The sizes of vocabulary, classes and texts."""
-        return {"vocabulary": len(self.vocabulary), "classes": 2, "length": 2}
-
-    def floor(self, split: str) -> dict[str, float]:
-        """Of guessing."""
-        return {"accuracy": 0.5}
-
-    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
-        """The letters."""
         return [{"input": list(self.vocabulary.write(row))} for row in batch.inputs.tolist()]
 
 
@@ -265,12 +233,32 @@ def test_a_prompt_and_what_follows_must_fit(ask: Ask, letters_run: Path) -> None
 
 
 def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path) -> None:
+    """Also when the files that it learned from are gone."""
+    kinds = {"vowels": "aeiou", "consonants": "bcdfg"}
+    pairs = [(a + b, kind) for kind, of in kinds.items() for a in of for b in of]
+    lines = tmp_path / "kinds.tsv"
+    lines.write_text("".join(f"{text}\t{kind}\n" for text, kind in pairs))
     options = ["trainer=cpu", "logger=csv", "model.width=16", "trainer.max_steps=30"]
     options += ["optimizer.lr=0.01", "optimizer.warmup_steps=0", "model.dropout=0.0"]
-    config = compose("data=digits", "model=encoder_classifier", *options)
-    train({**config, "data": {"_target_": f"{__name__}.Kinds"}}, tmp_path / "run", [])
+    files = [f"data.{split}={lines}" for split in ("train", "validation", "test")]
+    with pytest.warns(UserWarning, match="in the training split as well"):
+        train(compose("data=labels", "data.batch_size=25", *files, *options), tmp_path / "run", [])
+    lines.unlink()
     answer = ask(tmp_path / "run", "bcd\na\n\nuuiiaa\ng\n", "--batch", "4")
     assert answer == (0, "consonants\nvowels\n\nvowels\nconsonants\n", "")
+
+
+def test_classes_that_changed_are_noticed(
+    command: Command, compose: Compose, tmp_path: Path
+) -> None:
+    lines = tmp_path / "kinds.tsv"
+    lines.write_text("".join(f"{text}\t{text > 'm'}\n" for text in "abcdefgpqrstuvwxyz"))
+    options = ["trainer=cpu", "logger=csv", "model.width=16", "trainer.max_steps=1"]
+    train(compose("data=labels", f"data.train={lines}", *options), tmp_path / "run", [])
+    lines.write_text(lines.read_text().replace("True", "maybe"))
+    answer = command("evaluate", str(tmp_path / "run"))
+    assert (answer.code, answer.out) == (1, "")
+    assert "the labels are not the checkpoint's" in answer.err
 
 
 def test_options_of_another_task_are_refused(

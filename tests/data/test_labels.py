@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from attention_lab.data.vocabulary import UNK
 
 from attention_lab.data.labels import Labels
 from attention_lab.data.splits import stable_fraction
-from attention_lab.data.vocabulary import UNK
 
 SPLITS = ("train", "validation", "test")
 FILMS = [("a fine film", "good"), ("no film at all", "bad"), ("fine", "good")]
@@ -39,7 +39,7 @@ def loaded(**arguments: Any) -> Labels:
 def rows(data: Labels, split: str) -> list[tuple[str, str]]:
     """The texts and labels of a split, written out again."""
     return [
-        (data.vocabulary.write(ids), data.classes[label])
+        (data.text_vocabulary.write(ids), data.classes[label])
         for ids, label in zip(*map(torch.Tensor.tolist, data.split(split)), strict=True)
     ]
 
@@ -89,7 +89,7 @@ def test_the_shortcut_is_naive_bayes(tmp_path: Path) -> None:
     counts = {label: Counter(" ".join(t for t, o in train if o == label).split()) for label in "xy"}
 
     def score(text: str, label: str) -> float:
-        total = sum(counts[label].values()) + len(data.vocabulary) - 1  # PAD is no token
+        total = sum(counts[label].values()) + len(data.text_vocabulary) - 1  # PAD is no token
         prior = sum(known == label for _, known in train) / len(train)
         likelihoods = [(counts[label][token] + 1) / total for token in text.split()]
         return math.log(prior) + sum(map(math.log, likelihoods))
@@ -142,7 +142,7 @@ def test_files_that_cannot_work_are_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({}, "data.train must name a file"),
-        ({"train": "x", "tokens": "syllables"}, "tokens must be characters or words"),
+        ({"train": "x", "vocabulary": 0}, "vocabulary must be at least 1"),
         ({"train": "x", "batch_size": 0}, "batch_size must be at least 1"),
     ],
 )

@@ -80,7 +80,7 @@ def _predictor(chosen: argparse.Namespace) -> "Predictor":
     from attention_lab.training.prediction import CannotPredict, Sampling, predictor
     from attention_lab.training.run import restored
 
-    run = restored(chosen.run, chosen.checkpoint, given(chosen, DECODING))
+    run = restored(chosen.run, chosen.checkpoint, given(chosen, DECODING), with_data=False)
     try:
         return predictor(run.objective, Sampling(**given(chosen, SAMPLING)))
     except CannotPredict as error:

@@ -1,17 +1,18 @@
 """A user's own texts, each with a label."""
 
 import warnings
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import LabelledSequences, pad
 from attention_lab.data.labelled_sequences import LabelledSequencesData
 from attention_lab.data.splits import SPLITS, split_by_hash
 from attention_lab.data.tsv import read_columns
-from attention_lab.data.vocabulary import PAD, UNK, Characters, Words
+from attention_lab.data.vocabulary import PAD, UNK, TextVocabulary, Tokens, vocabulary_of
 
 
 class _Line(NamedTuple):
@@ -36,16 +37,21 @@ class Labels(LabelledSequencesData):
         train: path of the file to train on.
         validation: path of the file to validate on; None takes a tenth of ``train``.
         test: path of the file to test on; None takes a tenth of ``train``.
-        tokens: what a token is: "characters", or "words" between white space.
+        tokens: "characters", "words" between white space, "bytes" or "bpe" (byte pairs, trained on
+            the training texts).
+        vocabulary: number of tokens; for "bpe" only.
         batch_size: largest number of examples in a batch, per process.
         seed: of the order of the training batches, and of nothing else.
 
     Raises:
-        ValueError: if ``train`` is None, ``tokens`` is something else, the batch size is below 1,
-            or the seed is below 0; while loading, if a file is no such file, naming its line.
+        ValueError: if ``train`` is None, a number is below 1, or the seed is below 0; while
+            loading, if a file is no such file, naming its line.
     """
 
-    vocabulary: Characters | Words
+    vocabularies = ("text_vocabulary",)
+
+    text_vocabulary: TextVocabulary
+    #: The names of the classes, by their numbers.
     classes: list[str]
 
     def __init__(
@@ -53,17 +59,17 @@ class Labels(LabelledSequencesData):
         train: str | None = None,
         validation: str | None = None,
         test: str | None = None,
-        tokens: Literal["characters", "words"] = "characters",
+        tokens: Tokens = "characters",
+        vocabulary: int = 1024,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
         if train is None:
             raise ValueError("data.train must name a file with lines text TAB label")
-        if tokens not in ("characters", "words"):
-            raise ValueError(f"tokens must be characters or words, got {tokens!r}")
+        check_positive(vocabulary=vocabulary)
         self.train_file, self.other_files = train, {"validation": validation, "test": test}
-        self.tokens = tokens
+        self.tokens, self.vocabulary = tokens, vocabulary
 
     def load(self) -> dict[str, LabelledSequences]:
         """Read the files, number the tokens and labels of the training split, encode each split.
@@ -73,10 +79,7 @@ class Labels(LabelledSequencesData):
         """
         lines = self._lines()
         texts = [line.text for line in lines["train"]]
-        if self.tokens == "characters":
-            self.vocabulary = Characters("".join(texts))
-        else:
-            self.vocabulary = Words(" ".join(texts).split())
+        self.text_vocabulary = vocabulary_of(self.tokens, texts, self.vocabulary)
         self.classes = sorted({line.label for line in lines["train"]})
         if len(self.classes) == 1:
             raise ValueError(
@@ -90,10 +93,25 @@ class Labels(LabelledSequencesData):
             _warn_of_unknown_tokens(split, encoded[split].inputs)
         return encoded
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "classes": self.classes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict["classes"] != self.classes:
+            raise ValueError(
+                "data: the labels are not the checkpoint's, so the data has changed since; "
+                "evaluate it as it was, or train again"
+            )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.classes = list(state["classes"])
+
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary, of the set of classes, and of the longest text."""
         return {
-            "vocabulary": len(self.vocabulary),
+            "vocabulary": len(self.text_vocabulary),
             "classes": len(self.classes),
             "length": self.longest()[0],
         }
@@ -101,7 +119,7 @@ class Labels(LabelledSequencesData):
     def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of naive Bayes on the tokens, whatever their order (add-one smoothing)."""
         train, chosen = self.split("train"), self.split(split)
-        counts = torch.ones(len(self.vocabulary), len(self.classes), dtype=torch.float64)
+        counts = torch.ones(len(self.text_vocabulary), len(self.classes), dtype=torch.float64)
         labels = train.labels.unsqueeze(1).expand_as(train.inputs)
         counts.index_put_((train.inputs, labels), counts.new_tensor(1.0), accumulate=True)
         counts[PAD] = 0
@@ -115,7 +133,7 @@ class Labels(LabelledSequencesData):
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The tokens of each text."""
         return [
-            {"input": [self.vocabulary.token(id) for id in row if id != PAD]}
+            {"input": [self.text_vocabulary.token(id) for id in row if id != PAD]}
             for row in batch.inputs.tolist()
         ]
 
@@ -140,7 +158,7 @@ class Labels(LabelledSequencesData):
     def _encoded(self, lines: Sequence[_Line]) -> LabelledSequences:
         number = {label: number for number, label in enumerate(self.classes)}
         return LabelledSequences(
-            inputs=pad(self.vocabulary.read(line.text) for line in lines),
+            inputs=pad(self.text_vocabulary.read(line.text) for line in lines),
             labels=torch.tensor([number[line.label] for line in lines]),
         )
 

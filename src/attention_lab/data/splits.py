@@ -106,9 +106,14 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     def labels(self, batch: BatchT) -> list[dict[str, list[str]]]:
         """For each example of a batch, the names of its positions by sequence, no padding."""
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there are splits, and not only what a checkpoint kept of them."""
+        return bool(self._splits)
+
     def setup(self, stage: str | None = None) -> None:
         """Load and split everything, the first time it is called."""
-        if not self._splits:
+        if not self.is_loaded:
             self._splits = self.load()
             greatest = [split.lengths().amax(0) for split in self._splits.values()]
             self._longest = torch.stack(greatest).amax(0).tolist()

@@ -47,7 +47,7 @@ class Objective(LightningModule, ABC):
             {
                 split: SliceAccuracy(slices.names)
                 for split in ("validation", "test")
-                if (slices := data.slices(split)) is not None
+                if data.is_loaded and (slices := data.slices(split)) is not None
             }
         )
 

@@ -131,7 +131,7 @@ class Continuer(Predictor):
 class LabelledText(Protocol):
     """What the data of a classifier has if it is made of text."""
 
-    vocabulary: TextVocabulary
+    text_vocabulary: TextVocabulary
     #: The names of the classes, by their numbers.
     classes: Sequence[str]
 
@@ -146,7 +146,7 @@ class Labeller(Predictor):
     def __init__(self, objective: Classification) -> None:
         if not isinstance(objective.data, LabelledText):
             raise CannotPredict(_NOT_TEXT.format(type(objective.data).__name__))
-        super().__init__(objective.data.vocabulary)
+        super().__init__(objective.data.text_vocabulary)
         self.objective, self.classes = objective, objective.data.classes
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,16 +159,25 @@ def evaluate(
     return _evaluate(restored(directory, checkpoint, decoding), split)
 
 
-def restored(directory: Path, checkpoint: str = "best", decoding: Config | None = None) -> Run:
+def restored(
+    directory: Path,
+    checkpoint: str = "best",
+    decoding: Config | None = None,
+    with_data: bool = True,
+) -> Run:
     """A finished run with the weights of its checkpoint, wherever it was trained.
 
+    Without its data it can read and write text, if the data is text, and needs none of its files.
     Arguments and errors are those of :func:`evaluate`.
     """
     config = read_config(directory)
     config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
     config["objective"] |= decoding or {}
-    run = build(config)
-    _load(run, directory / "checkpoints" / f"{checkpoint}.ckpt")
+    kept = _read_checkpoint(directory / "checkpoints" / f"{checkpoint}.ckpt")
+    check(config)
+    data = load_data(config) if with_data else _data_of(kept, config)
+    run = build(config, data)
+    _load(run, kept)
     return run
 
 
@@ -199,7 +208,7 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         trainer.fit(run.objective, datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    _load(run, directory / "checkpoints" / "best.ckpt")
+    _load(run, _read_checkpoint(directory / "checkpoints" / "best.ckpt"))
     test = _evaluate(run, "test")
     for logger in loggers:
         logged = {f"test/{name}": value for name, value in test.items()}
@@ -235,9 +244,22 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
     }
 
 
-def _load(run: Run, checkpoint: Path) -> None:
-    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    known = kept.get(type(run.data).__qualname__)  # where Lightning puts what a dataset keeps
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return kept
+
+
+def _data_of(kept: Mapping[str, Any], config: Config) -> SplitDataModule[Any]:
+    """The dataset of a config, with what a checkpoint kept of it in place of its files."""
+    with _config_errors(config):
+        data: SplitDataModule[Any] = create(config["data"])
+    data.restore(kept[type(data).__qualname__])  # where Lightning puts what a dataset keeps
+    return data
+
+
+def _load(run: Run, kept: Mapping[str, Any]) -> None:
+    """Take the weights of a checkpoint, if its data is this run's."""
+    known = kept.get(type(run.data).__qualname__)
     if known is not None:
         try:
             run.data.load_state_dict(known)
