@@ -307,7 +307,8 @@ def test_the_floor_and_the_shortcut_count_in_training(
 ) -> None:
     monkeypatch.setattr("attention_lab.data.text._BLOCK", 100)
     other = written(tmp_path, "a wheel! 雨 depends" * 3, "other.txt")
-    data = loaded(written(tmp_path, POEM), test=other, tokens=tokens, vocabulary=270)
+    text = "glazed quick wizards vex jam\n" + POEM  # with pairs that come once
+    data = loaded(written(tmp_path, text), test=other, tokens=tokens, vocabulary=270)
     vocabulary = data.text_vocabulary
     train, asked = (vocabulary.read(read(data, name)) for name in ("train", split))
     if data.split("train").lengths().sum() + 1 != len(train):  # <unk> is written as "<unk>"
@@ -369,6 +370,11 @@ def test_pairs_of_a_large_vocabulary_are_not_counted(
         (b"ab" * 100, {"length": 128}, r"the validation text has 10 tokens, .* takes 129"),
         (b"ab\n" * 99 + b"\xff" + b"ab" * 99, {}, r"own\.txt, line 100: byte 298 .*0xff.* UTF-8"),
         (b"ab\n" * 99 + "雨".encode()[:2], {}, r"own\.txt, line 100: byte 298 .*0xe9.* UTF-8"),
+        (
+            b"ab\n" * 99 + b"ab\xe9" + b"xyz" * 99,
+            {},
+            r"own\.txt, line 100: byte 300 .*0xe9.* UTF-8",
+        ),
         (b"ab" * 99, {"tokens": "bpe", "vocabulary": 9}, "vocabulary must be at least 260"),
         (b"ab" * 99, {"length": 0}, "length must be at least 1, got 0"),
         (b"ab" * 99, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
