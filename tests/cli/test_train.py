@@ -236,3 +236,21 @@ def test_self_attention_may_be_another_mechanism(command: Command, tmp_path: Pat
     backends = json.loads((tmp_path / "run" / "result.json").read_text())["backends"]
     assert backends["decoder.0.cross_attention"] == "eager"
     assert backends["decoder.0.self_attention"] == backends["encoder.1.self_attention"] == "sdpa"
+
+
+def test_a_warning_is_one_line_without_code(tmp_path: Path) -> None:
+    """In a process of its own: pytest catches warnings in this one."""
+    lines = "".join(f"{a}{b}\t{b}\n" for a in "abcdefgh" for b in "xy")
+    for name, text in (("train", lines), ("other", lines + "zz\tx\n")):
+        (tmp_path / f"{name}.tsv").write_text(text)
+    files = ["data.train=train.tsv", "data.validation=other.tsv", "data.test=train.tsv"]
+    small = ["model.width=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv"]
+    answer = fresh("-m", "attention_lab", "train", "data=labels", *files, *small, cwd=tmp_path)
+    assert answer.code == 0, answer.err
+    warned = [line for line in answer.err.splitlines() if "validation" in line]
+    assert warned == [
+        "attention-lab: 16 of the 17 validation texts are in the training split as well: "
+        "remembering them is enough",
+        "attention-lab: 2 of the 34 validation tokens do not occur in the training split and are "
+        "read as unknown",
+    ]

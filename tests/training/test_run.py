@@ -127,6 +127,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
         "validation",
         "test",
         "floor",
+        "shortcuts",
         "monitor",
         "mode",
         "parameters",

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 from attention_lab.spelling import nearest
@@ -44,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return fail(f"there is no verb {verb!r}{nearest(verb, VERBS)}", 2)
     module, _ = VERBS[verb]
+    warnings.formatwarning = _one_line
     return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning for the user, who has no use for the line of code that it comes from."""
+    return f"attention-lab: {' '.join(str(message).split())}\n"
 
 
 def fail(message: str, code: int) -> int:

@@ -114,13 +114,6 @@ class Pairs(SequencePairsData):
             self._warn_of_shared(split, lines[split], trained_on)
         return {split: self._encode(split, lines[split]) for split in lines}
 
-    def model_arguments(self) -> dict[str, int]:
-        """The sizes of the two vocabularies."""
-        return {
-            "source_vocabulary": len(self.source_vocabulary),
-            "target_vocabulary": len(self.target_vocabulary),
-        }
-
     def references(self, split: str) -> list[list[Reference]]:
         """The targets of each row's source, as token ids without BOS and EOS."""
         return self._references[checked_split(split)]
@@ -155,16 +148,6 @@ class Pairs(SequencePairsData):
 
         lengths = length_of(self.split(split))
         return by_length(int(lengths.amin()), int(lengths.amax()), length_of)
-
-    def labels(self, batch: SequencePairs) -> list[dict[str, list[str]]]:
-        """The tokens read, and those that the decoder positions write, ``</s>`` included."""
-        return [
-            {
-                "source": [self.source_vocabulary.token(id) for id in source if id != PAD],
-                "target": [self.target_vocabulary.token(id) for id in target[1:] if id != PAD],
-            }
-            for source, target in zip(batch.source.tolist(), batch.target.tolist(), strict=True)
-        ]
 
     def _lines(self) -> dict[str, list[Line]]:
         """The lines of each split, in the order of its file."""
