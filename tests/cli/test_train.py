@@ -169,6 +169,7 @@ def test_flags_may_stand_between_overrides(tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     assert answer.out.splitlines()[1:] == [
         "_target_: attention_lab.data.digits.Digits",
+        "read: rows",
         "batch_size: 7",
         "seed: 3",
     ]

@@ -171,7 +171,7 @@ def test_a_vocabulary_is_restored_from_plain_values(tokens: str, kind: type) -> 
     assert type(vocabulary) is type(again) is kind
     assert again.state() == vocabulary.state() == state
     assert again.read(LETTER) == vocabulary.read(LETTER)
-    assert UNK not in again.read(LETTER)
+    assert again.read(LETTER).count(UNK) == (tokens == "words")  # the word "<s>" is no special one
     assert again.write(again.read("to be")) == "to be"
 
 
