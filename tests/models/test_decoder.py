@@ -112,12 +112,20 @@ def test_the_readout_is_the_embedding_if_tied() -> None:
     assert sizes[1] - sizes[0] == 11 * 16
 
 
+def test_embeddings_begin_as_asked() -> None:
+    sizes = {"width": 64, "tied": False, "self_attention": ATTENTION, "init_std": 0.3}
+    model = Decoder(500, 300, **sizes)
+    for drawn in (model.embedding.weight, model.readout.weight, model.positions.table):
+        assert float(drawn.detach().std()) == pytest.approx(0.3, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"self_attention": partial(LinformerAttention, heads=2)}, "cannot be causal"),
         ({"hybrid": {"a": LINEAR, "b": LinformerAttention}}, "cannot be causal"),
         ({"layers": 0}, "layers must be at least 1"),
+        ({"init_std": 0.0}, "init_std must be above 0"),
         ({"feed_forward_width": -1}, "feed_forward_width must be at least 0"),
         ({"convolution": 0}, "kernel must be at least 1"),
         ({"positions": "rotary"}, "positions must be learned, sinusoidal or none"),

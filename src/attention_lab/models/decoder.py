@@ -11,15 +11,11 @@ from attention_lab.models.blocks import SelfAttentionBlock, in_turn, require_cau
 from attention_lab.models.embedding import position_embedding
 from attention_lab.models.protocol import AttentionFactory, LanguageNetwork, Past
 
-#: Of embeddings and positions at the beginning, as in GPT-2.
-DEVIATION = 0.02
-
 
 class Decoder(LanguageNetwork):
     """Transformer decoder, pre-norm, as in GPT-2 (Radford et al. 2019, §2.3).
 
-    Embeddings and learned positions are drawn with a standard deviation of 0.02, as there, and
-    sinusoids scaled to it; mechanisms keep their own initialization.
+    Mechanisms keep their own initialization, whatever that of the embeddings.
 
     Args:
         vocabulary: number of tokens.
@@ -33,6 +29,8 @@ class Decoder(LanguageNetwork):
         convolution: kernel of a short causal convolution before attention; None means none.
         positions: what is added to the embeddings: "learned", "sinusoidal" or "none".
         tied: whether the readout is the embedding transposed (Press & Wolf 2017).
+        init_std: standard deviation of embeddings, readout and learned positions at the beginning,
+            to which sinusoids are scaled. GPT-2 has 0.02; narrow models may need more.
         dropout: probability, on embeddings and on what each sublayer adds.
 
     Raises:
@@ -52,6 +50,7 @@ class Decoder(LanguageNetwork):
         convolution: int | None = None,
         positions: Literal["learned", "sinusoidal", "none"] = "learned",
         tied: bool = True,
+        init_std: float = 0.02,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -60,9 +59,11 @@ class Decoder(LanguageNetwork):
         hidden = 4 * width if feed_forward_width is None else feed_forward_width
         if hidden < 0:
             raise ValueError(f"feed_forward_width must be at least 0, got {hidden}")
+        if init_std <= 0:
+            raise ValueError(f"init_std must be above 0, got {init_std}")
         self.embedding = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.embedding.weight, std=DEVIATION)
-        self.positions = position_embedding(positions, width, length, DEVIATION)
+        nn.init.normal_(self.embedding.weight, std=init_std)
+        self.positions = position_embedding(positions, width, length, init_std)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             SelfAttentionBlock(
@@ -80,7 +81,7 @@ class Decoder(LanguageNetwork):
         if tied:
             self.readout.weight = self.embedding.weight
         else:
-            nn.init.normal_(self.readout.weight, std=DEVIATION)
+            nn.init.normal_(self.readout.weight, std=init_std)
 
     def states(self, tokens: Tensor, past: Past | None = None) -> Tensor:
         seen = past["layers.0"].length if past else 0

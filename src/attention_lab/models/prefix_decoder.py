@@ -29,6 +29,8 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         convolution: kernel of a short causal convolution before attention; None means none.
         positions: what is added to the embeddings: "sinusoidal" or "none".
         tied: whether the readout is the embedding transposed.
+        init_std: standard deviation of embeddings and readout at the beginning, to which sinusoids
+            are scaled.
         dropout: probability, on embeddings and on what each sublayer adds.
         padding: the token id that marks absent positions.
 
@@ -49,6 +51,7 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         convolution: int | None = None,
         positions: Literal["sinusoidal", "none"] = "sinusoidal",
         tied: bool = True,
+        init_std: float = 0.02,
         dropout: float = 0.1,
         padding: int = 0,
     ) -> None:
@@ -67,6 +70,7 @@ class PrefixDecoder(SequenceToSequenceNetwork):
             convolution=convolution,
             positions=positions,
             tied=tied,
+            init_std=init_std,
             dropout=dropout,
         )
 
