@@ -252,7 +252,8 @@ def test_classes_that_changed_are_noticed(
     command: Command, compose: Compose, tmp_path: Path
 ) -> None:
     lines = tmp_path / "kinds.tsv"
-    lines.write_text("".join(f"{text}\t{text > 'm'}\n" for text in "abcdefgpqrstuvwxyz"))
+    texts = map("".join, itertools.product("abcxyz", repeat=3))
+    lines.write_text("".join(f"{text}\t{text > 'm'}\n" for text in texts))
     options = ["trainer=cpu", "logger=csv", "model.width=16", "trainer.max_steps=1"]
     train(compose("data=labels", f"data.train={lines}", *options), tmp_path / "run", [])
     lines.write_text(lines.read_text().replace("True", "maybe"))
