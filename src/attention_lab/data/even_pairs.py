@@ -21,17 +21,7 @@ class EvenPairs(BinaryStrings):
     Known shortcut: the number is even just where the first symbol is the last one, too, so nobody
     needs to count: to look at both ends is enough (``shortcuts``).
 
-    Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
-        lengths: the shortest and the longest string to train and validate on.
-        test_lengths: the shortest and the longest string to test on.
-        batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
-
-    Raises:
-        ValueError: if a value is out of range; while loading, if there are too few strings.
+    Arguments and errors are those of :class:`BinaryStrings`.
     """
 
     def odd(self, is_b: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -20,17 +20,7 @@ class Parity(BinaryStrings):
     Known shortcut: none; whoever overlooks one symbol is right half of the time. Strings of a few
     symbols are so few that they can be remembered, which ``accuracy/length=…`` tells apart.
 
-    Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
-        lengths: the shortest and the longest string to train and validate on.
-        test_lengths: the shortest and the longest string to test on.
-        batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
-
-    Raises:
-        ValueError: if a value is out of range; while loading, if there are too few strings.
+    Arguments and errors are those of :class:`BinaryStrings`.
     """
 
     def odd(self, is_b: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
