@@ -2,7 +2,8 @@
 
 Both have the size of nanoGPT's small character model (4 layers, 4 heads, width 128, 64 characters,
 batches of 12) and see the same batches of the same generated text. They train in one process and
-take turns every few steps. Run it with nothing else on the machine:
+take turns every few steps; the loop's optimizer is AdamW as PyTorch has it by default. Run it with
+nothing else on the machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/decoder.py
 """
@@ -74,7 +75,8 @@ def hand_written_loop(config: Mapping[str, Any]) -> Iterator[None]:
     )
     sizes = [sum(p.numel() for p in each.parameters()) for each in (model, run.objective.model)]
     print(f"parameters: {sizes[0]} by hand, {sizes[1]} in the framework")
-    optimizer = run.objective.optimizer_options.optimizer(model)
+    first, second = config["optimizer"]["betas"]
+    optimizer = torch.optim.AdamW(model.parameters(), config["optimizer"]["lr"], (first, second))
     scheduler = run.objective.optimizer_options.scheduler(optimizer, steps)
     batches = run.data.train_dataloader()
     for epoch in itertools.count():

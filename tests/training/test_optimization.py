@@ -1,6 +1,7 @@
 """The learning rate at each step, and what decays."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from attention_lab.training.objective import Objective
 from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.run import build
 from tests.conftest import Compose
 from tests.training.conftest import Train
 
@@ -139,3 +141,14 @@ def test_the_first_step_is_adams() -> None:
 def test_it_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimizerOptions(**options)
+
+
+@pytest.mark.parametrize(("precision", "is_fused"), [("32-true", True), ("16-mixed", False)])
+def test_gradients_that_are_scaled_are_not_left_to_a_fused_optimizer(
+    tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch, precision: str, is_fused: bool
+) -> None:
+    objective = build(tiny_digits()).objective
+    trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
+    monkeypatch.setattr(type(objective), "trainer", trainer)
+    optimizer = objective.configure_optimizers()["optimizer"]
+    assert optimizer.defaults["fused"] == is_fused

@@ -124,7 +124,8 @@ class Objective(LightningModule, ABC):
             raise Diverged(f"the {what} loss is {loss.item()} at step {self.global_step}")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self.optimizer_options.optimizer(self.model)
+        scaled = self.trainer.precision == "16-mixed"  # the only one that scales gradients
+        optimizer = self.optimizer_options.optimizer(self.model, fused=not scaled)
         total_steps = int(self.trainer.estimated_stepping_batches)
         scheduler = self.optimizer_options.scheduler(optimizer, total_steps)
         return {

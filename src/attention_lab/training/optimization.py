@@ -59,15 +59,22 @@ class OptimizerOptions:
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.lr * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """AdamW over the model's parameters, sparing those of one dimension the decay."""
+    def optimizer(self, model: nn.Module, fused: bool = True) -> torch.optim.Optimizer:
+        """AdamW over the model's parameters, sparing those of one dimension the decay.
+
+        Args:
+            model: what to train.
+            fused: whether a step is one kernel. That is faster, most of all for small models, but
+                would unscale gradients by itself, after they should have been clipped, where mixed
+                precision scales them.
+        """
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         first, second = self.betas
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(first, second))
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(first, second), fused=fused)
 
     def scheduler(
         self, optimizer: torch.optim.Optimizer, total_steps: int
