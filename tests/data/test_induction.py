@@ -114,15 +114,15 @@ def test_shortcuts_are_what_they_say() -> None:
                 last = max(i for i in range(place) if inputs[i] == inputs[place])
                 matched.append(inputs[last + 1] == label)
     assert data.shortcuts("test") == {
-        "fixed_distance": {"accuracy": pytest.approx(at_distance("test", best))},
-        "last_match": {"accuracy": pytest.approx(sum(matched) / len(matched))},
+        "fixed distance": {"accuracy": pytest.approx(at_distance("test", best))},
+        "last match": {"accuracy": pytest.approx(sum(matched) / len(matched))},
     }
 
 
 def test_one_period_is_solved_by_distance_and_many_tokens_by_one_match() -> None:
-    assert loaded(periods=[9, 9]).shortcuts("test")["fixed_distance"] == {"accuracy": 1.0}
+    assert loaded(periods=[9, 9]).shortcuts("test")["fixed distance"] == {"accuracy": 1.0}
     many = loaded(vocabulary=10**6).shortcuts("test")
-    assert many["last_match"]["accuracy"] > 0.999 > 0.3 > many["fixed_distance"]["accuracy"]
+    assert many["last match"]["accuracy"] > 0.999 > 0.3 > many["fixed distance"]["accuracy"]
 
 
 def test_slices_are_by_period() -> None:

@@ -56,7 +56,7 @@ def test_lengths_are_mixed_and_told_apart() -> None:
         assert set(labels[length:]) <= {IGNORE}
     slices = data.slices("test")
     assert slices is not None
-    assert slices.names == ["pairs=2", "pairs=6"]
+    assert slices.names == ["length=16,pairs=2", "length=32,pairs=6"]
     assert torch.equal(slices.of(train), (train.length == 32).long())
     assert recall().slices("test") is None
     asked = (data.split("test").labels != IGNORE).sum()

@@ -125,6 +125,7 @@ def test_embeddings_begin_as_asked() -> None:
         ({"self_attention": partial(LinformerAttention, heads=2)}, "cannot be causal"),
         ({"hybrid": {"a": LINEAR, "b": LinformerAttention}}, "cannot be causal"),
         ({"layers": 0}, "layers must be at least 1"),
+        ({"hybrid": {"a": LINEAR, "b": ROTARY}, "layers": 1}, r"1 layers cannot take 2 .*a, b"),
         ({"init_std": 0.0}, "init_std must be above 0"),
         ({"feed_forward_width": -1}, "feed_forward_width must be at least 0"),
         ({"convolution": 0}, "kernel must be at least 1"),

@@ -198,7 +198,7 @@ def test_input_feeding_passes_on_what_was_attended_to(source: Tensor, target: Te
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"encoder_layers": 0}, "encoder_layers must be at least 1, got 0"),
         ({"decoder_layers": -1}, "decoder_layers must be at least 1, got -1"),
-        ({"feed_forward_width": 0}, "feed_forward_width must be at least 1, got 0"),
+        ({"feed_forward_width": -1}, "feed_forward_width must be at least 0, got -1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
         ({"width": 7}, "need an even width, got 7"),
@@ -272,7 +272,7 @@ def test_options_do_what_they_say() -> None:
         "decoder.0.self_attention",
         "decoder.0.cross_attention",
     }
-    hidden = transformer(feed_forward_width=None).encoder[0].feed_forward[0]
+    hidden = transformer(feed_forward_width=None).encoder[0].feed_forward.layers[0]
     assert hidden.weight.shape == (64, 16)
     model = recurrent(layers=3, cell="gru", input_feeding=True)
     assert isinstance(model.decoder, torch.nn.GRU)

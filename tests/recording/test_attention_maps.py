@@ -245,3 +245,21 @@ def test_words_that_differ_have_files_that_differ(tmp_path: Path) -> None:
     ]
     pictures = AttentionMaps(tmp_path, 2)._save(maps)
     assert len(set(pictures.values())) == 2
+
+
+def test_keys_of_a_target_go_by_what_was_read(words_run: FinishedRun) -> None:
+    """Position j of a target writes token j, and has read the one before it."""
+    for each in page(words_run.directory):
+        if each["layer"] == "decoder.0.self_attention":
+            assert each["columns"] == ["<s>", *each["rows"][:-1]]
+
+
+def test_a_decoder_over_both_sequences_goes_by_both(compose: Compose) -> None:
+    small = ["data.examples=100", "data.evaluation_examples=50", "model.width=16"]
+    run = build(compose("data=reverse", "model=prefix_decoder", "trainer=cpu", *small))
+    batch = run.data.probe(1)
+    (names,) = run.data.labels(batch)
+    for each in look(run, size=1):
+        assert each.example == " ".join(names["source"])
+        assert each.rows == [*names["source"], *names["target"]]
+        assert each.columns == [*names["source"], "<s>", *names["target"][:-1]]

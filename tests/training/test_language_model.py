@@ -95,8 +95,8 @@ def test_metrics_are_those_of_all_positions_together(
 
 def test_a_run_tells_its_slices_apart(config: dict[str, Any], tmp_path: Any) -> None:
     test = train(config, tmp_path / "run", [])["test"]
-    assert {"accuracy/pairs=2", "accuracy/pairs=4"} <= set(test)
-    assert test["accuracy/pairs=2"] <= 1
+    assert {"accuracy/length=16,pairs=2", "accuracy/length=24,pairs=4"} <= set(test)
+    assert test["accuracy/length=16,pairs=2"] <= 1
 
 
 def test_slices_count_each_position(
@@ -113,6 +113,6 @@ def test_slices_count_each_position(
     objective.evaluate(everything, "test")
     rates = objective._slice_accuracy("test").compute()
     assert {name: float(rate) for name, rate in rates.items()} == {
-        "accuracy/pairs=2": 0.5,
-        "accuracy/pairs=4": 0.25,
+        "accuracy/length=16,pairs=2": 0.5,
+        "accuracy/length=24,pairs=4": 0.25,
     }

@@ -7,7 +7,7 @@ from typing import Any
 from attention_lab.cli.configuration import composed, group_options
 from attention_lab.cli.listing import description
 from attention_lab.data.splits import SPLITS, SplitDataModule
-from attention_lab.training.nodes import ConfigError, check_node, create
+from attention_lab.training.nodes import check_node, create
 
 NOTES = """
 Sizes are those of training, validation and test. The floor is what a trivial baseline reaches on
@@ -36,8 +36,8 @@ def _facts(name: str, extra: Path | None) -> str:
         check_node("data", config["data"], SplitDataModule)
         data: SplitDataModule[Any] = create(config["data"])
         data.setup()
-    except (ConfigError, ValueError, ImportError) as error:
-        return f"not loaded: {error}"
+    except Exception as error:  # of a user's own, too: the others can still be listed
+        return f"not loaded: {' '.join(str(error).split())}"
     sizes = " / ".join(f"{len(data.split(split).lengths()):,}" for split in SPLITS)
     known = {"floor": data.floor("test"), **data.shortcuts("test")}
     marks = (f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items())

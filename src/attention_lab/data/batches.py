@@ -50,7 +50,7 @@ class LabelledSequences(NamedTuple):
         """The lengths of the inputs, (B, 1) int64."""
         if self.inputs.ndim == 2:
             return (self.inputs != PAD).sum(1, keepdim=True)
-        return torch.full((len(self.inputs), 1), self.inputs.shape[1])
+        return torch.full((len(self.inputs), 1), self.inputs.shape[1], device=self.inputs.device)
 
     def select(self, rows: Tensor) -> "LabelledSequences":
         """The batch of some rows, no wider than its longest input."""

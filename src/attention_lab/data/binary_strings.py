@@ -79,7 +79,11 @@ class BinaryStrings(GeneratedData[LabelledSequences], LabelledSequencesData):
 
     def slices(self, split: str) -> Slices:
         """By length."""
-        return by_length(*self.ranges[split], lambda batch: batch.lengths()[:, 0])
+        return by_length(
+            *self.ranges[split],
+            lambda batch: batch.lengths()[:, 0],
+            trained=self.ranges["train"],
+        )
 
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The symbols of each string."""

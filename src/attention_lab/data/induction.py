@@ -28,8 +28,8 @@ class Induction(GeneratedData[LabelledPositions], LanguageModelData):
     A position is asked from the second token of the first repetition on: that the segment begins
     anew comes without notice.
 
-    Known shortcuts, as computed by ``shortcuts``: ``fixed_distance`` always answers the token at
-    that distance which is right most often. ``last_match`` answers what followed the last
+    Known shortcuts, as computed by ``shortcuts``: "fixed distance" always answers the token at
+    that distance which is right most often. "last match" answers what followed the last
     occurrence of the same token. That is all that a head matching one token can do, and not
     everything, since a token may come more than once in a segment: to do better takes a match of
     several tokens. The larger the vocabulary, the rarer that is.
@@ -107,8 +107,8 @@ class Induction(GeneratedData[LabelledPositions], LanguageModelData):
         inputs, labels = self._rows(split)
         fixed = _before(inputs, distances[int(np.argmax(right))])
         return {
-            "fixed_distance": {"accuracy": _rate(fixed, labels)},
-            "last_match": {"accuracy": _rate(_after_last_match(inputs), labels)},
+            "fixed distance": {"accuracy": _rate(fixed, labels)},
+            "last match": {"accuracy": _rate(_after_last_match(inputs), labels)},
         }
 
     def slices(self, split: str) -> Slices:

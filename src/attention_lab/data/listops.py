@@ -140,7 +140,11 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
 
     def slices(self, split: str) -> Slices:
         """By length."""
-        return by_length(*self.ranges[split], lambda batch: batch.lengths()[:, 0])
+        return by_length(
+            *self.ranges[split],
+            lambda batch: batch.lengths()[:, 0],
+            trained=self.ranges["train"],
+        )
 
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The tokens of each example."""

@@ -29,7 +29,7 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
     answers 1 in ``pairs`` right; a bag of the values is enough for that.
 
     Args:
-        examples: how many to train on, of every (length, pairs) as many.
+        examples: how many to train on, of every (length, pairs) about as many.
         evaluation_examples: how many to validate on, and as many to test on.
         vocabulary: V, the number of tokens. Even.
         lengths: number of tokens in an example; several are mixed.
@@ -103,17 +103,17 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
         return {"accuracy": float(len(asked) / asked.sum())}
 
     def slices(self, split: str) -> Slices | None:
-        """By number of pairs, where several are mixed."""
-        counts = sorted({pairs for _, pairs in self.mixture})
-        if len(counts) == 1:
+        """By number of pairs and by length, where several are mixed."""
+        kinds = sorted(set(self.mixture))
+        if len(kinds) == 1:
             return None
-        known = torch.tensor(counts)
 
         def slice_of(batch: LabelledPositions) -> Tensor:
-            asked = (batch.labels != IGNORE).sum(1)
-            return torch.searchsorted(known.to(asked.device), asked)
+            of_each = torch.stack([batch.length, (batch.labels != IGNORE).sum(1)], dim=1)
+            known = torch.tensor(kinds, device=of_each.device)
+            return (of_each.unsqueeze(1) == known).all(2).int().argmax(1)
 
-        return Slices([f"pairs={count}" for count in counts], slice_of)
+        return Slices([f"length={length},pairs={pairs}" for length, pairs in kinds], slice_of)
 
     def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The tokens as numbers."""

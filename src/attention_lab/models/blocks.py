@@ -24,7 +24,15 @@ def feed_forward(
 def in_turn(
     attention: AttentionFactory, hybrid: Mapping[str, AttentionFactory] | None, layers: int
 ) -> Sequence[AttentionFactory]:
-    """The mechanism of each layer: those of a hybrid stack in turn, or one for all."""
+    """The mechanism of each layer: those of a hybrid stack in turn, or one for all.
+
+    Raises:
+        ValueError: if there are fewer layers than mechanisms.
+    """
+    if hybrid and len(hybrid) > layers:
+        raise ValueError(
+            f"{layers} layers cannot take {len(hybrid)} mechanisms in turn ({', '.join(hybrid)})"
+        )
     return list(islice(cycle((hybrid or {"all": attention}).values()), layers))
 
 
@@ -33,7 +41,7 @@ def require_causal(attention: AttentionLayer, key: str) -> AttentionLayer:
     if not attention.capabilities.causal:
         raise ValueError(
             f"{type(attention).__name__} cannot be causal, as self-attention in a decoder must be; "
-            f"give it another: {key}=multi_head"
+            f"give it another: {key}=multi_head (in a hybrid stack, by its name there)"
         )
     return attention
 
@@ -68,6 +76,34 @@ class ShortConvolution(nn.Module):
         return F.conv1d(whole.mT, self.weight, groups=width).mT
 
 
+class FeedForwardBlock(nn.Module):
+    """x + f(norm(x)), where f is a feed-forward network (Xiong et al. 2020)."""
+
+    def __init__(
+        self, width: int, hidden: int, dropout: float, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.layers = feed_forward(width, hidden, dropout, activation)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.layers(self.norm(x)))
+
+
+def feed_forward_block(
+    width: int, hidden: int, dropout: float, activation: type[nn.Module] = nn.ReLU
+) -> nn.Module:
+    """A feed-forward block; where ``hidden`` is 0, nothing.
+
+    Raises:
+        ValueError: if ``hidden`` is below 0.
+    """
+    if hidden < 0:
+        raise ValueError(f"feed_forward_width must be at least 0, got {hidden}")
+    return FeedForwardBlock(width, hidden, dropout, activation) if hidden else nn.Identity()
+
+
 class SelfAttentionBlock(nn.Module):
     """Self-attention and a feed-forward network, each as x + f(norm(x)) (Xiong et al. 2020).
 
@@ -93,8 +129,7 @@ class SelfAttentionBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.convolution = None if convolution is None else ShortConvolution(width, convolution)
         self.self_attention = attention
-        self.feed_forward_norm = nn.LayerNorm(width) if hidden else None
-        self.feed_forward = feed_forward(width, hidden, dropout, activation) if hidden else None
+        self.feed_forward = feed_forward_block(width, hidden, dropout, activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Mask, past: Past | None = None, name: str = "") -> Tensor:
@@ -105,6 +140,4 @@ class SelfAttentionBlock(nn.Module):
             tail = None if past is None else past.setdefault(f"{name}.convolution", Cache())
             mixed = self.convolution(mixed, tail)
         x = x + self.dropout(self.self_attention(mixed, mask=mask, cache=seen).output)
-        if self.feed_forward is None or self.feed_forward_norm is None:
-            return x
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return self.feed_forward(x)

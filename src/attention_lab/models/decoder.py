@@ -57,8 +57,6 @@ class Decoder(LanguageNetwork):
         check_positive(width=width, layers=layers)
         check_dropout(dropout)
         hidden = 4 * width if feed_forward_width is None else feed_forward_width
-        if hidden < 0:
-            raise ValueError(f"feed_forward_width must be at least 0, got {hidden}")
         if init_std <= 0:
             raise ValueError(f"init_std must be above 0, got {init_std}")
         self.embedding = nn.Embedding(vocabulary, width)

@@ -57,8 +57,6 @@ class EncoderClassifier(ClassificationNetwork):
         check_positive(width=width, layers=layers)
         check_dropout(dropout)
         hidden = 4 * width if feed_forward_width is None else feed_forward_width
-        if hidden < 0:
-            raise ValueError(f"feed_forward_width must be at least 0, got {hidden}")
         if pooling not in ("mean", "first"):
             raise ValueError(f"pooling must be mean or first, got {pooling!r}")
         if (features is None) == (vocabulary is None):

@@ -7,7 +7,12 @@ from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Cache, Causal, Mask, Padding
 from attention_lab.attention.checks import check_dropout, check_positive
-from attention_lab.models.blocks import SelfAttentionBlock, feed_forward, in_turn, require_causal
+from attention_lab.models.blocks import (
+    SelfAttentionBlock,
+    feed_forward_block,
+    in_turn,
+    require_causal,
+)
 from attention_lab.models.embedding import NoPositions, SinusoidalPositions, token_embedding
 from attention_lab.models.protocol import (
     AttentionFactory,
@@ -35,8 +40,7 @@ class DecoderLayer(nn.Module):
         self.self_attention = require_causal(self_attention, "+attention@model.self_attention")
         self.cross_norm = nn.LayerNorm(width)
         self.cross_attention = cross_attention
-        self.feed_forward_norm = nn.LayerNorm(width)
-        self.feed_forward = feed_forward(width, hidden, dropout)
+        self.feed_forward = feed_forward_block(width, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -51,8 +55,7 @@ class DecoderLayer(nn.Module):
         own = self.self_attention(self.self_norm(x), mask=Causal(), cache=seen).output
         x = x + self.dropout(own)
         found = self.cross_attention(self.cross_norm(x), memory, visible, cache=source).output
-        x = x + self.dropout(found)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return self.feed_forward(x + self.dropout(found))
 
 
 class EncoderDecoder(EncoderDecoderNetwork):
@@ -69,7 +72,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
         width: of the residual stream.
         encoder_layers: number of encoder layers.
         decoder_layers: number of decoder layers.
-        feed_forward_width: of the hidden layer; None means 4 · width.
+        feed_forward_width: of the hidden layer; None means 4 · width, 0 no feed-forward network.
         dropout: probability, on embeddings and on every sublayer's output.
         positions: what is added to the embeddings: "sinusoidal" or "none", where attention has
             positions of its own.
@@ -97,12 +100,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
     ) -> None:
         super().__init__()
         hidden = 4 * width if feed_forward_width is None else feed_forward_width
-        check_positive(
-            width=width,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            feed_forward_width=hidden,
-        )
+        check_positive(width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
         check_dropout(dropout)
         self_attention = cross_attention if self_attention is None else self_attention
         self.padding = padding

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from attention_lab.attention import observe
+from attention_lab.data.vocabulary import BOS, SPECIALS
 from attention_lab.recording.maps import AttentionMap, draw
 from attention_lab.recording.viewer import write_viewer
 
@@ -89,12 +90,31 @@ def attention_maps(
         # A decoder that runs step by step calls its layer once for each row of the map.
         weights = torch.cat(calls[layer], dim=2).float().cpu()
         for number, example in enumerate(labels):
-            names = example | {"both": [*example.get("source", ()), *example.get("target", ())]}
-            rows, columns = names[over_rows][:MOST], names[over_columns][:MOST]
+            rows = _names(example, over_rows, written=True)[:MOST]
+            columns = _names(example, over_columns, written=False)[:MOST]
             unpadded = weights[number, :, : len(rows), : len(columns)]
-            name = "".join(example["source"]) if "source" in example else f"example {number + 1}"
+            name = _example_name(example, number)
             maps.append(AttentionMap(step, name, layer, rows, columns, unpadded))
     return maps
+
+
+def _names(example: dict[str, list[str]], sequence: str, written: bool) -> list[str]:
+    """What the positions of a sequence are called.
+
+    A position of a target writes one token and has read the one before: as a query it goes by what
+    it writes, as a key by what it has read.
+    """
+    if sequence == "both":
+        return example["source"] + _names(example, "target", written)
+    names = example[sequence]
+    return names if written or sequence != "target" else [SPECIALS[BOS], *names[:-1]]
+
+
+def _example_name(example: dict[str, list[str]], number: int) -> str:
+    if "source" not in example:
+        return f"example {number + 1}"
+    are_characters = all(len(token) == 1 for token in example["source"])
+    return ("" if are_characters else " ").join(example["source"])
 
 
 def _file_name(example: str) -> str:

@@ -37,7 +37,7 @@ class Classification(Objective):
 
     def loss(self, batch: LabelledSequences) -> tuple[Tensor, Tensor]:
         loss = F.cross_entropy(self.model(batch.inputs), batch.labels)
-        return loss, batch.lengths().sum().to(loss.device)
+        return loss, batch.lengths().sum()
 
     def evaluate(self, batch: LabelledSequences, split: Split) -> None:
         logits = self.model(batch.inputs)

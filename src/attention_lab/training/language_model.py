@@ -38,17 +38,16 @@ class LanguageModel(Objective):
         self.mean_loss, self.accuracy, self.sequence_accuracy = (MeanMetric() for _ in range(3))
 
     def loss(self, batch: LabelledPositions) -> tuple[Tensor, Tensor]:
-        asked = batch.labels != IGNORE
-        logits = self.model.readout(self.model.states(batch.inputs)[asked])
-        return F.cross_entropy(logits, batch.labels[asked]), batch.length.sum()
+        logits, labels = self._asked(batch)
+        return F.cross_entropy(logits, labels), batch.length.sum()
 
     def evaluate(self, batch: LabelledPositions, split: Split) -> None:
-        asked = batch.labels != IGNORE
-        logits = self.model.readout(self.model.states(batch.inputs)[asked])
-        loss = F.cross_entropy(logits, batch.labels[asked])
+        logits, labels = self._asked(batch)
+        loss = F.cross_entropy(logits, labels)
         self.require_finite(split, loss)
+        asked = batch.labels != IGNORE
         right = torch.zeros_like(asked)
-        right[asked] = logits.argmax(-1) == batch.labels[asked]
+        right[asked] = logits.argmax(-1) == labels
         counts, wanted = right.sum(1), asked.sum(1)
         self.mean_loss.update(loss, weight=wanted.sum())
         self.accuracy.update(counts.sum() / wanted.sum(), weight=wanted.sum())
@@ -68,6 +67,18 @@ class LanguageModel(Objective):
         for metric in (self.mean_loss, self.accuracy, self.sequence_accuracy):
             metric.reset()
         return values
+
+    def _asked(self, batch: LabelledPositions) -> tuple[Tensor, Tensor]:
+        """The logits (N, V) and labels (N,) of the labelled positions.
+
+        To find them waits for the device once.
+        """
+        labels = batch.labels.flatten()
+        places = (labels != IGNORE).nonzero().squeeze(1)
+        states = self.model.states(batch.inputs).flatten(0, 1)
+        if len(places) < len(labels):  # otherwise nothing need be copied
+            states, labels = states[places], labels[places]
+        return self.model.readout(states), labels
 
     def look_at(self, batch: LabelledPositions) -> None:
         self.model.states(batch.inputs)

@@ -43,12 +43,13 @@ class Objective(LightningModule, ABC):
         #: Real (not padding) tokens trained on so far; a tensor, so that counting never waits
         #: for the device.
         self.register_buffer("tokens", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.slices = {
+            split: slices
+            for split in ("validation", "test")
+            if data.is_loaded and (slices := data.slices(split)) is not None
+        }
         self.slice_accuracy = nn.ModuleDict(
-            {
-                split: SliceAccuracy(slices.names)
-                for split in ("validation", "test")
-                if data.is_loaded and (slices := data.slices(split)) is not None
-            }
+            {split: SliceAccuracy(slices.names) for split, slices in self.slices.items()}
         )
 
     @abstractmethod
@@ -69,9 +70,8 @@ class Objective(LightningModule, ABC):
 
     def tell_apart(self, batch: Any, split: Split, right: Tensor, asked: Tensor) -> None:
         """Count right answers among those asked for, (B,) each, by the slices of the data."""
-        slices = self.data.slices(split)
-        if slices is not None:
-            self._slice_accuracy(split).update(right, asked, slices.of(batch))
+        if split in self.slices:
+            self._slice_accuracy(split).update(right, asked, self.slices[split].of(batch))
 
     def _slice_accuracy(self, split: Split) -> SliceAccuracy:
         accuracy = self.slice_accuracy[split]

@@ -198,6 +198,9 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
     started = time.perf_counter()
     data, directory = run.data, record.directory
     monitor, mode = f"validation/{data.monitor}", data.mode
+    # Known before training, so that a mistake of a dataset of one's own costs none.
+    threshold, floor = data.floor("validation")[data.monitor], data.floor("test")
+    shortcuts = data.shortcuts("test")
     history = History()
     maps = AttentionMaps(directory / "attention", PROBE_SIZE)
     callbacks = [maps, history, Heartbeat(record, monitor), _display(run.trainer_options)]
@@ -215,15 +218,14 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         logger.log_metrics(logged, step=trainer.global_step)
         logger.save()
     best = history.best(monitor, mode)
-    threshold = data.floor("validation")[data.monitor]
     return {
         "task": data.task,
         "monitor": data.monitor,
         "mode": mode,
         "validation": {name.removeprefix("validation/"): v for name, v in best.metrics.items()},
         "test": test,
-        "floor": data.floor("test"),
-        "shortcuts": data.shortcuts("test"),
+        "floor": floor,
+        "shortcuts": shortcuts,
         "parameters": sum(p.numel() for p in run.objective.model.parameters()),
         "tokens_per_second": int(run.objective.tokens) / history.training_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,
