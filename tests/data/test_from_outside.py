@@ -1,0 +1,47 @@
+"""The documented way to a dataset and a model of one's own, from a package that is not ours."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "own_dataset.md").read_text("utf-8")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A directory with the four files of the docs, as they stand there."""
+    files = ("brackets.py", "my_configs/data/brackets.yaml", "bag.py", "my_configs/model/bag.yaml")
+    texts = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE, re.DOTALL)
+    for name, text in zip(files, texts, strict=True):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    return tmp_path
+
+
+def run(package: Path, verb: str, *more: str, given: str = "") -> str:
+    """Runs a verb as the docs do; what it prints."""
+    (words,) = re.findall(rf"attention-lab {verb} (.*)$", PAGE, re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "attention_lab", verb, *words.split(), *more],
+        cwd=package,
+        env={"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "HOME": str(package)},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_they_train_and_answer_as_documented(package: Path) -> None:
+    printed = run(package, "train", "logger=csv")
+    assert "floor" in printed
+    result = json.loads((package / "outputs" / "brackets" / "result.json").read_text())
+    assert result["backends"] == {"self_attention": "eager"}
+    assert result["test"]["accuracy"] >= result["floor"]["accuracy"] - 0.02
+    assert run(package, "predict", given="(())()\n") in ("yes\n", "no\n")
