@@ -95,7 +95,7 @@ class Addition(GeneratedPairs):
         """Accuracy and error rate of adding without carrying."""
         texts = map(self.source_vocabulary.decode, self.split(split).source.tolist())
         written = [self.target_vocabulary.encode(self._without_carries(text)) for text in texts]
-        return {"no carry": self._scores(written, split)}
+        return {"no carry": self.scores(written, split)}
 
     def _without_carries(self, tokens: list[str]) -> list[str]:
         """The digits of a sum in which nothing is carried, as they would be written."""

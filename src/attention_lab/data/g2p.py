@@ -115,9 +115,7 @@ class G2P(SequencePairsData):
             [phoneme[letter] for letter in word if phoneme[letter] != PAD]
             for word in self.split(split).source.tolist()
         ]
-        errors = self.metric()
-        errors.update(written, self.references(split))
-        return {name: float(rate) for name, rate in errors.compute().items()}
+        return self.scores(written, split)
 
     def _encode(self, split: str, lexicon: Lexicon) -> SequencePairs:
         """The rows of a split; what counts as right in each of them is kept aside."""

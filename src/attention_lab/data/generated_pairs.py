@@ -120,7 +120,7 @@ class GeneratedPairs(GeneratedData[SequencePairs], SequencePairsData):
         """
         suggested = self._suggestions()
         lengths = self.split(split).lengths()[:, 0].tolist()
-        return self._scores(
+        return self.scores(
             [suggested[min(suggested, key=lambda known: abs(known - n))] for n in lengths], split
         )
 
@@ -128,11 +128,6 @@ class GeneratedPairs(GeneratedData[SequencePairs], SequencePairsData):
         """By length; none has lengths that were trained on together with others."""
         shortest, longest = self.lengths[checked_split(split)]
         return by_length(shortest, longest, self.length_of, trained=self.lengths["train"])
-
-    def _scores(self, written: list[list[int]], split: str) -> dict[str, float]:
-        accuracy = self.metric()
-        accuracy.update(written, self.references(split))
-        return {name: float(rate) for name, rate in accuracy.compute().items()}
 
     def _suggestions(self) -> dict[int, list[int]]:
         """What to write, by the length of the source."""

@@ -34,6 +34,12 @@ class SequencePairsData(SplitDataModule[SequencePairs]):
         example; its ``compute`` gives a tensor () by name.
         """
 
+    def scores(self, written: list[list[int]], split: str) -> dict[str, float]:
+        """The metrics of having written these sequences for a split, a list of token ids a row."""
+        metric = self.metric()
+        metric.update(written, self.references(split))
+        return {name: float(value) for name, value in metric.compute().items()}
+
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the two vocabularies."""
         return {
