@@ -223,13 +223,56 @@ def test_the_seed_decides_what_is_drawn(ask: Ask, letters_run: Path) -> None:
 
 
 def test_a_prompt_and_what_follows_must_fit(ask: Ask, letters_run: Path) -> None:
-    answer = ask(letters_run, "a\nabcdabcd\na\n", "--length", "4", "--temperature", "0")
+    answer = ask(letters_run, "a\nabcdabc\na\n", "--length", "4", "--temperature", "0")
     assert answer.out == "abcd\\n\n"
     assert answer.code == 1
     assert answer.err == (
-        "attention-lab: line 2: 9 positions, but only 8 were learned; positions=sinusoidal have "
-        "no end\n"
+        "attention-lab: line 2: a prompt of 7 tokens and --length 4 need 10 positions, the model "
+        "has 8: --length 2 works\n"
     )
+    fits = ask(letters_run, "abcdabc\n", "--length", "2", "--temperature", "0")
+    assert fits == (0, "abcdabcd\\n\n", "")
+    for option in ([], ["--length", "1"]):
+        answer = ask(letters_run, "abcdabcda\n", *option)
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err == (
+            "attention-lab: line 1: a prompt of 9 tokens, but the model has 8 positions\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("positions", "written"),
+    [
+        (["model.positions=learned"], [8, 6, 1]),
+        (["model.positions=none", "attention/positions=learned"], [8, 6, 1]),
+        (["model.positions=sinusoidal"], [100, 100, 100]),
+    ],
+)
+def test_without_a_length_there_is_as_much_as_fits(
+    ask: Ask, compose: Compose, tmp_path: Path, positions: list[str], written: list[int]
+) -> None:
+    if len(positions) > 1:
+        positions = ["attention=multi_head", *positions, "attention.positions.max_length=8"]
+    data = {"_target_": f"{__name__}.Alphabet"}
+    run = language_run(compose, tmp_path / "run", data, "trainer.max_steps=1", *positions)
+    prompts = ["a", "abc", "abcdabcd"]
+    answer = ask(run, "\n".join(prompts))
+    assert answer.code == 0, answer.err
+    lines = [line.replace("\\n", "\n") for line in answer.out.splitlines()]
+    assert [len(line) - len(p) for line, p in zip(lines, prompts, strict=True)] == written
+
+
+def test_special_tokens_are_never_written(ask: Ask, compose: Compose, tmp_path: Path) -> None:
+    """Also by a network that knows nothing yet, for which they are as probable as any."""
+    data = {"_target_": f"{__name__}.Alphabet"}
+    options = ["trainer.max_steps=1", "model.positions=sinusoidal"]
+    run = language_run(compose, tmp_path / "run", data, *options)
+    for temperature in ("0", "1", "50"):
+        options = ["--length", "300", "--temperature", temperature]
+        (line,) = ask(run, "a\n", *options).out.splitlines()
+        text = line.replace("\\n", "\n")
+        assert len(text) == 301
+        assert set(text) <= set("abcd\n")
 
 
 def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path) -> None:

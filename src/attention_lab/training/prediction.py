@@ -9,12 +9,15 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 
 from attention_lab.data.batches import pad
-from attention_lab.data.vocabulary import UNK, TextVocabulary
-from attention_lab.models.decoding import sample
+from attention_lab.data.vocabulary import SPECIALS, UNK, TextVocabulary
+from attention_lab.models.decoding import room, sample
 from attention_lab.training.classification import Classification
 from attention_lab.training.language_model import LanguageModel
 from attention_lab.training.objective import Objective
 from attention_lab.training.sequence_to_sequence import SequenceToSequence
+
+#: How many tokens a language model writes if nobody says and it has positions for so many.
+_USUAL_LENGTH = 100
 
 _NOT_TEXT = "{} is not made of text; there is nothing to read"
 
@@ -29,9 +32,12 @@ class BadLine(ValueError):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a language model goes on: see :func:`attention_lab.models.decoding.sample`."""
+    """How a language model goes on: see :func:`attention_lab.models.decoding.sample`.
 
-    length: int = 100
+    Without a length there are 100 tokens, or as many as it has positions for.
+    """
+
+    length: int | None = None
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -117,14 +123,30 @@ class Continuer(Predictor):
         following = sample(
             self.model,
             torch.tensor([prompt], device=self.device),
-            self.sampling.length,
+            self._length(len(prompt)),
             self.sampling.temperature,
             self.sampling.top_k,
             self.sampling.top_p,
             self.generator,
+            never=range(len(SPECIALS)),  # not text; at </s> the vocabulary would stop writing
         )
         whole = self.vocabulary.write([*prompt, *following[0].tolist()])
         return whole.removeprefix(self.vocabulary.write(prompt))
+
+    def _length(self, prompt: int) -> int:
+        """How many tokens follow a prompt of so many; ValueError if not so many can."""
+        wanted = self.sampling.length or _USUAL_LENGTH
+        needed = prompt + wanted - 1  # nobody reads the last
+        has = room(self.model, needed)
+        if prompt > has:
+            raise ValueError(f"a prompt of {prompt} tokens, but the model has {has} positions")
+        fits = has - prompt + 1
+        if self.sampling.length is not None and fits < wanted:
+            raise ValueError(
+                f"a prompt of {prompt} tokens and --length {wanted} need {needed} positions, the "
+                f"model has {has}: --length {fits} works"
+            )
+        return fits
 
 
 @runtime_checkable
