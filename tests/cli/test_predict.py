@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ def words(words_run: FinishedRun) -> Run:
 
 def pronounced(run: Run, word: str, **beam: Any) -> str:
     """What the network writes for one word, without the code under test."""
-    ids = run.data.source_vocabulary.read(word)  # type: ignore[attr-defined]
+    ids = run.data.source_vocabulary.read(word.strip(" "))  # type: ignore[attr-defined]
     if not ids:
         return ""
     write, length = beam_search if beam else greedy, run.objective.max_length
@@ -136,6 +137,12 @@ def test_a_beam_may_be_asked_for(ask: Ask, words_run: FinishedRun, words: Run) -
 
 def test_windows_line_ends_are_line_ends(ask: Ask, words_run: FinishedRun) -> None:
     assert ask(words_run.directory, "zoo\r\na\r\n") == ask(words_run.directory, "zoo\na\n")
+
+
+def test_white_space_around_a_line_is_not_read(ask: Ask, words_run: FinishedRun) -> None:
+    plain = ask(words_run.directory, "zoo\n\ntomato\n")
+    assert ask(words_run.directory, "  zoo\t\n \u3000\n tomato \r\n") == plain
+    assert (plain.code, plain.err) == (0, "")
 
 
 def test_no_input_gives_no_output(ask: Ask, words_run: FinishedRun) -> None:
@@ -287,8 +294,44 @@ def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path
     with pytest.warns(UserWarning, match="in the training split as well"):
         train(compose("data=labels", "data.batch_size=25", *files, *options), tmp_path / "run", [])
     lines.unlink()
-    answer = ask(tmp_path / "run", "bcd\na\n\nuuiiaa\ng\n", "--batch", "4")
+    answer = ask(tmp_path / "run", "bcd\na \n\nuuiiaa\n\tg\n", "--batch", "4")
     assert answer == (0, "consonants\nvowels\n\nvowels\nconsonants\n", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "names", "space", "lines"),
+    [
+        ("parity", ("even", "odd"), "", ["abba", " b\t"]),
+        ("even_pairs", ("even", "odd"), "", ["abba", "ab"]),
+        ("listops", tuple("0123456789"), " ", ["[MAX 2 9 [MIN 4 7 ] 0 ]"]),
+    ],
+)
+def test_tasks_on_symbols_are_answered(
+    ask: Ask,
+    compose: Compose,
+    tmp_path: Path,
+    data: str,
+    names: Sequence[str],
+    space: str,
+    lines: Sequence[str],
+) -> None:
+    """As the network answers what it was trained on, without the code under test."""
+    options = ["trainer=cpu", "logger=csv", "model.width=32", "trainer.max_steps=120"]
+    options += ["data.examples=500", "data.evaluation_examples=40", "optimizer.lr=0.01"]
+    options += ["optimizer.warmup_steps=0", "model.dropout=0.0"]
+    options += ["data.lengths=[4,6]", "data.test_lengths=[4,6]", "data.batch_size=32"]
+    train(compose(f"data={data}", *options), tmp_path, [])
+    run, last = restored(tmp_path, "last"), ["--checkpoint", "last"]
+    batch = run.data.split("train").select(torch.arange(60))
+    texts = [space.join(row["input"]) for row in run.data.labels(batch)]
+    with torch.no_grad():
+        chosen = run.objective.cpu().eval().model(batch.inputs).argmax(-1).tolist()
+    assert len(set(chosen)) > 1
+    answer = ask(tmp_path, "\n".join(texts), *last)
+    assert answer == (0, "".join(f"{names[label]}\n" for label in chosen), "")
+    answer = ask(tmp_path, "\n".join(lines), *last)
+    assert (answer.code, answer.err) == (0, "")  # no token is unknown
+    assert set(answer.out.splitlines()) <= set(names)
 
 
 def test_classes_that_changed_are_noticed(
@@ -362,6 +405,27 @@ def test_a_directory_that_is_no_run_is_one_clear_line(ask: Ask, tmp_path: Path) 
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.endswith("is not a run's directory: it has no config.yaml\n")
     assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "missing"), [(["G2P"], "'G2P'"), (["G2P", "longest"], "'longest'")]
+)
+def test_a_checkpoint_without_its_data_is_to_blame(
+    ask: Ask, words_run: FinishedRun, tmp_path: Path, lost: list[str], missing: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    file = run / "checkpoints" / "best.ckpt"
+    whole = torch.load(file, weights_only=True)
+    part = whole
+    for name in lost[:-1]:
+        part = part[name]
+    del part[lost[-1]]
+    torch.save(whole, file)
+    answer = ask(run, "zoo\n")
+    assert (answer.code, answer.out) == (1, "")
+    problem = f"{file} cannot be used: of its data, G2P, it does not hold {missing}"
+    assert answer.err == f"attention-lab: {problem}\n"
 
 
 def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words: Run) -> None:

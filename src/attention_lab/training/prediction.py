@@ -53,6 +53,8 @@ class Predictor(ABC):
 
     #: Whether texts must be answered one by one.
     one_by_one: ClassVar[bool] = False
+    #: Whether white space around a text belongs to it. In training files it does not.
+    keeps_edges: ClassVar[bool] = False
 
     def __init__(self, vocabulary: TextVocabulary) -> None:
         self.vocabulary = vocabulary
@@ -65,6 +67,8 @@ class Predictor(ABC):
         Raises:
             ValueError: if the network cannot read one of them.
         """
+        if not self.keeps_edges:
+            texts = [text.strip() for text in texts]
         ids = [self._read(text) for text in texts]
         asked = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
         answers = iter(self._answers(*zip(*asked, strict=True)) if asked else [])
@@ -106,6 +110,7 @@ class Continuer(Predictor):
     """
 
     one_by_one = True  # prompts differ in length, and padding has no place before what follows
+    keeps_edges = True  # a prompt may end with a space
 
     def __init__(self, objective: LanguageModel, sampling: Sampling) -> None:
         vocabulary = objective.data.text_vocabulary
@@ -153,9 +158,13 @@ class Continuer(Predictor):
 class LabelledText(Protocol):
     """What the data of a classifier has if it is made of text."""
 
-    text_vocabulary: TextVocabulary
-    #: The names of the classes, by their numbers.
-    classes: Sequence[str]
+    @property
+    def text_vocabulary(self) -> TextVocabulary:
+        """How texts are read."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes, by their numbers."""
 
 
 class Labeller(Predictor):
