@@ -213,6 +213,10 @@ def test_a_language_model_goes_on(ask: Ask, letters_run: Path) -> None:
     written = ask(letters_run, "Zä a\n", "--length", "2", "--temperature", "0")
     assert written.out.startswith("Zä a")
     assert written.out[4:].startswith("bc")
+    # Nor does it lose white space at its ends, of which a blank is a token as any other.
+    written = ask(letters_run, " a \n", "--length", "2", "--temperature", "0")
+    assert written.out.startswith(" a ")
+    assert written.err.endswith("read as <unk>: 2\n")
 
 
 def test_the_seed_decides_what_is_drawn(ask: Ask, letters_run: Path) -> None:
