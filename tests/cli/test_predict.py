@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ def words(words_run: FinishedRun) -> Run:
 
 def pronounced(run: Run, word: str, **beam: Any) -> str:
     """What the network writes for one word, without the code under test."""
-    ids = run.data.source_vocabulary.read(word)  # type: ignore[attr-defined]
+    ids = run.data.source_vocabulary.read(word.strip(" "))  # type: ignore[attr-defined]
     if not ids:
         return ""
     write, length = beam_search if beam else greedy, run.objective.max_length
@@ -136,6 +137,12 @@ def test_a_beam_may_be_asked_for(ask: Ask, words_run: FinishedRun, words: Run) -
 
 def test_windows_line_ends_are_line_ends(ask: Ask, words_run: FinishedRun) -> None:
     assert ask(words_run.directory, "zoo\r\na\r\n") == ask(words_run.directory, "zoo\na\n")
+
+
+def test_white_space_around_a_line_is_not_read(ask: Ask, words_run: FinishedRun) -> None:
+    plain = ask(words_run.directory, "zoo\n\ntomato\n")
+    assert ask(words_run.directory, "  zoo\t\n \u3000\n tomato \r\n") == plain
+    assert (plain.code, plain.err) == (0, "")
 
 
 def test_no_input_gives_no_output(ask: Ask, words_run: FinishedRun) -> None:
@@ -206,6 +213,10 @@ def test_a_language_model_goes_on(ask: Ask, letters_run: Path) -> None:
     written = ask(letters_run, "Zä a\n", "--length", "2", "--temperature", "0")
     assert written.out.startswith("Zä a")
     assert written.out[4:].startswith("bc")
+    # Nor does it lose white space at its ends, of which a blank is a token as any other.
+    written = ask(letters_run, " a \n", "--length", "2", "--temperature", "0")
+    assert written.out.startswith(" a ")
+    assert written.err.endswith("read as <unk>: 2\n")
 
 
 def test_the_seed_decides_what_is_drawn(ask: Ask, letters_run: Path) -> None:
@@ -223,13 +234,56 @@ def test_the_seed_decides_what_is_drawn(ask: Ask, letters_run: Path) -> None:
 
 
 def test_a_prompt_and_what_follows_must_fit(ask: Ask, letters_run: Path) -> None:
-    answer = ask(letters_run, "a\nabcdabcd\na\n", "--length", "4", "--temperature", "0")
+    answer = ask(letters_run, "a\nabcdabc\na\n", "--length", "4", "--temperature", "0")
     assert answer.out == "abcd\\n\n"
     assert answer.code == 1
     assert answer.err == (
-        "attention-lab: line 2: 9 positions, but only 8 were learned; positions=sinusoidal have "
-        "no end\n"
+        "attention-lab: line 2: a prompt of 7 tokens and --length 4 need 10 positions, the model "
+        "has 8: --length 2 works\n"
     )
+    fits = ask(letters_run, "abcdabc\n", "--length", "2", "--temperature", "0")
+    assert fits == (0, "abcdabcd\\n\n", "")
+    for option in ([], ["--length", "1"]):
+        answer = ask(letters_run, "abcdabcda\n", *option)
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err == (
+            "attention-lab: line 1: a prompt of 9 tokens, but the model has 8 positions\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("positions", "written"),
+    [
+        (["model.positions=learned"], [8, 6, 1]),
+        (["model.positions=none", "attention/positions=learned"], [8, 6, 1]),
+        (["model.positions=sinusoidal"], [100, 100, 100]),
+    ],
+)
+def test_without_a_length_there_is_as_much_as_fits(
+    ask: Ask, compose: Compose, tmp_path: Path, positions: list[str], written: list[int]
+) -> None:
+    if len(positions) > 1:
+        positions = ["attention=multi_head", *positions, "attention.positions.max_length=8"]
+    data = {"_target_": f"{__name__}.Alphabet"}
+    run = language_run(compose, tmp_path / "run", data, "trainer.max_steps=1", *positions)
+    prompts = ["a", "abc", "abcdabcd"]
+    answer = ask(run, "\n".join(prompts))
+    assert answer.code == 0, answer.err
+    lines = [line.replace("\\n", "\n") for line in answer.out.splitlines()]
+    assert [len(line) - len(p) for line, p in zip(lines, prompts, strict=True)] == written
+
+
+def test_special_tokens_are_never_written(ask: Ask, compose: Compose, tmp_path: Path) -> None:
+    """Also by a network that knows nothing yet, for which they are as probable as any."""
+    data = {"_target_": f"{__name__}.Alphabet"}
+    options = ["trainer.max_steps=1", "model.positions=sinusoidal"]
+    run = language_run(compose, tmp_path / "run", data, *options)
+    for temperature in ("0", "1", "50"):
+        options = ["--length", "300", "--temperature", temperature]
+        (line,) = ask(run, "a\n", *options).out.splitlines()
+        text = line.replace("\\n", "\n")
+        assert len(text) == 301
+        assert set(text) <= set("abcd\n")
 
 
 def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path) -> None:
@@ -244,8 +298,44 @@ def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path
     with pytest.warns(UserWarning, match="in the training split as well"):
         train(compose("data=labels", "data.batch_size=25", *files, *options), tmp_path / "run", [])
     lines.unlink()
-    answer = ask(tmp_path / "run", "bcd\na\n\nuuiiaa\ng\n", "--batch", "4")
+    answer = ask(tmp_path / "run", "bcd\na \n\nuuiiaa\n\tg\n", "--batch", "4")
     assert answer == (0, "consonants\nvowels\n\nvowels\nconsonants\n", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "names", "space", "lines"),
+    [
+        ("parity", ("even", "odd"), "", ["abba", " b\t"]),
+        ("even_pairs", ("even", "odd"), "", ["abba", "ab"]),
+        ("listops", tuple("0123456789"), " ", ["[MAX 2 9 [MIN 4 7 ] 0 ]"]),
+    ],
+)
+def test_tasks_on_symbols_are_answered(
+    ask: Ask,
+    compose: Compose,
+    tmp_path: Path,
+    data: str,
+    names: Sequence[str],
+    space: str,
+    lines: Sequence[str],
+) -> None:
+    """As the network answers what it was trained on, without the code under test."""
+    options = ["trainer=cpu", "logger=csv", "model.width=32", "trainer.max_steps=120"]
+    options += ["data.examples=500", "data.evaluation_examples=40", "optimizer.lr=0.01"]
+    options += ["optimizer.warmup_steps=0", "model.dropout=0.0"]
+    options += ["data.lengths=[4,6]", "data.test_lengths=[4,6]", "data.batch_size=32"]
+    train(compose(f"data={data}", *options), tmp_path, [])
+    run, last = restored(tmp_path, "last"), ["--checkpoint", "last"]
+    batch = run.data.split("train").select(torch.arange(60))
+    texts = [space.join(row["input"]) for row in run.data.labels(batch)]
+    with torch.no_grad():
+        chosen = run.objective.cpu().eval().model(batch.inputs).argmax(-1).tolist()
+    assert len(set(chosen)) > 1
+    answer = ask(tmp_path, "\n".join(texts), *last)
+    assert answer == (0, "".join(f"{names[label]}\n" for label in chosen), "")
+    answer = ask(tmp_path, "\n".join(lines), *last)
+    assert (answer.code, answer.err) == (0, "")  # no token is unknown
+    assert set(answer.out.splitlines()) <= set(names)
 
 
 def test_classes_that_changed_are_noticed(
@@ -319,6 +409,27 @@ def test_a_directory_that_is_no_run_is_one_clear_line(ask: Ask, tmp_path: Path) 
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.endswith("is not a run's directory: it has no config.yaml\n")
     assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "missing"), [(["G2P"], "'G2P'"), (["G2P", "longest"], "'longest'")]
+)
+def test_a_checkpoint_without_its_data_is_to_blame(
+    ask: Ask, words_run: FinishedRun, tmp_path: Path, lost: list[str], missing: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    file = run / "checkpoints" / "best.ckpt"
+    whole = torch.load(file, weights_only=True)
+    part = whole
+    for name in lost[:-1]:
+        part = part[name]
+    del part[lost[-1]]
+    torch.save(whole, file)
+    answer = ask(run, "zoo\n")
+    assert (answer.code, answer.out) == (1, "")
+    problem = f"{file} cannot be used: of its data, G2P, it does not hold {missing}"
+    assert answer.err == f"attention-lab: {problem}\n"
 
 
 def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words: Run) -> None:

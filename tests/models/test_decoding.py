@@ -345,6 +345,27 @@ def test_the_coldest_sample_is_greedy_and_any_cold_is_finite() -> None:
     assert not torch.equal(sample(network, prompt, 9), coldest)
 
 
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_some_tokens_are_never_drawn(temperature: float) -> None:
+    """However probable; the others are as probable as before, compared with each other."""
+    network, prompt, drawn = language_model(vocabulary=7), torch.tensor([[3, 1, 4]]), 20_000
+    probable = probabilities(network, prompt)
+    order = sorted(range(7), key=lambda token: -probable[token])
+    never, left = order[:2], order[2:]
+    generator = torch.Generator().manual_seed(1)
+    options = {"temperature": temperature, "generator": generator, "never": never}
+    tokens = sample(network, prompt.expand(drawn, -1), 1, **options)
+    counts = [int((tokens == token).sum()) for token in left]
+    if temperature == 0:
+        assert counts == [drawn, 0, 0, 0, 0]
+        return
+    share = sum(probable[token] for token in left)
+    assert chisquare(counts, [drawn * probable[token] / share for token in left]).pvalue > 1e-3
+    # Of those left, two are the most probable.
+    tokens = sample(network, prompt.expand(drawn, -1), 1, top_k=2, **options)
+    assert set(tokens.flatten().tolist()) == set(left[:2])
+
+
 def test_a_generator_decides() -> None:
     network, prompt = language_model(), torch.randint(13, (6, 3))
     draw = partial(sample, network, prompt, 9)
@@ -371,6 +392,8 @@ def test_there_is_no_more_text_than_positions() -> None:
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
         ({"prompt": torch.zeros(2, 0)}, "a prompt needs at least one token"),
+        ({"never": [2, 13]}, r"never must be some of 13 tokens, and not all, got \[2, 13\]"),
+        ({"never": list(range(13))}, "never must be some of 13 tokens, and not all"),
     ],
 )
 def test_a_sample_refuses(options: dict[str, Any], message: str) -> None:

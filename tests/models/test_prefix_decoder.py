@@ -58,6 +58,46 @@ def test_rows_can_go_on_in_another_order(source: Tensor, target: Tensor) -> None
     assert_close(made.next(target[rows, 2:3], past), expected)
 
 
+def test_rows_of_many_lengths_are_selected_again_and_again() -> None:
+    """Some taken twice, some not at all, so that whole lengths go and others grow."""
+    made = model()
+    source = torch.randint(3, SOURCE_VOCABULARY, (8, 4))
+    for row in range(8):
+        source[row, row % 5 :] = 0  # of length 0, too
+    past = made.read(source)
+    target = torch.randint(3, TARGET_VOCABULARY, (8, 1))
+    logits = made.next(target, past)
+    for rows in ([7, 6, 5, 4, 3, 2, 1, 0], [1, 1, 7, 0, 4, 1], [0, 3, 3], [2, 0, 1, 1]):
+        assert_close(logits, made(source, target)[:, -1])
+        for cache in past.values():
+            cache.select(torch.tensor(rows))
+        source, target = source[rows], target[rows]
+        following = torch.randint(3, TARGET_VOCABULARY, (len(rows), 1))
+        target = torch.cat([target, following], dim=1)
+        logits = made.next(following, past)
+    assert_close(logits, made(source, target)[:, -1])
+
+
+def test_every_position_is_computed_once(source: Tensor) -> None:
+    """And logits are those of the target's vocabulary at the last position alone."""
+    made = model()
+    seen = {"states": 0, "logits": 0}
+
+    def count(kind: str, vectors: Tensor) -> None:
+        seen[kind] += vectors[..., 0].numel()
+
+    made.decoder.norm.register_forward_hook(lambda module, inputs, out: count("states", out))
+    made.decoder.readout.register_forward_hook(lambda module, inputs, out: count("logits", out))
+    past = made.read(source)
+    cache_sizes = [sum(cache.size for cache in past.values())]
+    for _ in range(6):
+        made.next(torch.full((3, 1), START), past)
+        cache_sizes.append(sum(cache.size for cache in past.values()))
+    assert seen == {"states": (5 + 3 + 1) + 3 * 6, "logits": 3 * 6}
+    # Nine positions are read, and three more at each step.
+    assert [size * 9 for size in cache_sizes] == [cache_sizes[0] * (9 + 3 * n) for n in range(7)]
+
+
 def test_learned_positions_are_refused() -> None:
     with pytest.raises(ValueError, match="positions"):
         model(positions="learned")

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=whole(1), help="lines to wait for and answer at once (64)")
     add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
     sampling = parser.add_argument_group("language model")
-    sampling.add_argument("--length", type=whole(1), help="tokens to write (100)")
+    sampling.add_argument("--length", type=whole(1), help="tokens to write (100, or what fits)")
     sampling.add_argument("--temperature", type=number(0), help="0: the most probable (1.0)")
     sampling.add_argument("--top-k", type=whole(1), help="draw among so many (all)")
     sampling.add_argument("--top-p", type=number(0, 1), help="draw among the nucleus (all)")

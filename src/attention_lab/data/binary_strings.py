@@ -36,6 +36,10 @@ class BinaryStrings(GeneratedData[LabelledSequences], LabelledSequencesData):
         ValueError: if a value is out of range; while loading, if there are too few strings.
     """
 
+    text_vocabulary = ALPHABET
+    #: The names of the classes, by their numbers.
+    classes = ("even", "odd")
+
     def __init__(
         self,
         examples: int = 50_000,
@@ -75,7 +79,7 @@ class BinaryStrings(GeneratedData[LabelledSequences], LabelledSequencesData):
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary, of the set of classes, and of the longest string."""
         longest = max(longest for _, longest in self.ranges.values())
-        return {"vocabulary": len(ALPHABET), "classes": 2, "length": longest}
+        return {"vocabulary": len(ALPHABET), "classes": len(self.classes), "length": longest}
 
     def slices(self, split: str) -> Slices:
         """By length."""

@@ -72,6 +72,10 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
         ValueError: if a value is out of range; while loading, if hardly any tree is so long.
     """
 
+    text_vocabulary = VOCABULARY
+    #: The names of the classes, by their numbers.
+    classes = tuple(map(str, range(DIGITS)))
+
     def __init__(
         self,
         examples: int = 50_000,
@@ -123,7 +127,7 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary, of the set of classes, and of the longest example."""
         longest = max(longest for _, longest in self.ranges.values())
-        return {"vocabulary": len(VOCABULARY), "classes": DIGITS, "length": longest}
+        return {"vocabulary": len(VOCABULARY), "classes": len(self.classes), "length": longest}
 
     def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of the class most frequent in training with the same operator at the root.

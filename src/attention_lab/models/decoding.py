@@ -1,10 +1,15 @@
 """Writing sequences with a network that says, step by step, what may come next."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from attention_lab.attention import attention_layers
 from attention_lab.attention.checks import check_positive
 from attention_lab.attention.precision import wide
+from attention_lab.models.embedding import LearnedPositions
 from attention_lab.models.protocol import LanguageNetwork, Past, SequenceToSequenceNetwork
 
 
@@ -162,6 +167,23 @@ class _Beams:
         return self.written[torch.arange(len(which), device=which.device), which.squeeze(1), 1:]
 
 
+def room(network: LanguageNetwork, wanted: int) -> int:
+    """How many of the positions wanted a network has: all, unless it knows an end before."""
+
+    def ends_before(length: int) -> bool:
+        try:
+            for module in network.modules():
+                if isinstance(module, LearnedPositions):
+                    module.check_length(length)
+            for layer in attention_layers(network).values():
+                layer.check_lengths(length, length)
+        except ValueError:
+            return True
+        return False
+
+    return bisect_left(range(1, wanted + 1), True, key=ends_before)
+
+
 @torch.no_grad()
 def sample(
     network: LanguageNetwork,
@@ -171,6 +193,7 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
+    never: Sequence[int] = (),
 ) -> Tensor:
     """Draw the next token, again and again.
 
@@ -184,6 +207,7 @@ def sample(
             probability, with the others of ``top_k`` left out before (Holtzman et al. 2020, §3.1);
             None means all.
         generator: of the random numbers, on the prompt's device; None means torch's own.
+        never: tokens that are not drawn, however probable; the others share what they had.
 
     Returns:
         The tokens that follow the prompt, (B, length).
@@ -195,7 +219,7 @@ def sample(
     past: Past = {}
     tokens, written = prompt, []
     for _ in range(length):
-        logits = network.next(tokens, past)
+        logits = _without(never, network.next(tokens, past))
         if temperature == 0:
             tokens = logits.argmax(-1, keepdim=True)
         else:
@@ -203,6 +227,15 @@ def sample(
             tokens = torch.multinomial(probabilities, 1, generator=generator)
         written.append(tokens)
     return torch.cat(written, dim=1)
+
+
+def _without(never: Sequence[int], logits: Tensor) -> Tensor:
+    """Logits (B, V) with those of some tokens at -inf."""
+    vocabulary = logits.shape[-1]
+    if len(set(never)) == vocabulary or not all(0 <= token < vocabulary for token in never):
+        raise ValueError(f"never must be some of {vocabulary} tokens, and not all, got {never}")
+    unwanted = torch.tensor(never, dtype=torch.int64, device=logits.device)
+    return logits.index_fill(-1, unwanted, -torch.inf)
 
 
 def _probabilities(

@@ -51,20 +51,24 @@ class LearnedPositions(nn.Module):
         deviation: standard deviation of what they begin with.
 
     Raises:
-        ValueError: when called, if positions go beyond the length.
+        ValueError: when called or checked, if positions go beyond the length.
     """
 
     def __init__(self, width: int, length: int, deviation: float) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(length, width) * deviation)
 
+    def check_length(self, length: int) -> None:
+        """Raise ValueError if there are not so many positions."""
+        if length > len(self.table):
+            raise ValueError(
+                f"{length} positions, but only {len(self.table)} were learned; "
+                "positions=sinusoidal have no end"
+            )
+
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
         end = start + vectors.shape[1]
-        if end > len(self.table):
-            raise ValueError(
-                f"{end} positions, but only {len(self.table)} were learned; positions=sinusoidal "
-                "have no end"
-            )
+        self.check_length(end)
         return vectors + self.table[start:end]
 
 

@@ -1,7 +1,7 @@
 """A decoder alone that reads the source as the beginning of what it writes."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class PrefixDecoder(SequenceToSequenceNetwork):
     """A causal decoder over source and target in one sequence, without padding in between.
 
     Tokens of the two vocabularies have embeddings of their own. Sources in a batch may differ in
-    length, so writing reads everything again at each step, and keeps no cache.
+    length; when writing, rows whose sources are equally long go on together.
 
     Args:
         source_vocabulary: number of source tokens.
@@ -82,13 +82,19 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         return self.decoder.readout(written)[..., self.source_vocabulary :]
 
     def read(self, source: Tensor) -> Past:
-        return {"source": Cache({"tokens": source}), "target": Cache()}
+        rows = _RowsByLength((source != self.padding).sum(1))
+        for length, members, past in rows.groups:
+            if length:
+                self.decoder.states(source[members, :length], past)
+        return {"rows": rows}
 
     def next(self, tokens: Tensor, past: Past) -> Tensor:
-        before = past["target"].tensors.get("tokens")
-        target = tokens if before is None else torch.cat([before, tokens], dim=1)
-        past["target"].replace({"tokens": target})
-        return self(past["source"].tensors["tokens"], target)[:, -1]
+        rows = past["rows"]
+        assert isinstance(rows, _RowsByLength)
+        target = tokens + self.source_vocabulary
+        logits = [self.decoder.next(target[members], own) for _, members, own in rows.groups]
+        order = torch.cat([members for _, members, _ in rows.groups]).argsort()
+        return torch.cat(logits)[order, self.source_vocabulary :]
 
     def _joined(self, source: Tensor, target: Tensor, starts: Tensor) -> Tensor:
         """Each source without its padding, and its target right behind it, (B, S + T)."""
@@ -100,3 +106,42 @@ class PrefixDecoder(SequenceToSequenceNetwork):
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:
         return {f"decoder.{name}": ("both", "both") for name in self.decoder.attention_axes()}
+
+
+class _Group(NamedTuple):
+    """The rows of a batch whose sources have one length."""
+
+    length: int
+    members: Tensor  # their numbers, (G,) int64
+    past: Past
+
+
+class _RowsByLength(Cache):
+    """The past of rows whose sources differ in length: one for each length.
+
+    Positions then are the same in all rows of a group, and no row has padding within, of which
+    mechanisms that keep sums of the past could not be told.
+
+    Args:
+        lengths: of the rows' sources, (B,).
+    """
+
+    def __init__(self, lengths: Tensor) -> None:
+        super().__init__()
+        self.groups = [
+            _Group(length, (lengths == length).nonzero().flatten(), {})
+            for length in lengths.unique().tolist()
+        ]
+
+    def select(self, rows: Tensor) -> None:
+        groups = []
+        for length, members, past in self.groups:
+            new_members, places = (rows.unsqueeze(1) == members).nonzero(as_tuple=True)
+            for cache in past.values():
+                cache.select(places)
+            groups.append(_Group(length, new_members, past))
+        self.groups = [group for group in groups if len(group.members)]
+
+    @property
+    def size(self) -> int:
+        return sum(cache.size for group in self.groups for cache in group.past.values())

@@ -9,12 +9,15 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 
 from attention_lab.data.batches import pad
-from attention_lab.data.vocabulary import UNK, TextVocabulary
-from attention_lab.models.decoding import sample
+from attention_lab.data.vocabulary import SPECIALS, UNK, TextVocabulary
+from attention_lab.models.decoding import room, sample
 from attention_lab.training.classification import Classification
 from attention_lab.training.language_model import LanguageModel
 from attention_lab.training.objective import Objective
 from attention_lab.training.sequence_to_sequence import SequenceToSequence
+
+#: How many tokens a language model writes if nobody says and it has positions for so many.
+_USUAL_LENGTH = 100
 
 _NOT_TEXT = "{} is not made of text; there is nothing to read"
 
@@ -29,9 +32,12 @@ class BadLine(ValueError):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a language model goes on: see :func:`attention_lab.models.decoding.sample`."""
+    """How a language model goes on: see :func:`attention_lab.models.decoding.sample`.
 
-    length: int = 100
+    Without a length there are 100 tokens, or as many as it has positions for.
+    """
+
+    length: int | None = None
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -47,6 +53,8 @@ class Predictor(ABC):
 
     #: Whether texts must be answered one by one.
     one_by_one: ClassVar[bool] = False
+    #: Whether white space around a text belongs to it. In training files it does not.
+    keeps_edges: ClassVar[bool] = False
 
     def __init__(self, vocabulary: TextVocabulary) -> None:
         self.vocabulary = vocabulary
@@ -59,6 +67,8 @@ class Predictor(ABC):
         Raises:
             ValueError: if the network cannot read one of them.
         """
+        if not self.keeps_edges:
+            texts = [text.strip() for text in texts]
         ids = [self._read(text) for text in texts]
         asked = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
         answers = iter(self._answers(*zip(*asked, strict=True)) if asked else [])
@@ -100,6 +110,7 @@ class Continuer(Predictor):
     """
 
     one_by_one = True  # prompts differ in length, and padding has no place before what follows
+    keeps_edges = True  # a prompt may end with a space
 
     def __init__(self, objective: LanguageModel, sampling: Sampling) -> None:
         vocabulary = objective.data.text_vocabulary
@@ -117,23 +128,43 @@ class Continuer(Predictor):
         following = sample(
             self.model,
             torch.tensor([prompt], device=self.device),
-            self.sampling.length,
+            self._length(len(prompt)),
             self.sampling.temperature,
             self.sampling.top_k,
             self.sampling.top_p,
             self.generator,
+            never=range(len(SPECIALS)),  # not text; at </s> the vocabulary would stop writing
         )
         whole = self.vocabulary.write([*prompt, *following[0].tolist()])
         return whole.removeprefix(self.vocabulary.write(prompt))
+
+    def _length(self, prompt: int) -> int:
+        """How many tokens follow a prompt of so many; ValueError if not so many can."""
+        wanted = self.sampling.length or _USUAL_LENGTH
+        needed = prompt + wanted - 1  # nobody reads the last
+        has = room(self.model, needed)
+        if prompt > has:
+            raise ValueError(f"a prompt of {prompt} tokens, but the model has {has} positions")
+        fits = has - prompt + 1
+        if self.sampling.length is not None and fits < wanted:
+            raise ValueError(
+                f"a prompt of {prompt} tokens and --length {wanted} need {needed} positions, the "
+                f"model has {has}: --length {fits} works"
+            )
+        return fits
 
 
 @runtime_checkable
 class LabelledText(Protocol):
     """What the data of a classifier has if it is made of text."""
 
-    text_vocabulary: TextVocabulary
-    #: The names of the classes, by their numbers.
-    classes: Sequence[str]
+    @property
+    def text_vocabulary(self) -> TextVocabulary:
+        """How texts are read."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes, by their numbers."""
 
 
 class Labeller(Predictor):

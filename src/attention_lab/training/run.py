@@ -255,7 +255,11 @@ def _data_of(kept: Mapping[str, Any], config: Config) -> SplitDataModule[Any]:
     """The dataset of a config, with what a checkpoint kept of it in place of its files."""
     with _config_errors(config):
         data: SplitDataModule[Any] = create(config["data"])
-    data.restore(kept[type(data).__qualname__])  # where Lightning puts what a dataset keeps
+    name = type(data).__qualname__  # where Lightning puts what a dataset keeps
+    try:
+        data.restore(kept[name])
+    except KeyError as error:
+        raise RuntimeError(f"of its data, {name}, it does not hold {error}") from error
     return data
 
 
