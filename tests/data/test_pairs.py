@@ -1,5 +1,6 @@
 """Pairs of one's own: what becomes of the lines of a file, and what is said of bad ones."""
 
+import copy
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK
 from attention_lab.data.written import SequenceAccuracy, WrittenText
 
 #: Tiny files share lines and lack tokens; what is said of that has tests of its own.
-pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|training lines)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|split as well)")
 
 SPLITS = ("train", "validation", "test")
 ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -190,22 +191,57 @@ def test_tokens_that_training_lacks_are_counted(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="never occur") as caught:
         data = loaded(train, validation=test, test=train, target_tokens="words")
     assert [line for line in said(list(caught)) if "never occur" in line] == [
-        "3 of 5 source tokens of validation never occur in training; they are read as <unk> "
-        "(source_tokens=bytes knows all)",
-        "1 of 3 target tokens of validation never occur in training; they are read as <unk> "
-        "(target_tokens=bytes knows all)",
+        f"{test}: 3 of the 5 source tokens of validation never occur in training; they are read as "
+        "<unk> (data.source_tokens=bytes knows all)",
+        f"{test}: 1 of the 3 target tokens of validation never occur in training; they are read as "
+        "<unk> (data.target_tokens=bytes knows all)",
     ]
     assert Counter(data.split("validation").source.flatten().tolist())[UNK] == 3
 
 
-def test_lines_that_splits_share_are_counted(tmp_path: Path) -> None:
+def test_sources_that_splits_share_are_counted(tmp_path: Path) -> None:
     train = written(tmp_path, [("ab", "x"), ("ba", "y"), ("ab", "y")], "train")
     test = written(tmp_path, [("ab", "x"), ("ab", "y"), ("a", "x"), ("ba", "x")], "test")
     other = written(tmp_path, [("aa", "x"), ("ba", "x")], "validation")
-    with pytest.warns(UserWarning, match="training lines, too") as caught:
+    with pytest.warns(UserWarning, match="as well") as caught:
         loaded(train, validation=other, test=test)
-    (line,) = said(list(caught))
-    assert line.startswith("2 of 4 test lines are training lines, too")
+    assert [line.partition(":")[0] for line in said(list(caught))] == [
+        "1 of the 2 validation sources are in the training split as well",
+        "2 of the 3 test sources are in the training split as well",
+        "1 of the 3 test sources are in the validation split as well",
+    ]
+
+
+def test_white_space_between_words_makes_no_other_source(tmp_path: Path) -> None:
+    lines = [(f"a{n}{gap}b", f"x {n}") for n in range(200) for gap in (" ", "  ", " \u2003")]
+    data = loaded(written(tmp_path, lines), source_tokens="words")
+    of = [{source for source, _ in rows(data, split)} for split in SPLITS]
+    dealt = [{f"a{n} b" for n in range(200)} & sources for sources in of]
+    # Words that training lacks cannot be read back, so what is held out is counted by rows.
+    held_out = [len(data.split(split).source) for split in SPLITS[1:]]
+    assert len(dealt[0]) + sum(held_out) == 200
+    assert len(data.split("train").source) == 3 * len(dealt[0])
+
+
+def test_text_is_compared_with_what_stands_in_the_file(tmp_path: Path) -> None:
+    train = written(tmp_path, [("a", "the cat sat on"), ("b", "a mat")], "train")
+    test = written(tmp_path, [("c", "the dog sat on"), ("c", "the cow sat on")], "test")
+    data = loaded(train, validation=train, test=test, target_tokens="words")
+    ((dog, cow),) = copy.deepcopy(data.references("test"))
+    assert dog == cow == (*data.target_vocabulary.read("the")[:1], UNK, *dog[2:])
+    metric = data.metric()
+    metric.update([list(dog)], [[dog, cow]])
+    metrics = metric.compute()
+    assert float(metrics["token_error_rate"]) == 0
+    # "the<unk>saton" and "thedogsaton" are as alike as by hand: 3 letters before, 5 after.
+    grams = [Counter(text[i : i + n] for i in range(len(text) - n + 1)) for n in range(1, 7)
+             for text in ("the<unk>saton", "thedogsaton")]  # fmt: skip
+    same = [(one & other).total() for one, other in zip(grams[::2], grams[1::2], strict=True)]
+    precision = sum(n / one.total() for n, one in zip(same, grams[::2], strict=True)) / 6
+    recall = sum(n / other.total() for n, other in zip(same, grams[1::2], strict=True)) / 6
+    assert float(metrics["chrf"]) == pytest.approx(
+        5 * precision * recall / (4 * precision + recall)
+    )
 
 
 def test_good_files_are_read_in_silence(tmp_path: Path) -> None:
@@ -247,7 +283,7 @@ def test_a_bad_file_is_said_in_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": None}, r"no train; data.train=FILE names a file of lines source TAB target"),
+        ({"train": ""}, r"no train; data.train=FILE names a file of lines source TAB target"),
         ({"train": "/"}, "^/: is a directory"),
         ({"train": "/no/such"}, "^/no/such: no such file or directory"),
         ({"monitor": "bleu"}, "monitor=bleu is for text of words; .*token_error_rate"),

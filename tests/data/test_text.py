@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+import warnings
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from attention_lab.data.corpus import Piece, cache_directory, cut, texts, whole_
 from attention_lab.data.text import Text, Windows
 from attention_lab.data.vocabulary import PAD, UNK, BytePairs
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*never occur")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|text as well)")
 
 SPLITS = ("train", "validation", "test")
 #: Two kinds of words, characters of one to four bytes, and gaps of every kind.
@@ -156,10 +157,40 @@ def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
     assert read(data, "test") == POEM[99:198]
 
 
+def test_a_file_that_two_splits_are_given_is_warned_of(tmp_path: Path) -> None:
+    train, other, same, longer = (
+        written(tmp_path, text, name)
+        for name, text in (("a", POEM), ("b", POEM[:99]), ("c", POEM[:99]), ("d", POEM[:98] + "?"))
+    )
+    for options, expected in (
+        ({"validation": train}, [f"{train}: this validation text is a training text as well"]),
+        (
+            {"validation": [other, longer], "test": [longer, same]},
+            [f"{path}: this test text is a validation text as well" for path in (longer, same)],
+        ),
+        ({"validation": other, "test": longer}, []),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded([train], **options)
+        said = [str(warning.message).rpartition(":")[0] for warning in caught]
+        assert [line for line in said if "as well" in line] == expected
+
+
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe"])
+def test_a_byte_order_mark_is_no_token(tokens: str, tmp_path: Path) -> None:
+    marked = loaded(written(tmp_path, "\ufeff" + POEM), tokens=tokens, vocabulary=270)
+    plain = loaded(written(tmp_path, POEM, "plain"), tokens=tokens, vocabulary=270)
+    assert "".join(read(marked, split) for split in SPLITS) == POEM
+    assert marked.text_vocabulary.state() == plain.text_vocabulary.state()
+
+
 def test_the_vocabulary_is_that_of_training(tmp_path: Path) -> None:
     path = written(tmp_path, "ab " * 200)
     other = written(tmp_path, "abxabyab" * 3, "other.txt")
-    with pytest.warns(UserWarning, match="6 of 24 tokens of the test text never occur in training"):
+    with pytest.warns(
+        UserWarning, match=r"other\.txt: 6 of the 24 tokens of test never occur in training"
+    ):
         data = loaded(path, test=other)
     assert data.model_arguments()["vocabulary"] == 4 + 3
     first = data.split("test").select(torch.tensor([0])).inputs[0].tolist()
@@ -366,8 +397,12 @@ def test_pairs_of_a_large_vocabulary_are_not_counted(
     ("content", "options", "message"),
     [
         (b"", {}, r"own\.txt: is empty"),
-        (b"too short", {}, r"the train text has 8 tokens, and one window takes 9"),
-        (b"ab" * 100, {"length": 128}, r"the validation text has 10 tokens, .* takes 129"),
+        (b"too short", {}, r"own\.txt: the train text has 8 tokens, and one window takes 9"),
+        (
+            b"ab" * 100,
+            {"length": 128},
+            r"own\.txt: the validation text has 10 tokens, .* takes 129",
+        ),
         (b"ab\n" * 99 + b"\xff" + b"ab" * 99, {}, r"own\.txt, line 100: byte 298 .*0xff.* UTF-8"),
         (b"ab\n" * 99 + "雨".encode()[:2], {}, r"own\.txt, line 100: byte 298 .*0xe9.* UTF-8"),
         (
@@ -376,6 +411,7 @@ def test_pairs_of_a_large_vocabulary_are_not_counted(
             r"own\.txt, line 100: byte 300 .*0xe9.* UTF-8",
         ),
         (b"ab" * 99, {"tokens": "bpe", "vocabulary": 9}, "vocabulary must be at least 260"),
+        (b"\xef\xbb\xbf", {}, r"own\.txt: is empty"),
         (b"ab" * 99, {"length": 0}, "length must be at least 1, got 0"),
         (b"ab" * 99, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (b"ab" * 99, {"test": "/no/such"}, r"^/no/such: no such file or directory; a text file"),

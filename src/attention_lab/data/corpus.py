@@ -1,6 +1,7 @@
 """Text files as token ids on disk, however long: made once, block by block, and kept in a cache."""
 
 import codecs
+import filecmp
 import json
 import os
 import re
@@ -57,7 +58,7 @@ class Corpus:
 
 
 def whole_files(paths: Sequence[str]) -> list[Piece]:
-    """All of some files.
+    """All of some files, but for a byte order mark at the beginning.
 
     Raises:
         ValueError: naming the one that is no file, is empty or cannot be read.
@@ -67,14 +68,27 @@ def whole_files(paths: Sequence[str]) -> list[Piece]:
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
+                start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
         except OSError as error:
             raise ValueError(
                 f"{path}: {str(error.strerror).lower()}; a text file is needed"
             ) from None
-        if not size:
+        if size <= start:
             raise ValueError(f"{path}: is empty")
-        pieces.append(Piece(path, 0, size))
+        pieces.append(Piece(path, start, size))
     return pieces
+
+
+def shared_files(some: Sequence[Piece], others: Sequence[Piece]) -> list[Path]:
+    """Those of the other files that have the content of one of some files.
+
+    Only files of the same size are read.
+    """
+    return [
+        other.path
+        for other in others
+        if any(filecmp.cmp(each.path, other.path, shallow=False) for each in some)
+    ]
 
 
 def cut(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[Piece]]:

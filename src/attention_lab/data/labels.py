@@ -1,17 +1,15 @@
 """A user's own texts, each with a label."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import LabelledSequences, pad
 from attention_lab.data.labelled_sequences import LabelledSequencesData
-from attention_lab.data.splits import SPLITS, split_by_hash
-from attention_lab.data.tsv import read_columns
+from attention_lab.data.splits import SPLITS, warn_of_shared, warn_of_unknown
+from attention_lab.data.tsv import as_read, deal, read_columns
 from attention_lab.data.vocabulary import PAD, UNK, TextVocabulary, Tokens, vocabulary_of
 
 
@@ -27,16 +25,16 @@ class Labels(LabelledSequencesData):
     Example, a line of such a file, with a tab between text and label: a fine film → good.
 
     The files are UTF-8. What is not given is dealt off the training file by a hash of the text, so
-    that equal texts stay together: a tenth for validation, a tenth for testing. Tokens and labels
-    are those of the training split; other tokens are read as unknown, which is warned of. So is a
-    text of the training split that comes up in another one.
+    that equal texts stay together: 5 % for validation, 5 % for test. Tokens and labels are those of
+    the training split; other tokens are read as <unk>, with a warning. So are texts counted that
+    two splits share, whatever their labels. Between words, one space is as good as several.
 
     Known shortcut: the tokens without their order, which naive Bayes goes by (``shortcuts``).
 
     Args:
         train: path of the file to train on.
-        validation: path of the file to validate on; None takes a tenth of ``train``.
-        test: path of the file to test on; None takes a tenth of ``train``.
+        validation: path of the file to validate on; None takes a part of ``train``.
+        test: path of the file to test on; None takes a part of ``train``.
         tokens: "characters", "words" between white space, "bytes" or "bpe" (byte pairs, trained on
             the training texts).
         vocabulary: number of tokens; for "bpe" only.
@@ -44,7 +42,7 @@ class Labels(LabelledSequencesData):
         seed: of the order of the training batches, and of nothing else.
 
     Raises:
-        ValueError: if ``train`` is None, a number is below 1, or the seed is below 0; while
+        ValueError: if there is no training file, a number is below 1, or the seed is below 0; while
             loading, if a file is no such file, naming its line.
     """
 
@@ -65,8 +63,8 @@ class Labels(LabelledSequencesData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        if train is None:
-            raise ValueError("data.train must name a file with lines text TAB label")
+        if not train:
+            raise ValueError("no train; data.train=FILE names a file of lines text TAB label")
         check_positive(vocabulary=vocabulary)
         self.train_file, self.other_files = train, {"validation": validation, "test": test}
         self.tokens, self.vocabulary = tokens, vocabulary
@@ -87,10 +85,12 @@ class Labels(LabelledSequencesData):
             )
         for split in SPLITS[1:]:
             _check_labels(lines[split], set(self.classes))
-            _warn_of_shared_texts(split, lines[split], set(texts))
+        warn_of_shared({split: [line.text for line in lines[split]] for split in SPLITS}, "texts")
         encoded = {split: self._encoded(lines[split]) for split in SPLITS}
         for split in SPLITS[1:]:
-            _warn_of_unknown_tokens(split, encoded[split].inputs)
+            inputs = encoded[split].inputs
+            unknown, tokens = (int(found.sum()) for found in (inputs == UNK, inputs != PAD))
+            warn_of_unknown(self.other_files[split] or self.train_file, split, unknown, tokens)
         return encoded
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,21 +139,15 @@ class Labels(LabelledSequencesData):
 
     def _lines(self) -> dict[str, list[_Line]]:
         """The lines of each split."""
-        train = _read(self.train_file)
-        given = {split: _read(path) for split, path in self.other_files.items() if path is not None}
-        missing = [split for split in self.other_files if split not in given]
-        share = 0.1 if "validation" in missing else 0.0
-        dealt = split_by_hash({line.text for line in train}, 1 - 0.1 * len(missing), share)
-        lines = {"train": train, **given}
-        for split in missing and ["train", *missing]:
-            texts = set(dealt[split])
-            lines[split] = [line for line in train if line.text in texts]
-            if not lines[split]:
-                raise ValueError(
-                    f"{self.train_file}: too few different texts to leave any for {split}; "
-                    "name files for data.validation and data.test"
-                )
-        return lines
+        given = {split: self._read(path) for split, path in self.other_files.items() if path}
+        return deal(self.train_file, self._read(self.train_file), given, "texts")
+
+    def _read(self, path: str) -> list[_Line]:
+        rows = enumerate(read_columns(path, ("text", "label")), start=1)
+        return [
+            _Line(as_read(text, self.tokens), label, f"{path}, line {number}")
+            for number, (text, label) in rows
+        ]
 
     def _encoded(self, lines: Sequence[_Line]) -> LabelledSequences:
         number = {label: number for number, label in enumerate(self.classes)}
@@ -163,32 +157,7 @@ class Labels(LabelledSequencesData):
         )
 
 
-def _read(path: str) -> list[_Line]:
-    rows = enumerate(read_columns(path, ("text", "label")), start=1)
-    return [_Line(text, label, f"{path}, line {number}") for number, (text, label) in rows]
-
-
 def _check_labels(lines: Sequence[_Line], known: set[str]) -> None:
     for line in lines:
         if line.label not in known:
             raise ValueError(f"{line.place}: the label {line.label!r} is not in the training split")
-
-
-def _warn_of_shared_texts(split: str, lines: Sequence[_Line], trained: set[str]) -> None:
-    shared = sum(line.text in trained for line in lines)
-    if shared:
-        warnings.warn(
-            f"{shared} of the {len(lines)} {split} texts are in the training split as well: "
-            "remembering them is enough",
-            stacklevel=2,
-        )
-
-
-def _warn_of_unknown_tokens(split: str, inputs: Tensor) -> None:
-    unknown = int((inputs == UNK).sum())
-    if unknown:
-        warnings.warn(
-            f"{unknown} of the {int((inputs != PAD).sum())} {split} tokens do not occur in "
-            "the training split and are read as unknown",
-            stacklevel=2,
-        )

@@ -1,6 +1,5 @@
 """Sequence-to-sequence learning on pairs of the user's own."""
 
-import warnings
 from collections import Counter
 from typing import Literal
 
@@ -12,10 +11,10 @@ from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import SequencePairs, pad
 from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.slices import Slices, by_length
-from attention_lab.data.splits import checked_split, shares_without, split_by_hash
-from attention_lab.data.tsv import read_columns
+from attention_lab.data.splits import checked_split, warn_of_shared, warn_of_unknown
+from attention_lab.data.tsv import as_read, deal, read_columns
 from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK, Tokens, vocabulary_of
-from attention_lab.data.written import Reference, SequenceAccuracy, WrittenText
+from attention_lab.data.written import Answer, Reference, SequenceAccuracy, WrittenText
 
 #: The end of each metric's range that is good.
 MODES: dict[str, Literal["min", "max"]] = {
@@ -39,14 +38,14 @@ class Pairs(SequencePairsData):
     Validation and test have a row for each source: its target is the first that stands in the file,
     but any of them counts as right. A split that has no file of its own is made of training lines,
     by a hash of the source: 5 % of the sources each. Vocabularies are those of the training lines
-    that remain; what else occurs is read as <unk>, with a warning, as lines are that two splits
-    share.
+    that remain; what else occurs is read as <unk>, with a warning. So are sources counted that two
+    splits share, whatever their targets. Between words, one space is as good as several.
 
     The metrics are ``token_error_rate`` and ``sequence_accuracy`` and, where targets are words,
-    bytes or byte pairs, ``bleu`` and ``chrf`` of the text. Runs are compared by the first unless
-    ``monitor`` says otherwise: unlike whether all of a sequence is right, and unlike BLEU, which is
-    0 until some four words in a row are right, it moves from the beginning; and it is there for
-    every kind of token.
+    bytes or byte pairs, ``bleu`` and ``chrf`` of the text, as it stands in the file. Runs
+    are compared by the first unless ``monitor`` says otherwise: unlike whether all of a sequence is
+    right, and unlike BLEU, which is 0 until some four words in a row are right, it moves from the
+    beginning; and it is there for every kind of token.
 
     Known shortcut: where source and target are alike, as in spelling, copying does well.
 
@@ -109,9 +108,8 @@ class Pairs(SequencePairsData):
         sources, targets = ([line[side] for line in lines["train"]] for side in (0, 1))
         self.source_vocabulary = vocabulary_of(self.source_tokens, sources, self.vocabulary)
         self.target_vocabulary = vocabulary_of(self.target_tokens, targets, self.vocabulary)
-        trained_on = set(lines["train"])
-        for split in ("validation", "test"):
-            self._warn_of_shared(split, lines[split], trained_on)
+        # As a dict, so that each source counts once.
+        warn_of_shared({split: dict(lines[split]) for split in lines}, "sources")
         return {split: self._encode(split, lines[split]) for split in lines}
 
     def references(self, split: str) -> list[list[Reference]]:
@@ -152,29 +150,14 @@ class Pairs(SequencePairsData):
     def _lines(self) -> dict[str, list[Line]]:
         """The lines of each split, in the order of its file."""
         own = {"validation": self.validation, "test": self.test}
-        given = {split: _read(path) for split, path in own.items() if path}
-        shares = shares_without(given)
-        lines = _read(self.train)
-        known = {source for source, _ in lines}
-        sources = split_by_hash(known, shares["train"], shares.get("validation", 0))
-        dealt = {source: split for split in shares for source in sources[split]}
-        parts = {split: [line for line in lines if dealt[line[0]] == split] for split in shares}
-        for split, part in parts.items():
-            if not part:
-                raise ValueError(
-                    f"{self.train}: of {len(known)} different sources none falls to {split}; "
-                    f"give more lines, or data.{split}=FILE"
-                )
-        return {split: (parts | given)[split] for split in ("train", "validation", "test")}
+        given = {split: self._read(path) for split, path in own.items() if path}
+        return deal(self.train, self._read(self.train), given, "sources")
 
-    def _warn_of_shared(self, split: str, lines: list[Line], trained_on: set[Line]) -> None:
-        shared = sum(line in trained_on for line in lines)
-        if shared:
-            warnings.warn(
-                f"{shared} of {len(lines)} {split} lines are training lines, too: their metrics "
-                "say what was learned by heart",
-                stacklevel=2,
-            )
+    def _read(self, path: str) -> list[Line]:
+        return [
+            (as_read(source, self.source_tokens), as_read(target, self.target_tokens))
+            for source, target in read_columns(path, ("source", "target"))
+        ]
 
     def _encode(self, split: str, lines: list[Line]) -> SequencePairs:
         """The rows of a split; what counts as right in each of them is kept aside."""
@@ -182,38 +165,30 @@ class Pairs(SequencePairsData):
             (self.source_vocabulary.read(source), self.target_vocabulary.read(target))
             for source, target in lines
         ]
-        for side, column in (("source", 0), ("target", 1)):
-            self._warn_of_unknown(split, side, [ids[column] for ids in read])
-        accepted: dict[str, list[Reference]] = {}
-        for (source, _), (_, ids) in zip(lines, read, strict=True):
-            known = accepted.setdefault(source, [])
-            if tuple(ids) not in known:
-                known.append(tuple(ids))
+        for option, column in (("source_tokens", 0), ("target_tokens", 1)):
+            ids = [id for row in read for id in row[column]]
+            warn_of_unknown(self._file(split), split, ids.count(UNK), len(ids), option)
+        # By text: two that are alike but for unknown words are not the same answer.
+        accepted: dict[str, dict[str, Reference]] = {}
+        for (source, target), (_, written) in zip(lines, read, strict=True):
+            accepted.setdefault(source, {})[target] = Answer(written, target)
         first = {source: row for row, (source, _) in reversed(list(enumerate(lines)))}
         rows = range(len(lines)) if split == "train" else sorted(first.values())
         self._sources[split] = [lines[row][0] for row in rows]
-        self._references[split] = [accepted[source] for source in self._sources[split]]
+        self._references[split] = [
+            list(accepted[source].values()) for source in self._sources[split]
+        ]
         return SequencePairs(
             source=pad(read[row][0] for row in rows),
             target=pad([BOS, *read[row][1], EOS] for row in rows),
             index=torch.arange(len(rows)),
         )
 
-    def _warn_of_unknown(self, split: str, side: str, rows: list[list[int]]) -> None:
-        unknown = sum(row.count(UNK) for row in rows)
-        if unknown:
-            warnings.warn(
-                f"{unknown} of {sum(map(len, rows))} {side} tokens of {split} never occur in "
-                f"training; they are read as <unk> ({side}_tokens=bytes knows all)",
-                stacklevel=2,
-            )
+    def _file(self, split: str) -> str:
+        """The file in which a split's lines stand."""
+        return {"validation": self.validation, "test": self.test}.get(split) or self.train
 
     def _metrics_of(self, written: list[list[int]], split: str) -> dict[str, float]:
         metric = self.metric()
         metric.update(written, self.references(split))
         return {name: float(value) for name, value in metric.compute().items()}
-
-
-def _read(path: str) -> list[Line]:
-    lines = read_columns(path, ("source", "target"))
-    return [(source, target) for source, target in lines]

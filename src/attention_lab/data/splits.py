@@ -1,9 +1,11 @@
 """Splits by a stable hash, and the data module that serves them in batches."""
 
+import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
+from itertools import combinations
 from typing import Any, ClassVar, Generic, Literal
 
 import torch
@@ -47,6 +49,45 @@ def shares_without(given: Iterable[str]) -> dict[str, float]:
     """
     held_out = dict.fromkeys((split for split in SPLITS[1:] if split not in set(given)), 0.05)
     return {"train": round(1 - sum(held_out.values()), 2), **held_out}
+
+
+def warn_of_shared(splits: Mapping[str, Collection[str]], kind: str) -> None:
+    """Warn, for each two splits, of what the later one has and the earlier one has, too.
+
+    Args:
+        splits: what is compared, of each split.
+        kind: what that is called, such as "texts".
+    """
+    for earlier, later in combinations(SPLITS, 2):
+        known = set(splits[earlier])
+        shared = sum(example in known for example in splits[later])
+        if shared:
+            name = "training" if earlier == "train" else earlier
+            warnings.warn(
+                f"{shared} of the {len(splits[later])} {later} {kind} are in the {name} split as "
+                "well: how they are answered says little of new ones",
+                stacklevel=2,
+            )
+
+
+def warn_of_unknown(
+    file: str, split: str, unknown: int, tokens: int, option: str = "tokens"
+) -> None:
+    """Warn of the tokens of a split that training lacks, if there are any.
+
+    Args:
+        file: where they stand.
+        split: its name.
+        unknown: how many they are.
+        tokens: how many the split has.
+        option: the one that says what tokens are.
+    """
+    if unknown:
+        warnings.warn(
+            f"{file}: {unknown} of the {tokens} {option.replace('_', ' ')} of {split} never occur "
+            f"in training; they are read as <unk> (data.{option}=bytes knows all)",
+            stacklevel=2,
+        )
 
 
 def checked_split(name: str) -> str:

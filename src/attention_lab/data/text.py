@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import IGNORE, LabelledPositions
-from attention_lab.data.corpus import Corpus, Ids, corpus, cut, whole_files
+from attention_lab.data.corpus import Corpus, Ids, Piece, corpus, cut, shared_files, whole_files
 from attention_lab.data.language_model import LanguageModelData
-from attention_lab.data.splits import checked_split, shares_without
+from attention_lab.data.splits import checked_split, shares_without, warn_of_unknown
 from attention_lab.data.vocabulary import PAD, TextVocabulary
 
 #: Ids that are counted at a time.
@@ -35,7 +36,7 @@ class Text(LanguageModelData):
     tokens follow each other without overlap, and the last one may be shorter. A split that has no
     file of its own is a consecutive part of the training text: of one text, the first 90 % are
     for training, the next 5 % for validation, the last 5 % for test. Characters that training lacks
-    are read as <unk>, with a warning.
+    are read as <unk>, with a warning. A file that two splits are given is warned of, too.
 
     The text is streamed: only the batch at hand is in memory, and 8 bytes for each window. Ids are
     kept on disk, in ``$XDG_CACHE_HOME/attention-lab`` or ``~/.cache/attention-lab``, so that the
@@ -87,16 +88,20 @@ class Text(LanguageModelData):
         """Cut the text, read it into ids unless that was done before, and cut those into windows.
 
         Raises:
-            ValueError: naming a file that cannot be read or is not UTF-8, or a split that is
-                shorter than a window.
+            ValueError: naming a file that cannot be read or is not UTF-8, or those of a split that
+                is shorter than a window.
         """
         own = {"validation": self.validation, "test": self.test}
         given = {split: whole_files(_listed(paths)) for split, paths in own.items() if paths}
         shares = shares_without(given)
-        parts = cut(whole_files(_listed(self.path)), list(shares.values()))
+        train = whole_files(_listed(self.path))
+        _warn_of_shared_files({"training": train, **given})
+        parts = cut(train, list(shares.values()))
         read = corpus(dict(zip(shares, parts, strict=True)) | given, self.tokens, self.vocabulary)
         for split, counts in read.counts.items():
-            self._check(split, counts.tokens, counts.unknown)
+            files = ", ".join(_listed(own.get(split) or self.path))
+            self._check_length(files, split, counts.tokens)
+            warn_of_unknown(files, split, counts.unknown, counts.tokens)
         self._corpus, self.text_vocabulary = read, read.vocabulary
         windows = {
             split: Windows(ids, read.vocabulary.lowest, self.length)
@@ -151,18 +156,12 @@ class Text(LanguageModelData):
         assert self._corpus is not None, "setup comes first"
         return self._corpus
 
-    def _check(self, split: str, tokens: int, unknown: int) -> None:
+    def _check_length(self, files: str, split: str, tokens: int) -> None:
         if tokens <= self.length:
             raise ValueError(
-                f"the {split} text has {tokens} tokens, and one window takes {self.length + 1} "
-                f"(data.length={self.length} and the token to predict); a longer text works, or a "
-                "smaller data.length"
-            )
-        if unknown:
-            warnings.warn(
-                f"{unknown} of {tokens} tokens of the {split} text never occur in training; they "
-                "are read as <unk> (tokens=bytes knows all)",
-                stacklevel=2,
+                f"{files}: the {split} text has {tokens} tokens, and one window takes "
+                f"{self.length + 1} (data.length={self.length} and the token to predict); a longer "
+                "text works, or a smaller data.length"
             )
 
     def _blocks(self, split: str) -> Iterator[NDArray[np.int64]]:
@@ -230,6 +229,16 @@ class Windows:
         inputs = np.where(real, tokens[:, :-1], PAD)
         labels = np.where(real, tokens[:, 1:], IGNORE)
         return LabelledPositions(*map(torch.from_numpy, (inputs, labels, lengths)))
+
+
+def _warn_of_shared_files(splits: Mapping[str, Sequence[Piece]]) -> None:
+    for (earlier, some), (later, others) in combinations(splits.items(), 2):
+        for path in shared_files(some, others):
+            warnings.warn(
+                f"{path}: this {later} text is a {earlier} text as well: how it is predicted says "
+                "little of new ones",
+                stacklevel=2,
+            )
 
 
 def _listed(paths: Paths) -> list[str]:

@@ -1,7 +1,13 @@
-"""Reading a user's own tables: a line for each example, its columns apart by tabs."""
+"""A user's own tables: a line for each example, its columns apart by tabs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from attention_lab.data.splits import SPLITS, shares_without, split_by_hash
+from attention_lab.data.vocabulary import Tokens
+
+LineT = TypeVar("LineT", bound=tuple[str, ...])
 
 
 def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -28,6 +34,45 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ..
     if not content:
         raise ValueError(f"{path}: is empty; lines {expected} are needed")
     return list(_lines(path, content, columns))
+
+
+def as_read(text: str, tokens: Tokens) -> str:
+    """What a vocabulary sees of a text: between words, one space is as good as several.
+
+    >>> as_read("no  film", "words"), as_read("no  film", "characters")
+    ('no film', 'no  film')
+    """
+    return " ".join(text.split()) if tokens == "words" else text
+
+
+def deal(
+    path: str, lines: Sequence[LineT], given: Mapping[str, list[LineT]], kind: str
+) -> dict[str, list[LineT]]:
+    """The lines of each split, those of training dealt where a split has none of its own.
+
+    They are dealt by a hash of their first column, so lines that are equal in it stay together.
+
+    Args:
+        path: of the training file, for messages.
+        lines: its lines.
+        given: the lines of the splits that have a file of their own.
+        kind: what the first column holds, such as "texts", for messages.
+
+    Raises:
+        ValueError: if none of the lines falls to a split.
+    """
+    shares = shares_without(given)
+    firsts = {line[0] for line in lines}
+    dealt = split_by_hash(firsts, shares["train"], shares.get("validation", 0))
+    split_of = {first: split for split in shares for first in dealt[split]}
+    parts = {split: [line for line in lines if split_of[line[0]] == split] for split in shares}
+    for split, part in parts.items():
+        if not part:
+            raise ValueError(
+                f"{path}: of {len(firsts)} different {kind} none falls to {split}; give more "
+                f"lines, or data.{split}=FILE"
+            )
+    return {split: (parts | dict(given))[split] for split in SPLITS}
 
 
 def _lines(path: str | Path, content: bytes, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """Error rates of written sequences, which may have several right answers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,20 @@ CHRF_ORDER, CHRF_BETA = 6, 2
 
 #: A right answer as token ids, without BOS, EOS and PAD.
 Reference = tuple[int, ...]
+
+
+class Answer(Reference):
+    """A right answer as token ids that knows its text, which may hold what the ids do not."""
+
+    text: str
+
+    def __new__(cls, ids: Iterable[int], text: str) -> "Answer":
+        answer = super().__new__(cls, ids)
+        answer.text = text
+        return answer
+
+    def __getnewargs__(self) -> tuple[Reference, str]:
+        return tuple(self), self.text  # copies need both
 
 
 def token_errors(predicted: Sequence[int], references: Sequence[Reference]) -> tuple[int, int]:
@@ -114,7 +128,8 @@ class WrittenText(SequenceAccuracy):
 
     ``bleu`` is BLEU (Papineni et al. 2002) as Post 2018, "A Call for Clarity in Reporting BLEU
     Scores", has it: of the corpus, its words taken apart as in WMT ("13a"), without smoothing.
-    ``chrf`` is chrF2 of the corpus (:func:`chrf`). Both go from 0 to 1.
+    ``chrf`` is chrF2 of the corpus (:func:`chrf`). Both go from 0 to 1. What is wanted is the text
+    of an :class:`Answer`; of other references it is written from their ids.
 
     Args:
         vocabulary: writes ids as text.
@@ -136,11 +151,14 @@ class WrittenText(SequenceAccuracy):
     ) -> None:
         super().update(predicted, references)
         texts = [self.vocabulary.write(ids) for ids in predicted]
-        wanted = [[self.vocabulary.write(ids) for ids in accepted] for accepted in references]
+        wanted = [[self._text(answer) for answer in accepted] for accepted in references]
         self.bleu.update(texts, wanted)
         for text, accepted in zip(texts, wanted, strict=True):
             counts = (matching_ngrams(text, reference) for reference in accepted)
             self.ngrams += max(counts, key=chrf).to(self.ngrams.device)
+
+    def _text(self, answer: Reference) -> str:
+        return answer.text if isinstance(answer, Answer) else self.vocabulary.write(answer)
 
     def compute(self) -> dict[str, Tensor]:
         """The rates of :class:`SequenceAccuracy`, ``bleu`` and ``chrf``."""
