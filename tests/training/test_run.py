@@ -550,3 +550,16 @@ def test_a_run_that_has_finished_stays_finished(
         train(tiny_digits(), tmp_path / "run", [])
     assert (tmp_path / "run" / "result.json").exists()
     assert read_status(tmp_path / "run")["status"] == "finished"
+
+
+def test_files_of_ones_own_are_found_from_anywhere(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = "".join(f"{a}{b}{c}\t{b}\n" for a in "abcdef" for b in "xy" for c in "stuvw")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "texts.tsv").write_text(texts)
+    small = ("model.width=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv")
+    monkeypatch.chdir(tmp_path / "here")
+    result = train(compose("data=labels", "data.train=texts.tsv", *small), tmp_path / "run", [])
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(tmp_path / "run", "test") == pytest.approx(result["test"])

@@ -47,6 +47,7 @@ class Labels(LabelledSequencesData):
     """
 
     vocabularies = ("text_vocabulary",)
+    files = ("train", "validation", "test")
 
     text_vocabulary: TextVocabulary
     #: The names of the classes, by their numbers.

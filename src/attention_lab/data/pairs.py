@@ -66,6 +66,8 @@ class Pairs(SequencePairsData):
             targets of such tokens have no such metric.
     """
 
+    files = ("train", "validation", "test")
+
     def __init__(
         self,
         train: str | None = None,

@@ -112,6 +112,8 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     mode: Literal["min", "max"]  # which end of it is good
     #: The attributes that hold vocabularies, once loaded or restored; checkpoints keep those.
     vocabularies: ClassVar[tuple[str, ...]] = ()
+    #: The arguments that name files, by a path or several.
+    files: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, batch_size: int, seed: int) -> None:
         super().__init__()

@@ -62,6 +62,7 @@ class Text(LanguageModelData):
     monitor = "loss"
     mode = "min"
     vocabularies = ("text_vocabulary",)
+    files = ("path", "validation", "test")
 
     text_vocabulary: TextVocabulary
 

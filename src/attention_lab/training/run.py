@@ -123,6 +123,7 @@ def train(
             ``status.json`` first.
     """
     run = build(config)
+    config = _from_anywhere(config)
     record = RunRecord(directory, config["seed"], overrides)
     try:
         write_config(directory, config)
@@ -243,6 +244,22 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
             name: layer.backend.name
             for name, layer in attention_layers(run.objective.model).items()
         },
+    }
+
+
+def _from_anywhere(config: Config) -> Config:
+    """The config with the user's own files by absolute paths, so that it works from anywhere."""
+
+    def absolute(paths: Any) -> Any:
+        if isinstance(paths, str) and paths:
+            return str(Path(paths).expanduser().absolute())
+        return [absolute(path) for path in paths] if isinstance(paths, list) else paths
+
+    data = config["data"]
+    kind: type[Any] = component_class("data", data["_target_"], (SplitDataModule,))
+    return {
+        **config,
+        "data": {**data, **{name: absolute(data[name]) for name in kind.files if name in data}},
     }
 
 
