@@ -129,7 +129,7 @@ class Pairs(SequencePairsData):
         targets = Counter(tuple(row) for row in self.split("train").target.tolist())
         (usual, _), *_ = targets.most_common(1)
         ids = [id for id in usual if id not in (PAD, BOS, EOS)]
-        return self._metrics_of([ids] * len(self.references(split)), split)
+        return self.scores([ids] * len(self.references(split)), split)
 
     def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
         """Metrics of copying the source, but for what no target has."""
@@ -138,7 +138,7 @@ class Pairs(SequencePairsData):
             [PAD if id == UNK else id for id in self.target_vocabulary.read(source)]
             for source in self._sources[checked_split(split)]
         ]
-        return {"copy": self._metrics_of(copies, split)}
+        return {"copy": self.scores(copies, split)}
 
     def slices(self, split: str) -> Slices:
         """By length of the source."""
@@ -189,8 +189,3 @@ class Pairs(SequencePairsData):
     def _file(self, split: str) -> str:
         """The file in which a split's lines stand."""
         return {"validation": self.validation, "test": self.test}.get(split) or self.train
-
-    def _metrics_of(self, written: list[list[int]], split: str) -> dict[str, float]:
-        metric = self.metric()
-        metric.update(written, self.references(split))
-        return {name: float(value) for name, value in metric.compute().items()}
