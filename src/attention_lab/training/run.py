@@ -199,9 +199,8 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
     started = time.perf_counter()
     data, directory = run.data, record.directory
     monitor, mode = f"validation/{data.monitor}", data.mode
-    # Known before training, so that a mistake of a dataset of one's own costs none.
-    threshold, floor = data.floor("validation")[data.monitor], data.floor("test")
-    shortcuts = data.shortcuts("test")
+    # Before training, which a mistake of a dataset of one's own must not cost; of validation only.
+    threshold, _ = data.floor("validation")[data.monitor], data.shortcuts("validation")
     history = History()
     maps = AttentionMaps(directory / "attention", PROBE_SIZE)
     callbacks = [maps, history, Heartbeat(record, monitor), _display(run.trainer_options)]
@@ -225,8 +224,8 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         "mode": mode,
         "validation": {name.removeprefix("validation/"): v for name, v in best.metrics.items()},
         "test": test,
-        "floor": floor,
-        "shortcuts": shortcuts,
+        "floor": data.floor("test"),
+        "shortcuts": data.shortcuts("test"),
         "parameters": sum(p.numel() for p in run.objective.model.parameters()),
         "tokens_per_second": int(run.objective.tokens) / history.training_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,
@@ -257,10 +256,8 @@ def _from_anywhere(config: Config) -> Config:
 
     data = config["data"]
     kind: type[Any] = component_class("data", data["_target_"], (SplitDataModule,))
-    return {
-        **config,
-        "data": {**data, **{name: absolute(data[name]) for name in kind.files if name in data}},
-    }
+    found = {name: absolute(data[name]) for name in kind.files if name in data}
+    return {**config, "data": {**data, **found}}
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
