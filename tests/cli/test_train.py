@@ -1,6 +1,9 @@
 """`attention-lab train` and `evaluate`: one run, its record, and running it again."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,6 +132,8 @@ WRONG = {
     "attention=l2 attention/normalizer=relu": "attention: ReLU weighs logits above 0 only",
     "attention/score=null": "Config group override must be a string or a list",
     "attention=[": "",
+    "data=recall attention@model.hybrid.a=linear": "attention@model.hybrid.a: the config has none "
+    "yet; put a + before it to add one",
     "seed=-1": "seed: must be a whole number from 0",
 }
 
@@ -257,3 +262,20 @@ def test_a_warning_is_one_line_without_code(tmp_path: Path) -> None:
         "attention-lab: other.tsv: 2 of the 34 tokens of validation never occur in training; they "
         "are read as <unk> (data.tokens=bytes knows all)",
     ]
+
+
+def test_ctrl_c_is_said_to_have_been_heard(tmp_path: Path) -> None:
+    command = ["data=digits", "trainer=cpu", "logger=csv", "trainer.max_epochs=500"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "attention_lab", "train", *command, "hydra.run.dir=run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    run.stdout.readline()  # training has begun
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert said.splitlines()[-1] == "attention-lab: interrupted"

@@ -90,3 +90,14 @@ def test_the_package_itself_is_light() -> None:
     code = "import sys, attention_lab.data; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
+
+
+@pytest.mark.parametrize("lacking", ["validation", "test"])
+def test_a_split_without_examples_is_named(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Digits()
+    load = data.load
+    monkeypatch.setattr(
+        data, "load", lambda: {name: rows for name, rows in load().items() if name != lacking}
+    )
+    with pytest.raises(ValueError, match=f"Digits gives no {lacking} examples"):
+        data.setup()

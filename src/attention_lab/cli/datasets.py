@@ -36,11 +36,11 @@ def _facts(name: str, extra: Path | None) -> str:
         check_node("data", config["data"], SplitDataModule)
         data: SplitDataModule[Any] = create(config["data"])
         data.setup()
+        known = {"floor": data.floor("test"), **data.shortcuts("test")}
+        marks = [f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items()]
     except Exception as error:  # of a user's own, too: the others can still be listed
-        return f"not loaded: {' '.join(str(error).split())}"
+        return f"not loaded: {' '.join(str(error).split()) or type(error).__name__}"
     sizes = " / ".join(f"{len(data.split(split).lengths()):,}" for split in SPLITS)
-    known = {"floor": data.floor("test"), **data.shortcuts("test")}
-    marks = (f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items())
     objective, model = (
         config[section]["_target_"].rpartition(".")[2] for section in ("objective", "model")
     )

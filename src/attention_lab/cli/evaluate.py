@@ -31,6 +31,7 @@ def run(arguments: Sequence[str]) -> int:
             metrics = evaluate(chosen.run, chosen.split, chosen.checkpoint, decoding)
     except UnusableRun as error:
         return fail(str(error), 1)
+    width = max(map(len, metrics))
     for name, value in metrics.items():
-        print(f"{chosen.split}/{name:<16} {value:.4f}")
+        print(f"{chosen.split}/{name:<{width}} {value:.4f}")
     return 0

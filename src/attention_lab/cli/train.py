@@ -105,10 +105,11 @@ def _train_one(config: DictConfig) -> None:
         print("one run only; with -m this experiment is a sweep", file=sys.stderr)
     result = train(plain_config(config), directory, list(settings.overrides.task))
     print(f"\n{directory}")
+    width = max(map(len, result["test"]))
     for name, value in result["test"].items():
         floor = result["floor"].get(name)
         note = "" if floor is None else f"   floor {floor:.4f}"
-        print(f"  test/{name:<16} {value:.4f}{note}")
+        print(f"  test/{name:<{width}} {value:.4f}{note}")
     print(f"  attention maps        {directory / 'attention' / 'attention.html'}")
 
 
@@ -153,7 +154,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         known = [name for name in error.options if not name.startswith("_")]
         return f"{group}={option}: there is no such option{nearest(option, known)}"
     if match := re.search(r"Could not (?:override|append to|delete from) .*?'([^']+)'", message):
-        key = match[1].partition("@")[0]
+        key, is_placed, _ = match[1].partition("@")
+        if is_placed:
+            return f"{match[1]}: the config has none yet; put a + before it to add one"
         return missing_key(key, arguments)
     if message.startswith("Ambiguous value"):
         return message.partition("\n")[0] + "; add -m to sweep over them"

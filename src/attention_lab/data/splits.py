@@ -158,6 +158,9 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """Load and split everything, the first time it is called."""
         if not self.is_loaded:
             self._splits = self.load()
+            for name in SPLITS:
+                if name not in self._splits or not len(self._splits[name].lengths()):
+                    raise ValueError(f"{type(self).__name__} gives no {name} examples")
             greatest = [split.lengths().amax(0) for split in self._splits.values()]
             self._longest = torch.stack(greatest).amax(0).tolist()
 

@@ -52,7 +52,9 @@ class ProgressLines(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = "  ".join(
-            f"{name} {value:.4g}" for name, value in validation_metrics(trainer).items()
+            f"{name} {value:.4g}"
+            for name, value in validation_metrics(trainer).items()
+            if name.count("/") == 1  # not of every slice: they are in metrics.csv
         )
         print(
             f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}  {metrics}",

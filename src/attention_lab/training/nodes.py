@@ -115,6 +115,8 @@ def component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
     if not (inspect.isclass(component) and issubclass(component, allowed)):
         kinds = " or ".join(kind.__name__ for kind in allowed)
         raise ConfigError(f"{path}._target_: {target} is not a {kinds}")
+    if missing := sorted(getattr(component, "__abstractmethods__", ())):
+        raise ConfigError(f"{path}._target_: {target} does not define {', '.join(missing)}")
     return component
 
 
@@ -130,8 +132,9 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
         if name.startswith("_"):
             continue
         if name not in parameters:
+            ours = [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY] or parameters
             raise ConfigError(
-                f"{path}.{name}: {component.__name__} has no such key{nearest(name, parameters)}"
+                f"{path}.{name}: {component.__name__} has no such key{nearest(name, ours)}"
             )
         if isinstance(value, Mapping):
             _check_part(f"{path}.{name}", value, hints.get(name, Any))

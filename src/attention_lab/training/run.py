@@ -208,9 +208,12 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         trainer = run.trainer_options.trainer(
             directory, monitor, mode, len(data.train_dataloader()), callbacks, loggers
         )
-        trainer.fit(run.objective, datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(run.objective, datamodule=data)
+        except BaseException as error:
+            if _began_with_ctrl_c(error):  # which Lightning takes without a word
+                raise KeyboardInterrupt from error
+            raise
     _load(run, _read_checkpoint(directory / "checkpoints" / "best.ckpt"))
     test = _evaluate(run, "test")
     for logger in loggers:
@@ -258,6 +261,15 @@ def _from_anywhere(config: Config) -> Config:
     kind: type[Any] = component_class("data", data["_target_"], (SplitDataModule,))
     found = {name: absolute(data[name]) for name in kind.files if name in data}
     return {**config, "data": {**data, **found}}
+
+
+def _began_with_ctrl_c(error: BaseException | None) -> bool:
+    """Whether an error came of Ctrl-C: Lightning exits, and half a checkpoint raises."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
