@@ -215,7 +215,7 @@ def test_a_directory_that_holds_a_run_is_left_alone(command: Command, tmp_path: 
     before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
     answer = command("train", *TINY, "hydra.run.dir=run", "seed=1")
     assert answer.code == 2
-    assert "run already holds a run; name another directory" in answer.err
+    assert "run holds a run that has finished; name another directory" in answer.err
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
 
 

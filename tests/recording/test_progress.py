@@ -44,7 +44,7 @@ def test_validation_metrics_are_plain_numbers() -> None:
 
 
 def test_a_heart_beats_every_so_often(tmp_path: Path, clock: SimpleNamespace) -> None:
-    heartbeat = Heartbeat(RunRecord(tmp_path, 0, []), "validation/per", every_seconds=2.0)
+    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per", every_seconds=2.0)
     beats = []
     for step in range(1, 9):
         clock.now += 0.75
@@ -54,7 +54,7 @@ def test_a_heart_beats_every_so_often(tmp_path: Path, clock: SimpleNamespace) ->
 
 
 def test_a_heart_beats_at_every_validation(tmp_path: Path, clock: SimpleNamespace) -> None:
-    heartbeat = Heartbeat(RunRecord(tmp_path, 0, []), "validation/per")
+    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per")
     for step in (10, 20):
         heartbeat.on_validation_end(trainer(step), None)  # type: ignore[arg-type]
         assert read(tmp_path)["progress"]["step"] == step
@@ -64,7 +64,7 @@ def test_a_heart_beats_at_every_validation(tmp_path: Path, clock: SimpleNamespac
 
 
 def test_a_heart_beats_before_anything_was_measured(tmp_path: Path, clock: SimpleNamespace) -> None:
-    heartbeat = Heartbeat(RunRecord(tmp_path, 0, []), "validation/per")
+    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per")
     clock.now += 10
     heartbeat.on_train_batch_end(trainer(1, {"train/loss": torch.tensor(1.0)}), None, None, None)
     assert read(tmp_path)["progress"] == {"step": 1, "steps": 100, "metrics": {}}

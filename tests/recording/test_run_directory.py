@@ -1,8 +1,10 @@
 """The plain files of a run: always whole, always true."""
 
+import fcntl
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ import pytest
 import yaml
 
 from attention_lab.recording import run_directory
+from attention_lab.recording.identity import identity
 from attention_lab.recording.run_directory import (
     RunExists,
     RunRecord,
@@ -29,6 +32,9 @@ def read(directory: Path) -> dict[str, Any]:
     """A run's ``status.json``."""
     status: dict[str, Any] = json.loads((directory / "status.json").read_text("utf-8"))
     return status
+
+
+CONFIG = {"seed": 0, "trainer": {"max_epochs": 2, "progress": True}}
 
 
 def seconds_ago(moment: str) -> float:
@@ -51,14 +57,13 @@ def test_text_is_written_as_it_is(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, write = tmp_path / "file", Path.write_text
+    file = tmp_path / "file"
     write_atomically(file, "old")
 
-    def break_off(path: Path, text: str, **options: Any) -> NoReturn:
-        write(path, text[:2], **options)
+    def break_off(_: int) -> NoReturn:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", break_off)
+    monkeypatch.setattr(os, "fsync", break_off)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(file, "newer")
     assert file.read_text() == "old"
@@ -81,6 +86,18 @@ def test_a_reader_never_finds_half_a_file(tmp_path: Path) -> None:
             seen.add(file.read_text())
         writing.result()
     assert seen <= set(texts)
+
+
+def test_what_must_last_is_on_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace = Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append("fsync"))
+    monkeypatch.setattr(Path, "replace", lambda *paths: done.append("rename") or replace(*paths))
+    write_atomically(tmp_path / "file", "text")
+    write_atomically(tmp_path / "file", "text", durable=False)
+    assert done == ["fsync", "rename", "rename"]
 
 
 # The config
@@ -109,11 +126,13 @@ def test_a_run_keeps_its_config(words_run: FinishedRun) -> None:
 
 def test_a_record_begins_as_running(tmp_path: Path) -> None:
     directory = tmp_path / "sweep" / "run"
-    RunRecord(directory, 7, ["attention=additive", "seed=7"])
+    RunRecord(directory, CONFIG | {"seed": 7}, ["attention=additive", "seed=7"])
     status = read(directory)
     assert status.keys() == {
         "status",
+        "identity",
         "started",
+        "resumed",
         "updated",
         "finished",
         "pid",
@@ -135,11 +154,14 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
     for package in ("torch", "lightning", "attention-lab"):
         assert status["versions"][package] == version(package)
     assert sys.version.startswith(status["versions"]["python"])
-    assert [path.name for path in directory.iterdir()] == ["status.json"]
+    assert (status["identity"], status["resumed"]) == (identity(CONFIG | {"seed": 7}), [])
+    assert read_config(directory) == CONFIG | {"seed": 7}
+    names = {path.name for path in directory.iterdir()}
+    assert names == {".lock", "config.yaml", "status.json"}
 
 
 def test_progress_is_seen_at_once(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path, 0, [])
+    record = RunRecord(tmp_path, CONFIG, [])
     before = read(tmp_path)
     record.progress(3, 10, {"validation/per": 0.5})
     after = read(tmp_path)
@@ -152,7 +174,7 @@ def test_progress_is_seen_at_once(tmp_path: Path) -> None:
 
 
 def test_a_run_finishes_with_its_result(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path, 0, [])
+    record = RunRecord(tmp_path, CONFIG, [])
     record.progress(3, 10, {})
     record.finish({"test": {"per": 0.25}, "steps_to_threshold": None})
     assert json.loads((tmp_path / "result.json").read_text()) == {
@@ -163,7 +185,8 @@ def test_a_run_finishes_with_its_result(tmp_path: Path) -> None:
     assert (status["status"], status["error"]) == ("finished", None)
     assert status["started"] <= status["finished"] <= status["updated"]
     assert status["progress"]["step"] == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"status.json", "result.json"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".lock", "config.yaml", "status.json", "result.json"}
 
 
 def test_a_finished_run_has_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +194,12 @@ def test_a_finished_run_has_its_result(tmp_path: Path, monkeypatch: pytest.Monke
     written: list[str] = []
     write = run_directory.write_atomically
 
-    def spy(path: Path, text: str) -> None:
+    def spy(path: Path, text: str, durable: bool = True) -> None:
         written.append(f"{path.name}: {json.loads(text).get('status')}")
+        assert durable
         write(path, text)
 
-    record = RunRecord(tmp_path, 0, [])
+    record = RunRecord(tmp_path, CONFIG, [])
     monkeypatch.setattr(run_directory, "write_atomically", spy)
     record.finish({})
     assert written == ["result.json: None", "status.json: finished"]
@@ -183,7 +207,7 @@ def test_a_finished_run_has_its_result(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("status", ["failed", "diverged", "preempted"])
 def test_a_run_ends_without_a_result_for_a_reason(tmp_path: Path, status: Any) -> None:
-    RunRecord(tmp_path, 0, []).end(status, "ValueError: √ of −1")
+    RunRecord(tmp_path, CONFIG, []).end(status, "ValueError: √ of −1")
     assert (read(tmp_path)["status"], read(tmp_path)["error"]) == (status, "ValueError: √ of −1")
     assert -1 < seconds_ago(read(tmp_path)["finished"]) < 60
     assert not (tmp_path / "result.json").exists()
@@ -192,34 +216,143 @@ def test_a_run_ends_without_a_result_for_a_reason(tmp_path: Path, status: Any) -
 # One directory, one run
 
 
-def test_a_directory_takes_one_run_only(tmp_path: Path) -> None:
-    RunRecord(tmp_path, 0, ["first"]).end("failed", "an error")
-    before = (tmp_path / "status.json").read_bytes()
-    with pytest.raises(RunExists, match="already holds a run; name another directory"):
-        RunRecord(tmp_path, 0, ["second"])
-    assert (tmp_path / "status.json").read_bytes() == before
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """The directory of a run that was cut off after three steps."""
+    record = RunRecord(tmp_path, CONFIG, ["first"])
+    record.progress(3, 10, {})
+    record.close()
+    return tmp_path
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("ending", [None, "failed", "diverged", "preempted"])
+def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> None:
+    first = RunRecord(tmp_path, CONFIG, ["first"])
+    assert not first.goes_on
+    first.progress(3, 10, {})
+    if ending:
+        first.end(ending, "an error")
+    first.close()
+    before = read(tmp_path)
+    for times in (1, 2):
+        again = RunRecord(tmp_path, CONFIG | {"logger": "another"}, ["second"])
+        assert again.goes_on
+        after = read(tmp_path)
+        assert (after["status"], after["error"], after["finished"]) == ("running", None, None)
+        assert (after["started"], after["progress"]) == (before["started"], before["progress"])
+        assert after["overrides"] == ["second"]
+        assert len(after["resumed"]) == times
+        assert before["started"] <= after["resumed"][-1] <= after["updated"]
+        again.close()
+
+
+def test_a_run_that_has_finished_stays(begun: Path) -> None:
+    record = RunRecord(begun, CONFIG, [])
+    record.finish({})
+    record.close()
+    before = files(begun)
+    with pytest.raises(RunExists, match="holds a run that has finished; name another directory"):
+        RunRecord(begun, CONFIG, [])
+    assert files(begun) == before
+
+
+@pytest.mark.parametrize(
+    ("other", "different"),
+    [
+        ({"seed": 1}, "seed is 0 there, 1 here"),
+        ({"trainer": {"max_epochs": 2.0}}, "trainer.max_epochs is 2 there, 2.0 here"),
+        ({"trainer": {}}, "trainer is not there, {} here; trainer.max_epochs is 2 there, not here"),
+        ({"a": 1, "b": "x", "c": None, "d": 4}, "a is not there, 1 here; .*; and 1 more"),
+    ],
+)
+def test_another_run_is_told_by_what_differs(
+    other: dict[str, Any], different: str, begun: Path
+) -> None:
+    before = files(begun)
+    with pytest.raises(
+        RunExists, match=f"holds another run \\({different}\\); name another"
+    ) as caught:
+        RunRecord(begun, CONFIG | other, [])
+    assert "\n" not in str(caught.value)
+    assert files(begun) == before
+
+
+def test_what_a_sweep_leaves_for_a_job_is_no_run(tmp_path: Path) -> None:
+    write_config(tmp_path, CONFIG | {"seed": 1})
+    (tmp_path / "log.txt").write_text("")
+    assert not RunRecord(tmp_path, CONFIG, []).goes_on
+    assert read_config(tmp_path) == CONFIG
+
+
+def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> None:
+    (begun / "status.json").write_text("")
+    assert RunRecord(begun, CONFIG, []).goes_on
+    assert read(begun)["status"] == "running"
+
+
+def test_a_config_that_cannot_be_read_is_no_reason_to_train_over_it(begun: Path) -> None:
+    (begun / "config.yaml").write_text("{")
+    with pytest.raises(RunExists, match=r"config\.yaml cannot be read; name another directory"):
+        RunRecord(begun, CONFIG, [])
 
 
 def test_of_runs_that_start_together_one_gets_the_directory(tmp_path: Path) -> None:
     together = threading.Barrier(8)
 
-    def start(number: int) -> int | None:
+    def start(number: int) -> RunRecord | None:
         together.wait()
         try:
-            RunRecord(tmp_path, number, [])
+            return RunRecord(tmp_path, CONFIG, [str(number)])
         except RunExists:
             return None
-        return number
 
     with ThreadPoolExecutor(8) as pool:
-        started = [number for number in pool.map(start, range(8)) if number is not None]
+        started = [record for record in pool.map(start, range(8)) if record is not None]
     assert len(started) == 1
-    assert read(tmp_path)["seed"] == started[0]
+    assert read(tmp_path)["resumed"] == []
+
+
+def test_a_process_at_work_is_named_and_a_killed_one_leaves_the_directory_free(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys, time; from pathlib import Path;"
+        "from attention_lab.recording.run_directory import RunRecord;"
+        f"record = RunRecord(Path(sys.argv[1]), {CONFIG!r}, []);"
+        "print('begun', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        holder = f"process {process.pid} on {socket.gethostname()}, since 2"
+        with pytest.raises(RunExists, match=holder):
+            RunRecord(tmp_path, CONFIG, [])
+        process.kill()
+    assert RunRecord(tmp_path, CONFIG, []).goes_on
+    assert read(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> NoReturn:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(Function not implemented\)"):
+        RunRecord(tmp_path, CONFIG, [])
+    assert read(tmp_path)["status"] == "running"
 
 
 def test_a_directory_with_other_files_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    RunRecord(tmp_path, 0, [])
+    RunRecord(tmp_path, CONFIG, [])
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -235,12 +368,12 @@ def test_there_is_no_moment_with_an_empty_status(
         return "0123abc"
 
     monkeypatch.setattr(run_directory, "_git_revision", look)
-    RunRecord(tmp_path, 0, [])
+    RunRecord(tmp_path, CONFIG, [])
     assert seen
     assert "" not in seen
 
 
 def test_a_machine_without_git_can_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    RunRecord(tmp_path / "run", 0, [])
+    RunRecord(tmp_path / "run", CONFIG, [])
     assert read(tmp_path / "run")["git_revision"] is None

@@ -458,7 +458,7 @@ def test_a_loss_that_turns_nan_is_divergence_though_a_checkpoint_was_good(
 
 def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
     before = files(digits_run.directory)
-    with pytest.raises(RunExists, match="already holds a run; name another directory"):
+    with pytest.raises(RunExists, match="holds a run that has finished; name another directory"):
         train(digits_run.config, digits_run.directory, [])
     assert files(digits_run.directory) == before
 
@@ -525,10 +525,10 @@ def test_a_run_that_cannot_write_its_result_is_recorded_as_failed(
 ) -> None:
     write = run_directory.write_atomically
 
-    def refuse_results(path: Path, text: str) -> None:
+    def refuse_results(path: Path, text: str, durable: bool = True) -> None:
         if path.name == "result.json":
             raise OSError(28, "No space left on device")
-        write(path, text)
+        write(path, text, durable)
 
     monkeypatch.setattr(run_directory, "write_atomically", refuse_results)
     with pytest.raises(OSError, match="No space left"):

@@ -15,6 +15,10 @@ from typing import Any, Literal
 
 import yaml
 
+from attention_lab.recording.identity import differences
+from attention_lab.recording.identity import identity as identity_of
+from attention_lab.recording.lock import Lock, Locked
+
 Status = Literal["running", "finished", "failed", "diverged", "preempted"]
 
 VERSIONED = ("attention-lab", "torch", "lightning", "hydra-core", "torchmetrics", "wandb")
@@ -24,10 +28,20 @@ class RunExists(ValueError):
     """The directory already holds a run."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader finds the old file or the new one, never half of one."""
+def write_atomically(path: Path, text: str, durable: bool = True) -> None:
+    """Write ``text`` so that a reader finds the old file or the new one, never half of one.
+
+    Args:
+        path: the file.
+        text: what it shall hold.
+        durable: whether that must outlast a machine that loses power, which takes milliseconds.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     partial.replace(path)
 
 
@@ -52,45 +66,52 @@ def read_config(directory: Path) -> dict[str, Any]:
 class RunRecord:
     """Keeps ``status.json`` true while a run goes on, and writes ``result.json`` at its end.
 
+    A directory takes one run, and one process at a time. A run that has not finished goes on in it
+    if it is asked for again. What a sweep leaves for a job that has yet to start is no run.
+
     Args:
         directory: the run's directory; made if it does not exist.
-        seed: the run's seed.
+        config: the run's resolved config, which is written as ``config.yaml``.
         overrides: what the user asked for, as ``key=value``.
 
     Raises:
-        RunExists: if the directory already holds a run.
+        RunExists: if the directory holds a run that has finished, another run, or one at which
+            another process is at work.
     """
 
-    def __init__(self, directory: Path, seed: int, overrides: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, config: Mapping[str, Any], overrides: Sequence[str]
+    ) -> None:
         self.directory = directory
-        self._status: dict[str, Any] = {
-            "status": "running",
-            "started": _now(),
-            "updated": _now(),
-            "finished": None,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "seed": seed,
-            "overrides": list(overrides),
-            "git_revision": _git_revision(),
-            "versions": {"python": platform.python_version()}
-            | {package: version(package) for package in VERSIONED},
-            "command": " ".join(sys.argv),
-            "error": None,
-            "progress": None,
-        }
         directory.mkdir(parents=True, exist_ok=True)
         try:
-            # Exclusive creation: of two runs that name the same directory one is turned away.
-            with (directory / "status.json").open("x", encoding="utf-8") as file:
-                file.write(self._text())
-        except FileExistsError:
-            raise RunExists(f"{directory} already holds a run; name another directory") from None
+            self._lock = Lock(directory / ".lock")
+        except Locked as error:
+            raise RunExists(f"{directory}: {error}") from None
+        try:
+            earlier = _unfinished(directory, config)
+            #: Whether the run has been begun before.
+            self.goes_on = earlier is not None
+            self._status = _first_status(config, overrides)
+            if earlier is not None:
+                kept = {name: earlier[name] for name in ("started", "progress") if name in earlier}
+                resumed = [*earlier.get("resumed", []), self._status["started"]]
+                self._status |= kept | {"resumed": resumed}
+            write_config(directory, config)  # first: who finds a status will find a config
+            self._write()
+            self._lock.sign()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the directory; the end of the process does it, too."""
+        self._lock.release()
 
     def progress(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         """Say how far the run has come."""
         self._status["progress"] = {"step": step, "steps": steps, "metrics": dict(metrics)}
-        self._write()
+        self._write(durable=False)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, and only then say that the run has finished."""
@@ -109,12 +130,58 @@ class RunRecord:
         self._status |= {"status": status, "finished": _now()}
         self._write()
 
-    def _write(self) -> None:
+    def _write(self, durable: bool = True) -> None:
         self._status["updated"] = _now()
-        write_atomically(self.directory / "status.json", self._text())
+        text = json.dumps(self._status, indent=2) + "\n"
+        write_atomically(self.directory / "status.json", text, durable)
 
-    def _text(self) -> str:
-        return json.dumps(self._status, indent=2) + "\n"
+
+def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    now = _now()
+    return {
+        "status": "running",
+        "identity": identity_of(config),
+        "started": now,
+        "resumed": [],
+        "updated": now,
+        "finished": None,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "seed": config["seed"],
+        "overrides": list(overrides),
+        "git_revision": _git_revision(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in VERSIONED},
+        "command": " ".join(sys.argv),
+        "error": None,
+        "progress": None,
+    }
+
+
+def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The status of a run of this config that has been begun here; None if there is no run.
+
+    Raises:
+        RunExists: if there is a run that has finished, or one of another config.
+    """
+    try:
+        text = (directory / "status.json").read_text(encoding="utf-8")
+        known = read_config(directory)
+    except FileNotFoundError:  # of either: nothing has been trained
+        return None
+    except (yaml.YAMLError, KeyError, TypeError):
+        message = f"{directory} holds a run whose config.yaml cannot be read"
+        raise RunExists(f"{message}; name another directory") from None
+    try:
+        status: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:  # from when it was not yet written durably
+        status = {}
+    if status.get("status") == "finished":
+        raise RunExists(f"{directory} holds a run that has finished; name another directory")
+    if identity_of(known) != identity_of(config):
+        different = "; ".join(differences(known, config))
+        raise RunExists(f"{directory} holds another run ({different}); name another directory")
+    return status
 
 
 def _now() -> str:

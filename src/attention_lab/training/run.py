@@ -23,7 +23,7 @@ from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.recording.attention_maps import AttentionMaps
 from attention_lab.recording.progress import Heartbeat, ProgressLines
-from attention_lab.recording.run_directory import RunRecord, read_config, write_config
+from attention_lab.recording.run_directory import RunRecord, read_config
 from attention_lab.recording.wandb import LoggerOptions
 from attention_lab.training.history import History
 from attention_lab.training.nodes import (
@@ -118,15 +118,15 @@ def train(
 
     Raises:
         ConfigError: if the config cannot work; then nothing was written.
-        RunExists: if the directory already holds a run.
+        RunExists: if the directory holds a run that has finished, another run, or one at which
+            another process is at work.
         Diverged: if the loss stopped being a number. This and any other failure is recorded in
             ``status.json`` first.
     """
     run = build(config)
-    config = _from_anywhere(config)
-    record = RunRecord(directory, config["seed"], overrides)
+    config = from_anywhere(config)
+    record = RunRecord(directory, config, overrides)
     try:
-        write_config(directory, config)
         with _loggers(run, directory, group, config) as loggers:
             result = _fit_and_test(run, record, loggers)
             record.finish(result)  # before W&B, which may take its time
@@ -139,6 +139,8 @@ def train(
     except BaseException as error:
         record.end("failed", f"{type(error).__name__}: {error}")
         raise
+    finally:
+        record.close()
     return result
 
 
@@ -249,12 +251,15 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
     }
 
 
-def _from_anywhere(config: Config) -> Config:
-    """The config with the user's own files by absolute paths, so that it works from anywhere."""
+def from_anywhere(config: Config) -> Config:
+    """The config with the user's own files by absolute paths, so that it works from anywhere.
+
+    So it is recorded, and of this the identity of a run is taken.
+    """
 
     def absolute(paths: Any) -> Any:
         if isinstance(paths, str) and paths:
-            return str(Path(paths).expanduser().absolute())
+            return str(Path(paths).expanduser().resolve())
         return [absolute(path) for path in paths] if isinstance(paths, list) else paths
 
     data = config["data"]

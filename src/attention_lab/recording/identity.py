@@ -1,0 +1,60 @@
+"""Which runs are the same run: those whose configs say the same of all that can change a result."""
+
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Any
+
+#: What changes nothing about a result: where it is logged and shown, and where it is computed.
+IMMATERIAL = ("logger", "sweep", "trainer.accelerator", "trainer.progress")
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """The identity of a run: 8 hex digits that depend on all of its config that is material.
+
+    The order of keys does not matter. Files count by their paths as they are written, so paths
+    should be absolute first (:func:`attention_lab.training.run.from_anywhere`).
+
+    >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "progress": True}}
+    >>> identity(config) == identity({"trainer": {"progress": False, "max_epochs": 3}, "seed": 0})
+    True
+    >>> identity(config) == identity(config | {"seed": 1})
+    False
+
+    Args:
+        config: the resolved config, of plain values.
+    """
+    text = json.dumps(sorted(_material(config)))
+    return blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def differences(known: Mapping[str, Any], config: Mapping[str, Any], most: int = 3) -> list[str]:
+    """What keeps two configs from being the same run, key by key.
+
+    >>> differences({"seed": 0, "model": {"width": 8}}, {"seed": 1, "model": {"width": 8}})
+    ['seed is 0 there, 1 here']
+
+    Args:
+        known: the config that is there.
+        config: the one that is asked for.
+        most: how many keys to name.
+    """
+    there, here = dict(_material(known)), dict(_material(config))
+    names = list(dict.fromkeys([*here, *there]))
+    lines = [
+        f"{key} is {there.get(key, 'not')} there, {here.get(key, 'not')} here"
+        for key in names
+        if there.get(key) != here.get(key)
+    ]
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
+
+
+def _material(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of a config, as JSON, with their paths; what holds nothing is a leaf, too."""
+    if path in IMMATERIAL:
+        return
+    if not (isinstance(value, Mapping) and value):
+        yield path, json.dumps(value, ensure_ascii=False)
+        return
+    for key, inner in value.items():
+        yield from _material(inner, f"{path}.{key}" if path else str(key))

@@ -1,0 +1,60 @@
+"""A lock that vanishes with the process that holds it, however that ends."""
+
+import fcntl
+import json
+import os
+import socket
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+class Locked(RuntimeError):
+    """Another process holds the lock. The message says who."""
+
+
+class Lock:
+    """An exclusive lock (flock(2)) on a file, which says who holds it.
+
+    The kernel lets go of it when the process ends, so there are no stale ones: that the file is
+    there means nothing. It stays, as to remove it would let two processes lock two files of the
+    same name.
+
+    Args:
+        path: the file; made if it does not exist.
+
+    Raises:
+        Locked: if another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(path)
+            self._file.close()
+            raise Locked(f"{holder} is at work here") from None
+        except OSError as error:  # as of some cluster's file system
+            message = f"{path.parent} cannot be locked ({error.strerror}); "
+            warnings.warn(message + "see to it that only one process trains there", stacklevel=3)
+
+    def sign(self) -> None:
+        """Say in the file who holds the lock."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        self._file.truncate(0)
+        self._file.write(json.dumps(holder) + "\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let go of the lock."""
+        self._file.close()
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+    except (json.JSONDecodeError, KeyError):  # it has only just begun
+        return "another process"
