@@ -117,8 +117,8 @@ def _composed(overrides: Sequence[str], extra: Path | None, primary: str) -> "Di
 
 
 def plain_config(config: "DictConfig") -> dict[str, Any]:
-    """A composed config as plain values, complete and resolved, without Hydra's own settings."""
+    """A composed config as plain values, complete and resolved, without how it is launched."""
     from omegaconf import OmegaConf
 
-    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    ours = OmegaConf.masked_copy(config, [str(k) for k in config if k not in ("hydra", "sweep")])
     return cast("dict[str, Any]", OmegaConf.to_container(ours, resolve=True, throw_on_missing=True))

@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.cli import fail
@@ -24,6 +24,7 @@ from attention_lab.cli.configuration import (
     plain_config,
 )
 from attention_lab.cli.hints import missing_key
+from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.spelling import nearest
 
 CONFIG_NAME = "train"
@@ -63,6 +64,9 @@ class Directories(Callback):
 def run(arguments: Sequence[str]) -> int:
     """Train as the arguments say; Hydra reads them."""
     sys.argv = ["attention-lab train", *flags_last(arguments)]
+    OmegaConf.register_new_resolver(
+        "sweep_name", lambda *, _root_: sweep_name(_root_), replace=True
+    )
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, who say them in one line
     Directories.sweep, Directories.made = None, []
     errors: list[Exception] = []
@@ -79,7 +83,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         main()
     except KeyboardInterrupt:
-        return fail("interrupted", 1)
+        again = "" if Directories.sweep is None else "; the same command goes on with it"
+        return fail(f"interrupted{again}", 1)
     except (HydraException, OmegaConfBaseException) as error:
         Directories.discard()
         return fail(explain(error, arguments), 2)

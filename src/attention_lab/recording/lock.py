@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,15 +23,16 @@ class Lock:
 
     Args:
         path: the file; made if it does not exist.
+        patience: seconds to wait for it, as who looks whether it is held has it for a moment.
 
     Raises:
         Locked: if another process holds it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 0.5) -> None:
         self._file = path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._acquire(patience)
         except BlockingIOError:
             holder = _holder(path)
             self._file.close()
@@ -38,6 +40,16 @@ class Lock:
         except OSError as error:  # as of some cluster's file system
             message = f"{path.parent} cannot be locked ({error.strerror}); "
             warnings.warn(message + "see to it that only one process trains there", stacklevel=3)
+
+    def _acquire(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.005)
 
     def sign(self) -> None:
         """Say in the file who holds the lock."""

@@ -2,26 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from attention_lab.cli.configuration import check_groups, plain_config
+
+if TYPE_CHECKING:
+    from attention_lab.sweeps.sweep import Sweep
 
 
 class IsolatedLauncher(Launcher):
     """Composes every job, checks them all, then runs each in a fresh process.
 
     Args:
-        parallel: jobs at a time; None means one for each CPU core, or one where there is a GPU.
-        threads: CPU threads of each job.
+        resources: what the jobs may use (see :class:`attention_lab.sweeps.scheduler.Resources`).
     """
 
-    def __init__(self, parallel: int | None, threads: int) -> None:
-        self.parallel = parallel
-        self.threads = threads
+    def __init__(self, **resources: float | None) -> None:
+        self.resources = resources
+        self._sweep: Sweep | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -35,33 +38,29 @@ class IsolatedLauncher(Launcher):
         """Run the jobs; one that fails neither stops the others nor raises.
 
         What became of each is in its run directory. The return value is the validation metric
-        that its data set names, for sweepers that search.
+        that its data set names, for sweepers that search; NaN if it did not finish.
         """
-        configs = [
-            self._compose(overrides, initial_job_idx + index)
-            for index, overrides in enumerate(job_overrides)
-        ]
-        # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
-        from attention_lab.sweeps.jobs import Job, check_jobs, job_names, run_jobs
+        if self._sweep is None:
+            # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
+            from attention_lab.sweeps.sweep import Sweep
 
-        sweep = Path(self.config.hydra.sweep.dir).absolute()
-        names = job_names(job_overrides, initial_job_idx)
-        jobs = [
-            Job(sweep / name, config, list(overrides))
-            for name, config, overrides in zip(names, configs, job_overrides, strict=True)
-        ]
-        check_jobs(jobs)
-        values = run_jobs(jobs, self.parallel, self.threads)
+            directory = Path(self.config.hydra.sweep.dir).absolute()
+            options = cast(
+                "dict[str, Any]", OmegaConf.to_container(self.config.sweep, resolve=True)
+            )
+            self._sweep = Sweep(directory, self._compose, options, self.resources)
+        shared = set(self.config.hydra.overrides.task)
+        values = self._sweep.run([list(overrides) for overrides in job_overrides], shared)
         return [
-            JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
-            for job, value in zip(jobs, values, strict=True)
+            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=value)
+            for overrides, value in zip(job_overrides, values, strict=True)
         ]
 
-    def _compose(self, overrides: Sequence[str], number: int) -> dict[str, object]:
+    def _compose(self, overrides: Sequence[str]) -> dict[str, object]:
         """A job's config, complete now: editing conf/ later does not change a waiting job."""
         loader = self.hydra_context.config_loader
         config = loader.load_sweep_config(self.config, list(overrides))
         check_groups(config, config.hydra.runtime.choices)
         with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
+            config.hydra.job.id = config.hydra.job.num = 0  # nothing of ours depends on it
         return plain_config(config)

@@ -1,0 +1,44 @@
+"""What a sweep's directory is called: the same for the same sweep, so that it can go on."""
+
+import json
+import re
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def sweep_name(config: "DictConfig") -> str:
+    """A readable name with a hash of all that decides which runs a sweep has.
+
+    Args:
+        config: the command's, with Hydra's own settings; what is swept is in those.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from attention_lab.recording.identity import identity
+
+    settings = config.hydra
+    overrides = OverridesParser.create().parse_overrides(list(settings.overrides.task))
+    swept = {o.get_key_element(): str(o.input_line) for o in overrides if o.is_sweep_override()}
+    params = dict(settings.sweeper.get("params") or {})
+    base: dict[str, Any] = {
+        str(key): OmegaConf.to_container(config[key])
+        if OmegaConf.is_config(config[key])
+        else config[key]
+        for key in config
+        if key != "hydra"
+    }
+    sweep = {key: value for key, value in base.pop("sweep", {}).items() if key != "retry"}
+    decisive = [
+        identity(base),
+        sweep,
+        sorted(swept.values()),
+        {k: str(v) for k, v in params.items()},
+    ]
+    digest = blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=4).hexdigest()
+    choices = settings.runtime.choices
+    readable = choices.get("experiment") or "-".join([choices.data, *swept])
+    return f"{re.sub(r'[^\w.-]+', '_', readable)}-{digest}"

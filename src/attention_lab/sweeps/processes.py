@@ -1,0 +1,106 @@
+"""Processes for jobs: clean ones, forked by a server that has imported everything once.
+
+A job starts in milliseconds, and nothing that one does (a crash, an environment variable, a W&B
+run) reaches another. Results come back as files in the run directories, never through memory.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess, parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attention_lab.sweeps.jobs import Job
+from attention_lab.training.run import train
+
+#: How long an interrupted job may take to put its affairs in order, in seconds.
+GRACE = 10.0
+#: What a launcher around the sweep may have told its own processes, and not the jobs.
+OF_A_PROCESS_GROUP = (
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "WANDB_RUN_ID", "WANDB_RESUME"),
+)
+
+#: Starts a job; its GPUs are what CUDA_VISIBLE_DEVICES shall say, None to leave that as it is.
+Start = Callable[[Job, str | None], BaseProcess]
+
+
+def job_starter(threads: int) -> Start:
+    """What starts jobs in clean processes.
+
+    Args:
+        threads: CPU threads of each job.
+    """
+    # Read when the fork server starts, by the libraries that it imports.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    for name in OF_A_PROCESS_GROUP:
+        os.environ.pop(name, None)
+    known = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
+    context.set_forkserver_preload(
+        ["attention_lab.training.run", "matplotlib.backends.backend_agg"]
+    )
+
+    def start(job: Job, gpus: str | None) -> BaseProcess:
+        process: BaseProcess = context.Process(
+            target=_run_job, args=(job, threads, gpus), name=job.directory.name
+        )
+        process.start()
+        return process
+
+    return start
+
+
+def _run_job(job: Job, threads: int, gpus: str | None) -> None:
+    """In the job's own process: train, with everything printed going to the run's ``log.txt``."""
+    with (job.directory / "log.txt").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        train(job.config, job.directory, job.overrides, job.group)
+    except KeyboardInterrupt:
+        sys.exit(1)  # it is recorded; a traceback would say no more
+
+
+def _end_with_the_sweep() -> None:
+    """End this job when the sweep's own process has ended, however that came."""
+    sweep = parent_process()
+    assert sweep is not None
+    wait([sweep.sentinel])
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def stop(processes: Sequence[BaseProcess]) -> None:
+    """Ctrl-C has reached the jobs, too: give them time to record it, then end them."""
+    deadline = time.monotonic() + GRACE
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def cause_of_death(process: BaseProcess, log: Path) -> str:
+    """Why a process ended without recording it, in a line."""
+    code = process.exitcode
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"killed by {name}{hint}"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return f"ended with exit code {code}: {last}"

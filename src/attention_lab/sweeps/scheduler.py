@@ -1,0 +1,194 @@
+"""Running the jobs of a sweep on one machine: some at a time, each to its end or to a known one."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from attention_lab.recording.run_directory import RunExists, RunRecord
+from attention_lab.sweeps.display import Display
+from attention_lab.sweeps.jobs import Job
+from attention_lab.sweeps.processes import Start, cause_of_death, job_starter, stop
+from attention_lab.sweeps.standing import Standing, State, is_held, standing
+from attention_lab.training.nodes import ConfigError
+
+POLL_SECONDS = 0.2
+#: What has to fit on the disk for the sweep to go on, in bytes.
+ROOM = 1 << 20
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the jobs of a sweep may use.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+
+    #: Jobs at a time; None means one for each CPU core or, where there are GPUs, for each of those.
+    parallel: int | None = None
+    #: CPU threads of each job; None means that they share the cores.
+    threads: int | None = None
+    #: GPUs of each job, where there are any.
+    gpus_per_job: int = 1
+    #: Minutes that a job may take; None means any time.
+    time_limit: float | None = None
+    #: How often a job that failed is tried again at once.
+    retries: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("parallel", "threads", "gpus_per_job"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"hydra.launcher.{name} must be at least 1, got {value}")
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise ConfigError(f"hydra.launcher.time_limit must be above 0, got {self.time_limit}")
+        if self.retries < 0:
+            raise ConfigError(f"hydra.launcher.retries must be at least 0, got {self.retries}")
+
+    def slots(self) -> list[str | None]:
+        """One entry for each job at a time: its GPUs as CUDA_VISIBLE_DEVICES has them, or None.
+
+        Raises:
+            ConfigError: if a job wants more GPUs than there are.
+        """
+        gpus = _gpus()
+        if not gpus:
+            return [None] * (self.parallel or max(1, _cores() // (self.threads or 1)))
+        if self.gpus_per_job > len(gpus):
+            raise ConfigError(
+                f"hydra.launcher.gpus_per_job={self.gpus_per_job}: there are {len(gpus)} GPUs"
+            )
+        each = self.gpus_per_job
+        sets = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+        # More jobs than sets of GPUs share them in turn.
+        return [sets[i % len(sets)] for i in range(self.parallel or len(sets))]
+
+
+def _gpus() -> list[str]:
+    """The GPUs of this process, by the names that CUDA_VISIBLE_DEVICES takes."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _cores() -> int:
+    """The CPU cores that this process may use, which a cluster's allocation limits."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: BaseProcess
+    slot: str | None
+    started: float
+
+
+def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> None:
+    """Run jobs to their ends. What became of each is in its directory, whatever became of it.
+
+    A job that another process has at work is waited for.
+
+    Args:
+        jobs: what to run, each with a directory.
+        resources: what they may use.
+        display: shows how they stand.
+
+    Raises:
+        OSError: if there is no room left on the disk; then jobs can go on when there is.
+    """
+    slots = resources.slots()
+    threads = resources.threads or max(1, _cores() // len(slots))
+    start = job_starter(threads)
+    waiting, running, tries = list(jobs), list[_Running](), Counter[Path]()
+    try:
+        while waiting or running:
+            _start_some(waiting, running, slots, start, tries)
+            wait([each.process.sentinel for each in running], POLL_SECONDS)
+            if not running:  # all that is left is held by others
+                time.sleep(POLL_SECONDS)
+            display.refresh()
+            for each in [each for each in running if _has_ended(each, resources.time_limit)]:
+                running.remove(each)
+                found = _settled(each)
+                if found.state != "finished":
+                    _check_room(each.job.directory)
+                if found.state == "failed" and tries[each.job.directory] <= resources.retries:
+                    waiting.append(each.job)
+                else:
+                    display.ended(each.job.directory, found)
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):
+            for each in running:
+                each.process.terminate()
+        stop([each.process for each in running])
+        raise
+
+
+def _start_some(
+    waiting: list[Job],
+    running: list[_Running],
+    slots: Sequence[str | None],
+    start: Start,
+    tries: Counter[Path],
+) -> None:
+    """Fill the free slots with jobs that nobody holds."""
+    free = Counter(slots) - Counter(each.slot for each in running)
+    for slot in free.elements():
+        job = next((job for job in waiting if not is_held(job.directory)), None)
+        if job is None:
+            return
+        waiting.remove(job)
+        if standing(job.directory).state != "finished":  # by whoever held it
+            tries[job.directory] += 1
+            running.append(_Running(job, start(job, slot), slot, time.monotonic()))
+
+
+def _has_ended(each: _Running, minutes: float | None) -> bool:
+    """Whether a job's process is gone, if need be because its time is up."""
+    if not each.process.is_alive():
+        return True
+    if minutes is None or time.monotonic() - each.started < 60 * minutes:
+        return False
+    each.process.kill()
+    each.process.join()
+    return True
+
+
+def _settled(each: _Running) -> Standing:
+    """How an ended job stands; a death that it had no time to record is recorded for it."""
+    directory, process = each.job.directory, each.process
+    found = standing(directory)
+    unrecorded: tuple[State, ...] = ("waiting", "running")
+    recorded_state = found.record.get("status", "waiting")
+    if recorded_state not in unrecorded:
+        return found
+    try:
+        record = RunRecord(directory, each.job.config, each.job.overrides)
+    except (RunExists, OSError):  # another process holds it, or there is no room
+        return found
+    record.end("failed", cause_of_death(process, directory / "log.txt"))
+    record.close()
+    return standing(directory)
+
+
+def _check_room(directory: Path) -> None:
+    """Raise OSError if the disk is full: jobs would fail one after the other."""
+    probe = directory / ".room"
+    try:
+        with probe.open("wb") as file:
+            file.write(b"\1" * ROOM)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)

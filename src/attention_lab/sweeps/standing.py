@@ -1,0 +1,68 @@
+"""How a run stands, as another process sees it: from its small files, and from its lock."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from attention_lab.recording.lock import Lock, Locked
+from attention_lab.recording.run_directory import Status
+
+State = Literal["waiting"] | Status
+STATES: tuple[State, ...] = ("waiting", *get_args(Status))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands."""
+
+    #: A run that nobody is at work on any more although it never ended is "preempted".
+    state: State
+    error: str | None = None
+    #: "step", "steps" and "metrics" of the latest sign of life; None before the first.
+    progress: dict[str, Any] | None = None
+    #: When it ended and how it began, as status.json has it.
+    record: dict[str, Any] = field(default_factory=dict, repr=False)
+    #: The monitored validation metric of a run that has finished.
+    value: float = float("nan")
+    #: Its name.
+    monitor: str = ""
+    #: Whether "min" or "max" of it is best.
+    mode: str = ""
+
+
+def standing(directory: Path) -> Standing:
+    """How the run of a directory stands; one that has not begun is waiting."""
+    record, result = _read(directory / "status.json"), _read(directory / "result.json")
+    state: State = record.get("status", "waiting")
+    if state == "waiting":
+        return Standing(state)
+    if state == "running" and not is_held(directory):
+        # Between the two looks it may have ended.
+        record = _read(directory / "status.json")
+        state = "preempted" if record.get("status") == "running" else record["status"]
+    common = (record.get("error"), record.get("progress"), record)
+    if state != "finished":
+        return Standing(state, *common)
+    monitor = result["monitor"]
+    value = result["validation"][monitor]
+    return Standing(state, *common, value=value, monitor=monitor, mode=result["mode"])
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a process is at work in a directory."""
+    try:
+        Lock(directory / ".lock", patience=0.0).release()
+    except Locked:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A record that another process writes; empty as long as there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}

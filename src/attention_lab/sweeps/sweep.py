@@ -1,0 +1,108 @@
+"""A sweep from its jobs' overrides to their results, whether begun now or gone on with."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attention_lab.recording.lock import Lock, Locked
+from attention_lab.recording.run_directory import RunExists
+from attention_lab.sweeps import sweep_file
+from attention_lab.sweeps.display import display
+from attention_lab.sweeps.jobs import Job, check_jobs, make_job
+from attention_lab.sweeps.options import SweepOptions
+from attention_lab.sweeps.scheduler import Resources, run_jobs
+from attention_lab.sweeps.standing import Standing, standing
+from attention_lab.sweeps.tuning import as_record, choose, groups_of, trials, tuned
+
+#: Where, below the sweep, the runs are from which settings are chosen.
+TUNING = "tuning"
+
+
+class Sweep:
+    """One sweep's directory, in which this process alone runs jobs.
+
+    A job that has finished there is not run again, one that was interrupted goes on, and one that
+    failed or diverged is run again on request.
+
+    Args:
+        directory: of the sweep.
+        compose: makes the resolved config of a job from its overrides.
+        options: the section ``sweep``.
+        resources: what jobs may use, by the names of :class:`Resources`.
+
+    Raises:
+        ConfigError: if an option is out of range.
+        RunExists: if another process is at work in the directory.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        compose: Callable[[Sequence[str]], Mapping[str, Any]],
+        options: Mapping[str, Any],
+        resources: Mapping[str, Any],
+    ) -> None:
+        self.directory = directory
+        self.compose = compose
+        self.options = SweepOptions.of(options)
+        self.resources = Resources(**resources)
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = Lock(directory / ".lock")  # held as long as this process lives
+        except Locked as error:
+            raise RunExists(f"{directory}: {error}") from None
+
+    def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[float]:
+        """Run what is to be run of some jobs.
+
+        Args:
+            jobs: the overrides of each.
+            shared: the overrides in which no two jobs of the sweep differ.
+
+        Raises:
+            ConfigError: if a job cannot work; then none has been started.
+            OSError: if the disk is full.
+
+        Returns:
+            The monitored validation metric of each job; NaN for one that has not finished.
+        """
+        if self.options.tune is None:
+            return self._run(self._jobs(jobs, shared, self.directory))
+        groups = groups_of(jobs, self.options)
+        each = [trials(group, self.options) for group in groups]
+        tuning = self._jobs([t for ts in each for t in ts], shared, self.directory / TUNING)
+        # A mistake in what comes after the tuning is found before it.
+        check_jobs(self._jobs(jobs, shared, self.directory))
+        self._run(tuning)
+        found = iter([standing(job.directory) for job in tuning])
+        choices = [
+            choose(group, [next(found) for _ in ts], self.options)
+            for group, ts in zip(groups, each, strict=True)
+        ]
+        sweep_file.add_tuning(self.directory, as_record(choices, self.options))
+        chosen = [tuned(overrides, choices, self.options) for overrides in jobs]
+        return self._run(self._jobs(chosen, shared, self.directory))
+
+    def _jobs(
+        self, jobs: Sequence[list[str]], shared: Collection[str], directory: Path
+    ) -> list[Job]:
+        group = "-".join(directory.relative_to(self.directory.parent).parts)
+        return [make_job(directory, self.compose(o), o, shared, group) for o in jobs]
+
+    def _run(self, jobs: Sequence[Job]) -> list[float]:
+        distinct = {job.directory: job for job in jobs}
+        ended = {path: standing(path) for path in distinct}
+        to_run = [job for path, job in distinct.items() if self._is_wanted(ended[path])]
+        check_jobs(to_run)
+        sweep_file.add_jobs(jobs[0].directory.parent, list(distinct.values()))
+        if skipped := len(distinct) - len(to_run):
+            print(f"{skipped} of {len(distinct)} runs had ended already", flush=True)
+        if to_run:
+            with display(list(distinct)) as shown:
+                run_jobs(to_run, self.resources, shown)
+        sweep_file.end(jobs[0].directory.parent)
+        return [standing(job.directory).value for job in jobs]
+
+    def _is_wanted(self, found: Standing) -> bool:
+        """Whether a job is to be run, or to go on."""
+        return found.state in ("waiting", "running", "preempted", *self.options.retry)

@@ -1,0 +1,91 @@
+"""``sweep.json``: which jobs a sweep has, so that those that have not begun are known, too."""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attention_lab.recording.identity import differences, identity
+from attention_lab.recording.run_directory import read_config, write_atomically, write_config
+from attention_lab.sweeps.jobs import Job
+from attention_lab.training.nodes import ConfigError
+
+NAME = "sweep.json"
+
+
+def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
+    """Take jobs into a sweep, each with a directory that holds its config; those there stay.
+
+    Raises:
+        ConfigError: if the sweep has a job of the same overrides with another config, as after
+            an edit of ``conf/``: results of the two would be taken for each other's.
+    """
+    known = _read(sweep)
+    by_overrides = {tuple(job["overrides"]): job["directory"] for job in known["jobs"]}
+    for job in jobs:
+        earlier = by_overrides.get(tuple(job.overrides), job.directory.name)
+        if earlier != job.directory.name:
+            _refuse(sweep / earlier, job)
+    for job in jobs:
+        if not (job.directory / "config.yaml").exists():
+            job.directory.mkdir(parents=True, exist_ok=True)
+            write_config(job.directory, job.config)
+    listed = {job["directory"] for job in known["jobs"]}
+    new = [
+        {"directory": job.directory.name, "overrides": list(job.overrides)}
+        for job in jobs
+        if job.directory.name not in listed
+    ]
+    _write(sweep, known | {"ended": None, "jobs": known["jobs"] + new})
+
+
+def add_tuning(sweep: Path, tuning: Mapping[str, Any]) -> None:
+    """Record how a setting was chosen for each group."""
+    _write(sweep, _read(sweep) | {"tuning": dict(tuning)})
+
+
+def end(sweep: Path) -> None:
+    """Record that the command has come to its end."""
+    _write(sweep, _read(sweep) | {"ended": _now()})
+
+
+def job_directories(sweep: Path) -> list[Path]:
+    """The run directories of a sweep's jobs, in its order.
+
+    Raises:
+        FileNotFoundError: if there is no such sweep.
+    """
+    content = json.loads((sweep / NAME).read_text(encoding="utf-8"))
+    return [sweep / job["directory"] for job in content["jobs"]]
+
+
+def _refuse(earlier: Path, job: Job) -> None:
+    known = read_config(earlier)
+    if identity(known) != identity(job.config):
+        different = "; ".join(differences(known, job.config))
+        raise ConfigError(
+            f"{earlier} was begun by the same overrides with another config ({different}); name "
+            "another sweep: hydra.sweep.dir=…"
+        )
+
+
+def _read(sweep: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads((sweep / NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = {"started": _now(), "jobs": [], "tuning": None}
+    # Several commands may add to one sweep; the latest is the one to type again.
+    now = {"command": " ".join(sys.argv), "pid": os.getpid(), "host": socket.gethostname()}
+    return known | now
+
+
+def _write(sweep: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(sweep / NAME, json.dumps(content, indent=1) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

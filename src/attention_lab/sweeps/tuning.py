@@ -1,0 +1,110 @@
+"""Choosing a setting for each group of a sweep, on validation and by the same grid for all."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from attention_lab.sweeps.options import SweepOptions
+from attention_lab.sweeps.standing import Standing
+from attention_lab.training.nodes import ConfigError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a group, and from which scores."""
+
+    #: The overrides of the group's jobs, without seed and without the tuned key.
+    overrides: list[str]
+    #: The best value; None if none did.
+    value: Any
+    #: For each value the mean of the monitored validation metric over the seeds; None where a run
+    #: gave none.
+    scores: dict[str, float | None]
+    #: Whether the best value is the smallest or the largest: a wider grid might hold a better one.
+    is_at_edge: bool
+
+
+def groups_of(jobs: Sequence[Sequence[str]], options: SweepOptions) -> list[list[str]]:
+    """The overrides of each group of jobs: those of a job without its seed.
+
+    Raises:
+        ConfigError: if a job sets what is to be tuned.
+    """
+    for overrides in jobs:
+        for override in overrides:
+            if key_of(override) == options.tune:
+                raise ConfigError(
+                    f"{override}: sweep.tune chooses {options.tune}; leave one of the two out"
+                )
+    groups = (tuple(o for o in job if key_of(o) != "seed") for job in jobs)
+    return [list(group) for group in dict.fromkeys(groups)]
+
+
+def trials(group: Sequence[str], options: SweepOptions) -> list[list[str]]:
+    """The overrides of the runs from which a group's value is chosen."""
+    return [
+        [*group, f"{options.tune}={value}", f"seed={seed}"]
+        for value in options.grid
+        for seed in options.seeds
+    ]
+
+
+def choose(group: Sequence[str], found: Sequence[Standing], options: SweepOptions) -> Choice:
+    """The value with the best mean of the monitored *validation* metric over the tuning seeds.
+
+    A value with which a run gave no result cannot be chosen: its mean would leave out the worst.
+
+    Args:
+        group: the overrides of the group.
+        found: how its :func:`trials` ended.
+        options: of the sweep.
+    """
+    each = len(options.seeds)
+    scores: dict[Any, float | None] = {}
+    for i, value in enumerate(options.grid):
+        values = [standing.value for standing in found[i * each : (i + 1) * each]]
+        scores[value] = fmean(values) if all(map(math.isfinite, values)) else None
+    known = {value: score for value, score in scores.items() if score is not None}
+    is_max = any(standing.mode == "max" for standing in found)
+    best = (max if is_max else min)(known, key=known.__getitem__) if known else None
+    numbers = [value for value in options.grid if isinstance(value, int | float)]
+    return Choice(
+        overrides=list(group),
+        value=best,
+        scores={str(value): score for value, score in scores.items()},
+        is_at_edge=bool(numbers) and best in (min(numbers), max(numbers)),
+    )
+
+
+def tuned(overrides: Sequence[str], choices: Sequence[Choice], options: SweepOptions) -> list[str]:
+    """The overrides of a job with what was chosen for its group.
+
+    Raises:
+        ConfigError: if no value of the grid did for it.
+    """
+    group = [o for o in overrides if key_of(o) != "seed"]
+    choice = next(choice for choice in choices if choice.overrides == group)
+    if choice.value is None:
+        tried = ", ".join(choice.scores)
+        raise ConfigError(
+            f"{','.join(group)}: no run with {options.tune} in {tried} gave a result; see their "
+            "log.txt, or give another sweep.grid"
+        )
+    return [*overrides, f"{options.tune}={choice.value}"]
+
+
+def as_record(choices: Sequence[Choice], options: SweepOptions) -> Mapping[str, Any]:
+    """What ``sweep.json`` keeps of it."""
+    return {
+        "key": options.tune,
+        "grid": list(options.grid),
+        "seeds": list(options.seeds),
+        "choices": [asdict(choice) for choice in choices],
+    }
+
+
+def key_of(override: str) -> str:
+    """The key of an override: "attention" of "+attention=additive"."""
+    return override.lstrip("+~").partition("=")[0]
