@@ -21,6 +21,7 @@ def test_one_run_leaves_the_record_that_the_contract_promises(
     assert run.name.endswith("-additive-seed=3")
     files = {path.name for path in run.iterdir()}
     assert files == {
+        ".lock",
         "attention",
         "checkpoints",
         "config.yaml",

@@ -1,6 +1,6 @@
 """Batches of examples of similar length, so that little of a batch is padding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 
 import numpy as np
@@ -20,6 +20,9 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
     random order, which both depend on (``seed``, ``epoch``) only. Lightning calls ``set_epoch``
     before each epoch. It would wrap another sampler under a distributed strategy (and repeat
     batches until they divide evenly), but leaves a ``DistributedSampler`` as it is.
+
+    ``state_dict`` says how far into which epoch it has come; whoever loads that gets what is left
+    of this epoch first.
 
     Args:
         lengths: (N, K) int64: K lengths of each of N examples, sorted by the first one first.
@@ -51,6 +54,7 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
             )
         self._lengths = lengths.numpy()
         self._batches_per_process = ceil(len(lengths) / (batch_size * self.num_replicas))
+        self._given = self._first = 0
 
     def __len__(self) -> int:
         return self._batches_per_process
@@ -62,5 +66,20 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         ties = random.permutation(examples) if self.shuffle else np.arange(examples)
         order = np.lexsort((ties, *self._lengths.T[::-1]))  # the last key is the main one
         cut = np.array_split(order, batches)
-        turns = random.permutation(batches) if self.shuffle else range(batches)
-        return (torch.from_numpy(cut[turn]) for turn in turns[self.rank :: self.num_replicas])
+        turns = random.permutation(batches) if self.shuffle else np.arange(batches)
+        self._given, self._first = self._first, 0
+        mine = turns[self.rank :: self.num_replicas][self._given :]
+        return self._counted(torch.from_numpy(cut[turn]) for turn in mine)
+
+    def _counted(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches have been given out."""
+        return {"epoch": self.epoch, "given": self._given}
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Begin in an epoch where another left off."""
+        self.epoch, self._first = state_dict["epoch"], state_dict["given"]

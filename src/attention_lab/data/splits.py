@@ -97,6 +97,30 @@ def checked_split(name: str) -> str:
     return name
 
 
+class TrainingLoader(DataLoader[BatchT]):
+    """Training batches, and the place among them, which Lightning keeps in checkpoints.
+
+    It holds as long as batches are not fetched ahead, as worker processes would.
+
+    Args:
+        examples: the split.
+        sampler: of the rows of each batch.
+    """
+
+    def __init__(self, examples: BatchT, sampler: BucketBatchSampler) -> None:
+        # The sampler yields whole batches of rows, so the loader itself must not batch again.
+        super().__init__(Rows(examples), batch_size=None, sampler=sampler)
+        self._batches = sampler
+
+    def state_dict(self) -> dict[str, int]:
+        """How far into which epoch it has come."""
+        return self._batches.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Begin in an epoch where another left off."""
+        self._batches.load_state_dict(state_dict)
+
+
 class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     """Three splits held in memory and served in batches of similar length.
 
@@ -212,7 +236,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
 
     def train_dataloader(self) -> DataLoader[BatchT]:
         """Training batches, shuffled each epoch."""
-        return self._dataloader("train", shuffle=True)
+        return TrainingLoader(self.split("train"), self._batches("train", shuffle=True))
 
     def val_dataloader(self) -> DataLoader[BatchT]:
         """Validation batches, shortest examples first."""
@@ -224,7 +248,8 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
 
     def evaluation_dataloader(self, split: str) -> DataLoader[BatchT]:
         """Batches of any split, never shuffled, shortest examples first."""
-        return self._dataloader(split, shuffle=False)
+        batches = self._batches(split, shuffle=False)
+        return DataLoader(Rows(self.split(split)), batch_size=None, sampler=batches)
 
     def probe(self, size: int) -> BatchT:
         """A batch of ``size`` fixed validation examples to look at, or of all if there are fewer.
@@ -240,8 +265,6 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         lengths = self.split("validation").lengths().sum(1)
         return (lengths > _FITS_A_PICTURE).to(torch.int8).argsort(stable=True)
 
-    def _dataloader(self, split: str, shuffle: bool) -> DataLoader[BatchT]:
-        examples = self.split(split)
-        sampler = BucketBatchSampler(examples.lengths(), self.batch_size, shuffle, self.seed)
-        # The sampler yields whole batches of rows, so the loader itself must not batch again.
-        return DataLoader(Rows(examples), batch_size=None, sampler=sampler)
+    def _batches(self, split: str, shuffle: bool) -> BucketBatchSampler:
+        lengths = self.split(split).lengths()
+        return BucketBatchSampler(lengths, self.batch_size, shuffle, self.seed)

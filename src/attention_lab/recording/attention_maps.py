@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from attention_lab.attention import observe
 from attention_lab.data.vocabulary import BOS, SPECIALS
-from attention_lab.recording.maps import AttentionMap, draw
+from attention_lab.recording.maps import AttentionMap, draw, levels
 from attention_lab.recording.viewer import write_viewer
 
 #: Positions that a map shows of a longer sequence.
@@ -50,6 +50,13 @@ class AttentionMaps(Callback):
         self.maps.extend(maps)
         self.seconds += time.perf_counter() - started
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": sorted({each.step for each in self.maps}), "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.maps = [each for step in state_dict["steps"] for each in self._load(step)]
+        self.seconds = state_dict["seconds"]
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
         if self.maps:
@@ -59,12 +66,26 @@ class AttentionMaps(Callback):
     def _save(self, maps: list[AttentionMap]) -> dict[str, Path]:
         pictures = {}
         for each in maps:
-            folder = self.directory / f"step-{each.step:06d}"
+            folder = self._folder(each.step)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{_file_name(each.example)}-{each.layer}.png"
             draw(each).save(path, compress_level=3)  # a third faster than 6
             pictures[f"attention/{each.example}/{each.layer}"] = path
+        if maps:
+            kept = [vars(each) | {"weights": levels(each.weights)} for each in maps]
+            torch.save(kept, self._folder(maps[0].step) / "maps.pt")
         return pictures
+
+    def _load(self, step: int) -> list[AttentionMap]:
+        """The maps of a validation in an earlier process, as the viewer shows them."""
+        path = self._folder(step) / "maps.pt"
+        if not path.exists():
+            return []
+        kept = torch.load(path, weights_only=True)
+        return [AttentionMap(**each | {"weights": each["weights"] / 255}) for each in kept]
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / f"step-{step:06d}"
 
 
 def attention_maps(

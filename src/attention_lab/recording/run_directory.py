@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
@@ -94,7 +95,8 @@ class RunRecord:
             self.goes_on = earlier is not None
             self._status = _first_status(config, overrides)
             if earlier is not None:
-                kept = {name: earlier[name] for name in ("started", "progress") if name in earlier}
+                lasting = ("started", "progress", "wandb_id")
+                kept = {name: earlier[name] for name in lasting if name in earlier}
                 resumed = [*earlier.get("resumed", []), self._status["started"]]
                 self._status |= kept | {"resumed": resumed}
             write_config(directory, config)  # first: who finds a status will find a config
@@ -103,6 +105,12 @@ class RunRecord:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def wandb_id(self) -> str:
+        """By which W&B knows the run, if it is told of it."""
+        identifier: str = self._status["wandb_id"]
+        return identifier
 
     def close(self) -> None:
         """Let go of the directory; the end of the process does it, too."""
@@ -149,6 +157,7 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         "host": socket.gethostname(),
         "seed": config["seed"],
         "overrides": list(overrides),
+        "wandb_id": secrets.token_hex(4),
         "git_revision": _git_revision(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in VERSIONED},

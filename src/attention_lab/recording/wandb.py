@@ -23,13 +23,19 @@ class LoggerOptions:
     #: The W&B entity (user or team); None means the user's own.
     entity: str | None = None
 
-    def logger(self, directory: Path, group: str, config: Mapping[str, Any]) -> WandbLogger | None:
+    def logger(
+        self, directory: Path, group: str, config: Mapping[str, Any], run_id: str
+    ) -> WandbLogger | None:
         """Start the W&B run of a run directory, which also keeps its files; None if W&B is off.
+
+        Online, a run that was interrupted goes on in the same W&B run. Offline, W&B begins another
+        directory of the same id, which `wandb sync --append` puts after the first.
 
         Args:
             directory: the run's directory.
             group: the sweep.
             config: the run's config, logged once.
+            run_id: by which W&B knows the run.
         """
         mode = os.environ.get("WANDB_MODE") or self.wandb
         if mode in ("off", "disabled"):
@@ -51,6 +57,8 @@ class LoggerOptions:
             dir=directory,
             config=dict(config),
             mode="online" if mode == "online" else "offline",
+            id=run_id,
+            resume="allow" if mode == "online" else None,
         )
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)

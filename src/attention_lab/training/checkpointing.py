@@ -1,11 +1,25 @@
-"""Checkpoints that are either whole or not there."""
+"""Checkpoints that are either whole or not there, from which training goes on exactly."""
 
+import math
 import os
+import pickle
+import random
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
+import numpy as np
 import torch
+from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from attention_lab.recording.metrics import MetricsFile
+
+#: Where a checkpoint has what Lightning does not keep.
+_KEPT = "attention_lab"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -36,3 +50,121 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # A checkpoint is data, whoever made it: never unpickle code.
         location = "cpu" if map_location is None else map_location
         return torch.load(path, map_location=location, weights_only=True)
+
+
+class Checkpoints(Checkpoint):
+    """``last`` and ``best`` (by a validation metric; of equals the first), at every validation.
+
+    They hold what Lightning leaves out as well, so that a run goes on from them as if nothing had
+    happened: the random states, the rows of ``metrics.csv``, and whether training was at its end.
+
+    Args:
+        directory: where they go.
+        monitor: the metric.
+        mode: "min" or "max", the end of it that is good.
+        metrics: the run's ``metrics.csv``.
+    """
+
+    def __init__(self, directory: Path, monitor: str, mode: str, metrics: MetricsFile) -> None:
+        self.last, self.best = directory / "last.ckpt", directory / "best.ckpt"
+        self.monitor, self.mode, self.metrics = monitor, mode, metrics
+        self._best_value, self._best_step = math.inf, -1
+        self._loaded: dict[str, Any] | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = float(trainer.callback_metrics[self.monitor])
+        loss = value if self.mode == "min" else -value
+        is_best = self._best_step < 0 or loss < self._best_value
+        if is_best:
+            self._best_value, self._best_step = loss, trainer.global_step
+        self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
+        trainer.save_checkpoint(self.last)
+        if is_best:
+            _copy(self.last, self.best)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[_KEPT] = {
+            "random": random_states(),
+            "rows": self.metrics.rows,
+            "ended": trainer.should_stop,
+            "best": [self._best_value, self._best_step],
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._loaded = kept = checkpoint[_KEPT]
+        self._best_value, self._best_step = kept["best"]
+        self.metrics.go_on(kept["rows"])
+        if self._best_step == checkpoint["global_step"] and trainer.ckpt_path == str(self.last):
+            _copy(self.last, self.best)  # the process may have died just before it did
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._loaded is not None:  # now, as to set up loaders draws random numbers
+            restore_random_states(self._loaded["random"])
+            trainer.should_stop = self._loaded["ended"]
+
+
+def newest(directory: Path) -> Path | None:
+    """The newest checkpoint from which a run can go on, None if there is none.
+
+    What cannot be read, or is of a version that could not go on, is passed over with a warning.
+    """
+    for name in ("last", "best"):
+        path = directory / f"{name}.ckpt"
+        if path.exists():
+            flaw = _flaw(path)
+            if flaw is None:
+                return path
+            warnings.warn(f"{path} {flaw}; it is passed over", stacklevel=2)
+    return None
+
+
+def _flaw(path: Path) -> str | None:
+    """What keeps a run from going on from a checkpoint."""
+    try:
+        with ZipFile(path) as file:
+            if (broken := file.testzip()) is not None:  # every part has a checksum
+                return f"is damaged: {broken}"
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return f"cannot be read: {str(error).partition(chr(10))[0]}"
+    return None if _KEPT in kept else "does not hold all that it takes to go on"
+
+
+def random_states() -> dict[str, Any]:
+    """The states of all generators that a run may draw from, as a checkpoint can hold them."""
+    version, numbers, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [keys.tolist(), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Let all generators go on from :func:`random_states`; those of other GPUs stay."""
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    keys, *rest = states["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(states["torch"].cpu())
+    if torch.cuda.is_available():
+        for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+            torch.cuda.set_rng_state(state.cpu(), device)
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with source.open("rb") as old, partial.open("wb") as new:
+            shutil.copyfileobj(old, new, 1 << 20)
+            new.flush()
+            os.fsync(new.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What all objectives share: optimization, counting tokens, and noticing divergence."""
 
+import functools
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -82,7 +83,8 @@ class Objective(LightningModule, ABC):
         loss, tokens = self.loss(batch)
         self.tokens.add_(tokens)  # in place: `+=` would register the buffer anew at every step
         # Between the steps that Lightning writes down, logging would only cost time.
-        if (self.global_step + 1) % self._log_every == 0:
+        steps = self.global_step + 1
+        if steps % self._log_every == 0 or steps == self._total_steps:
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -106,6 +108,24 @@ class Objective(LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         self._log_results("test")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["tokens"] = int(self.tokens)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.tokens.fill_(checkpoint["tokens"])
+
+    @functools.cached_property
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole training.
+
+        Lightning's own estimate would make it set up its loader before a checkpoint is read, and
+        then forget the place in the epoch.
+        """
+        epochs, most = self.trainer.max_epochs, self.trainer.max_steps
+        assert epochs is not None
+        steps = epochs * len(self.data.train_dataloader())
+        return steps if most == -1 else min(steps, most)
+
     @property
     def _log_every(self) -> int:
         return self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
@@ -126,8 +146,7 @@ class Objective(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         scaled = self.trainer.precision == "16-mixed"  # the only one that scales gradients
         optimizer = self.optimizer_options.optimizer(self.model, fused=not scaled)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = self.optimizer_options.scheduler(optimizer, total_steps)
+        scheduler = self.optimizer_options.scheduler(optimizer, self._total_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -3,7 +3,6 @@
 import inspect
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,16 +14,18 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import nn
 
 from attention_lab.attention import BACKENDS, attention_layers
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.recording.attention_maps import AttentionMaps
+from attention_lab.recording.metrics import MetricsFile
 from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord, read_config
 from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.training.checkpointing import Checkpoints, newest
 from attention_lab.training.history import History
 from attention_lab.training.nodes import (
     Config,
@@ -127,7 +128,7 @@ def train(
     config = from_anywhere(config)
     record = RunRecord(directory, config, overrides)
     try:
-        with _loggers(run, directory, group, config) as loggers:
+        with _wandb(run, record, group, config) as loggers:
             result = _fit_and_test(run, record, loggers)
             record.finish(result)  # before W&B, which may take its time
     except Diverged as error:
@@ -197,21 +198,31 @@ def solves(directory: Path) -> str:
     return objective.task
 
 
-def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[str, Any]:
-    started = time.perf_counter()
+def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str, Any]:
+    history = History()
     data, directory = run.data, record.directory
     monitor, mode = f"validation/{data.monitor}", data.mode
     # Before training, which a mistake of a dataset of one's own must not cost; of validation only.
-    threshold, _ = data.floor("validation")[data.monitor], data.shortcuts("validation")
-    history = History()
+    threshold = data.floor("validation")[data.monitor]
     maps = AttentionMaps(directory / "attention", PROBE_SIZE)
-    callbacks = [maps, history, Heartbeat(record, monitor), _display(run.trainer_options)]
+    metrics = MetricsFile(directory / "metrics.csv")
+    loggers = [metrics, *others]
+    checkpoints = Checkpoints(directory / "checkpoints", monitor, mode, metrics)
+    heartbeat, display = Heartbeat(record, monitor), _display(run.trainer_options)
     with _quiet():
         trainer = run.trainer_options.trainer(
-            directory, monitor, mode, len(data.train_dataloader()), callbacks, loggers
+            directory,
+            monitor,
+            mode,
+            len(data.train_dataloader()),
+            [maps, history, heartbeat, display, checkpoints],
+            loggers,
         )
+        checkpoint = newest(directory / "checkpoints") if record.goes_on else None
+        if record.goes_on:
+            print(f"goes on from {checkpoint}" if checkpoint else "begins again: no checkpoint yet")
         try:
-            trainer.fit(run.objective, datamodule=data)
+            trainer.fit(run.objective, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
         except BaseException as error:
             if _began_with_ctrl_c(error):  # which Lightning takes without a word
                 raise KeyboardInterrupt from error
@@ -222,12 +233,13 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         logged = {f"test/{name}": value for name, value in test.items()}
         logger.log_metrics(logged, step=trainer.global_step)
         logger.save()
-    best = history.best(monitor, mode)
+    best, last = history.best(monitor, mode), history.validations[-1]
     return {
         "task": data.task,
         "monitor": data.monitor,
         "mode": mode,
-        "validation": {name.removeprefix("validation/"): v for name, v in best.metrics.items()},
+        "validation": _short(best.metrics),
+        "last": _short(last.metrics),
         "test": test,
         "floor": data.floor("test"),
         "shortcuts": data.shortcuts("test"),
@@ -238,8 +250,9 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
         "best_step": best.step,
         "threshold": threshold,
         "steps_to_threshold": history.steps_to(threshold, monitor, mode),
+        "area_under_curve": history.area_under_curve(monitor),
         "seconds": {
-            "total": time.perf_counter() - started,
+            "total": history.seconds,
             "training": history.training_seconds,
             "validation": history.validation_seconds,
             "attention_maps": maps.seconds,
@@ -249,6 +262,10 @@ def _fit_and_test(run: Run, record: RunRecord, loggers: list[Logger]) -> dict[st
             for name, layer in attention_layers(run.objective.model).items()
         },
     }
+
+
+def _short(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix("validation/"): value for name, value in metrics.items()}
 
 
 def from_anywhere(config: Config) -> Config:
@@ -324,15 +341,15 @@ def _evaluate(run: Run, split: Split) -> dict[str, float]:
 
 
 @contextmanager
-def _loggers(
-    run: Run, directory: Path, group: str | None, config: Config
+def _wandb(
+    run: Run, record: RunRecord, group: str | None, config: Config
 ) -> Iterator[list[Logger]]:
-    """metrics.csv always, W&B as asked; a W&B run ends as what it was, finished or failed."""
+    """W&B's logger, if it is asked for; a W&B run ends as what it was, finished or failed."""
+    directory = record.directory
     group = directory.resolve().parent.name if group is None else group
-    wandb_logger = run.logger_options.logger(directory, group, config)
-    loggers: list[Logger] = [CSVLogger(directory, name="", version="")]
+    wandb_logger = run.logger_options.logger(directory, group, config, record.wandb_id)
     try:
-        yield [*loggers, wandb_logger] if wandb_logger else loggers
+        yield [wandb_logger] if wandb_logger else []
     except BaseException:
         _finish(wandb_logger, exit_code=1)
         raise

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.training.checkpointing import AtomicCheckpointIO
@@ -61,14 +61,6 @@ class TrainerOptions:
         if self.validate_every <= 0:
             raise ValueError(f"validate_every must be above 0, got {self.validate_every}")
 
-    def checkpoints(self, directory: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
-        """``best`` (by a validation metric) and ``last``, both written at every validation."""
-        best = ModelCheckpoint(
-            directory, "best", monitor=monitor, mode=mode, enable_version_counter=False
-        )
-        last = ModelCheckpoint(directory, "last", enable_version_counter=False)
-        return [best, last]
-
     def trainer(
         self,
         directory: Path,
@@ -78,7 +70,7 @@ class TrainerOptions:
         callbacks: Sequence[Callback],
         loggers: Sequence[Logger],
     ) -> Trainer:
-        """A Trainer that keeps its files in ``directory`` and selects by ``monitor``."""
+        """A Trainer that keeps its files in ``directory`` and stops early by ``monitor``."""
         early_stopping = (
             [EarlyStopping(monitor, mode=mode, patience=self.patience)] if self.patience else []
         )
@@ -96,7 +88,6 @@ class TrainerOptions:
                 *callbacks,
                 ValidateAtLastStep(),
                 *early_stopping,
-                *self.checkpoints(directory / "checkpoints", monitor, mode),
             ],
             logger=list(loggers),
             plugins=[AtomicCheckpointIO()],
