@@ -41,4 +41,4 @@ def sweep_name(config: "DictConfig") -> str:
     digest = blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=4).hexdigest()
     choices = settings.runtime.choices
     readable = choices.get("experiment") or "-".join([choices.data, *swept])
-    return f"{re.sub(r'[^\w.-]+', '_', readable)}-{digest}"
+    return re.sub(r"[^\w.-]+", "_", readable) + f"-{digest}"

@@ -144,6 +144,26 @@ class RunRecord:
         write_atomically(self.directory / "status.json", text, durable)
 
 
+def record_death(
+    directory: Path, config: Mapping[str, Any], overrides: Sequence[str], error: str
+) -> None:
+    """Say of a run whose process is gone without a word that it failed, and why.
+
+    Nothing is said where another process is at work on it by now.
+    """
+    try:
+        lock = Lock(directory / ".lock")
+    except Locked:
+        return
+    try:
+        status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        status = _first_status(config, overrides) | {"pid": None}
+    status |= {"status": "failed", "error": error, "finished": _now()}
+    write_atomically(directory / "status.json", json.dumps(status, indent=2) + "\n")
+    lock.release()
+
+
 def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     now = _now()
     return {

@@ -20,6 +20,8 @@ class Job:
     directory: Path
     config: Mapping[str, Any]
     overrides: Sequence[str]
+    #: Those of the overrides in which the jobs of the sweep differ; "" if there are none.
+    name: str
     #: The sweep that it belongs to.
     group: str
 
@@ -43,8 +45,8 @@ def make_job(
     name = ",".join(part for part in overrides if part not in shared)
     readable = re.sub(r"[^\w=.,+-]+", "_", name)[:100]
     config = from_anywhere(config)
-    name = f"{readable}-{identity(config)}".lstrip("-")
-    return Job(directory / name, config, overrides, group)
+    run = f"{readable or 'run'}-{identity(config)}"
+    return Job(directory / run, config, overrides, name, group)
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
@@ -67,7 +69,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
                 data_by_config[key] = load_data(job.config)
             build(job.config, data_by_config[key])
         except ConfigError as error:
-            raise ConfigError(f"{','.join(job.overrides)}: {error}") from error
+            raise ConfigError(f"{job.name}: {error}".removeprefix(": ")) from error
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

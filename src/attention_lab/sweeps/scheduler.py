@@ -4,6 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from attention_lab.recording.run_directory import RunExists, RunRecord
+from attention_lab.recording.run_directory import record_death
 from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.jobs import Job
 from attention_lab.sweeps.processes import Start, cause_of_death, job_starter, stop
-from attention_lab.sweeps.standing import Standing, State, is_held, standing
+from attention_lab.sweeps.standing import Standing, is_held, standing
 from attention_lab.training.nodes import ConfigError
 
 POLL_SECONDS = 0.2
@@ -92,6 +93,8 @@ class _Running:
     process: BaseProcess
     slot: str | None
     started: float
+    #: What is to be recorded of its end if it does not do so itself.
+    error: str | None = None
 
 
 def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> None:
@@ -162,23 +165,19 @@ def _has_ended(each: _Running, minutes: float | None) -> bool:
         return False
     each.process.kill()
     each.process.join()
+    each.error = f"took longer than {minutes:g} minutes (hydra.launcher.time_limit)"
     return True
 
 
 def _settled(each: _Running) -> Standing:
     """How an ended job stands; a death that it had no time to record is recorded for it."""
-    directory, process = each.job.directory, each.process
+    directory, job = each.job.directory, each.job
     found = standing(directory)
-    unrecorded: tuple[State, ...] = ("waiting", "running")
-    recorded_state = found.record.get("status", "waiting")
-    if recorded_state not in unrecorded:
+    if found.record.get("status", "running") != "running":
         return found
-    try:
-        record = RunRecord(directory, each.job.config, each.job.overrides)
-    except (RunExists, OSError):  # another process holds it, or there is no room
-        return found
-    record.end("failed", cause_of_death(process, directory / "log.txt"))
-    record.close()
+    error = each.error or cause_of_death(each.process, directory / "log.txt")
+    with suppress(OSError):  # no room: what was not said is taken for an interruption
+        record_death(directory, job.config, job.overrides, error)
     return standing(directory)
 
 

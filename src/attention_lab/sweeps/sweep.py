@@ -32,7 +32,6 @@ class Sweep:
 
     Raises:
         ConfigError: if an option is out of range.
-        RunExists: if another process is at work in the directory.
     """
 
     def __init__(
@@ -46,11 +45,6 @@ class Sweep:
         self.compose = compose
         self.options = SweepOptions.of(options)
         self.resources = Resources(**resources)
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock = Lock(directory / ".lock")  # held as long as this process lives
-        except Locked as error:
-            raise RunExists(f"{directory}: {error}") from None
 
     def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[float]:
         """Run what is to be run of some jobs.
@@ -61,11 +55,24 @@ class Sweep:
 
         Raises:
             ConfigError: if a job cannot work; then none has been started.
+            RunExists: if another process is at work in the directory.
             OSError: if the disk is full.
 
         Returns:
             The monitored validation metric of each job; NaN for one that has not finished.
         """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = Lock(self.directory / ".lock")
+        except Locked as error:
+            raise RunExists(f"{self.directory}: {error}") from None
+        lock.sign()
+        try:
+            return self._run_tuned(jobs, shared)
+        finally:
+            lock.release()
+
+    def _run_tuned(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[float]:
         if self.options.tune is None:
             return self._run(self._jobs(jobs, shared, self.directory))
         groups = groups_of(jobs, self.options)

@@ -1,0 +1,289 @@
+"""Sweeps: every job a process of its own, none of which can hide, stop or outlive another."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from attention_lab.recording.lock import Lock
+from tests.cli.conftest import TINY, Answer, Command, command  # noqa: F401
+
+#: A sweep over faulty mechanisms.
+FAULTY = ("--config-dir", "mine", "hydra.sweep.dir=sweep", *TINY, "trainer.log_every=1")
+
+
+def statuses(sweep: Path) -> dict[str, dict]:
+    """What each run's status.json holds, by its name without the hash."""
+    return {
+        path.parent.name.rpartition("-")[0]: json.loads(path.read_text())
+        for path in sweep.glob("*/status.json")
+    }
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mechanisms that die, diverge, hang, raise, and look at what other jobs left behind."""
+    (tmp_path / "faulty.py").write_text(
+        "import os, time\n"
+        "from attention_lab.attention import DotProduct\n"
+        "class Deadly(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "class Endless(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        "        os.environ['LEAKED'] = 'yes'\n"
+        "        return super().forward(query, key) * float('inf')\n"
+        "class Strict(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        "        if 'LEAKED' in os.environ: raise RuntimeError('another job reached this one')\n"
+        "        return super().forward(query, key)\n"
+        "class Slow(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        "        if self.training: time.sleep(1000)\n"
+        "        return super().forward(query, key)\n"
+        "class Broken(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        "        if os.path.exists('broken'): raise RuntimeError('it is broken')\n"
+        "        return super().forward(query, key)\n"
+        "class Flaky(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        "        if not os.path.exists('tried'):\n"
+        "            open('tried', 'w').close()\n"
+        "            raise RuntimeError('once')\n"
+        "        return super().forward(query, key)\n"
+    )
+    (tmp_path / "broken").touch()
+    options = tmp_path / "mine" / "attention"
+    options.mkdir(parents=True)
+    for name in ("Deadly", "Endless", "Strict", "Slow", "Broken", "Flaky"):
+        (options / f"{name.lower()}.yaml").write_text(
+            "defaults: [_layer, _self_]\nbackend: eager\n"
+            f"score: {{_target_: faulty.{name}, _partial_: true}}\n"
+        )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("faulty")
+def test_one_job_that_fails_neither_stops_the_others_nor_is_hidden(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    sweep = tmp_path / "sweep"
+    answer = command("train", "-m", *FAULTY, "attention=deadly,endless,broken,strict,additive")
+    found = statuses(sweep)
+    assert {name: status["status"] for name, status in found.items()} == {
+        "attention=deadly": "failed",
+        "attention=endless": "diverged",
+        "attention=broken": "failed",
+        "attention=strict": "finished",
+        "attention=additive": "finished",
+    }
+    assert answer.code == 1
+    assert "3 runs did not finish" in answer.err
+    assert "killed by SIGKILL" in found["attention=deadly"]["error"]
+    assert found["attention=broken"]["error"] == "RuntimeError: it is broken"
+    for status in found.values():
+        assert status["error"] is None or status["error"] in answer.out
+    # Each was a process of its own.
+    processes = {status["pid"] for status in found.values()}
+    assert len(processes) == 5
+    assert os.getpid() not in processes
+    assert "LEAKED" not in os.environ
+    with (sweep / "report.csv").open() as file:
+        groups = {row["group"]: row["n"] for row in csv.DictReader(file) if row["metric"] == "per"}
+    assert groups["strict"] == groups["additive"] == "1"
+    assert groups["deadly"] == groups["endless"] == groups["broken"] == "0"
+
+
+@pytest.mark.usefixtures("faulty")
+def test_failed_runs_are_run_again_on_request_only(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    arguments = ("train", "-m", *FAULTY, "attention=broken,strict")
+    assert command(*arguments).code == 1
+    first = statuses(tmp_path / "sweep")
+
+    (tmp_path / "broken").unlink()
+    again = command(*arguments)
+    assert again.code == 1
+    assert "2 of 2 runs had ended already" in again.out
+    assert statuses(tmp_path / "sweep") == first
+
+    assert command(*arguments, "sweep.retry=diverged").code == 1
+    retried = command(*arguments, "sweep.retry=failed")
+    assert retried.code == 0, retried.err
+    assert "1 of 2 runs had ended already" in retried.out
+    second = statuses(tmp_path / "sweep")
+    assert second["attention=broken"]["status"] == "finished"
+    assert second["attention=strict"] == first["attention=strict"]
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_job_that_takes_too_long_is_ended_and_one_that_failed_is_tried_again(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    slow = command("train", "-m", *FAULTY, "attention=slow", "hydra.launcher.time_limit=0.02")
+    assert slow.code == 1
+    (status,) = statuses(tmp_path / "sweep").values()
+    assert status["status"] == "failed"
+    assert status["error"] == "took longer than 0.02 minutes (hydra.launcher.time_limit)"
+
+    flaky = command("train", "-m", *FAULTY, "attention=flaky", "hydra.launcher.retries=1")
+    assert "[1/1]" in flaky.out  # its first end was none
+    assert "finished" in flaky.out
+
+
+def test_a_sweep_that_was_killed_takes_its_jobs_with_it_and_goes_on(tmp_path: Path) -> None:
+    arguments = [
+        *(
+            "train",
+            "-m",
+            *TINY,
+            "hydra.sweep.dir=sweep",
+            "attention=none,dot_product",
+        ),
+        *(
+            "trainer.max_steps=60",
+            "trainer.max_epochs=99",
+            "trainer.validate_every=2",
+            "hydra.launcher.parallel=1",
+        ),
+    ]
+    line = [sys.executable, "-m", "attention_lab", *arguments]
+    sweep = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (begun := [s for s in statuses(tmp_path / "sweep").values() if s["progress"]]):
+        assert time.monotonic() < deadline, sweep.stderr
+        time.sleep(0.05)
+    sweep.kill()
+    sweep.wait()
+    job = begun[0]["pid"]
+    while _lives(job):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert all(s["status"] != "finished" for s in statuses(tmp_path / "sweep").values())
+
+    again = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    found = statuses(tmp_path / "sweep")
+    assert {status["status"] for status in found.values()} == {"finished"}
+    assert [bool(found[f"attention={name}"]["resumed"]) for name in ("none", "dot_product")] == [
+        True,
+        False,
+    ]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_of_two_sweeps_in_one_directory_the_second_is_told_who_is_there(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sweep").mkdir()
+    lock = Lock(tmp_path / "sweep" / ".lock")
+    lock.sign()
+    answer = command("train", "-m", *TINY, "hydra.sweep.dir=sweep", "seed=0,1")
+    lock.release()
+    assert answer.code == 2
+    assert f"process {os.getpid()} on " in answer.err
+    assert "is at work here" in answer.err
+    assert statuses(tmp_path / "sweep") == {}
+
+
+def test_other_settings_under_the_same_name_are_refused(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    options = tmp_path / "mine" / "trainer"
+    options.mkdir(parents=True)
+    arguments = ("train", "-m", "--config-dir", "mine", "hydra.sweep.dir=sweep", *TINY, "trainer=t")
+    (options / "t.yaml").write_text("defaults: [cpu, _self_]\nlog_every: 3\n")
+    assert command(*arguments, "seed=0").code == 0
+    (options / "t.yaml").write_text("defaults: [cpu, _self_]\nlog_every: 4\n")
+    answer = command(*arguments, "seed=0,1")
+    assert answer.code == 2
+    assert "trainer.log_every is 3 there, 4 here" in answer.err
+    assert len(statuses(tmp_path / "sweep")) == 1
+
+
+def test_a_learning_rate_is_chosen_for_each_group_on_validation(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    answer = command(
+        *("train", "-m", *TINY, "hydra.sweep.dir=sweep", "attention=none,dot_product", "seed=0,1"),
+        *("sweep.tune=lr", "sweep.grid=[1e-9,1e-2]", "trainer.max_steps=20"),
+    )
+    assert answer.code == 0, answer.err
+    tuning = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["tuning"]
+    assert tuning["key"] == "optimizer.lr"
+    assert tuning["seeds"] == [1000]
+    # With the smaller rate nothing is learned at all.
+    assert [choice["value"] for choice in tuning["choices"]] == [0.01, 0.01]
+    tried = [s["overrides"] for s in statuses(tmp_path / "sweep" / "tuning").values()]
+    assert len(tried) == 4
+    assert all("seed=1000" in overrides for overrides in tried)
+    reported = [s["overrides"] for s in statuses(tmp_path / "sweep").values()]
+    assert len(reported) == 4
+    assert all("optimizer.lr=0.01" in overrides for overrides in reported)
+
+
+def test_a_sweep_compares_by_what_was_swept(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    arguments = ("attention=dot_product,none", "seed=0,1", "hydra.sweep.dir=sweep")
+    answer = command("train", "-m", *TINY, *arguments)
+    assert answer.code == 0, answer.err
+    assert "dot_product" in answer.out
+    sweep = tmp_path / "sweep"
+    assert sorted(statuses(sweep)) == [
+        "attention=dot_product,seed=0",
+        "attention=dot_product,seed=1",
+        "attention=none,seed=0",
+        "attention=none,seed=1",
+    ]
+    assert (sweep / "report.html").is_file()
+    with (sweep / "report.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "per"]
+    found = [path for path in sweep.glob("attention=none,seed=*/result.json")]
+    by_hand = [json.loads(path.read_text())["test"] for path in found]
+    assert len(by_hand) == 2
+    (none,) = [row for row in rows if row["group"] == "none"]
+    assert float(none["mean"]) == pytest.approx(sum(test["per"] for test in by_hand) / 2)
+    # What a job prints is in its log, not on the screen of the sweep.
+    log = found[0].with_name("log.txt").read_text()
+    assert "step 2/" in log or "step 4/4" in log
+
+    again = command("report", "sweep", "--baseline", "attention=none")
+    assert again.code == 0
+    assert "dot_product" in again.out
+    unknown = command("report", "sweep", "--baseline", "attention=additive")
+    assert unknown.code == 2
+    assert "dot_product" in unknown.err
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ("attention=additive,aditive", "attention=aditive: there is no such option"),
+        ("attention.heads=1,3", "attention.heads=3: attention: width 16 is not divisible by"),
+        ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: optimizer.lr: input should be a valid number"),
+    ],
+)
+def test_one_wrong_job_stops_the_sweep_before_it_begins(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    mistake: str,
+    says: str,
+) -> None:
+    answer = command("train", "-m", *TINY, mistake)
+    assert answer.code == 2
+    assert answer.err.startswith(f"attention-lab: {says}")
+    assert answer.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,87 @@
+"""Choosing a setting: by validation alone, and by the same grid for every group."""
+
+import pytest
+
+from attention_lab.sweeps.options import SweepOptions
+from attention_lab.sweeps.standing import Standing
+from attention_lab.sweeps.tuning import choose, groups_of, trials, tuned
+from attention_lab.training.nodes import ConfigError
+
+OPTIONS = SweepOptions(retry=(), tune="optimizer.lr", grid=(0.1, 0.2, 0.3), seeds=(7, 8))
+GROUP = ["attention=additive"]
+
+
+def finished(value: float, mode: str = "min") -> Standing:
+    return Standing("finished", value=value, monitor="loss", mode=mode)
+
+
+def test_every_group_is_tried_with_the_whole_grid_and_every_tuning_seed() -> None:
+    jobs = [[f"attention={name}", f"seed={seed}"] for name in ("a", "b") for seed in (0, 1)]
+    assert groups_of(jobs, OPTIONS) == [["attention=a"], ["attention=b"]]
+    assert trials(["attention=a"], OPTIONS) == [
+        ["attention=a", f"optimizer.lr={lr}", f"seed={seed}"]
+        for lr in (0.1, 0.2, 0.3)
+        for seed in (7, 8)
+    ]
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 0.2), ("max", 0.3)])
+def test_the_best_mean_over_the_tuning_seeds_is_chosen(mode: str, best: float) -> None:
+    scores = [3.0, 1.0, 1.5, 1.5, 0.0, 9.0]  # means 2, 1.5 and 4.5
+    choice = choose(GROUP, [finished(score, mode) for score in scores], OPTIONS)
+    assert choice.value == best
+    assert choice.scores == {"0.1": 2.0, "0.2": 1.5, "0.3": 4.5}
+    assert choice.is_at_edge == (best == 0.3)
+
+
+def test_a_value_with_which_a_run_gave_nothing_cannot_be_chosen() -> None:
+    found = [finished(s) for s in (3.0, 1.0, 0.1, 0.1, 2.0, 2.0)]
+    found[3] = Standing("diverged", "the loss is nan")
+    choice = choose(GROUP, found, OPTIONS)
+    assert choice.value == 0.1
+    assert choice.scores["0.2"] is None
+
+
+def test_jobs_run_with_what_was_chosen_for_their_group() -> None:
+    choices = [
+        choose([f"attention={name}"], [finished(s) for s in scores], OPTIONS)
+        for name, scores in (("a", [1, 1, 2, 2, 3, 3]), ("b", [3, 3, 2, 2, 1, 1]))
+    ]
+    job = ["attention=b", "seed=4"]
+    assert tuned(job, choices, OPTIONS) == ["attention=b", "seed=4", "optimizer.lr=0.3"]
+    assert tuned(["attention=a", "seed=4"], choices, OPTIONS)[-1] == "optimizer.lr=0.1"
+
+
+def test_a_group_for_which_nothing_worked_is_named() -> None:
+    choice = choose(GROUP, [Standing("failed")] * 6, OPTIONS)
+    assert choice.value is None
+    assert not choice.is_at_edge
+    with pytest.raises(ConfigError, match=r"attention=additive: no run with optimizer.lr in 0.1, "):
+        tuned([*GROUP, "seed=0"], [choice], OPTIONS)
+
+
+def test_what_is_tuned_cannot_be_set_as_well() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer.lr=1: sweep.tune chooses optimizer.lr"):
+        groups_of([["attention=a", "optimizer.lr=1"]], OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"retry": "faild"}, "sweep.retry=faild: .*did you mean failed"),
+        ({"retry": ["failed", "finished"]}, "sweep.retry=finished"),
+        ({"tune": "lr", "grid": [0.1]}, "sweep.grid: .*nothing to choose from"),
+        ({"tune": "lr", "grid": [0.1, 0.1]}, "sweep.grid"),
+        ({"tune": "lr", "seeds": []}, "sweep.seeds: must be whole numbers"),
+        ({"tune": "lr", "seeds": ["x"]}, "sweep.seeds"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(section: dict, says: str) -> None:
+    section = {"retry": [], "tune": None, "grid": [1, 2], "seeds": [0]} | section
+    with pytest.raises(ConfigError, match=says):
+        SweepOptions.of(section)
+
+
+def test_options_are_read_as_they_are_typed() -> None:
+    section = {"retry": "failed", "tune": "lr", "grid": [1, 2], "seeds": 3}
+    assert SweepOptions.of(section) == SweepOptions(("failed",), "optimizer.lr", (1, 2), (3,))
