@@ -1,0 +1,72 @@
+"""How jobs stand, as it is shown."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from attention_lab.sweeps.display import Lines, Pace, outcome, table
+from attention_lab.sweeps.standing import Standing
+
+
+def running(step: int, steps: int = 100) -> Standing:
+    progress = {"step": step, "steps": steps, "metrics": {"validation/per": 0.25}}
+    return Standing("running", progress=progress)
+
+
+def shown(found: dict[Path, Standing], pace: Pace) -> str:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console.print(table(found, pace))
+    return console.export_text()
+
+
+def test_the_time_left_follows_from_what_was_seen() -> None:
+    pace, a, b, c = Pace(), Path("a"), Path("b"), Path("c")
+    waiting = {c: Standing("waiting")}
+    pace.see({a: running(10), b: running(0)} | waiting, now=100.0)
+    assert pace.left(a) is None  # one look shows no speed
+    assert pace.left_of_all({a: running(10), b: running(0)} | waiting) is None
+    found = {a: running(30), b: running(10)} | waiting
+    pace.see(found, now=110.0)
+    assert pace.left(a) == pytest.approx(35)  # 20 steps in 10 s, 70 to go
+    assert pace.left(b) == pytest.approx(90)
+    # 125 s of work left in these two, and 75 s (the mean of 50 s and 100 s) in the third.
+    assert pace.left_of_all(found) == pytest.approx((35 + 90 + 75) / 2)
+
+
+def test_a_job_that_goes_on_is_timed_from_where_it_was() -> None:
+    pace, a = Pace(), Path("a")
+    pace.see({a: running(10)}, now=0.0)
+    pace.see({a: Standing("preempted")}, now=50.0)
+    pace.see({a: running(50)}, now=1000.0)
+    pace.see({a: running(60)}, now=1010.0)
+    assert pace.left(a) == pytest.approx(40)
+
+
+def test_running_jobs_have_a_row_and_all_are_counted() -> None:
+    found = {Path("x/one"): running(40), Path("x/two"): Standing("running")}
+    found |= {Path(f"x/{i}"): Standing("finished") for i in range(3)}
+    found |= {Path("x/w"): Standing("waiting"), Path("x/d"): Standing("diverged")}
+    text = shown(found, Pace())
+    assert "one" in text
+    assert "40/100" in text
+    assert "validation/per 0.2500" in text
+    assert "starting" in text
+    assert "7 runs: 1 waiting, 2 running, 3 finished, 1 diverged" in text
+
+
+def test_of_very_many_running_jobs_some_are_shown() -> None:
+    text = shown({Path(f"job{i}"): running(1) for i in range(50)}, Pace())
+    assert text.count("job") == 20
+    assert "30 of those running not shown" in text
+
+
+def test_an_end_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(2)
+    lines.ended(Path("s/a-1"), Standing("finished", value=0.5, monitor="per"))
+    lines.ended(Path("s/b-2"), Standing("failed", "it is broken"))
+    assert capsys.readouterr().out.splitlines() == [
+        "[1/2] a-1  finished   validation/per 0.5000",
+        "[2/2] b-2  failed: it is broken",
+    ]
+    assert outcome(Standing("preempted")) == "preempted"
