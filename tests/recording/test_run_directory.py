@@ -139,6 +139,7 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
         "host",
         "seed",
         "overrides",
+        "wandb_id",
         "git_revision",
         "versions",
         "command",
@@ -243,7 +244,8 @@ def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> Non
         assert again.goes_on
         after = read(tmp_path)
         assert (after["status"], after["error"], after["finished"]) == ("running", None, None)
-        assert (after["started"], after["progress"]) == (before["started"], before["progress"])
+        for lasting in ("started", "progress", "wandb_id"):
+            assert after[lasting] == before[lasting]
         assert after["overrides"] == ["second"]
         assert len(after["resumed"]) == times
         assert before["started"] <= after["resumed"][-1] <= after["updated"]

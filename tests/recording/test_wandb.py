@@ -147,7 +147,7 @@ def test_attention_maps_are_images_at_every_validation(sweep: Path) -> None:
             assert image["_type"] == "image-file"
             logged[step].add((files / image["path"]).read_bytes())
     for step, images in logged.items():
-        ours = (sweep / "seed=1" / "attention" / f"step-{step:06d}").iterdir()
+        ours = (sweep / "seed=1" / "attention" / f"step-{step:06d}").glob("*.png")
         assert images == {path.read_bytes() for path in ours}
         assert len(images) == 3
 
@@ -196,7 +196,7 @@ def mode(started: list[dict[str, Any]], option: Any = "auto") -> str:
 
 def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, Any]]) -> None:
     options = LoggerOptions(wandb="offline", project="my-project", entity="my-team")
-    options.logger(Path("outputs/sweep/run"), "sweep", {"seed": 1})
+    options.logger(Path("outputs/sweep/run"), "sweep", {"seed": 1}, "0a1b2c3d")
     assert started == [
         {
             "project": "my-project",
@@ -206,8 +206,16 @@ def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, 
             "dir": Path("outputs/sweep/run"),
             "config": {"seed": 1},
             "mode": "offline",
+            "id": "0a1b2c3d",
+            "resume": None,
         }
     ]
+
+
+def test_a_run_goes_on_in_its_wandb_run_where_wandb_can(started: list[dict[str, Any]]) -> None:
+    for mode, resume in (("online", "allow"), ("offline", None)):
+        LoggerOptions(wandb=mode).logger(Path("run"), "sweep", {}, "0a1b2c3d")  # type: ignore[arg-type]
+        assert (started[-1]["id"], started[-1]["resume"]) == ("0a1b2c3d", resume)
 
 
 @pytest.mark.parametrize(

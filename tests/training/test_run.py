@@ -125,6 +125,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
     assert result.keys() == {
         "task",
         "validation",
+        "last",
         "test",
         "floor",
         "shortcuts",
@@ -136,6 +137,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
         "steps",
         "best_step",
         "steps_to_threshold",
+        "area_under_curve",
         "threshold",
         "seconds",
         "backends",

@@ -3,20 +3,19 @@
 import math
 import os
 import pickle
-import random
 import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from attention_lab.recording.metrics import MetricsFile
+from attention_lab.training.random_states import random_states, restore_random_states
 
 #: Where a checkpoint has what Lightning does not keep.
 _KEPT = "attention_lab"
@@ -132,30 +131,6 @@ def _flaw(path: Path) -> str | None:
     except (OSError, BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         return f"cannot be read: {str(error).partition(chr(10))[0]}"
     return None if _KEPT in kept else "does not hold all that it takes to go on"
-
-
-def random_states() -> dict[str, Any]:
-    """The states of all generators that a run may draw from, as a checkpoint can hold them."""
-    version, numbers, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [keys.tolist(), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Let all generators go on from :func:`random_states`; those of other GPUs stay."""
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    keys, *rest = states["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, np.uint32), *rest))
-    torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available():
-        for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
-            torch.cuda.set_rng_state(state.cpu(), device)
 
 
 def _copy(source: Path, target: Path) -> None:
