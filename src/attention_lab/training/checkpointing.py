@@ -1,6 +1,5 @@
 """Checkpoints that are either whole or not there, from which training goes on exactly."""
 
-import math
 import os
 import pickle
 import shutil
@@ -15,6 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from attention_lab.recording.metrics import MetricsFile
+from attention_lab.training.history import History
 from attention_lab.training.random_states import random_states, restore_random_states
 
 #: Where a checkpoint has what Lightning does not keep.
@@ -61,24 +61,22 @@ class Checkpoints(Checkpoint):
         directory: where they go.
         monitor: the metric.
         mode: "min" or "max", the end of it that is good.
+        history: what knows all validations; a callback that comes before this one.
         metrics: the run's ``metrics.csv``.
     """
 
-    def __init__(self, directory: Path, monitor: str, mode: str, metrics: MetricsFile) -> None:
+    def __init__(
+        self, directory: Path, monitor: str, mode: str, history: History, metrics: MetricsFile
+    ) -> None:
         self.last, self.best = directory / "last.ckpt", directory / "best.ckpt"
-        self.monitor, self.mode, self.metrics = monitor, mode, metrics
-        self._best_value, self._best_step = math.inf, -1
+        self.monitor, self.mode = monitor, mode
+        self.history, self.metrics = history, metrics
         self._loaded: dict[str, Any] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        value = float(trainer.callback_metrics[self.monitor])
-        loss = value if self.mode == "min" else -value
-        is_best = self._best_step < 0 or loss < self._best_value
-        if is_best:
-            self._best_value, self._best_step = loss, trainer.global_step
         self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
         trainer.save_checkpoint(self.last)
-        if is_best:
+        if self._best_step() == trainer.global_step:
             _copy(self.last, self.best)
 
     def on_save_checkpoint(
@@ -88,22 +86,24 @@ class Checkpoints(Checkpoint):
             "random": random_states(),
             "rows": self.metrics.rows,
             "ended": trainer.should_stop,
-            "best": [self._best_value, self._best_step],
+            "best_step": self._best_step(),
         }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._loaded = kept = checkpoint[_KEPT]
-        self._best_value, self._best_step = kept["best"]
         self.metrics.go_on(kept["rows"])
-        if self._best_step == checkpoint["global_step"] and trainer.ckpt_path == str(self.last):
+        if kept["best_step"] == checkpoint["global_step"] and trainer.ckpt_path == str(self.last):
             _copy(self.last, self.best)  # the process may have died just before it did
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded is not None:  # now, as to set up loaders draws random numbers
             restore_random_states(self._loaded["random"])
             trainer.should_stop = self._loaded["ended"]
+
+    def _best_step(self) -> int:
+        return self.history.best(self.monitor, self.mode).step
 
 
 def newest(directory: Path) -> Path | None:
