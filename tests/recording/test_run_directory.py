@@ -252,6 +252,14 @@ def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> Non
         again.close()
 
 
+def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
+    (begun / ".status.json.123.partial").write_text("{")
+    (begun / "notes.partial").write_text("mine")
+    RunRecord(begun, CONFIG, [])
+    names = {path.name for path in begun.iterdir()}
+    assert names == {".lock", "config.yaml", "status.json", "notes.partial"}
+
+
 def test_a_run_that_has_finished_stays(begun: Path) -> None:
     record = RunRecord(begun, CONFIG, [])
     record.finish({})

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,6 +169,22 @@ def test_a_run_ends_as_what_it_was(sweep: Path) -> None:
 
 def test_no_wandb_files_without_wandb(digits_run: Any) -> None:
     assert not (digits_run.directory / "wandb").exists()
+
+
+def test_a_run_that_goes_on_is_the_same_wandb_run(
+    sweep: Path, tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline each process has a directory of its own, whose name has the second in it."""
+    forget_login(monkeypatch, sweep.parent)
+    directory = sweep / "crashed"
+    before = stored(directory)
+    time.sleep(1)
+    train(tiny_digits("logger=wandb"), directory, [])
+    first, second = sorted(directory.glob("wandb/offline-run-*/*.wandb"))
+    assert first.name == second.name == f"run-{before.run.run_id}.wandb"
+    assert json.loads((directory / "status.json").read_text())["wandb_id"] == before.run.run_id
+    found = {record.run.run_id for record in records(second) if record.HasField("run")}
+    assert found == {before.run.run_id}
 
 
 @pytest.fixture

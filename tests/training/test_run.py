@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from scipy.integrate import trapezoid
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -179,6 +180,17 @@ def test_steps_to_the_threshold_are_those_of_the_first_better_validation(
     values = [value for _, value in read_metrics(words_run.directory, "validation/per")]
     assert min(values) > words_run.result["threshold"]
     assert words_run.result["steps_to_threshold"] is None
+
+
+def test_the_result_sums_up_the_learning_curve(run: FinishedRun) -> None:
+    result = run.result
+    curve = read_metrics(run.directory, f"validation/{result['monitor']}")
+    assert result["last"][result["monitor"]] == curve[-1][1]
+    assert result["last"].keys() == result["validation"].keys()
+    steps, values = zip(*curve, strict=True)
+    mean = trapezoid(values, steps) / (steps[-1] - steps[0])
+    assert result["area_under_curve"] == pytest.approx(mean)
+    assert min(values) <= mean <= max(values)
 
 
 def test_metrics_have_a_row_for_each_step_and_each_validation(run: FinishedRun) -> None:
