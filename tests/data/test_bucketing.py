@@ -103,6 +103,31 @@ def test_without_shuffling_the_shortest_come_first_and_nothing_changes() -> None
     assert batches(sampler, epoch=1) == batches(sampler) == batches(other_seed)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("given", [0, 1, 5, 8])
+def test_another_sampler_goes_on_where_one_left_off(
+    shuffle: bool, processes: int, given: int
+) -> None:
+    def new() -> BucketBatchSampler:
+        return BucketBatchSampler(LENGTHS, 32, shuffle, 7, processes, processes - 1)
+
+    first, second = new(), new()
+    whole = [batches(new(), epoch) for epoch in range(5)]
+    first.set_epoch(3)
+    left = iter(first)
+    before = [next(left).tolist() for _ in range(given)]
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()["epoch"] == 3
+    # Only what is left of this epoch, then all of the next.
+    assert [*before, *(batch.tolist() for batch in second)] == whole[3]
+    assert batches(second, epoch=4) == whole[4]
+    assert len(second) == len(first)
+    again = new()
+    again.load_state_dict(second.state_dict())
+    assert list(again) == []
+
+
 class Recorder(LightningModule):
     """Learns nothing and remembers the labels that it has seen in each epoch."""
 

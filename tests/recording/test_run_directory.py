@@ -139,6 +139,7 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
         "host",
         "seed",
         "overrides",
+        "wandb_id",
         "git_revision",
         "versions",
         "command",
@@ -243,11 +244,20 @@ def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> Non
         assert again.goes_on
         after = read(tmp_path)
         assert (after["status"], after["error"], after["finished"]) == ("running", None, None)
-        assert (after["started"], after["progress"]) == (before["started"], before["progress"])
+        for lasting in ("started", "progress", "wandb_id"):
+            assert after[lasting] == before[lasting]
         assert after["overrides"] == ["second"]
         assert len(after["resumed"]) == times
         assert before["started"] <= after["resumed"][-1] <= after["updated"]
         again.close()
+
+
+def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
+    (begun / ".status.json.123.partial").write_text("{")
+    (begun / "notes.partial").write_text("mine")
+    RunRecord(begun, CONFIG, [])
+    names = {path.name for path in begun.iterdir()}
+    assert names == {".lock", "config.yaml", "status.json", "notes.partial"}
 
 
 def test_a_run_that_has_finished_stays(begun: Path) -> None:

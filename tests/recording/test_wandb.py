@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,7 +148,7 @@ def test_attention_maps_are_images_at_every_validation(sweep: Path) -> None:
             assert image["_type"] == "image-file"
             logged[step].add((files / image["path"]).read_bytes())
     for step, images in logged.items():
-        ours = (sweep / "seed=1" / "attention" / f"step-{step:06d}").iterdir()
+        ours = (sweep / "seed=1" / "attention" / f"step-{step:06d}").glob("*.png")
         assert images == {path.read_bytes() for path in ours}
         assert len(images) == 3
 
@@ -168,6 +169,22 @@ def test_a_run_ends_as_what_it_was(sweep: Path) -> None:
 
 def test_no_wandb_files_without_wandb(digits_run: Any) -> None:
     assert not (digits_run.directory / "wandb").exists()
+
+
+def test_a_run_that_goes_on_is_the_same_wandb_run(
+    sweep: Path, tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline each process has a directory of its own, whose name has the second in it."""
+    forget_login(monkeypatch, sweep.parent)
+    directory = sweep / "crashed"
+    before = stored(directory)
+    time.sleep(1)
+    train(tiny_digits("logger=wandb"), directory, [])
+    first, second = sorted(directory.glob("wandb/offline-run-*/*.wandb"))
+    assert first.name == second.name == f"run-{before.run.run_id}.wandb"
+    assert json.loads((directory / "status.json").read_text())["wandb_id"] == before.run.run_id
+    found = {record.run.run_id for record in records(second) if record.HasField("run")}
+    assert found == {before.run.run_id}
 
 
 @pytest.fixture
@@ -196,7 +213,7 @@ def mode(started: list[dict[str, Any]], option: Any = "auto") -> str:
 
 def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, Any]]) -> None:
     options = LoggerOptions(wandb="offline", project="my-project", entity="my-team")
-    options.logger(Path("outputs/sweep/run"), "sweep", {"seed": 1})
+    options.logger(Path("outputs/sweep/run"), "sweep", {"seed": 1}, "0a1b2c3d")
     assert started == [
         {
             "project": "my-project",
@@ -206,8 +223,16 @@ def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, 
             "dir": Path("outputs/sweep/run"),
             "config": {"seed": 1},
             "mode": "offline",
+            "id": "0a1b2c3d",
+            "resume": None,
         }
     ]
+
+
+def test_a_run_goes_on_in_its_wandb_run_where_wandb_can(started: list[dict[str, Any]]) -> None:
+    for mode, resume in (("online", "allow"), ("offline", None)):
+        LoggerOptions(wandb=mode).logger(Path("run"), "sweep", {}, "0a1b2c3d")  # type: ignore[arg-type]
+        assert (started[-1]["id"], started[-1]["resume"]) == ("0a1b2c3d", resume)
 
 
 @pytest.mark.parametrize(

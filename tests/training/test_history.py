@@ -1,10 +1,15 @@
 """What is remembered of a training, and what is made of it."""
 
+import math
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import trapezoid
 
 from attention_lab.training import history as module
 from attention_lab.training.history import History, Validation
@@ -42,6 +47,25 @@ def test_steps_to_a_threshold(threshold: float, mode: str, steps: int | None) ->
     assert history.steps_to(threshold, "validation/x", mode) == steps
 
 
+def test_a_metric_that_is_no_number_is_never_the_best() -> None:
+    for mode in ("min", "max"):
+        assert remembering(math.nan, 0.5, math.nan).best("validation/x", mode).step == 20
+        assert remembering(math.nan, math.nan).best("validation/x", mode).step == 10
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(-10, 10)), min_size=1, max_size=8))
+def test_the_area_under_a_curve_is_the_integral_over_the_range(
+    gaps: list[tuple[int, float]],
+) -> None:
+    steps, values = list(accumulate(gap for gap, _ in gaps)), [value for _, value in gaps]
+    history = History()
+    for step, value in zip(steps, values, strict=True):
+        history.validations.append(Validation(step, {"validation/x": value}))
+    expected = trapezoid(values, steps) / (steps[-1] - steps[0]) if len(gaps) > 1 else values[0]
+    assert history.area_under_curve("validation/x") == pytest.approx(expected)
+
+
 class Clock:
     """Time that passes when a test says so."""
 
@@ -57,8 +81,9 @@ class Clock:
 def test_time_in_training_and_in_validation_are_told_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock, logged, history = Clock(), [], History()
+    clock, logged = Clock(), []
     monkeypatch.setattr(module, "time", clock)
+    history = History()
     objective: Any = SimpleNamespace(tokens=torch.tensor(0), device=torch.device("cpu"))
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
     metrics = {"validation/per": torch.tensor(0.5), "train/loss": torch.tensor(1.0)}
@@ -71,8 +96,10 @@ def test_time_in_training_and_in_validation_are_told_apart(
         history.on_validation_start(trainer, objective)
         clock.tick(validation)
         history.on_validation_end(trainer, objective)
+    kept = history.state_dict()
     clock.tick(2.0)
     history.on_train_end(trainer, objective)
+    assert history.seconds == pytest.approx(16.0)
     assert history.training_seconds == pytest.approx(12.0)
     assert history.validation_seconds == pytest.approx(4.0)
     assert logged == [
@@ -80,3 +107,17 @@ def test_time_in_training_and_in_validation_are_told_apart(
         (20, {"train/tokens_per_second": pytest.approx(20.0)}),
     ]
     assert history.validations == [(step, {"validation/per": 0.5}) for step in (10, 20)]
+
+    clock.tick(1000.0)  # in which no process is there
+    again = History()
+    again.load_state_dict(kept)
+    clock.tick(5.0)
+    again.on_train_start(trainer, objective)
+    clock.tick(3.0)
+    again.on_validation_start(trainer, objective)
+    assert again.training_seconds == pytest.approx(13.0)
+    assert again.validation_seconds == pytest.approx(4.0)
+    assert again.seconds == pytest.approx(14.0 + 8.0)
+    assert logged[-1] == (20, {"train/tokens_per_second": pytest.approx(200 / 13)})
+    assert again.validations == history.validations
+    assert again.peak_memory_bytes == history.peak_memory_bytes > 0

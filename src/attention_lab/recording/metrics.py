@@ -5,7 +5,7 @@ import io
 import os
 import warnings
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,10 @@ class MetricsFile(Logger):
         names = set[str]().union(*self._waiting)
         if names <= set(self._columns):
             with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._text(self._waiting))
+                file.write(_lines(self._columns, self._waiting))
         else:
             known = self._read()[: self.rows - len(self._waiting)] if self._columns else []
-            self._columns = sorted(names.union(self._columns))
-            self._rewrite([*known, *self._waiting])
+            self._rewrite(sorted(names.union(self._columns)), [*known, *self._waiting])
         self._waiting = []
 
     def sync(self) -> None:
@@ -79,8 +78,7 @@ class MetricsFile(Logger):
         if len(known) < rows:
             warnings.warn(f"{self.path}: of {rows} rows only {len(known)} are left", stacklevel=2)
         self.rows, self._waiting = len(known), []
-        self._columns = list(known[0]) if known else []
-        self._rewrite(known)
+        self._rewrite(list(known[0]) if known else [], known)
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
@@ -88,11 +86,13 @@ class MetricsFile(Logger):
         with self.path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
-    def _rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        names = dict(zip(self._columns, self._columns, strict=True))
-        write_atomically(self.path, self._text([names, *rows]) if names else "")
+    def _rewrite(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        header = dict(zip(columns, columns, strict=True))
+        write_atomically(self.path, _lines(columns, [header, *rows]) if columns else "")
+        self._columns = list(columns)
 
-    def _text(self, rows: Iterable[Mapping[str, Any]]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self._columns, lineterminator="\n").writerows(rows)
-        return text.getvalue()
+
+def _lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -93,6 +93,8 @@ class RunRecord:
             earlier = _unfinished(directory, config)
             #: Whether the run has been begun before.
             self.goes_on = earlier is not None
+            for partial in directory.glob(".*.partial"):  # of a process that was killed
+                partial.unlink()
             self._status = _first_status(config, overrides)
             if earlier is not None:
                 lasting = ("started", "progress", "wandb_id")

@@ -24,7 +24,11 @@ class LoggerOptions:
     entity: str | None = None
 
     def logger(
-        self, directory: Path, group: str, config: Mapping[str, Any], run_id: str
+        self,
+        directory: Path,
+        group: str,
+        config: Mapping[str, Any],
+        run_id: str | None = None,
     ) -> WandbLogger | None:
         """Start the W&B run of a run directory, which also keeps its files; None if W&B is off.
 
@@ -35,7 +39,7 @@ class LoggerOptions:
             directory: the run's directory.
             group: the sweep.
             config: the run's config, logged once.
-            run_id: by which W&B knows the run.
+            run_id: by which W&B knows the run; None lets it choose.
         """
         mode = os.environ.get("WANDB_MODE") or self.wandb
         if mode in ("off", "disabled"):

@@ -1,22 +1,21 @@
 """Checkpoints that are either whole or not there, from which training goes on exactly."""
 
-import math
 import os
 import pickle
-import random
 import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from attention_lab.recording.metrics import MetricsFile
+from attention_lab.training.history import History
+from attention_lab.training.random_states import random_states, restore_random_states
 
 #: Where a checkpoint has what Lightning does not keep.
 _KEPT = "attention_lab"
@@ -62,24 +61,22 @@ class Checkpoints(Checkpoint):
         directory: where they go.
         monitor: the metric.
         mode: "min" or "max", the end of it that is good.
+        history: what knows all validations; a callback that comes before this one.
         metrics: the run's ``metrics.csv``.
     """
 
-    def __init__(self, directory: Path, monitor: str, mode: str, metrics: MetricsFile) -> None:
+    def __init__(
+        self, directory: Path, monitor: str, mode: str, history: History, metrics: MetricsFile
+    ) -> None:
         self.last, self.best = directory / "last.ckpt", directory / "best.ckpt"
-        self.monitor, self.mode, self.metrics = monitor, mode, metrics
-        self._best_value, self._best_step = math.inf, -1
+        self.monitor, self.mode = monitor, mode
+        self.history, self.metrics = history, metrics
         self._loaded: dict[str, Any] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        value = float(trainer.callback_metrics[self.monitor])
-        loss = value if self.mode == "min" else -value
-        is_best = self._best_step < 0 or loss < self._best_value
-        if is_best:
-            self._best_value, self._best_step = loss, trainer.global_step
         self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
         trainer.save_checkpoint(self.last)
-        if is_best:
+        if self._best_step() == trainer.global_step:
             _copy(self.last, self.best)
 
     def on_save_checkpoint(
@@ -89,22 +86,24 @@ class Checkpoints(Checkpoint):
             "random": random_states(),
             "rows": self.metrics.rows,
             "ended": trainer.should_stop,
-            "best": [self._best_value, self._best_step],
+            "best_step": self._best_step(),
         }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._loaded = kept = checkpoint[_KEPT]
-        self._best_value, self._best_step = kept["best"]
         self.metrics.go_on(kept["rows"])
-        if self._best_step == checkpoint["global_step"] and trainer.ckpt_path == str(self.last):
+        if kept["best_step"] == checkpoint["global_step"] and trainer.ckpt_path == str(self.last):
             _copy(self.last, self.best)  # the process may have died just before it did
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded is not None:  # now, as to set up loaders draws random numbers
             restore_random_states(self._loaded["random"])
             trainer.should_stop = self._loaded["ended"]
+
+    def _best_step(self) -> int:
+        return self.history.best(self.monitor, self.mode).step
 
 
 def newest(directory: Path) -> Path | None:
@@ -132,30 +131,6 @@ def _flaw(path: Path) -> str | None:
     except (OSError, BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         return f"cannot be read: {str(error).partition(chr(10))[0]}"
     return None if _KEPT in kept else "does not hold all that it takes to go on"
-
-
-def random_states() -> dict[str, Any]:
-    """The states of all generators that a run may draw from, as a checkpoint can hold them."""
-    version, numbers, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [keys.tolist(), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Let all generators go on from :func:`random_states`; those of other GPUs stay."""
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    keys, *rest = states["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, np.uint32), *rest))
-    torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available():
-        for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
-            torch.cuda.set_rng_state(state.cpu(), device)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """What happened during training: validations, and where the time went."""
 
+import math
 import resource
 import sys
 import time
@@ -80,9 +81,13 @@ class History(Callback):
         self.validations = [Validation(*validation) for validation in state_dict["validations"]]
 
     def best(self, monitor: str, mode: str) -> Validation:
-        """The validation with the best value of a metric; of equals the first."""
-        choose = min if mode == "min" else max
-        return choose(self.validations, key=lambda validation: validation.metrics[monitor])
+        """The validation with the best value of a metric; of equals the first, NaN is worst."""
+
+        def rank(validation: Validation) -> float:
+            value = validation.metrics[monitor]
+            return math.inf if math.isnan(value) else value if mode == "min" else -value
+
+        return min(self.validations, key=rank)
 
     def area_under_curve(self, monitor: str) -> float:
         """The mean of a validation metric over the steps from the first validation to the last.

@@ -207,7 +207,7 @@ def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str
     maps = AttentionMaps(directory / "attention", PROBE_SIZE)
     metrics = MetricsFile(directory / "metrics.csv")
     loggers = [metrics, *others]
-    checkpoints = Checkpoints(directory / "checkpoints", monitor, mode, metrics)
+    checkpoints = Checkpoints(directory / "checkpoints", monitor, mode, history, metrics)
     heartbeat, display = Heartbeat(record, monitor), _display(run.trainer_options)
     with _quiet():
         trainer = run.trainer_options.trainer(

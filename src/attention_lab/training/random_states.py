@@ -1,0 +1,35 @@
+"""The states of all random generators that a run may draw from."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_states() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's generators, in what a checkpoint can hold."""
+    version, numbers, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    assert isinstance(numpy, dict)
+    twister = numpy["state"]
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": numpy | {"state": {"key": twister["key"].tolist(), "pos": twister["pos"]}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Let all generators go on from what :func:`random_states` gave.
+
+    Those of GPUs go on as far as there are as many as then.
+    """
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"].cpu())
+    if torch.cuda.is_available():
+        for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+            torch.cuda.set_rng_state(state.cpu(), device)

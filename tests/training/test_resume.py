@@ -1,0 +1,345 @@
+"""A run that was interrupted goes on, and ends as if nothing had happened, bit for bit."""
+
+import csv
+import json
+import multiprocessing
+import random
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from attention_lab.recording.run_directory import RunExists
+from attention_lab.training import run as run_module
+from attention_lab.training.checkpointing import AtomicCheckpointIO, newest
+from attention_lab.training.objective import Objective
+from attention_lab.training.random_states import random_states, restore_random_states
+from attention_lab.training.run import train
+from tests.conftest import Compose
+from tests.training.conftest import read_metrics, read_status, read_weights, same_weights
+
+#: What says how long it took, and how much memory a process had.
+MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
+
+
+def result(directory: Path) -> dict[str, Any]:
+    """A run's result, without what is measured."""
+    fields: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return {name: value for name, value in fields.items() if name not in MEASURED}
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv as they are written, without the speed."""
+    with (directory / "metrics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k != "train/tokens_per_second"} for row in found]
+
+
+def page(directory: Path) -> str:
+    """The page of a run's attention maps, without the run's name."""
+    text = (directory / "attention" / "attention.html").read_text("utf-8")
+    return text.replace(directory.name, "run")
+
+
+def assert_identical(directory: Path, whole: Path) -> None:
+    """Everything that a run leaves behind is what the uninterrupted one has left."""
+    for checkpoint in ("best", "last"):
+        weights = read_weights(directory, checkpoint)
+        assert same_weights(weights, read_weights(whole, checkpoint)), checkpoint
+    assert rows(directory) == rows(whole)
+    assert result(directory) == result(whole)
+    assert page(directory) == page(whole)
+    there, here = ({path.name for path in run.rglob("*")} for run in (whole, directory))
+    assert here - {"log.txt"} == there
+
+
+#: 13 steps an epoch, validated in mid-epoch and across epochs, with dropout.
+OPTIONS = (
+    "attention.dropout=0.2",
+    "data.batch_size=100",
+    "trainer.max_epochs=3",
+    "trainer.validate_every=0.4",
+    "trainer.log_every=3",
+)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_digits: Compose) -> dict[str, Any]:
+    return tiny_digits(*OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def whole(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupts."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    train(config, directory, [])
+    return directory
+
+
+class Cut(Exception):
+    """What ends a run."""
+
+
+Interrupt = Callable[[int], None]
+
+
+@pytest.fixture
+def cut_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Makes the next run end after some number of steps, counted from its beginning."""
+    step = Objective.training_step
+
+    def interrupt(steps: int) -> None:
+        def training_step(self: Objective, batch: Any, batch_index: int) -> Tensor:
+            if self.global_step == steps:
+                monkeypatch.setattr(Objective, "training_step", step)
+                raise Cut
+            return step(self, batch, batch_index)
+
+        monkeypatch.setattr(Objective, "training_step", training_step)
+
+    return interrupt
+
+
+def train_until_cut(config: dict[str, Any], directory: Path) -> None:
+    with pytest.raises(Cut):
+        train(config, directory, [])
+
+
+@pytest.mark.parametrize("steps", [[2], [5], [6, 8], [13], [15, 16, 30], [38]])
+def test_a_run_that_was_cut_off_ends_bit_for_bit_as_if_it_had_not(
+    steps: list[int],
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    cut_after: Interrupt,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in steps:
+        cut_after(number)
+        train_until_cut(config, tmp_path / "run")
+        torch.rand(7), np.random.rand(7), random.random()  # another process draws other numbers
+    again = config | {"logger": {**config["logger"], "project": "another"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(again, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+    said = capsys.readouterr().out
+    assert ("begins again" in said) == (steps == [2])
+    assert ("goes on from" in said) == (steps != [2])
+    assert len(read_status(tmp_path / "run")["resumed"]) == len(steps)
+
+
+def in_a_process(config: dict[str, Any], directory: Path) -> None:
+    torch.set_num_threads(1)
+    train(config, directory, [])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not(
+    seed: int, config: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    """SIGKILL, which no process hears of, at a moment by chance."""
+    chance, directory = random.Random(seed), tmp_path / "run"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["attention_lab.training.run"])
+    process = context.Process(target=in_a_process, args=(config, directory))
+    process.start()
+    metrics, enough = directory / "metrics.csv", chance.randrange(len(rows(whole)))
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") <= enough:
+        assert process.is_alive()
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.03))
+    process.kill()
+    process.join()
+    if read_status(directory)["status"] != "finished":
+        train(config, directory, [])
+        assert len(read_status(directory)["resumed"]) == 1
+    assert_identical(directory, whole)
+
+
+@pytest.mark.parametrize("after", ["fit", "result"])
+def test_a_run_that_was_cut_off_after_training_does_not_train_again(
+    after: str,
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cut_after: Interrupt,
+) -> None:
+    def cut(*_: Any) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        if after == "fit":
+            patch.setattr(run_module, "_evaluate", cut)
+        else:
+            patch.setattr(run_module.RunRecord, "_end", cut)
+        train_until_cut(config, tmp_path / "run")
+    cut_after(39)  # would end it if it went beyond
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (["trainer.max_steps=17"], [8, 17]),
+        (["trainer.patience=2", "optimizer.lr=0.3", "trainer.max_epochs=9"], [7, 25]),
+        (["trainer.validate_every=1.0"], [14, 26]),
+    ],
+)
+def test_however_long_a_run_trains_and_whenever_it_validates(
+    options: list[str],
+    steps: list[int],
+    tiny_digits: Compose,
+    tmp_path: Path,
+    cut_after: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tiny_digits(*OPTIONS, *options)
+    train(config, tmp_path / "whole" / "run", [])
+    ended = result(tmp_path / "whole" / "run")["steps"]
+    assert ended < 40
+    for number in (step for step in steps if step < ended):
+        cut_after(number)
+        train_until_cut(config, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "_evaluate", lambda *_: (_ for _ in ()).throw(Cut))
+        train_until_cut(config, tmp_path / "run")
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
+
+
+def test_sequences_go_on_as_well(tiny: Compose, tmp_path: Path, cut_after: Interrupt) -> None:
+    """Batches of many lengths, smoothed labels, greedy decoding in validation, and dropout."""
+    options = ["model.dropout=0.3", "data.batch_size=32", "trainer.validate_every=0.3"]
+    config = tiny("attention=additive", *options)
+    train(config, tmp_path / "whole" / "run", [])
+    for number in (5, 9):
+        cut_after(number)
+        train_until_cut(config, tmp_path / "run")
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
+
+
+# Checkpoints that are not whole
+
+
+def truncate(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def write_as_once(path: Path) -> None:
+    """As Lightning alone would have written it."""
+    kept = torch.load(path, weights_only=True)
+    del kept["attention_lab"]
+    torch.save(kept, path)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, write_as_once])
+def test_what_is_not_whole_is_passed_over(
+    damage: Callable[[Path], None],
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    cut_after: Interrupt,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory = tmp_path / "run"
+    cut_after(17)
+    train_until_cut(config, directory)
+    checkpoints = directory / "checkpoints"
+    assert newest(checkpoints) == checkpoints / "last.ckpt"
+    damage(checkpoints / "last.ckpt")
+    with pytest.warns(UserWarning, match=r"last\.ckpt .*; it is passed over") as said:
+        train(config, directory, [])
+    assert all("\n" not in str(warning.message) for warning in said)
+    assert f"goes on from {checkpoints / 'best.ckpt'}" in capsys.readouterr().out
+    assert_identical(directory, whole)
+
+
+def test_without_a_whole_checkpoint_a_run_begins_again(
+    config: dict[str, Any], whole: Path, tmp_path: Path, cut_after: Interrupt
+) -> None:
+    directory = tmp_path / "run"
+    cut_after(17)
+    train_until_cut(config, directory)
+    for name in ("last", "best"):
+        truncate(directory / "checkpoints" / f"{name}.ckpt")
+    with pytest.warns(UserWarning, match="passed over"):
+        train(config, directory, [])
+    assert_identical(directory, whole)
+
+
+def test_best_is_made_up_for_where_the_process_died_before_it_was_written(
+    config: dict[str, Any], whole: Path, tmp_path: Path, cut_after: Interrupt
+) -> None:
+    best = result(whole)["best_step"]
+    directory = tmp_path / "run"
+    cut_after(best + 1)
+    train_until_cut(config, directory)
+    (directory / "checkpoints" / "best.ckpt").unlink()
+    cut_after(best + 2)
+    train_until_cut(config, directory)
+    weights = read_weights(directory, "best")
+    assert same_weights(weights, read_weights(whole, "best"))
+
+
+# What is remembered
+
+
+def test_times_add_up(config: dict[str, Any], tmp_path: Path, cut_after: Interrupt) -> None:
+    directory = tmp_path / "run"
+    cut_after(30)
+    train_until_cut(config, directory)
+    kept = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
+    history = kept["callbacks"]["History"]
+    started = time.perf_counter()
+    seconds = train(config, directory, [])["seconds"]
+    took = time.perf_counter() - started
+    assert 0 < history["training_seconds"] < seconds["training"] < seconds["total"]
+    assert history["seconds"] < seconds["total"] < history["seconds"] + took
+    for each in read_metrics(directory, "train/tokens_per_second"):
+        assert 0 < each[1] < 1e9
+
+
+def test_a_finished_run_is_not_trained_again(whole: Path, config: dict[str, Any]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    with pytest.raises(RunExists, match="has finished"):
+        train(config, whole, [])
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_random_numbers_go_on(tmp_path: Path) -> None:
+    def draw() -> list[float]:
+        gpus = range(torch.cuda.device_count())
+        return [
+            random.gauss(),
+            *np.random.standard_normal(3).tolist(),
+            *torch.rand(3).tolist(),
+            *(torch.rand((), device=f"cuda:{gpu}").item() for gpu in gpus),
+        ]
+
+    draw()
+    AtomicCheckpointIO().save_checkpoint(random_states(), tmp_path / "states")
+    numbers = draw()
+    assert draw() != numbers
+    restore_random_states(AtomicCheckpointIO().load_checkpoint(tmp_path / "states"))
+    assert draw() == numbers

@@ -1,0 +1,193 @@
+"""Runs that do not end well, or do not begin: recorded as what they are."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_lab.recording import run_directory
+from attention_lab.recording.run_directory import RunExists
+from attention_lab.training import run as run_module
+from attention_lab.training.nodes import ConfigError
+from attention_lab.training.objective import Diverged, Objective
+from attention_lab.training.run import train
+from tests.conftest import Compose, FinishedRun
+from tests.training.conftest import Train, read_status
+
+
+def files(directory: Path) -> dict[Path, bytes]:
+    """Every file below a directory, and what it holds."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def run_that_fails(
+    error: BaseException, config: dict[str, Any], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """The status of a run in whose third step something is raised."""
+    step = Objective.training_step
+
+    def raise_in_third_step(self: Objective, batch: Any, batch_index: int) -> Tensor:
+        if batch_index == 2:
+            raise error
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(Objective, "training_step", raise_in_third_step)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((type(error), SystemExit)):
+            train(config, directory, [])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert not (directory / "result.json").exists()
+    return read_status(directory)
+
+
+def test_a_run_that_raises_is_recorded_as_failed_with_the_reason(
+    tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("out of luck")
+    status = run_that_fails(error, tiny_digits(), tmp_path / "run", monkeypatch)
+    assert (status["status"], status["error"]) == ("failed", "RuntimeError: out of luck")
+    assert status["finished"] is not None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(15)])
+def test_a_run_that_is_interrupted_is_recorded_as_preempted(
+    error: BaseException, tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = run_that_fails(error, tiny_digits(), tmp_path / "run", monkeypatch)
+    assert (status["status"], status["error"]) == ("preempted", "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("log_every", "message"),
+    [
+        (1, "the training loss is nan at step 2"),
+        (20, "the validation loss is nan at step 4"),  # nobody looks at the loss before
+    ],
+)
+def test_an_exploding_loss_is_divergence(
+    log_every: int, message: str, tiny_digits: Compose, tmp_path: Path
+) -> None:
+    config = tiny_digits("optimizer.lr=1e30", f"trainer.log_every={log_every}")
+    with pytest.raises(Diverged, match=message):
+        train(config, tmp_path / "run", [])
+    status = read_status(tmp_path / "run")
+    assert (status["status"], status["error"]) == ("diverged", message)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_loss_that_turns_nan_is_divergence_though_a_checkpoint_was_good(
+    tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Objective.training_step
+
+    def turn_nan(self: Objective, batch: Any, batch_index: int) -> Tensor:
+        return step(self, batch, batch_index) * (float("nan") if self.global_step == 6 else 1)
+
+    monkeypatch.setattr(Objective, "training_step", turn_nan)
+    with pytest.raises(Diverged, match="the training loss is nan at step 7"):
+        train(tiny_digits(), tmp_path / "run", [])
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+    assert read_status(tmp_path / "run")["status"] == "diverged"
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
+    before = files(digits_run.directory)
+    with pytest.raises(RunExists, match="holds a run that has finished; name another directory"):
+        train(digits_run.config, digits_run.directory, [])
+    assert files(digits_run.directory) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epochs=0", "max_epochs must be at least 1, got 0"),
+        ("trainer.gradient_clip=0.0", "gradient_clip must be above 0, got 0.0"),
+        ("trainer.validate_every=0.0", "validate_every must be above 0, got 0.0"),
+        ("trainer.patience=0", "patience must be at least 1, got 0"),
+        ("trainer.max_steps=0", "max_steps must be at least 1, got 0"),
+        ("trainer.log_every=0", "log_every must be at least 1, got 0"),
+        ("optimizer.lr=-1.0", "lr must be above 0, got -1.0"),
+        ("optimizer.lr=fast", "optimizer.lr: input should be a valid number; got 'fast'"),
+        ("data.batch_size=0", "batch_size must be at least 1, got 0"),
+        ("model.width=0", "width must be at least 1, got 0"),
+        ("attention.heads=5", "width 16 is not divisible by heads=5"),
+        ("attention.dropout=1.0", r"dropout must be in \[0, 1\), got 1.0"),
+        ("attention.backend=fast", "backend must be auto or one of sdpa, eager, flex; got 'fast'"),
+        ("seed=-1", "seed: must be a whole number"),
+    ],
+)
+def test_a_config_that_cannot_work_writes_nothing(
+    override: str, message: str, tiny_digits: Compose, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(tiny_digits(override), tmp_path / "sweep" / "run", [])
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_wrong_model_for_the_data_writes_nothing(compose: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="EncoderDecoder is for sequence_to_sequence"):
+        train(compose("data=digits", "model=encoder_decoder"), tmp_path / "run", [])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_writes_nothing(tiny_digits: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="accelerator"):
+        train(tiny_digits("trainer=gpu"), tmp_path / "run", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_said_in_one_line(
+    tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ConfigError, match=r"data=digits needs scikit-learn: pip install"):
+        train(tiny_digits(), tmp_path / "run", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_validation_set_may_be_smaller_than_what_one_would_look_at(
+    tiny: Compose, trained: Train
+) -> None:
+    directory = trained(tiny("data.evaluation_limit=2"))
+    assert read_status(directory)["status"] == "finished"
+
+
+def test_a_run_that_cannot_write_its_result_is_recorded_as_failed(
+    tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = run_directory.write_atomically
+
+    def refuse_results(path: Path, text: str, durable: bool = True) -> None:
+        if path.name == "result.json":
+            raise OSError(28, "No space left on device")
+        write(path, text, durable)
+
+    monkeypatch.setattr(run_directory, "write_atomically", refuse_results)
+    with pytest.raises(OSError, match="No space left"):
+        train(tiny_digits(), tmp_path / "run", [])
+    assert read_status(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_run_that_has_finished_stays_finished(
+    tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while W&B uploads what is already on disk does not undo the run."""
+
+    def interrupt(*_: object, exit_code: int) -> None:
+        if exit_code == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "_finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_digits(), tmp_path / "run", [])
+    assert (tmp_path / "run" / "result.json").exists()
+    assert read_status(tmp_path / "run")["status"] == "finished"
