@@ -1,5 +1,6 @@
 """How jobs stand, as it is shown."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ def running(step: int, steps: int = 100) -> Standing:
 
 
 def shown(found: dict[Path, Standing], pace: Pace) -> str:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(table(found, pace))
     return console.export_text()
 

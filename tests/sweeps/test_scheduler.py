@@ -43,10 +43,17 @@ def test_gpus_keep_the_names_that_a_cluster_gave_them(monkeypatch: pytest.Monkey
 def test_cpu_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(scheduler, "_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert Resources().slots() == [None] * 8
     assert Resources(threads=3).slots() == [None] * 2
     assert Resources(threads=99).slots() == [None]
     assert Resources(parallel=3).slots() == [None] * 3
+    assert Resources().threads_of_each(3) == 2
+    assert Resources().threads_of_each(9) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert Resources().slots() == [None] * 2
+    assert Resources().threads_of_each(3) == 4
+    assert Resources(threads=1).threads_of_each(3) == 1
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ def test_a_sweep_that_was_killed_takes_its_jobs_with_it_and_goes_on(tmp_path: Pa
             "trainer.max_epochs=99",
             "trainer.validate_every=2",
             "hydra.launcher.parallel=1",
+            "hydra.launcher.threads=1",
         ),
     ]
     line = [sys.executable, "-m", "attention_lab", *arguments]
@@ -251,7 +252,7 @@ def test_a_sweep_compares_by_what_was_swept(command: Command, tmp_path: Path) ->
     assert (sweep / "report.html").is_file()
     with (sweep / "report.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "per"]
-    found = [path for path in sweep.glob("attention=none,seed=*/result.json")]
+    found = list(sweep.glob("attention=none,seed=*/result.json"))
     by_hand = [json.loads(path.read_text())["test"] for path in found]
     assert len(by_hand) == 2
     (none,) = [row for row in rows if row["group"] == "none"]

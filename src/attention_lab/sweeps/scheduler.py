@@ -34,7 +34,7 @@ class Resources:
 
     #: Jobs at a time; None means one for each CPU core or, where there are GPUs, for each of those.
     parallel: int | None = None
-    #: CPU threads of each job; None means that they share the cores.
+    #: CPU threads of each job; None means OMP_NUM_THREADS or, without it, that they share cores.
     threads: int | None = None
     #: GPUs of each job, where there are any.
     gpus_per_job: int = 1
@@ -61,7 +61,7 @@ class Resources:
         """
         gpus = _gpus()
         if not gpus:
-            return [None] * (self.parallel or max(1, _cores() // (self.threads or 1)))
+            return [None] * (self.parallel or max(1, _cores() // self.threads_of_each(_cores())))
         if self.gpus_per_job > len(gpus):
             raise ConfigError(
                 f"hydra.launcher.gpus_per_job={self.gpus_per_job}: there are {len(gpus)} GPUs"
@@ -70,6 +70,12 @@ class Resources:
         sets = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
         # More jobs than sets of GPUs share them in turn.
         return [sets[i % len(sets)] for i in range(self.parallel or len(sets))]
+
+    def threads_of_each(self, jobs: int) -> int:
+        """CPU threads of each of so many jobs at a time."""
+        usual = os.environ.get("OMP_NUM_THREADS", "")
+        shared = int(usual) if usual.isdecimal() else _cores() // jobs
+        return max(1, self.threads or shared)
 
 
 def _gpus() -> list[str]:
@@ -111,8 +117,7 @@ def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> Non
         OSError: if there is no room left on the disk; then jobs can go on when there is.
     """
     slots = resources.slots()
-    threads = resources.threads or max(1, _cores() // len(slots))
-    start = job_starter(threads)
+    start = job_starter(resources.threads_of_each(len(slots)))
     waiting, running, tries = list(jobs), list[_Running](), Counter[Path]()
     try:
         while waiting or running:
