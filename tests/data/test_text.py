@@ -18,7 +18,7 @@ from attention_lab.data.corpus import Piece, cache_directory, cut, texts, whole_
 from attention_lab.data.text import Text, Windows
 from attention_lab.data.vocabulary import PAD, UNK, BytePairs
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|text as well)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|text as well|is for bpe)")
 
 SPLITS = ("train", "validation", "test")
 #: Two kinds of words, characters of one to four bytes, and gaps of every kind.

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_lab.data.files import shown
 from attention_lab.data.vocabulary import UNK, TextVocabulary, Tokens, restored, vocabulary_of
 
 #: Bytes of text that are in memory at a time.
@@ -71,10 +72,10 @@ def whole_files(paths: Sequence[str]) -> list[Piece]:
                 start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
         except OSError as error:
             raise ValueError(
-                f"{path}: {str(error.strerror).lower()}; a text file is needed"
+                f"{shown(path)}: {str(error.strerror).lower()}; a text file is needed"
             ) from None
         if size <= start:
-            raise ValueError(f"{path}: is empty")
+            raise ValueError(f"{shown(path)}: is empty; a text file is needed")
         pieces.append(Piece(path, start, size))
     return pieces
 
@@ -266,7 +267,7 @@ def _not_utf8(path: Path, place: int) -> str:
             line += block.count(b"\n")
             before += len(block)
         byte = file.read(1)
-    return f"{path}, line {line}: byte {place + 1} of the file (0x{byte.hex()}) is not UTF-8"
+    return f"{shown(path)}, line {line}: byte {place + 1} of the file (0x{byte.hex()}) is not UTF-8"
 
 
 def _not_kept(home: Path, error: OSError) -> str:

@@ -14,9 +14,10 @@ from torch import Tensor
 from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import IGNORE, LabelledPositions
 from attention_lab.data.corpus import Corpus, Ids, Piece, corpus, cut, shared_files, whole_files
+from attention_lab.data.files import required, shown
 from attention_lab.data.language_model import LanguageModelData
 from attention_lab.data.splits import checked_split, shares_without, warn_of_unknown
-from attention_lab.data.vocabulary import PAD, TextVocabulary
+from attention_lab.data.vocabulary import PAD, TextVocabulary, checked_size
 
 #: Ids that are counted at a time.
 _BLOCK = 2**16
@@ -50,7 +51,7 @@ class Text(LanguageModelData):
         validation: the validation text, likewise; None takes a part of ``path``.
         test: the test text, likewise; None takes a part of ``path``.
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
-        vocabulary: number of tokens; for "bpe" only.
+        vocabulary: number of tokens, for "bpe" only; None for 1024.
         length: tokens that a model reads at a time.
         batch_size: largest number of windows in a batch, per process.
         seed: of the order of the training batches, and of nothing else.
@@ -72,17 +73,17 @@ class Text(LanguageModelData):
         validation: Paths = None,
         test: Paths = None,
         tokens: Literal["characters", "bytes", "bpe"] = "characters",
-        vocabulary: int = 1024,
+        vocabulary: int | None = None,
         length: int = 128,
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        check_positive(length=length, vocabulary=vocabulary)
-        if not path:
-            raise ValueError("no path; data.path=FILE names a text file, data.path=[A,B] several")
-        self.path, self.validation, self.test = path, validation, test
-        self.tokens, self.vocabulary, self.length = tokens, vocabulary, length
+        check_positive(length=length)
+        self.path = required("path", path, "a UTF-8 file of text, data.path=[A,B] several")
+        self.validation, self.test = validation, test
+        self.tokens, self.vocabulary = tokens, checked_size(vocabulary, tokens)
+        self.length = length
         self._corpus: Corpus | None = None
 
     def load(self) -> dict[str, LabelledPositions]:
@@ -100,7 +101,7 @@ class Text(LanguageModelData):
         parts = cut(train, list(shares.values()))
         read = corpus(dict(zip(shares, parts, strict=True)) | given, self.tokens, self.vocabulary)
         for split, counts in read.counts.items():
-            files = ", ".join(_listed(own.get(split) or self.path))
+            files = ", ".join(map(shown, _listed(own.get(split) or self.path)))
             self._check_length(files, split, counts.tokens)
             warn_of_unknown(files, split, counts.unknown, counts.tokens)
         self._corpus, self.text_vocabulary = read, read.vocabulary
@@ -234,10 +235,10 @@ class Windows:
 
 def _warn_of_shared_files(splits: Mapping[str, Sequence[Piece]]) -> None:
     for (earlier, some), (later, others) in combinations(splits.items(), 2):
-        for path in shared_files(some, others):
+        for path in map(shown, shared_files(some, others)):
             warnings.warn(
-                f"{path}: this {later} text is a {earlier} text as well: how it is predicted says "
-                "little of new ones",
+                f"{path}: this {later} text is a {earlier} text as well: how it is predicted "
+                "says little of new ones",
                 stacklevel=2,
             )
 

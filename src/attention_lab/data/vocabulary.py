@@ -1,16 +1,22 @@
 """Tokens and their ids, and how text is made of tokens."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
+from attention_lab.attention.checks import check_positive
+
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 
 #: What tokens of text can be.
-Tokens = Literal["characters", "words", "bytes", "bpe"]
+Tokens = Literal["characters", "whitespace", "bytes", "bpe"]
+
+#: How many tokens byte pairs are, where no number is given.
+_USUAL_SIZE = 1024
 
 #: How an UNK in the middle of bytes is written: U+FFFD, the replacement character.
 _UNREADABLE = "\ufffd"
@@ -116,7 +122,7 @@ class Words(Vocabulary, TextVocabulary):
         return " ".join(self.decode(ids))
 
     def state(self) -> dict[str, Any]:
-        return {"kind": "words", "tokens": self._tokens}
+        return {"kind": "whitespace", "tokens": self._tokens}
 
 
 class Bytes(TextVocabulary):
@@ -235,6 +241,28 @@ class BytePairs(TextVocabulary):
         return {"kind": "bpe", "tokenizer": self._tokenizer.to_str()}
 
 
+def checked_size(vocabulary: int | None, *kinds: Tokens) -> int:
+    """How many tokens byte pairs are to be; a number that changes nothing is warned of.
+
+    Args:
+        vocabulary: the number that was given; None for the usual one.
+        kinds: what tokens are, of each vocabulary that it is for.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if vocabulary is None:
+        return _USUAL_SIZE
+    check_positive(vocabulary=vocabulary)
+    if "bpe" not in kinds:
+        warnings.warn(
+            f"vocabulary={vocabulary} changes nothing: it is for bpe, and tokens are "
+            f"{' and '.join(dict.fromkeys(kinds))} here",
+            stacklevel=2,
+        )
+    return vocabulary
+
+
 def vocabulary_of(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabulary:
     """The vocabulary of some texts, which are read once and not kept.
 
@@ -250,18 +278,18 @@ def vocabulary_of(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabu
     match tokens:
         case "characters":
             return Characters(chain.from_iterable(texts))
-        case "words":
+        case "whitespace":
             return Words(word for text in texts for word in text.split())
         case "bytes":
             return Bytes()
         case "bpe":
             return BytePairs.trained(texts, size)
-    raise ValueError(f"tokens must be characters, words, bytes or bpe, got {tokens!r}")
+    raise ValueError(f"tokens must be characters, whitespace, bytes or bpe, got {tokens!r}")
 
 
 def restored(state: Mapping[str, Any]) -> TextVocabulary:
     """The vocabulary whose ``state`` this is."""
-    kinds = {"characters": Characters, "words": Words, "bytes": Bytes, "bpe": BytePairs}
+    kinds = {"characters": Characters, "whitespace": Words, "bytes": Bytes, "bpe": BytePairs}
     arguments = {name: value for name, value in state.items() if name != "kind"}
     made: TextVocabulary = kinds[state["kind"]](**arguments)
     return made
