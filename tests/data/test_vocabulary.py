@@ -177,6 +177,19 @@ def test_a_vocabulary_is_restored_from_plain_values(tokens: str, kind: type) -> 
     assert again.write(again.read("to be")) == "to be"
 
 
+@given(st.text())
+def test_long_texts_are_read_as_short_ones(text: str) -> None:
+    for vocabulary in (
+        Characters(LETTER + "\U0001f414"),
+        Words([text, "to"]),
+        Bytes(),
+        PAIRS,
+    ):
+        assert vocabulary.ids(text).tolist() == vocabulary.read(text)
+        assert vocabulary.ids(LETTER).tolist() == vocabulary.read(LETTER)
+    assert Characters("").ids(text).tolist() == [UNK] * len(text)
+
+
 def test_a_number_of_tokens_is_for_byte_pairs(recwarn: pytest.WarningsRecorder) -> None:
     assert checked_size(None, "characters") == 1024
     assert checked_size(300, "characters", "bpe") == 300

@@ -4,8 +4,10 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from itertools import chain
 from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attention_lab.attention.checks import check_positive
 
@@ -39,6 +41,10 @@ class TextVocabulary(ABC):
     @abstractmethod
     def read(self, text: str) -> list[int]:
         """The ids of a text's tokens; what is not known becomes UNK."""
+
+    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
+        """What ``read`` gives, (tokens,), for long texts."""
+        return np.array(self.read(text), dtype=np.int64)
 
     @abstractmethod
     def write(self, ids: Iterable[int]) -> str:
@@ -100,6 +106,18 @@ class Characters(Vocabulary, TextVocabulary):
     def read(self, text: str) -> list[int]:
         return self.encode(text)
 
+    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
+
+    @cached_property
+    def _id_of_code(self) -> NDArray[np.int32]:
+        """The id of each code point up to the greatest that is known, and UNK behind it."""
+        known = {ord(token): id for token, id in self._ids.items() if len(token) == 1}
+        ids = np.full(max(known, default=-1) + 2, UNK, dtype=np.int32)
+        ids[list(known)] = list(known.values())
+        return ids
+
     def write(self, ids: Iterable[int]) -> str:
         return "".join(self.decode(ids))
 
@@ -148,6 +166,9 @@ class Bytes(TextVocabulary):
 
     def read(self, text: str) -> list[int]:
         return [byte + len(SPECIALS) for byte in text.encode()]
+
+    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int16) + len(SPECIALS)
 
     def write(self, ids: Iterable[int]) -> str:
         """The text of some ids; what is not UTF-8, and UNK, becomes U+FFFD."""
@@ -277,7 +298,7 @@ def vocabulary_of(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabu
     """
     match tokens:
         case "characters":
-            return Characters(chain.from_iterable(texts))
+            return Characters(character for text in texts for character in set(text))
         case "whitespace":
             return Words(word for text in texts for word in text.split())
         case "bytes":
