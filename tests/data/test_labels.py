@@ -100,6 +100,17 @@ def test_the_shortcut_is_naive_bayes(tmp_path: Path) -> None:
     assert data.shortcuts("test") == expected
 
 
+def test_slices_are_by_length_in_tokens(tmp_path: Path) -> None:
+    train = [(" ".join("a" * n), "xy"[n % 2]) for n in (1, 2, 2, 3, 3, 3, 4, 5, 8, 30)]
+    other = [(" ".join("a" * n), "x") for n in (1, 2, 3, 4, 7, 31, 99)]
+    files = own(tmp_path, train=train, validation=other, test=other)
+    with pytest.warns(UserWarning, match="as well"):
+        data = loaded(**files, tokens="whitespace")
+    slices = data.slices("test")
+    assert slices.names == ["length=1-2", "length=3", "length=4-5", "length=6+"]
+    assert slices.of(data.split("test")).tolist() == [0, 0, 1, 2, 3, 3, 3]
+
+
 def test_what_training_does_not_know_is_warned_of_once(tmp_path: Path) -> None:
     files = own(
         tmp_path,

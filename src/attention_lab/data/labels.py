@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from attention_lab.data.batches import LabelledSequences, pad
 from attention_lab.data.files import required, shown
 from attention_lab.data.labelled_sequences import LabelledSequencesData
+from attention_lab.data.slices import Slices, by_share
 from attention_lab.data.splits import SPLITS, warn_of_shared, warn_of_unknown
 from attention_lab.data.tsv import as_read, deal, read_columns
 from attention_lab.data.vocabulary import (
@@ -137,6 +139,14 @@ class Labels(LabelledSequencesData):
         for tokens in chosen.inputs.T:
             scores += evidence[tokens]
         return {"tokens without order": self.right(split, scores.argmax(1))}
+
+    def slices(self, split: str) -> Slices:
+        """By length in tokens, about as many training texts to each slice."""
+
+        def length_of(batch: LabelledSequences) -> Tensor:
+            return batch.lengths()[:, 0]
+
+        return by_share(length_of(self.split("train")), length_of)
 
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The tokens of each text."""
