@@ -247,7 +247,7 @@ def usual(counts: Counter[str]) -> str:
 
 
 def test_the_shortcuts_count_in_training() -> None:
-    g2p, split = loaded(6000, 400), "test"
+    g2p, split = loaded(30_000, 600), "test"
     alone: defaultdict[str, Counter[str]] = defaultdict(Counter)
     between: defaultdict[str, Counter[str]] = defaultdict(Counter)
     known: dict[str, str] = {}

@@ -44,6 +44,7 @@ def test_a_long_text_is_looked_at_here_and_there(monkeypatch: pytest.MonkeyPatch
     text, other = random.integers(200, size=(2, 6000)).astype(np.uint8)
     other[1000:3000] = text[3000:5000]
     monkeypatch.setattr(passages, "_MOST", 300)
+    monkeypatch.setattr(passages, "_AT_A_TIME", 64)
     ((found, looked_at),) = shared_passages(text, [other])
     assert 280 < looked_at <= 300
     assert found / looked_at == pytest.approx((2000 - LENGTH + 1) / (6000 - LENGTH + 1), abs=0.01)

@@ -56,4 +56,9 @@ def test_shares_are_about_equal_and_edges_are_as_named(at_most: int, highest: in
 def test_shares_of_long_tails_are_still_shares() -> None:
     known = torch.tensor([1] * 40 + [2] * 30 + [3] * 20 + [500] * 10)
     assert by_share(known, len, at_most=3).names == ["length=1", "length=2", "length=3+"]
+    assert by_share(known[[0, 1, 45, 46, 75, 95]], len, at_most=3).names == [
+        "length=1",
+        "length=2",
+        "length=3+",
+    ]
     assert by_share(known, len, at_most=2).names == ["length=1-2", "length=3+"]
