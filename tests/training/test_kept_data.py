@@ -29,7 +29,9 @@ def own(request: pytest.FixtureRequest, compose: Compose, tmp_path: Path) -> dic
     if request.param == "text":
         return compose("data=text", f"data.path={path}", "data.length=16", *SETTINGS)
     tokens = {"pairs": "whitespace", "byte pairs": "bpe"}[request.param]
-    options = [f"data.train={path}", f"data.target_tokens={tokens}", "data.vocabulary=270"]
+    options = [f"data.train={path}", f"data.target_tokens={tokens}"]
+    if tokens == "bpe":
+        options.append("data.vocabulary=270")
     return compose("data=pairs", *options, *SETTINGS)
 
 

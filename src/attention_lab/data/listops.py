@@ -234,7 +234,7 @@ def _solved(levels: Sequence[_Level]) -> tuple[list[Numbers], list[Numbers]]:
     return values, sizes
 
 
-def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: Numbers) -> None:
+def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: NDArray[np.int8]) -> None:
     """Write the tokens of the first trees into rows, (some, longest)."""
     above = np.zeros(len(levels[0].tree), dtype=np.int64)  # where the node above begins
     for depth, (level, size) in enumerate(zip(levels, sizes, strict=True)):
