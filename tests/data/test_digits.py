@@ -71,6 +71,29 @@ def test_the_floor_is_the_majority_class_of_training(digits: Digits) -> None:
         assert digits.floor(split) == {"accuracy": pytest.approx(expected)}
 
 
+@pytest.mark.parametrize("read", ["rows", "pixels"])
+def test_the_shortcut_is_the_nearest_mean_image(read: str) -> None:
+    data = Digits(read=read)  # type: ignore[arg-type]
+    data.setup()
+    images, labels = data.split("train").inputs.flatten(1).numpy(), data.split("train").labels
+    means = [images[labels.numpy() == digit].astype(float).mean(0) for digit in range(10)]
+    right = [
+        min(range(10), key=lambda d: sum((image.flatten() - means[d]) ** 2)) == label
+        for image, label in zip(
+            data.split("test").inputs.numpy(), data.split("test").labels, strict=True
+        )
+    ]
+    expected = {"nearest class mean": {"accuracy": pytest.approx(sum(right) / 370)}}
+    assert data.shortcuts("test") == expected
+    assert 0.8 < sum(right) / 370 < 1
+
+
+def test_slices_are_the_classes(digits: Digits) -> None:
+    slices, batch = digits.slices("test"), digits.split("test").select(torch.arange(20))
+    names = [slices.names[slice_] for slice_ in slices.of(batch).tolist()]
+    assert names == [f"class={digit}" for digit in "48271279066164884780"]
+
+
 def test_a_probe_is_the_beginning_of_validation(digits: Digits) -> None:
     batch = digits.probe(3)
     assert torch.equal(batch.inputs, digits.split("validation").inputs[:3])

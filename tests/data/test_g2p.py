@@ -241,6 +241,56 @@ def test_the_floor_needs_no_aligned_word(monkeypatch: pytest.MonkeyPatch) -> Non
     assert loaded().floor("test") == {"per": 1.0, "wer": 1.0}
 
 
+def usual(counts: Counter[str]) -> str:
+    """The most frequent, the first of equals."""
+    return min(counts, key=lambda known: (-counts[known], known.split()))
+
+
+def test_the_shortcuts_count_in_training() -> None:
+    g2p, split = loaded(30_000, 600), "test"
+    alone: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    between: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    known: dict[str, str] = {}
+    for word, spoken in zip(words(g2p, "train"), targets(g2p, "train"), strict=True):
+        known.setdefault(word, spoken)
+        if len(word) == len(spoken.split()):
+            for place, phoneme in enumerate(spoken.split()):
+                alone[word[place]][phoneme] += 1
+                between[f" {word} "[place : place + 3]][phoneme] += 1
+    endings: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for word, spoken in known.items():
+        for cut in range(1, len(word)):
+            stem = known.get(word[:cut])
+            if stem and f"{spoken} ".startswith(f"{stem} "):
+                endings[word[cut:]][spoken[len(stem) + 1 :]] += 1
+
+    def by_neighbours(word: str) -> str:
+        threes = ((word[place], f" {word} "[place : place + 3]) for place in range(len(word)))
+        kinds = (between[three] or alone[letter] for letter, three in threes)
+        return " ".join(usual(counts) for counts in kinds if counts)
+
+    def by_stem(word: str) -> str:
+        for cut in range(len(word) - 1, 0, -1):
+            if word[:cut] in known and endings[word[cut:]]:
+                return f"{known[word[:cut]]} {usual(endings[word[cut:]])}"
+        return by_neighbours(word)
+
+    found = g2p.shortcuts(split)
+    for name, write in (("neighbours", by_neighbours), ("trained stem", by_stem)):
+        errors = PronunciationErrors()
+        answers = [write(word).split() for word in words(g2p, split)]
+        errors.update(list(map(g2p.target_vocabulary.encode, answers)), g2p.references(split))
+        assert found[name] == {rate: float(value) for rate, value in errors.compute().items()}
+    assert found["trained stem"]["per"] < found["neighbours"]["per"] < g2p.floor(split)["per"]
+
+
+def test_slices_are_by_the_number_of_letters(g2p: G2P) -> None:
+    slices = g2p.slices("test")
+    assert slices.names == ["length=1-6", "length=7", "length=8", "length=9", "length=10+"]
+    expected = [min(max(len(word), 6), 10) - 6 for word in words(g2p, "test")]
+    assert slices.of(g2p.split("test")).tolist() == expected
+
+
 def test_a_probe_is_readable_and_the_same_for_every_seed(g2p: G2P) -> None:
     batch = g2p.probe(8)
     seen = ["".join(names["source"]) for names in g2p.labels(batch)]

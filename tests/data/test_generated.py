@@ -1,6 +1,7 @@
 """Dealing generated examples to splits that never share one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,24 @@ def test_splits_share_nothing_and_have_as_many_as_asked_for() -> None:
 def test_too_few_possible_examples_are_said_to_be() -> None:
     with pytest.raises(ValueError, match=r"(validation|test) examples could be found"):
         Coins(width=1).setup()
+
+
+def test_no_more_are_drawn_at_a_time_than_a_portion(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, counts, draw = Coins(width=8), [], Coins.draw
+    data.portion = 7
+
+    def counted(self: Coins, random: np.random.Generator, count: int, split: str) -> Any:
+        counts.append(count)
+        return draw(self, random, count, split)
+
+    monkeypatch.setattr(Coins, "draw", counted)
+    data.setup()
+    assert max(counts) == 7
+    rows = {split: set(map(tuple, data.split(split).inputs.tolist())) for split in SPLITS}
+    assert [len(data.split(split).inputs) for split in SPLITS] == [50, 20, 20]
+    assert len(set.union(*rows.values())) == sum(map(len, rows.values()))
+    for number, split in enumerate(SPLITS):
+        assert (deal(data.split(split).inputs.numpy()) == number).all()
 
 
 def test_dealing_is_by_the_row_alone() -> None:

@@ -135,6 +135,31 @@ def test_the_floor_knows_the_length_and_nothing_else(task: type[SymbolPairs]) ->
     assert data.floor("test") == expected
 
 
+def edits(one: list[int], other: list[int]) -> int:
+    """Levenshtein's distance."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        last, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (a != b))
+    return row[-1]
+
+
+@pytest.mark.parametrize("task", RIGHT)
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_shortcuts_are_copies(task: type[SymbolPairs], split: str) -> None:
+    data = loaded(task, symbols=4, lengths=(1, 4), test_lengths=(1, 6))
+    name, most = ("trained positions", 4) if task is Copy else ("copy", 6)
+    right = written(data, split)
+    guesses = [symbols[:most] for symbols in read(data, split)]
+    wrong = [edits(*each) for each in zip(guesses, right, strict=True)]
+    ((found, metrics),) = data.shortcuts(split).items()
+    assert found == name
+    assert metrics["sequence_accuracy"] == pytest.approx(wrong.count(0) / len(wrong))
+    assert metrics["token_error_rate"] == pytest.approx(sum(wrong) / sum(map(len, right)))
+    assert wrong.count(0) < len(wrong) or (task is Copy and split == "validation")
+
+
 def test_slices_tell_trained_lengths_from_longer_ones() -> None:
     data = loaded(Reverse)
     slices = data.slices("test")

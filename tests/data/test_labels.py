@@ -44,7 +44,7 @@ def rows(data: Labels, split: str) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("tokens", "longest"), [("characters", 14), ("words", 4)])
+@pytest.mark.parametrize(("tokens", "longest"), [("characters", 14), ("whitespace", 4)])
 def test_files_are_read_as_they_stand(tmp_path: Path, tokens: str, longest: int) -> None:
     files = own(tmp_path, train=FILMS, validation=[("all fine", "good")], test=[("no", "bad")])
     data = loaded(**files, tokens=tokens)
@@ -85,7 +85,7 @@ def test_the_floor_is_the_majority_of_training(tmp_path: Path) -> None:
 def test_the_shortcut_is_naive_bayes(tmp_path: Path) -> None:
     train = [("a b b", "x"), ("b c a a", "x"), ("c c b d", "y"), ("d a", "y"), ("c", "x")]
     other = [("a", "x"), ("c b", "y"), ("d d", "y"), ("b a c d", "x"), ("d", "x"), ("a a", "y")]
-    data = loaded(**own(tmp_path, train=train, validation=other, test=other), tokens="words")
+    data = loaded(**own(tmp_path, train=train, validation=other, test=other), tokens="whitespace")
     counts = {label: Counter(" ".join(t for t, o in train if o == label).split()) for label in "xy"}
 
     def score(text: str, label: str) -> float:
@@ -100,6 +100,17 @@ def test_the_shortcut_is_naive_bayes(tmp_path: Path) -> None:
     assert data.shortcuts("test") == expected
 
 
+def test_slices_are_by_length_in_tokens(tmp_path: Path) -> None:
+    train = [(" ".join("a" * n), "xy"[n % 2]) for n in (1, 2, 2, 3, 3, 3, 4, 5, 8, 30)]
+    other = [(" ".join("a" * n), "x") for n in (1, 2, 3, 4, 7, 31, 99)]
+    files = own(tmp_path, train=train, validation=other, test=other)
+    with pytest.warns(UserWarning, match="as well"):
+        data = loaded(**files, tokens="whitespace")
+    slices = data.slices("test")
+    assert slices.names == ["length=1-2", "length=3", "length=4-5", "length=6+"]
+    assert slices.of(data.split("test")).tolist() == [0, 0, 1, 2, 3, 3, 3]
+
+
 def test_what_training_does_not_know_is_warned_of_once(tmp_path: Path) -> None:
     files = own(
         tmp_path,
@@ -109,7 +120,7 @@ def test_what_training_does_not_know_is_warned_of_once(tmp_path: Path) -> None:
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        data = loaded(**files, tokens="words")
+        data = loaded(**files, tokens="whitespace")
         data.setup()
     assert [str(warning.message) for warning in caught] == [
         "1 of the 2 test texts are in the training split as well: how they are answered says "
@@ -132,7 +143,7 @@ def test_texts_that_splits_share_are_counted(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("tokens", "expected"), [("words", 1), ("characters", 0)])
+@pytest.mark.parametrize(("tokens", "expected"), [("whitespace", 1), ("characters", 0)])
 def test_white_space_between_words_makes_no_other_text(
     tmp_path: Path, tokens: str, expected: int
 ) -> None:
@@ -147,7 +158,7 @@ def test_white_space_between_words_makes_no_other_text(
     data = loaded(**own(tmp_path, train=gaps), tokens=tokens)
     together = [len(set(rows(data, split))) * 2 == len(rows(data, split)) for split in SPLITS]
     # Words that training lacks look alike when written out again.
-    assert together[0] == (tokens == "words")
+    assert together[0] == (tokens == "whitespace")
     assert all(len(rows(data, split)) % 2 == 0 for split in SPLITS) or tokens == "characters"
 
 
@@ -155,9 +166,24 @@ def test_white_space_between_words_makes_no_other_text(
 def test_an_unknown_label_is_named_with_its_line(tmp_path: Path, split: str) -> None:
     files = own(tmp_path, train=FILMS, validation=[("all", "bad")], test=[("no", "bad")])
     files |= own(tmp_path, **{split: [("all", "bad"), ("well", "so-so")]})
-    message = f"{files[split]}, line 2: the label 'so-so' is not in the training split"
+    message = f"{files[split]}, line 2: no training text has the label 'so-so'"
     with pytest.raises(ValueError, match=re.escape(message)):
         loaded(**files)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_label_too_rare_to_be_dealt_is_named_with_its_line(tmp_path: Path, split: str) -> None:
+    low, high = {"validation": (0.9, 0.95), "test": (0.95, 1)}[split]
+    row = next(row for row, (text, _) in enumerate(MANY) if low <= stable_fraction(text) < high)
+    rare = [*MANY[:row], (MANY[row][0], "rare"), *MANY[row + 1 :]]
+    with pytest.raises(
+        ValueError, match=rf"line {row + 1}: the label 'rare' is too rare"
+    ) as caught:
+        loaded(**own(tmp_path, train=rare))
+    assert str(caught.value).endswith(
+        f"this text falls to {split}, and none with its label to training; give more such lines, "
+        f"or data.{split}=FILE"
+    )
 
 
 def test_files_that_cannot_work_are_refused(tmp_path: Path) -> None:
@@ -176,8 +202,8 @@ def test_files_that_cannot_work_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "no train; data.train=FILE names a file of lines text TAB label"),
-        ({"train": ""}, "no train; data.train=FILE"),
+        ({}, "no train: data.train=FILE names a UTF-8 file of lines text TAB label"),
+        ({"train": ""}, "no train: data.train=FILE"),
         ({"train": "x", "vocabulary": 0}, "vocabulary must be at least 1"),
         ({"train": "x", "batch_size": 0}, "batch_size must be at least 1"),
     ],

@@ -129,6 +129,21 @@ def test_the_draw_never_changes_and_depends_on_its_seed_only(small: ListOps) -> 
     assert examples(loaded(draw_seed=1), "test") != examples(small, "test")
 
 
+def test_long_examples_take_little_memory_until_they_are_selected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ListOps, "portion", 16)
+    data = loaded(examples=100, evaluation_examples=20, lengths=(200, 300))
+    for split in SPLITS:
+        assert data.split(split).inputs.element_size() == 1
+        assert data.split(split).labels.tolist() == [
+            value(parsed(tokens)) for tokens in examples(data, split)
+        ]
+        batch = data.split(split).select(torch.tensor([3, 0]))
+        assert batch.inputs.dtype == batch.labels.dtype == torch.int64
+        assert torch.equal(batch.lengths(), data.split(split).lengths()[[3, 0]])
+
+
 def own_digits(tree: Any) -> tuple[str, int | None]:
     """The root's operator, and what it makes of its own digits."""
     digits = [child for child in tree[1:] if isinstance(child, int)]

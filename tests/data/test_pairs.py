@@ -59,7 +59,7 @@ def accepted(data: Pairs, split: str) -> list[list[str]]:
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     """One file, characters to words."""
     path = written(tmp_path_factory.mktemp("pairs"), LINES)
-    return loaded(path, target_tokens="words")
+    return loaded(path, target_tokens="whitespace")
 
 
 # Splits
@@ -98,11 +98,11 @@ def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
         written(tmp_path, lines, name)
         for lines, name in ((LINES[:300], "a"), (LINES[300:320], "b"), (LINES[320:350], "c"))
     )
-    data = loaded(train, validation=other, test=third, target_tokens="words")
+    data = loaded(train, validation=other, test=third, target_tokens="whitespace")
     assert rows(data, "train") == LINES[:300]
     assert dict(rows(data, "test")).items() <= set(LINES[320:350])
     assert [source for source, _ in rows(data, "validation")] == list(dict(LINES[300:320]))
-    data = loaded(train, test=third, target_tokens="words")
+    data = loaded(train, test=third, target_tokens="whitespace")
     assert set(rows(data, "train")) < set(LINES[:300])
     assert {source for source, _ in rows(data, "validation")} == {
         source for source, _ in LINES[:300] if stable_fraction(source) >= 0.95
@@ -110,7 +110,7 @@ def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
     assert {source for source, _ in rows(data, "test")} == {source for source, _ in LINES[320:350]}
 
 
-@pytest.mark.parametrize("tokens", ["characters", "words", "bytes", "bpe"])
+@pytest.mark.parametrize("tokens", ["characters", "whitespace", "bytes", "bpe"])
 def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
     path = written(tmp_path, LINES)
     data = loaded(path, source_tokens=tokens, vocabulary=270)
@@ -118,7 +118,7 @@ def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
     for one, column in ((data, 0), (other, 1)):
         texts = {line[column] for line in rows(one, "train")}
         assert texts == {line[column] for line in LINES if stable_fraction(line[0]) < 0.9}
-    kinds = {"characters": 16, "words": 10, "bytes": 256, "bpe": 266}
+    kinds = {"characters": 16, "whitespace": 10, "bytes": 256, "bpe": 266}
     letters = len({letter for word in ONES for letter in word} | {" "})
     assert data.model_arguments()["target_vocabulary"] == 4 + letters
     expected = letters if tokens == "characters" else kinds[tokens]
@@ -133,7 +133,7 @@ def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
 def test_the_floor_always_writes_the_most_frequent_target(tmp_path: Path) -> None:
     train = written(tmp_path, [("a", "x y"), ("b", "x"), ("c", "x y"), ("d", "z")], "train")
     test = written(tmp_path, [("e", "x y"), ("f", "x"), ("f", "x y"), ("g", "z z z")], "test")
-    data = loaded(train, validation=train, test=test, target_tokens="words")
+    data = loaded(train, validation=train, test=test, target_tokens="whitespace")
     floor = data.floor("test")
     assert floor["sequence_accuracy"] == pytest.approx(2 / 3)
     assert floor["token_error_rate"] == pytest.approx(3 / (2 + 2 + 3))
@@ -173,7 +173,7 @@ def test_labels_name_what_is_read_and_what_is_written(numbers: Pairs) -> None:
     [("token_error_rate", "min"), ("sequence_accuracy", "max"), ("bleu", "max"), ("chrf", "max")],
 )
 def test_what_is_monitored_can_be_chosen(monitor: Any, mode: str, numbers: Pairs) -> None:
-    data = Pairs(numbers.train, target_tokens="words", monitor=monitor)
+    data = Pairs(numbers.train, target_tokens="whitespace", monitor=monitor)
     assert (data.monitor, data.mode) == (monitor, mode)
     assert monitor in numbers.floor("test")
 
@@ -189,7 +189,7 @@ def test_tokens_that_training_lacks_are_counted(tmp_path: Path) -> None:
     train = written(tmp_path, [("ab", "x y"), ("ba", "y x")], "train")
     test = written(tmp_path, [("abc", "x z"), ("cc", "y")], "test")
     with pytest.warns(UserWarning, match="never occur") as caught:
-        data = loaded(train, validation=test, test=train, target_tokens="words")
+        data = loaded(train, validation=test, test=train, target_tokens="whitespace")
     assert [line for line in said(list(caught)) if "never occur" in line] == [
         f"{test}: 3 of the 5 source tokens of validation never occur in training; they are read as "
         "<unk> (data.source_tokens=bytes knows all)",
@@ -214,7 +214,7 @@ def test_sources_that_splits_share_are_counted(tmp_path: Path) -> None:
 
 def test_white_space_between_words_makes_no_other_source(tmp_path: Path) -> None:
     lines = [(f"a{n}{gap}b", f"x {n}") for n in range(200) for gap in (" ", "  ", " \u2003")]
-    data = loaded(written(tmp_path, lines), source_tokens="words")
+    data = loaded(written(tmp_path, lines), source_tokens="whitespace")
     of = [{source for source, _ in rows(data, split)} for split in SPLITS]
     dealt = [{f"a{n} b" for n in range(200)} & sources for sources in of]
     # Words that training lacks cannot be read back, so what is held out is counted by rows.
@@ -226,7 +226,7 @@ def test_white_space_between_words_makes_no_other_source(tmp_path: Path) -> None
 def test_text_is_compared_with_what_stands_in_the_file(tmp_path: Path) -> None:
     train = written(tmp_path, [("a", "the cat sat on"), ("b", "a mat")], "train")
     test = written(tmp_path, [("c", "the dog sat on"), ("c", "the cow sat on")], "test")
-    data = loaded(train, validation=train, test=test, target_tokens="words")
+    data = loaded(train, validation=train, test=test, target_tokens="whitespace")
     ((dog, cow),) = copy.deepcopy(data.references("test"))
     assert dog == cow == (*data.target_vocabulary.read("the")[:1], UNK, *dog[2:])
     metric = data.metric()
@@ -283,7 +283,7 @@ def test_a_bad_file_is_said_in_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": ""}, r"no train; data.train=FILE names a file of lines source TAB target"),
+        ({"train": ""}, r"no train: data.train=FILE names a UTF-8 file of lines source TAB target"),
         ({"train": "/"}, "^/: is a directory"),
         ({"train": "/no/such"}, "^/no/such: no such file or directory"),
         ({"monitor": "bleu"}, "monitor=bleu is for text of words; .*token_error_rate"),
@@ -291,7 +291,7 @@ def test_a_bad_file_is_said_in_one_line(
         ({"source_tokens": "bpe", "vocabulary": 100}, "vocabulary must be at least 260"),
         ({"vocabulary": 0}, "vocabulary must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"source_tokens": "sounds"}, "tokens must be characters, words, bytes or bpe"),
+        ({"source_tokens": "sounds"}, "tokens must be characters, whitespace, bytes or bpe"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(

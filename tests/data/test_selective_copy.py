@@ -100,6 +100,19 @@ def test_floor_and_shortcuts_are_what_they_say() -> None:
     }
 
 
+def test_slices_are_by_the_mean_distance() -> None:
+    data = loaded(copied=3)
+    slices, distances = data.slices("test"), []
+    for inputs, _ in rows(data, "test"):
+        places = [place for place, token in enumerate(inputs[:21]) if token]
+        distances.append(sum(21 + j - place for j, place in enumerate(places)) / 3)
+    for slice_, distance in zip(slices.of(data.split("test")).tolist(), distances, strict=True):
+        first, _, last = slices.names[slice_].removeprefix("distance=").rstrip("+").partition("-")
+        open_ended = slices.names[slice_].endswith("+")
+        assert int(first) <= distance < (100 if open_ended else int(last or first) + 1)
+    assert len(slices.names) == 5
+
+
 def test_sizes_and_labels() -> None:
     data = loaded()
     assert data.model_arguments() == {"vocabulary": 16, "length": 24}

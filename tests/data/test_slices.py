@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention_lab.data.slices import by_length
+from attention_lab.data.slices import by_length, by_share
 
 
 @pytest.mark.parametrize("trained", [None, (1, 25), (5, 9), (1, 30), (8, 40), (40, 50)])
@@ -31,3 +31,34 @@ def test_slices_are_as_fine_as_may_be() -> None:
         "length=2-3",
         "length=4-5",
     ]
+
+
+@pytest.mark.parametrize("at_most", [1, 2, 5, 8])
+@pytest.mark.parametrize("highest", [1, 3, 40])
+def test_shares_are_about_equal_and_edges_are_as_named(at_most: int, highest: int) -> None:
+    known = torch.randint(1, highest + 1, (1000,), generator=torch.Generator().manual_seed(0))
+    slices = by_share(known, lambda batch: batch, at_most, what="size")
+    assert 1 <= len(slices.names) <= at_most
+    lengths = torch.arange(1, highest + 30)
+    ends = []
+    for name in slices.names:
+        first, _, last = name.removeprefix("size=").removesuffix("+").partition("-")
+        ends.append((int(first), 10**6 if name.endswith("+") else int(last or first)))
+    assert ends[-1][1] == 10**6
+    for length, slice_ in zip(lengths.tolist(), slices.of(lengths).tolist(), strict=True):
+        assert ends[slice_][0] <= length <= ends[slice_][1]
+    most = max(known.tolist().count(length) for length in range(1, highest + 1))
+    for first, last in ends:
+        members = int(((known >= first) & (known <= last)).sum())
+        assert 0 < members <= 1000 / at_most + most
+
+
+def test_shares_of_long_tails_are_still_shares() -> None:
+    known = torch.tensor([1] * 40 + [2] * 30 + [3] * 20 + [500] * 10)
+    assert by_share(known, len, at_most=3).names == ["length=1", "length=2", "length=3+"]
+    assert by_share(known[[0, 1, 45, 46, 75, 95]], len, at_most=3).names == [
+        "length=1",
+        "length=2",
+        "length=3+",
+    ]
+    assert by_share(known, len, at_most=2).names == ["length=1-2", "length=3+"]

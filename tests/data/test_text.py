@@ -18,7 +18,9 @@ from attention_lab.data.corpus import Piece, cache_directory, cut, texts, whole_
 from attention_lab.data.text import Text, Windows
 from attention_lab.data.vocabulary import PAD, UNK, BytePairs
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|text as well)")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(never occur|text as well|is for bpe|in the training text)"
+)
 
 SPLITS = ("train", "validation", "test")
 #: Two kinds of words, characters of one to four bytes, and gaps of every kind.
@@ -177,6 +179,29 @@ def test_a_file_that_two_splits_are_given_is_warned_of(tmp_path: Path) -> None:
         assert [line for line in said if "as well" in line] == expected
 
 
+def test_passages_that_splits_share_are_counted(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    letters = ["".join(random.choice(list("abcdefgh"), 2000)) for _ in range(3)]
+    train = written(tmp_path, letters[0] + letters[1])
+    copied = written(tmp_path, letters[2] + letters[1][:400], "copied.txt")
+    quoted = written(tmp_path, letters[2] + letters[1][:60], "quoted.txt")
+    for options, expected in (
+        (
+            {"validation": copied, "test": quoted},
+            [
+                f"{copied}: 351 of 2351 passages of 50 tokens of the validation text stand in the "
+                "training text, too: how they are predicted says little of new ones"
+            ],
+        ),
+        ({"test": quoted}, []),
+    ):
+        for _ in range(2):  # also where the ids are in the cache
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                loaded([train], **options)
+            assert [str(warning.message) for warning in caught] == expected
+
+
 @pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe"])
 def test_a_byte_order_mark_is_no_token(tokens: str, tmp_path: Path) -> None:
     marked = loaded(written(tmp_path, "\ufeff" + POEM), tokens=tokens, vocabulary=270)
@@ -294,10 +319,10 @@ def test_of_two_that_make_the_same_ids_both_go_on(
     path, write = written(tmp_path, POEM), corpus_module._write
     others = []
 
-    def write_while_another_does(*arguments: Any) -> None:
+    def write_while_another_does(*arguments: Any) -> Any:
         monkeypatch.setattr(corpus_module, "_write", write)
         others.append(loaded(path))
-        write(*arguments)
+        return write(*arguments)
 
     monkeypatch.setattr(corpus_module, "_write", write_while_another_does)
     assert read(loaded(path), "test") == read(others[0], "test")
@@ -309,14 +334,55 @@ def test_a_text_that_changes_while_it_is_read_is_not_kept(
 ) -> None:
     path, write = written(tmp_path, POEM), corpus_module._write
 
-    def write_and_change(*arguments: Any) -> None:
-        write(*arguments)
+    def write_and_change(*arguments: Any) -> Any:
+        counts = write(*arguments)
         written(tmp_path, POEM + "!")
+        return counts
 
     monkeypatch.setattr(corpus_module, "_write", write_and_change)
     with pytest.raises(ValueError, match="changed while it was read"):
         loaded(path)
     assert not list(cache_directory().iterdir())
+
+
+def test_a_text_that_is_too_short_is_not_kept(tmp_path: Path) -> None:
+    path = written(tmp_path, POEM)
+    with pytest.raises(ValueError, match="one window takes 1001"):
+        loaded(path, length=1000)
+    assert not list(cache_directory().iterdir())
+    loaded(path)
+    with pytest.raises(ValueError, match="one window takes 1001"):
+        loaded(path, length=1000)
+
+
+def test_tokens_and_pairs_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, POEM)
+    known = [(loaded(path).floor(split), loaded(path).shortcuts(split)) for split in SPLITS]
+    again = loaded(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(again, "_blocks", lambda split: pytest.fail("it is counted again"))
+        assert [(again.floor(split), again.shortcuts(split)) for split in SPLITS] == known
+    (directory,) = cache_directory().iterdir()
+    tables = list(directory.glob("*.npy"))
+    assert len(tables) == 6
+    for table in tables:
+        table.write_bytes(b"")
+    assert [(again.floor(split), again.shortcuts(split)) for split in SPLITS] == known
+    assert all(table.stat().st_size for table in tables)
+
+
+def test_what_cannot_be_kept_is_counted_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = loaded(written(tmp_path, POEM))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(corpus_module.tempfile, "NamedTemporaryFile", refuse)
+    assert data.floor("test") == data.floor("test")
+    (directory,) = cache_directory().iterdir()
+    assert not list(directory.glob("*.npy"))
 
 
 def test_a_cache_that_cannot_be_written_is_named(

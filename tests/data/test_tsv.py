@@ -36,7 +36,7 @@ def test_each_line_is_a_tuple(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", ": is empty; lines text TAB label are needed"),
+        (b"", ": is empty; a file of lines text TAB label is needed"),
         (b"a\tx\nb\n", ", line 2: expected text TAB label, got 0 tabs"),
         (b"a\tx\n\nb\ty\n", ", line 2: expected text TAB label, got 0 tabs"),
         (b"a\tx\ty\n", ", line 1: expected text TAB label, got 2 tabs"),

@@ -21,6 +21,7 @@ from attention_lab.data.vocabulary import (
     TextVocabulary,
     Vocabulary,
     Words,
+    checked_size,
     restored,
     vocabulary_of,
 )
@@ -162,7 +163,7 @@ def test_byte_pairs_say_which_package_they_need(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     ("tokens", "kind"),
-    [("characters", Characters), ("words", Words), ("bytes", Bytes), ("bpe", BytePairs)],
+    [("characters", Characters), ("whitespace", Words), ("bytes", Bytes), ("bpe", BytePairs)],
 )
 def test_a_vocabulary_is_restored_from_plain_values(tokens: str, kind: type) -> None:
     vocabulary = vocabulary_of(tokens, [LETTER[:9], LETTER[9:]], 270)  # type: ignore[arg-type]
@@ -171,10 +172,34 @@ def test_a_vocabulary_is_restored_from_plain_values(tokens: str, kind: type) -> 
     assert type(vocabulary) is type(again) is kind
     assert again.state() == vocabulary.state() == state
     assert again.read(LETTER) == vocabulary.read(LETTER)
-    assert again.read(LETTER).count(UNK) == (tokens == "words")  # the word "<s>" is no special one
+    unknown = tokens == "whitespace"  # the word "<s>" is no special one
+    assert again.read(LETTER).count(UNK) == unknown
     assert again.write(again.read("to be")) == "to be"
 
 
+@given(st.text())
+def test_long_texts_are_read_as_short_ones(text: str) -> None:
+    for vocabulary in (
+        Characters(LETTER + "\U0001f414"),
+        Words([text, "to"]),
+        Bytes(),
+        PAIRS,
+    ):
+        assert vocabulary.ids(text).tolist() == vocabulary.read(text)
+        assert vocabulary.ids(LETTER).tolist() == vocabulary.read(LETTER)
+    assert Characters("").ids(text).tolist() == [UNK] * len(text)
+
+
+def test_a_number_of_tokens_is_for_byte_pairs(recwarn: pytest.WarningsRecorder) -> None:
+    assert checked_size(None, "characters") == 1024
+    assert checked_size(300, "characters", "bpe") == 300
+    with pytest.raises(ValueError, match="vocabulary must be at least 1, got 0"):
+        checked_size(0, "bpe")
+    assert not recwarn
+    with pytest.warns(UserWarning, match="vocabulary=9 changes nothing: .* whitespace and bytes"):
+        checked_size(9, "whitespace", "bytes")
+
+
 def test_there_are_four_kinds_of_tokens() -> None:
-    with pytest.raises(ValueError, match="characters, words, bytes or bpe, got 'sounds'"):
+    with pytest.raises(ValueError, match="characters, whitespace, bytes or bpe, got 'sounds'"):
         vocabulary_of("sounds", [], 0)  # type: ignore[arg-type]

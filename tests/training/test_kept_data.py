@@ -28,8 +28,10 @@ def own(request: pytest.FixtureRequest, compose: Compose, tmp_path: Path) -> dic
     path.write_text(lines)
     if request.param == "text":
         return compose("data=text", f"data.path={path}", "data.length=16", *SETTINGS)
-    tokens = {"pairs": "words", "byte pairs": "bpe"}[request.param]
-    options = [f"data.train={path}", f"data.target_tokens={tokens}", "data.vocabulary=270"]
+    tokens = {"pairs": "whitespace", "byte pairs": "bpe"}[request.param]
+    options = [f"data.train={path}", f"data.target_tokens={tokens}"]
+    if tokens == "bpe":
+        options.append("data.vocabulary=270")
     return compose("data=pairs", *options, *SETTINGS)
 
 

@@ -85,6 +85,11 @@ def test_a_value_of_a_wrong_type_is_refused(
     assert message in complaint(put(compose("attention=additive"), path, value))
 
 
+def test_one_number_is_no_list_of_them(compose: Compose) -> None:
+    said = complaint(put(compose("data=reverse"), "data.lengths", 5))
+    assert said == "data.lengths: input should be a valid list, as in [1,5]; got 5"
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

@@ -12,6 +12,8 @@ from attention_lab.data.vocabulary import PAD
 
 #: The label of a position at which nothing is asked, as torch's cross-entropy has it.
 IGNORE = -100
+#: Examples whose length is counted at a time.
+_AT_A_TIME = 1024
 
 
 class Batch(Protocol):
@@ -43,19 +45,23 @@ class SequencePairs(NamedTuple):
 class LabelledSequences(NamedTuple):
     """Sequences with a class each: of feature vectors, all of one length, or of token ids."""
 
-    inputs: Tensor  # (B, S, F) float32, or (B, S) int64, padded with 0
+    #: (B, S, F) float32, or (B, S) int64, padded with 0; a split may hold smaller whole numbers.
+    inputs: Tensor
     labels: Tensor  # (B,) int64
 
     def lengths(self) -> Tensor:
         """The lengths of the inputs, (B, 1) int64."""
         if self.inputs.ndim == 2:
-            return (self.inputs != PAD).sum(1, keepdim=True)
+            parts = self.inputs.split(_AT_A_TIME)
+            return torch.cat([(part != PAD).sum(1, keepdim=True) for part in parts])
         return torch.full((len(self.inputs), 1), self.inputs.shape[1], device=self.inputs.device)
 
     def select(self, rows: Tensor) -> "LabelledSequences":
         """The batch of some rows, no wider than its longest input."""
         inputs = self.inputs[rows]
-        return LabelledSequences(_trim(inputs) if inputs.ndim == 2 else inputs, self.labels[rows])
+        if inputs.ndim == 2:
+            inputs = _trim(inputs).to(torch.int64)
+        return LabelledSequences(inputs, self.labels[rows])
 
 
 class LabelledPositions(NamedTuple):

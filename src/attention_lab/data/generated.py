@@ -1,7 +1,8 @@
 """Tasks whose examples are drawn by a seeded generator."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -9,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attention_lab.attention.checks import check_positive
-from attention_lab.data.batches import BatchT
+from attention_lab.data.batches import Batch, BatchT
 from attention_lab.data.splits import SPLITS, SplitDataModule
 
 #: Shares of all possible examples that may come up in training, validation and test.
 SHARES = (0.8, 0.1, 0.1)
 _MOST_ROUNDS = 50
-_AT_A_TIME = 4096  # hashing takes several times the memory of what it hashes
+_AT_A_TIME = 256  # hashing takes several times the memory of what it hashes
 
 
 class GeneratedData(SplitDataModule[BatchT]):
@@ -45,13 +46,16 @@ class GeneratedData(SplitDataModule[BatchT]):
         self.examples, self.evaluation_examples = examples, evaluation_examples
         self.draw_seed = draw_seed
 
+    #: How many examples are drawn at a time; fewer where they are large.
+    portion: ClassVar[int] = 2**18
+
     @abstractmethod
     def draw(self, random: np.random.Generator, count: int, split: str) -> BatchT:
         """Examples like those of a split, as tensors of widths that depend on the split only."""
 
     @abstractmethod
     def identity(self, batch: BatchT) -> Tensor:
-        """What makes two examples the same, (N, W) int64; trailing zeros mean nothing."""
+        """What makes two examples the same, (N, W) whole numbers; trailing zeros mean nothing."""
 
     def load(self) -> dict[str, BatchT]:
         """Draw every split.
@@ -68,20 +72,28 @@ class GeneratedData(SplitDataModule[BatchT]):
     def _drawn(self, split: str, wanted: int) -> BatchT:
         number = SPLITS.index(split)
         random = np.random.default_rng((self.draw_seed, number))
-        drawn: list[BatchT] = []
-        missing = wanted
-        for _ in range(_MOST_ROUNDS):
-            batch = self.draw(random, round(1.05 * missing / SHARES[number]) + 10, split)
+        patience = _MOST_ROUNDS * _enough(wanted, number)
+        kept: BatchT | None = None
+        found = 0
+        while found < wanted:
+            if patience <= 0:
+                raise ValueError(
+                    f"no more than {found} {split} examples could be found among as few as there "
+                    "are; allow longer ones, or more symbols"
+                )
+            batch = self.draw(random, min(_enough(wanted - found, number), self.portion), split)
             dealt = [deal(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
+            patience -= sum(map(len, dealt))
             mine = torch.from_numpy(np.concatenate(dealt) == number)
-            drawn.append(_rows(batch, mine.nonzero().flatten()[:missing]))
-            missing -= min(missing, int(mine.sum()))
-            if not missing:
-                return _joined(drawn)
-        raise ValueError(
-            f"no more than {wanted - missing} {split} examples could be found among as few as "
-            "there are; allow longer ones, or more symbols"
-        )
+            rows = mine.nonzero().flatten()[: wanted - found]
+            # Filled in place: joining portions afterwards would take the memory twice.
+            if kept is None:
+                kept = _room(batch, wanted)
+            for all_rows, drawn in zip(_tensors(kept), _tensors(batch), strict=True):
+                all_rows[found : found + len(rows)] = drawn[rows]
+            found += len(rows)
+        assert kept is not None
+        return kept
 
 
 def deal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -89,8 +101,8 @@ def deal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
     The same for a row anywhere and for ever; zeros at its end do not count.
     """
-    factors = _scrambled(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
-    hashes = _scrambled((_scrambled(rows.astype(np.uint64)) * factors * (rows != 0)).sum(1))
+    factors = scrambled(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+    hashes = scrambled((scrambled(rows.astype(np.uint64)) * factors * (rows != 0)).sum(1))
     return np.searchsorted(np.cumsum(SHARES[:2]), hashes / 2.0**64, side="right")
 
 
@@ -108,7 +120,7 @@ def distinct(random: np.random.Generator, rows: int, choices: int, size: int) ->
     return random.permuted(chosen, axis=1)
 
 
-def _scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", §5.1)."""
     mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -129,10 +141,15 @@ def checked_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
     return ends[0], ends[1]
 
 
-def _rows(batch: BatchT, rows: Tensor) -> BatchT:
-    return type(batch)(*(tensor[rows] for tensor in batch))  # type: ignore[attr-defined]
+def _enough(wanted: int, number: int) -> int:
+    """How many to draw for so many of a split to be among them, most probably."""
+    return round(1.05 * wanted / SHARES[number]) + 10
 
 
-def _joined(batches: list[BatchT]) -> BatchT:
-    columns = zip(*batches, strict=True)
-    return type(batches[0])(*map(torch.cat, columns))
+def _room(batch: BatchT, rows: int) -> BatchT:
+    """A batch of so many rows, to be filled with rows like those of another."""
+    return type(batch)(*(part.new_empty((rows, *part.shape[1:])) for part in _tensors(batch)))
+
+
+def _tensors(batch: Batch) -> Iterable[Tensor]:
+    return cast("Iterable[Tensor]", batch)  # each batch is a tuple of tensors

@@ -187,6 +187,10 @@ class SymbolPairs(GeneratedPairs):
         )
         self.symbols = symbols
 
+    def as_read(self, split: str) -> list[list[int]]:
+        """The sources of a split as somebody would write who copies them; ids are the same."""
+        return [[id for id in row if id != PAD] for row in self.split(split).source.tolist()]
+
     @abstractmethod
     def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """What to write, (N, W), as long as what is read; what is behind does not matter.

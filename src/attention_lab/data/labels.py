@@ -4,13 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import LabelledSequences, pad
+from attention_lab.data.files import required, shown
 from attention_lab.data.labelled_sequences import LabelledSequencesData
+from attention_lab.data.slices import Slices, by_share
 from attention_lab.data.splits import SPLITS, warn_of_shared, warn_of_unknown
 from attention_lab.data.tsv import as_read, deal, read_columns
-from attention_lab.data.vocabulary import PAD, UNK, TextVocabulary, Tokens, vocabulary_of
+from attention_lab.data.vocabulary import (
+    PAD,
+    UNK,
+    TextVocabulary,
+    Tokens,
+    checked_size,
+    vocabulary_of,
+)
 
 
 class _Line(NamedTuple):
@@ -35,9 +44,9 @@ class Labels(LabelledSequencesData):
         train: path of the file to train on.
         validation: path of the file to validate on; None takes a part of ``train``.
         test: path of the file to test on; None takes a part of ``train``.
-        tokens: "characters", "words" between white space, "bytes" or "bpe" (byte pairs, trained on
-            the training texts).
-        vocabulary: number of tokens; for "bpe" only.
+        tokens: "characters", "whitespace" (what stands between it), "bytes" or "bpe" (byte pairs,
+            trained on the training texts).
+        vocabulary: number of tokens, for "bpe" only; None for 1024.
         batch_size: largest number of examples in a batch, per process.
         seed: of the order of the training batches, and of nothing else.
 
@@ -59,16 +68,14 @@ class Labels(LabelledSequencesData):
         validation: str | None = None,
         test: str | None = None,
         tokens: Tokens = "characters",
-        vocabulary: int = 1024,
+        vocabulary: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        if not train:
-            raise ValueError("no train; data.train=FILE names a file of lines text TAB label")
-        check_positive(vocabulary=vocabulary)
-        self.train_file, self.other_files = train, {"validation": validation, "test": test}
-        self.tokens, self.vocabulary = tokens, vocabulary
+        self.train_file = required("train", train, "a UTF-8 file of lines text TAB label")
+        self.other_files = {"validation": validation, "test": test}
+        self.tokens, self.vocabulary = tokens, checked_size(vocabulary, tokens)
 
     def load(self) -> dict[str, LabelledSequences]:
         """Read the files, number the tokens and labels of the training split, encode each split.
@@ -82,16 +89,18 @@ class Labels(LabelledSequencesData):
         self.classes = sorted({line.label for line in lines["train"]})
         if len(self.classes) == 1:
             raise ValueError(
-                f"{self.train_file}: every training line has the label {self.classes[0]!r}"
+                f"{shown(self.train_file)}: every training line has the label {self.classes[0]!r}"
             )
         for split in SPLITS[1:]:
-            _check_labels(lines[split], set(self.classes))
+            self._check_labels(split, lines[split])
         warn_of_shared({split: [line.text for line in lines[split]] for split in SPLITS}, "texts")
         encoded = {split: self._encoded(lines[split]) for split in SPLITS}
         for split in SPLITS[1:]:
             inputs = encoded[split].inputs
             unknown, tokens = (int(found.sum()) for found in (inputs == UNK, inputs != PAD))
-            warn_of_unknown(self.other_files[split] or self.train_file, split, unknown, tokens)
+            warn_of_unknown(
+                shown(self.other_files[split] or self.train_file), split, unknown, tokens
+            )
         return encoded
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,6 +140,14 @@ class Labels(LabelledSequencesData):
             scores += evidence[tokens]
         return {"tokens without order": self.right(split, scores.argmax(1))}
 
+    def slices(self, split: str) -> Slices:
+        """By length in tokens, about as many training texts to each slice."""
+
+        def length_of(batch: LabelledSequences) -> Tensor:
+            return batch.lengths()[:, 0]
+
+        return by_share(length_of(self.split("train")), length_of)
+
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The tokens of each text."""
         return [
@@ -146,7 +163,7 @@ class Labels(LabelledSequencesData):
     def _read(self, path: str) -> list[_Line]:
         rows = enumerate(read_columns(path, ("text", "label")), start=1)
         return [
-            _Line(as_read(text, self.tokens), label, f"{path}, line {number}")
+            _Line(as_read(text, self.tokens), label, f"{shown(path)}, line {number}")
             for number, (text, label) in rows
         ]
 
@@ -157,8 +174,14 @@ class Labels(LabelledSequencesData):
             labels=torch.tensor([number[line.label] for line in lines]),
         )
 
-
-def _check_labels(lines: Sequence[_Line], known: set[str]) -> None:
-    for line in lines:
-        if line.label not in known:
-            raise ValueError(f"{line.place}: the label {line.label!r} is not in the training split")
+    def _check_labels(self, split: str, lines: Sequence[_Line]) -> None:
+        for line in lines:
+            if line.label in self.classes:
+                continue
+            if self.other_files[split]:
+                raise ValueError(f"{line.place}: no training text has the label {line.label!r}")
+            raise ValueError(
+                f"{line.place}: the label {line.label!r} is too rare to be dealt out: this text "
+                f"falls to {split}, and none with its label to training; give more such lines, or "
+                f"data.{split}=FILE"
+            )

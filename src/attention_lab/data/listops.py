@@ -72,6 +72,8 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
         ValueError: if a value is out of range; while loading, if hardly any tree is so long.
     """
 
+    portion = 2048  # of thousands of tokens, which take eight bytes each while they are hashed
+
     text_vocabulary = VOCABULARY
     #: The names of the classes, by their numbers.
     classes = tuple(map(str, range(DIGITS)))
@@ -103,7 +105,10 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
 
     def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledSequences:
         shortest, longest = self.ranges[split]
-        inputs, labels = np.full((count, longest), PAD), np.empty(count, dtype=np.int64)
+        inputs, labels = (
+            np.full((count, longest), PAD, dtype=np.int8),
+            np.empty(count, dtype=np.int64),
+        )
         found = grown = 0
         while found < count:
             trees, tokens = self._grown(random, longest)
@@ -229,7 +234,7 @@ def _solved(levels: Sequence[_Level]) -> tuple[list[Numbers], list[Numbers]]:
     return values, sizes
 
 
-def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: Numbers) -> None:
+def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: NDArray[np.int8]) -> None:
     """Write the tokens of the first trees into rows, (some, longest)."""
     above = np.zeros(len(levels[0].tree), dtype=np.int64)  # where the node above begins
     for depth, (level, size) in enumerate(zip(levels, sizes, strict=True)):

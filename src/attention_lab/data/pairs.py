@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import SequencePairs, pad
+from attention_lab.data.files import required, shown
 from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.slices import Slices, by_length
 from attention_lab.data.splits import checked_split, warn_of_shared, warn_of_unknown
 from attention_lab.data.tsv import as_read, deal, read_columns
-from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK, Tokens, vocabulary_of
+from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK, Tokens, checked_size, vocabulary_of
 from attention_lab.data.written import Answer, Reference, SequenceAccuracy, WrittenText
 
 #: The end of each metric's range that is good.
@@ -53,10 +53,10 @@ class Pairs(SequencePairsData):
         train: the training file, in UTF-8.
         validation: the validation file; None takes a part of ``train``.
         test: the test file; None takes a part of ``train``.
-        source_tokens: "characters", "words", "bytes" or "bpe" (byte pairs, trained on training
-            sources).
+        source_tokens: "characters", "whitespace" (what stands between it), "bytes" or "bpe" (byte
+            pairs, trained on training sources).
         target_tokens: likewise.
-        vocabulary: number of tokens on each side; for "bpe" only.
+        vocabulary: number of tokens on each side, for "bpe" only; None for 1024.
         monitor: the metric by which checkpoints and runs are compared.
         batch_size: largest number of examples in a batch, per process.
         seed: of the order of the training batches, and of nothing else.
@@ -75,7 +75,7 @@ class Pairs(SequencePairsData):
         test: str | None = None,
         source_tokens: Tokens = "characters",
         target_tokens: Tokens = "characters",
-        vocabulary: int = 1024,
+        vocabulary: int | None = None,
         monitor: Literal[
             "token_error_rate", "sequence_accuracy", "bleu", "chrf"
         ] = "token_error_rate",
@@ -83,9 +83,6 @@ class Pairs(SequencePairsData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        check_positive(vocabulary=vocabulary)
-        if not train:
-            raise ValueError("no train; data.train=FILE names a file of lines source TAB target")
         if monitor not in MODES:
             raise ValueError(f"monitor must be one of {', '.join(MODES)}, got {monitor!r}")
         if monitor in _OF_TEXT and target_tokens == "characters":
@@ -93,9 +90,10 @@ class Pairs(SequencePairsData):
                 f"monitor={monitor} is for text of words; with target_tokens=characters, "
                 "token_error_rate and sequence_accuracy work"
             )
-        self.train, self.validation, self.test = train, validation, test
+        self.train = required("train", train, "a UTF-8 file of lines source TAB target")
+        self.validation, self.test = validation, test
         self.source_tokens, self.target_tokens = source_tokens, target_tokens
-        self.vocabulary = vocabulary
+        self.vocabulary = checked_size(vocabulary, source_tokens, target_tokens)
         self.monitor, self.mode = monitor, MODES[monitor]
         self._sources: dict[str, list[str]] = {}
         self._references: dict[str, list[list[Reference]]] = {}
@@ -187,5 +185,5 @@ class Pairs(SequencePairsData):
         )
 
     def _file(self, split: str) -> str:
-        """The file in which a split's lines stand."""
-        return {"validation": self.validation, "test": self.test}.get(split) or self.train
+        """The file in which a split's lines stand, as messages call it."""
+        return shown({"validation": self.validation, "test": self.test}.get(split) or self.train)

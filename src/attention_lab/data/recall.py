@@ -26,7 +26,9 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
     random tokens. Only the second coming of each key is asked for its value.
 
     Known shortcut: the values are known to be one of those seen, so a model that cannot match keys
-    answers 1 in ``pairs`` right; a bag of the values is enough for that.
+    answers 1 in ``pairs`` right; a bag of the values is enough for that. This is what ``floor``
+    computes, and there is no other to compute: each value is asked for just once, and its key and
+    the place of the question are drawn whatever it is.
 
     Args:
         examples: how many to train on, of every (length, pairs) about as many.
@@ -98,7 +100,10 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
         return {"vocabulary": self.vocabulary, "length": max(length for length, _ in self.mixture)}
 
     def floor(self, split: str) -> dict[str, float]:
-        """Accuracy of answering any of the values in the context."""
+        """Accuracy of answering any of the values in the context: 1 in as many as it has pairs.
+
+        Of several numbers of pairs, the mean over all questions.
+        """
         asked = (self.split(split).labels != IGNORE).sum(1).double()
         return {"accuracy": float(len(asked) / asked.sum())}
 

@@ -18,10 +18,15 @@ class Reverse(SymbolPairs):
     Those sets may share short sequences; ours never do.
 
     Known shortcut: none by content. Attention that finds its place by counting from the beginning
-    alone cannot do it: position i of the target is position n + 1 − i of the source.
+    alone cannot do it: position i of the target is position n + 1 − i of the source. The most that
+    comes of it is a copy, which is right where a sequence reads the same both ways (``shortcuts``).
 
     Arguments and errors are those of :class:`SymbolPairs`.
     """
 
     def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         return backwards(symbols, lengths)
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Accuracy and error rate of copying the source."""
+        return {"copy": self.scores(self.as_read(split), split)}

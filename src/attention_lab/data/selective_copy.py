@@ -9,6 +9,7 @@ from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import IGNORE, LabelledPositions
 from attention_lab.data.generated import GeneratedData, distinct
 from attention_lab.data.language_model import LanguageModelData
+from attention_lab.data.slices import Slices, by_share
 
 NOISE = 0
 
@@ -108,6 +109,18 @@ class SelectiveCopy(GeneratedData[LabelledPositions], LanguageModelData):
             "place": {"accuracy": float((by_place == tokens).mean())},
             "frequency": {"accuracy": float((counts.argmax(1)[:, None] == tokens).mean())},
         }
+
+    def slices(self, split: str) -> Slices:
+        """By the mean distance of a marker from its token, as many training examples to each."""
+
+        def distance_of(batch: LabelledPositions) -> Tensor:
+            noise = batch.inputs[:, : self.length - self.copied] == NOISE
+            places = torch.arange(noise.shape[1], device=noise.device).expand_as(noise)
+            # The markers follow each other, so their mean place is the same in all examples.
+            markers = self.copied * noise.shape[1] + self.copied * (self.copied - 1) // 2
+            return (markers - places.masked_fill(noise, 0).sum(1)) // self.copied
+
+        return by_share(distance_of(self.split("train")), distance_of, what="distance")
 
     def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The tokens as numbers, noise as ``·`` and markers as ``>``."""

@@ -1,6 +1,6 @@
 """Kinds of examples whose accuracy is told apart: short and long ones, easy and hard ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,3 +64,44 @@ def by_length(
         return torch.searchsorted(lasts.to(lengths.device), lengths.contiguous())
 
     return Slices(names, slice_of)
+
+
+def by_share(
+    known: Tensor,
+    length_of: Callable[[Any], Tensor],
+    at_most: int = 5,
+    what: str = "length",
+) -> Slices:
+    """Slices of neighbouring lengths, about as many examples to each.
+
+    Args:
+        known: the lengths (N,), from 1 up, that are shared out, such as those of training. Longer
+            ones go to the last slice.
+        length_of: the lengths (B,) of a batch's examples.
+        at_most: how many slices.
+        what: the name of such a length.
+
+    Example:
+        >>> by_share(torch.tensor([5, 2, 3, 3, 4, 9]), len, at_most=3).names
+        ['length=1-3', 'length=4', 'length=5+']
+    """
+    ordered = known.sort().values
+    places = torch.arange(1, at_most) * len(known) // at_most - 1
+    lasts = ordered[places.clamp(min=0)].unique()
+    lasts = lasts[lasts < ordered[-1]]
+    firsts = [1, *(lasts + 1).tolist()]
+    names = [
+        f"{what}={first}-{last}" if first < last else f"{what}={first}"
+        for first, last in zip(firsts, lasts.tolist(), strict=False)
+    ]
+
+    def slice_of(batch: Any) -> Tensor:
+        lengths = length_of(batch)
+        return torch.searchsorted(lasts.to(lengths.device), lengths.contiguous())
+
+    return Slices([*names, f"{what}={firsts[-1]}+"], slice_of)
+
+
+def by_class(classes: Sequence[str]) -> Slices:
+    """A slice of each class of labelled sequences, which have these names."""
+    return Slices([f"class={name}" for name in classes], lambda batch: batch.labels)

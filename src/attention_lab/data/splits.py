@@ -76,7 +76,7 @@ def warn_of_unknown(
     """Warn of the tokens of a split that training lacks, if there are any.
 
     Args:
-        file: where they stand.
+        file: where they stand, as messages call it.
         split: its name.
         unknown: how many they are.
         tokens: how many the split has.

@@ -13,15 +13,29 @@ from torch import Tensor
 
 from attention_lab.attention.checks import check_positive
 from attention_lab.data.batches import IGNORE, LabelledPositions
-from attention_lab.data.corpus import Corpus, Ids, Piece, corpus, cut, shared_files, whole_files
+from attention_lab.data.corpus import (
+    Corpus,
+    Counts,
+    Piece,
+    Table,
+    corpus,
+    cut,
+    shared_files,
+    whole_files,
+)
+from attention_lab.data.files import required, shown
 from attention_lab.data.language_model import LanguageModelData
+from attention_lab.data.passages import LENGTH as PASSAGE
+from attention_lab.data.passages import Ids
 from attention_lab.data.splits import checked_split, shares_without, warn_of_unknown
-from attention_lab.data.vocabulary import PAD, TextVocabulary
+from attention_lab.data.vocabulary import PAD, TextVocabulary, checked_size
 
 #: Ids that are counted at a time.
 _BLOCK = 2**16
 #: Largest vocabulary of which pairs are counted: its square is a table in memory.
 _MOST_IN_PAIRS = 2048
+#: The share of passages that may be in training without a word: titles, licences, quotations.
+_FEW = 0.01
 
 Paths = str | Sequence[str] | None
 
@@ -50,7 +64,7 @@ class Text(LanguageModelData):
         validation: the validation text, likewise; None takes a part of ``path``.
         test: the test text, likewise; None takes a part of ``path``.
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
-        vocabulary: number of tokens; for "bpe" only.
+        vocabulary: number of tokens, for "bpe" only; None for 1024.
         length: tokens that a model reads at a time.
         batch_size: largest number of windows in a batch, per process.
         seed: of the order of the training batches, and of nothing else.
@@ -72,17 +86,17 @@ class Text(LanguageModelData):
         validation: Paths = None,
         test: Paths = None,
         tokens: Literal["characters", "bytes", "bpe"] = "characters",
-        vocabulary: int = 1024,
+        vocabulary: int | None = None,
         length: int = 128,
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        check_positive(length=length, vocabulary=vocabulary)
-        if not path:
-            raise ValueError("no path; data.path=FILE names a text file, data.path=[A,B] several")
-        self.path, self.validation, self.test = path, validation, test
-        self.tokens, self.vocabulary, self.length = tokens, vocabulary, length
+        check_positive(length=length)
+        self.path = required("path", path, "a UTF-8 file of text, data.path=[A,B] several")
+        self.validation, self.test = validation, test
+        self.tokens, self.vocabulary = tokens, checked_size(vocabulary, tokens)
+        self.length = length
         self._corpus: Corpus | None = None
 
     def load(self) -> dict[str, LabelledPositions]:
@@ -98,11 +112,11 @@ class Text(LanguageModelData):
         train = whole_files(_listed(self.path))
         _warn_of_shared_files({"training": train, **given})
         parts = cut(train, list(shares.values()))
-        read = corpus(dict(zip(shares, parts, strict=True)) | given, self.tokens, self.vocabulary)
+        splits = dict(zip(shares, parts, strict=True)) | given
+        read = corpus(splits, self.tokens, self.vocabulary, self._check_lengths)
         for split, counts in read.counts.items():
-            files = ", ".join(_listed(own.get(split) or self.path))
-            self._check_length(files, split, counts.tokens)
-            warn_of_unknown(files, split, counts.unknown, counts.tokens)
+            warn_of_unknown(self._files(split), split, counts.unknown, counts.tokens)
+            _warn_of_shared_passages(self._files(split), split, counts)
         self._corpus, self.text_vocabulary = read, read.vocabulary
         windows = {
             split: Windows(ids, read.vocabulary.lowest, self.length)
@@ -157,13 +171,19 @@ class Text(LanguageModelData):
         assert self._corpus is not None, "setup comes first"
         return self._corpus
 
-    def _check_length(self, files: str, split: str, tokens: int) -> None:
-        if tokens <= self.length:
-            raise ValueError(
-                f"{files}: the {split} text has {tokens} tokens, and one window takes "
-                f"{self.length + 1} (data.length={self.length} and the token to predict); a longer "
-                "text works, or a smaller data.length"
-            )
+    def _files(self, split: str) -> str:
+        """The files in which a split's text stands, as messages call them."""
+        own = {"validation": self.validation, "test": self.test}
+        return ", ".join(map(shown, _listed(own.get(split) or self.path)))
+
+    def _check_lengths(self, counts: Mapping[str, Counts]) -> None:
+        for split, known in counts.items():
+            if known.tokens <= self.length:
+                raise ValueError(
+                    f"{self._files(split)}: the {split} text has {known.tokens} tokens, and one "
+                    f"window takes {self.length + 1} (data.length={self.length} and the token to "
+                    "predict); a longer text works, or a smaller data.length"
+                )
 
     def _blocks(self, split: str) -> Iterator[NDArray[np.int64]]:
         """The ids of a split, some at a time; a block begins with the last id of the one before."""
@@ -171,22 +191,28 @@ class Text(LanguageModelData):
         for start in range(0, len(ids) - 1, _BLOCK):
             yield ids[start : start + _BLOCK + 1].astype(np.int64) + lowest
 
-    def _frequencies(self, split: str) -> NDArray[np.int64]:
+    def _frequencies(self, split: str) -> Table:
         """How often each token is to be predicted in a split, (V,)."""
-        size = len(self.text_vocabulary)
-        return sum(
-            (np.bincount(block[1:], minlength=size) for block in self._blocks(split)),
-            start=np.zeros(size, dtype=np.int64),
-        )
 
-    def _pairs(self, split: str) -> NDArray[np.int64]:
+        def count() -> Table:
+            counts = np.zeros(len(self.text_vocabulary), dtype=np.int64)
+            for block in self._blocks(split):
+                np.add.at(counts, block[1:], 1)
+            return counts
+
+        return self._loaded.counted(f"{checked_split(split)}.tokens", count)
+
+    def _pairs(self, split: str) -> Table:
         """How often each token (row) is followed by each token (column) in a split, (V, V)."""
         size = len(self.text_vocabulary)
-        counts = np.zeros(size * size, dtype=np.int64)
-        for block in self._blocks(split):
-            found, times = np.unique(block[:-1] * size + block[1:], return_counts=True)
-            counts[found] += times
-        return counts.reshape(size, size)
+
+        def count() -> Table:
+            counts = np.zeros((size, size), dtype=np.int64)
+            for block in self._blocks(split):
+                np.add.at(counts, (block[:-1], block[1:]), 1)
+            return counts
+
+        return self._loaded.counted(f"{checked_split(split)}.pairs", count)
 
     def _metrics(self, split: str, nats: Any, right: Any) -> dict[str, float]:
         """The metrics of a language model, from sums over the tokens to be predicted."""
@@ -234,12 +260,22 @@ class Windows:
 
 def _warn_of_shared_files(splits: Mapping[str, Sequence[Piece]]) -> None:
     for (earlier, some), (later, others) in combinations(splits.items(), 2):
-        for path in shared_files(some, others):
+        for path in map(shown, shared_files(some, others)):
             warnings.warn(
-                f"{path}: this {later} text is a {earlier} text as well: how it is predicted says "
-                "little of new ones",
+                f"{path}: this {later} text is a {earlier} text as well: how it is predicted "
+                "says little of new ones",
                 stacklevel=2,
             )
+
+
+def _warn_of_shared_passages(files: str, split: str, counts: Counts) -> None:
+    if counts.shared > _FEW * counts.passages:
+        warnings.warn(
+            f"{files}: {counts.shared} of {counts.passages} passages of {PASSAGE} tokens of the "
+            f"{split} text stand in the training text, too: how they are predicted says little of "
+            "new ones",
+            stacklevel=2,
+        )
 
 
 def _listed(paths: Paths) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from attention_lab.data.files import shown
 from attention_lab.data.splits import SPLITS, shares_without, split_by_hash
 from attention_lab.data.vocabulary import Tokens
 
@@ -30,19 +31,19 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ..
         content = Path(path).read_bytes()
     except OSError as error:
         reason = str(error.strerror).lower()
-        raise ValueError(f"{path}: {reason}; a file of lines {expected} is needed") from None
+        raise ValueError(f"{shown(path)}: {reason}; a file of lines {expected} is needed") from None
     if not content:
-        raise ValueError(f"{path}: is empty; lines {expected} are needed")
-    return list(_lines(path, content, columns))
+        raise ValueError(f"{shown(path)}: is empty; a file of lines {expected} is needed")
+    return list(_lines(shown(path), content, columns))
 
 
 def as_read(text: str, tokens: Tokens) -> str:
     """What a vocabulary sees of a text: between words, one space is as good as several.
 
-    >>> as_read("no  film", "words"), as_read("no  film", "characters")
+    >>> as_read("no  film", "whitespace"), as_read("no  film", "characters")
     ('no film', 'no  film')
     """
-    return " ".join(text.split()) if tokens == "words" else text
+    return " ".join(text.split()) if tokens == "whitespace" else text
 
 
 def deal(
@@ -69,13 +70,13 @@ def deal(
     for split, part in parts.items():
         if not part:
             raise ValueError(
-                f"{path}: of {len(firsts)} different {kind} none falls to {split}; give more "
-                f"lines, or data.{split}=FILE"
+                f"{shown(path)}: of {len(firsts)} different {kind} none falls to {split}; give "
+                f"more lines, or data.{split}=FILE"
             )
     return {split: (parts | dict(given))[split] for split in SPLITS}
 
 
-def _lines(path: str | Path, content: bytes, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _lines(path: str, content: bytes, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     lines = content.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:

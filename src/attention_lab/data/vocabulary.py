@@ -1,16 +1,24 @@
 """Tokens and their ids, and how text is made of tokens."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from itertools import chain
 from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_lab.attention.checks import check_positive
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 
 #: What tokens of text can be.
-Tokens = Literal["characters", "words", "bytes", "bpe"]
+Tokens = Literal["characters", "whitespace", "bytes", "bpe"]
+
+#: How many tokens byte pairs are, where no number is given.
+_USUAL_SIZE = 1024
 
 #: How an UNK in the middle of bytes is written: U+FFFD, the replacement character.
 _UNREADABLE = "\ufffd"
@@ -33,6 +41,10 @@ class TextVocabulary(ABC):
     @abstractmethod
     def read(self, text: str) -> list[int]:
         """The ids of a text's tokens; what is not known becomes UNK."""
+
+    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
+        """What ``read`` gives, (tokens,), for long texts."""
+        return np.array(self.read(text), dtype=np.int64)
 
     @abstractmethod
     def write(self, ids: Iterable[int]) -> str:
@@ -94,6 +106,18 @@ class Characters(Vocabulary, TextVocabulary):
     def read(self, text: str) -> list[int]:
         return self.encode(text)
 
+    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
+
+    @cached_property
+    def _id_of_code(self) -> NDArray[np.int32]:
+        """The id of each code point up to the greatest that is known, and UNK behind it."""
+        known = {ord(token): id for token, id in self._ids.items() if len(token) == 1}
+        ids = np.full(max(known, default=-1) + 2, UNK, dtype=np.int32)
+        ids[list(known)] = list(known.values())
+        return ids
+
     def write(self, ids: Iterable[int]) -> str:
         return "".join(self.decode(ids))
 
@@ -116,7 +140,7 @@ class Words(Vocabulary, TextVocabulary):
         return " ".join(self.decode(ids))
 
     def state(self) -> dict[str, Any]:
-        return {"kind": "words", "tokens": self._tokens}
+        return {"kind": "whitespace", "tokens": self._tokens}
 
 
 class Bytes(TextVocabulary):
@@ -142,6 +166,9 @@ class Bytes(TextVocabulary):
 
     def read(self, text: str) -> list[int]:
         return [byte + len(SPECIALS) for byte in text.encode()]
+
+    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int16) + len(SPECIALS)
 
     def write(self, ids: Iterable[int]) -> str:
         """The text of some ids; what is not UTF-8, and UNK, becomes U+FFFD."""
@@ -235,6 +262,28 @@ class BytePairs(TextVocabulary):
         return {"kind": "bpe", "tokenizer": self._tokenizer.to_str()}
 
 
+def checked_size(vocabulary: int | None, *kinds: Tokens) -> int:
+    """How many tokens byte pairs are to be; a number that changes nothing is warned of.
+
+    Args:
+        vocabulary: the number that was given; None for the usual one.
+        kinds: what tokens are, of each vocabulary that it is for.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if vocabulary is None:
+        return _USUAL_SIZE
+    check_positive(vocabulary=vocabulary)
+    if "bpe" not in kinds:
+        warnings.warn(
+            f"vocabulary={vocabulary} changes nothing: it is for bpe, and tokens are "
+            f"{' and '.join(dict.fromkeys(kinds))} here",
+            stacklevel=2,
+        )
+    return vocabulary
+
+
 def vocabulary_of(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabulary:
     """The vocabulary of some texts, which are read once and not kept.
 
@@ -249,19 +298,19 @@ def vocabulary_of(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabu
     """
     match tokens:
         case "characters":
-            return Characters(chain.from_iterable(texts))
-        case "words":
+            return Characters(character for text in texts for character in set(text))
+        case "whitespace":
             return Words(word for text in texts for word in text.split())
         case "bytes":
             return Bytes()
         case "bpe":
             return BytePairs.trained(texts, size)
-    raise ValueError(f"tokens must be characters, words, bytes or bpe, got {tokens!r}")
+    raise ValueError(f"tokens must be characters, whitespace, bytes or bpe, got {tokens!r}")
 
 
 def restored(state: Mapping[str, Any]) -> TextVocabulary:
     """The vocabulary whose ``state`` this is."""
-    kinds = {"characters": Characters, "words": Words, "bytes": Bytes, "bpe": BytePairs}
+    kinds = {"characters": Characters, "whitespace": Words, "bytes": Bytes, "bpe": BytePairs}
     arguments = {name: value for name, value in state.items() if name != "kind"}
     made: TextVocabulary = kinds[state["kind"]](**arguments)
     return made

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attention_lab.data.batches import LabelledSequences
 from attention_lab.data.labelled_sequences import LabelledSequencesData
+from attention_lab.data.slices import Slices, by_class
 from attention_lab.data.splits import split_by_hash
 
 CLASSES, SAMPLES = 10, 40
@@ -110,6 +111,10 @@ class Waveforms(LabelledSequencesData):
         optimizer.step(loss)
         answers = (_with_one(self.split(split).inputs) @ weights.detach()).argmax(1)
         return {"logistic regression": self.right(split, answers)}
+
+    def slices(self, split: str) -> Slices:
+        """By class."""
+        return by_class([str(digit) for digit in range(CLASSES)])
 
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The numbers of the samples, from 1."""

@@ -174,5 +174,11 @@ def _check_value(path: str, value: object, annotation: Any) -> None:
     try:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        problems = " or ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
+        problems = " or ".join(
+            dict.fromkeys(
+                # Plain values that are Sequences but no text are lists.
+                detail["msg"].replace("an instance of Sequence", "a valid list, as in [1,5]")
+                for detail in error.errors()
+            )
+        )
         raise ConfigError(f"{path}: {problems[:1].lower()}{problems[1:]}; got {value!r}") from None
