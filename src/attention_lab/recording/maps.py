@@ -136,7 +136,8 @@ def draw(map: AttentionMap) -> Image.Image:
     across = _panels_across(heads, len(map.columns))
     room = (_MAX_WIDTH - 2 * _MARGIN + _GAP) // across - _GAP
     panel = _Panel(map.rows, map.columns, room, heads > 1, map.sources)
-    legend = _draw_legend(map.weights, map.sources is not None)
+    least, most = map.weights.min().item(), map.weights.max().item()
+    legend = _legend(least < 0, least < -1, most > 1, map.sources is not None)
     step_x, step_y = panel.size[0] + _GAP, panel.size[1] + _GAP
     below = _MARGIN + step_y * math.ceil(heads / across)
     width = 2 * _MARGIN + max(step_x * across - _GAP, legend.width)
@@ -250,14 +251,15 @@ def _colours() -> Tensor:
     return torch.cat([red.flip(0), blue[1:]])
 
 
-def _draw_legend(weights: Tensor, with_boundary: bool) -> Image.Image:
+@cache
+def _legend(below_0: bool, below_minus_1: bool, above_1: bool, with_boundary: bool) -> Image.Image:
     """The scale as far as the weights need it, and the line between source and target."""
-    least = -1 if weights.min() < 0 else 0
+    least = -1 if below_0 else 0
     names = [(0.0, "0"), (0.01, "0.01"), (0.1, "0.1"), (0.5, "0.5"), (1.0, "1")]
     marks = [(-weight, f"−{name}") for weight, name in names[:1:-1] if least] + names
-    if weights.max() > 1:
+    if above_1:
         marks[-1] = (1.0, "≥1")
-    if weights.min() < -1:
+    if below_minus_1:
         marks[0] = (-1.0, "≤−1")
     title, note = "weight", "line: between source and target" if with_boundary else ""
     left = math.ceil(_font().getlength(title)) + 2 * _PAD
