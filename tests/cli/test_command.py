@@ -8,6 +8,7 @@ import pytest
 from attention_lab.cli import VERBS, datasets
 from attention_lab.cli.configuration import config_directory, group_options
 from tests.cli.conftest import Command, fresh
+from tests.conftest import FinishedRun
 
 #: What takes seconds to import, and has no business in answering a question about a command.
 HEAVY = {"torch", "lightning", "wandb", "matplotlib", "scipy", "torchmetrics"}
@@ -60,6 +61,53 @@ def test_an_unknown_verb_is_answered_with_the_nearest(command: Command) -> None:
         "",
         "attention-lab: there is no verb 'evalute'; did you mean evaluate?\n",
     )
+
+
+HELP = "; `attention-lab {} --help` says what there is"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("evaluate", "the following arguments are required: RUN" + HELP.format("evaluate")),
+        ("predict", "the following arguments are required: RUN" + HELP.format("predict")),
+        ("report", "the following arguments are required: SWEEP" + HELP.format("report")),
+        (
+            "evaluate run --splits test",
+            "unrecognized arguments: --splits test; did you mean --split?",
+        ),
+        (
+            "predict run --tempurature=1",
+            "unrecognized arguments: --tempurature=1; did you mean --temperature?",
+        ),
+        ("list attention data", "unrecognized arguments: data" + HELP.format("list")),
+        (
+            "evaluate run --split train",
+            "argument --split: invalid choice: 'train'",
+        ),
+        ("report sweep --output", "argument --output: expected one argument"),
+    ],
+)
+def test_wrong_arguments_are_one_line(command: Command, arguments: str, message: str) -> None:
+    verb, *_ = arguments.split()
+    answer = command(*arguments.split())
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"attention-lab: {verb}: {message}")
+    assert answer.err.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_written_is_no_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words_run: FinishedRun
+) -> None:
+    """Matplotlib would say in lines of its own that it cannot keep a cache there."""
+    (tmp_path / "home").touch()
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    arguments = ["report", str(words_run.directory), "--output", str(tmp_path)]
+    answer = fresh("-m", "attention_lab", *arguments, cwd=tmp_path)
+    assert (answer.code, answer.err) == (0, "")
+    assert (tmp_path / "report.html").is_file()
 
 
 def options(group: str) -> set[str]:

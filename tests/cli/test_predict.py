@@ -15,6 +15,7 @@ import torch
 
 from attention_lab.data.batches import LabelledPositions, SequencePairs
 from attention_lab.data.language_model import LanguageModelData
+from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters, Words
 from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.training.prediction import Predictor
@@ -105,13 +106,13 @@ def words(words_run: FinishedRun) -> Run:
 
 def pronounced(run: Run, word: str, **beam: Any) -> str:
     """What the network writes for one word, without the code under test."""
-    ids = run.data.source_vocabulary.read(word.strip(" "))  # type: ignore[attr-defined]
+    assert isinstance(run.data, SequencePairsData)
+    ids = run.data.source_vocabulary.read(word.strip(" "))
     if not ids:
         return ""
     write, length = beam_search if beam else greedy, run.objective.max_length
     written = write(run.objective.model, torch.tensor([ids]), BOS, EOS, length, **beam)[0].tolist()
-    text: str = run.data.target_vocabulary.write(written)  # type: ignore[attr-defined]
-    return text
+    return run.data.target_vocabulary.write(written)
 
 
 @pytest.mark.parametrize("batch", [[], ["--batch", "1"], ["--batch", "3"]])
@@ -177,8 +178,10 @@ def test_a_line_longer_than_the_positions_is_named_after_what_comes_before(
         long = "zoo\n\nö\n" + 50 * "a" + "\ntomato\n"
         answer = ask(tmp_path / "run", long, "--batch", batch)
         problem, unknown = answer.err.splitlines()
-        assert problem.startswith("attention-lab: line 4: ")
-        assert "45" in problem
+        assert problem == (
+            "attention-lab: line 4: 50 positions are more than max_length=45 learned ones; "
+            "shorter lines can be read"
+        )
         assert unknown.endswith(": 1")
         assert answer.code == 1
         assert answer.out == before.out
@@ -432,6 +435,19 @@ def test_a_checkpoint_without_its_data_is_to_blame(
     assert answer.err == f"attention-lab: {problem}\n"
 
 
+def test_a_checkpoint_without_weights_is_to_blame(
+    ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    file = run / "checkpoints" / "best.ckpt"
+    kept = torch.load(file, weights_only=True)
+    del kept["state_dict"]
+    torch.save(kept, file)
+    problem = f"attention-lab: {file} cannot be used: it holds no 'state_dict'\n"
+    assert ask(run, "zoo\n") == command("evaluate", str(run)) == (1, "", problem)
+
+
 def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words: Run) -> None:
     beam = ["--beam", "5", "--length-penalty", "2.0", "--split", "validation"]
     answer = command("evaluate", str(words_run.directory), *beam)
@@ -439,10 +455,11 @@ def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words
     batch: SequencePairs = words.data.split("validation")
     length = words.objective.max_length
     written = beam_search(words.objective.model, batch.source, BOS, EOS, length, 5, 2.0).tolist()
-    errors = words.data.metric()  # type: ignore[attr-defined]
+    assert isinstance(words.data, SequencePairsData)
+    errors = words.data.metric()
     errors.update(
         [row[: row.index(EOS)] if EOS in row else row for row in written],
-        words.data.references("validation"),  # type: ignore[attr-defined]
+        words.data.references("validation"),
     )
     per = float(errors.compute()["per"])
     assert f"validation/per {per:.4f}" in " ".join(answer.out.split())

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from attention_lab.cli.arguments import flags_last
+from attention_lab.recording.run_directory import read_config
+from attention_lab.training.run import load_data
 from tests.cli.conftest import TINY, Command, fresh
 
 
@@ -38,6 +40,26 @@ def test_one_run_leaves_the_record_that_the_contract_promises(
     evaluated = command("evaluate", str(run))
     assert evaluated.code == 0
     assert f"test/per {per:.4f}" in " ".join(evaluated.out.split())
+    floor = json.loads((run / "result.json").read_text())["floor"]
+    assert set(floor) == {"per", "wer"}
+    for name, value in floor.items():
+        (line,) = (line for line in evaluated.out.splitlines() if f"test/{name} " in line)
+        assert line.endswith(f"   floor {value:.4f}")
+    assert evaluated.out.count("floor") == 2
+
+
+def test_evaluate_shows_floor_and_shortcuts_of_the_split(command: Command, tmp_path: Path) -> None:
+    """A floor of its own for each split, and what even pairs are known to fall to."""
+    small = ["data.examples=200", "data.evaluation_examples=60", "data.batch_size=64"]
+    tiny = ["logger=csv", "trainer=cpu", "trainer.max_steps=1", "model.width=16"]
+    assert command("train", "data=even_pairs", *small, *tiny, "hydra.run.dir=run").code == 0
+    data = load_data(read_config(tmp_path / "run"))
+    for split in ("validation", "test"):
+        answer = command("evaluate", "run", "--split", split)
+        (line,) = (line for line in answer.out.splitlines() if f"{split}/accuracy " in line)
+        floor = data.floor(split)["accuracy"]
+        assert line.endswith(f"   floor {floor:.4f}   first and last symbol 1.0000")
+    assert data.floor("validation") != data.floor("test")
 
 
 def test_a_run_can_be_run_again_from_its_config_alone(command: Command, tmp_path: Path) -> None:
@@ -135,6 +157,16 @@ WRONG = {
     "attention=[": "",
     "data=recall attention@model.hybrid.a=linear": "attention@model.hybrid.a: the config has none "
     "yet; put a + before it to add one",
+    "data=recall model.hybrid.a=linear": "model.hybrid.a: there is no such key; did you mean "
+    "+attention@model.hybrid.a=linear?\n",
+    "data=recall +model.hybrid.a=linear": "model.hybrid.a: must be a node of keys, got 'linear'; "
+    "did you mean +attention@model.hybrid.a=linear?\n",
+    "data=recall model.hybrid=linear": "model.hybrid: must be a node of keys, got 'linear'; did "
+    "you mean +attention@model.hybrid.a=linear?\n",
+    "model.self_attention=cosine": "model.self_attention: must be a node of keys, got 'cosine'; "
+    "did you mean +attention@model.self_attention=cosine?\n",
+    "data=recall model.convolution=0": "model: convolution must be at least 1, or null for none, "
+    "got 0\n",
     "seed=-1": "seed: must be a whole number from 0",
 }
 
@@ -143,7 +175,7 @@ WRONG = {
 def test_a_wrong_command_says_so_in_one_line_and_makes_nothing(
     command: Command, tmp_path: Path, mistake: str
 ) -> None:
-    tiny = [] if mistake.startswith("model=") else TINY
+    tiny = [] if mistake.startswith(("model=", "data=")) else TINY
     answer = command("train", *tiny, *mistake.split())
     assert answer.code == 2
     assert answer.out == ""
@@ -167,6 +199,23 @@ def test_a_users_own_options_are_among_the_hints(command: Command, tmp_path: Pat
         answer = command("train", "attention.mask.every=2", *own)
         assert answer.code == 2
         assert answer.err.endswith("; attention/mask=holes has it\n")
+
+
+def test_a_dataset_of_ones_own_without_an_objective_is_told_how_to_name_one(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    file = tmp_path / "mine" / "data" / "images.yaml"
+    own = "_target_: attention_lab.data.digits.Digits\nbatch_size: 32\n"
+    file.write_text(own)
+    arguments = ["--config-dir", "mine", "data=images", "model=self_attention_classifier"]
+    arguments += ["trainer=cpu", "trainer.max_steps=1", "logger=csv", "hydra.run.dir=run"]
+    answer = command("train", *arguments)
+    advice = "defaults: [/objective@_global_: classification]"
+    says = f"objective: the data's YAML names none; put `{advice}` into it"
+    assert answer == (2, "", f"attention-lab: {says}\n")
+    file.write_text(f"{advice}\n{own}")
+    assert command("train", *arguments).code == 0
 
 
 def test_flags_may_stand_between_overrides(tmp_path: Path) -> None:

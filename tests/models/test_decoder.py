@@ -128,7 +128,7 @@ def test_embeddings_begin_as_asked() -> None:
         ({"hybrid": {"a": LINEAR, "b": ROTARY}, "layers": 1}, r"1 layers cannot take 2 .*a, b"),
         ({"init_std": 0.0}, "init_std must be above 0"),
         ({"feed_forward_width": -1}, "feed_forward_width must be at least 0"),
-        ({"convolution": 0}, "kernel must be at least 1"),
+        ({"convolution": 0}, "convolution must be at least 1, or null"),
         ({"positions": "rotary"}, "positions must be learned, sinusoidal or none"),
         ({"dropout": 1.0}, "dropout must be in"),
     ],

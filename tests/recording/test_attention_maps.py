@@ -85,8 +85,8 @@ def test_the_page_shows_what_the_last_checkpoint_looks_at(words_run: FinishedRun
     for each in stored:
         ours = maps[each["example"], each["layer"]]
         assert (each["rows"], each["columns"]) == (ours.rows, ours.columns)
-        levels = torch.tensor(list(base64.b64decode(each["weights"]))).reshape(ours.weights.shape)
-        torch.testing.assert_close(levels / 255, ours.weights, atol=0.51 / 255, rtol=0)
+        roots = torch.tensor(list(base64.b64decode(each["weights"]))).reshape(ours.weights.shape)
+        torch.testing.assert_close((roots / 255) ** 2, ours.weights, atol=1 / 255, rtol=0)
 
 
 # The weights
@@ -263,3 +263,17 @@ def test_a_decoder_over_both_sequences_goes_by_both(compose: Compose) -> None:
         assert each.example == " ".join(names["source"])
         assert each.rows == [*names["source"], *names["target"]]
         assert each.columns == [*names["source"], "<s>", *names["target"][:-1]]
+        assert each.sources == len(names["source"])
+
+
+def test_only_where_both_stand_in_one_sequence_is_a_line_between(words_run: FinishedRun) -> None:
+    assert all(each["sources"] is None for each in page(words_run.directory))
+
+
+def test_white_space_has_names_that_can_be_seen(compose: Compose, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a b\tc\n" * 100)
+    options = ["data=text", f"data.path={tmp_path / 'text.txt'}", "data.length=12"]
+    run = build(compose(*options, "trainer=cpu", "model.width=16", "attention.heads=1"))
+    (each, *_) = look(run, size=1)
+    assert "".join(each.rows) in "a␣b⇥c↵" * 4
+    assert each.columns == each.rows

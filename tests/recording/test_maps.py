@@ -9,8 +9,15 @@ import torch
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from attention_lab.recording.maps import WHITE_TO_BLUE, AttentionMap, draw, levels, ramp
-from attention_lab.recording.viewer import NIGHT_TO_BLUE
+from attention_lab.recording.maps import (
+    WHITE_TO_BLUE,
+    WHITE_TO_RED,
+    AttentionMap,
+    draw,
+    levels,
+    ramp,
+)
+from attention_lab.recording.viewer import NIGHT_TO_BLUE, NIGHT_TO_RED
 
 Box = tuple[int, int, int, int]
 
@@ -91,6 +98,71 @@ def test_a_weight_has_the_same_colour_in_every_picture() -> None:
     assert colour(draw(attention_map(alone)), box) != (255, 255, 255)
 
 
+@pytest.mark.parametrize("keys", [64, 128])
+def test_an_even_share_of_many_keys_is_no_white(keys: int) -> None:
+    weights = torch.full((1, keys, keys), 1 / keys)
+    shade = colour(draw(attention_map(weights)), cell((1, keys, keys), 0, keys // 2, keys // 2))
+    assert oklab_lightness(torch.tensor(shade) / 255) < 0.95
+
+
+def test_weights_below_0_are_red_and_beyond_1_as_dark_as_1() -> None:
+    weights = torch.tensor([[[-1.0, 1.0, -0.3, 0.3], [-1.5, 1.5, 0.0, 0.0]]])
+    picture = draw(attention_map(weights, columns=["a", "b", "c", "d"], rows=["a", "b"]))
+    # Where a weight changes is where it is shown, and the scale stays as it is.
+    shown = []
+    for place in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]:
+        other = weights.clone()
+        other[0, *place] = 0
+        box = changed(
+            picture,
+            draw(attention_map(other, list("ab"), list("abcd"))).crop((0, 0, *picture.size)),
+        )
+        cells = (box[0], box[1], box[0] + 20, box[1] + 20)
+        shown.append(colour(picture, cells))
+    least, most, red, blue, far_below, far_above = shown
+    assert least == far_below == (0x5A, 0x0B, 0x01)
+    assert most == far_above == (0x00, 0x2A, 0x66)
+    assert red[0] > red[2]
+    assert blue[0] < blue[2]
+    lightness = [float(oklab_lightness(torch.tensor(shade) / 255)) for shade in (red, blue)]
+    assert lightness[0] == pytest.approx(lightness[1], abs=0.01)
+
+
+def test_the_scale_is_as_far_as_the_weights_need_it() -> None:
+    """Three different weights that look alike stand over three different scales."""
+    pictures = [
+        draw(attention_map(torch.tensor([[[1.0, weight]]]), ["a"], ["a", "b"]))
+        for weight in (0.0, 1e-9, -1e-9)
+    ]
+    assert pictures[0] == pictures[1]
+    assert pictures[0].width < pictures[2].width
+    beyond = draw(attention_map(torch.tensor([[[1.01, 0.0]]]), ["a"], ["a", "b"]))
+    assert changed(pictures[0], beyond)[1] > 100  # below the cells
+
+
+def test_a_line_stands_between_source_and_target() -> None:
+    weights = torch.zeros(1, 5, 5)
+    plain = attention_map(weights)
+    parted = AttentionMap(0, "e", "l", plain.rows, plain.columns, weights, sources=2)
+    first, second = (cell((1, 5, 5), 0, place, place) for place in (1, 2))
+    picture = draw(parted)
+    for place in [(second[0], first[1] + 9), (second[0], second[1] + 9)]:
+        assert picture.getpixel(place) == (0x30, 0x34, 0x3B)
+        assert picture.getpixel((place[1] - first[1] + first[0], second[1])) == (0x30, 0x34, 0x3B)
+        assert draw(plain).getpixel(place) != (0x30, 0x34, 0x3B)
+    assert picture.width > draw(plain).width  # the legend says what it is
+
+
+@pytest.mark.parametrize("length", [64, 128, 300])
+def test_names_of_both_kinds_are_shown_where_kinds_take_turns(length: int) -> None:
+    """As keys and values do."""
+    weights, none = torch.zeros(1, length, length), [""] * length
+    plain = draw(attention_map(weights, none, none))
+    for kind in (0, 1):
+        some = ["|" if place % 2 == kind else "" for place in range(length)]
+        assert changed(plain, draw(attention_map(weights, none, some))) is not None
+
+
 def test_rows_are_named_at_the_left_and_columns_above() -> None:
     weights = torch.zeros(1, 3, 3)
     plain = draw(attention_map(weights, ["A", "A", "A"], ["A", "A", "A"]))
@@ -121,16 +193,21 @@ def test_a_single_head_has_no_title() -> None:
         (16, 1200, 1200),
     ],
 )
-def test_long_sequences_stay_within_1600_pixels(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(("weight", "shade"), [(1.0, (0x00, 0x2A, 0x66)), (-1.0, (0x5A, 0x0B, 1))])
+def test_long_sequences_stay_within_1600_pixels(
+    shape: tuple[int, int, int], weight: float, shade: tuple[int, ...]
+) -> None:
     weights = torch.zeros(shape)
+    weights[0, 0, 0] = -0.5  # so that both have a scale for weights below 0
     before = draw(attention_map(weights))
-    weights[-1, -1, -1] = 1.0
+    weights[-1, -1, -1] = weight
     assert before.width <= 1600
     # However small the cells, no weight gets lost or pale, and it is where the last must be.
     after = draw(attention_map(weights))
     box = changed(before, after)
-    assert colour(after, box) == (0x00, 0x2A, 0x66)
-    assert before.width - box[0] < 150
+    assert colour(after, box) == shade
+    if shape[2] > 5:  # else the scale below is wider
+        assert before.width - box[0] < 150
     assert before.height - box[1] < 150
 
 
@@ -170,12 +247,15 @@ def test_no_rows_are_no_map() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_levels_are_the_nearest_byte(dtype: torch.dtype) -> None:
-    weights = torch.tensor([0.0, 0.25, 0.75, 1.0, 1.01], dtype=dtype)
-    assert levels(weights).tolist() == [0, 64, 191, 255, 255]
+def test_levels_are_the_nearest_root(dtype: torch.dtype) -> None:
+    weights = torch.tensor([0.0, 0.01, 0.0625, 0.25, 1.0, 1.01, -0.25, -7.0], dtype=dtype)
+    assert levels(weights).tolist() == [0, 26, 64, 128, 255, 255, -128, -255]
 
 
-@pytest.mark.parametrize(("stops", "direction"), [(WHITE_TO_BLUE, -1), (NIGHT_TO_BLUE, 1)])
+@pytest.mark.parametrize(
+    ("stops", "direction"),
+    [(WHITE_TO_BLUE, -1), (WHITE_TO_RED, -1), (NIGHT_TO_BLUE, 1), (NIGHT_TO_RED, 1)],
+)
 def test_lightness_changes_in_even_steps(stops: tuple[str, ...], direction: int) -> None:
     colours = torch.frombuffer(bytearray(ramp(stops)), dtype=torch.uint8).reshape(256, 3)
     steps = direction * oklab_lightness(colours.double() / 255).diff()

@@ -54,8 +54,25 @@ def test_every_map_is_in_the_page(tmp_path: Path) -> None:
         assert stored["rows"] == original.rows
         assert stored["columns"] == original.columns
         assert stored["heads"] == 2
-        levels = torch.tensor(list(base64.b64decode(stored["weights"]))).reshape(2, 3, 4)
-        torch.testing.assert_close(levels / 255, original.weights, atol=0.51 / 255, rtol=0)
+        roots = torch.tensor(list(base64.b64decode(stored["weights"]))).reshape(2, 3, 4) / 255
+        torch.testing.assert_close(roots**2, original.weights, atol=1 / 255, rtol=0)
+
+
+def test_small_weights_and_those_out_of_range_are_in_the_page(tmp_path: Path) -> None:
+    names = list("abcd")
+    for weights, worst in (
+        (torch.tensor([[[0.0, 0.0008, 0.0077, 0.9]]]), [0, 0.0002, 0.0004, 0.004]),
+        (torch.tensor([[[-0.5, 1.7, 0.0, 0.001]]]), [0.01, 1e-6, 0, 0.0005]),
+        (torch.tensor([[[-1.5, 1.0, 0.0, 0.001]]]), [1e-6, 0.01, 0, 0.0005]),
+    ):
+        path = tmp_path / "attention.html"
+        write_viewer([AttentionMap(0, "e", "l", ["r"], names, weights)], path, "run")
+        (stored,) = embedded(path.read_text("utf-8"))["maps"]
+        for byte, weight, error in zip(
+            base64.b64decode(stored["weights"]), weights.flatten().tolist(), worst, strict=True
+        ):
+            root = (byte - stored["zero"]) / (255 - stored["zero"])
+            assert abs(stored["limit"] * root * abs(root) - weight) <= error
 
 
 def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
@@ -177,3 +194,40 @@ def test_the_script_runs(rows: list[str], caption: str, tmp_path: Path) -> None:
     torch.testing.assert_close(
         torch.tensor(shown).reshape(3, 4), second_row_before_training, atol=0.0071, rtol=0
     )
+
+
+BY_ROWS = """<script>
+byId("colours").value = "rows";
+byId("colours").dispatchEvent(new Event("change"));
+</script></body>"""
+
+
+def test_the_scale_says_what_the_colours_mean(tmp_path: Path) -> None:
+    weights = torch.tensor([[[1.25, -0.25, 0.0], [0.004, 0.001, 0.0]]])
+    each = AttentionMap(0, "e", "l", ["a", "b"], ["a", "<s>", "c"], weights, sources=1)
+    write_viewer([each], tmp_path / "attention.html", "run")
+    page = (tmp_path / "attention.html").read_text("utf-8")
+    document, complaints = rendered(page, tmp_path)
+    assert complaints == ""
+    assert scale(document) == ["0", "0.1", "0.5", "≥1", "−0.1", "−0.5", "−1"]
+    assert "The line stands between source and target." in document
+    assert document.count('<div class="boundary"') == 2
+    assert shades(document)[0] == "0, 42, 102"  # 1.25, as dark as 1
+    document, complaints = rendered(
+        page.replace("</body>", PRESS.replace("</body>", BY_ROWS)), tmp_path
+    )
+    assert complaints == ""
+    assert scale(document) == ["0", "0.5", "1", "−0.5", "−1"]
+    assert shades(document)[0] == "0, 42, 102"  # 0.004, the greatest of the second row
+    assert shades(document)[1] not in ("255, 255, 255", shades(document)[0])
+
+
+def scale(document: str) -> list[str]:
+    """What stands at the scale."""
+    (inside,) = re.findall(r'<div id="scale">(.*?)</div>', document, re.DOTALL)
+    return re.findall(r"<span[^>]*>([^<]*)</span>", inside)
+
+
+def shades(document: str) -> list[str]:
+    """The colours of the table's cells."""
+    return re.findall(r'<td[^>]*style="background: rgb\(([\d, ]+)\)', document)

@@ -192,7 +192,12 @@ def test_every_section_must_be_there(section: str, value: object, compose: Compo
     assert message in complaint(put(compose(), section, value))
     config = compose()
     del config[section]
-    assert message in complaint(config)
+    missing = (
+        "objective: the data's YAML names none; put `defaults: ["
+        if section == "objective"
+        else message
+    )
+    assert missing in complaint(config)
 
 
 def test_data_model_and_objective_must_be_for_the_same_task(compose: Compose) -> None:

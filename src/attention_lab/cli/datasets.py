@@ -1,22 +1,29 @@
 """The table of `attention-lab list data`, read from the datasets themselves."""
 
+import multiprocessing
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attention_lab.cli.configuration import composed, group_options
 from attention_lab.cli.listing import description
-from attention_lab.data.splits import SPLITS, SplitDataModule
-from attention_lab.training.nodes import check_node, create
 
 NOTES = """
 Sizes are those of training, validation and test. The floor is what a trivial baseline reaches on
 test, a shortcut what is known to do well without solving the task: both by the metric that chooses
 checkpoints, and both computed now."""
 
+#: What takes seconds to import, and is imported once for all processes.
+HEAVY = ("attention_lab.data.splits", "attention_lab.training.nodes")
+
 
 def table(extra: Path | None) -> Iterator[str]:
-    """The lines, each as soon as its dataset has been loaded: what, how much, floor, shortcuts.
+    """The lines, each as soon as it is known: what a dataset is, how much, floor, shortcuts.
+
+    Datasets are loaded side by side, in as many processes as there are processors.
 
     Args:
         extra: the user's own config directory.
@@ -24,13 +31,31 @@ def table(extra: Path | None) -> Iterator[str]:
     options = group_options("data", extra)
     width = max(map(len, options))
     yield "data="
-    for name, file in options.items():
-        yield f"  {name:<{width}}  {description(file)}"
-        yield f"  {'':<{width}}  {_facts(name, extra)}"
+    with _processes() as processes:
+        facts = processes.map(partial(_facts, extra=extra), options)
+        for name, file in options.items():
+            yield f"  {name:<{width}}  {description(file)}"
+            yield f"  {'':<{width}}  {next(facts)}"
     yield NOTES
 
 
+def _processes() -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(HEAVY))
+    return ProcessPoolExecutor(mp_context=context, initializer=_begin)
+
+
+def _begin() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # the other processors have processes of their own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who waits
+
+
 def _facts(name: str, extra: Path | None) -> str:
+    from attention_lab.data.splits import SPLITS, SplitDataModule
+    from attention_lab.training.nodes import check_node, create
+
     config = composed([f"data={name}"], extra)
     try:
         check_node("data", config["data"], SplitDataModule)

@@ -1,6 +1,6 @@
-"""`attention-lab evaluate`: the metrics of a finished run, from its checkpoint."""
+"""`attention-lab evaluate`: the metrics of a finished run, from its checkpoint, and its floor."""
 
-import argparse
+import warnings
 from collections.abc import Sequence
 
 from attention_lab.cli import fail
@@ -12,11 +12,13 @@ from attention_lab.cli.finished_run import (
     given,
     usable,
 )
+from attention_lab.cli.metrics import lines
+from attention_lab.cli.parser import Parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Evaluate one run on one split and print its metrics."""
-    parser = argparse.ArgumentParser("attention-lab evaluate", description=__doc__)
+    """Evaluate one run on one split; print its metrics beside those of trivial baselines."""
+    parser = Parser("evaluate", __doc__)
     add_run(parser)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
@@ -24,14 +26,17 @@ def run(arguments: Sequence[str]) -> int:
     decoding = given(chosen, DECODING)
     try:
         with usable(chosen.run, chosen.checkpoint):
-            from attention_lab.training.run import evaluate, solves
+            from attention_lab.recording.run_directory import read_config
+            from attention_lab.training.run import evaluate, load_data, solves
 
             if decoding and (task := solves(chosen.run)) != "sequence_to_sequence":
                 return fail(f"{chosen.run} is for {task}; it writes nothing with a beam", 2)
             metrics = evaluate(chosen.run, chosen.split, chosen.checkpoint, decoding)
+            with warnings.catch_warnings(action="ignore"):  # of the data, which were just heard
+                data = load_data(read_config(chosen.run))
+            marks = {"floor": data.floor(chosen.split), **data.shortcuts(chosen.split)}
     except UnusableRun as error:
         return fail(str(error), 1)
-    width = max(map(len, metrics))
-    for name, value in metrics.items():
-        print(f"{chosen.split}/{name:<{width}} {value:.4f}")
+    for line in lines(metrics, chosen.split, marks):
+        print(line)
     return 0

@@ -16,7 +16,7 @@ class UnusableRun(Exception):
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Let a command name a run and one of its checkpoints."""
-    parser.add_argument("run", type=Path, help="a run's directory")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
 
 
@@ -77,6 +77,8 @@ def usable(directory: Path, checkpoint: str) -> Iterator[None]:
     except ConfigError as error:
         raise UnusableRun(f"{config}: {error}") from error
     except (KeyError, YAMLError) as error:
+        if error.args == ("state_dict",):
+            raise UnusableRun(f"{file} cannot be used: it holds no 'state_dict'") from error
         raise UnusableRun(f"{config} is not a run's config: {error!r}") from error
     except (RuntimeError, UnpicklingError) as error:
         raise UnusableRun(f"{file} cannot be used: {error}") from error

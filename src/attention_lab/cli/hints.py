@@ -33,6 +33,7 @@ def missing_key(key: str, arguments: Sequence[str]) -> str:
         return nothing  # something else is wrong, too
     return (
         _group_without_its_path(key, value_of(key, arguments), groups, extra)
+        or _mechanism_for_a_place(key, value_of(key, arguments), config, extra)
         or _of_another_option(key, groups, extra)
         or nothing + _spelling(key.replace("/", "."), config)
     )
@@ -46,6 +47,19 @@ def _group_without_its_path(
             is_option = set(value.split(",")) <= set(group_options(group.name, extra))
             meant = f"{group.choice}={value}" if is_option else group.choice
             return f"there is no group {key}; did you mean {meant}?"
+    return ""
+
+
+def _mechanism_for_a_place(
+    key: str, value: str, config: Mapping[str, Any], extra: Path | None
+) -> str:
+    """Says how a mechanism gets into a hybrid stack, which has none before one is added."""
+    *around, _ = key.split(".")
+    place = _at(config, around[:-1])
+    if not around or not isinstance(place, Mapping) or around[-1] not in place:
+        return ""
+    if set(value.split(",")) <= set(group_options("attention", extra)):
+        return f"{key}: there is no such key; did you mean +attention@{key}={value}?"
     return ""
 
 

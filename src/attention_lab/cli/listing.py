@@ -1,26 +1,23 @@
 """`attention-lab list`: what there is, one line each, read from the configs and the code."""
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from attention_lab.cli import fail
 from attention_lab.cli.configuration import group_options
+from attention_lab.cli.parser import Parser
 
 GROUPS = ("attention", "data", "model", "experiment")
 
 
 def run(arguments: Sequence[str]) -> int:
     """List the options of one config group, or of all that make a comparison."""
-    parser = argparse.ArgumentParser("attention-lab list", description=__doc__)
+    parser = Parser("list", __doc__)
     parser.add_argument("group", nargs="?", choices=GROUPS, help="default: all of them")
     parser.add_argument("--config-dir", type=Path, help="your own config groups, listed too")
     chosen = parser.parse_args(arguments)
     if chosen.config_dir and not chosen.config_dir.is_dir():
-        print(
-            f"attention-lab: --config-dir {chosen.config_dir}: no such directory", file=sys.stderr
-        )
-        return 2
+        return fail(f"--config-dir {chosen.config_dir}: no such directory", 2)
     if chosen.group == "attention":
         from attention_lab.cli.mechanisms import table  # torch takes seconds to import
 

@@ -23,6 +23,7 @@ from attention_lab.cli.finished_run import (
     usable,
     whole,
 )
+from attention_lab.cli.parser import Parser
 
 if TYPE_CHECKING:
     from attention_lab.training.prediction import Predictor
@@ -48,13 +49,9 @@ def run(arguments: Sequence[str]) -> int:
     return _answer(predictor, sys.stdin.buffer, batch)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "attention-lab predict",
-        usage="attention-lab predict RUN [options] < INPUTS > OUTPUTS",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    usage = "attention-lab predict RUN [options] < INPUTS > OUTPUTS"
+    parser = Parser("predict", __doc__, usage)
     add_run(parser)
     parser.add_argument("--batch", type=whole(1), help="lines to wait for and answer at once (64)")
     add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))

@@ -1,16 +1,19 @@
 """`attention-lab report`: compare the runs of sweeps."""
 
-import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from attention_lab.cli import fail
+from attention_lab.cli.parser import Parser
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print the comparison and write report.html and report.csv."""
-    parser = argparse.ArgumentParser("attention-lab report", description=__doc__)
-    parser.add_argument("sweep", type=Path, nargs="+", help="a sweep's or a run's directory")
+    parser = Parser("report", __doc__)
+    parser.add_argument(
+        "sweep", type=Path, nargs="+", metavar="SWEEP", help="a sweep's or a run's directory"
+    )
     parser.add_argument("--baseline", help="the group to compare with: attention=additive")
     parser.add_argument("--output", type=Path, help="where to write; default: the first sweep")
     chosen = parser.parse_args(arguments)
@@ -19,6 +22,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def report(sweeps: Sequence[Path], baseline: str | None = None, output: Path | None = None) -> int:
     """Report on sweeps; the exit code is 1 if it is not possible, 2 for an unknown baseline."""
+    # Where it cannot keep a cache of its fonts, matters to Matplotlib alone.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
     from rich.console import Console
 
     from attention_lab.sweeps.comparison import compare

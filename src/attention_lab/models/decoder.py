@@ -56,6 +56,8 @@ class Decoder(LanguageNetwork):
         super().__init__()
         check_positive(width=width, layers=layers)
         check_dropout(dropout)
+        if convolution is not None and convolution < 1:
+            raise ValueError(f"convolution must be at least 1, or null for none, got {convolution}")
         hidden = 4 * width if feed_forward_width is None else feed_forward_width
         if init_std <= 0:
             raise ValueError(f"init_std must be above 0, got {init_std}")

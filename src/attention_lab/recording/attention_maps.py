@@ -115,7 +115,9 @@ def attention_maps(
             columns = _names(example, over_columns, written=False)[:MOST]
             unpadded = weights[number, :, : len(rows), : len(columns)]
             name = _example_name(example, number)
-            maps.append(AttentionMap(step, name, layer, rows, columns, unpadded))
+            sources = len(example["source"]) if over_rows == over_columns == "both" else MOST
+            boundary = sources if sources < MOST else None
+            maps.append(AttentionMap(step, name, layer, rows, columns, unpadded, boundary))
     return maps
 
 
@@ -126,9 +128,17 @@ def _names(example: dict[str, list[str]], sequence: str, written: bool) -> list[
     it writes, as a key by what it has read.
     """
     if sequence == "both":
-        return example["source"] + _names(example, "target", written)
-    names = example[sequence]
+        return [*_names(example, "source", written), *_names(example, "target", written)]
+    names = [_visible(name) for name in example[sequence]]
     return names if written or sequence != "target" else [SPECIALS[BOS], *names[:-1]]
+
+
+def _visible(name: str) -> str:
+    """A token with signs for line breaks, tabs, and the spaces at its ends."""
+    inner = name.strip(" ")
+    before = len(name) - len(name.lstrip(" ")) if inner else len(name)
+    after = len(name) - before - len(inner)
+    return "␣" * before + inner.replace("\n", "↵").replace("\t", "⇥") + "␣" * after
 
 
 def _example_name(example: dict[str, list[str]], number: int) -> str:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 #: The colours of weights 0 to 1: one hue in even steps of Oklab lightness (Ottosson 2020), so that
-#: equal differences look equal, in grey print and to the colour-blind too.
+#: equal differences of their roots look equal, in grey print and to the colour-blind too.
 WHITE_TO_BLUE = (
     "#ffffff",
     "#d3e3fc",
@@ -27,12 +28,25 @@ WHITE_TO_BLUE = (
     "#002a66",
 )
 
+#: The colours of weights 0 to -1, in the same steps of lightness.
+WHITE_TO_RED = (
+    "#ffffff",
+    "#fad9d2",
+    "#efb6aa",
+    "#df9485",
+    "#c97463",
+    "#b15645",
+    "#963b2b",
+    "#792213",
+    "#5a0b01",
+)
+
 # Sizes in pixels, at twice the density the picture is meant to be seen with.
 _MAX_WIDTH = 1600  # of the picture
 _MAX_HEIGHT = 960  # of one head's cells
 _MAX_CELL = 52
 _LINED_CELL = 16  # smaller cells have no lines between them
-_FONT = 22
+_FONT = 20
 _DESCENT = 5  # of letters such as g
 _NAME = 24  # least distance between two names
 _TITLE = 34
@@ -40,6 +54,9 @@ _PAD = 12  # between names and cells
 _OVERHANG = 12  # how far the first and last name may stand out beyond the cells
 _GAP = 40  # between heads
 _MARGIN = 28
+_BAR = 300  # the scale, from 0 to 1
+_BAR_HEIGHT = 16
+_BOUNDARY = 3  # thickness of the line between source and target
 
 _PAPER = "#ffffff"
 _INK = "#30343b"
@@ -58,7 +75,8 @@ class AttentionMap:
         layer: the layer's name.
         rows: names of the L query positions.
         columns: names of the S key positions.
-        weights: (H, L, S) float, on the CPU; shown between 0 and 1.
+        weights: (H, L, S) float, on the CPU.
+        sources: of rows and columns that run over source and target, how many are the source's.
 
     Raises:
         ValueError: if the weights are empty or do not match the names.
@@ -70,6 +88,7 @@ class AttentionMap:
     rows: list[str]
     columns: list[str]
     weights: Tensor
+    sources: int | None = None
 
     def __post_init__(self) -> None:
         shape, named = tuple(self.weights.shape), (len(self.rows), len(self.columns))
@@ -80,11 +99,13 @@ class AttentionMap:
 
 
 def levels(weights: Tensor) -> Tensor:
-    """Weights as uint8 of the same shape, 255 times as great.
+    """The roots of weights, times 255 and with the weights' signs: int16 of the same shape.
 
-    Some mechanisms know weights below 0 (differential attention) or above 1; those show as 0 and 1.
+    Of a long sequence, a key's share is small; its root can still be told from 0. Some mechanisms
+    know weights below 0 (differential, Nyström) or above 1: what is beyond -1 and 1 shows as these.
     """
-    return weights.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
+    weights = weights.detach().float().nan_to_num().clamp(-1, 1)
+    return (weights.sign() * weights.abs().sqrt() * 255).round().to(torch.int16)
 
 
 @cache
@@ -103,10 +124,10 @@ def ramp(stops: tuple[str, ...]) -> bytes:
 def draw(map: AttentionMap) -> Image.Image:
     """Draw all heads of a map side by side: the darker a cell, the greater its weight.
 
-    Rows are queries and columns are keys. White is always 0 and the darkest blue always 1, so
-    pictures can be compared. Long sequences get smaller cells and fewer names; where even single
-    pixels are too many, neighbours share one that shows the greatest of their weights. Names are
-    set in Pillow's own font, which knows little beyond English letters.
+    Rows are queries and columns are keys. White is always 0, the darkest blue 1 and the darkest red
+    -1, so pictures can be compared. Long sequences get smaller cells and fewer names; where even
+    single pixels are too many, neighbours share one that shows what is farthest from 0. Below
+    stands the scale, and what the line between source and target is if there is one.
 
     Returns:
         An RGB picture at most 1600 pixels wide, to be seen at half that size.
@@ -114,14 +135,17 @@ def draw(map: AttentionMap) -> Image.Image:
     heads = len(map.weights)
     across = _panels_across(heads, len(map.columns))
     room = (_MAX_WIDTH - 2 * _MARGIN + _GAP) // across - _GAP
-    panel = _Panel(map.rows, map.columns, room, titled=heads > 1)
+    panel = _Panel(map.rows, map.columns, room, heads > 1, map.sources)
+    least, most = map.weights.min().item(), map.weights.max().item()
+    legend = _legend(least < 0, least < -1, most > 1, map.sources is not None)
     step_x, step_y = panel.size[0] + _GAP, panel.size[1] + _GAP
-    width = 2 * _MARGIN - _GAP + step_x * across
-    height = 2 * _MARGIN - _GAP + step_y * math.ceil(heads / across)
-    picture = Image.new("RGB", (width, height), _PAPER)
+    below = _MARGIN + step_y * math.ceil(heads / across)
+    width = 2 * _MARGIN + max(step_x * across - _GAP, legend.width)
+    picture = Image.new("RGB", (width, below + legend.height + _MARGIN), _PAPER)
     for head, weights in enumerate(map.weights):
         corner = _MARGIN + head % across * step_x, _MARGIN + head // across * step_y
         panel.draw(picture, corner, f"head {head + 1}", weights)
+    picture.paste(legend, (_MARGIN, below))
     return picture
 
 
@@ -133,14 +157,17 @@ class _Panel:
         columns: names of the S columns.
         room: greatest width.
         titled: whether a title stands above.
+        sources: how many rows and columns there are before the line between source and target.
     """
 
-    def __init__(self, rows: list[str], columns: list[str], room: int, titled: bool) -> None:
+    def __init__(
+        self, rows: list[str], columns: list[str], room: int, titled: bool, sources: int | None
+    ) -> None:
         rows, columns = _shortened(rows), _shortened(columns)
         left = _longest(rows) + _PAD
         self.width, self.height = _sides(len(columns), len(rows), room - left - 1)
         header = _draw_header(columns, self.width)
-        self.titled = titled
+        self.titled, self.sources = titled, sources
         top = titled * _TITLE + header.height + _PAD
         self.left, self.top = left, top
         self.size = left + self.width + 1, top + self.height + 1
@@ -169,6 +196,11 @@ class _Panel:
                 pen.line((x, top, x, bottom), _LINE)
             for y in range(top, bottom, self.height // rows):
                 pen.line((left, y, right, y), _LINE)
+        if self.sources is not None:
+            x = left + round(self.sources * self.width / columns)
+            y = top + round(self.sources * self.height / rows)
+            pen.line((x, top, x, bottom), _INK, _BOUNDARY)
+            pen.line((left, y, right, y), _INK, _BOUNDARY)
         pen.rectangle((left - 1, top - 1, right, bottom), outline=_FRAME)
 
 
@@ -197,11 +229,53 @@ def _side(count: int, cell: float) -> int:
 def _draw_cells(weights: Tensor, width: int, height: int) -> Image.Image:
     rows, columns = weights.shape
     if height < rows or width < columns:
-        rows, columns = min(height, rows), min(width, columns)
-        weights = adaptive_max_pool2d(weights[None].float(), (rows, columns))[0]
-    cells = Image.frombytes("P", (columns, rows), levels(weights).numpy().tobytes())
-    cells.putpalette(ramp(WHITE_TO_BLUE))
-    return cells.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+        weights = _farthest_from_zero(weights, min(height, rows), min(width, columns))
+    cells = Image.fromarray(_colours()[levels(weights).long() + 255].numpy())
+    return cells.resize((width, height), Image.Resampling.NEAREST)
+
+
+def _farthest_from_zero(weights: Tensor, rows: int, columns: int) -> Tensor:
+    """Weights (L, S) as (rows, columns), each the farthest from 0 of those that it stands for."""
+    both = torch.stack([weights, -weights]).float()
+    above, below = adaptive_max_pool2d(both, (rows, columns))
+    return torch.where(above >= below, above, -below)
+
+
+@cache
+def _colours() -> Tensor:
+    """The colours of the levels -255 to 255, (511, 3) uint8."""
+    red, blue = (
+        torch.frombuffer(bytearray(ramp(stops)), dtype=torch.uint8).reshape(256, 3)
+        for stops in (WHITE_TO_RED, WHITE_TO_BLUE)
+    )
+    return torch.cat([red.flip(0), blue[1:]])
+
+
+@cache
+def _legend(below_0: bool, below_minus_1: bool, above_1: bool, with_boundary: bool) -> Image.Image:
+    """The scale as far as the weights need it, and the line between source and target."""
+    least = -1 if below_0 else 0
+    names = [(0.0, "0"), (0.01, "0.01"), (0.1, "0.1"), (0.5, "0.5"), (1.0, "1")]
+    marks = [(-weight, f"−{name}") for weight, name in names[:1:-1] if least] + names
+    if above_1:
+        marks[-1] = (1.0, "≥1")
+    if below_minus_1:
+        marks[0] = (-1.0, "≤−1")
+    title, note = "weight", "line: between source and target" if with_boundary else ""
+    left = math.ceil(_font().getlength(title)) + 2 * _PAD
+    bar, end = (1 - least) * _BAR, left + (1 - least) * _BAR + 2 * _PAD
+    size = end + math.ceil(_font().getlength(note)), _BAR_HEIGHT + _FONT + 2 * _DESCENT
+    legend = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(legend)
+    pen.text((0, _BAR_HEIGHT / 2), title, _FAINT_INK, _font(), anchor="lm")
+    pen.text((end, _BAR_HEIGHT / 2), note, _FAINT_INK, _font(), anchor="lm")
+    roots = torch.linspace(least, 1, bar).unsqueeze(0)
+    legend.paste(_draw_cells(roots * roots.abs(), bar, _BAR_HEIGHT), (left, 0))
+    pen.rectangle((left - 1, 0, left + bar, _BAR_HEIGHT), outline=_FRAME)
+    for weight, name in marks:
+        x = left + (math.copysign(math.sqrt(abs(weight)), weight) - least) * _BAR
+        pen.text((x, _BAR_HEIGHT + _DESCENT), name, _FAINT_INK, _font(), anchor="mt")
+    return legend
 
 
 def _draw_header(names: list[str], width: int) -> Image.Image:
@@ -225,17 +299,13 @@ def _draw_header(names: list[str], width: int) -> Image.Image:
 
 
 def _places(names: list[str], side: int) -> Iterator[tuple[float, str]]:
-    """Where along a side which names stand: each at its cell's middle, or only each 2nd, 5th, 10th.
+    """Where along a side which names stand, each at its cell's middle: all, or every 3rd, 5th ….
 
-    The first that leaves names far enough from each other is taken.
+    The first that leaves names far enough from each other is taken. Never every 2nd: of keys and
+    values in turn it would name one kind only.
     """
     cell = side / len(names)
-    every = next(
-        factor * 10**power
-        for power in count()
-        for factor in (1, 2, 5)
-        if factor * 10**power * cell >= _NAME
-    )
+    every = math.ceil(_NAME / cell) | 1
     for index in range(0, len(names), every):
         yield (index + 0.5) * cell, names[index]
 
@@ -252,4 +322,10 @@ def _longest(names: list[str]) -> int:
 
 @cache
 def _font() -> FreeTypeFont | BitmapFont:
+    """Matplotlib's font, which knows many scripts; without it Pillow's, which knows English."""
+    matplotlib = find_spec("matplotlib")  # found and not imported, which would take a second
+    if matplotlib and matplotlib.origin:
+        file = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if file.is_file():
+            return ImageFont.truetype(file, _FONT)
     return ImageFont.load_default(_FONT)

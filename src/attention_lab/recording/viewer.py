@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attention_lab.recording.maps import WHITE_TO_BLUE, AttentionMap, levels, ramp
+import torch
+from torch import Tensor
+
+from attention_lab.recording.maps import WHITE_TO_BLUE, WHITE_TO_RED, AttentionMap, ramp
 
 #: The same hue on dark paper: the lighter, the greater the weight.
 NIGHT_TO_BLUE = (
@@ -20,13 +23,26 @@ NIGHT_TO_BLUE = (
     "#b6d3fe",
     "#e2f0ff",
 )
+#: Likewise for weights below 0.
+NIGHT_TO_RED = (
+    "#1b1e24",
+    "#4c2821",
+    "#72372c",
+    "#964b3c",
+    "#b86352",
+    "#d47e6e",
+    "#eb9f8f",
+    "#fac1b6",
+    "#ffe9e4",
+)
 
 
 def write_viewer(maps: Sequence[AttentionMap], path: Path, title: str) -> None:
     """Write one self-contained page that shows any example and layer as training goes on.
 
-    The page needs no network. It holds every weight as one byte, so what it shows is within 1/255
-    of the truth. The file appears whole or not at all.
+    The page needs no network. It holds the root of every weight as one byte, so that of a small
+    weight it knows more digits: what it shows of weights from 0 to 1 is within 1/255 of the truth,
+    and where a map has any below 0, within 2/255. The file appears whole or not at all.
 
     Args:
         maps: in any order; examples and layers are offered in the order they first occur.
@@ -47,7 +63,10 @@ def write_viewer(maps: Sequence[AttentionMap], path: Path, title: str) -> None:
     page = environment.from_string(template).render(
         title=title,
         data={
-            "ramps": {"light": _base64(ramp(WHITE_TO_BLUE)), "dark": _base64(ramp(NIGHT_TO_BLUE))},
+            "ramps": {
+                "light": {"above": _colours(WHITE_TO_BLUE), "below": _colours(WHITE_TO_RED)},
+                "dark": {"above": _colours(NIGHT_TO_BLUE), "below": _colours(NIGHT_TO_RED)},
+            },
             "maps": [_encode(each) for each in maps],
         },
     )
@@ -57,16 +76,34 @@ def write_viewer(maps: Sequence[AttentionMap], path: Path, title: str) -> None:
 
 
 def _encode(map: AttentionMap) -> dict[str, Any]:
-    """A map as JSON; its weights are base64 of uint8 (H, L, S), 255 times as great."""
+    """A map as JSON. Of its weights (H, L, S) there is base64 of one byte each.
+
+    A byte b stands for ``limit · r · |r|``, where r = (b - zero) / (255 - zero).
+    """
+    weights = map.weights.detach().float().nan_to_num()
+    limit = max(1.0, float(weights.abs().max()))
+    zero = 128 if weights.min() < 0 else 0
+    roots = weights.sign() * (weights.abs() / limit).sqrt()
     return {
         "step": map.step,
         "example": map.example,
         "layer": map.layer,
         "rows": map.rows,
         "columns": map.columns,
+        "sources": map.sources,
         "heads": len(map.weights),
-        "weights": _base64(levels(map.weights).numpy().tobytes()),
+        "limit": limit,
+        "zero": zero,
+        "weights": _base64(_bytes(zero + roots * (255 - zero))),
     }
+
+
+def _bytes(levels: Tensor) -> bytes:
+    return levels.round().to(torch.uint8).numpy().tobytes()
+
+
+def _colours(stops: tuple[str, ...]) -> str:
+    return _base64(ramp(stops))
 
 
 def _base64(data: bytes) -> str:

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from attention_lab.attention import Mask
+from attention_lab.attention import AttentionLayer, Mask
 from attention_lab.spelling import nearest
 
 #: What nodes inside a component may name. Nothing else is ever imported and called: a config that
@@ -136,10 +136,14 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
             raise ConfigError(
                 f"{path}.{name}: {component.__name__} has no such key{nearest(name, ours)}"
             )
+        annotation = hints.get(name, Any)
         if isinstance(value, Mapping):
-            _check_part(f"{path}.{name}", value, hints.get(name, Any))
+            _check_part(f"{path}.{name}", value, annotation)
+        elif isinstance(value, str) and _makes_attention(annotation):
+            by_name = ".a" if any(get_origin(it) is Mapping for it in get_args(annotation)) else ""
+            raise _not_a_mechanism(f"{path}.{name}", value, by_name)
         else:
-            _check_value(f"{path}.{name}", value, hints.get(name, Any))
+            _check_value(f"{path}.{name}", value, annotation)
     for name, parameter in parameters.items():
         # What is not keyword-only is given by whoever creates the object: widths, vocabularies.
         required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
@@ -153,6 +157,8 @@ def _check_part(path: str, node: Config, annotation: Any) -> None:
     for member in members:
         if get_origin(member) is Mapping and "_target_" not in node:
             for name, inner in node.items():
+                if isinstance(inner, str) and _makes_attention(member):
+                    raise _not_a_mechanism(f"{path}.{name}", inner)
                 if not isinstance(inner, Mapping):
                     raise ConfigError(f"{path}.{name}: must be a node with a _target_")
                 _check_part(f"{path}.{name}", inner, get_args(member)[1])
@@ -167,6 +173,17 @@ def _check_part(path: str, node: Config, annotation: Any) -> None:
             raise ConfigError(f"{path}: {made.__name__} {needs} _partial_: true here")
         return
     raise ConfigError(f"{path}: must be a plain value, not a node of keys")
+
+
+def _makes_attention(annotation: Any) -> bool:
+    """Whether a place in a config is for a mechanism, or for several by name."""
+    return annotation is AttentionLayer or any(map(_makes_attention, get_args(annotation)))
+
+
+def _not_a_mechanism(path: str, value: str, inner: str = "") -> ConfigError:
+    """What to say where a mechanism's mere name stands in place of its node."""
+    meant = f"+attention@{path}{inner}={value}"
+    return ConfigError(f"{path}: must be a node of keys, got {value!r}; did you mean {meant}?")
 
 
 def _check_value(path: str, value: object, annotation: Any) -> None:

@@ -69,7 +69,7 @@ class Predictor(ABC):
         """
         if not self.keeps_edges:
             texts = [text.strip() for text in texts]
-        ids = [self._read(text) for text in texts]
+        ids = [self.vocabulary.read(text) for text in texts]
         asked = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
         answers = iter(self._answers(*zip(*asked, strict=True)) if asked else [])
         lines = [next(answers).replace("\n", "\\n") if row else "" for row in ids]
@@ -79,10 +79,6 @@ class Predictor(ABC):
     @abstractmethod
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         """The answers to texts and their token ids, of which each has some."""
-
-    def _read(self, text: str) -> list[int]:
-        # Special tokens have no meaning in a text, even where somebody spells one out.
-        return [max(id, UNK) for id in self.vocabulary.read(text)]
 
 
 class Writer(Predictor):
@@ -241,4 +237,7 @@ def _answered(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iterato
             try:
                 yield predictor.answer([text])
             except ValueError as error:
-                raise BadLine(f"line {number}: {error}") from error
+                problem, _, advice = str(error).partition("; ")
+                # What would have helped in training comes too late.
+                works = "; shorter lines can be read" if advice else ""
+                raise BadLine(f"line {number}: {problem}{works}") from error

@@ -37,10 +37,21 @@ def check(config: Config) -> None:
         if key not in (*SECTIONS, "seed"):
             raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
     for section, kind in SECTIONS.items():
+        if section == "objective" and section not in config:
+            raise ConfigError(_no_objective(config))
         if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
             raise ConfigError(f"{section}: must be a config group's option, with a _target_")
         check_node(section, config[section], kind)
     _check_tasks(config)
+
+
+def _no_objective(config: Config) -> str:
+    """What to say about a dataset of one's own whose config does not bring an objective along."""
+    data = component_class("data", config["data"]["_target_"], (SplitDataModule,))
+    return (
+        "objective: the data's YAML names none; put `defaults: [/objective@_global_: "
+        f"{data.task}]` into it"  # type: ignore[attr-defined]
+    )
 
 
 def _check_tasks(config: Config) -> None:
