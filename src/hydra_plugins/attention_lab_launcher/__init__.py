@@ -8,7 +8,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from attention_lab.cli.configuration import check_groups, plain_config
+from attention_lab.cli.configuration import WrongCommand, check_groups, plain_config
 
 
 class IsolatedLauncher(Launcher):
@@ -26,6 +26,17 @@ class IsolatedLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Take what the jobs are composed of.
+
+        Raises:
+            WrongCommand: for a search that would look for the worst.
+        """
+        direction = config.hydra.sweeper.get("direction")
+        if getattr(direction, "name", direction) not in (None, "minimize"):
+            raise WrongCommand(
+                f"hydra.sweeper.direction={direction}: must be minimize; "
+                "a metric of which more is better reaches the search negated"
+            )
         self.hydra_context = hydra_context
         self.config = config
 
@@ -34,8 +45,8 @@ class IsolatedLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Run the jobs; one that fails neither stops the others nor raises.
 
-        What became of each is in its run directory. The return value is the validation metric
-        that its data set names, for sweepers that search.
+        What became of each is in its run directory. The return value is the objective of a
+        search, or None: a search takes that for a trial that failed, and stops at a nan.
         """
         configs = [
             self._compose(overrides, initial_job_idx + index)
@@ -43,6 +54,7 @@ class IsolatedLauncher(Launcher):
         ]
         # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
         from attention_lab.sweeps.jobs import Job, check_jobs, job_names, run_jobs
+        from attention_lab.sweeps.search import objective
 
         sweep = Path(self.config.hydra.sweep.dir).absolute()
         names = job_names(job_overrides, initial_job_idx)
@@ -51,10 +63,14 @@ class IsolatedLauncher(Launcher):
             for name, config, overrides in zip(names, configs, job_overrides, strict=True)
         ]
         check_jobs(jobs)
-        values = run_jobs(jobs, self.parallel, self.threads)
+        run_jobs(jobs, self.parallel, self.threads)
         return [
-            JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
-            for job, value in zip(jobs, values, strict=True)
+            JobReturn(
+                overrides=job.overrides,
+                status=JobStatus.COMPLETED,
+                _return_value=objective(job.directory),
+            )
+            for job in jobs
         ]
 
     def _compose(self, overrides: Sequence[str], number: int) -> dict[str, object]:
