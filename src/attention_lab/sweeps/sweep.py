@@ -46,7 +46,7 @@ class Sweep:
         self.options = SweepOptions.of(options)
         self.resources = Resources(**resources)
 
-    def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[float]:
+    def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
         """Run what is to be run of some jobs.
 
         Args:
@@ -59,7 +59,7 @@ class Sweep:
             OSError: if the disk is full.
 
         Returns:
-            The monitored validation metric of each job; NaN for one that has not finished.
+            The run directory of each job.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -72,7 +72,7 @@ class Sweep:
         finally:
             lock.release()
 
-    def _run_tuned(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[float]:
+    def _run_tuned(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
         if self.options.tune is None:
             return self._run(self._jobs(jobs, shared, self.directory))
         groups = groups_of(jobs, self.options)
@@ -96,7 +96,7 @@ class Sweep:
         group = "-".join(directory.relative_to(self.directory.parent).parts)
         return [make_job(directory, self.compose(o), o, shared, group) for o in jobs]
 
-    def _run(self, jobs: Sequence[Job]) -> list[float]:
+    def _run(self, jobs: Sequence[Job]) -> list[Path]:
         distinct = {job.directory: job for job in jobs}
         ended = {path: standing(path) for path in distinct}
         to_run = [job for path, job in distinct.items() if self._is_wanted(ended[path])]
@@ -108,7 +108,7 @@ class Sweep:
             with display(list(distinct)) as shown:
                 run_jobs(to_run, self.resources, shown)
         sweep_file.end(jobs[0].directory.parent)
-        return [standing(job.directory).value for job in jobs]
+        return [job.directory for job in jobs]
 
     def _is_wanted(self, found: Standing) -> bool:
         """Whether a job is to be run, or to go on."""

@@ -9,7 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from attention_lab.cli.configuration import check_groups, plain_config
+from attention_lab.cli.configuration import WrongCommand, check_groups, plain_config
 
 if TYPE_CHECKING:
     from attention_lab.sweeps.sweep import Sweep
@@ -29,6 +29,17 @@ class IsolatedLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Take what the jobs are composed of.
+
+        Raises:
+            WrongCommand: for a search that would look for the worst.
+        """
+        direction = config.hydra.sweeper.get("direction")
+        if getattr(direction, "name", direction) not in (None, "minimize"):
+            raise WrongCommand(
+                f"hydra.sweeper.direction={direction}: must be minimize; "
+                "a metric of which more is better reaches the search negated"
+            )
         self.hydra_context = hydra_context
         self.config = config
 
@@ -37,23 +48,24 @@ class IsolatedLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Run the jobs; one that fails neither stops the others nor raises.
 
-        What became of each is in its run directory. The return value is the validation metric
-        that its data set names, for sweepers that search; NaN if it did not finish.
+        What became of each is in its run directory. The return value is the objective of a
+        search, or None: a search takes that for a trial that failed, and stops at a nan.
         """
-        if self._sweep is None:
-            # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
-            from attention_lab.sweeps.sweep import Sweep
+        # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
+        from attention_lab.sweeps.search import objective
+        from attention_lab.sweeps.sweep import Sweep
 
+        if self._sweep is None:
             directory = Path(self.config.hydra.sweep.dir).absolute()
-            options = cast(
-                "dict[str, Any]", OmegaConf.to_container(self.config.sweep, resolve=True)
+            options = OmegaConf.to_container(self.config.sweep, resolve=True)
+            self._sweep = Sweep(
+                directory, self._compose, cast("dict[str, Any]", options), self.resources
             )
-            self._sweep = Sweep(directory, self._compose, options, self.resources)
         shared = set(self.config.hydra.overrides.task)
-        values = self._sweep.run([list(overrides) for overrides in job_overrides], shared)
+        runs = self._sweep.run([list(overrides) for overrides in job_overrides], shared)
         return [
-            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=value)
-            for overrides, value in zip(job_overrides, values, strict=True)
+            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective(run))
+            for overrides, run in zip(job_overrides, runs, strict=True)
         ]
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, object]:

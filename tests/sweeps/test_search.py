@@ -1,0 +1,266 @@
+"""Searches: they see one validation metric of each run, and draw the same trials again."""
+
+import itertools
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from wandb.sdk.launch.sweeps import utils as wandb_sweeps
+
+from attention_lab.data.g2p import G2P
+from attention_lab.sweeps.search import objective
+from attention_lab.training.sections import check
+from tests.cli.conftest import Command, command  # noqa: F401
+from tests.conftest import TINY_DIGITS, Compose
+
+DOCS = Path(__file__).parents[2] / "docs"
+LAUNCHER = "hydra_plugins.attention_lab_launcher.IsolatedLauncher"
+
+
+@pytest.fixture
+def optuna() -> Any:
+    """Optuna and Hydra's plugin for it, where they are installed."""
+    pytest.importorskip(
+        "hydra_plugins.hydra_optuna_sweeper", reason="needs the extra attention-lab[search]"
+    )
+    return pytest.importorskip("optuna")
+
+
+# What a search sees of a run
+
+
+def written(directory: Path, **changes: Any) -> Path:
+    """A directory with the result of a run."""
+    result = {
+        "monitor": "per",
+        "mode": "min",
+        "validation": {"per": 0.25, "loss": 1.5},
+        "test": {"per": 0.3, "loss": 1.0},
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "result.json").write_text(json.dumps(result | changes))
+    return directory
+
+
+def test_a_search_minimises_the_monitored_validation_metric(tmp_path: Path) -> None:
+    assert objective(written(tmp_path)) == 0.25
+    assert objective(written(tmp_path, monitor="loss")) == 1.5
+    assert objective(written(tmp_path, mode="max")) == -0.25
+
+
+def test_a_run_without_a_value_has_none_to_offer(tmp_path: Path) -> None:
+    assert objective(tmp_path / "nowhere") is None
+    assert objective(written(tmp_path, validation={"per": math.nan})) is None
+    assert objective(written(tmp_path, validation={"loss": 0.5})) is None
+    (tmp_path / "result.json").write_text('{"monitor": "per", "va')
+    assert objective(tmp_path) is None
+
+
+@pytest.mark.parametrize("test", [None, {}, {"per": math.nan}, {"per": -9.0, "loss": 0.0}])
+def test_test_metrics_change_nothing_for_a_search(test: object, tmp_path: Path) -> None:
+    assert objective(written(tmp_path, test=test)) == 0.25
+
+
+# The trials that it draws
+
+Value = Callable[[Mapping[str, float]], float | None]
+Trials = list[dict[str, float]]
+
+
+def bowl(trial: Mapping[str, float]) -> float:
+    """Best at a learning rate of 1e-3 without dropout."""
+    return (math.log10(trial["optimizer.lr"]) + 3) ** 2 + trial["model.dropout"]
+
+
+Search = Callable[..., tuple[Trials, dict[str, Any]]]
+
+
+@pytest.fixture
+def search(
+    optuna: Any,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Search:
+    """Searches with runs that take no time: their metrics are functions of their settings.
+
+    A call returns the trials and what Optuna wrote of the best. Test metrics are noise.
+    """
+    directories = map(str, itertools.count())
+
+    # Hydra imports plugins anew when it looks for them, so the class must be the one that it knows.
+    launcher = Plugins.instance().class_name_to_class[LAUNCHER]
+
+    def run(*overrides: str, value: Value = bowl, test: Value = bowl) -> Any:
+        trials: Trials = []
+        sweep = tmp_path / next(directories)
+
+        def launch(
+            self: Any, jobs: Sequence[Sequence[str]], initial_job_idx: int
+        ) -> list[JobReturn]:
+            returns = []
+            for number, job in enumerate(jobs, start=initial_job_idx):
+                trial = {k: float(v) for k, v in (pair.split("=") for pair in job) if "." in k}
+                trials.append(trial)
+                validation = {"per": value(trial)}
+                run = written(sweep / str(number), validation=validation, test={"per": test(trial)})
+                returns.append(JobReturn(job, status=JobStatus.COMPLETED))
+                returns[-1].return_value = objective(run)
+            return returns
+
+        monkeypatch.setattr(launcher, "launch", launch)
+        arguments = ("hydra/sweeper=search", f"hydra.sweep.dir={sweep}", *overrides)
+        answer = command("train", "-m", *arguments)
+        written_at_the_end = sweep / "optimization_results.yaml"
+        assert written_at_the_end.is_file(), answer.err
+        return trials, yaml.safe_load(written_at_the_end.read_text())
+
+    return run
+
+
+SAMPLERS = ["tpe", "random"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_seed_draws_the_same_trials(sampler: str, search: Search) -> None:
+    chosen = f"hydra/sweeper/sampler={sampler}"
+    first, again = search(chosen), search(chosen)
+    assert first == again
+    assert len(first[0]) == 20
+    assert search(chosen, "hydra.sweeper.sampler.seed=1")[0][0] != first[0][0]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_longer_search_begins_like_a_shorter_one(sampler: str, search: Search) -> None:
+    """So that an interrupted search finds its finished trials again."""
+    chosen = f"hydra/sweeper/sampler={sampler}"
+    short, _ = search(chosen, "hydra.sweeper.n_trials=14")
+    long, _ = search(chosen)
+    assert long[:14] == short
+
+
+def test_trials_lie_in_the_space_and_the_best_is_found(search: Search) -> None:
+    trials, found = search()
+    assert all(1e-4 <= trial["optimizer.lr"] <= 1e-2 for trial in trials)
+    assert all(0 <= trial["model.dropout"] <= 0.3 for trial in trials)
+    best = min(trials, key=bowl)
+    assert found["best_params"] == pytest.approx(best)
+    assert found["best_value"] == pytest.approx(bowl(best))
+
+
+def test_what_is_given_is_not_searched(search: Search) -> None:
+    trials, found = search("model.dropout=0.1", "optimizer.lr=choice(0.001,0.01)")
+    assert {trial["model.dropout"] for trial in trials} == {0.1}
+    assert {trial["optimizer.lr"] for trial in trials} == {0.001, 0.01}
+    assert found["best_params"] == {"optimizer.lr": 0.001}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_test_metrics_change_nothing_about_the_trials(sampler: str, search: Search) -> None:
+    chosen = f"hydra/sweeper/sampler={sampler}"
+    honest = search(chosen)
+    assert search(chosen, test=lambda trial: -bowl(trial)) == honest
+    if sampler == "tpe":  # which would follow them
+        assert search(chosen, value=lambda trial: -bowl(trial))[0] != honest[0]
+
+
+def test_a_trial_that_fails_neither_stops_the_search_nor_wins(search: Search) -> None:
+    def diverging(trial: Mapping[str, float]) -> float | None:
+        return bowl(trial) if trial["optimizer.lr"] < 5e-4 else None
+
+    trials, found = search(value=diverging)
+    assert len(trials) == 20
+    finished = [trial for trial in trials if diverging(trial) is not None]
+    assert 0 < len(finished) < 20
+    assert found["best_params"] == pytest.approx(min(finished, key=bowl))
+
+
+def test_a_study_on_disk_is_added_to(optuna: Any, search: Search, tmp_path: Path) -> None:
+    kept = f"sqlite:///{tmp_path}/study.db"
+    stored = (f"hydra.sweeper.storage={kept}", "hydra.sweeper.study_name=bowl")
+    first, _ = search(*stored, "hydra.sweeper.n_trials=4")
+    second, found = search(*stored, "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1")
+    assert not [trial for trial in second if trial in first]
+    assert found["best_params"] == pytest.approx(min(first + second, key=bowl))
+    assert len(optuna.load_study(study_name="bowl", storage=kept).trials) == 8
+
+
+def test_a_search_for_the_worst_is_refused(
+    optuna: Any,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    direction = "hydra.sweeper.direction=maximize"
+    one = (*TINY_DIGITS, "hydra.sweeper.n_trials=1")
+    answer = command("train", "-m", "hydra/sweeper=search", *one, direction)
+    assert answer.code == 2
+    assert answer.err == (
+        f"attention-lab: {direction}: must be minimize; "
+        "a metric of which more is better reaches the search negated\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_over_real_runs(
+    optuna: Any,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Two trials on digits, whose metric is better when higher, and one of them diverges."""
+    space = ("optimizer.lr=choice(0.01,1e30)", "model.dropout=0.1")
+    settings = ("hydra.sweeper.n_trials=2", "hydra.sweep.dir=sweep")
+    answer = command("train", "-m", "hydra/sweeper=search", *TINY_DIGITS, *space, *settings)
+    assert answer.code == 1
+    assert answer.err.endswith("1 runs did not finish\n")
+    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/result.json"))
+    found = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    assert found["best_value"] == -result["validation"]["accuracy"] < 0
+    assert found["best_params"] == {"optimizer.lr": 0.01}
+
+
+# What the docs say
+
+
+def test_commands_of_the_page_compose(optuna: Any, compose: Compose) -> None:
+    page = (DOCS / "search.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^attention-lab train -m (.*)$", page, re.MULTILINE)
+    assert len(commands) == 4
+    for line in commands:
+        first_values = [
+            re.sub(r"=.*?\(?(\d[\d.e-]*),.*", r"=\1", word) for word in shlex.split(line)
+        ]
+        check(compose(*first_values))
+
+
+def test_an_agent_of_wandb_runs_what_composes(
+    command: Command,  # noqa: F811
+    compose: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "a1b2c3")
+    sweep = yaml.safe_load((DOCS / "wandb_sweep.yaml").read_text(encoding="utf-8"))
+    drawn = {key: {"value": sweep["parameters"][key]["max"]} for key in sweep["parameters"]}
+    arguments = wandb_sweeps.create_sweep_command_args({"args": drawn})
+    known = {"${program}": [sweep["program"]], "${args_no_hyphens}": arguments["args_no_hyphens"]}
+    words = [
+        word
+        for part in wandb_sweeps.create_sweep_command(sweep["command"])
+        for word in known.get(part, [part])
+    ]
+    assert words[:2] == ["attention-lab", "train"]
+    answer = command(*words[1:], "--cfg", "job")
+    assert answer.code == 0, answer.err
+    config = yaml.safe_load(answer.out)
+    assert (config["optimizer"]["lr"], config["model"]["dropout"]) == (0.01, 0.3)
+    assert "hydra.run.dir=outputs/wandb_sweep/${oc.env:WANDB_RUN_ID}" in words
+    check(compose(*words[2:]))
+    goal = {"name": f"validation/{G2P.monitor}", "goal": f"{G2P.mode}imize"}
+    assert sweep["metric"] == goal
