@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -227,6 +228,24 @@ def test_sequences_go_on_as_well(tiny: Compose, tmp_path: Path, cut_after: Inter
         train_until_cut(config, tmp_path / "run")
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
+
+
+def test_a_terminal_shows_a_bar_also_of_a_run_that_goes_on(
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    cut_after: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(run_module, "sys", terminal)
+    config = config | {"trainer": {**config["trainer"], "progress": True}}
+    cut_after(7)
+    train_until_cut(config, tmp_path / "run")
+    train(config, tmp_path / "run", [])
+    assert "Epoch 1/1" in capsys.readouterr().out
+    assert_identical(tmp_path / "run", whole)
 
 
 # Checkpoints that are not whole
