@@ -3,10 +3,12 @@
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -252,6 +254,19 @@ def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> Non
         again.close()
 
 
+def test_other_code_that_goes_on_is_said(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_directory, "_git_revision", lambda: "abc")
+    status = read(begun)
+    status |= {"git_revision": "abc", "versions": status["versions"] | {"torch": "1.0"}}
+    (begun / "status.json").write_text(json.dumps(status))
+    message = rf"begun with other code \(torch was 1\.0, is {re.escape(version('torch'))}\)"
+    with pytest.warns(UserWarning, match=message):
+        RunRecord(begun, CONFIG, []).close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RunRecord(begun, CONFIG, [])
+
+
 def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
     (begun / ".status.json.123.partial").write_text("{")
     (begun / "notes.partial").write_text("mine")
@@ -300,7 +315,9 @@ def test_what_a_sweep_leaves_for_a_job_is_no_run(tmp_path: Path) -> None:
 
 def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> None:
     (begun / "status.json").write_text("")
-    assert RunRecord(begun, CONFIG, []).goes_on
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert RunRecord(begun, CONFIG, []).goes_on
     assert read(begun)["status"] == "running"
 
 

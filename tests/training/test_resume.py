@@ -4,11 +4,13 @@ import csv
 import json
 import multiprocessing
 import random
+import shutil
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -20,9 +22,9 @@ from attention_lab.training import run as run_module
 from attention_lab.training.checkpointing import AtomicCheckpointIO, newest
 from attention_lab.training.objective import Objective
 from attention_lab.training.random_states import random_states, restore_random_states
-from attention_lab.training.run import train
+from attention_lab.training.run import build, train
 from tests.conftest import Compose
-from tests.training.conftest import read_metrics, read_status, read_weights, same_weights
+from tests.training.conftest import read_status, read_weights, same_weights
 
 #: What says how long it took, and how much memory a process had.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
@@ -59,11 +61,11 @@ def assert_identical(directory: Path, whole: Path) -> None:
     assert here - {"log.txt"} == there
 
 
-#: 13 steps an epoch, validated in mid-epoch and across epochs, with dropout.
+#: 13 steps an epoch, validated after every fifth step and the last, with dropout.
 OPTIONS = (
     "attention.dropout=0.2",
     "data.batch_size=100",
-    "trainer.max_epochs=3",
+    "trainer.max_epochs=2",
     "trainer.validate_every=0.4",
     "trainer.log_every=3",
 )
@@ -84,6 +86,10 @@ def whole(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
 
 class Cut(Exception):
     """What ends a run."""
+
+
+def raise_cut(*_: Any) -> NoReturn:
+    raise Cut
 
 
 Interrupt = Callable[[int], None]
@@ -111,7 +117,7 @@ def train_until_cut(config: dict[str, Any], directory: Path) -> None:
         train(config, directory, [])
 
 
-@pytest.mark.parametrize("steps", [[2], [5], [6, 8], [13], [15, 16, 30], [38]])
+@pytest.mark.parametrize("steps", [[2], [5], [6, 8, 13], [16, 25]])
 def test_a_run_that_was_cut_off_ends_bit_for_bit_as_if_it_had_not(
     steps: list[int],
     config: dict[str, Any],
@@ -172,31 +178,29 @@ def test_a_run_that_was_cut_off_after_training_does_not_train_again(
     monkeypatch: pytest.MonkeyPatch,
     cut_after: Interrupt,
 ) -> None:
-    def cut(*_: Any) -> None:
-        raise Cut
-
     with monkeypatch.context() as patch:
         if after == "fit":
-            patch.setattr(run_module, "_evaluate", cut)
+            patch.setattr(run_module, "_evaluate", raise_cut)
         else:
-            patch.setattr(run_module.RunRecord, "_end", cut)
+            patch.setattr(run_module.RunRecord, "_end", raise_cut)
         train_until_cut(config, tmp_path / "run")
-    cut_after(39)  # would end it if it went beyond
+    cut_after(26)  # would end it if it went beyond
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize(
-    ("options", "steps"),
+    ("options", "cut", "most"),
     [
-        (["trainer.max_steps=17"], [8, 17]),
-        (["trainer.patience=2", "optimizer.lr=0.3", "trainer.max_epochs=9"], [7, 25]),
-        (["trainer.validate_every=1.0"], [14, 26]),
+        (["trainer.max_steps=17"], 8, 17),
+        (["trainer.patience=2", "optimizer.lr=0.3", "trainer.max_epochs=5"], 7, 64),
+        (["trainer.validate_every=1.0"], 14, 26),
     ],
 )
 def test_however_long_a_run_trains_and_whenever_it_validates(
     options: list[str],
-    steps: list[int],
+    cut: int,
+    most: int,
     tiny_digits: Compose,
     tmp_path: Path,
     cut_after: Interrupt,
@@ -204,13 +208,11 @@ def test_however_long_a_run_trains_and_whenever_it_validates(
 ) -> None:
     config = tiny_digits(*OPTIONS, *options)
     train(config, tmp_path / "whole" / "run", [])
-    ended = result(tmp_path / "whole" / "run")["steps"]
-    assert ended < 40
-    for number in (step for step in steps if step < ended):
-        cut_after(number)
-        train_until_cut(config, tmp_path / "run")
+    assert cut < result(tmp_path / "whole" / "run")["steps"] <= most
+    cut_after(cut)
+    train_until_cut(config, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_evaluate", lambda *_: (_ for _ in ()).throw(Cut))
+        patch.setattr(run_module, "_evaluate", raise_cut)  # after training
         train_until_cut(config, tmp_path / "run")
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
@@ -226,6 +228,24 @@ def test_sequences_go_on_as_well(tiny: Compose, tmp_path: Path, cut_after: Inter
         train_until_cut(config, tmp_path / "run")
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
+
+
+def test_a_terminal_shows_a_bar_also_of_a_run_that_goes_on(
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    cut_after: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(run_module, "sys", terminal)
+    config = config | {"trainer": {**config["trainer"], "progress": True}}
+    cut_after(7)
+    train_until_cut(config, tmp_path / "run")
+    train(config, tmp_path / "run", [])
+    assert "Epoch 1/1" in capsys.readouterr().out
+    assert_identical(tmp_path / "run", whole)
 
 
 # Checkpoints that are not whole
@@ -255,7 +275,20 @@ def write_as_once(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, write_as_once])
 def test_what_is_not_whole_is_passed_over(
-    damage: Callable[[Path], None],
+    damage: Callable[[Path], None], whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "checkpoints", tmp_path, dirs_exist_ok=True)
+    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    assert newest(tmp_path) == last
+    for path, next_best in ((last, best), (best, None)):
+        damage(path)
+        with pytest.warns(UserWarning, match=r"\.ckpt .*; it is passed over$") as said:
+            assert newest(tmp_path) == next_best
+        assert str(path) in str(said[-1].message)
+        assert all("\n" not in str(warning.message) for warning in said)
+
+
+def test_without_a_whole_last_checkpoint_a_run_goes_on_from_the_best(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
@@ -263,15 +296,12 @@ def test_what_is_not_whole_is_passed_over(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     directory = tmp_path / "run"
-    cut_after(17)
+    cut_after(22)
     train_until_cut(config, directory)
-    checkpoints = directory / "checkpoints"
-    assert newest(checkpoints) == checkpoints / "last.ckpt"
-    damage(checkpoints / "last.ckpt")
-    with pytest.warns(UserWarning, match=r"last\.ckpt .*; it is passed over") as said:
+    truncate(directory / "checkpoints" / "last.ckpt")
+    with pytest.warns(UserWarning, match="passed over"):
         train(config, directory, [])
-    assert all("\n" not in str(warning.message) for warning in said)
-    assert f"goes on from {checkpoints / 'best.ckpt'}" in capsys.readouterr().out
+    assert f"goes on from {directory / 'checkpoints' / 'best.ckpt'}" in capsys.readouterr().out
     assert_identical(directory, whole)
 
 
@@ -305,19 +335,23 @@ def test_best_is_made_up_for_where_the_process_died_before_it_was_written(
 # What is remembered
 
 
-def test_times_add_up(config: dict[str, Any], tmp_path: Path, cut_after: Interrupt) -> None:
+def test_times_and_tokens_add_up(
+    config: dict[str, Any], tmp_path: Path, cut_after: Interrupt
+) -> None:
     directory = tmp_path / "run"
-    cut_after(30)
+    cut_after(22)
     train_until_cut(config, directory)
     kept = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
     history = kept["callbacks"]["History"]
     started = time.perf_counter()
-    seconds = train(config, directory, [])["seconds"]
-    took = time.perf_counter() - started
+    result = train(config, directory, [])
+    took, seconds = time.perf_counter() - started, result["seconds"]
     assert 0 < history["training_seconds"] < seconds["training"] < seconds["total"]
+    assert 0 < history["validation_seconds"] < seconds["validation"]
     assert history["seconds"] < seconds["total"] < history["seconds"] + took
-    for each in read_metrics(directory, "train/tokens_per_second"):
-        assert 0 < each[1] < 1e9
+    positions = build(config).data.split("train").lengths().sum()
+    trained_on = result["tokens_per_second"] * seconds["training"]
+    assert round(trained_on) == config["trainer"]["max_epochs"] * positions
 
 
 def test_a_finished_run_is_not_trained_again(whole: Path, config: dict[str, Any]) -> None:

@@ -211,8 +211,10 @@ def test_the_training_loss_is_logged_as_often_as_asked(
     every: int, tiny_digits: Compose, trained: Train
 ) -> None:
     directory = trained(tiny_digits(f"trainer.log_every={every}"))
-    steps = [step for step, _ in read_metrics(directory, "train/loss")]
+    losses = read_metrics(directory, "train/loss")
+    steps = [step for step, _ in losses]
     assert steps == [step for step in range(8) if (step + 1) % every == 0 or step == 7]
+    assert len({loss for _, loss in losses}) == len(losses)  # the last one is no older one
 
 
 def test_metrics_hold_the_learning_rate(run: FinishedRun) -> None:

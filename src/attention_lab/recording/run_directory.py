@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -100,6 +101,7 @@ class RunRecord:
                 lasting = ("started", "progress", "wandb_id")
                 kept = {name: earlier[name] for name in lasting if name in earlier}
                 resumed = [*earlier.get("resumed", []), self._status["started"]]
+                _warn_of_versions(directory, earlier, self._status)
                 self._status |= kept | {"resumed": resumed}
             write_config(directory, config)  # first: who finds a status will find a config
             self._write()
@@ -187,6 +189,22 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         "error": None,
         "progress": None,
     }
+
+
+def _warn_of_versions(directory: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn if other code goes on than has begun: it may compute something else."""
+    before, today = (
+        {"source": status.get("git_revision"), **status["versions"]}
+        for status in (then if "versions" in then else now, now)
+    )
+    changed = [
+        f"{name} was {before[name]}, is {today.get(name)}"
+        for name in before
+        if before[name] != today.get(name)
+    ]
+    if changed:
+        message = f"{directory} was begun with other code ({'; '.join(changed)})"
+        warnings.warn(f"{message}, so it may not end as it would have", stacklevel=3)
 
 
 def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

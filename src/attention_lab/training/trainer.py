@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.training.checkpointing import AtomicCheckpointIO
@@ -94,5 +94,6 @@ class TrainerOptions:
             default_root_dir=directory,
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            enable_progress_bar=False,  # ours is a callback: a bar in a terminal, else lines
+            # A bar, in a terminal, is among the callbacks; no other is wanted.
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
