@@ -23,7 +23,8 @@ def report(sweeps: Sequence[Path], baseline: str | None = None, output: Path | N
 
     from attention_lab.sweeps.comparison import compare
     from attention_lab.sweeps.records import NotARun, read_runs
-    from attention_lab.sweeps.report import terminal_table, write_report
+    from attention_lab.sweeps.report import write_report
+    from attention_lab.sweeps.terminal import terminal_table
 
     try:
         comparison = compare(read_runs(sweeps), baseline)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from attention_lab.sweeps.comparison import Comparison, Group
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.groups import Group
 from attention_lab.sweeps.wording import column_title, is_rate, shown, with_unit
 
 if TYPE_CHECKING:
@@ -226,10 +227,7 @@ def learning_chart(comparison: Comparison) -> str:
 
 def learning_curve(group: Group, column: str) -> dict[int, list[float]]:
     """The values of the finished seeds at each step that all of them have logged."""
-    series = [
-        {int(row["step"]): row[column] for row in run.metrics if {"step", column} <= row.keys()}
-        for run in group.finished
-    ]
+    series = [run.curve(column) for run in group.finished]
     shared = set.intersection(*map(set, series)) if series else set()
     return {step: [values[step] for values in series] for step in sorted(shared)}
 

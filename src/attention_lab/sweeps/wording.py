@@ -2,7 +2,7 @@
 
 import math
 
-from attention_lab.sweeps.comparison import Group
+from attention_lab.sweeps.groups import Group
 from attention_lab.sweeps.records import Run
 from attention_lab.sweeps.statistics import Interval
 
@@ -75,6 +75,11 @@ def finished_of(group: Group) -> str:
     """How many seeds a group's numbers rest on: "5", or "4/5" where runs are missing."""
     seeds, finished = {run.seed for run in group.runs}, len(group.finished)
     return str(finished) if finished == len(seeds) else f"{finished}/{len(seeds)}"
+
+
+def status(run: Run) -> str:
+    """How a run stands, in a word or two."""
+    return "not started" if run.status == "waiting" else run.status
 
 
 def reason(run: Run) -> str:

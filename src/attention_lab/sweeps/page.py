@@ -1,0 +1,55 @@
+"""The report's page: one HTML file that needs no other file and no network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from attention_lab.sweeps.answer import answer
+from attention_lab.sweeps.charts import colour, interval_chart, is_hollow, learning_chart
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.pictures import attention_maps
+from attention_lab.sweeps.provenance import provenance, shared_overrides, summary
+from attention_lab.sweeps.records import number
+from attention_lab.sweeps.wording import (
+    bounds,
+    column_title,
+    duration,
+    finished_of,
+    p_value,
+    quantity,
+    reason,
+    shown,
+    status,
+    title,
+    with_unit,
+)
+
+
+def render_page(comparison: Comparison) -> str:
+    """The page: one HTML file that needs no other file and no network."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in _IN_TEMPLATE:
+        environment.globals[function.__name__] = function
+    differences = {
+        metric: {
+            difference.group.label: difference for difference in comparison.to_baseline(metric)
+        }
+        for metric in comparison.metrics
+    }
+    template = environment.get_template("report.html.j2")
+    return template.render(comparison=comparison, differences=differences)
+
+
+_IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
+    *(answer, attention_maps, bounds, colour, column_title, duration, finished_of),
+    *(interval_chart, is_hollow, learning_chart, number, p_value, provenance, quantity, reason),
+    *(shared_overrides, shown, status, summary, title, with_unit),
+)
