@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from attention_lab.sweeps.answer import answer
-from attention_lab.sweeps.charts import interval_chart
+from attention_lab.sweeps.charts.intervals import interval_chart
 from attention_lab.sweeps.comparison import Comparison, compare
 from attention_lab.sweeps.numbers import csv_rows
 from attention_lab.sweeps.page import render_page

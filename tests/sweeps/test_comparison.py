@@ -106,7 +106,7 @@ def test_the_best_group_is_judged_against_all_pairs(write_run: WriteRun) -> None
         write_run("a=worst", seed, test={"per": 0.90 + noise})
         write_run("a=best", seed, test={"per": 0.10 + 2 * noise})
         sweep = write_run("a=middle", seed, test={"per": 0.20 - noise}).parent
-    differences = compare(read_runs([sweep])).from_best()
+    differences = compare(read_runs([sweep])).from_best
     assert [(d.group.label, d.reference.label) for d in differences] == [
         ("best", "middle"),
         ("best", "worst"),

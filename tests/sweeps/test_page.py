@@ -1,6 +1,7 @@
 """The page holds what was compared, and looks right without any network."""
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from attention_lab.sweeps.charts import colour
+from attention_lab.sweeps.charts.canvas import colour
 from attention_lab.sweeps.comparison import compare
 from attention_lab.sweeps.page import render_page
 from attention_lab.sweeps.records import read_runs
@@ -48,7 +49,8 @@ def test_the_page_is_in_order(sweep: Path) -> None:
         "Test results",
         "Numbers",
         "Difference to scaled",
-        "Learning curves",
+        "Quality against cost",
+        "Training",
         "Attention maps",
         "Runs without a result",
         "Provenance",
@@ -61,12 +63,67 @@ def test_the_numbers_of_the_page(sweep: Path) -> None:
     page = render_page(compare(read_runs([sweep]), "scaled"))
     rows = {row[0]: row for row in table_rows(page, "Numbers")}
     assert rows["additive"][1:4] == ["3", "12.0 [7.0, 17.0]", "42.0 [37.0, 47.0]"]
-    assert rows["additive"][5:] == ["1.23 M", "10.1 k", "612 MB", "200", "1.2 min"]
+    assert rows["additive"][5:] == ["1.23 M", "10.1 k", "612 MB", "1.2 min"]
     assert rows["general"][1:3] == ["1/4", "15.0 (one seed)"]
     assert rows["floor"][2:5] == ["70.0", "99.0", "–"]
     differences = {row[0]: row for row in table_rows(page, "Difference to scaled")}
     assert differences["additive"][1:3] == ["3", "−9.0 [−11.5, −6.5]p = 0.0041"]
     assert differences["general"][1:3] == ["1", "−5.0 (one seed)no p"]
+
+
+def test_how_training_went(sweep: Path) -> None:
+    for seed in range(3):
+        file = sweep / f"attention=additive,data=g2p,seed={seed}" / "result.json"
+        further = {
+            "validation": {"per": 0.2 + 0.01 * seed},
+            "last": {"per": 0.3},
+            "area_under_curve": 0.4,
+            "best_step": 1500,
+        }
+        file.write_text(json.dumps(json.loads(file.read_text()) | further))
+    rows = {row[0]: row for row in table_rows(render_page(compare(read_runs([sweep]))), "Training")}
+    assert rows["additive"] == [
+        *("additive", "21.0 [18.5, 23.5]", "1.50 k", "30.0 [30.0, 30.0]", "40.0 [40.0, 40.0]"),
+        "200",
+    ]
+    # Older runs lack some of it.
+    assert rows["scaled"] == ["scaled", "–", "–", "–", "–", "200"]
+
+
+def test_tuning_has_a_table(sweep: Path) -> None:
+    choices = [
+        {"overrides": ["attention=scaled"], "value": 0.1, "scores": {"0.1": 0.25, "0.2": 0.3}},
+        {"overrides": ["attention=additive"], "value": 0.2, "scores": {"0.1": None, "0.2": 0.125}},
+    ]
+    tuning = {"key": "optimizer.lr", "grid": [0.1, 0.2], "seeds": [7], "choices": choices}
+    jobs = [{"directory": run.name} for run in sweep.iterdir()]
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs, "tuning": tuning}))
+    page = render_page(compare(read_runs([sweep])))
+    assert table_rows(page, "Tuning of optimizer.lr") == [
+        ["attention", "0.1", "0.2"],
+        ["scaled", "25.0", "30.0"],
+        ["additive", "–", "12.5"],
+    ]
+    section = next(s for s in parsed(page).iter("section") if words(s[0]).startswith("Tuning"))
+    assert [words(bold) for bold in section.iter("strong")] == ["25.0", "12.5"]
+
+
+def test_slices_are_drawn_each_kind_by_itself(write_run: WriteRun) -> None:
+    test = {
+        "per": 0.5,
+        "accuracy/length=10-19": 0.5,
+        "accuracy/length=1-9": 0.75,
+        "accuracy/length=8,pairs=4": 1.0,
+    }
+    for label in "xy":
+        run = write_run(f"a={label}", 0, test=test)
+    tree = parsed(render_page(compare(read_runs([run.parent]))))
+    charts = {
+        words(s[0]): words(next(s.iter("svg"))) for s in tree.iter("section") if "by" in words(s[0])
+    }
+    assert list(charts) == ["Accuracy by length", "Accuracy by length, pairs"]
+    assert " 1-9 10-19 length " in charts["Accuracy by length"]
+    assert " 8, 4 length, pairs " in charts["Accuracy by length, pairs"]
 
 
 def test_the_page_names_every_run_without_a_result(sweep: Path) -> None:
@@ -101,6 +158,33 @@ def test_maps_are_those_of_the_first_seed_at_the_last_step(sweep: Path) -> None:
     assert image.get("alt") == "self_attention of additive on word"
     assert [words(caption) for caption in tree.iter("figcaption")] == ["additiveseed 0, step 1,000"]
     assert [element for element in tree.iter("div") if element.get("class") == "maps wide"]
+
+
+def test_maps_are_of_one_seed_where_all_groups_have_it(write_run: WriteRun) -> None:
+    picture = ["step-1/word-cross.png"]
+    for seed in range(3):
+        write_run("a=x", seed, maps=picture if seed else [])
+        run = write_run("a=y", seed, maps=picture if seed != 1 else [])
+    write_run("a=none", 0)
+    write_run("a=failed", 0, status="failed", maps=picture)
+    tree = parsed(render_page(compare(read_runs([run.parent]))))
+    assert {words(caption) for caption in tree.iter("figcaption")} == {
+        "xseed 2, step 1",
+        "yseed 2, step 1",
+    }
+    notes = [words(note) for note in tree.iter("p") if "No maps" in words(note)]
+    assert [note.partition("No maps: ")[2] for note in notes] == ["none."]
+
+
+def test_a_page_too_heavy_leaves_examples_out_by_name(
+    write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run("a=x", 0, maps=["step-1/first-l.png", "step-1/second-l.png"])
+    assert "in the run directories only" not in render_page(compare(read_runs([run])))
+    monkeypatch.setattr("attention_lab.sweeps.pictures.MOST_BYTES", 1)
+    page = render_page(compare(read_runs([run])))
+    assert "Maps of second are in the run directories only." in page
+    assert [image.get("alt") for image in parsed(page).iter("img")] == ["l of all runs on first"]
 
 
 def test_layers_may_differ_between_groups(write_run: WriteRun) -> None:

@@ -60,7 +60,7 @@ def _verdict(comparison: Comparison) -> str:
     sign = 1 if comparison.mode == "max" else -1
     supported = [
         difference
-        for difference in comparison.from_best()
+        for difference in comparison.from_best
         if difference.is_supported and sign * difference.interval.mean > 0
     ]
     behind = [difference.reference.label for difference in supported]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 from attention_lab.sweeps.doubts import disagreements, doubts, same_question
@@ -112,6 +113,7 @@ class Comparison:
         others = [group for group in self.groups if group is not self.baseline]
         return _differences([(group, self.baseline) for group in others], metric)
 
+    @cached_property
     def from_best(self) -> list[Difference]:
         """The best group minus each other, in the first metric, adjusted for all pairs of groups.
 
@@ -120,8 +122,7 @@ class Comparison:
         ranked = [group for group, _ in self.ranked()]
         if len(ranked) < 2:
             return []
-        pairs = _differences(list(combinations(ranked, 2)), self.metrics[0])
-        return [difference for difference in pairs if difference.group is ranked[0]]
+        return _differences(list(combinations(ranked, 2)), self.metrics[0], len(ranked) - 1)
 
 
 def compare(
@@ -216,12 +217,21 @@ def _numbers(metrics: object) -> dict[str, float]:
     return {name: value for name in names if (value := number(metrics, name)) is not None}
 
 
-def _differences(pairs: Sequence[tuple[Group, Group]], metric: str) -> list[Difference]:
-    """The differences of the pairs that share a finished seed, one family for Holm."""
+def _differences(
+    pairs: Sequence[tuple[Group, Group]], metric: str, wanted: int | None = None
+) -> list[Difference]:
+    """The differences of the pairs that share a finished seed, one family for Holm.
+
+    Args:
+        pairs: all of the family.
+        metric: on test.
+        wanted: of how many pairs, the first ones, the differences are wanted; None means all.
+    """
     scores = {group: group.scores(metric) for pair in pairs for group in pair}
-    paired = [(a, b) for a, b in pairs if scores[a].keys() & scores[b].keys()]
-    p_values = [paired_p_value(scores[a], scores[b]) for a, b in paired]
+    paired = [i for i, (a, b) in enumerate(pairs) if scores[a].keys() & scores[b].keys()]
+    p_values = [paired_p_value(*map(scores.__getitem__, pairs[i])) for i in paired]
     return [
-        Difference(a, b, paired_difference(scores[a], scores[b]), p, adjusted)
-        for (a, b), p, adjusted in zip(paired, p_values, holm(p_values), strict=True)
+        Difference(*pairs[i], paired_difference(*map(scores.__getitem__, pairs[i])), p, adjusted)
+        for i, p, adjusted in zip(paired, p_values, holm(p_values), strict=True)
+        if wanted is None or i < wanted
     ]

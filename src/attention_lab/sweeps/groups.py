@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 
@@ -22,6 +22,8 @@ class Group:
     #: The swept overrides of the group, by key.
     settings: Mapping[str, str]
     runs: list[Run]
+    # Asked for again and again, by every table and chart.
+    _means: dict[tuple[str, ...], Interval | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def finished(self) -> list[Run]:
@@ -51,8 +53,10 @@ class Group:
 
     def mean(self, *keys: str) -> Interval | None:
         """A result over seeds with its interval; None if no seed has it."""
-        values = self.values(*keys)
-        return mean_interval(list(values.values())) if values else None
+        if keys not in self._means:
+            values = self.values(*keys)
+            self._means[keys] = mean_interval(list(values.values())) if values else None
+        return self._means[keys]
 
     def median(self, *keys: str) -> float | None:
         """The median over seeds of a result, as of ``median("seconds", "training")``."""

@@ -7,11 +7,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from attention_lab.sweeps.answer import answer
-from attention_lab.sweeps.charts import colour, interval_chart, is_hollow, learning_chart
+from attention_lab.sweeps.charts.canvas import MOST_LOOKS, colour, is_hollow
+from attention_lab.sweeps.charts.costs import cost_chart
+from attention_lab.sweeps.charts.intervals import interval_chart
+from attention_lab.sweeps.charts.learning import learning_chart
+from attention_lab.sweeps.charts.slices import slice_chart
 from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.pictures import attention_maps
+from attention_lab.sweeps.costs import fronts_in_words
+from attention_lab.sweeps.pictures import gallery
 from attention_lab.sweeps.provenance import provenance, shared_overrides, summary
 from attention_lab.sweeps.records import number
+from attention_lab.sweeps.slices import sliced
 from attention_lab.sweeps.wording import (
     bounds,
     column_title,
@@ -44,12 +50,17 @@ def render_page(comparison: Comparison) -> str:
         }
         for metric in comparison.metrics
     }
-    template = environment.get_template("report.html.j2")
-    return template.render(comparison=comparison, differences=differences)
+    return environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        differences=differences,
+        gallery=gallery(comparison),
+        looks=[group for group, _ in comparison.ranked()[:MOST_LOOKS]],
+        slices=sliced(comparison.sliced),
+    )
 
 
 _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
-    *(answer, attention_maps, bounds, colour, column_title, duration, finished_of),
+    *(answer, bounds, colour, column_title, cost_chart, duration, finished_of, fronts_in_words),
     *(interval_chart, is_hollow, learning_chart, number, p_value, provenance, quantity, reason),
-    *(shared_overrides, shown, status, summary, title, with_unit),
+    *(shared_overrides, shown, slice_chart, status, summary, title, with_unit),
 )

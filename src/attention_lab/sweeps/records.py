@@ -190,7 +190,7 @@ def _seed(overrides: Sequence[str], config: Mapping[str, Any]) -> int | None:
     """The seed of a run without a record, as its overrides or its config have it."""
     asked = [value for key, _, value in (o.partition("=") for o in overrides) if key == "seed"]
     seed = asked[-1] if asked else config.get("seed")
-    return int(seed) if re.fullmatch(r"-?\d+", str(seed)) else None
+    return int(str(seed)) if re.fullmatch(r"-?\d+", str(seed)) else None
 
 
 def _parse_yaml(text: str) -> Any:
