@@ -161,8 +161,8 @@ def test_the_front_is_named_in_words(compared: Compared) -> None:
         "PER against parameters: good (500); cheap (100) and equal (100) are on the front; the "
         "other is beaten.",
         "PER against tokens/s: good (10) and equal (20) are on the front; the other 2 are beaten.",
-        "peak memory: all have 612 MB.",
-        "training time: all have 1.2 min.",
+        "Peak memory: all have 612 MB.",
+        "Training time: all have 1.2 min.",
     ]
 
 

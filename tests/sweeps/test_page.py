@@ -121,9 +121,9 @@ def test_slices_are_drawn_each_kind_by_itself(write_run: WriteRun) -> None:
     charts = {
         words(s[0]): words(next(s.iter("svg"))) for s in tree.iter("section") if "by" in words(s[0])
     }
-    assert list(charts) == ["Accuracy by length", "Accuracy by length, pairs"]
+    assert list(charts) == ["Accuracy by length", "Accuracy by length and pairs"]
     assert " 1-9 10-19 length " in charts["Accuracy by length"]
-    assert " 8, 4 length, pairs " in charts["Accuracy by length, pairs"]
+    assert " 8, 4 length and pairs " in charts["Accuracy by length and pairs"]
 
 
 def test_the_page_names_every_run_without_a_result(sweep: Path) -> None:

@@ -228,10 +228,11 @@ def _differences(
         wanted: of how many pairs, the first ones, the differences are wanted; None means all.
     """
     scores = {group: group.scores(metric) for pair in pairs for group in pair}
-    paired = [i for i, (a, b) in enumerate(pairs) if scores[a].keys() & scores[b].keys()]
-    p_values = [paired_p_value(*map(scores.__getitem__, pairs[i])) for i in paired]
+    paired = [(scores[one], scores[other]) for one, other in pairs]
+    shared = [i for i, (one, other) in enumerate(paired) if one.keys() & other.keys()]
+    p_values = [paired_p_value(*paired[i]) for i in shared]
     return [
-        Difference(*pairs[i], paired_difference(*map(scores.__getitem__, pairs[i])), p, adjusted)
-        for i, p, adjusted in zip(paired, p_values, holm(p_values), strict=True)
+        Difference(*pairs[i], paired_difference(*paired[i]), p, adjusted)
+        for i, p, adjusted in zip(shared, p_values, holm(p_values), strict=True)
         if wanted is None or i < wanted
     ]

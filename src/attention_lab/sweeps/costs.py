@@ -1,11 +1,11 @@
 """Quality against cost: which groups no other beats in both."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attention_lab.sweeps.comparison import Comparison
 from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.wording import duration, quantity, title
+from attention_lab.sweeps.wording import duration, quantity, sentence, title
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,12 @@ class Cost:
     keys: tuple[str, ...]
     #: Whether more of it is better, as of a speed.
     is_speed: bool
-    write: Callable[[float | None], str]
+    #: "s", "B" or "".
+    unit: str = ""
+
+    def write(self, value: float | None) -> str:
+        """A value as one reads it: "1.2 h", "512 MB"."""
+        return duration(value) if self.unit == "s" else quantity(value, self.unit)
 
     def of(self, group: Group) -> float | None:
         """The median over the group's seeds; None if it is not known."""
@@ -25,10 +30,10 @@ class Cost:
 
 
 COSTS = (
-    Cost("parameters", ("parameters",), False, quantity),
-    Cost("tokens/s", ("tokens_per_second",), True, quantity),
-    Cost("peak memory", ("peak_memory_bytes",), False, lambda value: quantity(value, "B")),
-    Cost("training time", ("seconds", "training"), False, duration),
+    Cost("parameters", ("parameters",), is_speed=False),
+    Cost("tokens/s", ("tokens_per_second",), is_speed=True),
+    Cost("peak memory", ("peak_memory_bytes",), is_speed=False, unit="B"),
+    Cost("training time", ("seconds", "training"), is_speed=False, unit="s"),
 )
 
 
@@ -75,14 +80,14 @@ def fronts_in_words(comparison: Comparison) -> list[str]:
         if len(known) < 2:
             continue
         if not differs(comparison, cost):
-            lines.append(f"{cost.name}: all have {cost.write(known[0][1])}.")
+            lines.append(f"{sentence(cost.name)}: all have {cost.write(known[0][1])}.")
             continue
         best = front(comparison, cost)
         names = [f"{group.label} ({cost.write(cost.of(group))})" for group in best]
         beaten = len(known) - len(best)
         rest = f"; the other {beaten} are beaten" if beaten > 1 else "; the other is beaten"
         lines.append(
-            f"{title(comparison.metrics[0])} against {cost.name}: {_listed(names)} "
+            f"{sentence(title(comparison.metrics[0]))} against {cost.name}: {_listed(names)} "
             f"{'are' if len(best) > 1 else 'is'} on the front{rest if beaten else ''}."
         )
     return lines

@@ -26,6 +26,7 @@ from attention_lab.sweeps.wording import (
     p_value,
     quantity,
     reason,
+    sentence,
     shown,
     status,
     title,
@@ -62,5 +63,5 @@ def render_page(comparison: Comparison) -> str:
 _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
     *(answer, bounds, colour, column_title, cost_chart, duration, finished_of, fronts_in_words),
     *(interval_chart, is_hollow, learning_chart, number, p_value, provenance, quantity, reason),
-    *(shared_overrides, shown, slice_chart, status, summary, title, with_unit),
+    *(sentence, shared_overrides, shown, slice_chart, status, summary, title, with_unit),
 )

@@ -10,7 +10,7 @@ class Sliced:
     """A metric on neighbouring slices, as accuracy by length."""
 
     metric: str
-    #: What tells the slices apart: "length", or "length, pairs".
+    #: What tells the slices apart: "length", or "length and pairs".
     kind: str
     #: The names of the metrics by what is written for their slice: "accuracy/length=1-9" by "1-9".
     columns: dict[str, str]
@@ -31,7 +31,7 @@ def sliced(metrics: Iterable[str]) -> list[Sliced]:
     for name in metrics:
         metric, _, part = name.partition("/")
         terms = [term.rpartition("=") for term in part.split(",")]
-        kind = ", ".join(key for key, _, _ in terms if key) or "slice"
+        kind = " and ".join(key for key, _, _ in terms if key) or "slice"
         kinds.setdefault((metric, kind), {})[", ".join(value for _, _, value in terms)] = name
     found = [Sliced(metric, kind, columns) for (metric, kind), columns in kinds.items()]
     return [

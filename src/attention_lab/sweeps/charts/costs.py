@@ -1,6 +1,6 @@
 """The charts of quality against cost."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attention_lab.sweeps.charts.canvas import (
     MOST_LOOKS,
@@ -17,7 +17,7 @@ from attention_lab.sweeps.charts.canvas import (
 from attention_lab.sweeps.comparison import Comparison
 from attention_lab.sweeps.costs import COSTS, Cost, differs, front, points
 from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.wording import column_title
+from attention_lab.sweeps.wording import column_title, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,18 +56,20 @@ def _draw(axes: "Axes", comparison: Comparison, cost: Cost) -> None:
     known, best = points(comparison, cost), front(comparison, cost)
     looks = {group for group, _ in comparison.ranked()[:MOST_LOOKS]}
     factor = scale(metric)
+    size, unit = unit_of(max(value for _, value, _ in known), cost.unit)
+    known = [(group, value / size, mean) for group, value, mean in known]
     line = sorted((value, factor * mean) for group, value, mean in known if group in best)
     axes.plot([x for x, _ in line], [y for _, y in line], color=SOFT, linewidth=1.2, zorder=1)
     for group, value, mean in known:
         row = comparison.groups.index(group)
-        look = {"color": colour(row), "markerfacecolor": face(row)}
+        look: dict[str, Any] = {"color": colour(row), "markerfacecolor": face(row)}
         if group not in looks:
             look = {"color": SOFT, "markerfacecolor": SOFT}
         axes.plot([value] * 2, _whisker(group, metric), color=look["color"], alpha=0.45)
-        size = 10 if group in best else 6
-        axes.plot(value, factor * mean, "o", markersize=size, clip_on=False, **look)
+        width = 10 if group in best else 6
+        axes.plot(value, factor * mean, "o", markersize=width, clip_on=False, **look)
     axes.set_ylim(*_values(comparison))
-    _scale_cost(axes, [value for _, value, _ in known], cost)
+    _scale_cost(axes, [value for _, value, _ in known], unit)
     axes.set_xlabel(f"{cost.name} ({'higher' if cost.is_speed else 'lower'} is better)", labelpad=8)
 
 
@@ -86,7 +88,7 @@ def _values(comparison: Comparison) -> tuple[float, float]:
     return range_of([scale(metric) * score for score in scores], metric)
 
 
-def _scale_cost(axes: "Axes", values: list[float], cost: Cost) -> None:
+def _scale_cost(axes: "Axes", values: list[float], unit: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = min(values), max(values)
@@ -99,4 +101,4 @@ def _scale_cost(axes: "Axes", values: list[float], cost: Cost) -> None:
         margin = 0.12 * (high - low)
         axes.set_xlim(low - margin, high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.write(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}".strip()))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attention_lab.sweeps.charts.canvas import (
     CHARACTER,
@@ -79,7 +79,7 @@ def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
             _point_beyond(axes, mean, row, shown(metric, interval.mean))
             continue
         seeds = [scale(metric) * score for score in group.scores(metric).values()]
-        look = {"color": colour(row), "clip_on": False}
+        look: dict[str, Any] = {"color": colour(row), "clip_on": False}
         seeds = [seed for seed in seeds if left <= seed <= right]
         beneath = [row + 0.28] * len(seeds)
         axes.plot(seeds, beneath, "o", alpha=0.6, markersize=4.5, mew=0, **look)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attention_lab.sweeps.charts.canvas import (
     CHARACTER,
@@ -121,7 +121,8 @@ def _draw_curve(axes: "Axes", row: int, curve: Curve, metric: str) -> None:
     bounded = {step: point for step, point in curve.items() if point.is_bounded}
     ends = [within(metric, point.low, point.high) for point in bounded.values()]
     lows, highs = [low for low, _ in ends], [high for _, high in ends]
-    look = {"color": colour(row), "linewidth": 2, "linestyle": "--" if is_hollow(row) else "-"}
+    line = "--" if is_hollow(row) else "-"
+    look: dict[str, Any] = {"color": colour(row), "linewidth": 2, "linestyle": line}
     if len(bounded) == 1:  # a band without width
         axes.plot(list(bounded) * 2, [*lows, *highs], color=colour(row), alpha=0.3, linewidth=6)
     axes.fill_between(list(bounded), lows, highs, color=colour(row), alpha=0.15, linewidth=0)
