@@ -120,6 +120,7 @@ def _record(
         "seed": seed,
         "overrides": [*overrides.split(","), f"seed={seed}"],
         "git_revision": "0123abc",
+        "command": "attention-lab train -m",
         "versions": {"torch": "2.13.0"},
         "error": None,
         **(changes or {}),

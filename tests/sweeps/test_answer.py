@@ -125,6 +125,19 @@ def test_the_answer_with_a_baseline(
     assert answer(compared(scores, "attention=base")) == sentence
 
 
+def test_no_group_is_called_better_on_other_data(write_run: WriteRun) -> None:
+    for label, values in {"a": WORSE, "b": CLEAR}.items():
+        for seed, value in enumerate(values):
+            config = {"data": {"limit": label, "seed": seed}}
+            run = write_run(f"a={label}", seed, test={"per": value}, config=config)
+    comparison = compare(read_runs([run.parent]))
+    assert answer(comparison) == (
+        "The runs have different data, so none is called better than another; the lowest PER is "
+        "that of b, 10.2 % [9.9, 10.4]."
+    )
+    assert "Quality against cost" not in render_page(comparison)
+
+
 def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
     result = {"monitor": "accuracy", "mode": "max", "floor": {"accuracy": 0.1}}
     for seed, (low, high) in enumerate(zip(CLEAR, WORSE, strict=True)):
@@ -272,3 +285,25 @@ def test_the_report_goes_where_it_is_told(sweep: Path, tmp_path: Path) -> None:
     assert {path.name for path in output.iterdir()} == {"report.html", "report.csv"}
     # A report in a sweep is no run of it.
     assert len(read_runs([sweep])) == 10
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Comparison) -> str:
+        raise RuntimeError("no such template")
+
+    write_report(compare(read_runs([sweep])), sweep)
+    before = [(sweep / name).read_text() for name in ("report.html", "report.csv")]
+    monkeypatch.setattr("attention_lab.sweeps.report.render_page", fail)
+    with pytest.raises(RuntimeError, match="no such template"):
+        write_report(compare(read_runs([sweep]), "scaled"), sweep)
+    assert [(sweep / name).read_text() for name in ("report.html", "report.csv")] == before
+
+
+def test_of_many_runs_without_a_result_some_are_named(write_run: WriteRun) -> None:
+    for seed in range(13):
+        run = write_run("a=x", seed, status="failed")
+    lines = printed(compare(read_runs([run.parent])), 100)
+    assert len([line for line in lines if line.startswith("failed: ")]) == 10
+    assert lines[-1] == "and 3 more runs without a result"

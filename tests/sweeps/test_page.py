@@ -138,6 +138,7 @@ def test_provenance(sweep: Path) -> None:
     tree = parsed(render_page(compare(read_runs([sweep]))))
     terms = [words(element) for element in tree.iter("dt")]
     facts = dict(zip(terms, (words(element) for element in tree.iter("dd")), strict=True))
+    assert facts["Command"] == "attention-lab train -m"
     assert facts["Swept"] == "attention"
     assert facts["In all runs"] == "data=g2p"
     assert facts["Seeds"] == "0, 1, 2, 3"

@@ -104,11 +104,13 @@ def _runs_at(path: Path) -> list[Run]:
 def _jobs(sweep: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """The overrides of each job of a ``sweep.json`` by the name of its directory."""
     jobs = sweep.get("jobs")
-    return {
-        str(job["directory"]): list(map(str, job.get("overrides") or []))
-        for job in (jobs if isinstance(jobs, list) else [])
-        if isinstance(job, Mapping) and job.get("directory")
-    }
+    listed = [job for job in jobs if isinstance(job, Mapping)] if isinstance(jobs, list) else []
+    found = {}
+    for job in listed:
+        name, overrides = job.get("directory"), job.get("overrides")
+        if isinstance(name, str) and name and Path(name).name == name:
+            found[name] = list(map(str, overrides)) if isinstance(overrides, list) else []
+    return found
 
 
 def _position(run: Run) -> tuple[float, str, str]:

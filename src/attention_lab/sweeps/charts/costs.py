@@ -100,5 +100,5 @@ def _scale_cost(axes: "Axes", values: list[float], unit: str) -> None:
     else:
         margin = 0.12 * (high - low)
         axes.set_xlim(low - margin, high + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}".strip()))
