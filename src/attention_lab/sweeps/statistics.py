@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from operator import sub
+from statistics import fmean
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import poch, stdtr, stdtrit
+
+#: Relative. Metrics come in single precision, and its rounding (2⁻²⁴) is no spread between seeds.
+ROUNDING = 2.0**-22
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
     mean ± t · s / √n, where t is the quantile of Student's t with n - 1 degrees of freedom and s
     the sample deviation (Student 1908, "The probable error of a mean", Biometrika 6). For normal
-    values, and final metrics over seeds are roughly that, it covers as often as it says from n = 2.
+    values, and final metrics over seeds are roughly that, it covers as often as it says from n = 2;
+    for skewed ones less often: of log-normal values with σ = ½ (skewness 1.75) a 95 % interval
+    covers the mean in 92 % of cases, with σ = 1 (skewness 6.2) in 82 to 84 %, from 3 seeds to 10.
     A percentile bootstrap does not (Hesterberg 2015, "What teachers should know about the
     bootstrap", The American Statistician 69): of three values, its "95 %" interval goes from the
     smallest to the largest, which has the true mean between them in 1 - 2 · (1/2)³ = 75 % of cases.
@@ -54,7 +60,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     n, mean = len(values), fmean(values)
     if n == 1:
         return Interval(1, mean, math.nan, math.nan)
-    half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(values) / math.sqrt(n)
+    half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * _deviation(values) / math.sqrt(n)
     return Interval(n, mean, mean - half_width, mean + half_width)
 
 
@@ -70,23 +76,87 @@ def paired_difference(
     Raises:
         ValueError: if the two share no seed.
     """
-    return mean_interval(_differences(values, baseline), confidence)
+    return mean_interval(list(map(sub, *_on_shared_seeds(values, baseline))), confidence)
 
 
 def paired_p_value(values: Mapping[int, float], baseline: Mapping[int, float]) -> float:
     """The two-sided p-value of the paired t-test of "no difference" on the shared seeds.
 
+    t = mean / (s / √n) of the differences, against Student's t with n - 1 degrees of freedom
+    (Student 1908). It rests on differences that are normal; :func:`smallest_p_value` says how far
+    it can go beyond what the seeds alone support.
+
     nan where there is nothing to test with: fewer than two shared seeds, or differences that are
-    all equal (a sign of seeds without effect, not of certainty).
+    all equal up to rounding (a sign of seeds without effect, not of certainty).
 
     Raises:
         ValueError: if the two share no seed.
     """
-    differences = _differences(values, baseline)
-    if len(differences) < 2 or stdev(differences) == 0:
+    ours, theirs = _on_shared_seeds(values, baseline)
+    differences, n = list(map(sub, ours, theirs)), len(ours)
+    if n < 2 or (deviation := _deviation(differences)) <= _rounding(ours, theirs):
         return math.nan
-    t = fmean(differences) / (stdev(differences) / math.sqrt(len(differences)))
-    return 2 * float(stdtr(len(differences) - 1, -abs(t)))
+    t = fmean(differences) / (deviation / math.sqrt(n))
+    return 2 * float(stdtr(n - 1, -abs(t)))
+
+
+def smallest_p_value(n: int, family: int = 1) -> float:
+    """The smallest two-sided p-value that ``n`` paired seeds can have without assuming normality.
+
+    If there is no difference, swapping the two sides of any seed changes nothing, so each of the
+    2ⁿ patterns of signs is as likely as the one that was seen, and the clearest of all, every
+    seed on the same side, has p = 2 / 2ⁿ (the exact test of Fisher 1935, "The design of
+    experiments", §21; Pitman 1937, "Significance tests which may be applied to samples from any
+    populations", Supplement to the JRSS 4). Three seeds cannot give less than 0.25, five 0.0625,
+    and it takes six for 0.05. A smaller p from :func:`paired_p_value` is owed to the size of the
+    differences, and is as good as their normality, which so few seeds cannot show.
+
+    Args:
+        n: paired seeds.
+        family: how many differences Holm's procedure adjusts for; the clearest of them is
+            multiplied by their number.
+
+    Raises:
+        ValueError: if ``n`` or ``family`` is below 1.
+    """
+    if n < 1 or family < 1:
+        raise ValueError(f"n and family must be at least 1, got {n} and {family}")
+    return min(1.0, family * 2.0 ** (1 - n))
+
+
+def effect_size(values: Mapping[int, float], baseline: Mapping[int, float]) -> float:
+    """Hedges' g_av: the mean paired difference in standard deviations of a single run.
+
+    g_av = J(n - 1) · mean(values - baseline) / √((s₁² + s₂²) / 2) on the n shared seeds, where s₁
+    and s₂ are the two sample deviations (Bonett 2008, "Confidence intervals for standardized
+    linear contrasts of means", Psychological Methods 13; d_av in Cumming 2012, "Understanding the
+    new statistics", ch. 11), and J(m) = Γ(m/2) / (√(m/2) · Γ((m - 1)/2)) takes out what so few
+    seeds exaggerate (Hedges 1981, "Distribution theory for Glass's estimator of effect size and
+    related estimators", Journal of Educational Statistics 6), with n - 1 degrees of freedom, as
+    pairs have (Borenstein et al. 2009, "Introduction to meta-analysis", ch. 4).
+
+    g_av and not g_rm or d_z (Lakens 2013, "Calculating and reporting effect sizes", Frontiers in
+    Psychology 4), which divide by the deviation of the differences: their unit shrinks where seeds
+    pair well, and they need a correlation that cannot be estimated from a few pairs. The choice
+    errs on the small side: if the pairs have nothing in common, g_av is 29 % too close to zero at
+    n = 3 and 12 % at n = 5; if they move together, nothing.
+
+    nan where it cannot be said: fewer than three shared seeds (J(1) = 0), or no spread between
+    seeds beyond rounding.
+
+    Raises:
+        ValueError: if the two share no seed.
+    """
+    ours, theirs = _on_shared_seeds(values, baseline)
+    n = len(ours)
+    if n < 3:
+        return math.nan
+    deviation = math.hypot(_deviation(ours), _deviation(theirs)) / math.sqrt(2)
+    if deviation <= _rounding(ours, theirs):
+        return math.nan
+    # Γ(x + ½) / Γ(x) in one function: each alone overflows for hundreds of seeds.
+    correction = float(poch((n - 2) / 2, 0.5)) / math.sqrt((n - 1) / 2)
+    return correction * fmean(map(sub, ours, theirs)) / deviation
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -105,8 +175,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _differences(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
+def _on_shared_seeds(
+    values: Mapping[int, float], baseline: Mapping[int, float]
+) -> tuple[list[float], list[float]]:
     shared = [seed for seed in values if seed in baseline]
     if not shared:
         raise ValueError(f"no shared seed: {sorted(values)} and {sorted(baseline)}")
-    return [values[seed] - baseline[seed] for seed in shared]
+    return [values[seed] for seed in shared], [baseline[seed] for seed in shared]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """The sample deviation; the standard library's is exact, and ten times slower."""
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _rounding(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """A deviation that says nothing: it may come of rounded metrics alone."""
+    return ROUNDING * max(map(abs, (*ours, *theirs)))
