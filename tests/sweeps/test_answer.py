@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from attention_lab.sweeps.answer import answer
+from attention_lab.sweeps.answer import answer, limits
 from attention_lab.sweeps.charts.intervals import interval_chart
 from attention_lab.sweeps.comparison import Comparison, compare
 from attention_lab.sweeps.numbers import csv_rows
@@ -20,6 +20,7 @@ from attention_lab.sweeps.terminal import terminal_table
 from attention_lab.sweeps.wording import (
     bounds,
     duration,
+    effect,
     p_value,
     quantity,
     shown,
@@ -151,6 +152,24 @@ def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
     assert "accuracy, % (higher is better)" in interval_chart(comparison)
 
 
+@pytest.mark.parametrize(
+    ("scores", "beginning"),
+    [
+        ({"a": [0.1, 0.2, 0.3], "b": [0.1]}, "With 3 seeds no test gives a p below 0.25 unless"),
+        ({"a": [0.1], "b": [0.1]}, "One seed has no interval and no test"),
+        ({"a": [0.1, 0.2, 0.3], "b": [None]}, ""),
+    ],
+)
+def test_what_so_few_seeds_leave_unsaid(
+    compared: Compared, scores: dict[str, list[float | None]], beginning: str
+) -> None:
+    comparison = compared(scores)
+    assert limits(comparison).startswith(beginning)
+    assert bool(limits(comparison)) == bool(beginning)
+    assert limits(comparison) in " ".join(printed(comparison, 400))
+    assert limits(comparison) in render_page(comparison)
+
+
 def test_numbers_read_well() -> None:
     assert (shown("per", 0.1234), shown("loss", -0.12345), shown("wer", None)) == (
         "12.3",
@@ -175,6 +194,12 @@ def test_numbers_read_well() -> None:
         "–",
     ]
     assert quantity(612e6, "B") == "612 MB"
+    assert [effect(g) for g in (-1.25, 0.34, -0.001, math.nan)] == [
+        "g = −1.2",
+        "g = 0.3",
+        "g = 0.0",
+        "no g",
+    ]
     assert [duration(x) for x in (45, 204, 4320, None)] == ["45 s", "3.4 min", "1.2 h", "–"]
 
 

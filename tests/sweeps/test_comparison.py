@@ -89,6 +89,9 @@ def test_differences_to_the_baseline_by_hand(sweep: Path, baseline: str) -> None
     # The other group shares one seed: nothing to test, so nothing to adjust for.
     assert additive.adjusted_p == additive.p_value
     assert additive.is_supported
+    # The deviations are 0.02 and 0.01, and Hedges' correction is Γ(1) / Γ(1/2), which is 1 / √π.
+    deviation = math.sqrt((0.02**2 + 0.01**2) / 2)
+    assert additive.effect_size == pytest.approx(-0.09 / deviation / math.sqrt(math.pi))
     assert (general.interval.n, general.interval.mean) == pytest.approx((1, -0.05))
     assert math.isnan(general.adjusted_p)
     assert not general.is_supported
@@ -131,7 +134,7 @@ def test_what_it_takes_to_support_a_difference(
     n: int, low: float, high: float, adjusted_p: float, is_supported: bool
 ) -> None:
     one, other = Group("one", {}, []), Group("other", {}, [])
-    difference = Difference(one, other, Interval(n, 0.2, low, high), 0.01, adjusted_p)
+    difference = Difference(one, other, Interval(n, 0.2, low, high), 0.01, adjusted_p, 1.0)
     assert difference.is_supported == is_supported
 
 
@@ -244,9 +247,32 @@ def test_equal_overrides_of_two_sweeps_are_kept_apart_by_what_differs(write_run:
     assert compare(read_runs([run.parent]), "a=x,trainer.max_epochs=2").baseline is not None
 
 
+@pytest.mark.parametrize(
+    ("overrides", "configs", "is_explained"),
+    [
+        (["attention=x", "attention=y"], [{"attention": {"heads": n}} for n in (1, 2)], True),
+        (["attention=x", "attention=y"], [{"model": {"cross": {"heads": n}}} for n in "12"], True),
+        (["model.width=1", "model.width=2"], [{"model": {"width": n}} for n in (1, 2)], True),
+        (["experiment=x", "experiment=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
+        (["objective=x", "objective=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
+        (["a@model.b=x", "a@model.b=y"], [{"model": {"b": {"c": n}}} for n in (1, 2)], True),
+        (["a@model.b=x", "a@model.b=y"], [{"model": {"bc": n}} for n in (1, 2)], False),
+        (["attention=x", "attention=y"], [{"objective": {"limit": n}} for n in (1, 2)], False),
+    ],
+)  # fmt: skip
+def test_what_was_swept_explains_what_it_brings_about(
+    write_run: WriteRun, overrides: list[str], configs: list[dict[str, object]], is_explained: bool
+) -> None:
+    for override, config in zip(overrides, configs, strict=True):
+        run = write_run(override, 0, config=config)
+    warnings = compare(read_runs([run.parent])).warnings
+    assert ("differ in more than was swept" in " ".join(warnings)) != is_explained
+
+
 def test_a_setting_of_a_newer_version_tells_nothing_apart(write_run: WriteRun) -> None:
-    write_run("a=x", 0, config={"trainer": {"max_epochs": 2}})
-    run = write_run("a=x", 1, config={"trainer": {"max_epochs": 2, "new": 1}})
+    write_run("a=x", 0, config={"trainer": {"max_epochs": 2, "new": 1}})
+    write_run("a=x", 1, config={"trainer": {"max_epochs": 2, "new": 2}})
+    run = write_run("a=x", 2, config={"trainer": {"max_epochs": 2}})
     assert len(compare(read_runs([run.parent])).groups) == 1
 
 

@@ -67,8 +67,8 @@ def test_the_numbers_of_the_page(sweep: Path) -> None:
     assert rows["general"][1:3] == ["1/4", "15.0 (one seed)"]
     assert rows["floor"][2:5] == ["70.0", "99.0", "–"]
     differences = {row[0]: row for row in table_rows(page, "Difference to scaled")}
-    assert differences["additive"][1:3] == ["3", "−9.0 [−11.5, −6.5]p = 0.0041"]
-    assert differences["general"][1:3] == ["1", "−5.0 (one seed)no p"]
+    assert differences["additive"][1:3] == ["3", "−9.0 [−11.5, −6.5]p = 0.0041g = −3.2"]
+    assert differences["general"][1:3] == ["1", "−5.0 (one seed)no pno g"]
 
 
 def test_how_training_went(sweep: Path) -> None:

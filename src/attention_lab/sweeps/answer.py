@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from attention_lab.sweeps.comparison import Comparison
 from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.statistics import Interval
+from attention_lab.sweeps.statistics import Interval, smallest_p_value
 from attention_lab.sweeps.wording import bounds, p_value, title, with_unit
 
 
@@ -39,6 +39,21 @@ def answer(comparison: Comparison) -> str:
         mean = with_unit(metric, interval.mean)
         return f"{listed(equals)} share the {extreme} {name}, {mean}{_too_few_seeds(ranked)}."
     return f"{best.label} has the {extreme} {name}, {value}{_verdict(comparison)}."
+
+
+def limits(comparison: Comparison) -> str:
+    """What the number of seeds leaves unsaid, in a sentence; "" where there are no differences."""
+    ranked = comparison.ranked()
+    if len(ranked) < 2:
+        return ""
+    most = max(interval.n for _, interval in ranked)
+    if most == 1:
+        return "One seed has no interval and no test: what another seed would give is not known."
+    least = smallest_p_value(most)
+    return (
+        f"With {most} seeds no test gives a p below {least:.2g} unless it assumes a distribution; "
+        "a smaller one, as of the t-test here, rests on differences that are normal."
+    )
 
 
 def _too_few_seeds(ranked: Sequence[tuple[Group, Interval]]) -> str:

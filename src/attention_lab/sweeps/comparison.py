@@ -12,6 +12,7 @@ from attention_lab.sweeps.groups import Group, grouped, named
 from attention_lab.sweeps.records import Run, number, section
 from attention_lab.sweeps.statistics import (
     Interval,
+    effect_size,
     holm,
     paired_difference,
     paired_p_value,
@@ -33,6 +34,8 @@ class Difference:
     p_value: float
     #: Holm's, over the family of differences that were asked for together.
     adjusted_p: float
+    #: Hedges' g_av: the difference in standard deviations of a single run.
+    effect_size: float
 
     @property
     def is_supported(self) -> bool:
@@ -232,7 +235,7 @@ def _differences(
     shared = [i for i, (one, other) in enumerate(paired) if one.keys() & other.keys()]
     p_values = [paired_p_value(*paired[i]) for i in shared]
     return [
-        Difference(*pairs[i], paired_difference(*paired[i]), p, adjusted)
+        Difference(*pairs[i], paired_difference(*paired[i]), p, adjusted, effect_size(*paired[i]))
         for i, p, adjusted in zip(shared, p_values, holm(p_values), strict=True)
         if wanted is None or i < wanted
     ]

@@ -15,7 +15,7 @@ CSV_COLUMNS = (
     *("best_validation", "best_step", "last_validation", "area_under_curve"),
     *("steps_to_threshold", "baseline"),
     *("difference_n", "difference", "difference_low", "difference_high"),
-    *("p_value", "adjusted_p_value"),
+    *("p_value", "adjusted_p_value", "effect_size"),
 )
 
 
@@ -78,6 +78,7 @@ def _difference_columns(difference: Difference) -> dict[str, Any]:
         "difference_high": interval.high,
         "p_value": difference.p_value,
         "adjusted_p_value": difference.adjusted_p,
+        "effect_size": difference.effect_size,
     }
 
 

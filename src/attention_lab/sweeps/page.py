@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from attention_lab.sweeps.answer import answer
+from attention_lab.sweeps.answer import answer, limits
 from attention_lab.sweeps.charts.canvas import MOST_LOOKS, colour, is_hollow
 from attention_lab.sweeps.charts.costs import cost_chart
 from attention_lab.sweeps.charts.intervals import interval_chart
@@ -22,6 +22,7 @@ from attention_lab.sweeps.wording import (
     bounds,
     column_title,
     duration,
+    effect,
     finished_of,
     p_value,
     quantity,
@@ -61,7 +62,8 @@ def render_page(comparison: Comparison) -> str:
 
 
 _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
-    *(answer, bounds, colour, column_title, cost_chart, duration, finished_of, fronts_in_words),
-    *(interval_chart, is_hollow, learning_chart, number, p_value, provenance, quantity, reason),
-    *(sentence, shared_overrides, shown, slice_chart, status, summary, title, with_unit),
+    *(answer, bounds, colour, column_title, cost_chart, duration, effect, finished_of),
+    *(fronts_in_words, interval_chart, is_hollow, learning_chart, limits, number, p_value),
+    *(provenance, quantity, reason, sentence, shared_overrides, shown, slice_chart, status),
+    *(summary, title, with_unit),
 )

@@ -105,7 +105,7 @@ def _jobs(sweep: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """The overrides of each job of a ``sweep.json`` by the name of its directory."""
     jobs = sweep.get("jobs")
     listed = [job for job in jobs if isinstance(job, Mapping)] if isinstance(jobs, list) else []
-    found = {}
+    found: dict[str, Sequence[str]] = {}
     for job in listed:
         name, overrides = job.get("directory"), job.get("overrides")
         if isinstance(name, str) and name and Path(name).name == name:

@@ -8,7 +8,7 @@ from rich.console import Group as Rows
 from rich.table import Table
 from rich.text import Text
 
-from attention_lab.sweeps.answer import answer
+from attention_lab.sweeps.answer import answer, limits
 from attention_lab.sweeps.comparison import Comparison
 from attention_lab.sweeps.statistics import Interval
 from attention_lab.sweeps.wording import (
@@ -72,7 +72,9 @@ def _footnotes(comparison: Comparison) -> list[str]:
     lines = ["Test metrics: the mean over n seeds and its 95 % interval."]
     if comparison.baseline:
         lines.append(f"Δ: paired difference to {comparison.baseline.label} on shared seeds.")
-    lines += [line for line in (comparison.tuning, *comparison.warnings) if line]
+    lines += [
+        line for line in (limits(comparison), comparison.tuning, *comparison.warnings) if line
+    ]
     missing = [f"{status(run)}: {run.name}: {reason(run)}" for _, run in comparison.unfinished]
     if len(missing) > MOST_NAMED:
         missing[MOST_NAMED:] = [f"and {len(missing) - MOST_NAMED} more runs without a result"]

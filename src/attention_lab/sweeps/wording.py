@@ -54,6 +54,11 @@ def p_value(p: float, relation: str = "=") -> str:
     return "p < 0.001" if p < 0.001 else f"p {relation} {p:.2g}"
 
 
+def effect(g: float) -> str:
+    """An effect size as "g = −1.2", or "no g" where it cannot be said."""
+    return "no g" if math.isnan(g) else f"g = {g:z.1f}".replace("-", "−")
+
+
 _SIZES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TIMES = ((3600, "h"), (60, "min"))
 
