@@ -14,7 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from attention_lab.sweeps.comparison import Comparison, compare
+from attention_lab.sweeps.records import read_runs
+
 WriteRun = Callable[..., Path]
+Compared = Callable[..., Comparison]
 
 
 @pytest.fixture
@@ -50,6 +54,24 @@ def write_run(tmp_path: Path) -> WriteRun:
         return directory
 
     return write
+
+
+@pytest.fixture
+def compared(write_run: WriteRun) -> Compared:
+    """Compares groups, given their PER on seeds 0, 1, …; None is a run that failed."""
+
+    def comparison(
+        scores: Mapping[str, Sequence[float | None]],
+        baseline: str | None = None,
+        **result: object,
+    ) -> Comparison:
+        for label, values in scores.items():
+            for seed, value in enumerate(values):
+                write = {"status": "failed"} if value is None else {"test": {"per": value}}
+                run = write_run(f"attention={label}", seed, **write, result=result)
+        return compare(read_runs([run.parent]), baseline)
+
+    return comparison
 
 
 @pytest.fixture
@@ -98,6 +120,7 @@ def _record(
         "seed": seed,
         "overrides": [*overrides.split(","), f"seed={seed}"],
         "git_revision": "0123abc",
+        "command": "attention-lab train -m",
         "versions": {"torch": "2.13.0"},
         "error": None,
         **(changes or {}),

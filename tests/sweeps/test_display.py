@@ -63,7 +63,7 @@ def test_of_very_many_running_jobs_some_are_shown() -> None:
 
 
 def test_an_end_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines(2)
+    lines = Lines([Path("s/a-1"), Path("s/b-2")])
     lines.ended(Path("s/a-1"), Standing("finished", value=0.5, monitor="per"))
     lines.ended(Path("s/b-2"), Standing("failed", "it is broken"))
     assert capsys.readouterr().out.splitlines() == [

@@ -69,6 +69,7 @@ class Silent:
     """A display that keeps what it was told."""
 
     def __init__(self) -> None:
+        self.directories: list[Path] = []
         self.told: list[tuple[str, str]] = []
 
     def refresh(self) -> None:

@@ -15,13 +15,39 @@ def run(arguments: Sequence[str]) -> int:
         "sweep", type=Path, nargs="+", metavar="SWEEP", help="a sweep's or a run's directory"
     )
     parser.add_argument("--baseline", help="the group to compare with: attention=additive")
+    parser.add_argument("--metric", help="the test metric to compare by: test/wer")
     parser.add_argument("--output", type=Path, help="where to write; default: the first sweep")
+    parser.add_argument("--wandb", action="store_true", help="log the report to W&B, too")
+    parser.add_argument(
+        "--watch", action="store_true", help="show how the jobs go on, and report when they ended"
+    )
     chosen = parser.parse_args(arguments)
-    return report(chosen.sweep, chosen.baseline, chosen.output)
+    if chosen.watch:
+        from attention_lab.sweeps.watching import watch
+
+        try:
+            watch(chosen.sweep)
+        except (OSError, ValueError) as error:
+            return fail(str(error), 1)
+    return report(chosen.sweep, chosen.baseline, chosen.output, chosen.metric, chosen.wandb)
 
 
-def report(sweeps: Sequence[Path], baseline: str | None = None, output: Path | None = None) -> int:
-    """Report on sweeps; the exit code is 1 if it is not possible, 2 for an unknown baseline."""
+def report(
+    sweeps: Sequence[Path],
+    baseline: str | None = None,
+    output: Path | None = None,
+    metric: str | None = None,
+    wandb: bool = False,
+) -> int:
+    """Report on sweeps; the exit code is 1 if it is not possible, 2 for what is not there.
+
+    Args:
+        sweeps: directories of sweeps or runs.
+        baseline: the group to compare with, by label or overrides.
+        output: where to write; None means the first sweep.
+        metric: the test metric to compare by; None means the monitored one.
+        wandb: whether to log the report to W&B as well.
+    """
     # Where it cannot keep a cache of its fonts, matters to Matplotlib alone.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
@@ -29,10 +55,11 @@ def report(sweeps: Sequence[Path], baseline: str | None = None, output: Path | N
 
     from attention_lab.sweeps.comparison import compare
     from attention_lab.sweeps.records import NotARun, read_runs
-    from attention_lab.sweeps.report import terminal_table, write_report
+    from attention_lab.sweeps.report import write_report
+    from attention_lab.sweeps.terminal import terminal_table
 
     try:
-        comparison = compare(read_runs(sweeps), baseline)
+        comparison = compare(read_runs(sweeps), baseline, metric)
         page = write_report(comparison, output or sweeps[0])
     except (NotARun, OSError) as error:
         return fail(str(error), 1)
@@ -45,4 +72,12 @@ def report(sweeps: Sequence[Path], baseline: str | None = None, output: Path | N
         viewers = [run.directory / "attention" / "attention.html" for run in group.finished]
         for viewer in filter(Path.exists, viewers[:1]):
             console.print(f"attention maps  {viewer}", highlight=False, soft_wrap=True)
+    if wandb:
+        from attention_lab.sweeps.dashboard import log_report
+
+        try:
+            place = log_report(comparison, page.parent)
+        except Exception as error:  # of a server or a network; the report itself is on disk
+            return fail(f"W&B did not take the report: {error}", 1)
+        console.print(f"W&B             {place}", highlight=False, soft_wrap=True)
     return 0

@@ -25,6 +25,9 @@ MOST_RUNNING = 20
 class Display(Protocol):
     """Shows how jobs stand."""
 
+    #: Of all jobs.
+    directories: Sequence[Path]
+
     def refresh(self) -> None:
         """Look again, if it is time to."""
 
@@ -37,7 +40,7 @@ def display(directories: Sequence[Path]) -> Iterator[Display]:
     """A table that renews itself in a terminal; elsewhere one line for each job that ends."""
     console = Console(file=sys.stdout)
     if not console.is_terminal:
-        yield Lines(len(directories))
+        yield Lines(directories)
         return
     with Live(console=console, auto_refresh=False) as live:
         table = LiveTable(directories, live)
@@ -49,11 +52,11 @@ class Lines:
     """One line for each job that ends, for logs and pipes.
 
     Args:
-        jobs: how many there are.
+        directories: of all jobs.
     """
 
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self.directories = directories
         self.count = 0
 
     def refresh(self) -> None:
@@ -61,7 +64,9 @@ class Lines:
 
     def ended(self, directory: Path, found: Standing) -> None:
         self.count += 1
-        print(f"[{self.count}/{self.jobs}] {directory.name}  {outcome(found)}", flush=True)
+        print(
+            f"[{self.count}/{len(self.directories)}] {directory.name}  {outcome(found)}", flush=True
+        )
 
 
 class LiveTable:

@@ -1,4 +1,4 @@
-"""Run directories, read back: what ran, how it ended, and how its groups compare over seeds."""
+"""Run directories, read back as they lie on disk: what ran, how it ended, what came out."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import math
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
+#: Of a run that has begun there is at least one of these.
+BEGUN = ("status.json", "metrics.csv", "result.json")
+#: Beginnings of config keys that have no part in what a run computes, or that it answers for.
+NO_MATTER = ("seed", "defaults", "logger.", "sweep.", "trainer.accelerator", "trainer.progress")
+# libyaml's parser takes a tenth of the time, where PyYAML was built with it.
+_YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NotARun(ValueError):
@@ -28,7 +34,7 @@ class Run:
     """One run directory as it lies on disk.
 
     A run whose record cannot be read, or whose process died, has the status "failed" and says why
-    in ``error``.
+    in ``error``. A job of a sweep that has not begun has the status "waiting".
     """
 
     directory: Path
@@ -43,78 +49,171 @@ class Run:
     config: Mapping[str, Any] = field(repr=False)
     #: ``result.json``; None unless the status is "finished".
     result: Mapping[str, Any] | None = field(repr=False)
-    #: The rows of ``metrics.csv``, without the cells that hold no finite number.
-    metrics: list[dict[str, float]] = field(repr=False)
+    #: ``sweep.json`` of the sweep that the run is a job of; empty where there is none.
+    sweep: Mapping[str, Any] = field(repr=False)
+
+    @cached_property
+    def leaves(self) -> dict[str, str]:
+        """The config's values by dotted key, without those that do not change what is computed."""
+        return {
+            key: value
+            for key, value in _leaves(self.config)
+            if not key.endswith(".seed") and not key.startswith(NO_MATTER)
+        }
+
+    def curve(self, column: str) -> dict[int, float]:
+        """A column of ``metrics.csv`` by step, where it holds a finite number.
+
+        Read anew at each call: all columns of a thousand runs would not fit in memory.
+        """
+        return _column(self.directory / "metrics.csv", column)
 
 
 def read_runs(paths: Iterable[Path]) -> list[Run]:
     """The runs of all ``paths``, each a run directory or a sweep directory of them.
 
-    The runs of a sweep come in the order of their numbers, or in that of their starts where their
-    names are no numbers. A run that is reached twice is read once.
+    The runs of a sweep are the jobs that its ``sweep.json`` lists, begun or not, in that order.
+    Without that file they are the run directories in it, in the order of their numbers, or in that
+    of their starts where their names are no numbers. A run that is reached twice is read once.
 
     Raises:
         NotARun: for a path that is neither.
     """
-    directories: dict[Path, None] = {}
+    runs: dict[Path, Run] = {}
     for path in paths:
-        directories.update(dict.fromkeys(_run_directories(path)))
-    return [_read_run(directory) for directory in directories]
+        for run in _runs_at(path.resolve()):
+            runs.setdefault(run.directory, run)
+    return list(runs.values())
 
 
-def _run_directories(path: Path) -> list[Path]:
-    path = path.resolve()
+def _runs_at(path: Path) -> list[Run]:
     if not path.is_dir():
         raise NotARun(f"{path} is no directory")
     if (path / "status.json").exists():
-        return [path]
+        return [_read_run(path)]
+    sweep = read_mapping(path / "sweep.json", json.loads, [])
+    if jobs := _jobs(sweep):
+        return [_read_run(path / name, overrides, sweep) for name, overrides in jobs.items()]
     # A job that died before its first status is a run as well: it must show up as failed.
     runs = [sub for sub in path.iterdir() if any((sub / name).exists() for name in RECORD_FILES)]
     if not runs:
         raise NotARun(f"{path} is neither a run (no status.json) nor a sweep (no runs in it)")
-    return sorted(runs, key=_position)
+    return sorted((_read_run(directory) for directory in runs), key=_position)
 
 
-def _position(directory: Path) -> tuple[float, str, str]:
-    number = re.match(r"\d+", directory.name)
-    started = _mapping(directory / "status.json", json.loads, []).get("started")
-    return (float(number[0]) if number else math.inf, str(started), directory.name)
+def _jobs(sweep: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """The overrides of each job of a ``sweep.json`` by the name of its directory."""
+    jobs = sweep.get("jobs")
+    listed = [job for job in jobs if isinstance(job, Mapping)] if isinstance(jobs, list) else []
+    found: dict[str, Sequence[str]] = {}
+    for job in listed:
+        name, overrides = job.get("directory"), job.get("overrides")
+        if isinstance(name, str) and name and Path(name).name == name:
+            found[name] = list(map(str, overrides)) if isinstance(overrides, list) else []
+    return found
 
 
-def _read_run(directory: Path) -> Run:
+def _position(run: Run) -> tuple[float, str, str]:
+    number = re.match(r"\d+", run.directory.name)
+    started = str(run.record.get("started"))
+    return (float(number[0]) if number else math.inf, started, run.directory.name)
+
+
+def _read_run(
+    directory: Path, asked: Sequence[str] | None = None, sweep: Mapping[str, Any] | None = None
+) -> Run:
+    """One run.
+
+    Args:
+        directory: the run's, which need not exist.
+        asked: the overrides by which the sweep lists it.
+        sweep: the record of the sweep.
+    """
+    if not any((directory / name).exists() for name in BEGUN):
+        return _run_without_record(directory, asked, sweep or {})
     problems: list[str] = []
-    record = _mapping(directory / "status.json", json.loads, problems)
+    record, config, result = read_mapping(directory / "status.json", json.loads, problems), {}, None
     status, seed, overrides = (record.get(key) for key in ("status", "seed", "overrides"))
-    config, result = {}, None
     if status == "finished":
-        result = _mapping(directory / "result.json", json.loads, problems)
+        result = read_mapping(directory / "result.json", json.loads, problems)
     if status == "finished" or (directory / "config.yaml").exists():
-        config = _mapping(directory / "config.yaml", yaml.safe_load, problems)
+        config = read_mapping(directory / "config.yaml", _parse_yaml, problems)
     if record and not (status and isinstance(seed, int) and isinstance(overrides, list)):
         problems.append("status.json lacks the status, the seed or the overrides")
     if _is_dead(record):
         problems.append(f"died without a word (process {record['pid']} is gone)")
+    if not isinstance(overrides, list):
+        overrides = asked
     return Run(
         directory=directory,
-        name=f"{directory.parent.name}/{directory.name}",
+        name=_name(directory),
         status="failed" if problems else str(status),
         error="; ".join(problems) or record.get("error"),
-        seed=seed if isinstance(seed, int) else None,
-        overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else None,
+        seed=seed if isinstance(seed, int) else _seed(asked or [], config),
+        overrides=None if overrides is None else tuple(map(str, overrides)),
         record=record,
         config=config,
         result=None if problems else result,
-        metrics=_metric_rows(directory / "metrics.csv"),
+        sweep=sweep or {},
     )
 
 
-def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
+def _run_without_record(
+    directory: Path, asked: Sequence[str] | None, sweep: Mapping[str, Any]
+) -> Run:
+    """A job that has not begun, or that ended before it could say so."""
+    is_over = not sweep or bool(sweep.get("ended")) or _is_dead({"status": "running", **sweep})
+    # The job's process opens its log first of all.
+    has_failed = is_over and (directory / "log.txt").exists()
+    if has_failed:
+        reason = "status.json is missing: it ended before it could write one; see log.txt"
+    else:
+        reason = "the sweep ended before it" if sweep and is_over else "has not started"
+    config = read_mapping(directory / "config.yaml", _parse_yaml, [])
+    return Run(
+        directory=directory,
+        name=_name(directory),
+        status="failed" if has_failed else "waiting",
+        error=reason,
+        seed=_seed(asked or [], config),
+        overrides=None if asked is None else tuple(asked),
+        record={},
+        config=config,
+        result=None,
+        sweep=sweep,
+    )
+
+
+def _name(directory: Path) -> str:
+    return f"{directory.parent.name}/{directory.name}"
+
+
+def _seed(overrides: Sequence[str], config: Mapping[str, Any]) -> int | None:
+    """The seed of a run without a record, as its overrides or its config have it."""
+    asked = [value for key, _, value in (o.partition("=") for o in overrides) if key == "seed"]
+    seed = asked[-1] if asked else config.get("seed")
+    return int(str(seed)) if re.fullmatch(r"-?\d+", str(seed)) else None
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_YAML_LOADER)  # a safe loader, either way
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, str(node)
+
+
+def read_mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
     """The mapping that a file holds; an empty one, and a line in ``problems``, if it holds none."""
     try:
         content = parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         problems.append(f"{path.name} is missing")
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         problems.append(f"{path.name} is unreadable or half-written")
     else:
         if isinstance(content, dict):
@@ -123,26 +222,40 @@ def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> di
     return {}
 
 
-def _metric_rows(path: Path) -> list[dict[str, float]]:
+def _column(path: Path, column: str) -> dict[int, float]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
+        return {}
     # A line without its end is still being written: its last number may lack digits.
-    complete = text.split("\n")[:-1]
-    return [_finite(row) for row in csv.DictReader(complete)]
+    rows = csv.reader(text.split("\n")[:-1])
+    values = {}
+    try:
+        header = next(rows, [])
+        if not {"step", column} <= set(header):
+            return {}
+        step, place = header.index("step"), header.index(column)
+        for row in rows:
+            if len(row) > max(step, place) and row[place]:
+                values[_number(row[step])] = _number(row[place])
+    except csv.Error:
+        pass  # what was whole counts
+    return {
+        int(step): value
+        for step, value in values.items()
+        if math.isfinite(step) and math.isfinite(value)
+    }
 
 
-def _finite(row: Mapping[str | None, Any]) -> dict[str, float]:
-    numbers = {}
-    for name, cell in row.items():
-        with suppress(TypeError, ValueError):
-            numbers[str(name)] = float(cell)
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
 
 
 def _is_dead(record: Mapping[str, Any]) -> bool:
-    """Whether a run that calls itself running has lost its process. Only known on its own host."""
+    """Whether what calls itself running has lost its process. Only known on its own host."""
     if record.get("status") != "running" or record.get("host") != socket.gethostname():
         return False
     pid = record.get("pid")

@@ -105,7 +105,7 @@ class Sweep:
         if skipped := len(distinct) - len(to_run):
             print(f"{skipped} of {len(distinct)} runs had ended already", flush=True)
         if to_run:
-            with display(list(distinct)) as shown:
+            with display([job.directory for job in to_run]) as shown:
                 run_jobs(to_run, self.resources, shown)
         sweep_file.end(jobs[0].directory.parent)
         return [job.directory for job in jobs]

@@ -2,7 +2,7 @@
 
 import math
 
-from attention_lab.sweeps.comparison import Group
+from attention_lab.sweeps.groups import Group
 from attention_lab.sweeps.records import Run
 from attention_lab.sweeps.statistics import Interval
 
@@ -37,6 +37,11 @@ def bounds(metric: str, interval: Interval) -> str:
     return f"[{shown(metric, interval.low)}, {shown(metric, interval.high)}]"
 
 
+def sentence(text: str) -> str:
+    """A text that begins with a capital: "Token accuracy"."""
+    return text[:1].upper() + text[1:]
+
+
 def with_unit(metric: str, value: float, unit: str = "%") -> str:
     """A metric's value with its unit: "12.3 %", "1.204"."""
     return shown(metric, value) + (f" {unit}" if is_rate(metric) else "")
@@ -49,13 +54,22 @@ def p_value(p: float, relation: str = "=") -> str:
     return "p < 0.001" if p < 0.001 else f"p {relation} {p:.2g}"
 
 
+def effect(g: float) -> str:
+    """An effect size as "g = −1.2", or "no g" where it cannot be said."""
+    return "no g" if math.isnan(g) else f"g = {g:z.1f}".replace("-", "−")
+
+
+_SIZES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_TIMES = ((3600, "h"), (60, "min"))
+
+
 def quantity(value: float | None, unit: str = "") -> str:
     """A count to three digits: "1.23 M", "950"; "never" for inf."""
     if value is None:
         return "–"
     if math.isinf(value):
         return "never"
-    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, prefix in _SIZES:
         if value >= size:
             return f"{value / size:#.3g}".rstrip(".") + f" {prefix}{unit}"
     return f"{value:g} {unit}".strip()
@@ -65,16 +79,28 @@ def duration(seconds: float | None) -> str:
     """A time in the unit that suits it: "45 s", "3.4 min", "1.2 h"."""
     if seconds is None:
         return "–"
-    for size, unit in ((3600, "h"), (60, "min")):
+    for size, unit in _TIMES:
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def unit_of(largest: float, unit: str) -> tuple[float, str]:
+    """The size and the name of the unit for an axis up to a value: of seconds, or of "B" or ""."""
+    if unit == "s":
+        return next(((size, name) for size, name in _TIMES if largest >= size), (1.0, "s"))
+    return next(((size, f"{name}{unit}") for size, name in _SIZES if largest >= size), (1.0, unit))
 
 
 def finished_of(group: Group) -> str:
     """How many seeds a group's numbers rest on: "5", or "4/5" where runs are missing."""
     seeds, finished = {run.seed for run in group.runs}, len(group.finished)
     return str(finished) if finished == len(seeds) else f"{finished}/{len(seeds)}"
+
+
+def status(run: Run) -> str:
+    """How a run stands, in a word or two."""
+    return "not started" if run.status == "waiting" else run.status
 
 
 def reason(run: Run) -> str:

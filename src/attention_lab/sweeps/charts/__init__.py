@@ -1,0 +1,1 @@
+"""The report's charts: SVG elements in the pixels and the colours of their page."""

@@ -1,0 +1,125 @@
+"""What the charts are drawn on: matplotlib figures that become part of an HTML page."""
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attention_lab.sweeps.wording import is_rate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Pixels of the page, which is as wide as a chart.
+WIDTH, LINE_HEIGHT = 1040, 19
+#: Pixels that a character takes, on average and in words with wide letters.
+CHARACTER = 7.4
+#: Okabe & Ito 2008, which the colour-blind can tell apart, without black and yellow.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+#: How many groups differ in colour or shape.
+MOST_LOOKS = 2 * len(PALETTE)
+# Placeholders for the page's own colours, so that a chart turns dark with its page.
+INK, SOFT, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
+_PAGE_COLOURS = {
+    INK: "var(--ink)",
+    SOFT: "var(--soft)",
+    LINE: "var(--line)",
+    PAPER: "var(--paper)",
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "attention-lab",
+    "text.parse_math": False,
+    "font.size": 13,
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "lines.markeredgewidth": 2,
+    "lines.solid_capstyle": "round",
+}
+
+
+def colour(row: int) -> str:
+    """The colour of the group in this row, the same all over the page."""
+    return PALETTE[row % len(PALETTE)]
+
+
+def is_hollow(row: int) -> bool:
+    """Whether this group has to share its colour: then its marks are hollow, its lines dashed."""
+    return row >= len(PALETTE)
+
+
+def face(row: int) -> str:
+    """What a mark of the group in this row is filled with."""
+    return PAPER if is_hollow(row) else colour(row)
+
+
+def scale(metric: str) -> float:
+    """What values of a metric are multiplied with: rates are drawn in percent."""
+    return 100.0 if is_rate(metric) else 1.0
+
+
+def within(metric: str, low: float, high: float) -> tuple[float, float]:
+    """The part of a range, as drawn, that a metric can have: no rate is below 0 or above 100 %."""
+    return (max(low, 0.0), min(high, 100.0)) if is_rate(metric) else (low, high)
+
+
+def range_of(values: Sequence[float], metric: str) -> tuple[float, float]:
+    """A range that shows all of some values of a metric, as drawn, with a margin."""
+    low, high = min(values), max(values)
+    margin = 0.1 * abs(high) or 1.0 if math.isclose(low, high) else 0.05 * (high - low)
+    return within(metric, low - margin, high + margin)
+
+
+def short(label: str, length: int = 34) -> str:
+    """A label that is no longer than a chart has room for."""
+    return label if len(label) <= length else f"{label[: length - 1]}…"
+
+
+def axes_at(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
+    """Axes at a place in pixels, measured from the top left."""
+    whole_width, whole_height = figure.get_size_inches() * 72
+    bottom = whole_height - top - height
+    return figure.add_axes(
+        (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
+    )
+
+
+def svg(name: str, height: float, draw: Callable[["Figure"], None]) -> str:
+    """What ``draw`` draws, as an SVG element to stand in a page."""
+    import matplotlib  # only where it is used: reading records must not wait for it
+    from matplotlib.figure import Figure
+
+    file = io.StringIO()
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # The text stays text, which the browser sets in a font that has the glyph.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(WIDTH / 72, height / 72))
+        draw(figure)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    picture = file.getvalue()
+    opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{name}">'
+    picture = re.sub(r"^.*?<svg [^>]*>", opening, picture, count=1, flags=re.DOTALL)
+    return re.sub(r"<[^<>]+>", lambda tag: _at_home(tag[0], name), picture)
+
+
+def _at_home(tag: str, name: str) -> str:
+    """A tag of a chart with the colours of its page, and with names that no other chart has."""
+    tag = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", tag)
+    for placeholder, page_colour in _PAGE_COLOURS.items():
+        tag = tag.replace(placeholder, page_colour)
+    return tag.replace("xlink:href", "href")

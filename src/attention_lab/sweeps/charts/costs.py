@@ -1,0 +1,104 @@
+"""The charts of quality against cost."""
+
+from typing import TYPE_CHECKING, Any
+
+from attention_lab.sweeps.charts.canvas import (
+    MOST_LOOKS,
+    SOFT,
+    WIDTH,
+    axes_at,
+    colour,
+    face,
+    range_of,
+    scale,
+    svg,
+    within,
+)
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.costs import COSTS, Cost, differs, front, points
+from attention_lab.sweeps.groups import Group
+from attention_lab.sweeps.wording import column_title, unit_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_HEIGHT, _TOP, _LEFT, _GAP, _RIGHT = 230, 12, 64, 34, 20
+#: From this ratio of the greatest to the smallest on, an axis is logarithmic.
+_WIDE_RANGE = 20
+
+
+def cost_chart(comparison: Comparison) -> str:
+    """The first metric against each cost in which groups differ, as an SVG element; "" if in none.
+
+    A line joins the Pareto front. Groups beyond those that have a look of their own are grey.
+    """
+    costs = [cost for cost in COSTS if differs(comparison, cost)]
+    if not costs:
+        return ""
+    width = (WIDTH - _LEFT - _RIGHT - _GAP * (len(costs) - 1)) / len(costs)
+
+    def draw(figure: "Figure") -> None:
+        for column, cost in enumerate(costs):
+            left = _LEFT + column * (width + _GAP)
+            axes = axes_at(figure, left, _TOP, width, _HEIGHT)
+            _draw(axes, comparison, cost)
+            if column == 0:
+                axes.set_ylabel(column_title(comparison.metrics[0]), labelpad=8)
+            else:
+                axes.tick_params(labelleft=False)
+
+    return svg("costs", _TOP + _HEIGHT + 56, draw)
+
+
+def _draw(axes: "Axes", comparison: Comparison, cost: Cost) -> None:
+    metric = comparison.metrics[0]
+    known, best = points(comparison, cost), front(comparison, cost)
+    looks = {group for group, _ in comparison.ranked()[:MOST_LOOKS]}
+    factor = scale(metric)
+    size, unit = unit_of(max(value for _, value, _ in known), cost.unit)
+    known = [(group, value / size, mean) for group, value, mean in known]
+    line = sorted((value, factor * mean) for group, value, mean in known if group in best)
+    axes.plot([x for x, _ in line], [y for _, y in line], color=SOFT, linewidth=1.2, zorder=1)
+    for group, value, mean in known:
+        row = comparison.groups.index(group)
+        look: dict[str, Any] = {"color": colour(row), "markerfacecolor": face(row)}
+        if group not in looks:
+            look = {"color": SOFT, "markerfacecolor": SOFT}
+        axes.plot([value] * 2, _whisker(group, metric), color=look["color"], alpha=0.45)
+        width = 10 if group in best else 6
+        axes.plot(value, factor * mean, "o", markersize=width, clip_on=False, **look)
+    axes.set_ylim(*_values(comparison))
+    _scale_cost(axes, [value for _, value, _ in known], unit)
+    axes.set_xlabel(f"{cost.name} ({'higher' if cost.is_speed else 'lower'} is better)", labelpad=8)
+
+
+def _whisker(group: Group, metric: str) -> tuple[float, float]:
+    """The ends of a group's interval, as drawn; of one seed its value twice."""
+    interval = group.interval(metric)
+    assert interval is not None  # it has a mean
+    ends = (interval.low, interval.high) if interval.is_bounded else (interval.mean,) * 2
+    return within(metric, scale(metric) * ends[0], scale(metric) * ends[1])
+
+
+def _values(comparison: Comparison) -> tuple[float, float]:
+    """One range of quality for all charts: that of the seeds, which intervals may leave."""
+    metric = comparison.metrics[0]
+    scores = [score for group in comparison.groups for score in group.scores(metric).values()]
+    return range_of([scale(metric) * score for score in scores], metric)
+
+
+def _scale_cost(axes: "Axes", values: list[float], unit: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = min(values), max(values)
+    if low > 0 and high > _WIDE_RANGE * low:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.3, high * 1.3)
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        margin = 0.12 * (high - low)
+        axes.set_xlim(low - margin, high + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}".strip()))

@@ -1,0 +1,173 @@
+"""The chart of results: each group's mean, interval and seeds, beside the yardsticks."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from attention_lab.sweeps.charts.canvas import (
+    CHARACTER,
+    INK,
+    LINE_HEIGHT,
+    SOFT,
+    WIDTH,
+    axes_at,
+    colour,
+    face,
+    range_of,
+    scale,
+    short,
+    svg,
+    within,
+)
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.wording import column_title, shown, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ROW, _GAP, _MARGIN = 36, 44, 18
+
+
+def interval_chart(comparison: Comparison) -> str:
+    """Mean, interval and single seeds of each group, beside the yardsticks, as an SVG element.
+
+    Shows the metric that groups are compared by and others that have a floor, three at most.
+    """
+    known = [metric for metric in comparison.metrics[1:] if metric in comparison.floor]
+    metrics = [*comparison.metrics[:1], *known][:3]
+    labels = [short(group.label) for group in comparison.groups]
+    left = 24 + CHARACTER * max(map(len, labels))
+    height = _ROW * len(labels)
+    width = (WIDTH - left - _GAP * (len(metrics) - 1) - _MARGIN) / len(metrics)
+    top = 13 + LINE_HEIGHT * max(1, len(comparison.yardsticks))
+
+    def draw(figure: "Figure") -> None:
+        for column, metric in enumerate(metrics):
+            axes = axes_at(figure, left + column * (width + _GAP), top, width, height)
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels))
+            axes.tick_params(axis="y", labelcolor=INK, pad=12)
+            axes.grid(visible=False, axis="y")
+            axes.set_xlim(*_limits(comparison, metric))
+            _draw_groups(axes, comparison, metric)
+            for line, (name, values) in enumerate(comparison.yardsticks.items()):
+                if metric in values:
+                    text = f"{name} {with_unit(metric, values[metric])}"
+                    above = 7 + LINE_HEIGHT * line
+                    _draw_yardstick(axes, scale(metric) * values[metric], text, above, width)
+            axes.set_xlabel(_label(comparison, metric, width), labelpad=8)
+
+    return svg("intervals", top + height + 50, draw)
+
+
+def _label(comparison: Comparison, metric: str, width: float) -> str:
+    direction = "higher" if comparison.mode == "max" else "lower"
+    whole = f"{column_title(metric)} ({direction} is better)"
+    is_first = metric == comparison.metrics[0]
+    return whole if is_first and CHARACTER * len(whole) < width else column_title(metric)
+
+
+def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
+    left, right = axes.get_xlim()
+    for row, group in enumerate(comparison.groups):
+        interval = group.interval(metric)
+        if interval is None:
+            continue
+        mean, low, high = (scale(metric) * x for x in (interval.mean, interval.low, interval.high))
+        if not left <= mean <= right:
+            _point_beyond(axes, mean, row, shown(metric, interval.mean))
+            continue
+        seeds = [scale(metric) * score for score in group.scores(metric).values()]
+        look: dict[str, Any] = {"color": colour(row), "clip_on": False}
+        seeds = [seed for seed in seeds if left <= seed <= right]
+        beneath = [row + 0.28] * len(seeds)
+        axes.plot(seeds, beneath, "o", alpha=0.6, markersize=4.5, mew=0, **look)
+        axes.plot([max(low, left), min(high, right)], [row, row], linewidth=2.5, **look)
+        for end, marker, is_cut in ((left, "<", low < left), (right, ">", high > right)):
+            if is_cut:  # it goes on beyond the edge
+                axes.plot(end, row, marker, markersize=6, mew=0, gid="arrowhead", **look)
+        axes.plot(mean, row, "o", markerfacecolor=face(row), markersize=8, **look)
+
+
+def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
+    """What to show of an axis: the groups, and the yardsticks that are not far from them."""
+    spans = []
+    for group in comparison.groups:
+        if interval := group.interval(metric):
+            low, high = scale(metric) * interval.low, scale(metric) * interval.high
+            seeds = [scale(metric) * score for score in group.scores(metric).values()]
+            spans.append(within(metric, *_span(seeds, low, high)))
+    low, high = range_of([end for span in _uncrowded(spans) for end in span], metric)
+    reach = 3 * (high - low)
+    for known in comparison.yardsticks.values():
+        value = scale(metric) * known.get(metric, math.nan)
+        if low - reach <= value <= high + reach:
+            margin = 0.04 * (high - low)
+            low, high = min(low, value - margin), max(high, value + margin)
+    return within(metric, low, high)
+
+
+def _span(seeds: Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """What to show of a group: its interval, or less if that is far wider than its seeds."""
+    first, last = min(seeds), max(seeds)
+    if math.isnan(low):
+        return first, last
+    return max(low, first - 2 * (last - first)), min(high, last + 2 * (last - first))
+
+
+def _uncrowded(spans: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """All spans but those that would crowd the others into a quarter of the range."""
+    kept = sorted(spans) or [(0.0, 1.0)]
+    while len(kept) > 2:
+        fewer = min(kept[1:], kept[:-1], key=_width)
+        if _width(kept) < 4 * _width(fewer):
+            break
+        kept = fewer
+    return kept
+
+
+def _width(spans: Sequence[tuple[float, float]]) -> float:
+    return max(high for _, high in spans) - min(low for low, _ in spans)
+
+
+def _point_beyond(axes: "Axes", value: float, row: int, text: str) -> None:
+    """A value that lies beyond the edge, as text with an arrow."""
+    low, high = axes.get_xlim()
+    is_right = value > high
+    axes.annotate(
+        f"{text} →" if is_right else f"← {text}",
+        (high if is_right else low, row),
+        (-10 if is_right else 10, 0),
+        textcoords="offset points",
+        va="center",
+        ha="right" if is_right else "left",
+    )
+
+
+def _draw_yardstick(axes: "Axes", value: float, label: str, above: float, width: float) -> None:
+    """A dashed line with its label so many points above the axes, both of them in sight.
+
+    Where the value is far from all results there is no line, only a note with an arrow.
+    """
+    low, high = axes.get_xlim()
+    place = (value - low) / (high - low)
+    if 0 <= place <= 1:
+        axes.axvline(value, color=SOFT, linewidth=1.2, dashes=(4, 3))
+    half = CHARACTER * len(label) / 2 / width
+    x, align = place, "center"
+    if place + half > 1:
+        x, align = 1, "right"
+    elif place - half < 0:
+        x, align = 0, "left"
+    if not 0 <= place <= 1:
+        label = f"{label} →" if place > 1 else f"← {label}"
+    axes.annotate(
+        label,
+        (x, 1),
+        (0, above),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=SOFT,
+        ha=align,
+    )

@@ -1,0 +1,177 @@
+"""The chart of training: a validation metric by step."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from attention_lab.sweeps.charts.canvas import (
+    CHARACTER,
+    LINE_HEIGHT,
+    MOST_LOOKS,
+    SOFT,
+    WIDTH,
+    axes_at,
+    colour,
+    face,
+    is_hollow,
+    range_of,
+    scale,
+    short,
+    svg,
+    within,
+)
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.groups import Group
+from attention_lab.sweeps.statistics import Interval, mean_interval
+from attention_lab.sweeps.wording import column_title, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_HEIGHT, _TOP, _LEFT = 340, 12, 68
+#: Points of a curve up to which each is marked: a single one would not be seen otherwise.
+_MOST_MARKED = 12
+
+Curve = Mapping[int, Interval]
+
+
+def learning_chart(comparison: Comparison) -> str:
+    """The first metric on validation by training step, as an SVG element; "" without any.
+
+    A line is the mean over the finished seeds of a group, a band the 95 % interval of that mean, at
+    the steps that all of them have logged. Of many groups it shows the best, as many as have a look
+    of their own.
+    """
+    metric = next(iter(comparison.metrics), "loss")
+    shown = {group for group, _ in comparison.ranked()[:MOST_LOOKS]}
+    curves = {
+        row: curve
+        for row, group in enumerate(comparison.groups)
+        if group in shown and (curve := learning_curve(group, metric))
+    }
+    if not curves:
+        return ""
+    labels = {row: short(comparison.groups[row].label) for row in curves}
+    right = 24 + CHARACTER * max(map(len, labels.values()))
+    threshold = comparison.threshold if metric == comparison.monitor else None
+
+    def draw(figure: "Figure") -> None:
+        axes = axes_at(figure, _LEFT, _TOP, WIDTH - _LEFT - right, _HEIGHT)
+        _scale_values(axes, comparison.mode, curves, metric)
+        _scale_steps(axes, curves)
+        for row, curve in curves.items():
+            _draw_curve(axes, row, curve, metric)
+        if threshold is not None:
+            _draw_threshold(axes, metric, threshold)
+        axes.set_xlabel("training step", labelpad=8)
+        axes.set_ylabel(f"validation {column_title(metric)}", labelpad=8)
+        _label_lines(axes, {row: _last(curve).mean for row, curve in curves.items()}, labels)
+
+    return svg("learning", _TOP + _HEIGHT + 50, draw)
+
+
+def learning_curve(group: Group, metric: str) -> dict[int, Interval]:
+    """Mean and interval over the finished seeds, as drawn, at each step that all have logged."""
+    factor = scale(metric)
+    series = [run.curve(f"validation/{metric}") for run in group.finished]
+    shared = set.intersection(*map(set, series)) if series else set()
+    return {
+        step: mean_interval([factor * values[step] for values in series]) for step in sorted(shared)
+    }
+
+
+def _last(curve: Curve) -> Interval:
+    return curve[max(curve)]
+
+
+def _scale_values(axes: "Axes", mode: str, curves: Mapping[int, Curve], metric: str) -> None:
+    """Limits by the means and their bands, but not by bands of a few seeds that dwarf the means."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    points = [point for curve in curves.values() for point in curve.values()]
+    means = [point.mean for point in points]
+    low, high = min(means), max(means)
+    room = (high - low) / 4
+    ends = [end for point in points if point.is_bounded for end in (point.low, point.high)]
+    kept = [min(max(end, low - room), high + room) for end in ends]
+    if mode == "min" and 0 < 3 * low < high:
+        axes.set_yscale("log")  # spreads the ends of curves that fall towards zero
+        axes.set_ylim(0.9 * max(min(means + kept), low / 2), 1.1 * max(means + kept))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(*range_of(means + kept, metric))
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _scale_steps(axes: "Axes", curves: Mapping[int, Curve]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    steps = [step for curve in curves.values() for step in curve]
+    first, last = min(steps), max(steps)
+    margin = 0.01 * (last - first) or 1.0
+    axes.set_xlim(first - margin, last + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _draw_curve(axes: "Axes", row: int, curve: Curve, metric: str) -> None:
+    steps, means = list(curve), [point.mean for point in curve.values()]
+    bounded = {step: point for step, point in curve.items() if point.is_bounded}
+    ends = [within(metric, point.low, point.high) for point in bounded.values()]
+    lows, highs = [low for low, _ in ends], [high for _, high in ends]
+    line = "--" if is_hollow(row) else "-"
+    look: dict[str, Any] = {"color": colour(row), "linewidth": 2, "linestyle": line}
+    if len(bounded) == 1:  # a band without width
+        axes.plot(list(bounded) * 2, [*lows, *highs], color=colour(row), alpha=0.3, linewidth=6)
+    axes.fill_between(list(bounded), lows, highs, color=colour(row), alpha=0.15, linewidth=0)
+    if len(steps) <= _MOST_MARKED:
+        look |= {"marker": "o", "markersize": 6, "markerfacecolor": face(row)}
+    axes.plot(steps, means, **look)
+
+
+def _draw_threshold(axes: "Axes", metric: str, threshold: float) -> None:
+    """What validation is held against, as a dashed line or, out of sight, as a note."""
+    low, high = axes.get_ylim()
+    value, text = scale(metric) * threshold, f"threshold {with_unit(metric, threshold)}"
+    is_above = value > high
+    if low <= value <= high:
+        axes.axhline(value, color=SOFT, linewidth=1.2, dashes=(4, 3))
+        place, up = (value - low) / (high - low), 5
+        if axes.get_yscale() == "log":
+            place = math.log(value / low) / math.log(high / low)
+    else:
+        text, place, up = f"{text} {'↑' if is_above else '↓'}", float(is_above), -12 * is_above + 5
+    axes.annotate(
+        text,
+        (1, place),
+        (-4, up),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=SOFT,
+        ha="right",
+    )
+
+
+def _label_lines(axes: "Axes", ends: Mapping[int, float], labels: Mapping[int, str]) -> None:
+    """Name each line right of its end, moved up or down where names would collide."""
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    gap = LINE_HEIGHT / _HEIGHT
+    place, ceiling = -math.inf, 1.0
+    places = {}
+    for row in sorted(ends, key=lambda row: ends[row]):
+        place = max(place + gap, to_fraction.transform((0, ends[row]))[1])
+        places[row] = place
+    for row, place in reversed(places.items()):
+        ceiling = min(ceiling, place)
+        axes.plot(
+            *(1.015, ceiling, "o"),
+            color=colour(row),
+            markerfacecolor=face(row),
+            markersize=6,
+            transform=axes.transAxes,
+            clip_on=False,
+        )
+        axes.text(1.03, ceiling, labels[row], va="center_baseline", transform=axes.transAxes)
+        ceiling -= gap

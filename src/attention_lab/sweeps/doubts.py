@@ -1,0 +1,129 @@
+"""What speaks against taking a comparison at face value, in lines for its reader."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from attention_lab.sweeps.groups import Group
+from attention_lab.sweeps.records import section
+
+#: Settings of the data that are of training, not of the question that is asked.
+_OF_TRAINING = ("data.batch_size",)
+#: Distinct values, and groups with each, up to which a difference is spelt out.
+_MOST_SPELT = 3
+
+Leaf = Callable[[str], bool]
+
+
+def same_question(groups: Sequence[Group]) -> bool:
+    """Whether all finished runs have the same data."""
+    return not _differing_leaves(groups, _is_of_data)
+
+
+def disagreements(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
+    """What finished runs do not have in common although a comparison rests on it."""
+    runs = [run for group in groups for run in group.finished]
+    results = [run.result or {} for run in runs]
+    lines = []
+    if found := _differing_leaves(groups, _is_of_data):
+        lines.append(
+            f"The runs differ in their data ({found}): they may answer different questions."
+        )
+    if found := _differing_leaves(groups, _is_of_budget):
+        lines.append(f"The runs differ in their budget ({found}): they were not trained alike.")
+    if found := _differing_leaves(groups, lambda key: _is_unasked(key, swept)):
+        lines.append(f"The runs differ in more than was swept ({found}).")
+    tested = [dict.fromkeys(section(result, "test"), True) for result in results]
+    if keys := _differing(tested):
+        lines.append(f"Not every run reports the same test metrics ({keys}).")
+    if keys := _differing(results, "monitor", "mode", "floor", "shortcuts", "threshold"):
+        lines.append(f"The runs differ in their {keys}; those of the first run are shown.")
+    if keys := _differing([run.record for run in runs], "host", "git_revision", "versions"):
+        lines.append(f"The runs differ in {keys}: their speeds and times may not compare.")
+    if len({frozenset(run.seed for run in group.finished) for group in groups}) > 1:
+        lines.append("The groups have not finished the same seeds; only shared seeds are paired.")
+    return lines
+
+
+def doubts(group: Group, metric: str) -> list[str]:
+    """What speaks against taking the numbers of one group at face value."""
+    finished, scores, counts = group.finished, group.scores(metric), group.counts
+    lines = []
+    if finished and (others := len(group.runs) - counts["finished"]):
+        waiting = f" ({counts['waiting']} not started)" if counts["waiting"] else ""
+        lines.append(
+            f"{others} of {len(group.runs)} runs gave no result{waiting}; the means leave them out."
+        )
+    if len(finished) < counts["finished"]:
+        lines.append("a seed has finished more than once; its last run counts.")
+    if len(scores) < len(finished):
+        lines.append(f"{len(finished) - len(scores)} finished runs have no {metric} on test.")
+    if len(scores) > 1 and len(set(scores.values())) == 1:
+        lines.append(f"all seeds have the very same {metric}; do they reach the run?")
+    return [f"{group.label}: {line}" for line in lines]
+
+
+def _is_of_data(key: str) -> bool:
+    return key.startswith("data.") and key not in _OF_TRAINING
+
+
+def _is_of_budget(key: str) -> bool:
+    return key.startswith("trainer.") or key in _OF_TRAINING
+
+
+def _is_unasked(key: str, swept: Iterable[str]) -> bool:
+    """Whether a setting has a part of its own in the comparison, and nothing swept explains it."""
+    if key.startswith(("data.", "trainer.", "optimizer.")):
+        return False  # those have lines of their own
+    return not any(_explains(asked, key) for asked in swept)
+
+
+def _explains(asked: str, key: str) -> bool:
+    """Whether an override, of a value or of a config group, brings a setting about."""
+    group, _, package = asked.partition("@")
+    path = package or group.replace("/", ".")
+    if path == "experiment":
+        return True
+    if path.split(".")[0] == "attention":
+        path = "model" if key.startswith("model.") else "attention"  # a model holds copies of it
+    return key == path or key.startswith(f"{path}.")
+
+
+def _differing_leaves(groups: Sequence[Group], matters: Leaf) -> str:
+    """The settings that matter and are not the same in all finished runs, and who has which."""
+    runs = [(group.label, run) for group in groups for run in group.finished if run.config]
+    keys = dict.fromkeys(key for _, run in runs for key in run.leaves if matters(key))
+    holders: dict[str, dict[str | None, list[str]]] = {}
+    for key in keys:
+        values: dict[str | None, list[str]] = {}
+        for label, run in runs:
+            values.setdefault(run.leaves.get(key), []).append(label)
+        if len(values) > 1:
+            holders[key] = values
+    others = [key.removesuffix("_target_") for key in holders if key.endswith("._target_")]
+    return "; ".join(
+        _spelt(key, values)
+        for key, values in holders.items()
+        # Of another class all settings differ: it is enough to name the class.
+        if key.endswith("._target_") or not key.startswith(tuple(others))
+    )
+
+
+def _spelt(key: str, values: Mapping[str | None, Sequence[str]]) -> str:
+    """A setting with its values and the groups that have them, as "limit: 9 for a, 10 for b"."""
+    if len(values) > _MOST_SPELT:
+        return f"{key}: {len(values)} values"
+    return f"{key}: " + ", ".join(
+        f"{'unset' if value is None else value} for {_labels(labels)}"
+        for value, labels in values.items()
+    )
+
+
+def _labels(labels: Sequence[str]) -> str:
+    distinct = list(dict.fromkeys(labels))
+    return " and ".join(distinct) if len(distinct) <= _MOST_SPELT else f"{len(distinct)} groups"
+
+
+def _differing(mappings: Sequence[Mapping[str, Any]], *keys: str) -> str:
+    """Those of the ``keys``, by default of all, whose values are not the same everywhere."""
+    keys = keys or tuple(dict.fromkeys(key for mapping in mappings for key in mapping))
+    return ", ".join(k for k in keys if any(m.get(k) != mappings[0].get(k) for m in mappings))

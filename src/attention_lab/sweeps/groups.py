@@ -1,0 +1,176 @@
+"""Runs grouped by what was swept: the runs of a group differ in nothing but their seed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+
+from attention_lab.sweeps.records import Run, number, section, settings
+from attention_lab.sweeps.statistics import Interval, mean_interval
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The runs that differ in nothing but their seed."""
+
+    label: str
+    #: The swept overrides of the group, by key.
+    settings: Mapping[str, str]
+    runs: list[Run]
+    # Asked for again and again, by every table and chart.
+    _means: dict[tuple[str, ...], Interval | None] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def finished(self) -> list[Run]:
+        """The finished runs, one per seed: the last one, where a seed was run more than once."""
+        return list({run.seed: run for run in self.runs if run.status == "finished"}.values())
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many runs there are of each status."""
+        return Counter(run.status for run in self.runs)
+
+    def values(self, *keys: str) -> dict[int, float]:
+        """A result of each finished seed that has it as a finite number, as ``("test", "per")``."""
+        return {
+            run.seed: value
+            for run in self.finished
+            if run.seed is not None and (value := number(run.result, *keys)) is not None
+        }
+
+    def scores(self, metric: str) -> dict[int, float]:
+        """The test metric of each finished seed that has it."""
+        return self.values("test", metric)
+
+    def interval(self, metric: str) -> Interval | None:
+        """The test metric over seeds; None if no seed has it."""
+        return self.mean("test", metric)
+
+    def mean(self, *keys: str) -> Interval | None:
+        """A result over seeds with its interval; None if no seed has it."""
+        if keys not in self._means:
+            values = self.values(*keys)
+            self._means[keys] = mean_interval(list(values.values())) if values else None
+        return self._means[keys]
+
+    def median(self, *keys: str) -> float | None:
+        """The median over seeds of a result, as of ``median("seconds", "training")``."""
+        values = self.values(*keys)
+        return median(values.values()) if values else None
+
+    @property
+    def steps_to_threshold(self) -> float | None:
+        """The median over seeds; inf where that seed never got there, None without a threshold."""
+        runs = [run for run in self.finished if number(run.result, "threshold") is not None]
+        steps = [number(run.result, "steps_to_threshold") for run in runs]
+        return median(math.inf if step is None else step for step in steps) if steps else None
+
+
+def grouped(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
+    """The groups of runs, and the keys that tell them apart.
+
+    Those are the overrides, all but the seed, that the runs do not share; then settings in which
+    runs of equal overrides differ, as those of two sweeps may. A key that was tuned for each group
+    tells none apart, unless groups would fall together without it.
+    """
+    each = [settings(run) for run in runs]
+    swept = [key for key in _keys(each) if len({choice.get(key) for choice in each}) > 1]
+    tuned = {section(run.sweep, "tuning").get("key") for run in runs}
+    chosen = [key for key in swept if key not in tuned]
+    if len(_members(each, chosen)) == len(_members(each, swept)):
+        swept = chosen
+    unasked = _unasked(runs, _members(each, swept).values())
+    for run, choice in zip(runs, each, strict=True):
+        choice |= {key: run.leaves[key] for key in unasked if key in run.leaves}
+    swept += [key for key in unasked if key not in swept]
+    members = _members(each, swept)
+    choices = [
+        {key: value for key, value in zip(swept, values, strict=True) if value is not None}
+        for values in members
+    ]
+    labels = _labels(choices, swept) if swept else [_unswept_label(run) for run in runs[:1]]
+    groups = [
+        Group(label, choice, [runs[index] for index in indices])
+        for label, choice, indices in zip(labels, choices, members.values(), strict=True)
+    ]
+    return groups, swept
+
+
+def named(wanted: str, groups: Sequence[Group]) -> Group:
+    """The group of a label, or of overrides as "attention=scaled_dot_product".
+
+    Raises:
+        ValueError: if it fits no group or several; the message lists the groups.
+    """
+    terms = {tuple(part.split("=", 1)) for part in re.split(r",\s*(?=[^,=\[\]]+=)", wanted)}
+    found = [
+        group
+        for group in groups
+        if group.label == wanted
+        or terms <= {*settings(group.runs[0]).items(), *group.settings.items()}
+    ]
+    if len(found) == 1:
+        return found[0]
+    problem = "fits more than one group" if found else "fits no group"
+    labels = "; ".join(group.label for group in groups)
+    raise ValueError(f'the baseline "{wanted}" {problem} of: {labels}')
+
+
+def _keys(choices: Sequence[Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(key for choice in choices for key in choice))
+
+
+def _members(
+    choices: Sequence[Mapping[str, str]], swept: Sequence[str]
+) -> dict[tuple[str | None, ...], list[int]]:
+    """The numbers of the runs by their values of what was swept."""
+    members: dict[tuple[str | None, ...], list[int]] = {}
+    for index, choice in enumerate(choices):
+        members.setdefault(tuple(map(choice.get, swept)), []).append(index)
+    return members
+
+
+def _unasked(runs: Sequence[Run], members: Iterable[Sequence[int]]) -> list[str]:
+    """The settings by which runs of equal overrides differ, as few as tell them apart.
+
+    A setting that not all of them have came or went with a version, and tells nothing apart.
+    """
+    found: dict[str, None] = {}
+    for indices in members:
+        known = [runs[index].leaves for index in indices if runs[index].config]
+        apart: list[tuple[str, ...]] = [() for _ in known]
+        for key in known[0] if known else ():
+            if not all(key in one for one in known):
+                continue
+            further = [(*before, one[key]) for before, one in zip(apart, known, strict=True)]
+            if len(set(further)) > len(set(apart)):
+                apart, found[key] = further, None
+    return list(found)
+
+
+def _labels(choices: Sequence[Mapping[str, str]], swept: Sequence[str]) -> list[str]:
+    """A short name for each group; the full overrides where short ones would collide."""
+    short = [", ".join(_term(key, value, swept) for key, value in c.items()) for c in choices]
+    if len(set(short)) < len(short):
+        short = [", ".join(f"{key}={value}" for key, value in c.items()) for c in choices]
+    # A group that leaves out what the others override runs on the default.
+    return [label or "default" for label in short]
+
+
+def _unswept_label(run: Run) -> str:
+    return settings(run).get("attention", "all runs")
+
+
+def _term(key: str, value: str, swept: Sequence[str]) -> str:
+    """One setting in a label: a choice speaks for itself, a number needs the end of its key."""
+    is_choice = not re.fullmatch(r"[-+]?[\d.][\d.eE+-]*|true|false|null|", value)
+    if is_choice and (len(swept) == 1 or "." not in key):
+        return value
+    ends = [other.rpartition(".")[2] for other in swept]
+    end = key.rpartition(".")[2]
+    return f"{end if ends.count(end) == 1 else key}={value}"

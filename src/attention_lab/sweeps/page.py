@@ -1,0 +1,69 @@
+"""The report's page: one HTML file that needs no other file and no network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from attention_lab.sweeps.answer import answer, limits
+from attention_lab.sweeps.charts.canvas import MOST_LOOKS, colour, is_hollow
+from attention_lab.sweeps.charts.costs import cost_chart
+from attention_lab.sweeps.charts.intervals import interval_chart
+from attention_lab.sweeps.charts.learning import learning_chart
+from attention_lab.sweeps.charts.slices import slice_chart
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.costs import fronts_in_words
+from attention_lab.sweeps.pictures import gallery
+from attention_lab.sweeps.provenance import provenance, shared_overrides, summary
+from attention_lab.sweeps.records import number
+from attention_lab.sweeps.slices import sliced
+from attention_lab.sweeps.wording import (
+    bounds,
+    column_title,
+    duration,
+    effect,
+    finished_of,
+    p_value,
+    quantity,
+    reason,
+    sentence,
+    shown,
+    status,
+    title,
+    with_unit,
+)
+
+
+def render_page(comparison: Comparison) -> str:
+    """The page: one HTML file that needs no other file and no network."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in _IN_TEMPLATE:
+        environment.globals[function.__name__] = function
+    differences = {
+        metric: {
+            difference.group.label: difference for difference in comparison.to_baseline(metric)
+        }
+        for metric in comparison.metrics
+    }
+    return environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        differences=differences,
+        gallery=gallery(comparison),
+        looks=[group for group, _ in comparison.ranked()[:MOST_LOOKS]],
+        slices=sliced(comparison.sliced),
+    )
+
+
+_IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
+    *(answer, bounds, colour, column_title, cost_chart, duration, effect, finished_of),
+    *(fronts_in_words, interval_chart, is_hollow, learning_chart, limits, number, p_value),
+    *(provenance, quantity, reason, sentence, shared_overrides, shown, slice_chart, status),
+    *(summary, title, with_unit),
+)

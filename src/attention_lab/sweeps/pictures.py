@@ -1,0 +1,120 @@
+"""The attention maps of the compared groups, for the page."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from attention_lab.sweeps.charts.canvas import MOST_LOOKS
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.groups import Group
+from attention_lab.sweeps.records import Run
+
+#: What the pictures of a page may weigh together before examples are left to the run directories.
+MOST_BYTES = 12_000_000
+
+
+class Map(NamedTuple):
+    """One attention map in the page."""
+
+    #: The group's place in the comparison.
+    row: int
+    label: str
+    seed: int | None
+    step: int
+    #: A data URI.
+    image: str
+    #: Whether many heads stand side by side in the picture.
+    is_wide: bool
+
+
+@dataclass
+class Gallery:
+    """What the groups look at, on the same examples."""
+
+    #: By example and layer, one map for each group that has it.
+    maps: dict[str, dict[str, list[Map]]] = field(default_factory=dict)
+    #: Labels of finished groups that have no maps.
+    without: list[str] = field(default_factory=list)
+    #: Examples whose maps would make the page too heavy.
+    left_out: list[str] = field(default_factory=list)
+
+
+def gallery(comparison: Comparison) -> Gallery:
+    """The maps of the last validation of one seed of each group, the same one where all have it.
+
+    Of many groups it shows the best, as many as have a look of their own.
+    """
+    best = [group for group, _ in comparison.ranked()] or comparison.groups
+    shown = [group for group in best[:MOST_LOOKS] if group.finished]
+    seed = _shared_seed(shown)
+    found: dict[str, dict[str, list[tuple[int, Run, int, Path]]]] = {}
+    without = []
+    for row, group in enumerate(comparison.groups):
+        if group not in shown:
+            continue
+        run = _of_seed(group, seed)
+        step, pictures = _last_pictures(run) if run else (0, [])
+        if run is None or not pictures:
+            without.append(group.label)
+            continue
+        for path in pictures:
+            example, _, layer = path.stem.partition("-")
+            layers = found.setdefault(unquote(example), {})
+            layers.setdefault(layer, []).append((row, run, step, path))
+    result = Gallery(without=without)
+    weight = 0
+    for example, layers in found.items():
+        weight += sum(path.stat().st_size for maps in layers.values() for *_, path in maps)
+        if result.maps and weight > MOST_BYTES:
+            result.left_out.append(example)
+            continue
+        result.maps[example] = {
+            layer: [
+                Map(row, comparison.groups[row].label, run.seed, step, *_embedded(path))
+                for row, run, step, path in maps
+            ]
+            for layer, maps in layers.items()
+        }
+    return result
+
+
+def _shared_seed(groups: Sequence[Group]) -> int | None:
+    """The first seed that has maps in every group that has any."""
+    each = [
+        {run.seed for run in group.finished if run.seed is not None and _last_pictures(run)[1]}
+        for group in groups
+    ]
+    shared = set.intersection(*filter(None, each)) if any(each) else set()
+    return min(shared, default=None)
+
+
+def _of_seed(group: Group, seed: int | None) -> Run | None:
+    """The finished run of a seed; without that one, of the first seed that has maps."""
+    runs = sorted(group.finished, key=lambda run: run.seed or 0)
+    with_maps = [run for run in runs if _last_pictures(run)[1]]
+    return next((run for run in with_maps if run.seed == seed), next(iter(with_maps), None))
+
+
+def _last_pictures(run: Run) -> tuple[int, list[Path]]:
+    """The step of the last validation that has maps, and those."""
+    folders = {_step(folder): folder for folder in run.directory.glob("attention/step-*")}
+    for step in sorted(folders, reverse=True):
+        if pictures := sorted(folders[step].glob("*.png")):
+            return step, pictures
+    return 0, []
+
+
+def _step(folder: Path) -> int:
+    digits = folder.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _embedded(picture: Path) -> tuple[str, bool]:
+    """A PNG as a data URI, and whether it is wide."""
+    data = picture.read_bytes()
+    # A PNG starts with a signature of 8 bytes and a header chunk: length, "IHDR", width, height.
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}", width > 2.2 * height

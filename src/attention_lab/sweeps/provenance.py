@@ -1,0 +1,59 @@
+"""Where the numbers of a comparison come from."""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.records import section, settings
+
+
+def summary(comparison: Comparison) -> str:
+    """How much was run, and how much of it counts."""
+    runs, missing = len(comparison.runs), len(comparison.unfinished)
+    seeds = len({run.seed for run in comparison.runs} - {None})
+    missing_line = f"; {missing} without a result" if missing else ""
+    return (
+        f"{_counted(runs, 'run')} in {_counted(len(comparison.groups), 'group')}, "
+        f"{_counted(seeds, 'seed')}{missing_line}."
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def provenance(comparison: Comparison) -> dict[str, str]:
+    """Where the numbers come from: what was asked for, by which code, when and where."""
+    records = [run.record for run in comparison.runs]
+    times = sorted(_time(r[key]) for r in records for key in ("started", "finished") if r.get(key))
+    versions = [f"{name} {v}" for r in records for name, v in section(r, "versions").items()]
+    commands = [run.sweep.get("command") or run.record.get("command") for run in comparison.runs]
+    facts = {
+        "Command": _distinct(commands),
+        "Swept": ", ".join(comparison.swept),
+        "In all runs": ", ".join(shared_overrides(comparison)),
+        "Seeds": _distinct(sorted(run.seed for run in comparison.runs if run.seed is not None)),
+        "Ran": " – ".join(dict.fromkeys(times[:1] + times[-1:])),
+        "Hosts": _distinct(record.get("host") for record in records),
+        "Git revision": _distinct(record.get("git_revision") for record in records),
+        "Versions": _distinct(versions),
+        "Report written": _time(datetime.now(UTC).isoformat()),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _time(iso: object) -> str:
+    """A time of the record, to the minute: "2026-01-31 13:45 +00:00"."""
+    return re.sub(r"T(\d\d:\d\d):[\d.]+", r" \1 ", str(iso)).strip()
+
+
+def shared_overrides(comparison: Comparison) -> list[str]:
+    """The overrides of every run, as "data=g2p"."""
+    each = [settings(run).items() for group in comparison.groups for run in group.runs]
+    shared = set.intersection(*map(set, each)) if each else set()
+    return [f"{key}={value}" for key, value in (each[0] if each else ()) if (key, value) in shared]
+
+
+def _distinct(values: Iterable[object]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))

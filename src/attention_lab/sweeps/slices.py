@@ -1,0 +1,46 @@
+"""Metrics of slices of the test examples, told apart by what the slices are of."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """A metric on neighbouring slices, as accuracy by length."""
+
+    metric: str
+    #: What tells the slices apart: "length", or "length and pairs".
+    kind: str
+    #: The names of the metrics by what is written for their slice: "accuracy/length=1-9" by "1-9".
+    columns: dict[str, str]
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the slices are steps of something that grows."""
+        return all(re.match(r"-?\d", value) for value in self.columns)
+
+
+def sliced(metrics: Iterable[str]) -> list[Sliced]:
+    """Metrics such as "accuracy/length=1-9" by metric and kind; slices that grow are in order.
+
+    >>> sliced(["accuracy/length=10-19", "accuracy/length=1-9"])[0].columns
+    {'1-9': 'accuracy/length=1-9', '10-19': 'accuracy/length=10-19'}
+    """
+    kinds: dict[tuple[str, str], dict[str, str]] = {}
+    for name in metrics:
+        metric, _, part = name.partition("/")
+        terms = [term.rpartition("=") for term in part.split(",")]
+        kind = " and ".join(key for key, _, _ in terms if key) or "slice"
+        kinds.setdefault((metric, kind), {})[", ".join(value for _, _, value in terms)] = name
+    found = [Sliced(metric, kind, columns) for (metric, kind), columns in kinds.items()]
+    return [
+        Sliced(one.metric, one.kind, dict(sorted(one.columns.items(), key=_numbers)))
+        if one.is_ordered
+        else one
+        for one in found
+    ]
+
+
+def _numbers(column: tuple[str, str]) -> list[float]:
+    return [float(number) for number in re.findall(r"(?<!\d)-?\d+(?:\.\d+)?", column[0])]

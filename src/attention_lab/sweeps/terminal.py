@@ -1,0 +1,81 @@
+"""A comparison as a table for the terminal."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.console import Group as Rows
+from rich.table import Table
+from rich.text import Text
+
+from attention_lab.sweeps.answer import answer, limits
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.statistics import Interval
+from attention_lab.sweeps.wording import (
+    bounds,
+    column_title,
+    finished_of,
+    quantity,
+    reason,
+    shown,
+    status,
+)
+
+#: Runs without a result that are named; the page names all.
+MOST_NAMED = 10
+
+
+def terminal_table(comparison: Comparison, width: int = 100) -> RenderableType:
+    """The comparison as a table of ``width`` columns, the answer above it, the doubts below.
+
+    The monitored metric and the costs always show, further metrics as far as they fit.
+    """
+    count = len(comparison.metrics)
+    table = _terminal_table(comparison, comparison.metrics)
+    while count > 1 and Console(width=1000).measure(table).maximum > width:
+        count -= 1
+        table = _terminal_table(comparison, comparison.metrics[:count])
+    head, foot = Text(answer(comparison), style="bold"), Text("\n".join(_footnotes(comparison)))
+    return Rows(head, "", table, "", foot)
+
+
+def _terminal_table(comparison: Comparison, metrics: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    differences = comparison.to_baseline(metrics[0]) if metrics else []
+    difference_columns = [f"Δ {column_title(metrics[0], 'points')}"] if differences else []
+    table.add_column(Text(" × ".join(comparison.swept) or "group"), overflow="fold")
+    for column in ("n", *map(column_title, metrics), *difference_columns, "params", "tokens/s"):
+        table.add_column(column, justify="right")
+    best = [group for group, _ in comparison.ranked()[:1]]
+    for group in comparison.groups:
+        cells = [_cell(metric, group.interval(metric)) for metric in metrics]
+        if differences:
+            found = [d.interval for d in differences if d.group is group]
+            cells.append(_cell(metrics[0], found[0] if found else None))
+        cells += [quantity(group.median("parameters")), quantity(group.median("tokens_per_second"))]
+        style = "bold" if group in best else ""
+        table.add_row(Text(group.label), finished_of(group), *map(Text, cells), style=style)
+    if comparison.yardsticks:
+        table.add_section()
+    for name, known in comparison.yardsticks.items():
+        table.add_row(
+            Text(name), "", *(shown(metric, known.get(metric)) for metric in metrics), style="dim"
+        )
+    return table
+
+
+def _cell(metric: str, interval: Interval | None) -> str:
+    return f"{shown(metric, interval.mean)} {bounds(metric, interval)}" if interval else "–"
+
+
+def _footnotes(comparison: Comparison) -> list[str]:
+    lines = ["Test metrics: the mean over n seeds and its 95 % interval."]
+    if comparison.baseline:
+        lines.append(f"Δ: paired difference to {comparison.baseline.label} on shared seeds.")
+    lines += [
+        line for line in (limits(comparison), comparison.tuning, *comparison.warnings) if line
+    ]
+    missing = [f"{status(run)}: {run.name}: {reason(run)}" for _, run in comparison.unfinished]
+    if len(missing) > MOST_NAMED:
+        missing[MOST_NAMED:] = [f"and {len(missing) - MOST_NAMED} more runs without a result"]
+    return lines + missing

@@ -1,0 +1,80 @@
+"""`attention-lab report`: what is asked of it is done, or refused in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> Path:
+    """A sweep of two groups that PER and WER rank the other way round."""
+    for label, per, wer in (("x", 0.1, 0.6), ("y", 0.2, 0.5)):
+        run = tmp_path / "sweep" / label
+        run.mkdir(parents=True)
+        status = {"status": "finished", "seed": 0, "overrides": [f"attention={label}", "seed=0"]}
+        result = {"monitor": "per", "mode": "min", "test": {"per": per, "wer": wer}}
+        (run / "status.json").write_text(json.dumps(status))
+        (run / "result.json").write_text(json.dumps(result))
+        (run / "config.yaml").write_text("seed: 0")
+    return tmp_path / "sweep"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "beginning"),
+    [
+        ([], "x has the lowest PER"),
+        (["--metric", "wer"], "y has the lowest WER"),
+        (["--metric", "test/wer", "--baseline", "attention=x"], "y has the lowest WER"),
+    ],
+)
+def test_the_metric_to_compare_by(
+    command: Command, two_runs: Path, arguments: list[str], beginning: str
+) -> None:
+    answer = command("report", str(two_runs), *arguments)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(beginning)
+    assert (two_runs / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "f1"], "there is test/per, test/wer"),
+        (["--metric", "validation/per"], "--metric test/per"),
+        (["--baseline", "attention=z"], "fits no group of: x; y"),
+    ],
+)
+def test_what_is_not_there_is_one_clear_line(
+    command: Command, two_runs: Path, arguments: list[str], message: str
+) -> None:
+    answer = command("report", str(two_runs), *arguments)
+    assert answer.code == 2
+    assert answer.err.startswith("attention-lab: ")
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+    assert not (two_runs / "report.html").exists()
+
+
+def test_a_server_that_takes_nothing_leaves_the_report(
+    command: Command, two_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no such project")
+
+    monkeypatch.setattr("wandb.init", refuse)
+    answer = command("report", str(two_runs), "--wandb")
+    assert answer.code == 1
+    assert answer.err == "attention-lab: W&B did not take the report: no such project\n"
+    assert (two_runs / "report.html").is_file()
+
+
+def test_wandb_switched_off_is_said(
+    command: Command, two_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    answer = command("report", str(two_runs), "--wandb")
+    assert answer.code == 0
+    assert answer.out.splitlines()[-1].split() == ["W&B", "is", "off"]

@@ -1,0 +1,334 @@
+"""The answer, the table and the numbers say no more than the runs support."""
+
+import csv
+import math
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from attention_lab.sweeps.answer import answer, limits
+from attention_lab.sweeps.charts.intervals import interval_chart
+from attention_lab.sweeps.comparison import Comparison, compare
+from attention_lab.sweeps.numbers import csv_rows
+from attention_lab.sweeps.page import render_page
+from attention_lab.sweeps.records import read_runs
+from attention_lab.sweeps.report import write_report
+from attention_lab.sweeps.statistics import mean_interval
+from attention_lab.sweeps.terminal import terminal_table
+from attention_lab.sweeps.wording import (
+    bounds,
+    duration,
+    effect,
+    p_value,
+    quantity,
+    shown,
+    with_unit,
+)
+from tests.sweeps.conftest import Compared, WriteRun
+
+CLEAR = [0.100, 0.101, 0.103, 0.102]
+WORSE = [0.202, 0.200, 0.203, 0.204]
+
+
+@pytest.mark.parametrize(
+    ("scores", "sentence"),
+    [
+        (
+            {"a": WORSE, "b": CLEAR},
+            "b has the lowest PER, 10.2 % [9.9, 10.4], lower than a on the same seeds "
+            "(adjusted p < 0.001).",
+        ),
+        (
+            {"a": CLEAR, "b": WORSE, "c": [0.30, 0.302, 0.301, 0.303]},
+            "a has the lowest PER, 10.2 % [9.9, 10.4], lower than every other group on the same "
+            "seeds (adjusted p < 0.001).",
+        ),
+        (
+            {"a": CLEAR, "b": [0.101, 0.100, 0.105, 0.101]},
+            "a has the lowest PER, 10.2 % [9.9, 10.4], but 4 seeds do not separate it from b.",
+        ),
+        (
+            {"a": CLEAR, "b": WORSE, "c": [0.101, 0.100, 0.105, 0.101]},
+            "a has the lowest PER, 10.2 % [9.9, 10.4], lower than b on the same seeds "
+            "(adjusted p < 0.001), but 4 seeds do not separate it from c.",
+        ),
+        (
+            {"a": [0.1, 0.2, 0.15], **{label: [0.2, 0.1, 0.16] for label in "bcde"}},
+            "a has the lowest PER, 15.0 % [2.6, 27.4], but 3 seeds do not separate it from any "
+            "other group.",
+        ),
+        (
+            {"a": [0.1, 0.101], "b": [0.2, 0.201]},
+            "a has the lowest PER, 10.1 % [9.4, 10.7], but two seeds are too few to trust any "
+            "difference.",
+        ),
+        (
+            {"a": [0.1], "b": [0.2]},
+            "a has the lowest PER, 10.0 % (one seed), but one seed is too few to trust any "
+            "difference.",
+        ),
+        (
+            # Many seeds of one group say nothing about the single seed of the other.
+            {"a": CLEAR, "b": [0.9 / 2, None, None, None]},
+            "a has the lowest PER, 10.2 % [9.9, 10.4], but 4 seeds do not separate it from b.",
+        ),
+        (
+            {"a": [0.1], "b": [0.1]},
+            "a and b share the lowest PER, 10.0 %, but one seed is too few to trust any "
+            "difference.",
+        ),
+        ({"a": CLEAR, "b": CLEAR}, "a and b share the lowest PER, 10.2 %."),
+        (
+            {"a": [0.1, 0.2, 0.15], "b": [None]},
+            "The PER of a is 15.0 % [2.6, 27.4], with a floor of 70.0 %; no other group has a "
+            "result.",
+        ),
+        ({"a": [0.8]}, "No group beats the floor, 70.0 % PER: a has 80.0 % (one seed)."),
+        ({"a": [None]}, "No run has finished with a test metric, so there is nothing to compare."),
+    ],
+)  # fmt: skip
+def test_the_answer_claims_what_the_seeds_support(
+    compared: Compared, scores: dict[str, list[float | None]], sentence: str
+) -> None:
+    assert answer(compared(scores)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("scores", "sentence"),
+    [
+        (
+            {"base": WORSE, "a": CLEAR},
+            "a has the lowest PER, 10.2 % [9.9, 10.4]; against the baseline base that is a "
+            "difference of −10.1 points [−10.3, −9.8] on 4 shared seeds (adjusted p < 0.001).",
+        ),
+        (
+            {"base": [0.101, 0.100, 0.105, 0.101], "a": CLEAR},
+            "a has the lowest PER, 10.2 % [9.9, 10.4], but its difference to the baseline base "
+            "may be chance: 0.0 points [−0.3, 0.2] on 4 shared seeds.",
+        ),
+        (
+            {"base": [0.2, 0.21, None, None], "a": CLEAR},
+            "a has the lowest PER, 10.2 % [9.9, 10.4], but it shares too few seeds with the "
+            "baseline base to call it better.",
+        ),
+        (
+            {"base": CLEAR, "a": WORSE},
+            "base has the lowest PER, 10.2 % [9.9, 10.4], lower than a on the same seeds "
+            "(adjusted p < 0.001).",
+        ),
+    ],
+)  # fmt: skip
+def test_the_answer_with_a_baseline(
+    compared: Compared, scores: dict[str, list[float | None]], sentence: str
+) -> None:
+    assert answer(compared(scores, "attention=base")) == sentence
+
+
+def test_no_group_is_called_better_on_other_data(write_run: WriteRun) -> None:
+    for label, values in {"a": WORSE, "b": CLEAR}.items():
+        for seed, value in enumerate(values):
+            config = {"data": {"limit": label, "seed": seed}}
+            run = write_run(f"a={label}", seed, test={"per": value}, config=config)
+    comparison = compare(read_runs([run.parent]))
+    assert answer(comparison) == (
+        "The runs have different data, so none is called better than another; the lowest PER is "
+        "that of b, 10.2 % [9.9, 10.4]."
+    )
+    assert "Quality against cost" not in render_page(comparison)
+
+
+def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
+    result = {"monitor": "accuracy", "mode": "max", "floor": {"accuracy": 0.1}}
+    for seed, (low, high) in enumerate(zip(CLEAR, WORSE, strict=True)):
+        write_run("a=low", seed, test={"accuracy": low + 0.5}, result=result)
+        run = write_run("a=high", seed, test={"accuracy": high + 0.5}, result=result)
+    comparison = compare(read_runs([run.parent]))
+    assert answer(comparison) == (
+        "high has the highest accuracy, 70.2 % [70.0, 70.5], higher than low on the same seeds "
+        "(adjusted p < 0.001)."
+    )
+    assert "accuracy, % (higher is better)" in interval_chart(comparison)
+
+
+@pytest.mark.parametrize(
+    ("scores", "beginning"),
+    [
+        ({"a": [0.1, 0.2, 0.3], "b": [0.1]}, "With 3 seeds no test gives a p below 0.25 unless"),
+        ({"a": [0.1], "b": [0.1]}, "One seed has no interval and no test"),
+        ({"a": [0.1, 0.2, 0.3], "b": [None]}, ""),
+    ],
+)
+def test_what_so_few_seeds_leave_unsaid(
+    compared: Compared, scores: dict[str, list[float | None]], beginning: str
+) -> None:
+    comparison = compared(scores)
+    assert limits(comparison).startswith(beginning)
+    assert bool(limits(comparison)) == bool(beginning)
+    assert limits(comparison) in " ".join(printed(comparison, 400))
+    assert limits(comparison) in render_page(comparison)
+
+
+def test_numbers_read_well() -> None:
+    assert (shown("per", 0.1234), shown("loss", -0.12345), shown("wer", None)) == (
+        "12.3",
+        "−0.123",
+        "–",
+    )
+    assert shown("per", -0.0001) == "0.0"
+    assert (with_unit("token_accuracy", 0.5), with_unit("loss", 0.5)) == ("50.0 %", "0.500")
+    assert bounds("per", mean_interval([0.1])) == "(one seed)"
+    assert (p_value(0.0004), p_value(0.0123), p_value(0.04, "≤"), p_value(math.nan)) == (
+        "p < 0.001",
+        "p = 0.012",
+        "p ≤ 0.04",
+        "no p",
+    )
+    assert [quantity(x) for x in (950, 15_000, 123_456, 1_234_567, math.inf, None)] == [
+        "950",
+        "15.0 k",
+        "123 k",
+        "1.23 M",
+        "never",
+        "–",
+    ]
+    assert quantity(612e6, "B") == "612 MB"
+    assert [effect(g) for g in (-1.25, 0.34, -0.001, math.nan)] == [
+        "g = −1.2",
+        "g = 0.3",
+        "g = 0.0",
+        "no g",
+    ]
+    assert [duration(x) for x in (45, 204, 4320, None)] == ["45 s", "3.4 min", "1.2 h", "–"]
+
+
+def printed(comparison: Comparison, width: int) -> list[str]:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(terminal_table(comparison, width))
+    return capture.get().splitlines()
+
+
+def test_shortcuts_stand_beside_the_floor(compared: Compared) -> None:
+    known = {"first letter": {"per": 0.25}, "nothing known": {}}
+    comparison = compared({"a": [0.1, 0.2]}, floor={"per": 0.3}, shortcuts=known)
+    lines = printed(comparison, 100)
+    assert [line.split()[-1] for line in lines if line.startswith("first letter ")] == ["25.0"]
+    assert not [line for line in lines if "nothing known" in line]
+    drawn = re.findall(r">([^<]+)<", interval_chart(comparison))
+    assert {"first letter 25.0 %", "floor 30.0 %"} <= set(drawn)
+    assert "first letter" in render_page(comparison)
+
+
+def test_slices_are_numbers_but_no_columns(write_run: WriteRun) -> None:
+    test = {"accuracy": 0.5, "accuracy/length=1-9": 0.75}
+    run = write_run("attention=a", 0, test=test, result={"monitor": "accuracy", "mode": "max"})
+    comparison = compare(read_runs([run.parent]))
+    assert comparison.metrics == ["accuracy"]
+    assert "length" not in " ".join(printed(comparison, 200))
+    rows = {row["metric"]: row["mean"] for row in csv_rows(comparison)}
+    assert rows == test
+    assert with_unit("accuracy/length=1-9", 0.75) == "75.0 %"
+
+
+@pytest.mark.parametrize("baseline", [None, "scaled"])
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_terminal_table_fits(sweep: Path, width: int, baseline: str | None) -> None:
+    lines = printed(compare(read_runs([sweep]), baseline), width)
+    assert max(map(len, lines)) <= width
+    (scaled,) = [line for line in lines if line.startswith("scaled ")]
+    assert re.search(r"scaled +3 +21\.0 \[18\.5, 23\.5\] .* 1\.23 M +10\.1 k", scaled)
+    (general,) = [line for line in lines if line.startswith("general ") and "n" in line]
+    assert re.search(r"general +1/4 +15\.0 \(one seed\)", general)
+    (floor,) = [line for line in lines if line.startswith("floor ")]
+    assert "70.0" in floor
+    (heading,) = [line for line in lines if line.startswith("attention ")]
+    assert ("Δ PER, points" in heading) == (baseline is not None)
+
+
+def test_a_wider_terminal_shows_more_metrics(sweep: Path) -> None:
+    comparison = compare(read_runs([sweep]), "scaled")
+    shown_at = {}
+    for width in (70, 100, 160):
+        lines = printed(comparison, width)
+        (heading,) = [line for line in lines if line.startswith("attention ")]
+        shown_at[width] = [m for m in ("PER,", "WER,", "loss") if f"  {m}" in heading]
+    assert shown_at == {70: ["PER,"], 100: ["PER,", "WER,"], 160: ["PER,", "WER,", "loss"]}
+
+
+def test_the_terminal_table_names_what_failed_and_takes_no_markup(write_run: WriteRun) -> None:
+    write_run("a=[red]", 0, test={"per": 0.2})
+    error = {"error": "[bold]boom\nTraceback"}
+    run = write_run("a=[blue]", 0, status="failed", record=error)
+    lines = printed(compare(read_runs([run.parent])), 80)
+    assert "failed: sweep/a=[blue],seed=0: [bold]boom" in lines
+    assert [line for line in lines if line.startswith("[red] ")]
+
+
+def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
+    write_report(compare(read_runs([sweep]), "attention=scaled"), sweep)
+    with (sweep / "report.csv").open(newline="") as file:
+        rows = {(row["group"], row["metric"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 9 + 2
+    assert {name: (row["kind"], row["mean"]) for name, row in rows.items() if "floor" in name} == {
+        ("floor", "per"): ("floor", "0.7"),
+        ("floor", "wer"): ("floor", "0.99"),
+    }
+    row = rows["additive", "per"]
+    interval = mean_interval([0.10 + 0.02 * seed for seed in range(3)])
+    assert (row["n"], row["runs"], row["finished"], row["failed"]) == ("3", "3", "3", "0")
+    assert [float(row[name]) for name in ("mean", "low", "high")] == [
+        interval.mean,
+        interval.low,
+        interval.high,
+    ]
+    assert float(row["floor"]) == 0.70
+    assert float(row["parameters"]) == 1_234_567
+    assert float(row["training_seconds"]) == 75
+    assert (row["baseline"], row["difference_n"]) == ("scaled", "3")
+    assert float(row["difference"]) == pytest.approx(-0.09)
+    assert float(row["adjusted_p_value"]) == float(row["p_value"]) < 0.05
+    single = rows["general", "per"]
+    assert (single["n"], single["low"], single["p_value"]) == ("1", "", "")
+    assert (single["finished"], single["failed"], single["diverged"]) == ("1", "2", "1")
+    assert rows["scaled", "per"]["baseline"] == ""
+
+
+def test_a_group_without_a_result_has_its_row(write_run: WriteRun) -> None:
+    write_run("a=x", 0)
+    sweep = write_run("a=y", 0, status="diverged").parent
+    _, row, _ = csv_rows(compare(read_runs([sweep])))
+    assert (row["group"], row["n"], row["finished"], row["diverged"]) == ("y", 0, 0, 1)
+    assert "mean" not in row
+
+
+def test_the_report_goes_where_it_is_told(sweep: Path, tmp_path: Path) -> None:
+    assert write_report(compare(read_runs([sweep])), sweep) == sweep / "report.html"
+    output = tmp_path / "new" / "place"
+    assert write_report(compare(read_runs([sweep])), output) == output / "report.html"
+    assert {path.name for path in output.iterdir()} == {"report.html", "report.csv"}
+    # A report in a sweep is no run of it.
+    assert len(read_runs([sweep])) == 10
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Comparison) -> str:
+        raise RuntimeError("no such template")
+
+    write_report(compare(read_runs([sweep])), sweep)
+    before = [(sweep / name).read_text() for name in ("report.html", "report.csv")]
+    monkeypatch.setattr("attention_lab.sweeps.report.render_page", fail)
+    with pytest.raises(RuntimeError, match="no such template"):
+        write_report(compare(read_runs([sweep]), "scaled"), sweep)
+    assert [(sweep / name).read_text() for name in ("report.html", "report.csv")] == before
+
+
+def test_of_many_runs_without_a_result_some_are_named(write_run: WriteRun) -> None:
+    for seed in range(13):
+        run = write_run("a=x", seed, status="failed")
+    lines = printed(compare(read_runs([run.parent])), 100)
+    assert len([line for line in lines if line.startswith("failed: ")]) == 10
+    assert lines[-1] == "and 3 more runs without a result"

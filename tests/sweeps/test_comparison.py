@@ -1,0 +1,355 @@
+"""Runs are compared by what was swept, over their seeds, and doubts are said."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from attention_lab.sweeps.comparison import Comparison, Difference, compare, direction
+from attention_lab.sweeps.groups import Group
+from attention_lab.sweeps.records import read_runs
+from attention_lab.sweeps.statistics import Interval
+from tests.sweeps.conftest import WriteRun
+
+
+def labels(comparison: Comparison) -> list[str]:
+    return [group.label for group in comparison.groups]
+
+
+def test_numbers_of_a_group_by_hand(sweep: Path) -> None:
+    comparison = compare(read_runs([sweep]))
+    (additive,) = [group for group in comparison.groups if group.label == "additive"]
+    interval = additive.interval("per")
+    assert interval is not None
+    # 0.10, 0.12, 0.14: t(2 degrees) is 4.302653, the deviation 0.02.
+    half_width = 4.302653 * 0.02 / math.sqrt(3)
+    assert (interval.n, interval.mean) == pytest.approx((3, 0.12))
+    assert (interval.low, interval.high) == pytest.approx((0.12 - half_width, 0.12 + half_width))
+    assert additive.interval("no such metric") is None
+    assert additive.median("parameters") == 1_234_567
+    assert additive.median("seconds", "training") == 75
+    assert additive.median("seconds", "asleep") is None
+    assert comparison.metrics == ["per", "wer", "loss"]
+    assert comparison.floor == {"per": 0.70, "wer": 0.99}
+    assert (comparison.mode, comparison.threshold) == ("min", 0.3)
+
+
+def test_counts_and_reasons(sweep: Path) -> None:
+    comparison = compare(read_runs([sweep]))
+    (general,) = [group for group in comparison.groups if group.label == "general"]
+    assert general.counts == {"finished": 1, "diverged": 1, "failed": 2}
+    assert len(general.finished) == 1
+    reasons = {run.seed: run.error for _, run in comparison.unfinished}
+    assert reasons[1] == "the loss is nan at step 70"
+    assert "general: 3 of 4 runs gave no result; the means leave them out." in comparison.warnings
+    assert "The groups have not finished the same seeds; only shared seeds are paired." in (
+        comparison.warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["attention=additive", "attention=dot"], ["additive", "dot"]),
+        (["data=g2p,attention=b", "data=g2p,attention=a"], ["b", "a"]),
+        (["model.width=32", "model.width=64"], ["width=32", "width=64"]),
+        (["attention=a,b.width=32", "attention=c,b.width=64"], ["a, width=32", "c, width=64"]),
+        (["attention=a", "attention=a,model.width=64"], ["default", "width=64"]),
+        (["attention=a", "+attention=b", "hydra.verbose=true"], ["a", "b", "default"]),
+        (["e.d=1,f.d=1", "e.d=2,f.d=2"], ["e.d=1, f.d=1", "e.d=2, f.d=2"]),
+        (["x=a", "y=a"], ["x=a", "y=a"]),
+        (["model.bias=true", "model.bias=false"], ["bias=true", "bias=false"]),
+        (["attention=additive"], ["additive"]),
+        (["model=encoder"], ["all runs"]),
+    ],
+)  # fmt: skip
+def test_groups_by_what_was_swept(
+    write_run: WriteRun, overrides: list[str], expected: list[str]
+) -> None:
+    for number, override in enumerate(overrides):
+        for seed in range(2):
+            run = write_run(override, seed, name=f"{number}{seed}")
+    comparison = compare(read_runs([run.parent]))
+    assert labels(comparison) == expected
+    assert [len(group.runs) for group in comparison.groups] == [2] * len(expected)
+
+
+@pytest.mark.parametrize("baseline", ["scaled", "attention=scaled", "data=g2p,attention=scaled"])
+def test_differences_to_the_baseline_by_hand(sweep: Path, baseline: str) -> None:
+    comparison = compare(read_runs([sweep]), baseline)
+    additive, general = sorted(comparison.to_baseline("per"), key=lambda d: d.group.label)
+    # -0.10, -0.09, -0.08. With two degrees of freedom p is 1 - t / √(t² + 2).
+    t = 0.09 / (0.01 / math.sqrt(3))
+    half_width = 4.302653 * 0.01 / math.sqrt(3)
+    assert (additive.group.label, additive.reference.label) == ("additive", "scaled")
+    assert (additive.interval.n, additive.interval.mean) == pytest.approx((3, -0.09))
+    assert additive.interval.high == pytest.approx(-0.09 + half_width)
+    assert additive.p_value == pytest.approx(1 - t / math.sqrt(t**2 + 2))
+    # The other group shares one seed: nothing to test, so nothing to adjust for.
+    assert additive.adjusted_p == additive.p_value
+    assert additive.is_supported
+    # The deviations are 0.02 and 0.01, and Hedges' correction is Γ(1) / Γ(1/2), which is 1 / √π.
+    deviation = math.sqrt((0.02**2 + 0.01**2) / 2)
+    assert additive.effect_size == pytest.approx(-0.09 / deviation / math.sqrt(math.pi))
+    assert (general.interval.n, general.interval.mean) == pytest.approx((1, -0.05))
+    assert math.isnan(general.adjusted_p)
+    assert not general.is_supported
+
+
+def test_an_unknown_baseline_lists_the_groups(sweep: Path) -> None:
+    with pytest.raises(ValueError, match=r"attention=addtive.* fits no group of: .*additive"):
+        compare(read_runs([sweep]), "attention=addtive")
+    with pytest.raises(ValueError, match="fits more than one group"):
+        compare(read_runs([sweep]), "data=g2p")
+
+
+def test_the_best_group_is_judged_against_all_pairs(write_run: WriteRun) -> None:
+    for seed, noise in enumerate([0.000, 0.001, 0.003]):
+        write_run("a=worst", seed, test={"per": 0.90 + noise})
+        write_run("a=best", seed, test={"per": 0.10 + 2 * noise})
+        sweep = write_run("a=middle", seed, test={"per": 0.20 - noise}).parent
+    differences = compare(read_runs([sweep])).from_best
+    assert [(d.group.label, d.reference.label) for d in differences] == [
+        ("best", "middle"),
+        ("best", "worst"),
+    ]
+    # The lead over the worst is the clearest of all three differences.
+    assert differences[1].adjusted_p == pytest.approx(3 * differences[1].p_value)
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high", "adjusted_p", "is_supported"),
+    [
+        (3, 0.1, 0.3, 0.04, True),
+        (3, -0.3, -0.1, 0.04, True),
+        (2, 0.1, 0.3, 0.04, False),
+        (3, -0.1, 0.3, 0.04, False),
+        (3, 0.1, 0.3, 0.06, False),
+        (3, 0.2, 0.2, math.nan, False),
+        (1, math.nan, math.nan, math.nan, False),
+    ],
+)
+def test_what_it_takes_to_support_a_difference(
+    n: int, low: float, high: float, adjusted_p: float, is_supported: bool
+) -> None:
+    one, other = Group("one", {}, []), Group("other", {}, [])
+    difference = Difference(one, other, Interval(n, 0.2, low, high), 0.01, adjusted_p, 1.0)
+    assert difference.is_supported == is_supported
+
+
+def test_the_best_is_the_highest_where_higher_is_better(write_run: WriteRun) -> None:
+    for name, accuracy in {"low": 0.8, "high": 0.9, "middle": 0.85}.items():
+        for seed in range(2):
+            result = {"monitor": "accuracy", "mode": "max"}
+            run = write_run(f"a={name}", seed, test={"accuracy": accuracy}, result=result)
+    ranked = compare(read_runs([run.parent])).ranked()
+    assert [group.label for group, _ in ranked] == ["high", "middle", "low"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [([10, 30, 20], 20), ([10, 30, None], 30), ([10, None, None], math.inf)]
+)
+def test_steps_to_the_threshold_count_those_that_never_got_there(
+    write_run: WriteRun, steps: list[int | None], expected: float
+) -> None:
+    for seed, step in enumerate(steps):
+        run = write_run("a=b", seed, result={"steps_to_threshold": step})
+    (group,) = compare(read_runs([run.parent])).groups
+    assert group.steps_to_threshold == expected
+
+
+def test_without_a_threshold_there_are_no_steps_to_it(write_run: WriteRun) -> None:
+    run = write_run("a=b", 0, result={"threshold": None, "steps_to_threshold": None})
+    assert compare(read_runs([run])).groups[0].steps_to_threshold is None
+
+
+def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
+    for seed in range(2):
+        write_run("a=x", seed, test={"per": 0.1 + seed})
+        sweep = write_run("a=y", seed, test={"per": 0.2 + seed}).parent
+    assert compare(read_runs([sweep])).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        (
+            {"config": {"data": {"_target_": "data.G2P", "limit": 9}}},
+            "differ in their data (data.limit: unset for x, 9 for y): they may answer",
+        ),
+        (
+            {"config": {"data": {"_target_": "data.Digits", "limit": 9}}},
+            "differ in their data (data._target_: data.G2P for x, data.Digits for y):",
+        ),
+        (
+            {"config": {"trainer": {"max_epochs": 9}}},
+            "differ in their budget (trainer.max_epochs: unset for x, 9 for y): they were not",
+        ),
+        ({"config": {"model": {"width": 9}}}, "differ in more than was swept (model.width: unset"),
+        ({"test": {"per": 0.1, "wer": 0.2}}, "same test metrics (wer)"),
+        ({"result": {"monitor": "wer"}}, "differ in their monitor"),
+        ({"result": {"floor": {"per": 0.6}}}, "differ in their floor"),
+        ({"record": {"host": "another"}}, "differ in host"),
+        ({"record": {"versions": {"torch": "2.12.0"}}}, "differ in versions"),
+        ({"test": {"per": math.nan}}, "y: 1 finished runs have no per on test"),
+    ],
+)
+def test_warns_of_what_does_not_compare(
+    write_run: WriteRun, changes: dict[str, object], warning: str
+) -> None:
+    write_run("a=x", 0, test={"per": 0.3})
+    run = write_run("a=y", 0, **{"test": {"per": 0.4}, **changes})
+    warnings = compare(read_runs([run.parent])).warnings
+    assert [line for line in warnings if warning in line], warnings
+
+
+def test_a_seed_counts_once_and_the_last_run_of_it(write_run: WriteRun) -> None:
+    write_run("a=x", 0, name="1", test={"per": 0.1})
+    write_run("a=x", 1, name="2", test={"per": 0.3})
+    sweep = write_run("a=x", 0, name="3", test={"per": 0.2}).parent
+    comparison = compare(read_runs([sweep]))
+    assert comparison.groups[0].scores("per") == {0: 0.2, 1: 0.3}
+    assert "all runs: a seed has finished more than once; its last run counts." in (
+        comparison.warnings
+    )
+
+
+def test_seeds_without_effect_are_suspect(write_run: WriteRun) -> None:
+    for seed in range(2):
+        run = write_run("a=x", seed, test={"per": 0.1})
+    (warning,) = compare(read_runs([run.parent])).warnings
+    assert "all seeds have the very same per" in warning
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [([0.1, 0.1], "Every run had the same optimizer"), ([0.1, 0.2], "optimizer (lr)")],
+)
+def test_says_whether_optimizers_were_tuned(
+    write_run: WriteRun, rates: list[float], expected: str
+) -> None:
+    for name, rate in zip("xy", rates, strict=True):
+        run = write_run(f"a={name}", 0, config={"optimizer": {"lr": rate}})
+    assert expected in str(compare(read_runs([run.parent])).tuning)
+
+
+def test_equal_overrides_of_two_sweeps_are_kept_apart_by_what_differs(write_run: WriteRun) -> None:
+    for name, epochs in (("first", 2), ("second", 4)):
+        for seed in range(2):
+            config = {"trainer": {"max_epochs": epochs, "progress": seed == 0}, "warmup": epochs}
+            run = write_run("a=x", seed, name=f"{name}{seed}", config=config)
+    write_run("a=y", 0, status="failed")
+    comparison = compare(read_runs([run.parent]))
+    assert labels(comparison) == ["y", "x, max_epochs=2", "x, max_epochs=4"]
+    assert comparison.swept == ["a", "trainer.max_epochs"]
+    assert [len(group.runs) for group in comparison.groups] == [1, 2, 2]
+    assert compare(read_runs([run.parent]), "a=x,trainer.max_epochs=2").baseline is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "configs", "is_explained"),
+    [
+        (["attention=x", "attention=y"], [{"attention": {"heads": n}} for n in (1, 2)], True),
+        (["attention=x", "attention=y"], [{"model": {"cross": {"heads": n}}} for n in "12"], True),
+        (["model.width=1", "model.width=2"], [{"model": {"width": n}} for n in (1, 2)], True),
+        (["experiment=x", "experiment=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
+        (["objective=x", "objective=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
+        (["a@model.b=x", "a@model.b=y"], [{"model": {"b": {"c": n}}} for n in (1, 2)], True),
+        (["a@model.b=x", "a@model.b=y"], [{"model": {"bc": n}} for n in (1, 2)], False),
+        (["attention=x", "attention=y"], [{"objective": {"limit": n}} for n in (1, 2)], False),
+    ],
+)  # fmt: skip
+def test_what_was_swept_explains_what_it_brings_about(
+    write_run: WriteRun, overrides: list[str], configs: list[dict[str, object]], is_explained: bool
+) -> None:
+    for override, config in zip(overrides, configs, strict=True):
+        run = write_run(override, 0, config=config)
+    warnings = compare(read_runs([run.parent])).warnings
+    assert ("differ in more than was swept" in " ".join(warnings)) != is_explained
+
+
+def test_a_setting_of_a_newer_version_tells_nothing_apart(write_run: WriteRun) -> None:
+    write_run("a=x", 0, config={"trainer": {"max_epochs": 2, "new": 1}})
+    write_run("a=x", 1, config={"trainer": {"max_epochs": 2, "new": 2}})
+    run = write_run("a=x", 2, config={"trainer": {"max_epochs": 2}})
+    assert len(compare(read_runs([run.parent])).groups) == 1
+
+
+@pytest.mark.parametrize("metric", ["wer", "test/wer"])
+def test_the_metric_to_compare_by_may_be_named(sweep: Path, metric: str) -> None:
+    comparison = compare(read_runs([sweep]), metric=metric)
+    assert comparison.metrics == ["wer", "per", "loss"]
+    assert [group.label for group, _ in comparison.ranked()][:2] == ["additive", "general"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("f1", "--metric f1: no run was tested for it; there is test/loss, test/per, test/wer"),
+        ("train/loss", "no run was tested for it"),
+        ("validation/per", "were chosen by validation, .* on test; --metric test/per"),
+    ],
+)
+def test_another_metric_is_refused(sweep: Path, metric: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(read_runs([sweep]), metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("wer", "min"), ("token_error_rate", "min"), ("loss", "min"), ("bleu", "max"), ("per", "max")],
+)
+def test_which_end_of_a_metric_is_good(metric: str, expected: str) -> None:
+    assert direction(metric, {"monitor": "per", "mode": "max"}) == expected
+
+
+def test_runs_of_different_metrics_are_compared_by_one_that_all_have(write_run: WriteRun) -> None:
+    write_run("a=x", 0, test={"loss": 0.4, "per": 0.3})
+    result = {"monitor": "accuracy", "mode": "max"}
+    run = write_run("a=y", 0, test={"accuracy": 0.5, "loss": 0.3}, result=result)
+    comparison = compare(read_runs([run.parent]))
+    assert comparison.metrics[0] == "loss"
+    assert [group.label for group, _ in comparison.ranked()] == ["y", "x"]
+
+
+TUNING = {
+    "key": "optimizer.lr",
+    "grid": [0.001, 0.003, 0.01],
+    "seeds": [100, 101],
+    "choices": [
+        {"overrides": ["a=x"], "value": 0.003, "scores": {"0.001": 0.5, "0.003": 0.4, "0.01": 0.6}},
+        {"overrides": ["a=y"], "value": 0.01, "scores": {"0.001": 0.5, "0.003": 0.4, "0.01": 0.3}},
+    ],
+}
+
+
+def test_what_was_tuned_tells_no_groups_apart_and_is_said(write_run: WriteRun) -> None:
+    rates = {"x": 0.003, "y": 0.01}
+    jobs = []
+    for label, rate in rates.items():
+        for seed in range(2):
+            asked = f"a={label},optimizer.lr={rate}"
+            config = {"optimizer": {"lr": rate}}
+            run = write_run(asked, seed, test={"per": 0.1 + seed}, config=config)
+            jobs.append({"directory": run.name, "overrides": [*asked.split(","), f"seed={seed}"]})
+    record = {"command": "…", "jobs": jobs, "tuning": TUNING}
+    (run.parent / "sweep.json").write_text(json.dumps(record))
+    comparison = compare(read_runs([run.parent]))
+    assert labels(comparison) == ["x", "y"]
+    assert comparison.tuning == (
+        "optimizer.lr was tuned for each group on validation, over 0.001, 0.003, 0.01 with seeds "
+        "100, 101: 0.003 for x, 0.01 for y."
+    )
+    assert comparison.warnings == [
+        "y: the best optimizer.lr, 0.01, is at the edge of the grid; a wider one may do better."
+    ]
+
+
+@pytest.mark.parametrize(
+    "tuning", [3, {}, {"choices": 3}, {"choices": [3, {"value": None}], "grid": "all"}]
+)
+def test_an_odd_record_of_tuning_is_passed_over(sweep: Path, tuning: object) -> None:
+    jobs = [{"directory": run.name} for run in sweep.iterdir()]
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs, "tuning": tuning}))
+    assert compare(read_runs([sweep])).tunings == []

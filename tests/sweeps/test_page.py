@@ -1,0 +1,301 @@
+"""The page holds what was compared, and looks right without any network."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from attention_lab.sweeps.charts.canvas import colour
+from attention_lab.sweeps.comparison import compare
+from attention_lab.sweeps.page import render_page
+from attention_lab.sweeps.records import read_runs
+from attention_lab.sweeps.report import write_report
+from attention_lab.sweeps.terminal import terminal_table
+from tests.sweeps.conftest import WriteRun
+
+
+def parsed(page: str) -> ElementTree.Element:
+    """The page as a tree: it is written as XML too, so that a missing end is an error."""
+    return ElementTree.fromstring(page)
+
+
+def words(element: ElementTree.Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def table_rows(page: str, heading: str) -> list[list[str]]:
+    (section,) = [s for s in parsed(page).iter("section") if words(s[0]) == heading]
+    return [[words(cell) for cell in row] for row in section.iter("tr")]
+
+
+def test_the_page_loads_nothing(sweep: Path) -> None:
+    page = render_page(compare(read_runs([sweep]), "scaled"))
+    assert not re.search(r"https?:|//\w|@import|<script|<link|<iframe", page)
+    links = re.findall(r'(?:src|href|url)[=(]["\']?([^"\')\s]+)', page)
+    assert links
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+
+
+def test_the_page_is_in_order(sweep: Path) -> None:
+    tree = parsed(render_page(compare(read_runs([sweep]), "scaled")))
+    assert [words(heading) for heading in tree.iter("h2")] == [
+        "Test results",
+        "Numbers",
+        "Difference to scaled",
+        "Quality against cost",
+        "Training",
+        "Attention maps",
+        "Runs without a result",
+        "Provenance",
+    ]
+    names = [element.get("id") for element in tree.iter() if element.get("id")]
+    assert len(names) == len(set(names))
+
+
+def test_the_numbers_of_the_page(sweep: Path) -> None:
+    page = render_page(compare(read_runs([sweep]), "scaled"))
+    rows = {row[0]: row for row in table_rows(page, "Numbers")}
+    assert rows["additive"][1:4] == ["3", "12.0 [7.0, 17.0]", "42.0 [37.0, 47.0]"]
+    assert rows["additive"][5:] == ["1.23 M", "10.1 k", "612 MB", "1.2 min"]
+    assert rows["general"][1:3] == ["1/4", "15.0 (one seed)"]
+    assert rows["floor"][2:5] == ["70.0", "99.0", "–"]
+    differences = {row[0]: row for row in table_rows(page, "Difference to scaled")}
+    assert differences["additive"][1:3] == ["3", "−9.0 [−11.5, −6.5]p = 0.0041g = −3.2"]
+    assert differences["general"][1:3] == ["1", "−5.0 (one seed)no pno g"]
+
+
+def test_how_training_went(sweep: Path) -> None:
+    for seed in range(3):
+        file = sweep / f"attention=additive,data=g2p,seed={seed}" / "result.json"
+        further = {
+            "validation": {"per": 0.2 + 0.01 * seed},
+            "last": {"per": 0.3},
+            "area_under_curve": 0.4,
+            "best_step": 1500,
+        }
+        file.write_text(json.dumps(json.loads(file.read_text()) | further))
+    rows = {row[0]: row for row in table_rows(render_page(compare(read_runs([sweep]))), "Training")}
+    assert rows["additive"] == [
+        *("additive", "21.0 [18.5, 23.5]", "1.50 k", "30.0 [30.0, 30.0]", "40.0 [40.0, 40.0]"),
+        "200",
+    ]
+    # Older runs lack some of it.
+    assert rows["scaled"] == ["scaled", "–", "–", "–", "–", "200"]
+
+
+def test_tuning_has_a_table(sweep: Path) -> None:
+    choices = [
+        {"overrides": ["attention=scaled"], "value": 0.1, "scores": {"0.1": 0.25, "0.2": 0.3}},
+        {"overrides": ["attention=additive"], "value": 0.2, "scores": {"0.1": None, "0.2": 0.125}},
+    ]
+    tuning = {"key": "optimizer.lr", "grid": [0.1, 0.2], "seeds": [7], "choices": choices}
+    jobs = [{"directory": run.name} for run in sweep.iterdir()]
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs, "tuning": tuning}))
+    page = render_page(compare(read_runs([sweep])))
+    assert table_rows(page, "Tuning of optimizer.lr") == [
+        ["attention", "0.1", "0.2"],
+        ["scaled", "25.0", "30.0"],
+        ["additive", "–", "12.5"],
+    ]
+    section = next(s for s in parsed(page).iter("section") if words(s[0]).startswith("Tuning"))
+    assert [words(bold) for bold in section.iter("strong")] == ["25.0", "12.5"]
+
+
+def test_slices_are_drawn_each_kind_by_itself(write_run: WriteRun) -> None:
+    test = {
+        "per": 0.5,
+        "accuracy/length=10-19": 0.5,
+        "accuracy/length=1-9": 0.75,
+        "accuracy/length=8,pairs=4": 1.0,
+    }
+    for label in "xy":
+        run = write_run(f"a={label}", 0, test=test)
+    tree = parsed(render_page(compare(read_runs([run.parent]))))
+    charts = {
+        words(s[0]): words(next(s.iter("svg"))) for s in tree.iter("section") if "by" in words(s[0])
+    }
+    assert list(charts) == ["Accuracy by length", "Accuracy by length and pairs"]
+    assert " 1-9 10-19 length " in charts["Accuracy by length"]
+    assert " 8, 4 length and pairs " in charts["Accuracy by length and pairs"]
+
+
+def test_the_page_names_every_run_without_a_result(sweep: Path) -> None:
+    rows = table_rows(render_page(compare(read_runs([sweep]))), "Runs without a result")
+    found = {tuple(row[2:4]): row[4] for row in rows[1:]}
+    assert found["1", "diverged"] == "the loss is nan at step 70"
+    assert found["2", "failed"] == "RuntimeError: out of memory"
+    assert found["3", "failed"].startswith("died without a word")
+
+
+def test_provenance(sweep: Path) -> None:
+    tree = parsed(render_page(compare(read_runs([sweep]))))
+    terms = [words(element) for element in tree.iter("dt")]
+    facts = dict(zip(terms, (words(element) for element in tree.iter("dd")), strict=True))
+    assert facts["Command"] == "attention-lab train -m"
+    assert facts["Swept"] == "attention"
+    assert facts["In all runs"] == "data=g2p"
+    assert facts["Seeds"] == "0, 1, 2, 3"
+    assert facts["Git revision"] == "0123abc"
+    assert facts["Versions"] == "torch 2.13.0"
+    assert facts["Ran"].endswith("2026-01-02 04:05 +00:00")
+
+
+def test_maps_are_those_of_the_first_seed_at_the_last_step(sweep: Path) -> None:
+    # Step 1000 comes after step 200, though not in the order of letters.
+    first = sweep / "attention=additive,data=g2p,seed=0" / "attention"
+    (first / "step-1000").mkdir()
+    Image.new("RGB", (40, 4), (9, 9, 9)).save(first / "step-1000" / "word-self_attention.png")
+    tree = parsed(render_page(compare(read_runs([sweep]))))
+    (image,) = tree.iter("img")
+    data = base64.b64decode(str(image.get("src")).removeprefix("data:image/png;base64,"))
+    assert data == (first / "step-1000" / "word-self_attention.png").read_bytes()
+    assert image.get("alt") == "self_attention of additive on word"
+    assert [words(caption) for caption in tree.iter("figcaption")] == ["additiveseed 0, step 1,000"]
+    assert [element for element in tree.iter("div") if element.get("class") == "maps wide"]
+
+
+def test_maps_are_of_one_seed_where_all_groups_have_it(write_run: WriteRun) -> None:
+    picture = ["step-1/word-cross.png"]
+    for seed in range(3):
+        write_run("a=x", seed, maps=picture if seed else [])
+        run = write_run("a=y", seed, maps=picture if seed != 1 else [])
+    write_run("a=none", 0)
+    write_run("a=failed", 0, status="failed", maps=picture)
+    tree = parsed(render_page(compare(read_runs([run.parent]))))
+    assert {words(caption) for caption in tree.iter("figcaption")} == {
+        "xseed 2, step 1",
+        "yseed 2, step 1",
+    }
+    notes = [words(note) for note in tree.iter("p") if "No maps" in words(note)]
+    assert [note.partition("No maps: ")[2] for note in notes] == ["none."]
+
+
+def test_a_page_too_heavy_leaves_examples_out_by_name(
+    write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run("a=x", 0, maps=["step-1/first-l.png", "step-1/second-l.png"])
+    assert "in the run directories only" not in render_page(compare(read_runs([run])))
+    monkeypatch.setattr("attention_lab.sweeps.pictures.MOST_BYTES", 1)
+    page = render_page(compare(read_runs([run])))
+    assert "Maps of second are in the run directories only." in page
+    assert [image.get("alt") for image in parsed(page).iter("img")] == ["l of all runs on first"]
+
+
+def test_layers_may_differ_between_groups(write_run: WriteRun) -> None:
+    write_run("a=x", 0, maps=["step-1/word-one.png", "step-1/word-both.png"])
+    run = write_run("a=y", 0, maps=["step-1/word-both.png", "step-1/other-both.png"])
+    tree = parsed(render_page(compare(read_runs([run.parent]))))
+    assert [image.get("alt") for image in tree.iter("img")] == [
+        "both of x on word",
+        "both of y on word",
+        "one of x on word",
+        "both of y on other",
+    ]
+
+
+def test_what_users_write_is_escaped(write_run: WriteRun) -> None:
+    script = "<script>alert('&')</script>"
+    error = {"error": f"{script} failed", "versions": {script: script}, "git_revision": script}
+    for seed in range(2):
+        curve, maps = {1: 0.5, 2: 0.4}, [f"step-1/<script>-{seed}<script>.png"]
+        write_run(f"x={script}", seed, name=f"{seed}", curve=curve, record=error, maps=maps)
+    write_run("x=$\\frac{$ #010101", 0, name="<script>", curve=curve)
+    run = write_run(f"x={script}", 2, name="3", status="failed", record=error)
+    page = render_page(compare(read_runs([run.parent]), f"x={script}"))
+    assert "<script" not in page
+    assert words(parsed(page)).count(script) > 10
+    assert "$\\frac{$ #010101" in words(next(parsed(page).iter("svg")))
+
+
+def corrupt_metrics(sweep: Path) -> None:
+    for file in sweep.glob("*/metrics.csv"):
+        file.write_bytes(b'step,validation/per\n100,"0.5\n\x00\xff,,')
+
+
+def only_one_run(sweep: Path) -> None:
+    for run in sorted(sweep.iterdir())[1:]:
+        shutil.rmtree(run)
+
+
+def one_seed(sweep: Path) -> None:
+    for run in sweep.glob("*seed=[1-9]"):
+        shutil.rmtree(run)
+
+
+def nothing_finished(sweep: Path) -> None:
+    for file in sweep.glob("*/result.json"):
+        file.unlink()
+
+
+def no_maps(sweep: Path) -> None:
+    for maps in sweep.glob("*/attention"):
+        shutil.rmtree(maps)
+
+
+def empty_results(sweep: Path) -> None:
+    for file in sweep.glob("*/result.json"):
+        file.write_text("{}")
+
+
+def strange_results(sweep: Path) -> None:
+    for file in sweep.glob("*/result.json"):
+        file.write_text('{"monitor": "f1", "test": {"per": "low", "f1": true}, "floor": 3}')
+
+
+def no_record_at_all(sweep: Path) -> None:
+    for file in sweep.glob("*/status.json"):
+        file.write_text("")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        corrupt_metrics,
+        only_one_run,
+        one_seed,
+        nothing_finished,
+        no_maps,
+        empty_results,
+        strange_results,
+        no_record_at_all,
+    ],
+)
+def test_no_sweep_is_too_poor_for_a_report(sweep: Path, damage: Callable[[Path], None]) -> None:
+    damage(sweep)
+    runs = read_runs([sweep])
+    page = write_report(compare(read_runs([sweep])), sweep)
+    assert parsed(page.read_text()).find(".//h1") is not None
+    assert terminal_table(compare(runs), 80)
+    # Every run is there, finished or not.
+    for run in runs:
+        assert run.name in page.read_text()
+
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
+def test_a_browser_shows_the_charts(sweep: Path, tmp_path: Path) -> None:
+    page, picture = write_report(compare(read_runs([sweep])), tmp_path), tmp_path / "page.png"
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+        "--no-first-run", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2400",
+        f"--screenshot={picture}", page.as_uri(),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with Image.open(picture) as image:
+        colours = image.convert("RGB").getcolors(maxcolors=2**24)
+    counts = {shade: count for count, shade in colours or []}
+    for row, group in enumerate(compare(read_runs([sweep])).groups):
+        # A mark in a table has about 70 pixels; a group with several seeds has lines as well.
+        least = 400 if len(group.finished) > 1 else 100
+        pixels = tuple(bytes.fromhex(colour(row).removeprefix("#")))
+        assert counts.get(pixels, 0) > least, f"{group.label} is not in the charts"
