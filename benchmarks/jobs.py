@@ -1,0 +1,77 @@
+"""What a job of a sweep takes beyond its own training, one job at a time.
+
+A job is timed from the moment at which its process is asked for to that at which it is gone; its
+own training is what ``result.json`` counts as such. The rest: a process, the data, the model, a
+validation, the test, checkpoints, attention maps and records. For comparison, the time of a process
+that imports everything anew. Run it with nothing else on the machine:
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/jobs.py
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from attention_lab.cli.configuration import composed
+from attention_lab.sweeps.jobs import make_job
+from attention_lab.sweeps.scheduler import Resources, run_jobs
+from attention_lab.sweeps.standing import Standing
+
+
+class Stopwatch:
+    """A display that notes when each job ended."""
+
+    def __init__(self) -> None:
+        self.directories: Sequence[Path] = []
+        self.times = [time.perf_counter()]
+
+    def refresh(self) -> None:
+        """Nothing is shown."""
+
+    def ended(self, directory: Path, found: Standing) -> None:
+        assert found.state == "finished", found.error
+        self.times.append(time.perf_counter())
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=20)
+    default = ["data=reverse", "data.examples=2000", "model.width=64", "trainer=cpu", "logger=csv"]
+    parser.add_argument("overrides", nargs="*", default=default, help="of each job")
+    chosen = parser.parse_args()
+    stopwatch = Stopwatch()
+    with tempfile.TemporaryDirectory() as directory:
+        jobs = [
+            make_job(Path(directory), composed(overrides), overrides, (), "benchmark")
+            for seed in range(chosen.jobs)
+            for overrides in [[*chosen.overrides, "trainer.max_steps=1", f"seed={seed}"]]
+        ]
+        for job in jobs:
+            job.directory.mkdir()
+        run_jobs(jobs, Resources(parallel=1, threads=1), stopwatch)
+        results = [json.loads((job.directory / "result.json").read_text()) for job in jobs]
+    ends = zip(stopwatch.times, stopwatch.times[1:], strict=False)
+    whole = [end - begin for begin, end in ends]
+    beyond = [
+        seconds - result["seconds"]["training"]
+        for seconds, result in zip(whole, results, strict=True)
+    ]
+    print(f"first job   {whole[0]:.2f} s: the server imports everything, once")
+    print(f"a job       {statistics.median(whole):.2f} s (median of {len(whole)})")
+    print(f"of it       {statistics.median(beyond):.2f} s beyond its own training")
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import attention_lab.training.run"], check=True)
+    print(f"imports     {time.perf_counter() - started:.2f} s in a new process")
+
+
+if __name__ == "__main__":
+    main()
