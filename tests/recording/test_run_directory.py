@@ -264,7 +264,7 @@ def test_other_code_that_goes_on_is_said(begun: Path, monkeypatch: pytest.Monkey
         RunRecord(begun, CONFIG, []).close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        RunRecord(begun, CONFIG, [])
+        RunRecord(begun, CONFIG, []).close()
 
 
 def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
@@ -317,7 +317,8 @@ def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> N
     (begun / "status.json").write_text("")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert RunRecord(begun, CONFIG, []).goes_on
+        record = RunRecord(begun, CONFIG, [])
+    assert record.goes_on
     assert read(begun)["status"] == "running"
 
 
