@@ -75,6 +75,12 @@ def test_groups_by_what_was_swept(
     assert [len(group.runs) for group in comparison.groups] == [2] * len(expected)
 
 
+def test_what_changes_no_result_tells_nothing_apart(write_run: WriteRun) -> None:
+    write_run("a=x,logger=csv,sweep.tune=lr", 0)
+    run = write_run("a=x,logger.wandb=off,trainer.progress=false,hydra.verbose=true", 1)
+    assert labels(compare(read_runs([run.parent]))) == ["all runs"]
+
+
 @pytest.mark.parametrize("baseline", ["scaled", "attention=scaled", "data=g2p,attention=scaled"])
 def test_differences_to_the_baseline_by_hand(sweep: Path, baseline: str) -> None:
     comparison = compare(read_runs([sweep]), baseline)
@@ -344,6 +350,23 @@ def test_what_was_tuned_tells_no_groups_apart_and_is_said(write_run: WriteRun) -
     assert comparison.warnings == [
         "y: the best optimizer.lr, 0.01, is at the edge of the grid; a wider one may do better."
     ]
+
+
+def test_what_is_chosen_need_be_no_number(sweep: Path) -> None:
+    choices = [
+        {"overrides": ["attention=scaled"], "value": "cosine", "scores": {"cosine": 1, "none": 2}},
+        {"overrides": ["attention=gone"], "value": None, "scores": {"cosine": None, "none": None}},
+    ]
+    tuning = {"key": "optimizer.schedule", "grid": ["cosine", "none"], "seeds": [7]}
+    jobs = [{"directory": run.name} for run in sweep.iterdir()]
+    record = {"jobs": jobs, "tuning": {**tuning, "choices": choices}}
+    (sweep / "sweep.json").write_text(json.dumps(record))
+    comparison = compare(read_runs([sweep]))
+    assert comparison.tuning == (
+        "optimizer.schedule was tuned for each group on validation, over cosine, none with seed 7: "
+        "cosine for scaled, none for attention=gone."
+    )
+    assert not [line for line in comparison.warnings if "edge" in line]
 
 
 @pytest.mark.parametrize(
