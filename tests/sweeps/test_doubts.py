@@ -35,6 +35,7 @@ def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
         ),
         ({"config": {"model": {"width": 9}}}, "differ in more than was swept (model.width: unset"),
         ({"test": {"per": 0.1, "wer": 0.2}}, "same test metrics (wer)"),
+        ({"test": dict.fromkeys(["per", *"abcde"], 0.1)}, "same test metrics (a, b, c and 2 more)"),
         ({"result": {"monitor": "wer"}}, "differ in their monitor"),
         ({"result": {"floor": {"per": 0.6}}}, "differ in their floor"),
         ({"record": {"host": "another"}}, "differ in host"),
