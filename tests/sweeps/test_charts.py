@@ -85,6 +85,12 @@ def test_no_axis_of_a_rate_leaves_0_to_100_percent(compared: Compared, scores: l
     assert all(0 <= tick <= 100 for tick in ticks)
 
 
+def test_an_error_rate_may_be_above_100_percent(compared: Compared) -> None:
+    chart = interval_chart(compared({"a": [1.5, 1.6, 1.7], "b": [1.2, 1.3, 1.4]}, floor={}))
+    assert {"120", "140", "160"} <= set(texts(chart))
+    assert "→" not in chart
+
+
 def test_an_interval_beyond_the_axis_has_an_arrowhead(compared: Compared) -> None:
     inside = interval_chart(compared({"a": [0.4, 0.5, 0.6]}, floor={}))
     beyond = interval_chart(compared({"b": [0.001, 0.004, 0.0]}, floor={}))

@@ -180,11 +180,11 @@ def test_maps_are_of_one_seed_where_all_groups_have_it(write_run: WriteRun) -> N
 def test_a_page_too_heavy_leaves_examples_out_by_name(
     write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = write_run("a=x", 0, maps=["step-1/first-l.png", "step-1/second-l.png"])
+    run = write_run("a=x", 0, maps=["step-1/first-l.png", "step-1/second_%3F-l.png"])
     assert "in the run directories only" not in render_page(compare(read_runs([run])))
     monkeypatch.setattr("attention_lab.sweeps.pictures.MOST_BYTES", 1)
     page = render_page(compare(read_runs([run])))
-    assert "Maps of second are in the run directories only." in page
+    assert "Maps of second ? are in the run directories only." in page
     assert [image.get("alt") for image in parsed(page).iter("img")] == ["l of all runs on first"]
 
 

@@ -8,7 +8,7 @@ from attention_lab.sweeps.records import section
 
 #: Settings of the data that are of training, not of the question that is asked.
 _OF_TRAINING = ("data.batch_size",)
-#: Distinct values, and groups with each, up to which a difference is spelt out.
+#: Distinct values and names of metrics up to which a difference is spelt out.
 _MOST_SPELT = 3
 
 Leaf = Callable[[str], bool]
@@ -33,12 +33,18 @@ def disagreements(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
     if found := _differing_leaves(groups, lambda key: _is_unasked(key, swept)):
         lines.append(f"The runs differ in more than was swept ({found}).")
     tested = [dict.fromkeys(section(result, "test"), True) for result in results]
-    if keys := _differing(tested):
-        lines.append(f"Not every run reports the same test metrics ({keys}).")
+    if names := _differing(tested):
+        more = f" and {len(names) - _MOST_SPELT} more" if len(names) > _MOST_SPELT else ""
+        some = ", ".join(names[:_MOST_SPELT]) + more
+        lines.append(f"Not every run reports the same test metrics ({some}).")
     if keys := _differing(results, "monitor", "mode", "floor", "shortcuts", "threshold"):
-        lines.append(f"The runs differ in their {keys}; those of the first run are shown.")
+        lines.append(
+            f"The runs differ in their {', '.join(keys)}; those of the first run are shown."
+        )
     if keys := _differing([run.record for run in runs], "host", "git_revision", "versions"):
-        lines.append(f"The runs differ in {keys}: their speeds and times may not compare.")
+        lines.append(
+            f"The runs differ in {', '.join(keys)}: their speeds and times may not compare."
+        )
     if len({frozenset(run.seed for run in group.finished) for group in groups}) > 1:
         lines.append("The groups have not finished the same seeds; only shared seeds are paired.")
     return lines
@@ -120,10 +126,10 @@ def _spelt(key: str, values: Mapping[str | None, Sequence[str]]) -> str:
 
 def _labels(labels: Sequence[str]) -> str:
     distinct = list(dict.fromkeys(labels))
-    return " and ".join(distinct) if len(distinct) <= _MOST_SPELT else f"{len(distinct)} groups"
+    return " and ".join(distinct) if len(distinct) < 3 else f"{len(distinct)} groups"
 
 
-def _differing(mappings: Sequence[Mapping[str, Any]], *keys: str) -> str:
+def _differing(mappings: Sequence[Mapping[str, Any]], *keys: str) -> list[str]:
     """Those of the ``keys``, by default of all, whose values are not the same everywhere."""
     keys = keys or tuple(dict.fromkeys(key for mapping in mappings for key in mapping))
-    return ", ".join(k for k in keys if any(m.get(k) != mappings[0].get(k) for m in mappings))
+    return [k for k in keys if any(m.get(k) != mappings[0].get(k) for m in mappings)]

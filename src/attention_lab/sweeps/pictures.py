@@ -50,35 +50,60 @@ def gallery(comparison: Comparison) -> Gallery:
     best = [group for group, _ in comparison.ranked()] or comparison.groups
     shown = [group for group in best[:MOST_LOOKS] if group.finished]
     seed = _shared_seed(shown)
-    found: dict[str, dict[str, list[tuple[int, Run, int, Path]]]] = {}
-    without = []
+    result = Gallery()
+    found: dict[str, dict[str, list[_Picture]]] = {}
     for row, group in enumerate(comparison.groups):
-        if group not in shown:
-            continue
-        run = _of_seed(group, seed)
-        step, pictures = _last_pictures(run) if run else (0, [])
-        if run is None or not pictures:
-            without.append(group.label)
-            continue
-        for path in pictures:
-            example, _, layer = path.stem.partition("-")
-            layers = found.setdefault(unquote(example), {})
-            layers.setdefault(layer, []).append((row, run, step, path))
-    result = Gallery(without=without)
+        if group in shown:
+            pictures = _pictures(row, group, seed)
+            result.without.extend([] if pictures else [group.label])
+            for picture in pictures:
+                example, _, layer = picture.path.stem.partition("-")
+                found.setdefault(_example(example), {}).setdefault(layer, []).append(picture)
     weight = 0
     for example, layers in found.items():
-        weight += sum(path.stat().st_size for maps in layers.values() for *_, path in maps)
+        each = [picture for pictures in layers.values() for picture in pictures]
+        weight += sum(picture.path.stat().st_size for picture in each)
         if result.maps and weight > MOST_BYTES:
             result.left_out.append(example)
-            continue
-        result.maps[example] = {
-            layer: [
-                Map(row, comparison.groups[row].label, run.seed, step, *_embedded(path))
-                for row, run, step, path in maps
-            ]
-            for layer, maps in layers.items()
-        }
+        else:
+            result.maps[example] = {
+                layer: [picture.embedded() for picture in pictures]
+                for layer, pictures in layers.items()
+            }
     return result
+
+
+class _Picture(NamedTuple):
+    """A map on disk."""
+
+    row: int
+    label: str
+    seed: int | None
+    step: int
+    path: Path
+
+    def embedded(self) -> Map:
+        """The same for the page."""
+        data = self.path.read_bytes()
+        # A PNG starts with a signature of 8 bytes and a header: length, "IHDR", width, height.
+        width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        image = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        return Map(self.row, self.label, self.seed, self.step, image, width > 2.2 * height)
+
+
+def _pictures(row: int, group: Group, seed: int | None) -> list[_Picture]:
+    """Those of a seed of a group; of its first seed that has any, if that one has none."""
+    runs = sorted(group.finished, key=lambda run: (run.seed != seed, run.seed or 0))
+    for run in runs:
+        step, paths = _last_pictures(run)
+        if paths:
+            return [_Picture(row, group.label, run.seed, step, path) for path in paths]
+    return []
+
+
+def _example(file_name: str) -> str:
+    """What an example was called before it became part of a file's name."""
+    return unquote(file_name.replace("_", " "))
 
 
 def _shared_seed(groups: Sequence[Group]) -> int | None:
@@ -89,13 +114,6 @@ def _shared_seed(groups: Sequence[Group]) -> int | None:
     ]
     shared = set.intersection(*filter(None, each)) if any(each) else set()
     return min(shared, default=None)
-
-
-def _of_seed(group: Group, seed: int | None) -> Run | None:
-    """The finished run of a seed; without that one, of the first seed that has maps."""
-    runs = sorted(group.finished, key=lambda run: run.seed or 0)
-    with_maps = [run for run in runs if _last_pictures(run)[1]]
-    return next((run for run in with_maps if run.seed == seed), next(iter(with_maps), None))
 
 
 def _last_pictures(run: Run) -> tuple[int, list[Path]]:
@@ -110,11 +128,3 @@ def _last_pictures(run: Run) -> tuple[int, list[Path]]:
 def _step(folder: Path) -> int:
     digits = folder.name.removeprefix("step-")
     return int(digits) if digits.isdecimal() else 0
-
-
-def _embedded(picture: Path) -> tuple[str, bool]:
-    """A PNG as a data URI, and whether it is wide."""
-    data = picture.read_bytes()
-    # A PNG starts with a signature of 8 bytes and a header chunk: length, "IHDR", width, height.
-    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}", width > 2.2 * height

@@ -30,7 +30,7 @@ def provenance(comparison: Comparison) -> dict[str, str]:
     versions = [f"{name} {v}" for r in records for name, v in section(r, "versions").items()]
     commands = [run.sweep.get("command") or run.record.get("command") for run in comparison.runs]
     facts = {
-        "Command": _distinct(commands),
+        "Command": "; ".join(dict.fromkeys(map(str, filter(None, commands)))),
         "Swept": ", ".join(comparison.swept),
         "In all runs": ", ".join(shared_overrides(comparison)),
         "Seeds": _distinct(sorted(run.seed for run in comparison.runs if run.seed is not None)),

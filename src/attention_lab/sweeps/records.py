@@ -279,9 +279,10 @@ def number(mapping: Any, *keys: str) -> float | None:
 
 
 def settings(run: Run) -> dict[str, str]:
-    """The overrides of a run by key, without its seed and without Hydra's own."""
+    """The overrides of a run by key, without its seed, Hydra's own and those of no consequence."""
     pairs = [override.lstrip("+~").partition("=") for override in run.overrides or ()]
-    return {k: v for k, _, v in pairs if k != "seed" and not k.startswith(("hydra.", "hydra/"))}
+    aside = ("hydra.", "hydra/", *NO_MATTER)
+    return {k: v for k, _, v in pairs if k != "logger" and not k.startswith(aside)}
 
 
 def section(mapping: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:

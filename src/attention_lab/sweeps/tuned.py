@@ -10,17 +10,19 @@ from attention_lab.sweeps.records import number, section, settings
 
 @dataclass(frozen=True)
 class Choice:
-    """The value that was chosen for one group."""
+    """What was chosen for one group."""
 
     label: str
-    value: float
-    #: The mean validation metric of each value of the grid; None where no run gave one.
-    scores: Mapping[float, float | None]
+    #: As it is written in an override; None where no value gave a result.
+    value: str | None
+    #: The mean validation metric of each value of the grid; None where a run of it gave none.
+    scores: Mapping[str, float | None]
 
     @property
     def is_at_edge(self) -> bool:
-        """Whether a value beyond the grid may have done better."""
-        return len(self.scores) > 1 and self.value in (min(self.scores), max(self.scores))
+        """Whether a value beyond the grid may have done better, which only numbers have."""
+        numbers = [number for value in self.scores if (number := _number(value)) is not None]
+        return len(numbers) > 1 and _number(self.value) in (min(numbers), max(numbers))
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,15 @@ class Tuning:
     """The tuning of one sweep, as its ``sweep.json`` records it."""
 
     key: str
-    grid: list[float]
+    grid: list[str]
     seeds: list[int]
     choices: list[Choice]
 
     def __str__(self) -> str:
-        values = ", ".join(f"{value:g}" for value in self.grid)
         seeds = ", ".join(map(str, self.seeds))
-        each = ", ".join(f"{choice.value:g} for {choice.label}" for choice in self.choices)
+        each = ", ".join(f"{one.value or 'none'} for {one.label}" for one in self.choices)
         return (
-            f"{self.key} was tuned for each group on validation, over {values} with "
+            f"{self.key} was tuned for each group on validation, over {', '.join(self.grid)} with "
             f"{'seed' if len(self.seeds) == 1 else 'seeds'} {seeds}: {each}."
         )
 
@@ -56,7 +57,7 @@ def tunings(groups: Sequence[Group]) -> list[Tuning]:
 def edges(tuning: Tuning) -> list[str]:
     """A line for each group whose value is the last of the grid on its side."""
     return [
-        f"{choice.label}: the best {tuning.key}, {choice.value:g}, is at the edge of the grid; "
+        f"{choice.label}: the best {tuning.key}, {choice.value}, is at the edge of the grid; "
         "a wider one may do better."
         for choice in tuning.choices
         if choice.is_at_edge
@@ -77,13 +78,17 @@ def same_optimizer(groups: Sequence[Group]) -> str | None:
 
 def _tuning(record: Mapping[str, Any], groups: Sequence[Group]) -> Tuning:
     key = str(record.get("key"))
-    grid = [value for entry in _list(record, "grid") if (value := _number(entry)) is not None]
     choices = [
-        Choice(_label(_list(choice, "overrides"), key, groups), value, _scores(choice))
+        Choice(
+            label=_label(_list(choice, "overrides"), key, groups),
+            value=None if (value := choice.get("value")) is None else str(value),
+            scores={str(value): number(section(choice, "scores"), value) for value in scores},
+        )
         for choice in _list(record, "choices")
-        if isinstance(choice, Mapping) and (value := number(choice, "value")) is not None
+        if isinstance(choice, Mapping) and (scores := section(choice, "scores"))
     ]
-    return Tuning(key, grid, [s for s in _list(record, "seeds") if isinstance(s, int)], choices)
+    seeds = [seed for seed in _list(record, "seeds") if isinstance(seed, int)]
+    return Tuning(key, list(map(str, _list(record, "grid"))), seeds, choices)
 
 
 def _list(mapping: Mapping[str, Any], key: str) -> list[Any]:
@@ -91,16 +96,9 @@ def _list(mapping: Mapping[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _scores(choice: Mapping[str, Any]) -> dict[float, float | None]:
-    scores = section(choice, "scores")
-    return {
-        value: number(scores, entry) for entry in scores if (value := _number(entry)) is not None
-    }
-
-
-def _number(text: object) -> float | None:
+def _number(text: str | None) -> float | None:
     try:
-        return float(str(text))
+        return float(text or "")
     except ValueError:
         return None
 

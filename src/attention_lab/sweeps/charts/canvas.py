@@ -72,16 +72,25 @@ def scale(metric: str) -> float:
     return 100.0 if is_rate(metric) else 1.0
 
 
-def within(metric: str, low: float, high: float) -> tuple[float, float]:
-    """The part of a range, as drawn, that a metric can have: no rate is below 0 or above 100 %."""
-    return (max(low, 0.0), min(high, 100.0)) if is_rate(metric) else (low, high)
+def within(
+    metric: str, low: float, high: float, values: Sequence[float] = ()
+) -> tuple[float, float]:
+    """The part of a range, as drawn, that a metric can have.
+
+    No rate is below 0 %, no accuracy above 100 %. An error rate may be, where too much was
+    written: its range ends at 100 % unless one of the ``values`` is greater, or none are given.
+    """
+    if not is_rate(metric):
+        return low, high
+    is_open = not metric.endswith("accuracy") and not (values and max(values) <= 100)
+    return max(low, 0.0), high if is_open else min(high, 100.0)
 
 
 def range_of(values: Sequence[float], metric: str) -> tuple[float, float]:
     """A range that shows all of some values of a metric, as drawn, with a margin."""
     low, high = min(values), max(values)
     margin = 0.1 * abs(high) or 1.0 if math.isclose(low, high) else 0.05 * (high - low)
-    return within(metric, low - margin, high + margin)
+    return within(metric, low - margin, high + margin, values)
 
 
 def short(label: str, length: int = 34) -> str:

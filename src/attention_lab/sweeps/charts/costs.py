@@ -101,4 +101,5 @@ def _scale_cost(axes: "Axes", values: list[float], unit: str) -> None:
         margin = 0.12 * (high - low)
         axes.set_xlim(low - margin, high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    axes.tick_params(axis="x", pad=9)  # clear of marks at the lower end
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}".strip()))

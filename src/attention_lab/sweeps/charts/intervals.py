@@ -92,20 +92,23 @@ def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
 
 def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
     """What to show of an axis: the groups, and the yardsticks that are not far from them."""
-    spans = []
+    factor = scale(metric)
+    spans, values = [], []
     for group in comparison.groups:
         if interval := group.interval(metric):
-            low, high = scale(metric) * interval.low, scale(metric) * interval.high
-            seeds = [scale(metric) * score for score in group.scores(metric).values()]
-            spans.append(within(metric, *_span(seeds, low, high)))
+            seeds = [factor * score for score in group.scores(metric).values()]
+            ends = _span(seeds, factor * interval.low, factor * interval.high)
+            spans.append(within(metric, *ends, seeds))
+            values += seeds
     low, high = range_of([end for span in _uncrowded(spans) for end in span], metric)
     reach = 3 * (high - low)
     for known in comparison.yardsticks.values():
-        value = scale(metric) * known.get(metric, math.nan)
+        value = factor * known.get(metric, math.nan)
         if low - reach <= value <= high + reach:
             margin = 0.04 * (high - low)
             low, high = min(low, value - margin), max(high, value + margin)
-    return within(metric, low, high)
+            values.append(value)
+    return within(metric, low, high, values)
 
 
 def _span(seeds: Sequence[float], low: float, high: float) -> tuple[float, float]:

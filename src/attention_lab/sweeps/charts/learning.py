@@ -92,7 +92,7 @@ def _scale_values(axes: "Axes", mode: str, curves: Mapping[int, Curve], metric: 
     points = [point for curve in curves.values() for point in curve.values()]
     means = [point.mean for point in points]
     low, high = min(means), max(means)
-    room = (high - low) / 4
+    room = (high - low) / 2
     ends = [end for point in points if point.is_bounded for end in (point.low, point.high)]
     kept = [min(max(end, low - room), high + room) for end in ends]
     if mode == "min" and 0 < 3 * low < high:
@@ -125,7 +125,9 @@ def _draw_curve(axes: "Axes", row: int, curve: Curve, metric: str) -> None:
     look: dict[str, Any] = {"color": colour(row), "linewidth": 2, "linestyle": line}
     if len(bounded) == 1:  # a band without width
         axes.plot(list(bounded) * 2, [*lows, *highs], color=colour(row), alpha=0.3, linewidth=6)
-    axes.fill_between(list(bounded), lows, highs, color=colour(row), alpha=0.15, linewidth=0)
+    axes.fill_between(list(bounded), lows, highs, color=colour(row), alpha=0.12, linewidth=0)
+    for edge in (lows, highs):
+        axes.plot(list(bounded), edge, color=colour(row), alpha=0.35, linewidth=0.8)
     if len(steps) <= _MOST_MARKED:
         look |= {"marker": "o", "markersize": 6, "markerfacecolor": face(row)}
     axes.plot(steps, means, **look)

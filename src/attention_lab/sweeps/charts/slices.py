@@ -56,6 +56,7 @@ def slice_chart(comparison: Comparison, sliced: Sliced, number: int) -> str:
         axes.set_xlim(-0.5, len(sliced.columns) - 0.5)
         axes.set_xticks(range(len(sliced.columns)), list(sliced.columns))
         axes.grid(visible=False, axis="x")
+        axes.tick_params(axis="x", pad=9)  # clear of marks at 0
         axes.set_xlabel(sliced.kind, labelpad=8)
         axes.set_ylabel(column_title(sliced.metric), labelpad=8)
 

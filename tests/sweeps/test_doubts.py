@@ -1,0 +1,163 @@
+"""What speaks against a comparison is said: other data, other budgets, seeds without effect."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from attention_lab.sweeps.comparison import compare
+from attention_lab.sweeps.records import read_runs
+from tests.sweeps.conftest import WriteRun
+
+
+def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
+    for seed in range(2):
+        write_run("a=x", seed, test={"per": 0.1 + seed})
+        sweep = write_run("a=y", seed, test={"per": 0.2 + seed}).parent
+    assert compare(read_runs([sweep])).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        (
+            {"config": {"data": {"_target_": "data.G2P", "limit": 9}}},
+            "differ in their data (data.limit: unset for x, 9 for y): they may answer",
+        ),
+        (
+            {"config": {"data": {"_target_": "data.Digits", "limit": 9}}},
+            "differ in their data (data._target_: data.G2P for x, data.Digits for y):",
+        ),
+        (
+            {"config": {"trainer": {"max_epochs": 9}}},
+            "differ in their budget (trainer.max_epochs: unset for x, 9 for y): they were not",
+        ),
+        ({"config": {"model": {"width": 9}}}, "differ in more than was swept (model.width: unset"),
+        ({"test": {"per": 0.1, "wer": 0.2}}, "same test metrics (wer)"),
+        ({"test": dict.fromkeys(["per", *"abcde"], 0.1)}, "same test metrics (a, b, c and 2 more)"),
+        ({"result": {"monitor": "wer"}}, "differ in their monitor"),
+        ({"result": {"floor": {"per": 0.6}}}, "differ in their floor"),
+        ({"record": {"host": "another"}}, "differ in host"),
+        ({"record": {"versions": {"torch": "2.12.0"}}}, "differ in versions"),
+        ({"test": {"per": math.nan}}, "y: 1 finished runs have no per on test"),
+    ],
+)
+def test_warns_of_what_does_not_compare(
+    write_run: WriteRun, changes: dict[str, object], warning: str
+) -> None:
+    write_run("a=x", 0, test={"per": 0.3})
+    run = write_run("a=y", 0, **{"test": {"per": 0.4}, **changes})
+    warnings = compare(read_runs([run.parent])).warnings
+    assert [line for line in warnings if warning in line], warnings
+
+
+def test_a_seed_counts_once_and_the_last_run_of_it(write_run: WriteRun) -> None:
+    write_run("a=x", 0, name="1", test={"per": 0.1})
+    write_run("a=x", 1, name="2", test={"per": 0.3})
+    sweep = write_run("a=x", 0, name="3", test={"per": 0.2}).parent
+    comparison = compare(read_runs([sweep]))
+    assert comparison.groups[0].scores("per") == {0: 0.2, 1: 0.3}
+    assert "all runs: a seed has finished more than once; its last run counts." in (
+        comparison.warnings
+    )
+
+
+def test_seeds_without_effect_are_suspect(write_run: WriteRun) -> None:
+    for seed in range(2):
+        run = write_run("a=x", seed, test={"per": 0.1})
+    (warning,) = compare(read_runs([run.parent])).warnings
+    assert "all seeds have the very same per" in warning
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [([0.1, 0.1], "Every run had the same optimizer"), ([0.1, 0.2], "optimizer (lr)")],
+)
+def test_says_whether_optimizers_were_tuned(
+    write_run: WriteRun, rates: list[float], expected: str
+) -> None:
+    for name, rate in zip("xy", rates, strict=True):
+        run = write_run(f"a={name}", 0, config={"optimizer": {"lr": rate}})
+    assert expected in str(compare(read_runs([run.parent])).tuning)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "configs", "is_explained"),
+    [
+        (["attention=x", "attention=y"], [{"attention": {"heads": n}} for n in (1, 2)], True),
+        (["attention=x", "attention=y"], [{"model": {"cross": {"heads": n}}} for n in "12"], True),
+        (["model.width=1", "model.width=2"], [{"model": {"width": n}} for n in (1, 2)], True),
+        (["experiment=x", "experiment=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
+        (["objective=x", "objective=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
+        (["a@model.b=x", "a@model.b=y"], [{"model": {"b": {"c": n}}} for n in (1, 2)], True),
+        (["a@model.b=x", "a@model.b=y"], [{"model": {"bc": n}} for n in (1, 2)], False),
+        (["attention=x", "attention=y"], [{"objective": {"limit": n}} for n in (1, 2)], False),
+    ],
+)  # fmt: skip
+def test_what_was_swept_explains_what_it_brings_about(
+    write_run: WriteRun, overrides: list[str], configs: list[dict[str, object]], is_explained: bool
+) -> None:
+    for override, config in zip(overrides, configs, strict=True):
+        run = write_run(override, 0, config=config)
+    warnings = compare(read_runs([run.parent])).warnings
+    assert ("differ in more than was swept" in " ".join(warnings)) != is_explained
+
+
+TUNING = {
+    "key": "optimizer.lr",
+    "grid": [0.001, 0.003, 0.01],
+    "seeds": [100, 101],
+    "choices": [
+        {"overrides": ["a=x"], "value": 0.003, "scores": {"0.001": 0.5, "0.003": 0.4, "0.01": 0.6}},
+        {"overrides": ["a=y"], "value": 0.01, "scores": {"0.001": 0.5, "0.003": 0.4, "0.01": 0.3}},
+    ],
+}
+
+
+def test_what_was_tuned_tells_no_groups_apart_and_is_said(write_run: WriteRun) -> None:
+    rates = {"x": 0.003, "y": 0.01}
+    jobs = []
+    for label, rate in rates.items():
+        for seed in range(2):
+            asked = f"a={label},optimizer.lr={rate}"
+            config = {"optimizer": {"lr": rate}}
+            run = write_run(asked, seed, test={"per": 0.1 + seed}, config=config)
+            jobs.append({"directory": run.name, "overrides": [*asked.split(","), f"seed={seed}"]})
+    record = {"command": "…", "jobs": jobs, "tuning": TUNING}
+    (run.parent / "sweep.json").write_text(json.dumps(record))
+    comparison = compare(read_runs([run.parent]))
+    assert [group.label for group in comparison.groups] == ["x", "y"]
+    assert comparison.tuning == (
+        "optimizer.lr was tuned for each group on validation, over 0.001, 0.003, 0.01 with seeds "
+        "100, 101: 0.003 for x, 0.01 for y."
+    )
+    assert comparison.warnings == [
+        "y: the best optimizer.lr, 0.01, is at the edge of the grid; a wider one may do better."
+    ]
+
+
+def test_what_is_chosen_need_be_no_number(sweep: Path) -> None:
+    choices = [
+        {"overrides": ["attention=scaled"], "value": "cosine", "scores": {"cosine": 1, "none": 2}},
+        {"overrides": ["attention=gone"], "value": None, "scores": {"cosine": None, "none": None}},
+    ]
+    tuning = {"key": "optimizer.schedule", "grid": ["cosine", "none"], "seeds": [7]}
+    jobs = [{"directory": run.name} for run in sweep.iterdir()]
+    record = {"jobs": jobs, "tuning": {**tuning, "choices": choices}}
+    (sweep / "sweep.json").write_text(json.dumps(record))
+    comparison = compare(read_runs([sweep]))
+    assert comparison.tuning == (
+        "optimizer.schedule was tuned for each group on validation, over cosine, none with seed 7: "
+        "cosine for scaled, none for attention=gone."
+    )
+    assert not [line for line in comparison.warnings if "edge" in line]
+
+
+@pytest.mark.parametrize(
+    "tuning", [3, {}, {"choices": 3}, {"choices": [3, {"value": None}], "grid": "all"}]
+)
+def test_an_odd_record_of_tuning_is_passed_over(sweep: Path, tuning: object) -> None:
+    jobs = [{"directory": run.name} for run in sweep.iterdir()]
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs, "tuning": tuning}))
+    assert compare(read_runs([sweep])).tunings == []
