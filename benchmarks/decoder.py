@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.cli.configuration import composed
-from attention_lab.training.run import build, train
+from attention_lab.training.building import build
+from attention_lab.training.run import train
 
 LAYERS, HEADS, WIDTH, LENGTH = 4, 4, 128, 64
 

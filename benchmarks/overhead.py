@@ -23,7 +23,8 @@ from lightning import Callback, Trainer
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.cli.configuration import composed
-from attention_lab.training.run import build, train
+from attention_lab.training.building import build
+from attention_lab.training.run import train
 from attention_lab.training.trainer import TrainerOptions
 
 #: Few, so that both see the same machine.

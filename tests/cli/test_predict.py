@@ -18,8 +18,10 @@ from attention_lab.data.language_model import LanguageModelData
 from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters, Words
 from attention_lab.models.decoding import beam_search, greedy
+from attention_lab.training.building import Run, build
+from attention_lab.training.finished import restored
 from attention_lab.training.prediction import Predictor
-from attention_lab.training.run import Run, build, restored, train
+from attention_lab.training.run import train
 from tests.cli.conftest import Answer, Command
 from tests.conftest import Compose, FinishedRun
 

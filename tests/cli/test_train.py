@@ -10,7 +10,7 @@ import pytest
 
 from attention_lab.cli.arguments import flags_last
 from attention_lab.recording.run_directory import read_config
-from attention_lab.training.run import load_data
+from attention_lab.training.building import load_data
 from tests.cli.conftest import TINY, Command, fresh
 
 

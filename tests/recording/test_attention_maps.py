@@ -16,7 +16,8 @@ from torch import Tensor
 from attention_lab.attention import attention_layers, observe
 from attention_lab.recording.attention_maps import AttentionMaps, attention_maps
 from attention_lab.recording.maps import AttentionMap
-from attention_lab.training.run import Run, build, train
+from attention_lab.training.building import Run, build
+from attention_lab.training.run import train
 from tests.conftest import Compose, FinishedRun
 
 LAYERS = {"encoder.0.self_attention", "decoder.0.self_attention", "decoder.0.cross_attention"}

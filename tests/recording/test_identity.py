@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from attention_lab.recording.identity import IMMATERIAL, differences, identity
 from attention_lab.recording.run_directory import read_config, write_config
-from attention_lab.training.run import from_anywhere
+from attention_lab.training.building import from_anywhere
 from tests.conftest import Compose
 
 KEYS = st.text("abcdeé_", min_size=1, max_size=5)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from attention_lab.data.splits import SplitDataModule
+from attention_lab.training.building import build
+from attention_lab.training.finished import evaluate, restored
 from attention_lab.training.nodes import ConfigError, create
-from attention_lab.training.run import build, evaluate
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import Train
 
@@ -52,13 +53,13 @@ def test_a_run_whose_data_has_other_tokens_is_not_evaluated(
     own: dict[str, Any], trained: Train
 ) -> None:
     directory = trained(own)
-    before = evaluate(directory, "test")
+    before = evaluate(restored(directory), "test")
     rewrite(own, "a", "d")  # as many tokens, but others
     with pytest.raises(ConfigError, match=r"vocabulary is not the checkpoint's, so the data") as e:
-        evaluate(directory, "test")
+        evaluate(restored(directory), "test")
     assert "\n" not in str(e.value)
     rewrite(own, "d", "a")
-    assert evaluate(directory, "test") == before
+    assert evaluate(restored(directory), "test") == before
 
 
 def test_a_checkpoint_restores_the_vocabularies_without_the_files(
@@ -95,7 +96,7 @@ def test_a_checkpoint_that_kept_nothing_can_be_evaluated(
     (tmp_path / "checkpoints").mkdir()
     torch.save(checkpoint, tmp_path / "checkpoints" / "best.ckpt")
     (tmp_path / "config.yaml").write_bytes((digits_run.directory / "config.yaml").read_bytes())
-    assert evaluate(tmp_path, "test").keys() == digits_run.result["test"].keys()
+    assert evaluate(restored(tmp_path), "test").keys() == digits_run.result["test"].keys()
 
 
 def test_a_text_is_scored_by_its_characters(
@@ -106,7 +107,7 @@ def test_a_text_is_scored_by_its_characters(
     path.write_text("雨 and ü\n" * 300)
     options = [f"data.path={path}", "data.tokens=bytes", "data.length=32", *SETTINGS]
     directory = trained(compose("data=text", *options))
-    values = evaluate(directory, "test")
+    values = evaluate(restored(directory), "test")
     bits = values["loss"] / torch.log(torch.tensor(2.0)).item()
     assert values["bits_per_character"] == pytest.approx(bits * 11 / 8, rel=0.01)
 

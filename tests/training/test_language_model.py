@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from attention_lab.data.batches import IGNORE
 from attention_lab.data.recall import Recall
+from attention_lab.training.building import build, load_data
 from attention_lab.training.language_model import LanguageModel
-from attention_lab.training.run import build, load_data, train
+from attention_lab.training.run import train
 from tests.conftest import Compose
 
 TINY = (

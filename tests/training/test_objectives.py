@@ -14,8 +14,8 @@ from attention_lab.data.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
 from attention_lab.training import sequence_to_sequence
+from attention_lab.training.building import build, load_data
 from attention_lab.training.objective import Diverged
-from attention_lab.training.run import build, load_data
 from tests.conftest import Compose
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from attention_lab.training.building import build
 from attention_lab.training.objective import Objective
 from attention_lab.training.optimization import OptimizerOptions
-from attention_lab.training.run import build
 from tests.conftest import Compose
 from tests.training.conftest import Train
 

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from attention_lab.recording.run_directory import RunExists
 from attention_lab.training import run as run_module
+from attention_lab.training.building import build
 from attention_lab.training.checkpointing import AtomicCheckpointIO, newest
 from attention_lab.training.objective import Objective
 from attention_lab.training.random_states import random_states, restore_random_states
-from attention_lab.training.run import build, train
+from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import read_status, read_weights, same_weights
 
@@ -180,7 +181,7 @@ def test_a_run_that_was_cut_off_after_training_does_not_train_again(
 ) -> None:
     with monkeypatch.context() as patch:
         if after == "fit":
-            patch.setattr(run_module, "_evaluate", raise_cut)
+            patch.setattr(run_module, "evaluate", raise_cut)
         else:
             patch.setattr(run_module.RunRecord, "_end", raise_cut)
         train_until_cut(config, tmp_path / "run")
@@ -212,7 +213,7 @@ def test_however_long_a_run_trains_and_whenever_it_validates(
     cut_after(cut)
     train_until_cut(config, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_evaluate", raise_cut)  # after training
+        patch.setattr(run_module, "evaluate", raise_cut)  # after training
         train_until_cut(config, tmp_path / "run")
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")

@@ -14,9 +14,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from attention_lab.attention import attention_layers
 from attention_lab.data.digits import Digits
 from attention_lab.data.splits import SplitDataModule
+from attention_lab.training.building import build
 from attention_lab.training.classification import Classification
+from attention_lab.training.finished import evaluate, restored
 from attention_lab.training.objective import Objective
-from attention_lab.training.run import build, evaluate, train
+from attention_lab.training.run import train
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import (
     Train,
@@ -268,8 +270,10 @@ def test_evaluation_from_the_checkpoint_reproduces_the_result(run: FinishedRun) 
     # To the bit, but for a GPU, which evaluates what was trained on the CPU.
     off = 1e-3 if torch.cuda.is_available() else 0.0
     for split in ("test", "validation"):
-        assert evaluate(run.directory, split) == pytest.approx(run.result[split], rel=off, abs=off)
-    for name, value in evaluate(run.directory, "validation", "last").items():
+        assert evaluate(restored(run.directory), split) == pytest.approx(
+            run.result[split], rel=off, abs=off
+        )
+    for name, value in evaluate(restored(run.directory, "last"), "validation").items():
         logged = read_metrics(run.directory, f"validation/{name}")[-1][1]
         assert value == pytest.approx(logged, rel=off, abs=off)
 
@@ -278,10 +282,10 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated(
     digits_run: FinishedRun, tmp_path: Path
 ) -> None:
     with pytest.raises(FileNotFoundError):
-        evaluate(tmp_path, "test")
+        evaluate(restored(tmp_path), "test")
     (tmp_path / "config.yaml").write_bytes((digits_run.directory / "config.yaml").read_bytes())
     with pytest.raises(FileNotFoundError, match=r"best\.ckpt"):
-        evaluate(tmp_path, "test")
+        evaluate(restored(tmp_path), "test")
 
 
 def test_files_of_ones_own_are_found_from_anywhere(
@@ -294,7 +298,7 @@ def test_files_of_ones_own_are_found_from_anywhere(
     monkeypatch.chdir(tmp_path / "here")
     result = train(compose("data=labels", "data.train=texts.tsv", *small), tmp_path / "run", [])
     monkeypatch.chdir(tmp_path)
-    assert evaluate(tmp_path / "run", "test") == pytest.approx(result["test"])
+    assert evaluate(restored(tmp_path / "run"), "test") == pytest.approx(result["test"])
 
 
 def test_nobody_looks_at_test_data_before_training_has_ended(

@@ -1,6 +1,5 @@
 """`attention-lab evaluate`: the metrics of a finished run, from its checkpoint, and its floor."""
 
-import warnings
 from collections.abc import Sequence
 
 from attention_lab.cli import fail
@@ -26,15 +25,16 @@ def run(arguments: Sequence[str]) -> int:
     decoding = given(chosen, DECODING)
     try:
         with usable(chosen.run, chosen.checkpoint):
-            from attention_lab.recording.run_directory import read_config
-            from attention_lab.training.run import evaluate, load_data, solves
+            from attention_lab.training.finished import evaluate, restored, solves
 
             if decoding and (task := solves(chosen.run)) != "sequence_to_sequence":
                 return fail(f"{chosen.run} is for {task}; it writes nothing with a beam", 2)
-            metrics = evaluate(chosen.run, chosen.split, chosen.checkpoint, decoding)
-            with warnings.catch_warnings(action="ignore"):  # of the data, which were just heard
-                data = load_data(read_config(chosen.run))
-            marks = {"floor": data.floor(chosen.split), **data.shortcuts(chosen.split)}
+            trained = restored(chosen.run, chosen.checkpoint, decoding)
+            metrics = evaluate(trained, chosen.split)
+            marks = {
+                "floor": trained.data.floor(chosen.split),
+                **trained.data.shortcuts(chosen.split),
+            }
     except UnusableRun as error:
         return fail(str(error), 1)
     for line in lines(metrics, chosen.split, marks):

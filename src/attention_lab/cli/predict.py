@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         with usable(chosen.run, chosen.checkpoint):
-            from attention_lab.training.run import solves
+            from attention_lab.training.finished import solves
 
             if problem := _unfit(chosen, solves(chosen.run)):
                 return fail(problem, 2)
@@ -74,8 +74,8 @@ def _unfit(chosen: argparse.Namespace, task: str) -> str | None:
 
 
 def _predictor(chosen: argparse.Namespace) -> "Predictor":
+    from attention_lab.training.finished import restored
     from attention_lab.training.prediction import CannotPredict, Sampling, predictor
-    from attention_lab.training.run import restored
 
     run = restored(chosen.run, chosen.checkpoint, given(chosen, DECODING), with_data=False)
     try:

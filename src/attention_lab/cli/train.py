@@ -24,6 +24,7 @@ from attention_lab.cli.configuration import (
     plain_config,
 )
 from attention_lab.cli.hints import missing_key
+from attention_lab.cli.metrics import lines
 from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.spelling import nearest
 
@@ -110,11 +111,8 @@ def _train_one(config: DictConfig) -> None:
         print("one run only; with -m this experiment is a sweep", file=sys.stderr)
     result = train(plain_config(config), directory, list(settings.overrides.task))
     print(f"\n{directory}")
-    width = max(map(len, result["test"]))
-    for name, value in result["test"].items():
-        floor = result["floor"].get(name)
-        note = "" if floor is None else f"   floor {floor:.4f}"
-        print(f"  test/{name:<{width}} {value:.4f}{note}")
+    for line in lines(result["test"], "test", {"floor": result["floor"], **result["shortcuts"]}):
+        print(f"  {line}")
     print(f"  attention maps        {directory / 'attention' / 'attention.html'}")
 
 

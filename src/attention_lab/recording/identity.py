@@ -13,7 +13,7 @@ def identity(config: Mapping[str, Any]) -> str:
     """The identity of a run: 8 hex digits that depend on all of its config that is material.
 
     The order of keys does not matter. Files count by their paths as they are written, so paths
-    should be absolute first (:func:`attention_lab.training.run.from_anywhere`).
+    should be absolute first (:func:`attention_lab.training.building.from_anywhere`).
 
     >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "progress": True}}
     >>> identity(config) == identity({"trainer": {"progress": False, "max_epochs": 3}, "seed": 0})

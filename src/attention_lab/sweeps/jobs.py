@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.recording.identity import identity
+from attention_lab.training.building import build, from_anywhere, load_data
 from attention_lab.training.nodes import ConfigError
-from attention_lab.training.run import build, from_anywhere, load_data
 from attention_lab.training.sections import check
 
 

@@ -1,0 +1,153 @@
+"""Building a run from its config: everything is checked, and nothing is written."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import seed_everything
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from torch import nn
+
+from attention_lab.attention import BACKENDS, attention_layers
+from attention_lab.data.splits import SplitDataModule
+from attention_lab.models.protocol import Network
+from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.training.nodes import (
+    Config,
+    ConfigError,
+    NodeError,
+    component_class,
+    create,
+    path_of,
+)
+from attention_lab.training.objective import Objective
+from attention_lab.training.sections import check
+from attention_lab.training.trainer import TrainerOptions
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run, built and ready to train."""
+
+    data: SplitDataModule[Any]
+    objective: Objective
+    trainer_options: TrainerOptions
+    logger_options: LoggerOptions
+
+
+def load_data(config: Config) -> SplitDataModule[Any]:
+    """The dataset of a config, loaded and split.
+
+    Raises:
+        ConfigError: if its options cannot work.
+    """
+    with config_errors(config):
+        data: SplitDataModule[Any] = create(config["data"])
+        data.setup()
+        return data
+
+
+def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
+    """Build a run from its resolved config; nothing is written.
+
+    Args:
+        config: the config.
+        data: the config's dataset if it is at hand already.
+
+    Raises:
+        ConfigError: if the config cannot work, with one line that says why.
+    """
+    check(config)
+    data = load_data(config) if data is None else data
+    with config_errors(config):
+        optimizer = create(config["optimizer"])
+        trainer_options = create(config["trainer"])
+        if trainer_options.accelerator == "gpu" and not _has_gpu():
+            raise ValueError("trainer.accelerator=gpu: there is no GPU here; trainer=cpu works")
+        seed_everything(config["seed"], workers=True, verbose=False)
+        sizes = data.model_arguments()
+        _check_sizes(config, sizes)
+        model = create(config["model"], **sizes)
+        _check_backends(model, "cuda" if _trains_on_gpu(trainer_options) else "cpu")
+        objective = create(config["objective"], model=model, data=data, optimizer=optimizer)
+        _check_lengths(model, data, getattr(objective, "max_length", 0))
+        return Run(data, objective, trainer_options, create(config["logger"]))
+
+
+@contextmanager
+def config_errors(config: Config) -> Iterator[None]:
+    """What a constructor finds wrong with its arguments is wrong with the config."""
+    try:
+        yield
+    except NodeError as error:
+        raise ConfigError(f"{path_of(error.node, config)}: {error}") from error
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def from_anywhere(config: Config) -> Config:
+    """The config with the user's own files by absolute paths, so that it works from anywhere.
+
+    So it is recorded, and of this the identity of a run is taken.
+    """
+
+    def absolute(paths: Any) -> Any:
+        if isinstance(paths, str) and paths:
+            return str(Path(paths).expanduser().resolve())
+        return [absolute(path) for path in paths] if isinstance(paths, list) else paths
+
+    data = config["data"]
+    kind: type[Any] = component_class("data", data["_target_"], (SplitDataModule,))
+    found = {name: absolute(data[name]) for name in kind.files if name in data}
+    return {**config, "data": {**data, **found}}
+
+
+def _trains_on_gpu(options: TrainerOptions) -> bool:
+    return options.accelerator == "gpu" or (options.accelerator == "auto" and _has_gpu())
+
+
+def _check_sizes(config: Config, sizes: dict[str, int]) -> None:
+    """Raise ValueError if the model cannot read such data."""
+    model = component_class("model", config["model"]["_target_"], (Network,))
+    for name in sizes:
+        if name not in inspect.signature(model).parameters:
+            data = config["data"]["_target_"].rpartition(".")[2]
+            raise ValueError(
+                f"model: {model.__name__} has no {name}, of which {data} is made; "
+                "`attention-lab list model` shows the others"
+            )
+
+
+def _check_backends(model: nn.Module, device: str) -> None:
+    """Raise ValueError if a layer's backend cannot train here."""
+    for name, layer in attention_layers(model).items():
+        backend = layer.backend
+        if device not in backend.trains_on:
+            works = " or ".join(other.name for other in BACKENDS if device in other.trains_on)
+            raise ValueError(
+                f"{name}: backend={backend.name} cannot train on the {device}; {works} can"
+            )
+
+
+def _check_lengths(model: Network, data: SplitDataModule[Any], longest_written: int) -> None:
+    """Raise ValueError if a layer was made for shorter sequences than it will meet."""
+    lengths = data.longest()
+    longest = {
+        "input": lengths[0],
+        "source": lengths[0],
+        "target": max(lengths[-1], longest_written),
+        "both": lengths[0] + max(lengths[-1], longest_written),
+    }
+    layers = attention_layers(model)
+    for name, (queries, keys) in model.attention_axes().items():
+        try:
+            layers[name].check_lengths(longest[queries], longest[keys])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
+def _has_gpu() -> bool:
+    return CUDAAccelerator.is_available() or MPSAccelerator.is_available()
