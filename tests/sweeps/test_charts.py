@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from attention_lab.sweeps.charts.canvas import colour, is_hollow
+from attention_lab.sweeps.charts.canvas import colour, is_hollow, looks
 from attention_lab.sweeps.charts.costs import cost_chart
 from attention_lab.sweeps.charts.intervals import interval_chart
 from attention_lab.sweeps.charts.learning import learning_chart, learning_curve
@@ -36,11 +36,12 @@ def test_a_single_validation_is_seen_at_its_step(write_run: WriteRun) -> None:
     for label in "xy":
         run = write_run(f"a={label}", 0, curve={500: 0.4})
     chart = learning_chart(compare(read_runs([run.parent])))
-    assert "500" in texts(chart)
-    assert all(
-        re.fullmatch(r"[\d,]+", text)
-        for text in texts(chart)[: texts(chart).index("training step")]
-    )
+    ticks = texts(chart)[: texts(chart).index("training step")]
+    assert "500" in ticks
+    assert all(tick.isdecimal() for tick in ticks)
+    # One mark on each curve, and one beside each name.
+    lines = re.findall(r'<g id="learning-line2d_\d+">(.*?)</g>\s*</g>', chart, re.DOTALL)
+    assert len([line for line in lines if "<use" in line and "stroke: #" in line]) == 4
 
 
 def texts(chart: str) -> list[str]:
@@ -121,9 +122,16 @@ def test_identical_results_do_not_turn_the_axis_round(compared: Compared) -> Non
     assert len(ticks) > 2
 
 
-def test_groups_that_share_a_colour_differ_in_shape() -> None:
-    looks = {(colour(row), is_hollow(row)) for row in range(12)}
-    assert len(looks) == 12
+def test_the_best_groups_have_looks_of_their_own(compared: Compared) -> None:
+    scores = {f"g{i}": [0.5 - 0.01 * i] for i in range(14)}
+    known = {group.label: look for group, look in looks(compared(scores)).items()}
+    assert list(known) == [f"g{i}" for i in range(2, 14)]  # less is better
+    assert len({(colour(look), is_hollow(look)) for look in known.values()}) == 12
+    assert colour(None) not in map(colour, known.values())
+
+
+def test_few_groups_have_looks_even_without_results(compared: Compared) -> None:
+    assert list(looks(compared({"a": [None], "b": [0.5]})).values()) == [0, 1]
 
 
 def placed(compared: Compared, costs: dict[str, tuple[float, float, int]]) -> Comparison:

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from attention_lab.sweeps.answer import answer, limits
-from attention_lab.sweeps.charts.canvas import MOST_LOOKS, colour, is_hollow
+from attention_lab.sweeps.charts.canvas import colour, is_hollow, looks, on_page
 from attention_lab.sweeps.charts.costs import cost_chart
 from attention_lab.sweeps.charts.intervals import interval_chart
 from attention_lab.sweeps.charts.learning import learning_chart
@@ -56,14 +56,14 @@ def render_page(comparison: Comparison) -> str:
         comparison=comparison,
         differences=differences,
         gallery=gallery(comparison),
-        looks=[group for group, _ in comparison.ranked()[:MOST_LOOKS]],
+        looks=looks(comparison),
         slices=sliced(comparison.sliced),
     )
 
 
 _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
     *(answer, bounds, colour, column_title, cost_chart, duration, effect, finished_of),
-    *(fronts_in_words, interval_chart, is_hollow, learning_chart, limits, number, p_value),
-    *(provenance, quantity, reason, sentence, shared_overrides, shown, slice_chart, status),
-    *(summary, title, with_unit),
+    *(fronts_in_words, interval_chart, is_hollow, learning_chart, limits, number, on_page),
+    *(p_value, provenance, quantity, reason, sentence, shared_overrides, shown, slice_chart),
+    *(status, summary, title, with_unit),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from attention_lab.sweeps.charts.canvas import MOST_LOOKS
+from attention_lab.sweeps.charts.canvas import looks
 from attention_lab.sweeps.comparison import Comparison
 from attention_lab.sweeps.groups import Group
 from attention_lab.sweeps.records import Run
@@ -19,8 +19,8 @@ MOST_BYTES = 12_000_000
 class Map(NamedTuple):
     """One attention map in the page."""
 
-    #: The group's place in the comparison.
-    row: int
+    #: Of its group.
+    look: int
     label: str
     seed: int | None
     step: int
@@ -47,18 +47,16 @@ def gallery(comparison: Comparison) -> Gallery:
 
     Of many groups it shows the best, as many as have a look of their own.
     """
-    best = [group for group, _ in comparison.ranked()] or comparison.groups
-    shown = [group for group in best[:MOST_LOOKS] if group.finished]
-    seed = _shared_seed(shown)
+    shown = {group: look for group, look in looks(comparison).items() if group.finished}
+    seed = _shared_seed(list(shown))
     result = Gallery()
     found: dict[str, dict[str, list[_Picture]]] = {}
-    for row, group in enumerate(comparison.groups):
-        if group in shown:
-            pictures = _pictures(row, group, seed)
-            result.without.extend([] if pictures else [group.label])
-            for picture in pictures:
-                example, _, layer = picture.path.stem.partition("-")
-                found.setdefault(_example(example), {}).setdefault(layer, []).append(picture)
+    for group, look in shown.items():
+        pictures = _pictures(look, group, seed)
+        result.without.extend([] if pictures else [group.label])
+        for picture in pictures:
+            example, _, layer = picture.path.stem.partition("-")
+            found.setdefault(_example(example), {}).setdefault(layer, []).append(picture)
     weight = 0
     for example, layers in found.items():
         each = [picture for pictures in layers.values() for picture in pictures]
@@ -76,7 +74,7 @@ def gallery(comparison: Comparison) -> Gallery:
 class _Picture(NamedTuple):
     """A map on disk."""
 
-    row: int
+    look: int
     label: str
     seed: int | None
     step: int
@@ -88,16 +86,16 @@ class _Picture(NamedTuple):
         # A PNG starts with a signature of 8 bytes and a header: length, "IHDR", width, height.
         width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         image = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        return Map(self.row, self.label, self.seed, self.step, image, width > 2.2 * height)
+        return Map(self.look, self.label, self.seed, self.step, image, width > 2.2 * height)
 
 
-def _pictures(row: int, group: Group, seed: int | None) -> list[_Picture]:
+def _pictures(look: int, group: Group, seed: int | None) -> list[_Picture]:
     """Those of a seed of a group; of its first seed that has any, if that one has none."""
     runs = sorted(group.finished, key=lambda run: (run.seed != seed, run.seed or 0))
     for run in runs:
         step, paths = _last_pictures(run)
         if paths:
-            return [_Picture(row, group.label, run.seed, step, path) for path in paths]
+            return [_Picture(look, group.label, run.seed, step, path) for path in paths]
     return []
 
 

@@ -279,8 +279,13 @@ def number(mapping: Any, *keys: str) -> float | None:
 
 
 def settings(run: Run) -> dict[str, str]:
-    """The overrides of a run by key, without its seed, Hydra's own and those of no consequence."""
-    pairs = [override.lstrip("+~").partition("=") for override in run.overrides or ()]
+    """The overrides of a run by key, as :func:`by_key` has them."""
+    return by_key(run.overrides or ())
+
+
+def by_key(overrides: Iterable[str]) -> dict[str, str]:
+    """Overrides by key, without the seed, Hydra's own and those that change no result."""
+    pairs = [override.lstrip("+~").partition("=") for override in overrides]
     aside = ("hydra.", "hydra/", *NO_MATTER)
     return {k: v for k, _, v in pairs if k != "logger" and not k.startswith(aside)}
 

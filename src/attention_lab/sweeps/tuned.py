@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.records import number, section, settings
+from attention_lab.sweeps.records import by_key, number, section, settings
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _number(text: str | None) -> float | None:
 
 def _label(overrides: Sequence[Any], key: str, groups: Sequence[Group]) -> str:
     """The label of the group with these overrides; the overrides if it has no runs."""
-    asked = dict(str(override).lstrip("+~").partition("=")[::2] for override in overrides)
+    asked = by_key(map(str, overrides))
     asked.pop(key, None)
     for group in groups:
         if asked.items() <= settings(group.runs[0]).items():

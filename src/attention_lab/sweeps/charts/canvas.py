@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attention_lab.sweeps.comparison import Comparison
+from attention_lab.sweeps.groups import Group
 from attention_lab.sweeps.wording import is_rate
 
 if TYPE_CHECKING:
@@ -52,19 +54,38 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def colour(row: int) -> str:
-    """The colour of the group in this row, the same all over the page."""
-    return PALETTE[row % len(PALETTE)]
+def looks(comparison: Comparison) -> dict[Group, int]:
+    """The look of each group that has one of its own, the same all over the page.
+
+    Of many groups those are the best. All others are grey, and left out where names would crowd.
+    """
+    best = [group for group, _ in comparison.ranked()]
+    others = [group for group in comparison.groups if group not in best]
+    chosen = {*[*best, *others][:MOST_LOOKS]}
+    shown = [group for group in comparison.groups if group in chosen]
+    return {group: look for look, group in enumerate(shown)}
 
 
-def is_hollow(row: int) -> bool:
-    """Whether this group has to share its colour: then its marks are hollow, its lines dashed."""
-    return row >= len(PALETTE)
+def colour(look: int | None) -> str:
+    """The colour of a look; grey for a group without one."""
+    return SOFT if look is None else PALETTE[look % len(PALETTE)]
 
 
-def face(row: int) -> str:
-    """What a mark of the group in this row is filled with."""
-    return PAPER if is_hollow(row) else colour(row)
+def is_hollow(look: int | None) -> bool:
+    """Whether a look has to share its colour: then its marks are hollow, its lines dashed."""
+    return look is not None and look >= len(PALETTE)
+
+
+def face(look: int | None) -> str:
+    """What marks of a look are filled with."""
+    return PAPER if is_hollow(look) else colour(look)
+
+
+def on_page(tag: str) -> str:
+    """A tag or colour with the colours of the page in place of the charts' placeholders."""
+    for placeholder, page_colour in _PAGE_COLOURS.items():
+        tag = tag.replace(placeholder, page_colour)
+    return tag
 
 
 def scale(metric: str) -> float:
@@ -129,6 +150,4 @@ def svg(name: str, height: float, draw: Callable[["Figure"], None]) -> str:
 def _at_home(tag: str, name: str) -> str:
     """A tag of a chart with the colours of its page, and with names that no other chart has."""
     tag = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", tag)
-    for placeholder, page_colour in _PAGE_COLOURS.items():
-        tag = tag.replace(placeholder, page_colour)
-    return tag.replace("xlink:href", "href")
+    return on_page(tag).replace("xlink:href", "href")

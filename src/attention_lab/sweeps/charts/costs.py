@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from attention_lab.sweeps.charts.canvas import (
-    MOST_LOOKS,
     SOFT,
     WIDTH,
     axes_at,
     colour,
     face,
+    looks,
     range_of,
     scale,
     svg,
@@ -54,17 +54,15 @@ def cost_chart(comparison: Comparison) -> str:
 def _draw(axes: "Axes", comparison: Comparison, cost: Cost) -> None:
     metric = comparison.metrics[0]
     known, best = points(comparison, cost), front(comparison, cost)
-    looks = {group for group, _ in comparison.ranked()[:MOST_LOOKS]}
+    shown = looks(comparison)
     factor = scale(metric)
     size, unit = unit_of(max(value for _, value, _ in known), cost.unit)
     known = [(group, value / size, mean) for group, value, mean in known]
     line = sorted((value, factor * mean) for group, value, mean in known if group in best)
     axes.plot([x for x, _ in line], [y for _, y in line], color=SOFT, linewidth=1.2, zorder=1)
     for group, value, mean in known:
-        row = comparison.groups.index(group)
-        look: dict[str, Any] = {"color": colour(row), "markerfacecolor": face(row)}
-        if group not in looks:
-            look = {"color": SOFT, "markerfacecolor": SOFT}
+        number = shown.get(group)
+        look: dict[str, Any] = {"color": colour(number), "markerfacecolor": face(number)}
         axes.plot([value] * 2, _whisker(group, metric), color=look["color"], alpha=0.45)
         width = 10 if group in best else 6
         axes.plot(value, factor * mean, "o", markersize=width, clip_on=False, **look)

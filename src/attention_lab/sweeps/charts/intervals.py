@@ -13,6 +13,7 @@ from attention_lab.sweeps.charts.canvas import (
     axes_at,
     colour,
     face,
+    looks,
     range_of,
     scale,
     short,
@@ -70,6 +71,7 @@ def _label(comparison: Comparison, metric: str, width: float) -> str:
 
 def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
     left, right = axes.get_xlim()
+    known = looks(comparison)
     for row, group in enumerate(comparison.groups):
         interval = group.interval(metric)
         if interval is None:
@@ -79,7 +81,8 @@ def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
             _point_beyond(axes, mean, row, shown(metric, interval.mean))
             continue
         seeds = [scale(metric) * score for score in group.scores(metric).values()]
-        look: dict[str, Any] = {"color": colour(row), "clip_on": False}
+        number = known.get(group)
+        look: dict[str, Any] = {"color": colour(number), "clip_on": False}
         seeds = [seed for seed in seeds if left <= seed <= right]
         beneath = [row + 0.28] * len(seeds)
         axes.plot(seeds, beneath, "o", alpha=0.6, markersize=4.5, mew=0, **look)
@@ -87,7 +90,7 @@ def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
         for end, marker, is_cut in ((left, "<", low < left), (right, ">", high > right)):
             if is_cut:  # it goes on beyond the edge
                 axes.plot(end, row, marker, markersize=6, mew=0, gid="arrowhead", **look)
-        axes.plot(mean, row, "o", markerfacecolor=face(row), markersize=8, **look)
+        axes.plot(mean, row, "o", markerfacecolor=face(number), markersize=8, **look)
 
 
 def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from attention_lab.sweeps.charts.canvas import (
     CHARACTER,
     LINE_HEIGHT,
-    MOST_LOOKS,
     SOFT,
     WIDTH,
     axes_at,
     colour,
     face,
     is_hollow,
+    looks,
     range_of,
     scale,
     short,
@@ -44,15 +44,13 @@ def learning_chart(comparison: Comparison) -> str:
     of their own.
     """
     metric = next(iter(comparison.metrics), "loss")
-    shown = {group for group, _ in comparison.ranked()[:MOST_LOOKS]}
+    shown = looks(comparison)
     curves = {
-        row: curve
-        for row, group in enumerate(comparison.groups)
-        if group in shown and (curve := learning_curve(group, metric))
+        look: curve for group, look in shown.items() if (curve := learning_curve(group, metric))
     }
     if not curves:
         return ""
-    labels = {row: short(comparison.groups[row].label) for row in curves}
+    labels = {look: short(group.label) for group, look in shown.items() if look in curves}
     right = 24 + CHARACTER * max(map(len, labels.values()))
     threshold = comparison.threshold if metric == comparison.monitor else None
 
@@ -60,13 +58,13 @@ def learning_chart(comparison: Comparison) -> str:
         axes = axes_at(figure, _LEFT, _TOP, WIDTH - _LEFT - right, _HEIGHT)
         _scale_values(axes, comparison.mode, curves, metric)
         _scale_steps(axes, curves)
-        for row, curve in curves.items():
-            _draw_curve(axes, row, curve, metric)
+        for look, curve in curves.items():
+            _draw_curve(axes, look, curve, metric)
         if threshold is not None:
             _draw_threshold(axes, metric, threshold)
         axes.set_xlabel("training step", labelpad=8)
         axes.set_ylabel(f"validation {column_title(metric)}", labelpad=8)
-        _label_lines(axes, {row: _last(curve).mean for row, curve in curves.items()}, labels)
+        _label_lines(axes, {look: _last(curve).mean for look, curve in curves.items()}, labels)
 
     return svg("learning", _TOP + _HEIGHT + 50, draw)
 
@@ -116,20 +114,20 @@ def _scale_steps(axes: "Axes", curves: Mapping[int, Curve]) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def _draw_curve(axes: "Axes", row: int, curve: Curve, metric: str) -> None:
+def _draw_curve(axes: "Axes", number: int, curve: Curve, metric: str) -> None:
     steps, means = list(curve), [point.mean for point in curve.values()]
     bounded = {step: point for step, point in curve.items() if point.is_bounded}
     ends = [within(metric, point.low, point.high) for point in bounded.values()]
     lows, highs = [low for low, _ in ends], [high for _, high in ends]
-    line = "--" if is_hollow(row) else "-"
-    look: dict[str, Any] = {"color": colour(row), "linewidth": 2, "linestyle": line}
+    line = "--" if is_hollow(number) else "-"
+    look: dict[str, Any] = {"color": colour(number), "linewidth": 2, "linestyle": line}
     if len(bounded) == 1:  # a band without width
-        axes.plot(list(bounded) * 2, [*lows, *highs], color=colour(row), alpha=0.3, linewidth=6)
-    axes.fill_between(list(bounded), lows, highs, color=colour(row), alpha=0.12, linewidth=0)
+        axes.plot(list(bounded) * 2, [*lows, *highs], color=colour(number), alpha=0.3, linewidth=6)
+    axes.fill_between(list(bounded), lows, highs, color=colour(number), alpha=0.12, linewidth=0)
     for edge in (lows, highs):
-        axes.plot(list(bounded), edge, color=colour(row), alpha=0.35, linewidth=0.8)
+        axes.plot(list(bounded), edge, color=colour(number), alpha=0.35, linewidth=0.8)
     if len(steps) <= _MOST_MARKED:
-        look |= {"marker": "o", "markersize": 6, "markerfacecolor": face(row)}
+        look |= {"marker": "o", "markersize": 6, "markerfacecolor": face(number)}
     axes.plot(steps, means, **look)
 
 
@@ -162,18 +160,18 @@ def _label_lines(axes: "Axes", ends: Mapping[int, float], labels: Mapping[int, s
     gap = LINE_HEIGHT / _HEIGHT
     place, ceiling = -math.inf, 1.0
     places = {}
-    for row in sorted(ends, key=lambda row: ends[row]):
-        place = max(place + gap, to_fraction.transform((0, ends[row]))[1])
-        places[row] = place
-    for row, place in reversed(places.items()):
+    for look in sorted(ends, key=lambda look: ends[look]):
+        place = max(place + gap, to_fraction.transform((0, ends[look]))[1])
+        places[look] = place
+    for look, place in reversed(places.items()):
         ceiling = min(ceiling, place)
         axes.plot(
             *(1.015, ceiling, "o"),
-            color=colour(row),
-            markerfacecolor=face(row),
+            color=colour(look),
+            markerfacecolor=face(look),
             markersize=6,
             transform=axes.transAxes,
             clip_on=False,
         )
-        axes.text(1.03, ceiling, labels[row], va="center_baseline", transform=axes.transAxes)
+        axes.text(1.03, ceiling, labels[look], va="center_baseline", transform=axes.transAxes)
         ceiling -= gap

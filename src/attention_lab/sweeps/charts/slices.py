@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from attention_lab.sweeps.charts.canvas import (
-    MOST_LOOKS,
     SOFT,
     WIDTH,
     axes_at,
     colour,
     face,
     is_hollow,
+    looks,
     scale,
     svg,
     within,
@@ -38,14 +38,13 @@ def slice_chart(comparison: Comparison, sliced: Sliced, number: int) -> str:
         sliced: the slices.
         number: of the chart among those of slices, for its name.
     """
-    shown = {group for group, _ in comparison.ranked()[:MOST_LOOKS]}
-    rows = [row for row, group in enumerate(comparison.groups) if group in shown]
+    shown = looks(comparison)
 
     def draw(figure: "Figure") -> None:
         axes = axes_at(figure, _LEFT, _TOP, WIDTH - _LEFT - _RIGHT, _HEIGHT)
-        for place, row in enumerate(rows):
-            shift = _SPREAD * ((place + 0.5) / len(rows) - 0.5)
-            _draw(axes, comparison.groups[row], row, sliced, shift)
+        for group, look in shown.items():
+            shift = _SPREAD * ((look + 0.5) / len(shown) - 0.5)
+            _draw(axes, group, look, sliced, shift)
         floors = [comparison.floor.get(column) for column in sliced.columns.values()]
         for index, floor in enumerate(floors):
             if floor is not None:
@@ -63,7 +62,7 @@ def slice_chart(comparison: Comparison, sliced: Sliced, number: int) -> str:
     return svg(f"slices-{number}", _TOP + _HEIGHT + 50, draw)
 
 
-def _draw(axes: "Axes", group: Group, row: int, sliced: Sliced, shift: float) -> None:
+def _draw(axes: "Axes", group: Group, look: int, sliced: Sliced, shift: float) -> None:
     factor = scale(sliced.metric)
     xs, means = [], []
     for index, column in enumerate(sliced.columns.values()):
@@ -73,15 +72,15 @@ def _draw(axes: "Axes", group: Group, row: int, sliced: Sliced, shift: float) ->
             means.append(factor * interval.mean)
             if interval.is_bounded:
                 ends = within(sliced.metric, factor * interval.low, factor * interval.high)
-                axes.plot([x, x], ends, color=colour(row), alpha=0.5, linewidth=2)
-    line = ("--" if is_hollow(row) else "-") if sliced.is_ordered else "none"
+                axes.plot([x, x], ends, color=colour(look), alpha=0.5, linewidth=2)
+    line = ("--" if is_hollow(look) else "-") if sliced.is_ordered else "none"
     axes.plot(
         *(xs, means),
-        color=colour(row),
+        color=colour(look),
         linestyle=line,
         linewidth=1.2,
         marker="o",
         markersize=7,
-        markerfacecolor=face(row),
+        markerfacecolor=face(look),
         clip_on=False,
     )
