@@ -44,7 +44,7 @@ def test_one_run_leaves_the_record_that_the_contract_promises(
     assert set(floor) == {"per", "wer"}
     for name, value in floor.items():
         (line,) = (line for line in evaluated.out.splitlines() if f"test/{name} " in line)
-        assert line.endswith(f"   floor {value:.4f}")
+        assert f"   floor {value:.4f}   neighbours 0." in line
     assert evaluated.out.count("floor") == 2
 
 
@@ -111,7 +111,7 @@ WRONG = {
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
     "foo.bar=1": "foo.bar: there is no such key; there is attention, model, objective, data, "
-    "optimizer, trainer, logger, seed\n",
+    "optimizer, trainer, logger, seed, sweep\n",
     "optimizer.foo=1": "optimizer.foo: there is no such key; there is optimizer.lr, "
     "optimizer.weight_decay, optimizer.betas, optimizer.warmup_steps, optimizer.schedule, "
     "optimizer.final_fraction\n",

@@ -54,7 +54,7 @@ def test_a_picture_for_each_example_layer_and_validation(words_run: FinishedRun)
     expected = {f"{word}-{layer}.png" for word in words for layer in LAYERS}
     assert len(expected) == 9
     for step in ("step-000002", "step-000004"):
-        assert {path.name for path in (folder / step).iterdir()} == expected | {"maps.pt"}
+        assert {path.name for path in (folder / step).iterdir()} == expected | {"maps.json"}
         for path in (folder / step).glob("*.png"):
             with Image.open(path) as picture:
                 picture.verify()
@@ -244,7 +244,7 @@ def test_words_that_differ_have_files_that_differ(tmp_path: Path) -> None:
         AttentionMap(0, name, "layer", ["row"], ["column"], torch.ones(1, 1, 1))
         for name in ("a-b", "a.b")
     ]
-    pictures = AttentionMaps(tmp_path, 2)._save(maps)
+    pictures = AttentionMaps(tmp_path, 2)._draw(maps)
     assert len(set(pictures.values())) == 2
 
 

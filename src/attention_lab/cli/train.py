@@ -54,9 +54,10 @@ class Directories(Callback):
     def discard() -> None:
         """Remove what was made for a command that turned out wrong, unless it holds anything."""
         if Directories.sweep is not None:
-            records = list(Directories.sweep.glob("*"))
-            if [record.name for record in records] == ["multirun.yaml"]:
-                records[0].unlink()
+            found = list(Directories.sweep.glob("*"))
+            if {path.name for path in found} <= {"multirun.yaml", ".lock"}:
+                for path in found:
+                    path.unlink()
         for directory in Directories.made:
             if directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()

@@ -1,5 +1,6 @@
 """Attention maps of fixed validation examples, at every validation."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -11,8 +12,8 @@ from lightning.pytorch.loggers import WandbLogger
 
 from attention_lab.attention import observe
 from attention_lab.data.vocabulary import BOS, SPECIALS
-from attention_lab.recording.maps import AttentionMap, draw, levels
-from attention_lab.recording.viewer import write_viewer
+from attention_lab.recording.maps import AttentionMap, draw
+from attention_lab.recording.viewer import encoded, write_viewer
 
 #: Positions that a map shows of a longer sequence.
 MOST = 128
@@ -34,7 +35,8 @@ class AttentionMaps(Callback):
     def __init__(self, directory: Path, examples: int) -> None:
         self.directory = directory
         self.examples = examples
-        self.maps: list[AttentionMap] = []
+        #: The maps so far, as the page has them.
+        self.maps: list[dict[str, Any]] = []
         #: Time spent here so far.
         self.seconds = 0.0
 
@@ -43,18 +45,23 @@ class AttentionMaps(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch = trainer.strategy.batch_to_device(data.probe(self.examples))
         maps = attention_maps(pl_module, batch, data.labels(batch), trainer.global_step)
-        pictures = self._save(maps)
+        pictures = self._draw(maps)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 _log_pictures(logger, pictures, trainer.global_step)
-        self.maps.extend(maps)
+        if maps:
+            entries = [encoded(each) for each in maps]
+            self._file(trainer.global_step).write_text(json.dumps(entries), encoding="utf-8")
+            self.maps.extend(entries)
         self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": sorted({each.step for each in self.maps}), "seconds": self.seconds}
+        return {"steps": sorted({each["step"] for each in self.maps}), "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.maps = [each for step in state_dict["steps"] for each in self._load(step)]
+        files = [self._file(step) for step in state_dict["steps"]]
+        pages = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        self.maps = [each for page in pages for each in page]
         self.seconds = state_dict["seconds"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -63,7 +70,7 @@ class AttentionMaps(Callback):
             write_viewer(self.maps, self.directory / "attention.html", self.directory.parent.name)
         self.seconds += time.perf_counter() - started
 
-    def _save(self, maps: list[AttentionMap]) -> dict[str, Path]:
+    def _draw(self, maps: list[AttentionMap]) -> dict[str, Path]:
         pictures = {}
         for each in maps:
             folder = self._folder(each.step)
@@ -71,21 +78,14 @@ class AttentionMaps(Callback):
             path = folder / f"{_file_name(each.example)}-{each.layer}.png"
             draw(each).save(path, compress_level=3)  # a third faster than 6
             pictures[f"attention/{each.example}/{each.layer}"] = path
-        if maps:
-            kept = [vars(each) | {"weights": levels(each.weights)} for each in maps]
-            torch.save(kept, self._folder(maps[0].step) / "maps.pt")
         return pictures
-
-    def _load(self, step: int) -> list[AttentionMap]:
-        """The maps of a validation in an earlier process, as the viewer shows them."""
-        path = self._folder(step) / "maps.pt"
-        if not path.exists():
-            return []
-        kept = torch.load(path, weights_only=True)
-        return [AttentionMap(**each | {"weights": each["weights"] / 255}) for each in kept]
 
     def _folder(self, step: int) -> Path:
         return self.directory / f"step-{step:06d}"
+
+    def _file(self, step: int) -> Path:
+        """The maps of one validation, for a run that goes on in another process."""
+        return self._folder(step) / "maps.json"
 
 
 def attention_maps(

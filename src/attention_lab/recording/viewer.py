@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,14 @@ NIGHT_TO_RED = (
 )
 
 
-def write_viewer(maps: Sequence[AttentionMap], path: Path, title: str) -> None:
+def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Write one self-contained page that shows any example and layer as training goes on.
 
-    The page needs no network. It holds the root of every weight as one byte, so that of a small
-    weight it knows more digits: what it shows of weights from 0 to 1 is within 1/255 of the truth,
-    and where a map has any below 0, within 2/255. The file appears whole or not at all.
+    The page needs no network. The file appears whole or not at all.
 
     Args:
-        maps: in any order; examples and layers are offered in the order they first occur.
+        maps: as :func:`encoded`, in any order; examples and layers are offered in the order they
+            first occur.
         path: the HTML file.
         title: of the page.
 
@@ -67,7 +66,7 @@ def write_viewer(maps: Sequence[AttentionMap], path: Path, title: str) -> None:
                 "light": {"above": _colours(WHITE_TO_BLUE), "below": _colours(WHITE_TO_RED)},
                 "dark": {"above": _colours(NIGHT_TO_BLUE), "below": _colours(NIGHT_TO_RED)},
             },
-            "maps": [_encode(each) for each in maps],
+            "maps": list(maps),
         },
     )
     unfinished = path.with_name(path.name + ".unfinished")
@@ -75,9 +74,11 @@ def write_viewer(maps: Sequence[AttentionMap], path: Path, title: str) -> None:
     os.replace(unfinished, path)
 
 
-def _encode(map: AttentionMap) -> dict[str, Any]:
+def encoded(map: AttentionMap) -> dict[str, Any]:
     """A map as JSON. Of its weights (H, L, S) there is base64 of one byte each.
 
+    The byte is for the root, so that of a small weight it knows more digits: what is shown of
+    weights from 0 to 1 is within 1/255 of the truth, and where a map has any below 0, within 2/255.
     A byte b stands for ``limit · r · |r|``, where r = (b - zero) / (255 - zero).
     """
     weights = map.weights.detach().float().nan_to_num()
