@@ -8,7 +8,17 @@ import pytest
 
 import attention_lab
 
-LAYERS = ["contract", "cli", "sweeps", "training", "recording", "data", "models", "attention"]
+LAYERS = [
+    "contract",
+    "cli",
+    "sweeps",
+    "reports",
+    "training",
+    "recording",
+    "data",
+    "models",
+    "attention",
+]
 DRAWERS = {"utils", "util", "helpers", "common", "misc"}
 PACKAGE = Path(attention_lab.__file__).parent
 

@@ -53,10 +53,10 @@ def report(
 
     from rich.console import Console
 
-    from attention_lab.sweeps.comparison import compare
-    from attention_lab.sweeps.records import NotARun, read_runs
-    from attention_lab.sweeps.report import write_report
-    from attention_lab.sweeps.terminal import terminal_table
+    from attention_lab.reports.comparison import compare
+    from attention_lab.reports.records import NotARun, read_runs
+    from attention_lab.reports.report import write_report
+    from attention_lab.reports.terminal import terminal_table
 
     try:
         comparison = compare(read_runs(sweeps), baseline, metric)
@@ -73,7 +73,7 @@ def report(
         for viewer in filter(Path.exists, viewers[:1]):
             console.print(f"attention maps  {viewer}", highlight=False, soft_wrap=True)
     if wandb:
-        from attention_lab.sweeps.dashboard import log_report
+        from attention_lab.reports.dashboard import log_report
 
         try:
             place = log_report(comparison, page.parent)

@@ -120,7 +120,7 @@ def _train_one(config: DictConfig) -> None:
 def _report_sweep(sweep: Path) -> int:
     """Compare the runs of a sweep; the exit code says whether all of them finished."""
     from attention_lab.cli.report import report
-    from attention_lab.sweeps.records import read_runs
+    from attention_lab.reports.records import read_runs
 
     code = report([sweep])
     if code:

@@ -1,1 +1,1 @@
-"""Sweeps: many runs, launched, read back, compared and reported."""
+"""Sweeps: many runs, launched, gone on with, tuned and watched."""

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from attention_lab.sweeps.records import number
+from attention_lab.reports.records import number
 
 
 def objective(directory: Path) -> float | None:

@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from attention_lab.reports.records import NotARun
 from attention_lab.sweeps.display import EVERY, display
-from attention_lab.sweeps.records import NotARun
 from attention_lab.sweeps.standing import Standing, is_held, standing
 from attention_lab.sweeps.sweep_file import job_directories
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.records import by_key, number, section, settings
+from attention_lab.reports.groups import Group
+from attention_lab.reports.records import by_key, number, section, settings
 
 
 @dataclass(frozen=True)

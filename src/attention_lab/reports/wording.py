@@ -2,9 +2,9 @@
 
 import math
 
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.records import Run
-from attention_lab.sweeps.statistics import Interval
+from attention_lab.reports.groups import Group
+from attention_lab.reports.records import Run
+from attention_lab.reports.statistics import Interval
 
 
 def title(metric: str) -> str:

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from attention_lab.sweeps.answer import answer, limits
-from attention_lab.sweeps.charts.intervals import interval_chart
-from attention_lab.sweeps.comparison import Comparison, compare
-from attention_lab.sweeps.numbers import csv_rows
-from attention_lab.sweeps.page import render_page
-from attention_lab.sweeps.records import read_runs
-from attention_lab.sweeps.report import write_report
-from attention_lab.sweeps.statistics import mean_interval
-from attention_lab.sweeps.terminal import terminal_table
-from attention_lab.sweeps.wording import (
+from attention_lab.reports.answer import answer, limits
+from attention_lab.reports.charts.intervals import interval_chart
+from attention_lab.reports.comparison import Comparison, compare
+from attention_lab.reports.numbers import csv_rows
+from attention_lab.reports.page import render_page
+from attention_lab.reports.records import read_runs
+from attention_lab.reports.report import write_report
+from attention_lab.reports.statistics import mean_interval
+from attention_lab.reports.terminal import terminal_table
+from attention_lab.reports.wording import (
     bounds,
     duration,
     effect,
@@ -26,7 +26,7 @@ from attention_lab.sweeps.wording import (
     shown,
     with_unit,
 )
-from tests.sweeps.conftest import Compared, WriteRun
+from tests.reports.conftest import Compared, WriteRun
 
 CLEAR = [0.100, 0.101, 0.103, 0.102]
 WORSE = [0.202, 0.200, 0.203, 0.204]
@@ -320,7 +320,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(
 
     write_report(compare(read_runs([sweep])), sweep)
     before = [(sweep / name).read_text() for name in ("report.html", "report.csv")]
-    monkeypatch.setattr("attention_lab.sweeps.report.render_page", fail)
+    monkeypatch.setattr("attention_lab.reports.report.render_page", fail)
     with pytest.raises(RuntimeError, match="no such template"):
         write_report(compare(read_runs([sweep]), "scaled"), sweep)
     assert [(sweep / name).read_text() for name in ("report.html", "report.csv")] == before

@@ -8,10 +8,10 @@ from rich.console import Group as Rows
 from rich.table import Table
 from rich.text import Text
 
-from attention_lab.sweeps.answer import answer, limits
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.statistics import Interval
-from attention_lab.sweeps.wording import (
+from attention_lab.reports.answer import answer, limits
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.statistics import Interval
+from attention_lab.reports.wording import (
     bounds,
     column_title,
     finished_of,

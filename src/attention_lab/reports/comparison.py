@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
-from attention_lab.sweeps.doubts import disagreements, doubts, same_question
-from attention_lab.sweeps.groups import Group, grouped, named
-from attention_lab.sweeps.records import Run, number, section
-from attention_lab.sweeps.statistics import (
+from attention_lab.reports.doubts import disagreements, doubts, same_question
+from attention_lab.reports.groups import Group, grouped, named
+from attention_lab.reports.records import Run, number, section
+from attention_lab.reports.statistics import (
     Interval,
     effect_size,
     holm,
     paired_difference,
     paired_p_value,
 )
-from attention_lab.sweeps.tuned import Tuning, edges, same_optimizer, tunings
+from attention_lab.reports.tuned import Tuning, edges, same_optimizer, tunings
 
 #: Metrics of which less is better, besides those that end in "loss" or "error_rate".
 LOWER_IS_BETTER = ("perplexity", "bits_per_character", "per", "wer", "cer")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.sweeps.comparison import compare
-from attention_lab.sweeps.records import NotARun, Run, read_runs
-from attention_lab.sweeps.wording import finished_of, status
-from tests.sweeps.conftest import WriteRun
+from attention_lab.reports.comparison import compare
+from attention_lab.reports.records import NotARun, Run, read_runs
+from attention_lab.reports.wording import finished_of, status
+from tests.reports.conftest import WriteRun
 
 
 def run_named(runs: list[Run], part: str) -> Run:
@@ -206,7 +206,7 @@ def test_a_sweep_record_that_lists_nothing_changes_nothing(sweep: Path, content:
 
 
 def test_reading_records_imports_nothing_heavy() -> None:
-    code = "import sys, json, attention_lab.sweeps.records; print(json.dumps(list(sys.modules)))"
+    code = "import sys, json, attention_lab.reports.records; print(json.dumps(list(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     heavy = {"torch", "lightning", "matplotlib", "rich", "jinja2", "wandb"}
     assert heavy & set(json.loads(output)) == set()

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.wording import is_rate
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.groups import Group
+from attention_lab.reports.wording import is_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.recording.wandb import LoggerOptions
-from attention_lab.sweeps.answer import answer
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.numbers import CSV_COLUMNS, csv_rows
-from attention_lab.sweeps.records import section
-from attention_lab.sweeps.wording import reason, status
+from attention_lab.reports.answer import answer
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.numbers import CSV_COLUMNS, csv_rows
+from attention_lab.reports.records import section
+from attention_lab.reports.wording import reason, status
 
 RUN_COLUMNS = ("run", "group", "seed", "status", "reason")
 

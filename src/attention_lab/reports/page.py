@@ -6,19 +6,19 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from attention_lab.sweeps.answer import answer, limits
-from attention_lab.sweeps.charts.canvas import colour, is_hollow, looks, on_page
-from attention_lab.sweeps.charts.costs import cost_chart
-from attention_lab.sweeps.charts.intervals import interval_chart
-from attention_lab.sweeps.charts.learning import learning_chart
-from attention_lab.sweeps.charts.slices import slice_chart
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.costs import fronts_in_words
-from attention_lab.sweeps.pictures import gallery
-from attention_lab.sweeps.provenance import provenance, shared_overrides, summary
-from attention_lab.sweeps.records import number
-from attention_lab.sweeps.slices import sliced
-from attention_lab.sweeps.wording import (
+from attention_lab.reports.answer import answer, limits
+from attention_lab.reports.charts.canvas import colour, is_hollow, looks, on_page
+from attention_lab.reports.charts.costs import cost_chart
+from attention_lab.reports.charts.intervals import interval_chart
+from attention_lab.reports.charts.learning import learning_chart
+from attention_lab.reports.charts.slices import slice_chart
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.costs import fronts_in_words
+from attention_lab.reports.pictures import gallery
+from attention_lab.reports.provenance import provenance, shared_overrides, summary
+from attention_lab.reports.records import number
+from attention_lab.reports.slices import sliced
+from attention_lab.reports.wording import (
     bounds,
     column_title,
     duration,

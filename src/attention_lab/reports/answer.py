@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.statistics import Interval, smallest_p_value
-from attention_lab.sweeps.wording import bounds, p_value, title, with_unit
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.groups import Group
+from attention_lab.reports.statistics import Interval, smallest_p_value
+from attention_lab.reports.wording import bounds, p_value, title, with_unit
 
 
 def answer(comparison: Comparison) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from attention_lab.sweeps.charts.canvas import looks
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.records import Run
+from attention_lab.reports.charts.canvas import looks
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.groups import Group
+from attention_lab.reports.records import Run
 
 #: What the pictures of a page may weigh together before examples are left to the run directories.
 MOST_BYTES = 12_000_000

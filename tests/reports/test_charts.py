@@ -5,15 +5,15 @@ import re
 
 import pytest
 
-from attention_lab.sweeps.charts.canvas import colour, is_hollow, looks
-from attention_lab.sweeps.charts.costs import cost_chart
-from attention_lab.sweeps.charts.intervals import interval_chart
-from attention_lab.sweeps.charts.learning import learning_chart, learning_curve
-from attention_lab.sweeps.comparison import Comparison, compare
-from attention_lab.sweeps.costs import COSTS, front, fronts_in_words
-from attention_lab.sweeps.records import read_runs
-from attention_lab.sweeps.slices import sliced
-from tests.sweeps.conftest import Compared, WriteRun
+from attention_lab.reports.charts.canvas import colour, is_hollow, looks
+from attention_lab.reports.charts.costs import cost_chart
+from attention_lab.reports.charts.intervals import interval_chart
+from attention_lab.reports.charts.learning import learning_chart, learning_curve
+from attention_lab.reports.comparison import Comparison, compare
+from attention_lab.reports.costs import COSTS, front, fronts_in_words
+from attention_lab.reports.records import read_runs
+from attention_lab.reports.slices import sliced
+from tests.reports.conftest import Compared, WriteRun
 
 
 def test_curves_are_over_the_steps_that_all_seeds_share(write_run: WriteRun) -> None:

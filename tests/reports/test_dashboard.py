@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from google.protobuf.message import DecodeError
 
-from attention_lab.sweeps.comparison import compare
-from attention_lab.sweeps.dashboard import log_report
-from attention_lab.sweeps.records import read_runs
-from attention_lab.sweeps.report import write_report
+from attention_lab.reports.comparison import compare
+from attention_lab.reports.dashboard import log_report
+from attention_lab.reports.records import read_runs
+from attention_lab.reports.report import write_report
 from tests.recording.test_wandb import Stored, forget_login, records, stored
-from tests.sweeps.conftest import WriteRun
+from tests.reports.conftest import WriteRun
 
 
 def when_written(directory: Path) -> Stored:
@@ -86,7 +86,7 @@ def test_a_report_goes_where_its_runs_went(
         asked.append((wandb, project, entity))
         return SimpleNamespace(logger=lambda *_: None)
 
-    monkeypatch.setattr("attention_lab.sweeps.dashboard.LoggerOptions", options)
+    monkeypatch.setattr("attention_lab.reports.dashboard.LoggerOptions", options)
     run = write_run("a=x", 0, config={"logger": logger})
     assert log_report(compare(read_runs([run])), run) == "is off"
     assert asked == [expected]

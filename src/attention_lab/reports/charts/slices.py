@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from attention_lab.sweeps.charts.canvas import (
+from attention_lab.reports.charts.canvas import (
     SOFT,
     WIDTH,
     axes_at,
@@ -14,10 +14,10 @@ from attention_lab.sweeps.charts.canvas import (
     svg,
     within,
 )
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.slices import Sliced
-from attention_lab.sweeps.wording import column_title, is_rate
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.groups import Group
+from attention_lab.reports.slices import Sliced
+from attention_lab.reports.wording import column_title, is_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

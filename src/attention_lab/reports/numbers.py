@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from attention_lab.sweeps.comparison import Comparison, Difference
-from attention_lab.sweeps.groups import Group
+from attention_lab.reports.comparison import Comparison, Difference
+from attention_lab.reports.groups import Group
 
 _STATUSES = ("finished", "failed", "diverged", "preempted", "running", "waiting")
 CSV_COLUMNS = (

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from attention_lab.sweeps.comparison import Comparison, compare
-from attention_lab.sweeps.records import read_runs
+from attention_lab.reports.comparison import Comparison, compare
+from attention_lab.reports.records import read_runs
 
 WriteRun = Callable[..., Path]
 Compared = Callable[..., Comparison]

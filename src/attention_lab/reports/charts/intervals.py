@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attention_lab.sweeps.charts.canvas import (
+from attention_lab.reports.charts.canvas import (
     CHARACTER,
     INK,
     LINE_HEIGHT,
@@ -20,8 +20,8 @@ from attention_lab.sweeps.charts.canvas import (
     svg,
     within,
 )
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.wording import column_title, shown, with_unit
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.wording import column_title, shown, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

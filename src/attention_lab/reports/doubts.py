@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.records import section
+from attention_lab.reports.groups import Group
+from attention_lab.reports.records import section
 
 #: Settings of the data that are of training, not of the question that is asked.
 _OF_TRAINING = ("data.batch_size",)

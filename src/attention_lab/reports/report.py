@@ -5,9 +5,9 @@ import io
 from pathlib import Path
 
 from attention_lab.recording.run_directory import write_atomically
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.numbers import CSV_COLUMNS, csv_rows
-from attention_lab.sweeps.page import render_page
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.numbers import CSV_COLUMNS, csv_rows
+from attention_lab.reports.page import render_page
 
 
 def write_report(comparison: Comparison, directory: Path) -> Path:

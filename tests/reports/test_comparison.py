@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.sweeps.comparison import Comparison, Difference, compare, direction
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.records import read_runs
-from attention_lab.sweeps.statistics import Interval
-from tests.sweeps.conftest import WriteRun
+from attention_lab.reports.comparison import Comparison, Difference, compare, direction
+from attention_lab.reports.groups import Group
+from attention_lab.reports.records import read_runs
+from attention_lab.reports.statistics import Interval
+from tests.reports.conftest import WriteRun
 
 
 def labels(comparison: Comparison) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from attention_lab.sweeps.statistics import (
+from attention_lab.reports.statistics import (
     Interval,
     effect_size,
     holm,

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.records import section, settings
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.records import section, settings
 
 
 def summary(comparison: Comparison) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.wording import duration, quantity, sentence, title
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.groups import Group
+from attention_lab.reports.wording import duration, quantity, sentence, title
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 
-from attention_lab.sweeps.records import Run, number, section, settings
-from attention_lab.sweeps.statistics import Interval, mean_interval
+from attention_lab.reports.records import Run, number, section, settings
+from attention_lab.reports.statistics import Interval, mean_interval
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from attention_lab.sweeps.charts.canvas import (
+from attention_lab.reports.charts.canvas import (
     CHARACTER,
     LINE_HEIGHT,
     SOFT,
@@ -20,10 +20,10 @@ from attention_lab.sweeps.charts.canvas import (
     svg,
     within,
 )
-from attention_lab.sweeps.comparison import Comparison
-from attention_lab.sweeps.groups import Group
-from attention_lab.sweeps.statistics import Interval, mean_interval
-from attention_lab.sweeps.wording import column_title, with_unit
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.groups import Group
+from attention_lab.reports.statistics import Interval, mean_interval
+from attention_lab.reports.wording import column_title, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

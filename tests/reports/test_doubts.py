@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.sweeps.comparison import compare
-from attention_lab.sweeps.records import read_runs
-from tests.sweeps.conftest import WriteRun
+from attention_lab.reports.comparison import compare
+from attention_lab.reports.records import read_runs
+from tests.reports.conftest import WriteRun
 
 
 def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:

@@ -1,0 +1,1 @@
+"""Runs read back from their files, compared over seeds, and reported."""
