@@ -291,7 +291,8 @@ def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
     assert float(row["adjusted_p_value"]) == float(row["p_value"]) < 0.05
     single = rows["general", "per"]
     assert (single["n"], single["low"], single["p_value"]) == ("1", "", "")
-    assert (single["finished"], single["failed"], single["diverged"]) == ("1", "2", "1")
+    assert (single["finished"], single["failed"], single["diverged"]) == ("1", "1", "1")
+    assert single["preempted"] == "1"
     assert rows["scaled", "per"]["baseline"] == ""
 
 

@@ -37,7 +37,7 @@ def test_numbers_of_a_group_by_hand(sweep: Path) -> None:
 def test_counts_and_reasons(sweep: Path) -> None:
     comparison = compare(read_runs([sweep]))
     (general,) = [group for group in comparison.groups if group.label == "general"]
-    assert general.counts == {"finished": 1, "diverged": 1, "failed": 2}
+    assert general.counts == {"finished": 1, "diverged": 1, "failed": 1, "preempted": 1}
     assert len(general.finished) == 1
     reasons = {run.seed: run.error for _, run in comparison.unfinished}
     assert reasons[1] == "the loss is nan at step 70"

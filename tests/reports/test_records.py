@@ -116,17 +116,19 @@ def test_cells_without_a_finite_number_are_left_out(write_run: WriteRun) -> None
     assert read.curve("per") == {2: 0.5}
 
 
-def test_a_running_run_whose_process_is_gone_has_failed(write_run: WriteRun, dead_pid: int) -> None:
+def test_a_running_run_whose_process_is_gone_was_interrupted(
+    write_run: WriteRun, dead_pid: int
+) -> None:
     write_run("a=dead", 0, status="running", record={"pid": dead_pid})
     write_run("a=elsewhere", 0, status="running", record={"pid": dead_pid, "host": "another"})
     sweep = write_run("a=alive", 0, status="running").parent
     runs = read_runs([sweep])
     assert {run.name: run.status for run in runs} == {
-        "sweep/a=dead,seed=0": "failed",
+        "sweep/a=dead,seed=0": "preempted",
         "sweep/a=elsewhere,seed=0": "running",
         "sweep/a=alive,seed=0": "running",
     }
-    assert run_named(runs, "dead").error == f"died without a word (process {dead_pid} is gone)"
+    assert f"its process, {dead_pid}, is gone without a word" in str(run_named(runs, "dead").error)
 
 
 def test_a_run_whose_record_never_began(write_run: WriteRun) -> None:

@@ -1,6 +1,7 @@
 """The command `attention-lab`. Each verb is a module of its own, imported when it is called."""
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -46,7 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"there is no verb {verb!r}{nearest(verb, VERBS)}", 2)
     module, _ = VERBS[verb]
     warnings.formatwarning = _one_line
-    return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
+    try:
+        return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
+    except KeyboardInterrupt:
+        return fail("interrupted", 1)
+    except BrokenPipeError:  # whoever reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at exit
+        return 0
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:

@@ -7,7 +7,6 @@ somebody waits for each answer, which is the default in a terminal.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -97,9 +96,6 @@ def _answer(predictor: "Predictor", lines: Iterable[bytes], batch: int) -> int:
         code = fail(str(error), 1)
     except KeyboardInterrupt:
         code = fail("interrupted", 1)
-    except BrokenPipeError:  # whoever reads has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if predictor.unknown:
         what = "tokens that the run does not know, read as <unk>"
         print(f"attention-lab: {what}: {predictor.unknown}", file=sys.stderr)

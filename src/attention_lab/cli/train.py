@@ -125,6 +125,8 @@ def _report_sweep(sweep: Path) -> int:
     code = report([sweep])
     if code:
         return code
+    if (best := sweep / "optimization_results.yaml").exists():
+        print(f"search          {best}: the best by validation; these test metrics choose nothing")
     unfinished = [run.name for run in read_runs([sweep]) if run.status != "finished"]
     return fail(f"{len(unfinished)} runs did not finish", 1) if unfinished else 0
 
@@ -156,7 +158,10 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         known = [name for name in error.options if not name.startswith("_")]
-        return f"{group}={option}: there is no such option{nearest(option, known)}"
+        hint = nearest(option, known)
+        if option == "optuna":
+            hint = "; pip install 'attention-lab[search]' brings it"
+        return f"{group}={option}: there is no such option{hint}"
     if match := re.search(r"Could not (?:override|append to|delete from) .*?'([^']+)'", message):
         key, is_placed, _ = match[1].partition("@")
         if is_placed:

@@ -9,6 +9,11 @@ from typing import Any
 IMMATERIAL = ("logger", "sweep", "trainer.accelerator", "trainer.progress")
 
 
+def is_immaterial(key: str) -> bool:
+    """Whether a key of a config, as "trainer.progress", changes nothing about a result."""
+    return any(key == name or key.startswith(f"{name}.") for name in IMMATERIAL)
+
+
 def identity(config: Mapping[str, Any]) -> str:
     """The identity of a run: 8 hex digits that depend on all of its config that is material.
 
@@ -51,7 +56,7 @@ def differences(known: Mapping[str, Any], config: Mapping[str, Any], most: int =
 
 def _material(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """The leaves of a config, as JSON, with their paths; what holds nothing is a leaf, too."""
-    if path in IMMATERIAL:
+    if is_immaterial(path):
         return
     if not (isinstance(value, Mapping) and value):
         yield path, json.dumps(value, ensure_ascii=False)

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
+from attention_lab.recording.identity import is_immaterial
+
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
 #: Of a run that has begun there is at least one of these.
 BEGUN = ("status.json", "metrics.csv", "result.json")
-#: Beginnings of config keys that have no part in what a run computes, or that it answers for.
-NO_MATTER = ("seed", "defaults", "logger.", "sweep.", "trainer.accelerator", "trainer.progress")
 # libyaml's parser takes a tenth of the time, where PyYAML was built with it.
 _YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -58,7 +58,7 @@ class Run:
         return {
             key: value
             for key, value in _leaves(self.config)
-            if not key.endswith(".seed") and not key.startswith(NO_MATTER)
+            if key.rpartition(".")[2] not in ("seed", "defaults") and not is_immaterial(key)
         }
 
     def curve(self, column: str) -> dict[int, float]:
@@ -140,15 +140,16 @@ def _read_run(
         config = read_mapping(directory / "config.yaml", _parse_yaml, problems)
     if record and not (status and isinstance(seed, int) and isinstance(overrides, list)):
         problems.append("status.json lacks the status, the seed or the overrides")
-    if _is_dead(record):
-        problems.append(f"died without a word (process {record['pid']} is gone)")
+    error = record.get("error")
+    if is_dead := _is_dead(record):
+        error = f"its process, {record['pid']}, is gone without a word; the same command goes on"
     if not isinstance(overrides, list):
         overrides = asked
     return Run(
         directory=directory,
         name=_name(directory),
-        status="failed" if problems else str(status),
-        error="; ".join(problems) or record.get("error"),
+        status="failed" if problems else "preempted" if is_dead else str(status),
+        error="; ".join(problems) or error,
         seed=seed if isinstance(seed, int) else _seed(asked or [], config),
         overrides=None if overrides is None else tuple(map(str, overrides)),
         record=record,
@@ -286,8 +287,12 @@ def settings(run: Run) -> dict[str, str]:
 def by_key(overrides: Iterable[str]) -> dict[str, str]:
     """Overrides by key, without the seed, Hydra's own and those that change no result."""
     pairs = [override.lstrip("+~").partition("=") for override in overrides]
-    aside = ("hydra.", "hydra/", *NO_MATTER)
-    return {k: v for k, _, v in pairs if k != "logger" and not k.startswith(aside)}
+    aside = ("hydra.", "hydra/")
+    return {
+        key: value
+        for key, _, value in pairs
+        if key != "seed" and not key.startswith(aside) and not is_immaterial(key)
+    }
 
 
 def section(mapping: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
