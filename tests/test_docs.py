@@ -7,13 +7,14 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attention_lab.training.sections import check
 from tests.conftest import Compose
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES_WITH_DIALOGUES = [DOCS / "attention.md", DOCS / "decoding.md"]
-PAGES = [*PAGES_WITH_DIALOGUES, DOCS / "tasks.md"]
+PAGES = [*PAGES_WITH_DIALOGUES, DOCS / "tasks.md", DOCS / "sweeps.md"]
 COMMANDS = [
     command
     for page in PAGES
@@ -41,5 +42,7 @@ def test_there_are_commands() -> None:
 
 def _alternatives(word: str) -> list[str]:
     """The values of a sweep, one by one: "seed=0,1" is "seed=0" and "seed=1"."""
-    key, _, values = word.partition("=")
-    return [f"{key}={value}" for value in values.split(",")]
+    (override,) = OverridesParser.create().parse_overrides([word])
+    if not override.is_sweep_override():
+        return [word]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
