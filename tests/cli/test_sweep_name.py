@@ -1,0 +1,61 @@
+"""The directory of a sweep: the same for the same sweep, another for any other."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from attention_lab.cli.configuration import config_directory
+from attention_lab.cli.sweep_name import sweep_name
+
+
+def name(*overrides: str, swept: tuple[str, ...] = ("seed=0,1",)) -> str:
+    """The name of a sweep; Hydra composes it without what is swept."""
+    with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
+        config: DictConfig = compose("train", list(overrides), return_hydra_config=True)
+    config.hydra.overrides.task = [*overrides, *swept]
+    return sweep_name(config)
+
+
+PLAIN = "data=digits", "model=self_attention_classifier"
+
+
+def test_it_can_be_read_and_typed() -> None:
+    assert re.fullmatch(r"digits-seed-[0-9a-f]{8}", name(*PLAIN))
+    assert re.fullmatch(r"demo-[0-9a-f]{8}", name("experiment=demo", swept=()))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("logger=csv",),
+        ("trainer.progress=false",),
+        ("sweep.retry=failed",),
+        ("hydra.launcher.parallel=3",),
+    ],
+)
+def test_what_changes_no_result_changes_no_name(same: tuple[str, ...]) -> None:
+    assert name(*PLAIN, *same) == name(*PLAIN)
+
+
+def test_the_order_of_what_is_swept_does_not_matter() -> None:
+    swept = "seed=0,1", "attention=general,none"
+    both = name(*PLAIN, swept=swept), name(*PLAIN, swept=swept[::-1])
+    assert len({each.rpartition("-")[2] for each in both}) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "swept"),
+    [
+        (("trainer.max_epochs=3",), ("seed=0,1",)),
+        (("sweep.tune=lr",), ("seed=0,1",)),
+        (("seed=2",), ("attention=general,none",)),
+        ((), ("seed=0,2",)),
+    ],
+)
+def test_what_changes_a_run_changes_the_name(
+    other: tuple[str, ...], swept: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert name(*PLAIN, *other, swept=swept) != name(*PLAIN)
