@@ -322,6 +322,8 @@ def test_ctrl_c_is_said_to_have_been_heard(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests are a shell's background job, they are deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert run.stdout is not None
     run.stdout.readline()  # training has begun

@@ -66,6 +66,8 @@ def _run_job(job: Job, threads: int, gpus: str | None) -> None:
         os.dup2(log.fileno(), 2)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    # A shell's background job is started deaf to it, but it is how jobs are ended here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     torch.set_num_threads(threads)
     try:
