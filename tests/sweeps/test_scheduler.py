@@ -126,7 +126,7 @@ def test_a_full_disk_stops_the_sweep(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(scheduler.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="no room left on the disk; the same command goes on"):
         run_jobs(jobs_in(tmp_path, "abc"), Resources(parallel=1), Silent())
     assert forked == {"a": 1}
     assert not list(tmp_path.glob("*/.room"))

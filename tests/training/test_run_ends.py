@@ -1,5 +1,6 @@
 """Runs that do not end well, or do not begin: recorded as what they are."""
 
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -161,20 +162,29 @@ def test_a_validation_set_may_be_smaller_than_what_one_would_look_at(
     assert read_status(directory)["status"] == "finished"
 
 
-def test_a_run_that_cannot_write_its_result_is_recorded_as_failed(
-    tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "status"), [(errno.EIO, "failed"), (errno.ENOSPC, "preempted")])
+def test_a_run_that_cannot_write_its_result_has_not_finished(
+    tiny_digits: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    status: str,
 ) -> None:
+    """A disk that is full says nothing of the run: it goes on when there is room."""
     write = run_directory.write_atomically
 
     def refuse_results(path: Path, text: str, durable: bool = True) -> None:
         if path.name == "result.json":
-            raise OSError(28, "No space left on device")
+            raise OSError(number, "so it is")
         write(path, text, durable)
 
-    monkeypatch.setattr(run_directory, "write_atomically", refuse_results)
-    with pytest.raises(OSError, match="No space left"):
-        train(tiny_digits(), tmp_path / "run", [])
-    assert read_status(tmp_path / "run")["status"] == "failed"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "write_atomically", refuse_results)
+        with pytest.raises(OSError, match="so it is"):
+            train(tiny_digits(), tmp_path / "run", [])
+    assert read_status(tmp_path / "run")["status"] == status
+    train(tiny_digits(), tmp_path / "run", [])
+    assert read_status(tmp_path / "run")["status"] == "finished"
 
 
 def test_a_run_that_has_finished_stays_finished(

@@ -29,7 +29,10 @@ from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.spelling import nearest
 
 CONFIG_NAME = "train"
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
+UNWRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT),
+}
 
 
 class Directories(Callback):

@@ -1,5 +1,6 @@
 """Running the jobs of a sweep on one machine: some at a time, each to its end or to a known one."""
 
+import errno
 import os
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from attention_lab.sweeps.jobs import Job
 from attention_lab.sweeps.processes import Start, cause_of_death, job_starter, stop
 from attention_lab.sweeps.standing import Standing, is_held, standing
 from attention_lab.training.nodes import ConfigError
+from attention_lab.training.run import NO_ROOM
 
 POLL_SECONDS = 0.2
 #: What has to fit on the disk for the sweep to go on, in bytes.
@@ -130,7 +132,7 @@ def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> Non
                 running.remove(each)
                 found = _settled(each)
                 if found.state != "finished":
-                    _check_room(each.job.directory)
+                    _check_room(each.job.directory, found)
                 if found.state == "failed" and tries[each.job.directory] <= resources.retries:
                     waiting.append(each.job)
                 else:
@@ -186,13 +188,18 @@ def _settled(each: _Running) -> Standing:
     return standing(directory)
 
 
-def _check_room(directory: Path) -> None:
-    """Raise OSError if the disk is full: jobs would fail one after the other."""
+def _check_room(directory: Path, found: Standing) -> None:
+    """Raise OSError if the disk is full: jobs would be cut off one after the other."""
     probe = directory / ".room"
     try:
+        if found.error == NO_ROOM:  # there may be some again, of what was cut off
+            raise OSError(errno.ENOSPC, NO_ROOM)
         with probe.open("wb") as file:
             file.write(b"\1" * ROOM)
             file.flush()
             os.fsync(file.fileno())
+    except OSError as error:
+        goes_on = "the same command goes on when there is"
+        raise OSError(error.errno, f"{NO_ROOM}; {goes_on}", str(directory.parent)) from error
     finally:
         probe.unlink(missing_ok=True)

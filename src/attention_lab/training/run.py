@@ -1,8 +1,9 @@
 """Training a run: recorded as it goes, tested from its best checkpoint at the end."""
 
+import errno
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from attention_lab.training.nodes import (
 from attention_lab.training.objective import Diverged
 from attention_lab.training.trainer import TrainerOptions
 
+#: What status.json says of a run for which the disk was too full.
+NO_ROOM = "no room left on the disk"
 #: How many validation examples the attention maps show.
 PROBE_SIZE = 3
 
@@ -65,7 +68,10 @@ def train(
         record.end("preempted", "interrupted")
         raise
     except BaseException as error:
-        record.end("failed", f"{type(error).__name__}: {error}")
+        if _stems_from(error, _is_lack_of_room):  # of which the run knows nothing
+            record.end("preempted", NO_ROOM)
+        else:
+            record.end("failed", f"{type(error).__name__}: {error}")
         raise
     finally:
         record.close()
@@ -98,7 +104,7 @@ def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str
         try:
             trainer.fit(run.objective, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
         except BaseException as error:
-            if _began_with_ctrl_c(error):  # which Lightning takes without a word
+            if _stems_from(error, _is_ctrl_c):  # which Lightning takes without a word
                 raise KeyboardInterrupt from error
             raise
     load_weights(run, read_checkpoint(directory / "checkpoints" / "best.ckpt"))
@@ -142,13 +148,24 @@ def _short(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix("validation/"): value for name, value in metrics.items()}
 
 
-def _began_with_ctrl_c(error: BaseException | None) -> bool:
-    """Whether an error came of Ctrl-C: Lightning exits, and half a checkpoint raises."""
+def _stems_from(error: BaseException | None, kind: Callable[[BaseException], bool]) -> bool:
+    """Whether an error, or one during which it was raised, is of a kind.
+
+    Of Ctrl-C Lightning makes an exit; half a checkpoint raises errors of its own.
+    """
     while error is not None:
-        if isinstance(error, KeyboardInterrupt):
+        if kind(error):
             return True
         error = error.__context__
     return False
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    return isinstance(error, KeyboardInterrupt)
+
+
+def _is_lack_of_room(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
