@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.recording.lock import Lock
+from attention_lab.recording.run_directory import read_config
 from tests.cli.conftest import TINY, Answer, Command, command  # noqa: F401
 
 #: A sweep over faulty mechanisms.
@@ -249,6 +250,10 @@ def test_a_sweep_compares_by_what_was_swept(command: Command, tmp_path: Path) ->
         "attention=none,seed=0",
         "attention=none,seed=1",
     ]
+    for run in sweep.glob("attention=*"):  # what follows from the seed does so in each
+        config, asked = read_config(run), json.loads((run / "status.json").read_text())
+        assert f"seed={config['seed']}" in asked["overrides"]
+        assert config["data"]["seed"] == config["seed"]
     assert (sweep / "report.html").is_file()
     with (sweep / "report.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "per"]

@@ -1,6 +1,7 @@
 """The Hydra launcher `isolated`: every job of a sweep is a process of its own."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,6 +43,8 @@ class IsolatedLauncher(Launcher):
             )
         self.hydra_context = hydra_context
         self.config = config
+        loader: Any = hydra_context.config_loader
+        loader.load_sweep_config = _ComposedOnce(loader.load_sweep_config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -76,3 +79,25 @@ class IsolatedLauncher(Launcher):
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = 0  # nothing of ours depends on it
         return plain_config(config)
+
+
+class _ComposedOnce:
+    """Composes jobs' configs, anew only where more than the seed differs from those before.
+
+    It takes a good part of a second, and Hydra does it once more to see whether it can be done.
+    """
+
+    def __init__(self, load: Callable[[DictConfig, list[str]], DictConfig]) -> None:
+        self._load = load
+        self._known: dict[tuple[bool, tuple[str, ...]], DictConfig] = {}
+
+    def __call__(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The config of a job, in which nothing is resolved yet. The next call may change it."""
+        seeds = [override for override in sweep_overrides if re.fullmatch(r"seed=\d+", override)]
+        others = tuple(override for override in sweep_overrides if override not in seeds)
+        key = (bool(seeds), others)
+        if key not in self._known:
+            self._known[key] = self._load(master_config, sweep_overrides)
+        if seeds:
+            self._known[key].seed = int(seeds[-1].removeprefix("seed="))
+        return self._known[key]
