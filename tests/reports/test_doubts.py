@@ -67,7 +67,7 @@ def test_seeds_without_effect_are_suspect(write_run: WriteRun) -> None:
     for seed in range(2):
         run = write_run("a=x", seed, test={"per": 0.1})
     (warning,) = compare(read_runs([run.parent])).warnings
-    assert "all seeds have the very same per" in warning
+    assert "all seeds have the very same test metrics" in warning
 
 
 @pytest.mark.parametrize(

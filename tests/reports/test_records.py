@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from attention_lab.recording.lock import Lock
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.records import NotARun, Run, read_runs
 from attention_lab.reports.wording import finished_of, status
@@ -120,8 +122,10 @@ def test_a_running_run_whose_process_is_gone_was_interrupted(
     write_run: WriteRun, dead_pid: int
 ) -> None:
     write_run("a=dead", 0, status="running", record={"pid": dead_pid})
-    write_run("a=elsewhere", 0, status="running", record={"pid": dead_pid, "host": "another"})
-    sweep = write_run("a=alive", 0, status="running").parent
+    elsewhere = write_run("a=elsewhere", 0, status="running")
+    (elsewhere / ".lock").write_text('{"pid": 1, "host": "another"}')
+    alive = write_run("a=alive", 0, status="running")
+    lock, sweep = Lock(alive), alive.parent
     runs = read_runs([sweep])
     assert {run.name: run.status for run in runs} == {
         "sweep/a=dead,seed=0": "preempted",
@@ -129,6 +133,10 @@ def test_a_running_run_whose_process_is_gone_was_interrupted(
         "sweep/a=alive,seed=0": "running",
     }
     assert f"its process, {dead_pid}, is gone without a word" in str(run_named(runs, "dead").error)
+    lock.release()
+    hour_ago = time.time() - 3600
+    os.utime(elsewhere / "status.json", (hour_ago, hour_ago))
+    assert {run.status for run in read_runs([sweep])} == {"preempted"}
 
 
 def test_a_run_whose_record_never_began(write_run: WriteRun) -> None:
@@ -168,7 +176,7 @@ def test_the_runs_of_a_sweep_are_its_jobs(write_run: WriteRun) -> None:
         ("made", 0, "waiting"),
         ("missing", 7, "waiting"),
     ]
-    assert {run.error for run in runs[2:]} == {"has not started"}
+    assert {run.error for run in runs[2:]} == {"the sweep ended before it"}
     # What has not started counts for its group.
     x, y = compare(runs).groups
     assert (x.label, finished_of(x), y.label, finished_of(y)) == ("x", "2", "y", "0/2")
@@ -176,27 +184,28 @@ def test_the_runs_of_a_sweep_are_its_jobs(write_run: WriteRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "has_log", "expected", "reason"),
+    ("ended", "held", "has_log", "expected", "reason"),
     [
-        ({}, False, "waiting", "has not started"),
-        ({}, True, "waiting", "has not started"),
-        ({"ended": "2026-01-02T04:00:00+00:00"}, False, "waiting", "the sweep ended before it"),
-        ({"ended": "2026-01-02T04:00:00+00:00"}, True, "failed", "status.json is missing"),
-        ({"pid": "dead"}, False, "waiting", "the sweep ended before it"),
-        ({"pid": "dead"}, True, "failed", "status.json is missing"),
-        ({"pid": "dead", "host": "another"}, True, "waiting", "has not started"),
+        (None, True, False, "waiting", "has not started"),
+        (None, True, True, "waiting", "has not started"),
+        ("2026-01-02T04:00:00+00:00", False, False, "waiting", "the sweep ended before it"),
+        ("2026-01-02T04:00:00+00:00", False, True, "failed", "status.json is missing"),
+        (None, False, False, "waiting", "the sweep ended before it"),
+        (None, False, True, "failed", "status.json is missing"),
     ],
 )
 def test_what_has_not_begun_is_judged_by_its_sweep(
-    tmp_path: Path, dead_pid: int, record: dict[str, object], has_log: bool, expected: str,
-    reason: str,
-) -> None:  # fmt: skip
+    tmp_path: Path, ended: str | None, held: bool, has_log: bool, expected: str, reason: str
+) -> None:
     (tmp_path / "job").mkdir()
     if has_log:
         (tmp_path / "job" / "log.txt").touch()
-    record = {key: dead_pid if value == "dead" else value for key, value in record.items()}
-    write_sweep(tmp_path, {"job": ["a=x", "seed=0"]}, **record)
+    write_sweep(tmp_path, {"job": ["a=x", "seed=0"]}, ended=ended)
+    lock = Lock(tmp_path)
+    if not held:
+        lock.release()
     (run,) = read_runs([tmp_path])
+    lock.release()
     assert run.status == expected
     assert reason in str(run.error)
 

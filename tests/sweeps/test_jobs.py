@@ -21,13 +21,25 @@ def name(*overrides: str, shared: tuple[str, ...] = (), **config: object) -> str
 
 def test_a_name_says_what_differs_and_which_run_it_is() -> None:
     hashed = identity(CONFIG)
-    assert name("data.limit=5", "seed=0", shared=("data.limit=5",)) == f"seed=0-{hashed}"
+    assert name("data.limit=5", "seed=0", shared=("data.limit",)) == f"seed=0-{hashed}"
     assert name("seed=0", seed=1) == f"seed=0-{identity(CONFIG | {'seed': 1})}"
     assert name() == f"run-{hashed}"
 
 
 def test_what_cannot_change_a_result_changes_no_name() -> None:
     assert name("seed=0", logger={"wandb": "offline"}) == name("seed=0")
+
+
+def test_what_is_not_about_the_run_is_in_no_name() -> None:
+    asides = "sweep.retry=[failed]", "logger=csv", "hydra.launcher.parallel=2"
+    assert name("seed=0", *asides) == name("seed=0")
+
+
+def test_a_run_is_found_by_what_it_is_not_by_what_it_is_called(tmp_path: Path) -> None:
+    there = tmp_path / f"attention=additive,seed=0-{identity(CONFIG)}"
+    there.mkdir()
+    assert make_job(tmp_path, CONFIG, ["seed=0"], (), "sweep").directory == there
+    assert make_job(tmp_path, CONFIG | {"seed": 1}, [], (), "sweep").directory != there
 
 
 def test_names_are_short_and_safe() -> None:

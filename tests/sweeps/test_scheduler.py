@@ -25,43 +25,47 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("gpus")
 def test_every_job_has_gpus_of_its_own() -> None:
-    assert Resources().slots() == ["0", "1", "2", "3", "4"]
-    assert Resources(gpus_per_job=2).slots() == ["0,1", "2,3"]
-    assert Resources(gpus_per_job=2, parallel=1).slots() == ["0,1"]
+    assert Resources().slots(on_gpus=True) == ["0", "1", "2", "3", "4"]
+    assert Resources(gpus_per_job=2).slots(on_gpus=True) == ["0,1", "2,3"]
+    assert set(Resources().slots(on_gpus=False)) == {None}
+    assert Resources(gpus_per_job=2, parallel=1).slots(on_gpus=True) == ["0,1"]
     # More jobs than that share them evenly.
-    assert Resources(gpus_per_job=2, parallel=4).slots() == ["0,1", "2,3", "0,1", "2,3"]
+    assert Resources(gpus_per_job=2, parallel=4).slots(on_gpus=True) == ["0,1", "2,3", "0,1", "2,3"]
     with pytest.raises(ConfigError, match=r"gpus_per_job=6: there are 5 GPUs"):
-        Resources(gpus_per_job=6).slots()
+        Resources(gpus_per_job=6).slots(on_gpus=True)
 
 
 @pytest.mark.usefixtures("gpus")
 def test_gpus_keep_the_names_that_a_cluster_gave_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab")
-    assert Resources().slots() == ["3", "GPU-ab"]
+    assert Resources().slots(on_gpus=True) == ["3", "GPU-ab"]
 
 
 def test_cpu_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(scheduler, "_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert Resources().slots() == [None] * 8
-    assert Resources(threads=3).slots() == [None] * 2
-    assert Resources(threads=99).slots() == [None]
-    assert Resources(parallel=3).slots() == [None] * 3
+    assert Resources().slots(on_gpus=True) == [None] * 8
+    assert Resources(threads=3).slots(on_gpus=True) == [None] * 2
+    assert Resources(threads=99).slots(on_gpus=True) == [None]
+    assert Resources(parallel=3).slots(on_gpus=True) == [None] * 3
     assert Resources().threads_of_each(3) == 2
     assert Resources().threads_of_each(9) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert Resources().slots() == [None] * 2
+    assert Resources().slots(on_gpus=True) == [None] * 2
     assert Resources().threads_of_each(3) == 4
     assert Resources(threads=1).threads_of_each(3) == 1
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"parallel": 0}, {"threads": 0}, {"gpus_per_job": 0}, {"time_limit": 0}, {"retries": -1}],
+    [
+        *({"parallel": 0}, {"threads": 0}, {"gpus_per_job": 0}, {"time_limit": 0}, {"retries": -1}),
+        *({"parallel": "two"}, {"threads": 1.5}, {"retries": None}, {"time_limit": "1h"}),
+    ],
 )
 def test_resources_out_of_range_are_named(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=f"hydra.launcher.{next(iter(wrong))} must be "):
+    with pytest.raises(ConfigError, match=f"hydra.launcher.{next(iter(wrong))}: must be "):
         Resources(**wrong)  # type: ignore[arg-type]
 
 

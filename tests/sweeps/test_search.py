@@ -47,6 +47,7 @@ def written(directory: Path, **changes: Any) -> Path:
     }
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "result.json").write_text(json.dumps(result | changes))
+    (directory / "status.json").write_text('{"status": "finished"}')
     return directory
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.recording.lock import Lock
+from attention_lab.recording.lock import Lock, is_held
 from attention_lab.recording.run_directory import read_config
 from tests.cli.conftest import TINY, Answer, Command, command  # noqa: F401
 
@@ -111,13 +111,13 @@ def test_failed_runs_are_run_again_on_request_only(command: Command, tmp_path: P
     (tmp_path / "broken").unlink()
     again = command(*arguments)
     assert again.code == 1
-    assert "2 of 2 runs had ended already" in again.out
+    assert "1 finished and 1 failed of 2 runs earlier; sweep.retry=[failed] runs" in again.out
     assert statuses(tmp_path / "sweep") == first
 
     assert command(*arguments, "sweep.retry=diverged").code == 1
     retried = command(*arguments, "sweep.retry=failed")
     assert retried.code == 0, retried.err
-    assert "1 of 2 runs had ended already" in retried.out
+    assert "1 finished of 2 runs earlier\n" in retried.out
     second = statuses(tmp_path / "sweep")
     assert second["attention=broken"]["status"] == "finished"
     assert second["attention=strict"] == first["attention=strict"]
@@ -193,9 +193,10 @@ def test_of_two_sweeps_in_one_directory_the_second_is_told_who_is_there(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "sweep").mkdir()
-    lock = Lock(tmp_path / "sweep" / ".lock")
+    lock = Lock(tmp_path / "sweep")
     lock.sign()
     answer = command("train", "-m", *TINY, "hydra.sweep.dir=sweep", "seed=0,1")
+    assert is_held(tmp_path / "sweep")  # the second has left it alone
     lock.release()
     assert answer.code == 2
     assert f"process {os.getpid()} on " in answer.err
@@ -229,7 +230,7 @@ def test_a_learning_rate_is_chosen_for_each_group_on_validation(
     assert tuning["key"] == "optimizer.lr"
     assert tuning["seeds"] == [1000]
     # With the smaller rate nothing is learned at all.
-    assert [choice["value"] for choice in tuning["choices"]] == [0.01, 0.01]
+    assert [choice["value"] for choice in tuning["choices"]] == ["0.01", "0.01"]
     tried = [s["overrides"] for s in statuses(tmp_path / "sweep" / "tuning").values()]
     assert len(tried) == 4
     assert all("seed=1000" in overrides for overrides in tried)
@@ -279,6 +280,9 @@ def test_a_sweep_compares_by_what_was_swept(command: Command, tmp_path: Path) ->
     [
         ("attention=additive,aditive", "attention=aditive: there is no such option"),
         ("attention.heads=1,3", "attention.heads=3: attention: width 16 is not divisible by"),
+        ("seed=0,x", "seed=x: seed: must be a whole number"),
+        ("sweep.grid=[1,2]", "sweep.grid: sweep.tune says what to choose"),
+        ("hydra.launcher.parallel=two", "hydra.launcher.parallel: must be a whole number"),
         ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: optimizer.lr: input should be a valid number"),
     ],
 )

@@ -1,13 +1,16 @@
 """Choosing a setting: by validation alone, and by the same grid for every group."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from attention_lab.sweeps.options import SweepOptions
-from attention_lab.sweeps.standing import Standing
+from attention_lab.sweeps.standing import Standing, standing
 from attention_lab.sweeps.tuning import choose, groups_of, trials, tuned
 from attention_lab.training.nodes import ConfigError
 
-OPTIONS = SweepOptions(retry=(), tune="optimizer.lr", grid=(0.1, 0.2, 0.3), seeds=(7, 8))
+OPTIONS = SweepOptions(retry=(), tune="optimizer.lr", grid=("0.1", "0.2", "0.3"), seeds=(7, 8))
 GROUP = ["attention=additive"]
 
 
@@ -25,21 +28,35 @@ def test_every_group_is_tried_with_the_whole_grid_and_every_tuning_seed() -> Non
     ]
 
 
-@pytest.mark.parametrize(("mode", "best"), [("min", 0.2), ("max", 0.3)])
-def test_the_best_mean_over_the_tuning_seeds_is_chosen(mode: str, best: float) -> None:
+@pytest.mark.parametrize(("mode", "best"), [("min", "0.2"), ("max", "0.3")])
+def test_the_best_mean_over_the_tuning_seeds_is_chosen(mode: str, best: str) -> None:
     scores = [3.0, 1.0, 1.5, 1.5, 0.0, 9.0]  # means 2, 1.5 and 4.5
     choice = choose(GROUP, [finished(score, mode) for score in scores], OPTIONS)
     assert choice.value == best
     assert choice.scores == {"0.1": 2.0, "0.2": 1.5, "0.3": 4.5}
-    assert choice.is_at_edge == (best == 0.3)
 
 
 def test_a_value_with_which_a_run_gave_nothing_cannot_be_chosen() -> None:
     found = [finished(s) for s in (3.0, 1.0, 0.1, 0.1, 2.0, 2.0)]
     found[3] = Standing("diverged", "the loss is nan")
     choice = choose(GROUP, found, OPTIONS)
-    assert choice.value == 0.1
+    assert choice.value == "0.1"
     assert choice.scores["0.2"] is None
+
+
+def test_what_is_chosen_by_is_validation(tmp_path: Path) -> None:
+    """Whatever is found on test: the best by validation is the worst of all there."""
+    found = []
+    for name, validation in (("a", 0.3), ("b", 0.1), ("c", 0.2)):
+        for seed in ("7", "8"):
+            run = tmp_path / (name + seed)
+            run.mkdir()
+            result = {"monitor": "loss", "mode": "min", "validation": {"loss": validation}}
+            (run / "result.json").write_text(json.dumps(result | {"test": {"loss": -validation}}))
+            (run / "status.json").write_text(json.dumps({"status": "finished"}))
+            found.append(standing(run))
+    assert [each.value for each in found] == [0.3, 0.3, 0.1, 0.1, 0.2, 0.2]
+    assert choose(GROUP, found, OPTIONS).value == "0.2"
 
 
 def test_jobs_run_with_what_was_chosen_for_their_group() -> None:
@@ -55,7 +72,6 @@ def test_jobs_run_with_what_was_chosen_for_their_group() -> None:
 def test_a_group_for_which_nothing_worked_is_named() -> None:
     choice = choose(GROUP, [Standing("failed")] * 6, OPTIONS)
     assert choice.value is None
-    assert not choice.is_at_edge
     with pytest.raises(ConfigError, match=r"attention=additive: no run with optimizer.lr in 0.1, "):
         tuned([*GROUP, "seed=0"], [choice], OPTIONS)
 
@@ -72,16 +88,22 @@ def test_what_is_tuned_cannot_be_set_as_well() -> None:
         ({"retry": ["failed", "finished"]}, "sweep.retry=finished"),
         ({"tune": "lr", "grid": [0.1]}, "sweep.grid: .*nothing to choose from"),
         ({"tune": "lr", "grid": [0.1, 0.1]}, "sweep.grid"),
-        ({"tune": "lr", "seeds": []}, "sweep.seeds: must be whole numbers"),
+        ({"tune": "lr", "grid": [[1], [2]]}, r"sweep.grid: must be single values, got \[1\]"),
+        ({"grid": [1, 2]}, "sweep.grid: sweep.tune says what to choose"),
+        ({"seeds": [1]}, "sweep.seeds: sweep.tune says what to choose"),
         ({"tune": "lr", "seeds": ["x"]}, "sweep.seeds"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(section: dict, says: str) -> None:
-    section = {"retry": [], "tune": None, "grid": [1, 2], "seeds": [0]} | section
+    section = {"retry": [], "tune": None, "grid": None, "seeds": None} | section
     with pytest.raises(ConfigError, match=says):
         SweepOptions.of(section)
 
 
 def test_options_are_read_as_they_are_typed() -> None:
-    section = {"retry": "failed", "tune": "lr", "grid": [1, 2], "seeds": 3}
-    assert SweepOptions.of(section) == SweepOptions(("failed",), "optimizer.lr", (1, 2), (3,))
+    section = {"retry": "failed", "tune": "lr", "grid": [1, None, True, "x"], "seeds": 3}
+    grid = ("1", "null", "true", "x")
+    assert SweepOptions.of(section) == SweepOptions(("failed",), "optimizer.lr", grid, (3,))
+    section |= {"grid": None, "seeds": None}
+    assert SweepOptions.of(section).grid == ("0.0001", "0.0003", "0.001", "0.003")
+    assert SweepOptions.of(section).seeds == (1000,)

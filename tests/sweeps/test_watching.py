@@ -28,7 +28,7 @@ def test_it_ends_with_the_sweep_and_says_how_each_job_ended(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(watching, "EVERY", 0.01)
-    lock = Lock(sweep / ".lock")
+    lock = Lock(sweep)
     watcher = threading.Thread(target=watch, args=([sweep],))
     watcher.start()
     for name, status in (("a", "diverged"), ("b", "failed")):

@@ -94,7 +94,10 @@ def run(arguments: Sequence[str]) -> int:
         Directories.discard()
         return fail(explain(error, arguments), 2)
     except ValueError as error:  # of the command: what a run raises, train_one keeps
-        Directories.discard()
+        from attention_lab.recording.run_directory import RunExists
+
+        if not isinstance(error, RunExists):  # what is there then is another's
+            Directories.discard()
         return fail(str(error).partition("\n")[0], 2)
     except Exception as error:
         errors.append(error)
@@ -144,7 +147,9 @@ def _failed(error: Exception) -> int:
     from attention_lab.training.nodes import ConfigError
     from attention_lab.training.objective import Diverged
 
-    if isinstance(error, ConfigError | RunExists | OmegaConfBaseException):
+    if isinstance(error, RunExists):  # what is there is another's
+        return fail(str(error), 2)
+    if isinstance(error, ConfigError | OmegaConfBaseException):
         Directories.discard()
         return fail(str(error).partition("\n")[0], 2)
     if isinstance(error, Diverged):

@@ -9,27 +9,33 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
+#: The file in a directory that is locked.
+LOCK = ".lock"
+#: Seconds of silence after which a process is taken for dead where there are no locks.
+HEARTBEAT = 60.0
+
 
 class Locked(RuntimeError):
     """Another process holds the lock. The message says who."""
 
 
 class Lock:
-    """An exclusive lock (flock(2)) on a file, which says who holds it.
+    """An exclusive lock (flock(2)) on a directory, in which a file says who holds it.
 
     The kernel lets go of it when the process ends, so there are no stale ones: that the file is
     there means nothing. It stays, as to remove it would let two processes lock two files of the
     same name.
 
     Args:
-        path: the file; made if it does not exist.
+        directory: what is locked; its file ``.lock`` is made if it does not exist.
         patience: seconds to wait for it, as who looks whether it is held has it for a moment.
 
     Raises:
         Locked: if another process holds it.
     """
 
-    def __init__(self, path: Path, patience: float = 0.5) -> None:
+    def __init__(self, directory: Path, patience: float = 0.5) -> None:
+        path = directory / LOCK
         self._file = path.open("a+", encoding="utf-8")
         try:
             self._acquire(patience)
@@ -52,7 +58,7 @@ class Lock:
                 time.sleep(0.005)
 
     def sign(self) -> None:
-        """Say in the file who holds the lock."""
+        """Say in the file who holds the lock: once it is clear that one stays."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
         self._file.truncate(0)
@@ -68,5 +74,30 @@ def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
-    except (json.JSONDecodeError, KeyError):  # it has only just begun
+    except (json.JSONDecodeError, KeyError, TypeError):  # it has only just begun
         return "another process"
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a process is at work in a directory, which holds its ``.lock``.
+
+    Where the file system knows no locks, or not those of another host, it is if ``status.json``
+    has been written of late.
+    """
+    path = directory / LOCK
+    try:
+        with path.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            holder = file.read()
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return _is_fresh(directory / "status.json")
+    is_elsewhere = bool(holder) and f'"{socket.gethostname()}"' not in holder
+    return is_elsewhere and _is_fresh(directory / "status.json")
+
+
+def _is_fresh(status: Path) -> bool:
+    return status.exists() and time.time() - status.stat().st_mtime < HEARTBEAT

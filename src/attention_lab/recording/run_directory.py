@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -39,12 +40,15 @@ def write_atomically(path: Path, text: str, durable: bool = True) -> None:
         durable: whether that must outlast a machine that loses power, which takes milliseconds.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
@@ -87,7 +91,7 @@ class RunRecord:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = Lock(directory / ".lock")
+            self._lock = Lock(directory)
         except Locked as error:
             raise RunExists(f"{directory}: {error}") from None
         try:
@@ -148,22 +152,30 @@ class RunRecord:
         write_atomically(self.directory / "status.json", text, durable)
 
 
+def command_line() -> str:
+    """The command that this process was started with, as it can be typed into a shell."""
+    return " ".join([sys.argv[0], *map(shlex.quote, sys.argv[1:])])
+
+
 def record_death(
     directory: Path, config: Mapping[str, Any], overrides: Sequence[str], error: str
 ) -> None:
     """Say of a run whose process is gone without a word that it failed, and why.
 
-    Nothing is said where another process is at work on it by now.
+    One that has its result already has been interrupted, and will soon have finished. Nothing is
+    said where another process is at work on it by now.
     """
     try:
-        lock = Lock(directory / ".lock")
+        lock = Lock(directory)
     except Locked:
         return
     try:
         status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         status = _first_status(config, overrides) | {"pid": None}
-    status |= {"status": "failed", "error": error, "finished": _now()}
+    has_result = (directory / "result.json").exists()
+    state = "preempted" if has_result else "failed"
+    status |= {"status": state, "error": error, "finished": _now()}
     write_atomically(directory / "status.json", json.dumps(status, indent=2) + "\n")
     lock.release()
 
@@ -185,7 +197,7 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         "git_revision": _git_revision(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in VERSIONED},
-        "command": " ".join(sys.argv),
+        "command": command_line(),
         "error": None,
         "progress": None,
     }
@@ -225,12 +237,21 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
         status: dict[str, Any] = json.loads(text)
     except json.JSONDecodeError:  # from when it was not yet written durably
         status = {}
-    if status.get("status") == "finished":
+    if status.get("status") == "finished" and _is_whole(directory / "result.json"):
         raise RunExists(f"{directory} holds a run that has finished; name another directory")
     if identity_of(known) != identity_of(config):
         different = "; ".join(differences(known, config))
         raise RunExists(f"{directory} holds another run ({different}); name another directory")
     return status
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a JSON file can be read."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
 
 
 def _now() -> str:

@@ -42,9 +42,8 @@ def disagreements(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
             f"The runs differ in their {', '.join(keys)}; those of the first run are shown."
         )
     if keys := _differing([run.record for run in runs], "host", "git_revision", "versions"):
-        lines.append(
-            f"The runs differ in {', '.join(keys)}: their speeds and times may not compare."
-        )
+        what = "speeds" if keys == ["host"] else "results and speeds"
+        lines.append(f"The runs differ in {', '.join(keys)}: their {what} may not compare.")
     if len({frozenset(run.seed for run in group.finished) for group in groups}) > 1:
         lines.append("The groups have not finished the same seeds; only shared seeds are paired.")
     return lines
@@ -63,8 +62,9 @@ def doubts(group: Group, metric: str) -> list[str]:
         lines.append("a seed has finished more than once; its last run counts.")
     if len(scores) < len(finished):
         lines.append(f"{len(finished) - len(scores)} finished runs have no {metric} on test.")
-    if len(scores) > 1 and len(set(scores.values())) == 1:
-        lines.append(f"all seeds have the very same {metric}; do they reach the run?")
+    tests = [section(run.result, "test") for run in finished]
+    if len(scores) > 1 and all(test == tests[0] for test in tests):
+        lines.append("all seeds have the very same test metrics; do they reach the run?")
     return [f"{group.label}: {line}" for line in lines]
 
 

@@ -169,6 +169,8 @@ def _unswept_label(run: Run) -> str:
 def _term(key: str, value: str, swept: Sequence[str]) -> str:
     """One setting in a label: a choice speaks for itself, a number needs the end of its key."""
     is_choice = not re.fullmatch(r"[-+]?[\d.][\d.eE+-]*|true|false|null|", value)
+    if len(value) > 8 and re.fullmatch(r"[-+]?\d+\.\d+(e[-+]?\d+)?", value):
+        value = f"{float(value):.4g}"  # as a search draws them; the csv has all digits
     if is_choice and (len(swept) == 1 or "." not in key):
         return value
     ends = [other.rpartition(".")[2] for other in swept]

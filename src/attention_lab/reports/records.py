@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +15,7 @@ from typing import Any
 import yaml
 
 from attention_lab.recording.identity import is_immaterial
+from attention_lab.recording.lock import is_held
 
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
 #: Of a run that has begun there is at least one of these.
@@ -141,7 +140,7 @@ def _read_run(
     if record and not (status and isinstance(seed, int) and isinstance(overrides, list)):
         problems.append("status.json lacks the status, the seed or the overrides")
     error = record.get("error")
-    if is_dead := _is_dead(record):
+    if is_dead := status == "running" and not is_held(directory):
         error = f"its process, {record['pid']}, is gone without a word; the same command goes on"
     if not isinstance(overrides, list):
         overrides = asked
@@ -163,7 +162,7 @@ def _run_without_record(
     directory: Path, asked: Sequence[str] | None, sweep: Mapping[str, Any]
 ) -> Run:
     """A job that has not begun, or that ended before it could say so."""
-    is_over = not sweep or bool(sweep.get("ended")) or _is_dead({"status": "running", **sweep})
+    is_over = not sweep or bool(sweep.get("ended")) or not is_held(directory.parent)
     # The job's process opens its log first of all.
     has_failed = is_over and (directory / "log.txt").exists()
     if has_failed:
@@ -253,22 +252,6 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return math.nan
-
-
-def _is_dead(record: Mapping[str, Any]) -> bool:
-    """Whether what calls itself running has lost its process. Only known on its own host."""
-    if record.get("status") != "running" or record.get("host") != socket.gethostname():
-        return False
-    pid = record.get("pid")
-    if not isinstance(pid, int) or pid < 1:
-        return False
-    try:
-        os.kill(pid, 0)  # signal 0 only asks whether there is such a process
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False  # it lives, as somebody else's
-    return False
 
 
 def number(mapping: Any, *keys: str) -> float | None:

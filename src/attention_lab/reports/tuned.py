@@ -19,8 +19,16 @@ class Choice:
     scores: Mapping[str, float | None]
 
     @property
+    def is_tie(self) -> bool:
+        """Whether all values that gave a result did equally well."""
+        known = {score for score in self.scores.values() if score is not None}
+        return len(self.scores) > 1 and len(known) == 1
+
+    @property
     def is_at_edge(self) -> bool:
         """Whether a value beyond the grid may have done better, which only numbers have."""
+        if self.is_tie:
+            return False
         numbers = [number for value in self.scores if (number := _number(value)) is not None]
         return len(numbers) > 1 and _number(self.value) in (min(numbers), max(numbers))
 
@@ -32,14 +40,17 @@ class Tuning:
     key: str
     grid: list[str]
     seeds: list[int]
+    #: Those of them that are reported as well.
+    reported: list[int]
     choices: list[Choice]
 
     def __str__(self) -> str:
         seeds = ", ".join(map(str, self.seeds))
         each = ", ".join(f"{one.value or 'none'} for {one.label}" for one in self.choices)
+        doubt = f" Of these seeds, {_and(self.reported)} reported as well." if self.reported else ""
         return (
             f"{self.key} was tuned for each group on validation, over {', '.join(self.grid)} with "
-            f"{'seed' if len(self.seeds) == 1 else 'seeds'} {seeds}: {each}."
+            f"{'seed' if len(self.seeds) == 1 else 'seeds'} {seeds}: {each}.{doubt}"
         )
 
 
@@ -55,12 +66,17 @@ def tunings(groups: Sequence[Group]) -> list[Tuning]:
 
 
 def edges(tuning: Tuning) -> list[str]:
-    """A line for each group whose value is the last of the grid on its side."""
+    """A line for each group whose value is the last of the grid on its side, or no better."""
     return [
         f"{choice.label}: the best {tuning.key}, {choice.value}, is at the edge of the grid; "
         "a wider one may do better."
         for choice in tuning.choices
         if choice.is_at_edge
+    ] + [
+        f"{choice.label}: no {tuning.key} of the grid did better than another; {choice.value} is "
+        "the first that gave a result."
+        for choice in tuning.choices
+        if choice.is_tie
     ]
 
 
@@ -88,7 +104,13 @@ def _tuning(record: Mapping[str, Any], groups: Sequence[Group]) -> Tuning:
         if isinstance(choice, Mapping) and (scores := section(choice, "scores"))
     ]
     seeds = [seed for seed in _list(record, "seeds") if isinstance(seed, int)]
-    return Tuning(key, list(map(str, _list(record, "grid"))), seeds, choices)
+    reported = {run.seed for group in groups for run in group.runs}
+    both = [seed for seed in seeds if seed in reported]
+    return Tuning(key, list(map(str, _list(record, "grid"))), seeds, both, choices)
+
+
+def _and(seeds: Sequence[int]) -> str:
+    return f"{', '.join(map(str, seeds))} {'is' if len(seeds) == 1 else 'are'}"
 
 
 def _list(mapping: Mapping[str, Any], key: str) -> list[Any]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attention_lab.recording.identity import identity
+from attention_lab.recording.identity import identity, is_immaterial
 from attention_lab.training.building import build, from_anywhere, load_data
 from attention_lab.training.nodes import ConfigError
-from attention_lab.training.sections import check
+from attention_lab.training.sections import check, check_seed
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,32 @@ def make_job(
 ) -> Job:
     """The job of a config, in a run directory that carries a readable name and its hash.
 
+    A directory of that hash which is there already is the job's, whatever its readable name.
+
     Args:
         directory: where the run directory goes.
         config: the resolved config.
         overrides: what it was composed with.
-        shared: those of the overrides in which the jobs do not differ, which no name needs.
+        shared: the keys of those in which the jobs do not differ, which no name needs.
         group: the sweep that it belongs to.
     """
-    name = ",".join(part for part in overrides if part not in shared)
-    readable = re.sub(r"[^\w=.,+-]+", "_", name)[:100]
     config = from_anywhere(config)
-    run = f"{readable or 'run'}-{identity(config)}"
-    return Job(directory / run, config, overrides, name, group)
+    asked = [override for override in overrides if not _is_aside(key_of(override))]
+    name = ",".join(override for override in asked if key_of(override) not in shared)
+    readable = re.sub(r"[^\w=.,+-]+", "_", name)[:100] or "run"
+    hashed = identity(config)
+    known = next(directory.glob(f"*-{hashed}"), directory / f"{readable}-{hashed}")
+    return Job(known, config, asked, name, group)
+
+
+def key_of(override: str) -> str:
+    """The key of an override: "attention" of "+attention=additive"."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _is_aside(key: str) -> bool:
+    """Whether an override is about something other than what the run computes."""
+    return key.startswith(("hydra.", "hydra/")) or is_immaterial(key)
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
@@ -59,10 +73,11 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     built: set[str] = set()
     for job in jobs:
         without_seed = _canonical(job.config)
-        if without_seed in built:
-            continue
-        built.add(without_seed)
         try:
+            check_seed(job.config)
+            if without_seed in built:
+                continue
+            built.add(without_seed)
             check(job.config)
             key = _canonical(job.config["data"])
             if key not in data_by_config:

@@ -8,6 +8,9 @@ from attention_lab.spelling import nearest
 from attention_lab.training.nodes import ConfigError
 
 RETRIED = ("failed", "diverged")
+#: Of learning rates.
+DEFAULT_GRID = ("0.0001", "0.0003", "0.001", "0.003")
+DEFAULT_SEEDS = (1000,)
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class SweepOptions:
     retry: tuple[str, ...]
     #: The key that is chosen for each group on validation, as "optimizer.lr"; None: no tuning.
     tune: str | None
-    #: The values to choose from.
-    grid: tuple[Any, ...]
+    #: The values to choose from, as overrides have them.
+    grid: tuple[str, ...]
     #: The seeds to choose with.
     seeds: tuple[int, ...]
 
@@ -37,14 +40,33 @@ class SweepOptions:
                     f"sweep.retry={name}: only runs that failed or diverged are run again on "
                     f"request{nearest(str(name), RETRIED)}"
                 )
-        tune, grid, seeds = section["tune"], _listed(section["grid"]), _listed(section["seeds"])
+        tune, seeds = section["tune"], _listed(section["seeds"])
+        grid = tuple(map(_spelt, _listed(section["grid"])))
+        if tune is None and (seeds or grid):
+            raise ConfigError(
+                f"sweep.{'grid' if grid else 'seeds'}: sweep.tune says what to choose"
+            )
         if tune is not None:
+            grid, seeds = grid or DEFAULT_GRID, seeds or DEFAULT_SEEDS
             tune = "optimizer.lr" if tune == "lr" else str(tune)
             if len(set(grid)) < 2:
                 raise ConfigError(f"sweep.grid: {list(grid)} leaves nothing to choose from")
-            if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+            if not all(type(seed) is int and seed >= 0 for seed in seeds):
                 raise ConfigError(f"sweep.seeds: must be whole numbers, got {list(seeds)}")
         return cls(retry, tune, grid, seeds)
+
+
+def _spelt(value: Any) -> str:
+    """A value of the grid as it is written in an override."""
+    if isinstance(value, Sequence | Mapping) and not isinstance(value, str):
+        raise ConfigError(f"sweep.grid: must be single values, got {value!r}")
+    return (
+        "null"
+        if value is None
+        else str(value).lower()
+        if value is True or value is False
+        else str(value)
+    )
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 
+from attention_lab.recording.lock import is_held
 from attention_lab.recording.run_directory import record_death
+from attention_lab.reports.records import section
 from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.jobs import Job
 from attention_lab.sweeps.processes import Start, cause_of_death, job_starter, stop
-from attention_lab.sweeps.standing import Standing, is_held, standing
+from attention_lab.sweeps.standing import Standing, standing
 from attention_lab.training.nodes import ConfigError
 from attention_lab.training.run import NO_ROOM
 
@@ -46,22 +48,28 @@ class Resources:
     retries: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("parallel", "threads", "gpus_per_job"):
+        for name, least in (("parallel", 1), ("threads", 1), ("gpus_per_job", 1), ("retries", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"hydra.launcher.{name} must be at least 1, got {value}")
-        if self.time_limit is not None and self.time_limit <= 0:
-            raise ConfigError(f"hydra.launcher.time_limit must be above 0, got {self.time_limit}")
-        if self.retries < 0:
-            raise ConfigError(f"hydra.launcher.retries must be at least 0, got {self.retries}")
+            is_left_out = value is None and name in ("parallel", "threads")
+            if not is_left_out and (type(value) is not int or value < least):
+                raise ConfigError(
+                    f"hydra.launcher.{name}: must be a whole number, at least {least}; "
+                    f"got {value!r}"
+                )
+        limit = self.time_limit
+        if limit is not None and (type(limit) not in (int, float) or limit <= 0):
+            raise ConfigError(f"hydra.launcher.time_limit: must be above 0 minutes, got {limit!r}")
 
-    def slots(self) -> list[str | None]:
+    def slots(self, on_gpus: bool) -> list[str | None]:
         """One entry for each job at a time: its GPUs as CUDA_VISIBLE_DEVICES has them, or None.
+
+        Args:
+            on_gpus: whether any of the jobs would use one.
 
         Raises:
             ConfigError: if a job wants more GPUs than there are.
         """
-        gpus = _gpus()
+        gpus = _gpus() if on_gpus else []
         if not gpus:
             return [None] * (self.parallel or max(1, _cores() // self.threads_of_each(_cores())))
         if self.gpus_per_job > len(gpus):
@@ -118,12 +126,14 @@ def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> Non
     Raises:
         OSError: if there is no room left on the disk; then jobs can go on when there is.
     """
-    slots = resources.slots()
+    accelerators = {section(job.config, "trainer").get("accelerator") for job in jobs}
+    slots = resources.slots(on_gpus=accelerators != {"cpu"})
     start = job_starter(resources.threads_of_each(len(slots)))
     waiting, running, tries = list(jobs), list[_Running](), Counter[Path]()
+    held = set[Path]()
     try:
         while waiting or running:
-            _start_some(waiting, running, slots, start, tries)
+            _start_some(waiting, running, slots, start, tries, held)
             wait([each.process.sentinel for each in running], POLL_SECONDS)
             if not running:  # all that is left is held by others
                 time.sleep(POLL_SECONDS)
@@ -151,17 +161,28 @@ def _start_some(
     slots: Sequence[str | None],
     start: Start,
     tries: Counter[Path],
+    held: set[Path],
 ) -> None:
-    """Fill the free slots with jobs that nobody holds."""
+    """Fill the free slots with jobs that nobody holds, and that whoever held them has not ended."""
     free = Counter(slots) - Counter(each.slot for each in running)
     for slot in free.elements():
-        job = next((job for job in waiting if not is_held(job.directory)), None)
+        job = _next_free(waiting, held)
         if job is None:
             return
         waiting.remove(job)
-        if standing(job.directory).state != "finished":  # by whoever held it
+        ended = ("finished", "failed", "diverged")
+        if job.directory not in held or standing(job.directory).state not in ended:
             tries[job.directory] += 1
             running.append(_Running(job, start(job, slot), slot, time.monotonic()))
+
+
+def _next_free(waiting: Sequence[Job], held: set[Path]) -> Job | None:
+    """The first job at which nobody is at work; those passed over join ``held``."""
+    for job in waiting:
+        if not is_held(job.directory):
+            return job
+        held.add(job.directory)
+    return None
 
 
 def _has_ended(each: _Running, minutes: float | None) -> bool:
@@ -180,7 +201,8 @@ def _settled(each: _Running) -> Standing:
     """How an ended job stands; a death that it had no time to record is recorded for it."""
     directory, job = each.job.directory, each.job
     found = standing(directory)
-    if found.record.get("status", "running") != "running":
+    # What an earlier process has left behind says nothing of how this one ended.
+    if found.record.get("pid") == each.process.pid and found.record["status"] != "running":
         return found
     error = each.error or cause_of_death(each.process, directory / "log.txt")
     with suppress(OSError):  # no room: what was not said is taken for an interruption

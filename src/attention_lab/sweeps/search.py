@@ -1,9 +1,9 @@
 """What a search over settings looks at: one validation metric of each run, and never test."""
 
-import json
+import math
 from pathlib import Path
 
-from attention_lab.reports.records import number
+from attention_lab.sweeps.standing import standing
 
 
 def objective(directory: Path) -> float | None:
@@ -18,9 +18,7 @@ def objective(directory: Path) -> float | None:
     Returns:
         None for a run without a result, or whose metric is no finite number.
     """
-    try:
-        result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    found = standing(directory)
+    if found.state != "finished" or not math.isfinite(found.value):
         return None
-    value = number(result, "validation", str(result.get("monitor")))
-    return value if value is None or result["mode"] == "min" else -value
+    return found.value if found.mode == "min" else -found.value

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from attention_lab.recording.lock import Lock, Locked
+from attention_lab.recording.lock import is_held
 from attention_lab.recording.run_directory import Status
 
 State = Literal["waiting"] | Status
@@ -33,31 +33,22 @@ class Standing:
 
 def standing(directory: Path) -> Standing:
     """How the run of a directory stands; one that has not begun is waiting."""
-    record, result = _read(directory / "status.json"), _read(directory / "result.json")
+    record = _read(directory / "status.json")
+    if record.get("status") == "running" and not is_held(directory):
+        record = _read(directory / "status.json")  # between the two looks it may have ended
+        if record.get("status") == "running":
+            return Standing("preempted", progress=record.get("progress"), record=record)
     state: State = record.get("status", "waiting")
-    if state == "waiting":
-        return Standing(state)
-    if state == "running" and not is_held(directory):
-        # Between the two looks it may have ended.
-        record = _read(directory / "status.json")
-        state = "preempted" if record.get("status") == "running" else record["status"]
-    common = (record.get("error"), record.get("progress"), record)
+    error, progress = record.get("error"), record.get("progress")
     if state != "finished":
-        return Standing(state, *common)
-    monitor = result["monitor"]
-    value = result["validation"][monitor]
-    return Standing(state, *common, value=value, monitor=monitor, mode=result["mode"])
-
-
-def is_held(directory: Path) -> bool:
-    """Whether a process is at work in a directory."""
+        return Standing(state, error, progress, record)
+    result = _read(directory / "result.json")
     try:
-        Lock(directory / ".lock", patience=0.0).release()
-    except Locked:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
+        monitor, mode = result["monitor"], result["mode"]
+        value = float(result["validation"][monitor])
+    except (KeyError, TypeError):
+        return Standing("preempted", "result.json is missing or half-written", progress, record)
+    return Standing(state, error, progress, record, value, monitor, mode)
 
 
 def _read(path: Path) -> dict[str, Any]:

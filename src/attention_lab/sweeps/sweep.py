@@ -1,5 +1,6 @@
 """A sweep from its jobs' overrides to their results, whether begun now or gone on with."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from attention_lab.recording.run_directory import RunExists
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import display
 from attention_lab.sweeps.jobs import Job, check_jobs, make_job
-from attention_lab.sweeps.options import SweepOptions
+from attention_lab.sweeps.options import RETRIED, SweepOptions
 from attention_lab.sweeps.scheduler import Resources, run_jobs
-from attention_lab.sweeps.standing import Standing, standing
+from attention_lab.sweeps.standing import Standing, State, standing
 from attention_lab.sweeps.tuning import as_record, choose, groups_of, trials, tuned
 
 #: Where, below the sweep, the runs are from which settings are chosen.
@@ -51,7 +52,7 @@ class Sweep:
 
         Args:
             jobs: the overrides of each.
-            shared: the overrides in which no two jobs of the sweep differ.
+            shared: the keys of the overrides in which no two jobs of the sweep differ.
 
         Raises:
             ConfigError: if a job cannot work; then none has been started.
@@ -63,7 +64,7 @@ class Sweep:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            lock = Lock(self.directory / ".lock")
+            lock = Lock(self.directory)
         except Locked as error:
             raise RunExists(f"{self.directory}: {error}") from None
         lock.sign()
@@ -102,8 +103,8 @@ class Sweep:
         to_run = [job for path, job in distinct.items() if self._is_wanted(ended[path])]
         check_jobs(to_run)
         sweep_file.add_jobs(jobs[0].directory.parent, list(distinct.values()))
-        if skipped := len(distinct) - len(to_run):
-            print(f"{skipped} of {len(distinct)} runs had ended already", flush=True)
+        if left := distinct.keys() - {job.directory for job in to_run}:
+            print(_of_earlier([ended[path].state for path in left], len(distinct)), flush=True)
         if to_run:
             with display([job.directory for job in to_run]) as shown:
                 run_jobs(to_run, self.resources, shown)
@@ -113,3 +114,12 @@ class Sweep:
     def _is_wanted(self, found: Standing) -> bool:
         """Whether a job is to be run, or to go on."""
         return found.state in ("waiting", "running", "preempted", *self.options.retry)
+
+
+def _of_earlier(states: Sequence[State], of: int) -> str:
+    """What has become of runs that are left as they are, and how to run those again that failed."""
+    counts = Counter(map(str, states))
+    parts = [f"{counts[state]} {state}" for state in ("finished", *RETRIED) if counts[state]]
+    again = ",".join(state for state in RETRIED if counts[state])
+    remedy = f"; sweep.retry=[{again}] runs those again" if again else ""
+    return f"{' and '.join(parts)} of {of} runs earlier{remedy}"

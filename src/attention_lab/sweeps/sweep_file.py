@@ -3,15 +3,19 @@
 import json
 import os
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from attention_lab.recording.identity import differences, identity
-from attention_lab.recording.run_directory import read_config, write_atomically, write_config
-from attention_lab.sweeps.jobs import Job
+from attention_lab.recording.run_directory import (
+    command_line,
+    read_config,
+    write_atomically,
+    write_config,
+)
+from attention_lab.sweeps.jobs import Job, key_of
 from attention_lab.training.nodes import ConfigError
 
 NAME = "sweep.json"
@@ -44,8 +48,26 @@ def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
 
 
 def add_tuning(sweep: Path, tuning: Mapping[str, Any]) -> None:
-    """Record how a setting was chosen for each group."""
-    _write(sweep, _read(sweep) | {"tuning": dict(tuning)})
+    """Record how a setting was chosen for each group, in addition to groups that are there.
+
+    Where a choice is another one now, jobs of the old one leave the sweep.
+
+    Raises:
+        ConfigError: if other groups of the sweep chose from another grid, or with other seeds.
+    """
+    known = _read(sweep)
+    chosen = {tuple(choice["overrides"]): choice for choice in tuning["choices"]}
+    earlier = known["tuning"] or tuning
+    kept = [each for each in earlier["choices"] if tuple(each["overrides"]) not in chosen]
+    for name in ("key", "grid", "seeds"):
+        if kept and earlier[name] != tuning[name]:
+            raise ConfigError(
+                f"{sweep}: other groups were tuned with another {name}, {earlier[name]}; name "
+                "another sweep: hydra.sweep.dir=…"
+            )
+    jobs = [job for job in known["jobs"] if not _is_superseded(job, tuning["key"], chosen)]
+    merged = {**tuning, "choices": [*kept, *chosen.values()]}
+    _write(sweep, known | {"jobs": jobs, "tuning": merged})
 
 
 def end(sweep: Path) -> None:
@@ -63,6 +85,14 @@ def job_directories(sweep: Path) -> list[Path]:
     return [sweep / job["directory"] for job in content["jobs"]]
 
 
+def _is_superseded(
+    job: Mapping[str, Any], key: str, chosen: Mapping[tuple[str, ...], Mapping[str, Any]]
+) -> bool:
+    """Whether a job runs with what was once chosen for a group that has chosen anew."""
+    group = tuple(o for o in job["overrides"] if key_of(o) not in ("seed", key))
+    return group in chosen and f"{key}={chosen[group]['value']}" not in job["overrides"]
+
+
 def _refuse(earlier: Path, job: Job) -> None:
     known = read_config(earlier)
     if identity(known) != identity(job.config):
@@ -78,8 +108,12 @@ def _read(sweep: Path) -> dict[str, Any]:
         known: dict[str, Any] = json.loads((sweep / NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = {"started": _now(), "jobs": [], "tuning": None}
+    except json.JSONDecodeError:
+        raise ConfigError(
+            f"{sweep / NAME} cannot be read; remove it, and type this again"
+        ) from None
     # Several commands may add to one sweep; the latest is the one to type again.
-    now = {"command": " ".join(sys.argv), "pid": os.getpid(), "host": socket.gethostname()}
+    now = {"command": command_line(), "pid": os.getpid(), "host": socket.gethostname()}
     return known | now
 
 

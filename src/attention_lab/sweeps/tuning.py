@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from attention_lab.sweeps.jobs import key_of
 from attention_lab.sweeps.options import SweepOptions
 from attention_lab.sweeps.standing import Standing
 from attention_lab.training.nodes import ConfigError
@@ -17,13 +18,11 @@ class Choice:
 
     #: The overrides of the group's jobs, without seed and without the tuned key.
     overrides: list[str]
-    #: The best value; None if none did.
-    value: Any
+    #: The best value, as an override has it; None if none did.
+    value: str | None
     #: For each value the mean of the monitored validation metric over the seeds; None where a run
     #: gave none.
     scores: dict[str, float | None]
-    #: Whether the best value is the smallest or the largest: a wider grid might hold a better one.
-    is_at_edge: bool
 
 
 def groups_of(jobs: Sequence[Sequence[str]], options: SweepOptions) -> list[list[str]]:
@@ -62,20 +61,14 @@ def choose(group: Sequence[str], found: Sequence[Standing], options: SweepOption
         options: of the sweep.
     """
     each = len(options.seeds)
-    scores: dict[Any, float | None] = {}
+    scores: dict[str, float | None] = {}
     for i, value in enumerate(options.grid):
         values = [standing.value for standing in found[i * each : (i + 1) * each]]
         scores[value] = fmean(values) if all(map(math.isfinite, values)) else None
     known = {value: score for value, score in scores.items() if score is not None}
     is_max = any(standing.mode == "max" for standing in found)
     best = (max if is_max else min)(known, key=known.__getitem__) if known else None
-    numbers = [value for value in options.grid if isinstance(value, int | float)]
-    return Choice(
-        overrides=list(group),
-        value=best,
-        scores={str(value): score for value, score in scores.items()},
-        is_at_edge=bool(numbers) and best in (min(numbers), max(numbers)),
-    )
+    return Choice(list(group), best, scores)
 
 
 def tuned(overrides: Sequence[str], choices: Sequence[Choice], options: SweepOptions) -> list[str]:
@@ -103,8 +96,3 @@ def as_record(choices: Sequence[Choice], options: SweepOptions) -> Mapping[str, 
         "seeds": list(options.seeds),
         "choices": [asdict(choice) for choice in choices],
     }
-
-
-def key_of(override: str) -> str:
-    """The key of an override: "attention" of "+attention=additive"."""
-    return override.lstrip("+~").partition("=")[0]

@@ -4,10 +4,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from attention_lab.recording.lock import is_held
 from attention_lab.reports.records import NotARun
 from attention_lab.sweeps.display import EVERY, display
-from attention_lab.sweeps.standing import Standing, is_held, standing
-from attention_lab.sweeps.sweep_file import job_directories
+from attention_lab.sweeps.standing import Standing, standing
+from attention_lab.sweeps.sweep import TUNING
+from attention_lab.sweeps.sweep_file import NAME, job_directories
 
 
 def watch(sweeps: Sequence[Path]) -> None:
@@ -17,9 +19,11 @@ def watch(sweeps: Sequence[Path]) -> None:
         NotARun: for a directory without a sweep.
     """
     ended: dict[Path, Standing] = {}
+    quiet = 0
     with display(_jobs(sweeps)) as shown:
         while True:
-            is_over = not any(map(is_held, sweeps))  # before the last look
+            # Twice, as a search lets go for a moment; and before the last look at the jobs.
+            quiet = 0 if any(map(is_held, sweeps)) else quiet + 1
             jobs = _jobs(sweeps)
             shown.directories = jobs  # a search draws more as it goes
             for path in jobs:
@@ -30,13 +34,17 @@ def watch(sweeps: Sequence[Path]) -> None:
                 elif found.state == "running":
                     ended.pop(path, None)
             shown.refresh()
-            if is_over:
+            if quiet > 1:
                 return
             time.sleep(EVERY)
 
 
 def _jobs(sweeps: Sequence[Path]) -> list[Path]:
-    try:
-        return [path for sweep in sweeps for path in job_directories(sweep)]
-    except OSError as error:
-        raise NotARun(f"there is no sweep to watch: {error.filename} is missing") from error
+    """The jobs of sweeps, those of their tuning first."""
+    found = []
+    for sweep in sweeps:
+        places = [place for place in (sweep / TUNING, sweep) if (place / NAME).exists()]
+        if not places:
+            raise NotARun(f"there is no sweep to watch: {sweep / NAME} is missing")
+        found += [path for place in places for path in job_directories(place)]
+    return found

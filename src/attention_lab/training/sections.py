@@ -30,9 +30,7 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
     """
-    seed = config.get("seed")
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
+    check_seed(config)
     for key in config:
         if key not in (*SECTIONS, "seed"):
             raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
@@ -43,6 +41,13 @@ def check(config: Config) -> None:
             raise ConfigError(f"{section}: must be a config group's option, with a _target_")
         check_node(section, config[section], kind)
     _check_tasks(config)
+
+
+def check_seed(config: Config) -> None:
+    """Raise ConfigError unless a config has a seed."""
+    seed = config.get("seed")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
 
 
 def _no_objective(config: Config) -> str:

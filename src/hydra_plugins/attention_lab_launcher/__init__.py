@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -64,7 +65,10 @@ class IsolatedLauncher(Launcher):
             self._sweep = Sweep(
                 directory, self._compose, cast("dict[str, Any]", options), self.resources
             )
-        shared = set(self.config.hydra.overrides.task)
+        task = OverridesParser.create().parse_overrides(list(self.config.hydra.overrides.task))
+        shared = {
+            each.get_key_element().lstrip("+~") for each in task if not each.is_sweep_override()
+        }
         runs = self._sweep.run([list(overrides) for overrides in job_overrides], shared)
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective(run))

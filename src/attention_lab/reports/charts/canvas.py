@@ -32,6 +32,7 @@ _PAGE_COLOURS = {
     PAPER: "var(--paper)",
 }
 _STYLE: dict[Any, Any] = {
+    "axes.formatter.useoffset": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "attention-lab",
     "text.parse_math": False,
