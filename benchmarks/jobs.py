@@ -2,7 +2,8 @@
 
 A job is timed from the moment at which its process is asked for to that at which it is gone; its
 own training is what ``result.json`` counts as such. The rest: a process, the data, the model, a
-validation, the test, checkpoints, attention maps and records. For comparison, the time of a process
+validation and attention maps (which ``result.json`` counts, too), the test, checkpoints and
+records. For comparison, the time of a process
 that imports everything anew. Run it with nothing else on the machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/jobs.py
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attention_lab.cli.configuration import composed
-from attention_lab.sweeps.jobs import make_job
+from attention_lab.sweeps.jobs import check_jobs, make_job
 from attention_lab.sweeps.scheduler import Resources, run_jobs
 from attention_lab.sweeps.standing import Standing
 
@@ -45,7 +46,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--jobs", type=int, default=20)
-    default = ["data=reverse", "data.examples=2000", "model.width=64", "trainer=cpu", "logger=csv"]
+    default = ["data=digits", "trainer=cpu", "logger=csv"]
     parser.add_argument("overrides", nargs="*", default=default, help="of each job")
     chosen = parser.parse_args()
     stopwatch = Stopwatch()
@@ -57,6 +58,8 @@ def main() -> None:
         ]
         for job in jobs:
             job.directory.mkdir()
+        check_jobs(jobs)
+        stopwatch.times = [time.perf_counter()]
         run_jobs(jobs, Resources(parallel=1, threads=1), stopwatch)
         results = [json.loads((job.directory / "result.json").read_text()) for job in jobs]
     ends = zip(stopwatch.times, stopwatch.times[1:], strict=False)
@@ -65,9 +68,14 @@ def main() -> None:
         seconds - result["seconds"]["training"]
         for seconds, result in zip(whole, results, strict=True)
     ]
+    own = [
+        result["seconds"]["validation"] + result["seconds"]["attention_maps"] for result in results
+    ]
+    rest = [more - looked for more, looked in zip(beyond, own, strict=True)]
     print(f"first job   {whole[0]:.2f} s: the server imports everything, once")
     print(f"a job       {statistics.median(whole):.2f} s (median of {len(whole)})")
     print(f"of it       {statistics.median(beyond):.2f} s beyond its own training")
+    print(f"and of that {statistics.median(rest):.2f} s beyond validation and maps")
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import attention_lab.training.run"], check=True)
     print(f"imports     {time.perf_counter() - started:.2f} s in a new process")

@@ -29,6 +29,8 @@ OF_A_PROCESS_GROUP = (
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "WANDB_RUN_ID", "WANDB_RESUME"),
 )
 
+_IMPORTED_BEFORE = frozenset(sys.modules)
+
 #: Starts a job; its GPUs are what CUDA_VISIBLE_DEVICES shall say, None to leave that as it is.
 Start = Callable[[Job, str | None], BaseProcess]
 
@@ -45,9 +47,10 @@ def job_starter(threads: int) -> Start:
         os.environ.pop(name, None)
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-    context.set_forkserver_preload(
-        ["attention_lab.training.run", "matplotlib.backends.backend_agg"]
-    )
+    # To check the jobs has brought in what they will need, as a dataset's own libraries.
+    checked = [name for name in sys.modules if name not in _IMPORTED_BEFORE]
+    late = ["matplotlib.backends.backend_agg", "jinja2", "torch.utils.serialization"]
+    context.set_forkserver_preload([__name__, *late, *checked])
 
     def start(job: Job, gpus: str | None) -> BaseProcess:
         process: BaseProcess = context.Process(
