@@ -122,7 +122,7 @@ def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path, weights_only: b
     assert mark.exists()  # it would have run
 
 
-def test_a_run_that_cannot_write_its_checkpoint_fails(
+def test_a_run_that_cannot_write_its_checkpoint_does_not_finish(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> NoReturn:
@@ -132,8 +132,8 @@ def test_a_run_that_cannot_write_its_checkpoint_fails(
     with pytest.raises(OSError, match="No space left"):
         train(tiny_digits(), tmp_path / "run", [])
     status = read_status(tmp_path / "run")
-    assert status["status"] == "failed"
-    assert "No space left on device" in status["error"]
+    assert status["status"] == "preempted"
+    assert status["error"] == "no room left on the disk"
     assert not (tmp_path / "run" / "result.json").exists()
 
 
