@@ -1,8 +1,9 @@
-"""Training a character model: a whole run against a GPT and a loop written by hand.
+"""Training a character model: a whole run against loops written by hand.
 
-Both have the size of nanoGPT's small character model (4 layers, 4 heads, width 128, 64 characters,
-batches of 12) and see the same batches of the same generated text. They train in one process and
-take turns every few steps; the loop's optimizer is AdamW as PyTorch has it by default. Run it with
+One loop is around the same layers, the other around a GPT that is written by hand as well. All have
+the size of nanoGPT's small character model (4 layers, 4 heads, width 128, 64 characters, batches of
+12) and see the same batches of the same generated text. A run and a loop train in one process and
+take turns every few steps; a loop's optimizer is AdamW as PyTorch has it by default. Run it with
 nothing else on the machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/decoder.py
@@ -25,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.cli.configuration import composed
-from attention_lab.training.building import build
+from attention_lab.training.building import Run, build
 from attention_lab.training.run import train
 
-LAYERS, HEADS, WIDTH, LENGTH = 4, 4, 128, 64
+LAYERS, HEADS, WIDTH, LENGTH, BATCH = 4, 4, 128, 64, 12
 
 
 class Block(nn.Module):
@@ -67,15 +68,24 @@ class HandWritten(nn.Module):
         return F.linear(self.norm(self.blocks(x)), self.embedding.weight)
 
 
-def hand_written_loop(config: Mapping[str, Any]) -> Iterator[None]:
-    """Trains the hand-written model; yields after each step."""
+def around_the_same_layers(config: Mapping[str, Any]) -> Iterator[None]:
+    """Trains the framework's model by a loop written by hand; yields after each step."""
     run = build(config)
-    model, steps = (
-        HandWritten(run.data.model_arguments()["vocabulary"]),
-        config["trainer"]["max_steps"],
-    )
+    return loop(run, run.objective.model.train(), config)
+
+
+def around_a_gpt(config: Mapping[str, Any]) -> Iterator[None]:
+    """Trains the hand-written model by a loop written by hand; yields after each step."""
+    run = build(config)
+    model = HandWritten(run.data.model_arguments()["vocabulary"])
     sizes = [sum(p.numel() for p in each.parameters()) for each in (model, run.objective.model)]
-    print(f"parameters: {sizes[0]} by hand, {sizes[1]} in the framework")
+    assert sizes[0] == sizes[1], f"{sizes[0]} parameters by hand, {sizes[1]} in the framework"
+    return loop(run, model, config)
+
+
+def loop(run: Run, model: nn.Module, config: Mapping[str, Any]) -> Iterator[None]:
+    """The loop that one would write; yields after each step."""
+    steps = config["trainer"]["max_steps"]
     first, second = config["optimizer"]["betas"]
     optimizer = torch.optim.AdamW(model.parameters(), config["optimizer"]["lr"], (first, second))
     scheduler = run.objective.optimizer_options.scheduler(optimizer, steps)
@@ -101,29 +111,39 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     os.environ["WANDB_MODE"] = "offline"
-    pairs: list[tuple[float, float]] = []
+    loops = {"same layers": around_the_same_layers, "GPT by hand": around_a_gpt}
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in loops}
     with tempfile.TemporaryDirectory() as directory:
         text = Path(directory) / "text.txt"
         text.write_text("".join(random.Random(0).choices("etaoin shrdlu,.\n", k=400_000)))
         config = composed(
             [
-                *("data=text", f"data.path={text}", f"data.length={LENGTH}", "data.batch_size=12"),
+                *(
+                    "data=text",
+                    f"data.path={text}",
+                    f"data.length={LENGTH}",
+                    f"data.batch_size={BATCH}",
+                ),
                 *("attention=multi_head", f"attention.heads={HEADS}", f"model.width={WIDTH}"),
                 *(f"model.layers={LAYERS}", "model.dropout=0.0", "trainer=cpu"),
                 f"trainer.max_steps={chosen.steps}",
             ]
         )
         config["trainer"]["_target_"] = "overhead.WithTurns"
-        for turn in range(chosen.rounds):
-            WithTurns.turns = turns = Turns(hand_written_loop(config))
-            train(config, Path(directory) / str(turn), [])
-            pairs += zip(turns.plain, turns.framework, strict=True)
-    tokens = 12 * LENGTH
-    by_hand = statistics.median(tokens / plain for plain, _ in pairs)
-    ours = statistics.median(tokens / framework for _, framework in pairs)
-    ratio = statistics.median(plain / framework for plain, framework in pairs)
-    print(f"by hand       {by_hand:.0f} tokens/s (medians of {len(pairs)} turns)")
-    print(f"attention-lab {ours:.0f} tokens/s, {ratio:.3f} times as many")
+        for turn, (name, written) in itertools.product(range(chosen.rounds), loops.items()):
+            WithTurns.turns = turns = Turns(written(config))
+            train(config, Path(directory) / f"{turn} {name}", [])
+            pairs[name] += zip(turns.plain, turns.framework, strict=True)
+    for name, measured in pairs.items():
+        by_hand, ours = (
+            statistics.median(BATCH * LENGTH / seconds for seconds in each)
+            for each in zip(*measured, strict=True)
+        )
+        ratio = statistics.median(plain / framework for plain, framework in measured)
+        print(
+            f"{name}: {by_hand:.0f} tokens/s, attention-lab {ours:.0f}, {ratio:.3f} times as many"
+            f" (medians of {len(measured)} turns)"
+        )
 
 
 if __name__ == "__main__":
