@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -219,6 +220,14 @@ def test_a_run_ends_without_a_result_for_a_reason(tmp_path: Path, status: Any) -
 # One directory, one run
 
 
+@pytest.fixture(autouse=True)
+def fresh_provenance() -> Iterator[None]:
+    """What a process looks up once, looked up anew for each test."""
+    run_directory.provenance.cache_clear()
+    yield
+    run_directory.provenance.cache_clear()
+
+
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """The directory of a run that was cut off after three steps."""
@@ -256,6 +265,7 @@ def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> Non
 
 def test_other_code_that_goes_on_is_said(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_directory, "_git_revision", lambda: "abc")
+    run_directory.provenance.cache_clear()
     status = read(begun)
     status |= {"git_revision": "abc", "versions": status["versions"] | {"torch": "1.0"}}
     (begun / "status.json").write_text(json.dumps(status))

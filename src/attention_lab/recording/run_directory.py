@@ -1,5 +1,6 @@
 """A run's directory: the plain files that say what ran, how it stands and what came out."""
 
+import functools
 import json
 import os
 import platform
@@ -194,12 +195,20 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         "seed": config["seed"],
         "overrides": list(overrides),
         "wandb_id": secrets.token_hex(4),
-        "git_revision": _git_revision(),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in VERSIONED},
+        **provenance(),
         "command": command_line(),
         "error": None,
         "progress": None,
+    }
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """The source and the versions of this process's code; to be read only, as it is kept."""
+    return {
+        "git_revision": _git_revision(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in VERSIONED},
     }
 
 

@@ -1,15 +1,19 @@
 """One HTML page to look through all attention maps of a run."""
 
 import base64
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from attention_lab.recording.maps import WHITE_TO_BLUE, WHITE_TO_RED, AttentionMap, ramp
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 #: The same hue on dark paper: the lighter, the greater the weight.
 NIGHT_TO_BLUE = (
@@ -53,13 +57,7 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     """
     if not maps:
         raise ValueError("there must be at least one attention map")
-    import jinja2  # only where it is used: whoever draws a map should not wait for it
-
-    environment = jinja2.Environment(
-        autoescape=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-    )
-    template = Path(__file__).with_name("viewer.html.j2").read_text("utf-8")
-    page = environment.from_string(template).render(
+    page = template().render(
         title=title,
         data={
             "ramps": {
@@ -72,6 +70,17 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(page, "utf-8")
     os.replace(unfinished, path)
+
+
+@functools.cache
+def template() -> "Template":
+    """The page without its maps."""
+    import jinja2  # only where it is used: whoever draws a map should not wait for it
+
+    environment = jinja2.Environment(
+        autoescape=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(Path(__file__).with_name("viewer.html.j2").read_text("utf-8"))
 
 
 def encoded(map: AttentionMap) -> dict[str, Any]:

@@ -49,8 +49,7 @@ def job_starter(threads: int) -> Start:
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     # To check the jobs has brought in what they will need, as a dataset's own libraries.
     checked = [name for name in sys.modules if name not in _IMPORTED_BEFORE]
-    late = ["matplotlib.backends.backend_agg", "jinja2", "torch.utils.serialization"]
-    context.set_forkserver_preload([__name__, *late, *checked])
+    context.set_forkserver_preload([*checked, "attention_lab.sweeps.warm"])
 
     def start(job: Job, gpus: str | None) -> BaseProcess:
         process: BaseProcess = context.Process(
