@@ -14,6 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from attention_lab.recording.metrics import MetricsFile
+from attention_lab.training import ranks
 from attention_lab.training.history import History
 from attention_lab.training.random_states import random_states, restore_random_states
 
@@ -74,16 +75,17 @@ class Checkpoints(Checkpoint):
         self._loaded: dict[str, Any] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
+        if ranks.is_first():
+            self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
         trainer.save_checkpoint(self.last)
-        if self._best_step() == trainer.global_step:
+        if self._best_step() == trainer.global_step and ranks.is_first():
             _copy(self.last, self.best)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[_KEPT] = {
-            "random": random_states(),
+            "random": ranks.of_all(random_states()),
             "rows": self.metrics.rows,
             "ended": trainer.should_stop,
             "best_step": self._best_step(),
@@ -93,13 +95,15 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._loaded = kept = checkpoint[_KEPT]
+        if not ranks.is_first():
+            return
         self.metrics.go_on(kept["rows"])
         if kept["best_step"] == checkpoint["global_step"] and trainer.ckpt_path == str(self.last):
             _copy(self.last, self.best)  # the process may have died just before it did
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded is not None:  # now, as to set up loaders draws random numbers
-            restore_random_states(self._loaded["random"])
+            restore_random_states(self._loaded["random"][ranks.rank()])
             trainer.should_stop = self._loaded["ended"]
 
     def _best_step(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.recording.run_directory import read_config
@@ -86,6 +87,7 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
         trainer = Trainer(
             accelerator=run.trainer_options.accelerator,
             devices=1,
+            plugins=[LightningEnvironment()],  # alone, whoever else may train beside it
             precision=run.trainer_options.precision,
             logger=False,
             enable_progress_bar=False,
@@ -123,6 +125,9 @@ def quiet() -> Iterator[None]:
             ".*smaller than the logging interval.*",
             ".*GPU available but not used.*",
             ".*treespec, LeafSpec.*",  # between Lightning and torch
+            ".*`srun` command is available.*",  # one may train without it
+            ".*broadcast_buffers.*",  # its successor is younger than the oldest torch that will do
+            ".*sync_dist=True.*",  # what is logged there is of all processes already
         ):
             warnings.filterwarnings("ignore", message)
         try:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -17,14 +17,14 @@ from attention_lab.recording.attention_maps import AttentionMaps
 from attention_lab.recording.metrics import MetricsFile
 from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord
+from attention_lab.training import ranks
 from attention_lab.training.building import Run, build, from_anywhere
 from attention_lab.training.checkpointing import Checkpoints, newest
 from attention_lab.training.finished import evaluate, load_weights, quiet, read_checkpoint
 from attention_lab.training.history import History
-from attention_lab.training.nodes import (
-    Config,
-)
+from attention_lab.training.nodes import Config
 from attention_lab.training.objective import Diverged
+from attention_lab.training.random_states import seed_rank
 from attention_lab.training.trainer import TrainerOptions
 
 #: What status.json says of a run for which the disk was too full.
@@ -38,14 +38,17 @@ def train(
 ) -> dict[str, Any]:
     """Train, test and record one run.
 
+    Where several processes train it together, each calls this. The first one keeps the record,
+    and tests alone, as others would evaluate the run later.
+
     Args:
         config: the resolved config.
-        directory: the run's directory; made here.
+        directory: the run's directory; made here. Of several processes the first one's counts.
         overrides: what the user asked for, as ``key=value``.
         group: the sweep that the run belongs to; None means the directory's parent.
 
     Returns:
-        What ``result.json`` holds.
+        What ``result.json`` holds; nothing where this is not the first process.
 
     Raises:
         ConfigError: if the config cannot work; then nothing was written.
@@ -54,9 +57,22 @@ def train(
         Diverged: if the loss stopped being a number. This and any other failure is recorded in
             ``status.json`` first.
     """
-    run = build(config)
-    config = from_anywhere(config)
-    record = RunRecord(directory, config, overrides)
+    with ranks.joined(config["trainer"].get("accelerator", "auto")):
+        directory = ranks.of_first(directory)
+        run = ranks.in_step(lambda: build(config))
+        config = from_anywhere(config)
+        record = ranks.in_step(
+            lambda: RunRecord(directory, config, overrides) if ranks.is_first() else None
+        )
+        if record is not None:
+            return _recorded(run, record, group, config)
+        seed_rank(config["seed"], ranks.rank())
+        _fit(run, directory, None, [])
+        return {}
+
+
+def _recorded(run: Run, record: RunRecord, group: str | None, config: Config) -> dict[str, Any]:
+    """Train and test a run whose end, whatever it is, gets into its record."""
     try:
         with _wandb(run, record, group, config) as loggers:
             result = _fit_and_test(run, record, loggers)
@@ -79,37 +95,15 @@ def train(
 
 
 def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str, Any]:
-    history = History()
     data, directory = run.data, record.directory
     monitor, mode = f"validation/{data.monitor}", data.mode
     # Before training, which a mistake of a dataset of one's own must not cost; of validation only.
     threshold = data.floor("validation")[data.monitor]
-    maps = AttentionMaps(directory / "attention", PROBE_SIZE)
-    metrics = MetricsFile(directory / "metrics.csv")
-    loggers = [metrics, *others]
-    checkpoints = Checkpoints(directory / "checkpoints", monitor, mode, history, metrics)
-    heartbeat, display = Heartbeat(record, monitor), _display(run.trainer_options)
-    with quiet():
-        trainer = run.trainer_options.trainer(
-            directory,
-            monitor,
-            mode,
-            len(data.train_dataloader()),
-            [maps, history, heartbeat, display, checkpoints],
-            loggers,
-        )
-        checkpoint = newest(directory / "checkpoints") if record.goes_on else None
-        if record.goes_on:
-            print(f"goes on from {checkpoint}" if checkpoint else "begins again: no checkpoint yet")
-        try:
-            trainer.fit(run.objective, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
-        except BaseException as error:
-            if _stems_from(error, _is_ctrl_c):  # which Lightning takes without a word
-                raise KeyboardInterrupt from error
-            raise
+    trainer, history, maps = _fit(run, directory, record, others)
+    ranks.leave()
     load_weights(run, read_checkpoint(directory / "checkpoints" / "best.ckpt"))
     test = evaluate(run, "test")
-    for logger in loggers:
+    for logger in trainer.loggers:
         logged = {f"test/{name}": value for name, value in test.items()}
         logger.log_metrics(logged, step=trainer.global_step)
         logger.save()
@@ -142,6 +136,39 @@ def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str
             for name, layer in attention_layers(run.objective.model).items()
         },
     }
+
+
+def _fit(
+    run: Run, directory: Path, record: RunRecord | None, others: list[Logger]
+) -> tuple[Trainer, History, AttentionMaps]:
+    """Train a run; with its record if this is the first process, along with that otherwise."""
+    data, options, history = run.data, run.trainer_options, History()
+    monitor, mode = f"validation/{data.monitor}", data.mode
+    maps = AttentionMaps(directory / "attention", PROBE_SIZE)
+    metrics = MetricsFile(directory / "metrics.csv")
+    checkpoints = Checkpoints(directory / "checkpoints", monitor, mode, history, metrics)
+    shown = [Heartbeat(record, monitor), _display(options)] if record else []
+    with quiet():
+        trainer = options.trainer(
+            directory,
+            monitor,
+            mode,
+            len(data.train_dataloader()),
+            [maps, history, *shown, checkpoints],
+            [metrics, *others],
+        )
+        checkpoint = None
+        if record is not None and record.goes_on:
+            checkpoint = newest(directory / "checkpoints")
+            print(f"goes on from {checkpoint}" if checkpoint else "begins again: no checkpoint yet")
+        checkpoint = ranks.of_first(checkpoint)
+        try:
+            trainer.fit(run.objective, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
+        except BaseException as error:
+            if _stems_from(error, _is_ctrl_c):  # which Lightning takes without a word
+                raise KeyboardInterrupt from error
+            raise
+    return trainer, history, maps
 
 
 def _short(metrics: Mapping[str, float]) -> dict[str, float]:
