@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as distributed
@@ -52,15 +52,19 @@ def environment() -> ClusterEnvironment:
 
 
 @contextmanager
-def joined(accelerator: str) -> Iterator[None]:
-    """Meet the others, for as long as it lasts or until :func:`leave`.
+def joined(make: Callable[[], T], accelerator: str) -> Iterator[T]:
+    """Meet the others, for as long as it lasts or until :func:`leave`, with what each has made.
+
+    What is made before that may compute metrics, which later would wait for all others to do so.
 
     Args:
+        make: called in each process; an error in one of them is raised in all.
         accelerator: "cpu", or where else the run may compute.
     """
     if started() == 1:
-        yield
+        yield make()
         return
+    made = _outcome(make)
     cluster = environment()
     backend = "gloo"
     if accelerator != "cpu" and torch.cuda.is_available():
@@ -73,7 +77,7 @@ def joined(accelerator: str) -> Iterator[None]:
     )
     rank_zero_only.rank = cluster.global_rank()  # type: ignore[attr-defined]
     try:
-        yield
+        yield _agreed(made)
     finally:
         leave()
 
@@ -128,15 +132,22 @@ def of_first(value: T) -> T:
 
 def in_step(make: Callable[[], T]) -> T:
     """What each process makes for itself; an error in one of them is raised in all."""
-    error: Exception | None = None
+    return _agreed(_outcome(make))
+
+
+def _outcome(make: Callable[[], T]) -> T | Exception:
     try:
-        made = make()
-    except Exception as own:
-        error = own
-    errors = [each for each in of_all(error) if each is not None]
+        return make()
+    except Exception as error:
+        return error
+
+
+def _agreed(outcome: T | Exception) -> T:
+    own = outcome if isinstance(outcome, Exception) else None
+    errors = [error for error in of_all(own) if error is not None]
     if errors:
-        raise error or errors[0]
-    return made
+        raise own or errors[0]
+    return cast(T, outcome)
 
 
 def total(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:

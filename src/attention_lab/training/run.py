@@ -57,25 +57,36 @@ def train(
         Diverged: if the loss stopped being a number. This and any other failure is recorded in
             ``status.json`` first.
     """
-    with ranks.joined(config["trainer"].get("accelerator", "auto")):
+    accelerator = config["trainer"].get("accelerator", "auto")
+    with ranks.joined(lambda: _prepared(config), accelerator) as (run, threshold):
         directory = ranks.of_first(directory)
-        run = ranks.in_step(lambda: build(config))
         config = from_anywhere(config)
         record = ranks.in_step(
             lambda: RunRecord(directory, config, overrides) if ranks.is_first() else None
         )
         if record is not None:
-            return _recorded(run, record, group, config)
+            return _recorded(run, threshold, record, group, config)
         seed_rank(config["seed"], ranks.rank())
         _fit(run, directory, None, [])
         return {}
 
 
-def _recorded(run: Run, record: RunRecord, group: str | None, config: Config) -> dict[str, Any]:
+def _prepared(config: Config) -> tuple[Run, float]:
+    """A run, and the floor of its validation by the metric that is monitored.
+
+    That is computed before training, which a mistake of a dataset of one's own must not cost.
+    """
+    run = build(config)
+    return run, run.data.floor("validation")[run.data.monitor]
+
+
+def _recorded(
+    run: Run, threshold: float, record: RunRecord, group: str | None, config: Config
+) -> dict[str, Any]:
     """Train and test a run whose end, whatever it is, gets into its record."""
     try:
         with _wandb(run, record, group, config) as loggers:
-            result = _fit_and_test(run, record, loggers)
+            result = _fit_and_test(run, threshold, record, loggers)
             record.finish(result)  # before W&B, which may take its time
     except Diverged as error:
         record.end("diverged", str(error))
@@ -94,11 +105,11 @@ def _recorded(run: Run, record: RunRecord, group: str | None, config: Config) ->
     return result
 
 
-def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str, Any]:
+def _fit_and_test(
+    run: Run, threshold: float, record: RunRecord, others: list[Logger]
+) -> dict[str, Any]:
     data, directory = run.data, record.directory
     monitor, mode = f"validation/{data.monitor}", data.mode
-    # Before training, which a mistake of a dataset of one's own must not cost; of validation only.
-    threshold = data.floor("validation")[data.monitor]
     trainer, history, maps = _fit(run, directory, record, others)
     ranks.leave()
     load_weights(run, read_checkpoint(directory / "checkpoints" / "best.ckpt"))

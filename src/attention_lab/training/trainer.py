@@ -110,5 +110,8 @@ class TrainerOptions:
     def _strategy(self) -> Strategy | Literal["auto"]:
         if not ranks.are_many():
             return "auto"
-        # Nothing in a model's buffers changes in training, so there is nothing to tell the others.
-        return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DDPStrategy(
+            broadcast_buffers=False,  # nothing in a model's buffers changes in training
+            gradient_as_bucket_view=True,
+            static_graph=True,  # parameters that get no gradient, as without attention, never do
+        )
