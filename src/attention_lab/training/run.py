@@ -19,7 +19,7 @@ from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord
 from attention_lab.training.building import Run, build, from_anywhere
 from attention_lab.training.checkpointing import Checkpoints, newest
-from attention_lab.training.finished import evaluate, load_weights, quiet, read_checkpoint
+from attention_lab.training.finished import evaluate, load_weights, quiet
 from attention_lab.training.history import History
 from attention_lab.training.nodes import (
     Config,
@@ -107,7 +107,7 @@ def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str
             if _stems_from(error, _is_ctrl_c):  # which Lightning takes without a word
                 raise KeyboardInterrupt from error
             raise
-    load_weights(run, read_checkpoint(directory / "checkpoints" / "best.ckpt"))
+    load_weights(run, checkpoints.read_best())
     test = evaluate(run, "test")
     for logger in loggers:
         logged = {f"test/{name}": value for name, value in test.items()}
