@@ -292,19 +292,36 @@ def test_what_is_not_whole_is_passed_over(
         assert all("\n" not in str(warning.message) for warning in said)
 
 
-def test_the_newest_of_what_is_whole_is_gone_on_from(whole: Path, tmp_path: Path) -> None:
-    """As ``best`` that was just made, if ``last`` is damaged; nothing whose best is lost."""
-    shutil.copytree(whole / "checkpoints", tmp_path, dirs_exist_ok=True)
-    last, previous, best = (tmp_path / f"{name}.ckpt" for name in ("last", "previous", "best"))
-    shutil.copyfile(last, best)
-    truncate(last)
-    with pytest.warns(UserWarning, match=r"last\.ckpt"):
-        assert newest(tmp_path) == best
-    empty(best)
-    with pytest.warns(UserWarning, match="passed over") as said:
-        assert newest(tmp_path) is None
-    assert "goes with the best checkpoint of step" in str(said[-1].message)
-    assert previous.exists()
+@pytest.mark.parametrize(
+    ("last", "previous", "best", "chosen"),
+    [
+        ((15, 15), (10, 5), (5, 5), "last"),  # the process died before it made it the best
+        ((15, 5), (10, 5), (5, 5), "last"),
+        ((15, None), None, None, "last"),  # there was no validation yet
+        (None, (10, 5), (5, 5), "previous"),
+        (None, (10, 10), (15, 15), "best"),  # it is newer
+        ((20, 15), (15, 15), (10, 10), "previous"),  # the best was never saved as such
+        ((25, 15), (20, 15), (10, 10), "best"),  # nor is it elsewhere
+        ((25, 15), (20, 15), None, None),
+    ],
+)
+def test_the_newest_is_chosen_that_is_whole_and_has_its_best(
+    last: tuple[int, int | None] | None,
+    previous: tuple[int, int | None] | None,
+    best: tuple[int, int | None] | None,
+    chosen: str | None,
+    tmp_path: Path,
+) -> None:
+    for name, steps in (("last", last), ("previous", previous), ("best", best)):
+        path = tmp_path / f"{name}.ckpt"
+        step, best_step = steps or (0, 0)
+        write({"global_step": step, "attention_lab": {"best_step": best_step}}, path)
+        if steps is None:
+            truncate(path)
+    with warnings.catch_warnings(record=True) as said:
+        assert newest(tmp_path) == (chosen and tmp_path / f"{chosen}.ckpt")
+    lost = [str(warning.message) for warning in said if "step 15, which is lost" in str(warning)]
+    assert bool(lost) == ((last or (0, 0))[0] >= 20)
 
 
 @pytest.fixture

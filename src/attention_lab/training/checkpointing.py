@@ -100,8 +100,8 @@ class Checkpoints(Checkpoint):
             self._keep_best(self.last, step)
 
     def save_between(self, trainer: Trainer) -> None:
-        """Save ``last`` between two batches, if what came before has not led to it already."""
-        if trainer.global_step != self._tried:
+        """Save ``last`` between two batches, unless a validation just has, or tried to."""
+        if trainer.global_step not in (0, self._tried):
             self._save(trainer)
 
     def read_best(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class Checkpoints(Checkpoint):
 
     def _save_when_due(self, trainer: Trainer) -> None:
         assert self.every is not None
-        if trainer.global_step % self.every == 0 and trainer.global_step > 0:
+        if trainer.global_step % self.every == 0:
             self.save_between(trainer)
 
     def _best_step(self) -> int | None:

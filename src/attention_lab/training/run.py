@@ -17,6 +17,7 @@ from attention_lab.recording.attention_maps import AttentionMaps
 from attention_lab.recording.metrics import MetricsFile
 from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord
+from attention_lab.training import ranks
 from attention_lab.training.building import Run, build, from_anywhere
 from attention_lab.training.checkpointing import Checkpoints, newest
 from attention_lab.training.finished import evaluate, load_weights, quiet
@@ -25,6 +26,12 @@ from attention_lab.training.nodes import (
     Config,
 )
 from attention_lab.training.objective import Diverged
+from attention_lab.training.preemption import (
+    Preempted,
+    Preemption,
+    StopSignals,
+    requeue_in_slurm,
+)
 from attention_lab.training.trainer import TrainerOptions
 
 #: What status.json says of a run for which the disk was too full.
@@ -53,16 +60,36 @@ def train(
             another process is at work.
         Diverged: if the loss stopped being a number. This and any other failure is recorded in
             ``status.json`` first.
+        Preempted: if a signal has stopped it, between two steps if it was training.
     """
+    with StopSignals() as signals:
+        try:
+            return _train(config, directory, overrides, group, signals)
+        except Preempted as error:
+            if ranks.rank() == 0:
+                print(f"{error}; the same command goes on", file=sys.stderr, flush=True)
+            raise
+
+
+def _train(
+    config: Config,
+    directory: Path,
+    overrides: Sequence[str],
+    group: str | None,
+    signals: StopSignals,
+) -> dict[str, Any]:
     run = build(config)
     config = from_anywhere(config)
     record = RunRecord(directory, config, overrides)
     try:
         with _wandb(run, record, group, config) as loggers:
-            result = _fit_and_test(run, record, loggers)
+            result = _fit_and_test(run, record, loggers, signals)
             record.finish(result)  # before W&B, which may take its time
     except Diverged as error:
         record.end("diverged", str(error))
+        raise
+    except Preempted as error:
+        record.end("preempted", str(error))
         raise
     except (KeyboardInterrupt, SystemExit):
         record.end("preempted", "interrupted")
@@ -78,7 +105,9 @@ def train(
     return result
 
 
-def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str, Any]:
+def _fit_and_test(
+    run: Run, record: RunRecord, others: list[Logger], signals: StopSignals
+) -> dict[str, Any]:
     history = History()
     data, directory = run.data, record.directory
     monitor, mode = f"validation/{data.monitor}", data.mode
@@ -87,7 +116,9 @@ def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str
     maps = AttentionMaps(directory / "attention", PROBE_SIZE)
     metrics = MetricsFile(directory / "metrics.csv")
     loggers = [metrics, *others]
-    checkpoints = Checkpoints(directory / "checkpoints", monitor, mode, history, metrics)
+    every = run.trainer_options.checkpoint_every
+    checkpoints = Checkpoints(directory / "checkpoints", monitor, mode, history, metrics, every)
+    preemption = Preemption(signals, checkpoints, requeue_in_slurm())
     heartbeat, display = Heartbeat(record, monitor), _display(run.trainer_options)
     with quiet():
         trainer = run.trainer_options.trainer(
@@ -95,7 +126,7 @@ def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str
             monitor,
             mode,
             len(data.train_dataloader()),
-            [maps, history, heartbeat, display, checkpoints],
+            [maps, history, heartbeat, display, preemption, checkpoints],
             loggers,
         )
         checkpoint = newest(directory / "checkpoints") if record.goes_on else None
