@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.recording.run_directory import read_config
 from attention_lab.training.building import Run, build, config_errors, load_data
+from attention_lab.training.checkpoint_file import read
 from attention_lab.training.nodes import Config, ConfigError, component_class, create
 from attention_lab.training.objective import Objective, Split
 from attention_lab.training.sections import check
@@ -37,12 +37,13 @@ def restored(
 
     Raises:
         FileNotFoundError: if the directory has no such checkpoint or no config.
+        Damaged: if the checkpoint is not what was written.
         ConfigError: if its config no longer works.
     """
     config = read_config(directory)
     config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
     config["objective"] |= decoding or {}
-    kept = read_checkpoint(directory / "checkpoints" / f"{checkpoint}.ckpt")
+    kept = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
     check(config)
     data = load_data(config) if with_data else _data_of(kept, config)
     run = build(config, data)
@@ -61,12 +62,6 @@ def solves(directory: Path) -> str:
     objective = component_class("objective", config["objective"]["_target_"], (Objective,))
     assert issubclass(objective, Objective)
     return objective.task
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU."""
-    kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return kept
 
 
 def load_weights(run: Run, kept: Mapping[str, Any]) -> None:
@@ -124,6 +119,7 @@ def quiet() -> Iterator[None]:
             ".*is not empty.*",  # the run directory already holds its status and config
             ".*smaller than the logging interval.*",
             ".*GPU available but not used.*",
+            ".*`srun` command is available.*",
             ".*treespec, LeafSpec.*",  # between Lightning and torch
             ".*`srun` command is available.*",  # one may train without it
             ".*broadcast_buffers.*",  # its successor is younger than the oldest torch that will do

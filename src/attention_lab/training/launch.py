@@ -26,6 +26,7 @@ from attention_lab.training.building import build, from_anywhere, has_gpu
 from attention_lab.training.children import GRACE, cores, end_with_parent, killer, print_into, stop
 from attention_lab.training.nodes import Config, ConfigError
 from attention_lab.training.run import train
+from attention_lab.training.sections import check
 
 #: What is passed on to the processes of a run. Ctrl-C reaches the one that started them alone.
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -60,6 +61,7 @@ def launch(
         Diverged: if the loss stopped being a number.
         RuntimeError: if one of several processes has ended without a word.
     """
+    check(config)
     devices, nodes = check_devices(config)
     if devices * nodes == 1 or ranks.started() > 1:
         return train(config, directory, overrides, group)

@@ -162,6 +162,17 @@ class Objective(LightningModule, ABC):
             value = next(each for each in ranks.of_all(loss.item()) if not math.isfinite(each))
             raise Diverged(f"the {what} loss is {value} at step {self.global_step}")
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own refuses fused optimizers under any mixed precision, although gradients
+        # are scaled under one of them only.
+        if gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         scaled = self.trainer.precision == "16-mixed"  # the only one that scales gradients
         optimizer = self.optimizer_options.optimizer(self.model, fused=not scaled)

@@ -95,7 +95,7 @@ def are_many() -> bool:
 
 def rank() -> int:
     """The number of this process, from 0; the first one alone keeps the run's record."""
-    return distributed.get_rank() if are_many() else 0
+    return environment().global_rank() if started() > 1 else 0
 
 
 def is_first() -> bool:

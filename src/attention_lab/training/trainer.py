@@ -51,6 +51,8 @@ class TrainerOptions:
     #: Epochs from one validation to the next, in fractions if need be; the last step always is
     #: followed by one.
     validate_every: float = 1.0
+    #: Steps from one checkpoint between validations to the next; None means at validations only.
+    checkpoint_every: int | None = None
     #: Steps from one logged training loss to the next.
     log_every: int = 20
     #: Validations without improvement after which to stop; None means never.
@@ -59,7 +61,10 @@ class TrainerOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("devices", "num_nodes", "max_epochs", "log_every", "max_steps", "patience"):
+        for name in (
+            *("devices", "num_nodes", "max_epochs", "max_steps"),
+            *("log_every", "patience", "checkpoint_every"),
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
