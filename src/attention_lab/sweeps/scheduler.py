@@ -4,12 +4,13 @@ import errno
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -105,6 +106,8 @@ class _Running:
     process: BaseProcess
     slot: str | None
     started: float
+    #: What the run's status.json held then.
+    earlier: Mapping[str, Any]
     #: What is to be recorded of its end if it does not do so itself.
     error: str | None = None
 
@@ -170,7 +173,8 @@ def _start_some(
         ended = ("finished", "failed", "diverged")
         if job.directory not in held or standing(job.directory).state not in ended:
             tries[job.directory] += 1
-            running.append(_Running(job, start(job, slot), slot, time.monotonic()))
+            earlier = standing(job.directory).record
+            running.append(_Running(job, start(job, slot), slot, time.monotonic(), earlier))
 
 
 def _next_free(waiting: Sequence[Job], held: set[Path]) -> Job | None:
@@ -199,7 +203,7 @@ def _settled(each: _Running) -> Standing:
     directory, job = each.job.directory, each.job
     found = standing(directory)
     # What an earlier process has left behind says nothing of how this one ended.
-    if found.record.get("pid") == each.process.pid and found.record["status"] != "running":
+    if found.record != each.earlier and found.record["status"] != "running":
         return found
     error = each.error or cause_of_death(each.process, directory / "log.txt")
     with suppress(OSError):  # no room: what was not said is taken for an interruption

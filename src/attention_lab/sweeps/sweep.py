@@ -14,6 +14,7 @@ from attention_lab.sweeps.options import RETRIED, SweepOptions
 from attention_lab.sweeps.scheduler import Resources, run_jobs
 from attention_lab.sweeps.standing import Standing, State, standing
 from attention_lab.sweeps.tuning import as_record, choose, groups_of, trials, tuned
+from attention_lab.training.launch import check_devices
 
 #: Where, below the sweep, the runs are from which settings are chosen.
 TUNING = "tuning"
@@ -102,6 +103,8 @@ class Sweep:
         ended = {path: standing(path) for path in distinct}
         to_run = [job for path, job in distinct.items() if self._is_wanted(ended[path])]
         check_jobs(to_run)
+        for job in to_run:
+            check_devices(job.config)
         sweep_file.add_jobs(jobs[0].directory.parent, list(distinct.values()))
         if left := distinct.keys() - {job.directory for job in to_run}:
             print(_of_earlier([ended[path].state for path in left], len(distinct)), flush=True)
