@@ -83,7 +83,7 @@ def _end_with_the_sweep() -> None:
     sweep = parent_process()
     assert sweep is not None
     wait([sweep.sentinel])
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)  # which saves first
     time.sleep(GRACE)
     os._exit(1)
 
