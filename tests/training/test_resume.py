@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attention_lab.recording.run_directory import RunExists
+from attention_lab.training import fitting
 from attention_lab.training import run as run_module
 from attention_lab.training.building import build
 from attention_lab.training.checkpoint_file import Damaged, read, write
@@ -241,7 +242,7 @@ def test_a_terminal_shows_a_bar_also_of_a_run_that_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(run_module, "sys", terminal)
+    monkeypatch.setattr(fitting, "sys", terminal)
     config = config | {"trainer": {**config["trainer"], "progress": True}}
     cut_after(7)
     train_until_cut(config, tmp_path / "run")

@@ -111,12 +111,15 @@ def _train_one(config: DictConfig) -> None:
     settings = HydraConfig.get()
     check_groups(config, settings.runtime.choices)
 
-    from attention_lab.training.run import train
+    from attention_lab.training.launch import launch
 
     directory = Path(settings.runtime.output_dir)
     if settings.sweeper.get("params"):
         print("one run only; with -m this experiment is a sweep", file=sys.stderr)
-    result = train(plain_config(config), directory, list(settings.overrides.task))
+    result = launch(plain_config(config), directory, list(settings.overrides.task))
+    if not result:  # one of several processes that others have started, and not the first
+        Directories.discard()
+        return
     print(f"\n{directory}")
     for line in lines(result["test"], "test", {"floor": result["floor"], **result["shortcuts"]}):
         print(f"  {line}")

@@ -18,8 +18,9 @@ from attention_lab.recording.run_directory import record_death
 from attention_lab.reports.records import section
 from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.jobs import Job
-from attention_lab.sweeps.processes import Start, cause_of_death, job_starter, stop
+from attention_lab.sweeps.processes import Start, cause_of_death, job_starter
 from attention_lab.sweeps.standing import Standing, standing
+from attention_lab.training.children import cores, stop
 from attention_lab.training.nodes import ConfigError
 from attention_lab.training.run import NO_ROOM
 
@@ -60,23 +61,25 @@ class Resources:
         if limit is not None and (type(limit) not in (int, float) or limit <= 0):
             raise ConfigError(f"hydra.launcher.time_limit: must be above 0 minutes, got {limit!r}")
 
-    def slots(self, on_gpus: bool) -> list[str | None]:
+    def slots(self, on_gpus: bool, devices: int = 1) -> list[str | None]:
         """One entry for each job at a time: its GPUs as CUDA_VISIBLE_DEVICES has them, or None.
 
         Args:
             on_gpus: whether any of the jobs would use one.
+            devices: how many a job trains on at most.
 
         Raises:
             ConfigError: if a job wants more GPUs than there are.
         """
         gpus = _gpus() if on_gpus else []
         if not gpus:
-            return [None] * (self.parallel or max(1, _cores() // self.threads_of_each(_cores())))
+            at_once = cores() // (self.threads_of_each(cores()) * devices)
+            return [None] * (self.parallel or max(1, at_once))
         if self.gpus_per_job > len(gpus):
             raise ConfigError(
                 f"hydra.launcher.gpus_per_job={self.gpus_per_job}: there are {len(gpus)} GPUs"
             )
-        each = self.gpus_per_job
+        each = max(self.gpus_per_job, devices)
         sets = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
         # More jobs than sets of GPUs share them in turn.
         return [sets[i % len(sets)] for i in range(self.parallel or len(sets))]
@@ -84,7 +87,7 @@ class Resources:
     def threads_of_each(self, jobs: int) -> int:
         """CPU threads of each of so many jobs at a time."""
         usual = os.environ.get("OMP_NUM_THREADS", "")
-        shared = int(usual) if usual.isdecimal() else _cores() // jobs
+        shared = int(usual) if usual.isdecimal() else cores() // jobs
         return max(1, self.threads or shared)
 
 
@@ -94,13 +97,6 @@ def _gpus() -> list[str]:
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
-
-
-def _cores() -> int:
-    """The CPU cores that this process may use, which a cluster's allocation limits."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass
@@ -126,8 +122,9 @@ def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> Non
     Raises:
         OSError: if there is no room left on the disk; then jobs can go on when there is.
     """
-    accelerators = {section(job.config, "trainer").get("accelerator") for job in jobs}
-    slots = resources.slots(on_gpus=accelerators != {"cpu"})
+    trainers = [section(job.config, "trainer") for job in jobs]
+    on_gpus = {trainer.get("accelerator") for trainer in trainers} != {"cpu"}
+    slots = resources.slots(on_gpus, max(trainer.get("devices", 1) for trainer in trainers))
     start = job_starter(resources.threads_of_each(len(slots)))
     waiting, running, tries = list(jobs), list[_Running](), Counter[Path]()
     held = set[Path]()

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from attention_lab.data.splits import TrainingLoader
 from attention_lab.recording.metrics import MetricsFile
+from attention_lab.training import ranks
 from attention_lab.training.checkpoint_file import Damaged, read, write
 from attention_lab.training.history import History
 from attention_lab.training.random_states import random_states, restore_random_states
@@ -121,7 +122,8 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         self._tried = trainer.global_step
-        self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
+        if trainer.is_global_zero:
+            self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
         trainer.save_checkpoint(self.last)
         writer = trainer.strategy.checkpoint_io
         assert isinstance(writer, AtomicCheckpointIO)
@@ -141,7 +143,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[_KEPT] = {
-            "random": random_states(),
+            "random": ranks.of_all(random_states()),
             "rows": self.metrics.rows,
             "ended": trainer.should_stop,
             "best_step": self._best_step(),
@@ -152,6 +154,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         self._loaded = kept = checkpoint[_KEPT]
         self._tried = self.saved_step = step = checkpoint["global_step"]
+        if not trainer.is_global_zero:
+            return
         self.metrics.go_on(kept["rows"])
         source = Path(str(trainer.ckpt_path))
         if kept["best_step"] == step and source != self.best and trainer.is_global_zero:
@@ -161,7 +165,7 @@ class Checkpoints(Checkpoint):
         if self.every is not None and isinstance(trainer.train_dataloader, TrainingLoader):
             trainer.train_dataloader.before_each.append(lambda: self._save_when_due(trainer))
         if self._loaded is not None:  # now, as to set up loaders draws random numbers
-            restore_random_states(self._loaded["random"])
+            restore_random_states(self._loaded["random"][ranks.rank()])
             trainer.should_stop = self._loaded["ended"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.recording.run_directory import read_config
@@ -81,6 +82,7 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
         trainer = Trainer(
             accelerator=run.trainer_options.accelerator,
             devices=1,
+            plugins=[LightningEnvironment()],  # alone, whoever else may train beside it
             precision=run.trainer_options.precision,
             logger=False,
             enable_progress_bar=False,
@@ -119,6 +121,9 @@ def quiet() -> Iterator[None]:
             ".*GPU available but not used.*",
             ".*`srun` command is available.*",
             ".*treespec, LeafSpec.*",  # between Lightning and torch
+            ".*`srun` command is available.*",  # one may train without it
+            ".*broadcast_buffers.*",  # its successor is younger than the oldest torch that will do
+            ".*sync_dist=True.*",  # what is logged there is of all processes already
         ):
             warnings.filterwarnings("ignore", message)
         try:

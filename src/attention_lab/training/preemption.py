@@ -29,6 +29,9 @@ class Preempted(SystemExit):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self.message,)
+
 
 class StopSignals:
     """Hears ``SIGNALS`` while it is entered, in the main thread; elsewhere they do what they did.
