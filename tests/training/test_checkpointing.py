@@ -1,6 +1,5 @@
 """Checkpoints are whole or not there, a failed write is heard of, and none of them is code."""
 
-import errno
 import hashlib
 import json
 import os
@@ -8,7 +7,7 @@ import pickle
 import resource
 import tempfile
 import zipfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +19,7 @@ from attention_lab.training.checkpoint_file import read, write
 from attention_lab.training.checkpointing import AtomicCheckpointIO
 from attention_lab.training.run import train
 from tests.conftest import Compose
-from tests.training.conftest import read_status, read_weights, same_weights
+from tests.training.conftest import Refuse, read_status, read_weights, same_weights
 
 OLD, NEW = {"weights": torch.arange(3.0)}, {"weights": torch.randn(100_000)}
 
@@ -183,25 +182,6 @@ def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path, weights_only: b
     assert not mark.exists()
     torch.load(tmp_path / "evil.ckpt", weights_only=False)
     assert mark.exists()  # it would have run
-
-
-Refuse = Callable[[Container[int]], None]
-
-
-@pytest.fixture
-def refuse_to_save(monkeypatch: pytest.MonkeyPatch) -> Refuse:
-    """Leaves no room for the checkpoints of some steps."""
-    save = torch.save
-
-    def refuse(steps: Container[int]) -> None:
-        def save_if_there_is_room(checkpoint: dict[str, Any], file: Any) -> None:
-            if checkpoint["global_step"] in steps:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            save(checkpoint, file)
-
-        monkeypatch.setattr(torch, "save", save_if_there_is_room)
-
-    return refuse
 
 
 #: Validated after the steps 2, 4, 6 and 8.

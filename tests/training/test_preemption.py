@@ -17,13 +17,14 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
+from attention_lab.data.bucketing import BucketBatchSampler
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint_file import read
 from attention_lab.training.objective import Objective
 from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals, requeue_in_slurm
 from attention_lab.training.run import train
 from tests.conftest import Compose
-from tests.training.conftest import read_status
+from tests.training.conftest import Refuse, read_status
 from tests.training.test_resume import OPTIONS, assert_identical, rows
 
 
@@ -102,6 +103,42 @@ def test_a_signal_in_validation_is_heard_at_its_end(
 ) -> None:
     signal_in(Objective, "validation_step", lambda self: self.global_step == step)
     assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {step}"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+def test_before_the_first_step_there_is_nothing_to_save(
+    config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
+) -> None:
+    signal_in(BucketBatchSampler, "set_epoch", lambda sampler: sampler.shuffle)
+    assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1: not saved"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+class Once(list[int]):
+    """Steps that are found once only."""
+
+    def __contains__(self, step: object) -> bool:
+        if there := super().__contains__(step):
+            self.remove(step)  # type: ignore[arg-type]  # it is one of them
+        return there
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be saved:UserWarning")
+@pytest.mark.parametrize("step", [7, 10])
+def test_what_cannot_be_saved_at_a_signal_is_trained_again(
+    step: int,
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    signal_in: Ask,
+    refuse_to_save: Refuse,
+) -> None:
+    """Nor is it tried again after a validation, which Lightning would not know to be over."""
+    refuse_to_save(Once([step]))
+    signal_in(Objective, "training_step", lambda self: self.global_step == step - 1)
+    assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1: saved at step 5"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
 

@@ -172,7 +172,7 @@ class Checkpoints(Checkpoint):
         if self._failures:
             saved = "none" if self.saved_step is None else f"one of step {self.saved_step}"
             times = f"{len(self._failures)} times a checkpoint could not be saved"
-            warnings.warn(f"{times} ({_cause(self._failures[-1])}); there is {saved}", stacklevel=2)
+            warnings.warn(f"{times} ({_cause(self._failures[-1])}); there is {saved}", stacklevel=1)
 
     def _save_when_due(self, trainer: Trainer) -> None:
         assert self.every is not None
@@ -234,7 +234,7 @@ def _pass_over(reason: str) -> None:
 
 def _warn(path: Path, step: object, error: OSError) -> None:
     message = f"{path} could not be saved at step {step} ({_cause(error)})"
-    warnings.warn(f"{message}; what was there before is kept", stacklevel=3)
+    warnings.warn(f"{message}; what was there before is kept", stacklevel=2)
 
 
 def _cause(error: OSError) -> str:

@@ -36,7 +36,7 @@ def _outlast_the_parent() -> None:
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)  # which saves first
     time.sleep(GRACE)
     os._exit(1)
 
