@@ -14,6 +14,7 @@ from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.training import ranks
 from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.sharding import is_sharded, shard
 from attention_lab.training.slice_accuracy import SliceAccuracy
 
 Split = Literal["validation", "test"]
@@ -161,6 +162,11 @@ class Objective(LightningModule, ABC):
         if ranks.any_of_all(not torch.isfinite(loss)):
             value = next(each for each in ranks.of_all(loss.item()) if not math.isfinite(each))
             raise Diverged(f"the {what} loss is {value} at step {self.global_step}")
+
+    def configure_model(self) -> None:
+        mesh = self.device_mesh
+        if mesh is not None and not is_sharded(self.model):
+            shard(self.model, mesh["data_parallel"])
 
     def configure_gradient_clipping(
         self,
