@@ -28,7 +28,7 @@ from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals, r
 from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import Refuse, read_status
-from tests.training.test_resume import OPTIONS, assert_identical, rows
+from tests.training.test_resume import OPTIONS, assert_identical, in_a_process, rows
 
 
 @pytest.fixture(scope="module")
@@ -228,11 +228,6 @@ def test_the_time_of_a_part_that_is_saved_in_mid_interval_counts(
 
 
 # Real signals
-
-
-def in_a_process(config: dict[str, Any], directory: Path) -> None:
-    torch.set_num_threads(1)
-    train(config, directory, [])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
