@@ -3,6 +3,7 @@
 import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -55,6 +56,8 @@ class Objective(LightningModule, ABC):
         self.model = model
         self.data = data
         self.optimizer_options = optimizer
+        #: Called before each validation: nothing of it has happened, and all that led to it.
+        self.before_validation: list[Callable[[], None]] = []
         #: Real (not padding) tokens trained on so far, by all processes; a tensor, so that
         #: counting never waits for the device.
         self.register_buffer("tokens", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -112,6 +115,11 @@ class Objective(LightningModule, ABC):
         # Looking at the loss waits for the device, so not at every step.
         if self.global_step % self._log_every == 0:
             self.require_finite("training", outputs["loss"])
+
+    def on_validation_model_zero_grad(self) -> None:
+        super().on_validation_model_zero_grad()
+        for call in self.before_validation:
+            call()
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         self.evaluate(batch, "validation")

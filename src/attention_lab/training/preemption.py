@@ -78,8 +78,8 @@ class StopSignals:
 class Preemption(Callback):
     """Saves and stops between two batches when any process of the run has heard a signal.
 
-    It stands before the checkpoints among the callbacks. A signal during validation is heard at
-    its end.
+    The batches may be those of a validation, which then begins anew when the run goes on. It stands
+    before the checkpoints among the callbacks.
 
     Args:
         signals: what hears them.
@@ -102,6 +102,9 @@ class Preemption(Callback):
         if isinstance(loader, TrainingLoader):  # another gives no place to stop at
             self.signals.waits = True
             loader.before_each.append(lambda: self._stop_if_asked(trainer))
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
