@@ -110,6 +110,8 @@ def _train_one(config: DictConfig) -> None:
     """Hydra's task function: one run in this process."""
     settings = HydraConfig.get()
     check_groups(config, settings.runtime.choices)
+    if settings.runtime.choices["hydra/launcher"] == "slurm":
+        raise WrongCommand("hydra/launcher=slurm: needs -m, also for one run; without, none is")
 
     from attention_lab.training.run import train
 
@@ -126,8 +128,13 @@ def _train_one(config: DictConfig) -> None:
 def _report_sweep(sweep: Path) -> int:
     """Compare the runs of a sweep; the exit code says whether all of them finished."""
     from attention_lab.cli.report import report
+    from attention_lab.recording.run_directory import IN_QUEUE
     from attention_lab.reports.records import read_runs
+    from attention_lab.sweeps.queue import how_to_follow, in_queue
 
+    if queued := in_queue([path.parent for path in sweep.glob(f"*/{IN_QUEUE}")]):
+        print(how_to_follow(sweep, queued))
+        return 0
     code = report([sweep])
     if code:
         return code
