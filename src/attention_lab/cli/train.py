@@ -110,8 +110,9 @@ def _train_one(config: DictConfig) -> None:
     """Hydra's task function: one run in this process."""
     settings = HydraConfig.get()
     check_groups(config, settings.runtime.choices)
-    if settings.runtime.choices["hydra/launcher"] == "slurm":
-        raise WrongCommand("hydra/launcher=slurm: needs -m, also for one run; without, none is")
+    if settings.launcher._target_.endswith(".SlurmLauncher"):
+        chosen = settings.runtime.choices["hydra/launcher"]
+        raise WrongCommand(f"hydra/launcher={chosen}: add -m, also for one run, to submit it")
 
     from attention_lab.training.run import train
 

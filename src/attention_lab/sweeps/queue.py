@@ -180,12 +180,16 @@ def _cause(state: str | None, directory: Path) -> str:
 
 
 def _last_line(directory: Path) -> str:
-    """The last line that a run has printed or, if it got to print none, that SLURM has."""
+    """What SLURM has said last of a job, else the last line that it has printed."""
     known = read_ticket(directory)
     logs = [directory / "log.txt"]
     logs += [directory.parent / FOLDER / f"{known.job}_0_log.out"] if known else []
-    for log in logs:
-        text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        if lines := [line for line in text.splitlines() if line.strip()]:
-            return lines[-1]
-    return ""
+    lines = [
+        line
+        for log in logs
+        if log.exists()
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
+    of_slurm = [line for line in lines if line.startswith(("srun: error:", "slurmstepd"))]
+    return (of_slurm or lines or [""])[-1]

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class Slurm:
     #: Lines of shell before each job.
     setup: Sequence[str] = ()
     #: Any other option of sbatch.
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] | None = None
     #: Whether to follow the jobs until they have ended.
     wait: bool = True
     #: Seconds from one look at the queue to the next.
@@ -130,11 +130,11 @@ class Slurm:
         for name in ("requeue", "wait"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"hydra.launcher.{name}: must be true or false")
-        if not isinstance(self.extra, Mapping):
+        if not isinstance(self.extra, Mapping | None):
             raise ConfigError("hydra.launcher.extra: must be options of sbatch and their values")
         if isinstance(self.setup, str) or not all(isinstance(line, str) for line in self.setup):
             raise ConfigError("hydra.launcher.setup: must be a list of lines of shell")
-        for name in self.extra:
+        for name in self.extra or ():
             if (told := TOLD.get(str(name).replace("_", "-"))) is not None:
                 raise ConfigError(f"hydra.launcher.extra.{name}: comes from {told}")
 
@@ -147,7 +147,7 @@ class Slurm:
         check_jobs(jobs)
         for request, alike in self._requests(jobs):
             flags = [_flag(name, value) for name, value in request.items()]
-            flags += [_flag(name, value) for name, value in self.extra.items()]
+            flags += [_flag(name, value) for name, value in (self.extra or {}).items()]
             flags += [f"--array=0-{len(alike) - 1}"] if len(alike) > 1 else []
             command = ["sbatch", "--test-only", *flags, "--wrap=:"]
             with _outside_of_jobs():
@@ -242,7 +242,7 @@ class Slurm:
             setup=list(self.setup) or None,
             stderr_to_stdout=True,
             srun_args=options,
-            additional_parameters={**again, **self.extra},
+            additional_parameters={**again, **(self.extra or {})},
         )
         said = io.StringIO()  # which the error says again
         try:
@@ -267,7 +267,8 @@ def check_installed() -> None:
 
 def run_task(job: Job) -> None:
     """One process of a run, which srun has started: train, and print into the run's ``log.txt``."""
-    if os.environ.get("SLURM_PROCID", "0") == "0":
+    is_first = os.environ.get("SLURM_PROCID", "0") == "0"
+    if is_first:
         with (job.directory / "log.txt").open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -278,7 +279,12 @@ def run_task(job: Job) -> None:
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
         torch.set_num_threads(int(cores))
-    train(job.config, job.directory, job.overrides, job.group)
+    try:
+        train(job.config, job.directory, job.overrides, job.group)
+    except SystemExit:
+        if is_first:
+            raise
+        # Were this one to fail, srun would end the first, which has yet to say that all is saved.
 
 
 def _follow(
