@@ -14,7 +14,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontr
 #: Ranks look each other up by the names of nodes. These are addresses of loopback already.
 NODES = ("127.0.0.2", "127.0.0.3")
 #: CPUs that a node declares, whatever this machine has.
-CPUS = 4
+CPUS = 2
 #: Seconds that anything may take which ought to take a few.
 PATIENCE = 60.0
 
@@ -127,14 +127,9 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         for pid in self._processes_of_jobs():
             _kill(pid)
-        for daemon in reversed(self._daemons.values()):
-            daemon.terminate()
         for daemon in self._daemons.values():
-            try:
-                daemon.wait(10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+            daemon.kill()  # nothing that they keep is of use to anybody
+            daemon.wait()
 
     def start_node(self, name: str) -> None:
         """Start a node, and wait until it is ready for jobs."""
@@ -153,9 +148,9 @@ class Cluster:
         done = self._client("sinfo", "--noheader", f"--nodes={node}", "--format=%t")
         return done.stdout.strip()
 
-    def ask(self, *command: str) -> str:
+    def ask(self, *command: str, cwd: Path | None = None, **environment: str) -> str:
         """What a command of SLURM's says."""
-        done = self._client(*command)
+        done = self._client(*command, cwd=cwd, **environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -169,9 +164,17 @@ class Cluster:
         eventually(lambda: self.queue().get(job) == "PENDING", f"job {job} to be queued again")
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
-    def _client(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def _client(
+        self, *command: str, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
+            command,
+            cwd=cwd,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
 
     def _start(self, program: str, *arguments: str, key: str | None = None) -> None:
