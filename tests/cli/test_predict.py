@@ -19,6 +19,7 @@ from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.vocabulary import BOS, EOS, PAD, Characters, Words
 from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.training.building import Run, build
+from attention_lab.training.checkpoint_file import write
 from attention_lab.training.finished import restored
 from attention_lab.training.prediction import Predictor
 from attention_lab.training.run import train
@@ -430,7 +431,7 @@ def test_a_checkpoint_without_its_data_is_to_blame(
     for name in lost[:-1]:
         part = part[name]
     del part[lost[-1]]
-    torch.save(whole, file)
+    write(whole, file)
     answer = ask(run, "zoo\n")
     assert (answer.code, answer.out) == (1, "")
     problem = f"{file} cannot be used: of its data, G2P, it does not hold {missing}"
@@ -445,8 +446,21 @@ def test_a_checkpoint_without_weights_is_to_blame(
     file = run / "checkpoints" / "best.ckpt"
     kept = torch.load(file, weights_only=True)
     del kept["state_dict"]
-    torch.save(kept, file)
+    write(kept, file)
     problem = f"attention-lab: {file} cannot be used: it holds no 'state_dict'\n"
+    assert ask(run, "zoo\n") == command("evaluate", str(run)) == (1, "", problem)
+
+
+def test_a_damaged_checkpoint_is_to_blame(
+    ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    file = run / "checkpoints" / "best.ckpt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    problem = f"attention-lab: {file} is damaged: its checksum is wrong\n"
     assert ask(run, "zoo\n") == command("evaluate", str(run)) == (1, "", problem)
 
 

@@ -45,15 +45,33 @@ def test_every_example_is_in_exactly_one_batch(examples: int, shuffle: bool) -> 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("processes", [2, 3, 7])
-def test_processes_share_the_batches_and_run_in_step(processes: int, shuffle: bool) -> None:
-    samplers = [
-        BucketBatchSampler(LENGTHS, 32, shuffle, seed=0, num_replicas=processes, rank=rank)
+def test_processes_see_together_what_one_would(processes: int, shuffle: bool) -> None:
+    shares = [
+        batches(BucketBatchSampler(LENGTHS, 16, shuffle, 0, processes, rank), epoch=1)
         for rank in range(processes)
     ]
-    shares = [batches(sampler, epoch=1) for sampler in samplers]
-    assert {len(share) for share in shares} == {len(samplers[0])}
-    assert max(len(batch) for share in shares for batch in share) <= 32
-    assert sorted(row for share in shares for batch in share for row in batch) == list(range(500))
+    one = batches(BucketBatchSampler(LENGTHS, 16 * processes, shuffle), epoch=1)
+    assert len(one) > 1
+    for parts, whole in zip(zip(*shares, strict=True), one, strict=True):
+        assert sorted(chain.from_iterable(parts)) == sorted(whole)
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= 16
+
+
+@pytest.mark.parametrize("examples", [4, 5, 7, 8, 11])
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_no_process_is_left_without_an_example(examples: int, batch_size: int) -> None:
+    shares = [
+        batches(BucketBatchSampler(LENGTHS[:examples], batch_size, True, 0, 4, rank))
+        for rank in range(4)
+    ]
+    sizes = [len(batch) for share in shares for batch in share]
+    assert min(sizes) >= 1
+    assert max(sizes) <= max(2, batch_size)
+    assert sorted(row for share in shares for batch in share for row in batch) == list(
+        range(examples)
+    )
 
 
 def test_the_process_group_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

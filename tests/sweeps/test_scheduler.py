@@ -29,6 +29,7 @@ def test_every_job_has_gpus_of_its_own() -> None:
     assert Resources(gpus_per_job=2).slots(on_gpus=True) == ["0,1", "2,3"]
     assert set(Resources().slots(on_gpus=False)) == {None}
     assert Resources(gpus_per_job=2, parallel=1).slots(on_gpus=True) == ["0,1"]
+    assert Resources().slots(on_gpus=True, devices=2) == ["0,1", "2,3"]
     # More jobs than that share them evenly.
     assert Resources(gpus_per_job=2, parallel=4).slots(on_gpus=True) == ["0,1", "2,3", "0,1", "2,3"]
     with pytest.raises(ConfigError, match=r"gpus_per_job=6: there are 5 GPUs"):
@@ -43,10 +44,12 @@ def test_gpus_keep_the_names_that_a_cluster_gave_them(monkeypatch: pytest.Monkey
 
 def test_cpu_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(scheduler, "_cores", lambda: 8)
+    monkeypatch.setattr(scheduler, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert Resources().slots(on_gpus=True) == [None] * 8
     assert Resources(threads=3).slots(on_gpus=True) == [None] * 2
+    assert Resources().slots(on_gpus=False, devices=2) == [None] * 4
+    assert Resources(threads=3).slots(on_gpus=False, devices=2) == [None]
     assert Resources(threads=99).slots(on_gpus=True) == [None]
     assert Resources(parallel=3).slots(on_gpus=True) == [None] * 3
     assert Resources().threads_of_each(3) == 2

@@ -1,8 +1,9 @@
 """Reading what a run left behind."""
 
 import csv
+import errno
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,22 @@ def trained(tmp_path: Path) -> Train:
         return directory
 
     return run
+
+
+Refuse = Callable[[Container[int]], None]
+
+
+@pytest.fixture
+def refuse_to_save(monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Leaves no room for the checkpoints of some steps."""
+    save = torch.save
+
+    def refuse(steps: Container[int]) -> None:
+        def save_if_there_is_room(checkpoint: dict[str, Any], file: Any) -> None:
+            if checkpoint["global_step"] in steps:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            save(checkpoint, file)
+
+        monkeypatch.setattr(torch, "save", save_if_there_is_room)
+
+    return refuse

@@ -1,9 +1,12 @@
 """Checkpoints are whole or not there, a failed write is heard of, and none of them is code."""
 
+import hashlib
+import json
 import os
 import pickle
 import resource
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,36 +15,54 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
+from attention_lab.training.checkpoint_file import read, write
 from attention_lab.training.checkpointing import AtomicCheckpointIO
 from attention_lab.training.run import train
 from tests.conftest import Compose
-from tests.training.conftest import read_status
+from tests.training.conftest import Refuse, read_status, read_weights, same_weights
 
-IO = AtomicCheckpointIO()
 OLD, NEW = {"weights": torch.arange(3.0)}, {"weights": torch.randn(100_000)}
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     """A checkpoint that an earlier validation wrote."""
-    IO.save_checkpoint(OLD, tmp_path / "last.ckpt")
+    write(OLD, tmp_path / "last.ckpt")
     return tmp_path / "last.ckpt"
 
 
+def holds(path: Path, checkpoint: dict[str, Any]) -> bool:
+    return torch.equal(read(path)["weights"], checkpoint["weights"])
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
 def assert_untouched(target: Path) -> None:
-    assert torch.equal(IO.load_checkpoint(target)["weights"], OLD["weights"])
-    assert [path.name for path in target.parent.iterdir()] == ["last.ckpt"]
+    assert holds(target, OLD)
+    assert names(target.parent) == {"last.ckpt"}
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     target = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    IO.save_checkpoint({"weights": OLD["weights"], "step": 3, "names": ["a"]}, target)
-    loaded = IO.load_checkpoint(str(target))
+    write({"weights": OLD["weights"], "step": 3, "names": ["a"]}, target)
+    loaded = read(target)
     assert torch.equal(loaded.pop("weights"), OLD["weights"])
     assert loaded == {"step": 3, "names": ["a"]}
-    IO.save_checkpoint(NEW, target)
-    assert torch.equal(IO.load_checkpoint(target)["weights"], NEW["weights"])
-    assert [path.name for path in target.parent.iterdir()] == ["last.ckpt"]
+    write(NEW, target)
+    assert holds(target, NEW)
+    assert names(target.parent) == {"last.ckpt"}
+
+
+def test_a_checkpoint_is_for_anybody(target: Path) -> None:
+    """PyTorch reads it, and whatever reads zip archives; the checksum is that of torch's bytes."""
+    assert torch.equal(torch.load(target)["weights"], OLD["weights"])
+    with zipfile.ZipFile(target) as archive:
+        comment = archive.comment
+        assert archive.testzip() is None
+    alone = target.read_bytes()[: -len(comment) - 2] + bytes(2)
+    assert comment.decode() == f"attention-lab sha256 {hashlib.sha256(alone).hexdigest()}"
 
 
 def test_a_checkpoint_is_on_disk_before_it_takes_its_name(
@@ -49,10 +70,16 @@ def test_a_checkpoint_is_on_disk_before_it_takes_its_name(
 ) -> None:
     done: list[str] = []
     fsync, replace = os.fsync, Path.replace
+
+    def renamed(path: Path, to: Path) -> Path:
+        done.append(f"{path.name} to {to.name}")
+        return replace(path, to)
+
     monkeypatch.setattr(os, "fsync", lambda file: done.append("fsync") or fsync(file))
-    monkeypatch.setattr(Path, "replace", lambda *paths: done.append("rename") or replace(*paths))
-    IO.save_checkpoint(NEW, target)
-    assert done == ["fsync", "rename"]
+    monkeypatch.setattr(Path, "replace", renamed)
+    write(NEW, target, target.with_name("previous.ckpt"))
+    moved = "last.ckpt to previous.ckpt"
+    assert done == ["fsync", moved, ".last.ckpt.partial to last.ckpt"]
 
 
 @contextmanager
@@ -67,8 +94,8 @@ def full_disk() -> Iterator[None]:
 
 
 def test_a_write_that_breaks_off_raises_and_leaves_the_old_checkpoint(target: Path) -> None:
-    with full_disk(), pytest.raises((OSError, RuntimeError)):
-        IO.save_checkpoint(NEW, target)
+    with full_disk(), pytest.raises(OSError, match="too large"):
+        write(NEW, target, target.with_name("previous.ckpt"))
     assert_untouched(target)
 
 
@@ -82,14 +109,49 @@ def test_a_refused_write_raises_and_leaves_the_old_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(os if broken == "fsync" else Path, broken, refuse)
         with pytest.raises(PermissionError):
-            IO.save_checkpoint(NEW, target)
+            write(NEW, target)
     assert_untouched(target)
 
 
 def test_a_directory_that_cannot_be_written_to_raises(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file is in the way")
     with pytest.raises(OSError, match="checkpoints"):
-        IO.save_checkpoint(NEW, tmp_path / "checkpoints" / "last.ckpt")
+        write(NEW, tmp_path / "checkpoints" / "last.ckpt")
+
+
+# As Lightning saves and loads
+
+
+def test_the_one_before_is_kept_if_it_is_whole(tmp_path: Path) -> None:
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(OLD, last)
+    io.save_checkpoint(NEW, last)
+    assert holds(last, NEW)
+    assert holds(previous, OLD)
+    last.write_bytes(b"damaged")
+    io = AtomicCheckpointIO()  # of a process that goes on
+    io.load_checkpoint(previous)
+    io.save_checkpoint(NEW, last)
+    assert holds(last, NEW)
+    assert holds(previous, OLD)
+    io.save_checkpoint(OLD, last)
+    assert holds(previous, NEW)
+
+
+def test_a_save_that_fails_is_heard_of_and_leaves_both(tmp_path: Path) -> None:
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(OLD, last)
+    io.save_checkpoint(OLD, last)
+    with full_disk(), pytest.warns(UserWarning, match=r"last.ckpt .* step 7 \(File too large\)"):
+        io.save_checkpoint(NEW | {"global_step": 7}, last)
+    assert isinstance(io.failure, OSError)
+    assert holds(last, OLD)
+    assert holds(previous, OLD)
+    io.save_checkpoint(NEW, last)
+    assert io.failure is None
+    assert holds(last, NEW)
 
 
 def test_the_temporary_directory_does_not_matter(
@@ -97,8 +159,8 @@ def test_the_temporary_directory_does_not_matter(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    IO.save_checkpoint(NEW, tmp_path / "last.ckpt")
-    assert torch.equal(IO.load_checkpoint(tmp_path / "last.ckpt")["weights"], NEW["weights"])
+    write(NEW, tmp_path / "last.ckpt")
+    assert holds(tmp_path / "last.ckpt", NEW)
 
 
 class Code:
@@ -114,27 +176,73 @@ class Code:
 @pytest.mark.parametrize("weights_only", [None, True, False])
 def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path, weights_only: bool | None) -> None:
     mark = tmp_path / "the code ran"
-    torch.save({"state_dict": Code(mark)}, tmp_path / "evil.ckpt")
+    write({"state_dict": Code(mark)}, tmp_path / "evil.ckpt")
     with pytest.raises(pickle.UnpicklingError):
-        IO.load_checkpoint(tmp_path / "evil.ckpt", weights_only=weights_only)
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt", weights_only=weights_only)
     assert not mark.exists()
     torch.load(tmp_path / "evil.ckpt", weights_only=False)
     assert mark.exists()  # it would have run
 
 
-def test_a_run_that_cannot_write_its_checkpoint_does_not_finish(
-    tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> NoReturn:
-        raise OSError(28, "No space left on device")
+#: Validated after the steps 2, 4, 6 and 8.
+SHORT = ("trainer.validate_every=0.5", "trainer.max_epochs=2")
+NOT_SAVED = "ignore:.*checkpoint:UserWarning"
 
-    monkeypatch.setattr(torch, "save", refuse)
+
+@pytest.mark.filterwarnings(NOT_SAVED)
+def test_a_run_that_can_never_write_its_checkpoint_does_not_finish(
+    tiny_digits: Compose, tmp_path: Path, refuse_to_save: Refuse
+) -> None:
+    refuse_to_save(range(100))
     with pytest.raises(OSError, match="No space left"):
-        train(tiny_digits(), tmp_path / "run", [])
+        train(tiny_digits(*SHORT), tmp_path / "run", [])
     status = read_status(tmp_path / "run")
     assert status["status"] == "preempted"
     assert status["error"] == "no room left on the disk"
+    assert status["progress"]["step"] == 8  # it has trained to the end
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_save_that_fails_does_not_end_the_run(
+    tiny_digits: Compose, tmp_path: Path, refuse_to_save: Refuse
+) -> None:
+    config = tiny_digits(*SHORT, "optimizer.lr=0.02")
+    train(config, tmp_path / "whole", [])
+    best = json.loads((tmp_path / "whole" / "result.json").read_text())["best_step"]
+    assert best > 2
+    refuse_to_save({2})
+    with pytest.warns(UserWarning, match="could not be saved") as warned:
+        train(config, tmp_path / "run", [])
+    assert [str(warning.message) for warning in warned] == [
+        f"{tmp_path}/run/checkpoints/last.ckpt could not be saved at step 2 (No space left on "
+        "device); what was there before is kept",
+        "1 times a checkpoint could not be saved (No space left on device); there is one of step 8",
+    ]
+    assert read_status(tmp_path / "run")["status"] == "finished"
+    for name in ("best", "last"):
+        weights = read_weights(tmp_path / "run", name)
+        assert same_weights(weights, read_weights(tmp_path / "whole", name))
+
+
+@pytest.mark.filterwarnings(NOT_SAVED)
+def test_a_run_whose_best_was_not_saved_goes_back_to_what_was(
+    tiny_digits: Compose, tmp_path: Path, refuse_to_save: Refuse
+) -> None:
+    """Its later checkpoints say that an earlier one is the best, which is nowhere."""
+    config = tiny_digits(*SHORT, "optimizer.lr=0.3")  # so that it gets worse
+    train(config, tmp_path / "whole", [])
+    best = json.loads((tmp_path / "whole" / "result.json").read_text())["best_step"]
+    assert 2 < best < 8
+    refuse_to_save({best})
+    with pytest.raises(OSError, match="No space left"):
+        train(config, tmp_path / "run", [])
+    assert read_status(tmp_path / "run")["error"] == "no room left on the disk"
+    refuse_to_save({})
+    with pytest.warns(UserWarning, match=f"goes with the best checkpoint of step {best}, which is"):
+        train(config, tmp_path / "run", [])
+    for name in ("best", "last"):
+        weights = read_weights(tmp_path / "run", name)
+        assert same_weights(weights, read_weights(tmp_path / "whole", name))
 
 
 def test_a_run_does_without_a_temporary_directory(
@@ -143,5 +251,4 @@ def test_a_run_does_without_a_temporary_directory(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     train(tiny_digits(), tmp_path / "run", [])
-    checkpoints = (tmp_path / "run" / "checkpoints").iterdir()
-    assert {path.name for path in checkpoints} == {"best.ckpt", "last.ckpt"}
+    assert names(tmp_path / "run" / "checkpoints") == {"best.ckpt", "last.ckpt", "previous.ckpt"}

@@ -8,6 +8,7 @@ import torch
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.training.building import build
+from attention_lab.training.checkpoint_file import write
 from attention_lab.training.finished import evaluate, restored
 from attention_lab.training.nodes import ConfigError, create
 from tests.conftest import Compose, FinishedRun
@@ -94,7 +95,7 @@ def test_a_checkpoint_that_kept_nothing_can_be_evaluated(
     checkpoint = torch.load(source, weights_only=True)
     del checkpoint["Digits"]
     (tmp_path / "checkpoints").mkdir()
-    torch.save(checkpoint, tmp_path / "checkpoints" / "best.ckpt")
+    write(checkpoint, tmp_path / "checkpoints" / "best.ckpt")
     (tmp_path / "config.yaml").write_bytes((digits_run.directory / "config.yaml").read_bytes())
     assert evaluate(restored(tmp_path), "test").keys() == digits_run.result["test"].keys()
 

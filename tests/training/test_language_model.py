@@ -50,7 +50,7 @@ def objective(config: dict[str, Any], data: Recall) -> LanguageModel:
 
 def test_the_loss_is_that_of_the_labelled_positions(objective: LanguageModel, data: Recall) -> None:
     batch = data.split("train")
-    loss, tokens = objective.loss(batch)
+    loss, _, tokens = objective.loss(batch)
     logits = objective.model(batch.inputs)
     expected = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -50,7 +50,7 @@ def test_label_smoothing_is_in_the_training_loss_and_nowhere_else(
     objective = make(tiny(f"objective.label_smoothing={smoothing}"), words)
     batch = words.split("validation")
     logits = objective.model(batch.source, batch.target[:, :-1])
-    loss, _ = objective.loss(batch)
+    loss = objective.loss(batch).mean
     assert loss.item() == pytest.approx(loss_by_hand(logits, batch.target, smoothing), rel=1e-5)
     objective.evaluate(batch, "validation")
     expected = loss_by_hand(logits, batch.target, 0.0)
@@ -65,7 +65,7 @@ def test_tokens_are_the_letters_read_and_the_phonemes_written(tiny: Compose, wor
         torch.tensor([0, 1]),
     )
     # Read: 3 + 1 letters. Written: 2 and 3 phonemes, each with its end.
-    _, tokens = make(tiny(), words).loss(batch)
+    tokens = make(tiny(), words).loss(batch).tokens
     assert int(tokens) == 3 + 1 + 3 + 4
 
 
@@ -144,7 +144,7 @@ def test_the_metrics_of_a_classifier(tiny_digits: Compose) -> None:
     objective, batch = run.objective.eval(), run.data.split("validation")
     logits = objective.model(batch.inputs)
     chosen = logits.log_softmax(-1)[torch.arange(len(batch.labels)), batch.labels]
-    loss, tokens = objective.loss(batch)
+    loss, _, tokens = objective.loss(batch)
     assert loss.item() == pytest.approx(-chosen.mean().item(), rel=1e-5)
     assert int(tokens) == batch.inputs.shape[0] * 8
     for rows in torch.arange(len(batch.labels)).split(50):

@@ -1,6 +1,7 @@
 """The learning rate at each step, and what decays."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from attention_lab.training.building import build
 from attention_lab.training.objective import Objective
 from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import Train
 
@@ -141,6 +143,35 @@ def test_the_first_step_is_adams() -> None:
 def test_it_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimizerOptions(**options)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped(precision: str, tiny_digits: Compose, tmp_path: Path) -> None:
+    """With so small a norm, plain gradient descent moves no further than it in a step."""
+
+    def descent(_: OptimizerOptions, model: nn.Module, fused: bool) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def moved(clip: str) -> float:
+        directory = tmp_path / clip
+        options = [f"trainer.precision={precision}", f"trainer.gradient_clip={clip}"]
+        config = tiny_digits(*options, "trainer.max_steps=1", "optimizer.weight_decay=0")
+        before = {k: v.clone() for k, v in build(config).objective.state_dict().items()}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OptimizerOptions, "optimizer", descent)
+            patch.setattr(OptimizerOptions, "learning_rate", lambda self, *_: self.lr)
+            train(config, directory, [])
+        after = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        return math.sqrt(sum(float((after[k] - v).square().sum()) for k, v in before.items()))
+
+    assert moved("0.001") == pytest.approx(0.001, rel=0.01)
+    assert moved("null") > 0.01
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_every_precision_trains(precision: str, tiny_digits: Compose, tmp_path: Path) -> None:
+    options = [f"trainer.precision={precision}", "trainer.max_steps=1"]
+    assert train(tiny_digits(*options), tmp_path / "run", [])["steps"] == 1
 
 
 @pytest.mark.parametrize(("precision", "is_fused"), [("32-true", True), ("16-mixed", False)])

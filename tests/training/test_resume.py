@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from attention_lab.recording.run_directory import RunExists
+from attention_lab.training import fitting
 from attention_lab.training import run as run_module
 from attention_lab.training.building import build
-from attention_lab.training.checkpointing import AtomicCheckpointIO, newest
+from attention_lab.training.checkpoint_file import Damaged, read, write
+from attention_lab.training.checkpointing import newest
 from attention_lab.training.objective import Objective
 from attention_lab.training.random_states import random_states, restore_random_states
 from attention_lab.training.run import train
@@ -240,7 +242,7 @@ def test_a_terminal_shows_a_bar_also_of_a_run_that_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(run_module, "sys", terminal)
+    monkeypatch.setattr(fitting, "sys", terminal)
     config = config | {"trainer": {**config["trainer"], "progress": True}}
     cut_after(7)
     train_until_cut(config, tmp_path / "run")
@@ -269,9 +271,9 @@ def empty(path: Path) -> None:
 
 def write_as_once(path: Path) -> None:
     """As Lightning alone would have written it."""
-    kept = torch.load(path, weights_only=True)
+    kept = read(path)
     del kept["attention_lab"]
-    torch.save(kept, path)
+    write(kept, path)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, write_as_once])
@@ -279,17 +281,87 @@ def test_what_is_not_whole_is_passed_over(
     damage: Callable[[Path], None], whole: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(whole / "checkpoints", tmp_path, dirs_exist_ok=True)
-    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
-    assert newest(tmp_path) == last
-    for path, next_best in ((last, best), (best, None)):
+    last, previous, best = (tmp_path / f"{name}.ckpt" for name in ("last", "previous", "best"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert newest(tmp_path) == last
+    for path, next_best in ((last, previous), (previous, best), (best, None)):
         damage(path)
         with pytest.warns(UserWarning, match=r"\.ckpt .*; it is passed over$") as said:
             assert newest(tmp_path) == next_best
-        assert str(path) in str(said[-1].message)
+        assert any(str(path) in str(warning.message) for warning in said)
         assert all("\n" not in str(warning.message) for warning in said)
 
 
-def test_without_a_whole_last_checkpoint_a_run_goes_on_from_the_best(
+@pytest.mark.parametrize(
+    ("last", "previous", "best", "chosen"),
+    [
+        ((15, 15), (10, 5), (5, 5), "last"),  # the process died before it made it the best
+        ((15, 5), (10, 5), (5, 5), "last"),
+        ((15, None), None, None, "last"),  # there was no validation yet
+        (None, (10, 5), (5, 5), "previous"),
+        (None, (10, 10), (15, 15), "best"),  # it is newer
+        ((20, 15), (15, 15), (10, 10), "previous"),  # the best was never saved as such
+        ((25, 15), (20, 15), (10, 10), "best"),  # nor is it elsewhere
+        ((25, 15), (20, 15), None, None),
+    ],
+)
+def test_the_newest_is_chosen_that_is_whole_and_has_its_best(
+    last: tuple[int, int | None] | None,
+    previous: tuple[int, int | None] | None,
+    best: tuple[int, int | None] | None,
+    chosen: str | None,
+    tmp_path: Path,
+) -> None:
+    for name, steps in (("last", last), ("previous", previous), ("best", best)):
+        path = tmp_path / f"{name}.ckpt"
+        step, best_step = steps or (0, 0)
+        write({"global_step": step, "attention_lab": {"best_step": best_step}}, path)
+        if steps is None:
+            truncate(path)
+    with warnings.catch_warnings(record=True) as said:
+        assert newest(tmp_path) == (chosen and tmp_path / f"{chosen}.ckpt")
+    lost = [str(warning.message) for warning in said if "step 15, which is lost" in str(warning)]
+    assert bool(lost) == ((last or (0, 0))[0] >= 20)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A checkpoint of a few thousand bytes."""
+    write({"weights": torch.randn(300), "names": ["a", "b"], "global_step": 3}, tmp_path / "ckpt")
+    return tmp_path / "ckpt"
+
+
+def places(content: bytes, count: int) -> list[int]:
+    """Where to damage a file: its ends, the padding and headers of the archive in it, by chance."""
+    chance = random.Random(len(content))
+    parts = [b"PK\3\4", b"PK\1\2", b"PK\5\6", b"FB", b"ZZZZ", b"attention-lab sha256"]
+    known = [0, len(content) - 1, *(content.rindex(part) for part in parts)]
+    return known + chance.sample(range(len(content)), count - len(known))
+
+
+def test_a_checkpoint_that_is_cut_off_is_never_taken(small: Path) -> None:
+    content = small.read_bytes()
+    for length in places(content, 50):
+        small.write_bytes(content[:length])
+        with pytest.raises(Damaged, match="has no checksum"):
+            read(small)
+
+
+def test_a_checkpoint_with_one_byte_that_is_another_is_never_taken(small: Path) -> None:
+    content = bytearray(small.read_bytes())
+    for place in places(bytes(content), 50):
+        for flip in (1, 0x20, 0xFF):
+            content[place] ^= flip
+            small.write_bytes(content)
+            with pytest.raises(Damaged):
+                read(small)
+            content[place] ^= flip
+    small.write_bytes(content)
+    assert read(small)["global_step"] == 3
+
+
+def test_a_run_goes_back_to_the_checkpoint_before(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
@@ -299,7 +371,26 @@ def test_without_a_whole_last_checkpoint_a_run_goes_on_from_the_best(
     directory = tmp_path / "run"
     cut_after(22)
     train_until_cut(config, directory)
-    truncate(directory / "checkpoints" / "last.ckpt")
+    flip_a_bit(directory / "checkpoints" / "last.ckpt")
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged: .*; it is passed over"):
+        train(config, directory, [])
+    previous = directory / "checkpoints" / "previous.ckpt"
+    assert f"goes on from {previous}" in capsys.readouterr().out
+    assert_identical(directory, whole)
+
+
+def test_without_a_whole_later_checkpoint_a_run_goes_on_from_the_best(
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    cut_after: Interrupt,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory = tmp_path / "run"
+    cut_after(22)
+    train_until_cut(config, directory)
+    for name in ("last", "previous"):
+        truncate(directory / "checkpoints" / f"{name}.ckpt")
     with pytest.warns(UserWarning, match="passed over"):
         train(config, directory, [])
     assert f"goes on from {directory / 'checkpoints' / 'best.ckpt'}" in capsys.readouterr().out
@@ -312,7 +403,7 @@ def test_without_a_whole_checkpoint_a_run_begins_again(
     directory = tmp_path / "run"
     cut_after(17)
     train_until_cut(config, directory)
-    for name in ("last", "best"):
+    for name in ("last", "previous", "best"):
         truncate(directory / "checkpoints" / f"{name}.ckpt")
     with pytest.warns(UserWarning, match="passed over"):
         train(config, directory, [])
@@ -373,8 +464,8 @@ def test_random_numbers_go_on(tmp_path: Path) -> None:
         ]
 
     draw()
-    AtomicCheckpointIO().save_checkpoint(random_states(), tmp_path / "states")
+    write(random_states(), tmp_path / "states")
     numbers = draw()
     assert draw() != numbers
-    restore_random_states(AtomicCheckpointIO().load_checkpoint(tmp_path / "states"))
+    restore_random_states(read(tmp_path / "states"))
     assert draw() == numbers

@@ -65,7 +65,7 @@ def test_a_few_words_are_learned_by_heart(model: list[str], compose: Compose) ->
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.01)
     losses = []
     for _ in range(100):
-        loss, _ = objective.loss(batch)
+        loss = objective.loss(batch).mean
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -263,7 +263,7 @@ def test_best_is_the_checkpoint_of_the_best_validation_and_last_is_the_last(
     assert result["validation"]["accuracy"] == pytest.approx(0.7)
     assert result["test"]["accuracy"] == pytest.approx(0.5)
     names = {path.name for path in (directory / "checkpoints").iterdir()}
-    assert names == {"best.ckpt", "last.ckpt"}
+    assert names == {"best.ckpt", "last.ckpt", "previous.ckpt"}
 
 
 def test_evaluation_from_the_checkpoint_reproduces_the_result(run: FinishedRun) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from attention_lab.recording import run_directory
 from attention_lab.recording.run_directory import RunExists
 from attention_lab.training import run as run_module
+from attention_lab.training.launch import launch
 from attention_lab.training.nodes import ConfigError
 from attention_lab.training.objective import Diverged, Objective
 from attention_lab.training.run import train
@@ -142,7 +143,7 @@ def test_the_wrong_model_for_the_data_writes_nothing(compose: Compose, tmp_path:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_writes_nothing(tiny_digits: Compose, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="accelerator"):
-        train(tiny_digits("trainer=gpu"), tmp_path / "run", [])
+        launch(tiny_digits("trainer=gpu"), tmp_path / "run", [])
     assert not list(tmp_path.iterdir())
 
 

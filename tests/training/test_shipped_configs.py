@@ -93,6 +93,8 @@ DEVIATIONS = {
     },
     "trainer=cpu": {"accelerator": "cpu"},
     "trainer=gpu": {"accelerator": "gpu", "precision": "bf16-mixed"},
+    "trainer=ddp": {"accelerator": "gpu", "precision": "bf16-mixed", "devices": 8},
+    "trainer=ddp_cpu": {"accelerator": "cpu", "devices": 2},
     "logger=csv": {"wandb": "off"},
 }
 

@@ -69,6 +69,7 @@ def usable(directory: Path, checkpoint: str) -> Iterator[None]:
 
     from yaml import YAMLError
 
+    from attention_lab.training.checkpoint_file import Damaged
     from attention_lab.training.nodes import ConfigError
 
     config = directory / "config.yaml"
@@ -80,5 +81,7 @@ def usable(directory: Path, checkpoint: str) -> Iterator[None]:
         if error.args == ("state_dict",):
             raise UnusableRun(f"{file} cannot be used: it holds no 'state_dict'") from error
         raise UnusableRun(f"{config} is not a run's config: {error!r}") from error
+    except Damaged as error:
+        raise UnusableRun(str(error)) from error
     except (RuntimeError, UnpicklingError) as error:
         raise UnusableRun(f"{file} cannot be used: {error}") from error

@@ -29,6 +29,7 @@ from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.spelling import nearest
 
 CONFIG_NAME = "train"
+MULTIRUN = {"-m", "--multirun"}
 UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENOSPC, errno.EDQUOT),
@@ -72,6 +73,9 @@ def run(arguments: Sequence[str]) -> int:
     OmegaConf.register_new_resolver(
         "sweep_name", lambda *, _root_: sweep_name(_root_), replace=True
     )
+    if MULTIRUN & set(arguments) and (number := _number_started()) > 1:
+        message = "each would run the whole sweep, which starts the processes of its jobs by itself"
+        return fail(f"-m: {number} processes were started, and {message}", 2)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, who say them in one line
     Directories.sweep, Directories.made = None, []
     errors: list[Exception] = []
@@ -106,6 +110,15 @@ def run(arguments: Sequence[str]) -> int:
     return 0 if Directories.sweep is None else _report_sweep(Directories.sweep)
 
 
+def _number_started() -> int:
+    """As one of how many processes torchrun or srun has started this one."""
+    if not {"RANK", "SLURM_STEP_NUM_TASKS"} & set(os.environ):
+        return 1  # known without the seconds that it takes to import torch
+    from attention_lab.training.ranks import started
+
+    return started()
+
+
 def _train_one(config: DictConfig) -> None:
     """Hydra's task function: one run in this process."""
     settings = HydraConfig.get()
@@ -114,12 +127,15 @@ def _train_one(config: DictConfig) -> None:
         chosen = settings.runtime.choices["hydra/launcher"]
         raise WrongCommand(f"hydra/launcher={chosen}: add -m, also for one run, to submit it")
 
-    from attention_lab.training.run import train
+    from attention_lab.training.launch import launch
 
     directory = Path(settings.runtime.output_dir)
     if settings.sweeper.get("params"):
         print("one run only; with -m this experiment is a sweep", file=sys.stderr)
-    result = train(plain_config(config), directory, list(settings.overrides.task))
+    result = launch(plain_config(config), directory, list(settings.overrides.task))
+    if not result:  # one of several processes that others have started, and not the first
+        Directories.discard()
+        return
     print(f"\n{directory}")
     for line in lines(result["test"], "test", {"floor": result["floor"], **result["shortcuts"]}):
         print(f"  {line}")

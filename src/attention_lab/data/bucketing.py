@@ -12,9 +12,10 @@ from torch.utils.data import DistributedSampler, TensorDataset
 class BucketBatchSampler(DistributedSampler[Tensor]):
     """Rows for each batch: all examples, sorted by length and cut into batches.
 
-    Every example is in exactly one batch of an epoch, and every batch goes to exactly one process.
-    The number of batches is a multiple of the number of processes, and their sizes differ by at
-    most one: processes run in step, and no example counts twice in a metric.
+    Every example is in exactly one batch of an epoch. Of several processes each gets its part of
+    every batch, which then is as many times as large: they run in step, with examples of similar
+    lengths, and see together what one process with that batch size would see. The sizes of batches
+    differ by at most one, and so do those of the parts of one; no example counts twice in a metric.
 
     With ``shuffle``, examples of equal lengths are cut in a random order and the batches come in a
     random order, which both depend on (``seed``, ``epoch``) only. Lightning calls ``set_epoch``
@@ -26,7 +27,8 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
 
     Args:
         lengths: (N, K) int64: K lengths of each of N examples, sorted by the first one first.
-        batch_size: largest number of examples in a batch, per process.
+        batch_size: largest number of examples in a batch, per process. (With a batch size of 1 it
+            can be 2, as no process may be left without an example.)
         shuffle: whether to shuffle; otherwise shortest first and ties by row.
         seed: of the shuffling.
         num_replicas: number of processes; by default those of the process group, if there is one.
@@ -53,14 +55,15 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
                 f"{len(lengths)} examples are too few for {self.num_replicas} processes"
             )
         self._lengths = lengths.numpy()
-        self._batches_per_process = ceil(len(lengths) / (batch_size * self.num_replicas))
+        wanted = ceil(len(lengths) / (batch_size * self.num_replicas))
+        self._batches = min(wanted, len(lengths) // self.num_replicas)
         self._given = self._first = 0
 
     def __len__(self) -> int:
-        return self._batches_per_process
+        return self._batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        examples, batches = len(self._lengths), len(self) * self.num_replicas
+        examples, batches = len(self._lengths), len(self)
         # Not seed + epoch, with which seed 1 would repeat the second epoch of seed 0.
         random = np.random.default_rng((self.seed, self.epoch))
         ties = random.permutation(examples) if self.shuffle else np.arange(examples)
@@ -68,8 +71,8 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         cut = np.array_split(order, batches)
         turns = random.permutation(batches) if self.shuffle else np.arange(batches)
         self._given, self._first = self._first, 0
-        mine = turns[self.rank :: self.num_replicas][self._given :]
-        return self._counted(torch.from_numpy(cut[turn]) for turn in mine)
+        mine = slice(self.rank, None, self.num_replicas)
+        return self._counted(torch.from_numpy(cut[turn][mine]) for turn in turns[self._given :])
 
     def _counted(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for batch in batches:

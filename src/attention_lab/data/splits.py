@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import combinations
 from typing import Any, ClassVar, Generic, Literal
@@ -111,6 +111,22 @@ class TrainingLoader(DataLoader[BatchT]):
         # The sampler yields whole batches of rows, so the loader itself must not batch again.
         super().__init__(Rows(examples), batch_size=None, sampler=sampler)
         self._batches = sampler
+        #: Called before each batch is fetched: all that the one before has led to is done.
+        self.before_each: list[Callable[[], None]] = []
+
+    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]
+        # Not a generator itself: an epoch begins here, not with its first batch.
+        return self._announced(super().__iter__())
+
+    def _announced(self, batches: Iterator[BatchT]) -> Iterator[BatchT]:
+        while True:
+            for call in self.before_each:
+                call()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """How far into which epoch it has come."""

@@ -44,7 +44,10 @@ class AttentionMaps(Callback):
         started = time.perf_counter()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch = trainer.strategy.batch_to_device(data.probe(self.examples))
+        # Every process looks, as each may hold a part of the model; one draws.
         maps = attention_maps(pl_module, batch, data.labels(batch), trainer.global_step)
+        if not trainer.is_global_zero:
+            return
         pictures = self._draw(maps)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -5,8 +5,12 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
-#: What changes nothing about a result: where it is logged and shown, and where it is computed.
-IMMATERIAL = ("logger", "sweep", "trainer.accelerator", "trainer.progress")
+#: What changes nothing about a result: where it is logged and shown, where it is computed, and how
+#: often it is saved.
+IMMATERIAL = (
+    *("logger", "sweep"),
+    *("trainer.accelerator", "trainer.progress", "trainer.checkpoint_every"),
+)
 
 
 def is_immaterial(key: str) -> bool:

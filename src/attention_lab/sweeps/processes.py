@@ -8,21 +8,17 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess, parent_process
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from attention_lab.sweeps.jobs import Job
-from attention_lab.training.run import train
+from attention_lab.training.children import end_with_parent, killer, print_into
+from attention_lab.training.launch import launch
 
-#: How long an interrupted job may take to put its affairs in order, in seconds.
-GRACE = 10.0
 #: What a launcher around the sweep may have told its own processes, and not the jobs.
 OF_A_PROCESS_GROUP = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -63,48 +59,24 @@ def job_starter(threads: int) -> Start:
 
 def _run_job(job: Job, threads: int, gpus: str | None) -> None:
     """In the job's own process: train, with everything printed going to the run's ``log.txt``."""
-    with (job.directory / "log.txt").open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    log = job.directory / "log.txt"
+    print_into(log)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     # A shell's background job is started deaf to it, but it is how jobs are ended here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     try:
-        train(job.config, job.directory, job.overrides, job.group)
+        launch(job.config, job.directory, job.overrides, job.group, log)
     except KeyboardInterrupt:
         sys.exit(1)  # it is recorded; a traceback would say no more
 
 
-def _end_with_the_sweep() -> None:
-    """End this job when the sweep's own process has ended, however that came."""
-    sweep = parent_process()
-    assert sweep is not None
-    wait([sweep.sentinel])
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(GRACE)
-    os._exit(1)
-
-
-def stop(processes: Sequence[BaseProcess]) -> None:
-    """Ctrl-C has reached the jobs, too: give them time to record it, then end them."""
-    deadline = time.monotonic() + GRACE
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
-
-
 def cause_of_death(process: BaseProcess, log: Path) -> str:
     """Why a process ended without recording it, in a line."""
-    code = process.exitcode
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        return f"killed by {name}{hint}"
+    if (by := killer(process)) is not None:
+        return by
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     last = next((line for line in reversed(lines) if line.strip()), "")
-    return f"ended with exit code {code}: {last}"
+    return f"ended with exit code {process.exitcode}: {last}"

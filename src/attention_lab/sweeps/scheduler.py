@@ -4,12 +4,13 @@ import errno
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,9 +18,11 @@ from attention_lab.recording.lock import is_held
 from attention_lab.recording.run_directory import record_death
 from attention_lab.reports.records import section
 from attention_lab.sweeps.display import Display
-from attention_lab.sweeps.jobs import Job
-from attention_lab.sweeps.processes import Start, cause_of_death, job_starter, stop
+from attention_lab.sweeps.jobs import Job, check_jobs
+from attention_lab.sweeps.processes import Start, cause_of_death, job_starter
 from attention_lab.sweeps.standing import Standing, standing
+from attention_lab.training.children import cores, stop
+from attention_lab.training.launch import check_devices
 from attention_lab.training.nodes import ConfigError
 from attention_lab.training.run import NO_ROOM
 
@@ -60,23 +63,25 @@ class Resources:
         if limit is not None and (type(limit) not in (int, float) or limit <= 0):
             raise ConfigError(f"hydra.launcher.time_limit: must be above 0 minutes, got {limit!r}")
 
-    def slots(self, on_gpus: bool) -> list[str | None]:
+    def slots(self, on_gpus: bool, devices: int = 1) -> list[str | None]:
         """One entry for each job at a time: its GPUs as CUDA_VISIBLE_DEVICES has them, or None.
 
         Args:
             on_gpus: whether any of the jobs would use one.
+            devices: how many a job trains on at most.
 
         Raises:
             ConfigError: if a job wants more GPUs than there are.
         """
         gpus = _gpus() if on_gpus else []
         if not gpus:
-            return [None] * (self.parallel or max(1, _cores() // self.threads_of_each(_cores())))
+            at_once = cores() // (self.threads_of_each(cores()) * devices)
+            return [None] * (self.parallel or max(1, at_once))
         if self.gpus_per_job > len(gpus):
             raise ConfigError(
                 f"hydra.launcher.gpus_per_job={self.gpus_per_job}: there are {len(gpus)} GPUs"
             )
-        each = self.gpus_per_job
+        each = max(self.gpus_per_job, devices)
         sets = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
         # More jobs than sets of GPUs share them in turn.
         return [sets[i % len(sets)] for i in range(self.parallel or len(sets))]
@@ -84,7 +89,7 @@ class Resources:
     def threads_of_each(self, jobs: int) -> int:
         """CPU threads of each of so many jobs at a time."""
         usual = os.environ.get("OMP_NUM_THREADS", "")
-        shared = int(usual) if usual.isdecimal() else _cores() // jobs
+        shared = int(usual) if usual.isdecimal() else cores() // jobs
         return max(1, self.threads or shared)
 
 
@@ -96,21 +101,27 @@ def _gpus() -> list[str]:
     return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _cores() -> int:
-    """The CPU cores that this process may use, which a cluster's allocation limits."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @dataclass
 class _Running:
     job: Job
     process: BaseProcess
     slot: str | None
     started: float
+    #: What the run's status.json held then.
+    earlier: Mapping[str, Any]
     #: What is to be recorded of its end if it does not do so itself.
     error: str | None = None
+
+
+def check_here(jobs: Sequence[Job]) -> None:
+    """Find out whether jobs can work, on this machine.
+
+    Raises:
+        ConfigError: naming what cannot.
+    """
+    check_jobs(jobs)
+    for job in jobs:
+        check_devices(job.config)
 
 
 def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> None:
@@ -126,8 +137,9 @@ def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> Non
     Raises:
         OSError: if there is no room left on the disk; then jobs can go on when there is.
     """
-    accelerators = {section(job.config, "trainer").get("accelerator") for job in jobs}
-    slots = resources.slots(on_gpus=accelerators != {"cpu"})
+    trainers = [section(job.config, "trainer") for job in jobs]
+    on_gpus = {trainer.get("accelerator") for trainer in trainers} != {"cpu"}
+    slots = resources.slots(on_gpus, max(trainer.get("devices", 1) for trainer in trainers))
     start = job_starter(resources.threads_of_each(len(slots)))
     waiting, running, tries = list(jobs), list[_Running](), Counter[Path]()
     held = set[Path]()
@@ -173,7 +185,8 @@ def _start_some(
         ended = ("finished", "failed", "diverged")
         if job.directory not in held or standing(job.directory).state not in ended:
             tries[job.directory] += 1
-            running.append(_Running(job, start(job, slot), slot, time.monotonic()))
+            earlier = standing(job.directory).record
+            running.append(_Running(job, start(job, slot), slot, time.monotonic(), earlier))
 
 
 def _next_free(waiting: Sequence[Job], held: set[Path]) -> Job | None:
@@ -202,7 +215,7 @@ def _settled(each: _Running) -> Standing:
     directory, job = each.job.directory, each.job
     found = standing(directory)
     # What an earlier process has left behind says nothing of how this one ended.
-    if found.record.get("pid") == each.process.pid and found.record["status"] != "running":
+    if found.record != each.earlier and found.record["status"] != "running":
         return found
     error = each.error or cause_of_death(each.process, directory / "log.txt")
     with suppress(OSError):  # no room: what was not said is taken for an interruption

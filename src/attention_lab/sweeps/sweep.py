@@ -9,7 +9,7 @@ from attention_lab.recording.lock import Lock, Locked
 from attention_lab.recording.run_directory import RunExists
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
-from attention_lab.sweeps.jobs import Job, check_jobs, make_job
+from attention_lab.sweeps.jobs import Job, make_job
 from attention_lab.sweeps.options import RETRIED, SweepOptions
 from attention_lab.sweeps.standing import Standing, State, standing
 from attention_lab.sweeps.tuning import as_record, choose, groups_of, trials, tuned
@@ -41,7 +41,7 @@ class Sweep:
         compose: Callable[[Sequence[str]], Mapping[str, Any]],
         options: Mapping[str, Any],
         run: Callable[[Sequence[Job], Display], None],
-        check: Callable[[Sequence[Job]], None] = check_jobs,
+        check: Callable[[Sequence[Job]], None],
     ) -> None:
         self.directory = directory
         self.compose = compose

@@ -65,8 +65,6 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
     with config_errors(config):
         optimizer = create(config["optimizer"])
         trainer_options = create(config["trainer"])
-        if trainer_options.accelerator == "gpu" and not _has_gpu():
-            raise ValueError("trainer.accelerator=gpu: there is no GPU here; trainer=cpu works")
         seed_everything(config["seed"], workers=True, verbose=False)
         sizes = data.model_arguments()
         _check_sizes(config, sizes)
@@ -106,7 +104,7 @@ def from_anywhere(config: Config) -> Config:
 
 
 def _trains_on_gpu(options: TrainerOptions) -> bool:
-    return options.accelerator == "gpu" or (options.accelerator == "auto" and _has_gpu())
+    return options.accelerator == "gpu" or (options.accelerator == "auto" and has_gpu())
 
 
 def _check_sizes(config: Config, sizes: dict[str, int]) -> None:
@@ -149,5 +147,6 @@ def _check_lengths(model: Network, data: SplitDataModule[Any], longest_written: 
             raise ValueError(f"{name}: {error}") from None
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether there is a GPU here."""
     return CUDAAccelerator.is_available() or MPSAccelerator.is_available()

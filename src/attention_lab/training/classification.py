@@ -9,7 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from attention_lab.data.batches import LabelledSequences
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import ClassificationNetwork
-from attention_lab.training.objective import Objective, Split
+from attention_lab.training.objective import Loss, Objective, Split
 from attention_lab.training.optimization import OptimizerOptions
 
 
@@ -35,9 +35,9 @@ class Classification(Objective):
         self.mean_loss = MeanMetric()
         self.accuracy = MulticlassAccuracy(data.model_arguments()["classes"], average="micro")
 
-    def loss(self, batch: LabelledSequences) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: LabelledSequences) -> Loss:
         loss = F.cross_entropy(self.model(batch.inputs), batch.labels)
-        return loss, batch.lengths().sum()
+        return Loss(loss, len(batch.labels), batch.lengths().sum())
 
     def evaluate(self, batch: LabelledSequences, split: Split) -> None:
         logits = self.model(batch.inputs)

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.recording.run_directory import read_config
 from attention_lab.training.building import Run, build, config_errors, load_data
+from attention_lab.training.checkpoint_file import read
 from attention_lab.training.nodes import Config, ConfigError, component_class, create
 from attention_lab.training.objective import Objective, Split
 from attention_lab.training.sections import check
@@ -36,12 +37,13 @@ def restored(
 
     Raises:
         FileNotFoundError: if the directory has no such checkpoint or no config.
+        Damaged: if the checkpoint is not what was written.
         ConfigError: if its config no longer works.
     """
     config = read_config(directory)
     config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
     config["objective"] |= decoding or {}
-    kept = read_checkpoint(directory / "checkpoints" / f"{checkpoint}.ckpt")
+    kept = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
     check(config)
     data = load_data(config) if with_data else _data_of(kept, config)
     run = build(config, data)
@@ -62,12 +64,6 @@ def solves(directory: Path) -> str:
     return objective.task
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU."""
-    kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return kept
-
-
 def load_weights(run: Run, kept: Mapping[str, Any]) -> None:
     """Take the weights of a checkpoint, if its data is this run's."""
     known = kept.get(type(run.data).__qualname__)
@@ -86,6 +82,7 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
         trainer = Trainer(
             accelerator=run.trainer_options.accelerator,
             devices=1,
+            plugins=[LightningEnvironment()],  # alone, whoever else may train beside it
             precision=run.trainer_options.precision,
             logger=False,
             enable_progress_bar=False,
@@ -122,7 +119,11 @@ def quiet() -> Iterator[None]:
             ".*is not empty.*",  # the run directory already holds its status and config
             ".*smaller than the logging interval.*",
             ".*GPU available but not used.*",
+            ".*`srun` command is available.*",
             ".*treespec, LeafSpec.*",  # between Lightning and torch
+            ".*`srun` command is available.*",  # one may train without it
+            ".*broadcast_buffers.*",  # its successor is younger than the oldest torch that will do
+            ".*sync_dist=True.*",  # what is logged there is of all processes already
         ):
             warnings.filterwarnings("ignore", message)
         try:

@@ -72,6 +72,7 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         kept = {name: getattr(self, name) for name in _KEPT}
+        kept["training_seconds"] += time.perf_counter() - self._since  # of a lap that goes on
         return kept | {"seconds": self.seconds, "validations": list(map(list, self.validations))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 from attention_lab.data.batches import IGNORE, LabelledPositions
 from attention_lab.data.language_model import LanguageModelData
 from attention_lab.models.protocol import LanguageNetwork
-from attention_lab.training.objective import Objective, Split
+from attention_lab.training.objective import Loss, Objective, Split
 from attention_lab.training.optimization import OptimizerOptions
 
 
@@ -37,9 +37,9 @@ class LanguageModel(Objective):
         super().__init__(model, data, optimizer)
         self.mean_loss, self.accuracy, self.sequence_accuracy = (MeanMetric() for _ in range(3))
 
-    def loss(self, batch: LabelledPositions) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: LabelledPositions) -> Loss:
         logits, labels = self._asked(batch)
-        return F.cross_entropy(logits, labels), batch.length.sum()
+        return Loss(F.cross_entropy(logits, labels), len(labels), batch.length.sum())
 
     def evaluate(self, batch: LabelledPositions, split: Split) -> None:
         logits, labels = self._asked(batch)

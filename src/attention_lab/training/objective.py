@@ -1,8 +1,9 @@
 """What all objectives share: optimization, counting tokens, and noticing divergence."""
 
 import functools
+import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning import LightningModule
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
+from attention_lab.training import ranks
 from attention_lab.training.optimization import OptimizerOptions
 from attention_lab.training.slice_accuracy import SliceAccuracy
 
@@ -19,6 +21,17 @@ Split = Literal["validation", "test"]
 
 class Diverged(RuntimeError):
     """The training loss is no longer a finite number."""
+
+
+class Loss(NamedTuple):
+    """The loss of a batch."""
+
+    #: (), the mean over what is counted.
+    mean: Tensor
+    #: (), of how many labels it is the mean.
+    labels: Tensor | int
+    #: (), real (not padding) tokens in the batch, by which speed is measured.
+    tokens: Tensor
 
 
 class Objective(LightningModule, ABC):
@@ -41,8 +54,8 @@ class Objective(LightningModule, ABC):
         self.model = model
         self.data = data
         self.optimizer_options = optimizer
-        #: Real (not padding) tokens trained on so far; a tensor, so that counting never waits
-        #: for the device.
+        #: Real (not padding) tokens trained on so far, by all processes; a tensor, so that
+        #: counting never waits for the device.
         self.register_buffer("tokens", torch.zeros((), dtype=torch.int64), persistent=False)
         self.slices = {
             split: slices
@@ -54,8 +67,8 @@ class Objective(LightningModule, ABC):
         )
 
     @abstractmethod
-    def loss(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The training loss () of a batch, and the number of real tokens () in it."""
+    def loss(self, batch: Any) -> Loss:
+        """The training loss of a batch."""
 
     @abstractmethod
     def evaluate(self, batch: Any, split: Split) -> None:
@@ -80,12 +93,17 @@ class Objective(LightningModule, ABC):
         return accuracy
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        loss, tokens = self.loss(batch)
+        loss, labels, tokens = self.loss(batch)
+        if ranks.are_many():
+            # The gradients of all processes will be averaged. The mean over all labels is what is
+            # wanted, to which a process with more of them has more to say.
+            all_labels, tokens = ranks.total([labels, tokens], loss.device)
+            loss = loss * (labels * self.trainer.world_size / all_labels)
         self.tokens.add_(tokens)  # in place: `+=` would register the buffer anew at every step
         # Between the steps that Lightning writes down, logging would only cost time.
         steps = self.global_step + 1
         if steps % self._log_every == 0 or steps == self._total_steps:
-            self.log("train/loss", loss, prog_bar=True)
+            self.log("train/loss", loss, prog_bar=True, sync_dist=ranks.are_many())
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
@@ -139,9 +157,21 @@ class Objective(LightningModule, ABC):
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
 
     def require_finite(self, what: str, loss: Tensor) -> None:
-        """Raise Diverged unless a loss () is a number; means would pass over one that is not."""
-        if not torch.isfinite(loss):
-            raise Diverged(f"the {what} loss is {loss.item()} at step {self.global_step}")
+        """Raise Diverged unless a loss () is a number, in all processes; means would hide it."""
+        if ranks.any_of_all(not torch.isfinite(loss)):
+            value = next(each for each in ranks.of_all(loss.item()) if not math.isfinite(each))
+            raise Diverged(f"the {what} loss is {value} at step {self.global_step}")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own refuses fused optimizers under any mixed precision, although gradients
+        # are scaled under one of them only.
+        if gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         scaled = self.trainer.precision == "16-mixed"  # the only one that scales gradients

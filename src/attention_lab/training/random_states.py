@@ -5,6 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning import seed_everything
+
+
+def seed_rank(seed: int, rank: int) -> None:
+    """Seed all generators of one of the processes of a run, each otherwise.
+
+    With the same seeds they would drop the same units of different examples.
+    """
+    own = int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
+    seed_everything(own, workers=True, verbose=False)
 
 
 def random_states() -> dict[str, Any]:

@@ -1,14 +1,91 @@
 """The processes that train one run together: which of them this is, and what they agree on.
 
-A run on one device is one process, the first; then nothing here waits for anybody.
+Who starts them says so in their environment: :mod:`attention_lab.training.launch` on one machine,
+torchrun, or SLURM's srun. A run on one device is one process, the first; then nothing here waits
+for anybody.
 """
 
-from typing import TypeVar
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as distributed
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from attention_lab.training.nodes import ConfigError
 
 T = TypeVar("T")
+
+#: How long the others are waited for: one may be loading data, or writing a large checkpoint.
+PATIENCE = timedelta(minutes=30)
+
+
+def started() -> int:
+    """As one of how many processes this one was started; 1 if it is alone."""
+    of_a_step = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else of_a_step
+
+
+def check_number(devices: int, nodes: int) -> None:
+    """Raise ConfigError if more or fewer processes were started than a run wants."""
+    if started() > 1 and started() != devices * nodes:
+        raise ConfigError(
+            f"trainer.devices={devices} and trainer.num_nodes={nodes} want {devices * nodes} "
+            f"{'process' if devices * nodes == 1 else 'processes'}, but {started()} were started"
+        )
+
+
+def environment() -> ClusterEnvironment:
+    """How a process finds the others."""
+    if "RANK" in os.environ:
+        return TorchElasticEnvironment()
+    # What SLURM's signals mean is not for Lightning to say.
+    return SLURMEnvironment(auto_requeue=False) if started() > 1 else LightningEnvironment()
+
+
+@contextmanager
+def joined(make: Callable[[], T], accelerator: str) -> Iterator[T]:
+    """Meet the others, for as long as it lasts or until :func:`leave`, with what each has made.
+
+    What is made before that may compute metrics, which later would wait for all others to do so.
+
+    Args:
+        make: called in each process; an error in one of them is raised in all.
+        accelerator: "cpu", or where else the run may compute.
+    """
+    if started() == 1:
+        yield make()
+        return
+    made = _outcome(make)
+    cluster = environment()
+    backend = "gloo"
+    if accelerator != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(cluster.local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+    os.environ["MASTER_ADDR"] = cluster.main_address
+    os.environ["MASTER_PORT"] = str(cluster.main_port)
+    distributed.init_process_group(
+        backend, timeout=PATIENCE, world_size=started(), rank=cluster.global_rank()
+    )
+    rank_zero_only.rank = cluster.global_rank()  # type: ignore[attr-defined]
+    try:
+        yield _agreed(made)
+    finally:
+        leave()
+
+
+def leave() -> None:
+    """Go on alone."""
+    if are_many():
+        distributed.destroy_process_group()
 
 
 def are_many() -> bool:
@@ -18,12 +95,12 @@ def are_many() -> bool:
 
 def rank() -> int:
     """The number of this process, from 0; the first one alone keeps the run's record."""
-    return distributed.get_rank() if are_many() else 0
+    return environment().global_rank() if started() > 1 else 0
 
 
-def world_size() -> int:
-    """How many processes train the run."""
-    return distributed.get_world_size() if are_many() else 1
+def is_first() -> bool:
+    """Whether this is the first process, or the only one."""
+    return rank() == 0
 
 
 def any_of_all(flag: bool) -> bool:
@@ -39,7 +116,7 @@ def of_all(value: T) -> list[T]:
     """What each of the processes, which all have to ask, has for a value, by rank."""
     if not are_many():
         return [value]
-    values: list[T | None] = [None] * world_size()
+    values: list[T | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values  # type: ignore[return-value]
 
@@ -51,3 +128,31 @@ def of_first(value: T) -> T:
     values = [value]
     distributed.broadcast_object_list(values)
     return values[0]
+
+
+def in_step(make: Callable[[], T]) -> T:
+    """What each process makes for itself; an error in one of them is raised in all."""
+    return _agreed(_outcome(make))
+
+
+def _outcome(make: Callable[[], T]) -> T | Exception:
+    try:
+        return make()
+    except Exception as error:
+        return error
+
+
+def _agreed(outcome: T | Exception) -> T:
+    own = outcome if isinstance(outcome, Exception) else None
+    errors = [error for error in of_all(own) if error is not None]
+    if errors:
+        raise own or errors[0]
+    return cast(T, outcome)
+
+
+def total(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:
+    """The sums of some whole numbers over all processes, (N,) int64 on a device."""
+    sums = torch.stack([torch.as_tensor(count, device=device).to(torch.int64) for count in counts])
+    if are_many():
+        distributed.all_reduce(sums)
+    return sums

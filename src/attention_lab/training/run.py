@@ -3,34 +3,26 @@
 import errno
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from attention_lab.attention import attention_layers
-from attention_lab.recording.attention_maps import AttentionMaps
-from attention_lab.recording.metrics import MetricsFile
-from attention_lab.recording.progress import Heartbeat, ProgressLines
 from attention_lab.recording.run_directory import RunRecord
+from attention_lab.training import ranks
 from attention_lab.training.building import Run, build, from_anywhere
-from attention_lab.training.checkpointing import Checkpoints, newest
-from attention_lab.training.finished import evaluate, load_weights, quiet, read_checkpoint
-from attention_lab.training.history import History
-from attention_lab.training.nodes import (
-    Config,
-)
+from attention_lab.training.finished import evaluate, load_weights
+from attention_lab.training.fitting import fit, stems_from
+from attention_lab.training.nodes import Config
 from attention_lab.training.objective import Diverged
-from attention_lab.training.trainer import TrainerOptions
+from attention_lab.training.preemption import Preempted, StopSignals
+from attention_lab.training.random_states import seed_rank
 
 #: What status.json says of a run for which the disk was too full.
 NO_ROOM = "no room left on the disk"
-#: How many validation examples the attention maps show.
-PROBE_SIZE = 3
 
 
 def train(
@@ -38,14 +30,17 @@ def train(
 ) -> dict[str, Any]:
     """Train, test and record one run.
 
+    Where several processes train it together, each calls this. The first one keeps the record,
+    and tests alone, as others would evaluate the run later.
+
     Args:
         config: the resolved config.
-        directory: the run's directory; made here.
+        directory: the run's directory; made here. Of several processes the first one's counts.
         overrides: what the user asked for, as ``key=value``.
         group: the sweep that the run belongs to; None means the directory's parent.
 
     Returns:
-        What ``result.json`` holds.
+        What ``result.json`` holds; nothing where this is not the first process.
 
     Raises:
         ConfigError: if the config cannot work; then nothing was written.
@@ -53,22 +48,71 @@ def train(
             another process is at work.
         Diverged: if the loss stopped being a number. This and any other failure is recorded in
             ``status.json`` first.
+        Preempted: if a signal has stopped it, between two steps if it was training.
+    """
+    with StopSignals() as signals:
+        try:
+            return _train(config, directory, overrides, group, signals)
+        except Preempted as error:
+            if ranks.is_first():
+                print(f"{error}; the same command goes on", file=sys.stderr, flush=True)
+            raise
+
+
+def _train(
+    config: Config,
+    directory: Path,
+    overrides: Sequence[str],
+    group: str | None,
+    signals: StopSignals,
+) -> dict[str, Any]:
+    accelerator = config["trainer"].get("accelerator", "auto")
+    with ranks.joined(lambda: _prepared(config), accelerator) as (run, threshold):
+        directory = ranks.of_first(directory)
+        config = from_anywhere(config)
+        record = ranks.in_step(
+            lambda: RunRecord(directory, config, overrides) if ranks.is_first() else None
+        )
+        if record is not None:
+            return _recorded(run, threshold, record, group, config, signals)
+        seed_rank(config["seed"], ranks.rank())
+        fit(run, directory, None, [], signals)
+        return {}
+
+
+def _prepared(config: Config) -> tuple[Run, float]:
+    """A run, and the floor of its validation by the metric that is monitored.
+
+    That is computed before training, which a mistake of a dataset of one's own must not cost.
     """
     run = build(config)
-    config = from_anywhere(config)
-    record = RunRecord(directory, config, overrides)
+    return run, run.data.floor("validation")[run.data.monitor]
+
+
+def _recorded(
+    run: Run,
+    threshold: float,
+    record: RunRecord,
+    group: str | None,
+    config: Config,
+    signals: StopSignals,
+) -> dict[str, Any]:
+    """Train and test a run whose end, whatever it is, gets into its record."""
     try:
         with _wandb(run, record, group, config) as loggers:
-            result = _fit_and_test(run, record, loggers)
+            result = _fit_and_test(run, threshold, record, loggers, signals)
             record.finish(result)  # before W&B, which may take its time
     except Diverged as error:
         record.end("diverged", str(error))
+        raise
+    except Preempted as error:
+        record.end("preempted", str(error))
         raise
     except (KeyboardInterrupt, SystemExit):
         record.end("preempted", "interrupted")
         raise
     except BaseException as error:
-        if _stems_from(error, _is_lack_of_room):  # of which the run knows nothing
+        if stems_from(error, _is_lack_of_room):  # of which the run knows nothing
             record.end("preempted", NO_ROOM)
         else:
             record.end("failed", f"{type(error).__name__}: {error}")
@@ -78,38 +122,15 @@ def train(
     return result
 
 
-def _fit_and_test(run: Run, record: RunRecord, others: list[Logger]) -> dict[str, Any]:
-    history = History()
-    data, directory = run.data, record.directory
-    monitor, mode = f"validation/{data.monitor}", data.mode
-    # Before training, which a mistake of a dataset of one's own must not cost; of validation only.
-    threshold = data.floor("validation")[data.monitor]
-    maps = AttentionMaps(directory / "attention", PROBE_SIZE)
-    metrics = MetricsFile(directory / "metrics.csv")
-    loggers = [metrics, *others]
-    checkpoints = Checkpoints(directory / "checkpoints", monitor, mode, history, metrics)
-    heartbeat, display = Heartbeat(record, monitor), _display(run.trainer_options)
-    with quiet():
-        trainer = run.trainer_options.trainer(
-            directory,
-            monitor,
-            mode,
-            len(data.train_dataloader()),
-            [maps, history, heartbeat, display, checkpoints],
-            loggers,
-        )
-        checkpoint = newest(directory / "checkpoints") if record.goes_on else None
-        if record.goes_on:
-            print(f"goes on from {checkpoint}" if checkpoint else "begins again: no checkpoint yet")
-        try:
-            trainer.fit(run.objective, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
-        except BaseException as error:
-            if _stems_from(error, _is_ctrl_c):  # which Lightning takes without a word
-                raise KeyboardInterrupt from error
-            raise
-    load_weights(run, read_checkpoint(directory / "checkpoints" / "best.ckpt"))
+def _fit_and_test(
+    run: Run, threshold: float, record: RunRecord, others: list[Logger], signals: StopSignals
+) -> dict[str, Any]:
+    data, monitor, mode = run.data, f"validation/{run.data.monitor}", run.data.mode
+    trainer, history, maps, checkpoints = fit(run, record.directory, record, others, signals)
+    ranks.leave()
+    load_weights(run, checkpoints.read_best())
     test = evaluate(run, "test")
-    for logger in loggers:
+    for logger in trainer.loggers:
         logged = {f"test/{name}": value for name, value in test.items()}
         logger.log_metrics(logged, step=trainer.global_step)
         logger.save()
@@ -148,22 +169,6 @@ def _short(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix("validation/"): value for name, value in metrics.items()}
 
 
-def _stems_from(error: BaseException | None, kind: Callable[[BaseException], bool]) -> bool:
-    """Whether an error, or one during which it was raised, is of a kind.
-
-    Of Ctrl-C Lightning makes an exit; half a checkpoint raises errors of its own.
-    """
-    while error is not None:
-        if kind(error):
-            return True
-        error = error.__context__
-    return False
-
-
-def _is_ctrl_c(error: BaseException) -> bool:
-    return isinstance(error, KeyboardInterrupt)
-
-
 def _is_lack_of_room(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
@@ -191,8 +196,3 @@ def _finish(wandb_logger: WandbLogger | None, exit_code: int) -> None:
         wandb_logger.experiment.finish(exit_code=exit_code)
     except Exception as error:  # the run itself is on disk
         warnings.warn(f"W&B did not finish: {error}", stacklevel=2)
-
-
-def _display(options: TrainerOptions) -> Callback:
-    in_terminal = options.progress and sys.stdout.isatty()
-    return RichProgressBar(leave=True) if in_terminal else ProgressLines()

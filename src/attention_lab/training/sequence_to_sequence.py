@@ -12,7 +12,7 @@ from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
-from attention_lab.training.objective import Objective, Split
+from attention_lab.training.objective import Loss, Objective, Split
 from attention_lab.training.optimization import OptimizerOptions
 
 
@@ -66,10 +66,11 @@ class SequenceToSequence(Objective):
         )
         self.written = data.metric()
 
-    def loss(self, batch: SequencePairs) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: SequencePairs) -> Loss:
         logits = self.model(batch.source, batch.target[:, :-1])
         loss = self._cross_entropy(logits, batch.target[:, 1:], self.label_smoothing)
-        return loss, (batch.source != PAD).sum() + (batch.target[:, 1:] != PAD).sum()
+        labels = (batch.target[:, 1:] != PAD).sum()
+        return Loss(loss, labels, (batch.source != PAD).sum() + labels)
 
     def evaluate(self, batch: SequencePairs, split: Split) -> None:
         logits, following = self.model(batch.source, batch.target[:, :-1]), batch.target[:, 1:]

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from attention_lab.training import ranks
 from attention_lab.training.checkpointing import AtomicCheckpointIO
 
 
@@ -33,6 +35,11 @@ class TrainerOptions:
 
     #: "auto", "cpu" or "gpu".
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    #: Processes on each machine, with a device each. Each has batches of its own, of the data's
+    #: batch size, so that many processes together take a batch that is as many times as large.
+    devices: int = 1
+    #: Machines.
+    num_nodes: int = 1
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     #: Passes over the training data.
@@ -44,6 +51,8 @@ class TrainerOptions:
     #: Epochs from one validation to the next, in fractions if need be; the last step always is
     #: followed by one.
     validate_every: float = 1.0
+    #: Steps from one checkpoint between validations to the next; None means at validations only.
+    checkpoint_every: int | None = None
     #: Steps from one logged training loss to the next.
     log_every: int = 20
     #: Validations without improvement after which to stop; None means never.
@@ -52,7 +61,10 @@ class TrainerOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "log_every", "max_steps", "patience"):
+        for name in (
+            *("devices", "num_nodes", "max_epochs", "max_steps"),
+            *("log_every", "patience", "checkpoint_every"),
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -76,7 +88,9 @@ class TrainerOptions:
         )
         return Trainer(
             accelerator=self.accelerator,
-            devices=1,
+            devices=self.devices,
+            num_nodes=self.num_nodes,
+            strategy=self._strategy(),
             precision=self.precision,
             max_epochs=self.max_epochs,
             max_steps=-1 if self.max_steps is None else self.max_steps,
@@ -90,10 +104,19 @@ class TrainerOptions:
                 *early_stopping,
             ],
             logger=list(loggers),
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), ranks.environment()],
             default_root_dir=directory,
             num_sanity_val_steps=0,
             enable_model_summary=False,
             # A bar, in a terminal, is among the callbacks; no other is wanted.
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        )
+
+    def _strategy(self) -> Strategy | Literal["auto"]:
+        if not ranks.are_many():
+            return "auto"
+        return DDPStrategy(
+            broadcast_buffers=False,  # nothing in a model's buffers changes in training
+            gradient_as_bucket_view=True,
+            static_graph=True,  # parameters that get no gradient, as without attention, never do
         )

@@ -1,0 +1,122 @@
+"""What checkpoints cost: of a run's training time at the default cadence, and by their size.
+
+A run saves ``last`` at every validation, by default once an epoch, and copies it when it is the
+best. Its share is of the time that ``result.json`` counts as training, where saving is a part of
+it. Then single files of some size: written, flushed to disk and read back, with their checksums
+and by torch alone. Run it with nothing else on the machine:
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/checkpoints.py
+"""
+
+import argparse
+import hashlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attention_lab.cli.configuration import composed
+from attention_lab.training.checkpoint_file import read, write
+from attention_lab.training.checkpointing import Checkpoints
+from attention_lab.training.run import train
+
+MILLION = 1_000_000
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long a call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+class Saves:
+    """Times the saves of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._save = Checkpoints.on_validation_end
+
+    def __enter__(self) -> "Saves":
+        save, seconds = self._save, self.seconds
+
+        def timed(self: Checkpoints, *arguments: Any) -> None:
+            seconds.append(seconds_of(lambda: save(self, *arguments)))
+
+        Checkpoints.on_validation_end = timed  # type: ignore
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Checkpoints.on_validation_end = self._save  # type: ignore
+
+
+def share_of_a_run(overrides: list[str], directory: Path) -> None:
+    """Train once, and print what saving took."""
+    with Saves() as saves:
+        result = train(composed(overrides), directory, [])
+    last = directory / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    digest = 1000 * seconds_of(lambda: hashlib.sha256(content).digest())
+    each = 1000 * statistics.median(saves.seconds)
+    training = result["seconds"]["training"]
+    share = 100 * sum(saves.seconds) / training
+    print(f"a run        {training:.1f} s of training, {result['steps']} steps, {overrides}")
+    print(
+        f"saves        {len(saves.seconds)}, of {len(content) / MILLION:.1f} MB, {each:.1f} ms each"
+    )
+    print(f"their share  {share:.2f} % of training time; the checksum is {digest:.1f} ms of each")
+
+
+def cost_of_a_file(megabytes: int, rounds: int, directory: Path) -> None:
+    """Write and read files of one size, with checksums and without, in turns."""
+    checkpoint = {"weights": torch.randn(megabytes * MILLION // 4)}
+    content = checkpoint["weights"].numpy().tobytes()
+    ours, plain = directory / "ours", directory / "plain"
+    times: dict[str, list[float]] = {}
+
+    def write_plainly() -> None:
+        with plain.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    for _ in range(rounds):
+        for name, call in (
+            ("written", lambda: write(checkpoint, ours)),
+            ("by torch alone", write_plainly),
+            ("read", lambda: read(ours)),
+            ("read by torch alone", lambda: torch.load(plain, weights_only=True)),
+            ("checksum", lambda: hashlib.sha256(content).digest()),
+        ):
+            times.setdefault(name, []).append(1000 * seconds_of(call))
+    print(f"{megabytes} MB, medians of {rounds}, ms: ", end="")
+    print(", ".join(f"{name} {statistics.median(each):.0f}" for name, each in times.items()))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--megabytes", type=int, nargs="*", default=[1, 100])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=["data=g2p", "trainer=cpu", "trainer.max_epochs=2", "data.limit=20000"],
+        help="the run",
+    )
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:  # a disk, not memory
+        share_of_a_run([*chosen.overrides, "logger.wandb=off"], Path(directory) / "run")
+        for size in chosen.megabytes:
+            cost_of_a_file(size, chosen.rounds, Path(directory))
+
+
+if __name__ == "__main__":
+    main()

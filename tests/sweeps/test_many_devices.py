@@ -1,0 +1,122 @@
+"""Sweeps of runs of several processes, none of which may run the sweep or another run's part."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.cli.conftest import Answer, Command, command, fresh  # noqa: F401
+
+DIGITS = ("data=digits", "logger=csv", "model.width=16", "trainer.max_steps=3")
+
+
+def of_each(sweep: Path, file: str) -> dict[str, Any]:
+    """What the runs of a sweep say, by their names without the hash."""
+    read = json.loads if file.endswith("json") else yaml.safe_load
+    return {
+        path.parent.name.rpartition("-")[0]: read(path.read_text())
+        for path in sorted(sweep.glob(f"*/{file}"))
+    }
+
+
+def sweep(directory: Path, *overrides: str) -> Answer:
+    """Runs a sweep on two cores, whatever machine this is."""
+    script = directory / "sweep.py"
+    script.write_text(
+        "import sys\n"
+        "from attention_lab.training import children, launch\n"
+        "children.cores = launch.cores = lambda: 2\n"
+        "from attention_lab.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(main(['train', '-m', 'hydra.sweep.dir=sweep', *sys.argv[1:]]))\n"
+    )
+    return fresh(str(script), *DIGITS, *overrides, cwd=directory)
+
+
+def test_a_grid_of_runs_of_two_processes_is_one_sweep(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "trainer=ddp_cpu", "seed=0,1")
+    assert done.code == 0, done.err
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep", "sweep.py"}
+    assert {
+        name: s["status"] for name, s in of_each(tmp_path / "sweep", "status.json").items()
+    } == {
+        "seed=0": "finished",
+        "seed=1": "finished",
+    }
+    assert len(list((tmp_path / "sweep").glob("*/config.yaml"))) == 2
+
+
+def test_each_run_has_as_many_processes_as_it_asked_for(tmp_path: Path) -> None:
+    """In either order: what is left of one run does not reach the next."""
+    for number, order in enumerate(("1,2", "2,1")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = sweep(folder, "trainer=ddp_cpu", f"trainer.devices={order}")
+        assert done.code == 0, done.err
+        for run in (folder / "sweep").glob("*/"):
+            if not (run / "config.yaml").exists():
+                continue
+            devices = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["devices"]
+            kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+            assert len(kept["attention_lab"]["random"]) == devices
+
+
+def test_a_search_gives_all_processes_of_a_run_the_same_settings(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done = sweep(
+        *(tmp_path, "trainer=ddp_cpu", "hydra/sweeper=search", "hydra.sweeper.n_trials=2"),
+        "optimizer.lr=interval(1e-4,1e-2)",
+    )
+    assert done.code == 0, done.err
+    runs = of_each(tmp_path / "sweep", "config.yaml")
+    results = of_each(tmp_path / "sweep", "result.json")
+    assert len(runs) == len(results) == 2
+    assert len({run["optimizer"]["lr"] for run in runs.values()}) == 2
+
+
+def test_a_process_that_dies_takes_its_run_with_it_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(
+        "import os, signal\n"
+        "from attention_lab.attention import DotProduct\n"
+        "class Deadly(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        "        if os.environ.get('RANK') == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().forward(query, key)\n"
+    )
+    (tmp_path / "mine" / "attention").mkdir(parents=True)
+    (tmp_path / "mine" / "attention" / "deadly.yaml").write_text(
+        "defaults: [scaled_dot_product, _self_]\nscore: {_target_: faulty.Deadly}\n"
+    )
+    done = sweep(
+        *(tmp_path, "--config-dir", "mine", "trainer=ddp_cpu"),
+        "attention=scaled_dot_product,deadly",
+    )
+    assert done.code == 1
+    found = of_each(tmp_path / "sweep", "status.json")
+    assert found["attention=scaled_dot_product"]["status"] == "finished"
+    dead = found["attention=deadly"]
+    assert dead["status"] == "failed"
+    assert dead["error"].startswith("process 1 of 2: killed by SIGKILL")
+
+
+def test_a_sweep_that_torchrun_starts_is_refused(
+    command: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    answer = command("train", "-m", *DIGITS, "trainer=ddp_cpu", "seed=0,1")
+    assert answer.code == 2
+    assert "-m: 2 processes were started, and each would run the whole sweep" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_devices_than_there_are_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "trainer=ddp_cpu", "trainer.devices=2,3")
+    assert done.code == 2
+    assert "trainer.devices=3: there are 2 CPU cores here" in done.err
+    assert not list(tmp_path.glob("sweep/*/status.json"))

@@ -1,0 +1,349 @@
+"""A run that a signal stops, at any moment, goes on and ends as if it had not, bit for bit."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from attention_lab.data.bucketing import BucketBatchSampler
+from attention_lab.training import run as run_module
+from attention_lab.training.checkpoint_file import read
+from attention_lab.training.objective import Objective
+from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals, requeue_in_slurm
+from attention_lab.training.run import train
+from tests.conftest import Compose
+from tests.training.conftest import Refuse, read_status
+from tests.training.test_resume import OPTIONS, assert_identical, rows
+
+
+@pytest.fixture(scope="module")
+def config(tiny_digits: Compose) -> dict[str, Any]:
+    """13 steps an epoch, validated after every fifth step and the last, with dropout."""
+    return tiny_digits(*OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def whole(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing stops."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    train(config, directory, [])
+    return directory
+
+
+Ask = Callable[[Any, str, Callable[[Any], bool]], None]
+
+
+@pytest.fixture
+def signal_in(monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Sends this process SIGUSR1, once, in a function, when something is so of its argument."""
+
+    def ask(kind: Any, name: str, when: Callable[[Any], bool]) -> None:
+        method = getattr(kind, name)
+
+        def asked(self: Any, *arguments: Any, **others: Any) -> Any:
+            if when(self):
+                monkeypatch.setattr(kind, name, method)
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return method(self, *arguments, **others)
+
+        monkeypatch.setattr(kind, name, asked)
+
+    return ask
+
+
+def train_until_stopped(config: dict[str, Any], directory: Path) -> str:
+    """What status.json says of how it was stopped."""
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Preempted) as stopped:
+        train(config, directory, [])
+    assert stopped.value.code == 1
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    status = read_status(directory)
+    assert status["status"] == "preempted"
+    assert not (directory / "result.json").exists()
+    error: str = status["error"]
+    return error
+
+
+#: Steps after which anything may be due: nothing, a log, a validation, an epoch, each and both.
+@pytest.mark.parametrize("steps", [[1, 2, 3, 4], [5, 6, 12], [13, 14, 15], [24, 25], [26]])
+def test_a_run_that_is_stopped_ends_bit_for_bit_as_if_it_had_not(
+    steps: list[int],
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    signal_in: Ask,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in steps:
+        signal_in(Objective, "training_step", lambda self, n=number: self.global_step == n - 1)
+        reason = train_until_stopped(config, tmp_path / "run")
+        assert reason == f"SIGUSR1: saved at step {number}"
+        assert capsys.readouterr().err.endswith(f"{reason}; the same command goes on\n")
+        torch.rand(7), random.random()  # another process draws other numbers
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("step", [10, 26])
+def test_a_signal_in_validation_is_heard_at_its_end(
+    step: int, config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
+) -> None:
+    signal_in(Objective, "validation_step", lambda self: self.global_step == step)
+    assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {step}"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+def test_before_the_first_step_there_is_nothing_to_save(
+    config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
+) -> None:
+    signal_in(BucketBatchSampler, "set_epoch", lambda sampler: sampler.shuffle)
+    assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1: not saved"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+class Once(list[int]):
+    """Steps that are found once only."""
+
+    def __contains__(self, step: object) -> bool:
+        if there := super().__contains__(step):
+            self.remove(step)  # type: ignore[arg-type]  # it is one of them
+        return there
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be saved:UserWarning")
+@pytest.mark.parametrize("step", [7, 10])
+def test_what_cannot_be_saved_at_a_signal_is_trained_again(
+    step: int,
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    signal_in: Ask,
+    refuse_to_save: Refuse,
+) -> None:
+    """Nor is it tried again after a validation, which Lightning would not know to be over."""
+    refuse_to_save(Once([step]))
+    signal_in(Objective, "training_step", lambda self: self.global_step == step - 1)
+    assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1: saved at step 5"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+def test_a_signal_outside_of_training_is_heard_at_once(
+    config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
+) -> None:
+    signal_in(Objective, "test_step", lambda self: True)
+    assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+    signal_in(run_module, "build", lambda config: True)
+    with pytest.raises(Preempted, match="SIGUSR1"):
+        train(config, tmp_path / "unborn", [])
+    assert not (tmp_path / "unborn").exists()
+
+
+def test_checkpoints_between_validations(
+    config: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a process that nobody warns loses no more than that; and they change nothing."""
+    saved: list[int] = []
+    save = Trainer.save_checkpoint
+
+    def noted(self: Trainer, *arguments: Any) -> None:
+        saved.append(self.global_step)
+        save(self, *arguments)
+
+    def cut(self: Objective, batch: Any, batch_index: int) -> Tensor:
+        if self.global_step == 19:
+            raise RuntimeError("cut")
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", noted)
+    step = Objective.training_step
+    often = config | {"trainer": {**config["trainer"], "checkpoint_every": 3}}
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "training_step", cut)
+        with pytest.raises(RuntimeError, match="cut"):
+            train(often, tmp_path / "run", [])
+    assert saved == [3, 5, 6, 9, 10, 12, 15, 18]
+    assert read(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 18
+    train(config, tmp_path / "run", [])  # how often does not make it another run
+    assert saved[8:] == [20, 25, 26]
+    assert_identical(tmp_path / "run", whole)
+
+
+def test_the_time_of_a_part_that_is_saved_in_mid_interval_counts(
+    config: dict[str, Any], tmp_path: Path, signal_in: Ask
+) -> None:
+    signal_in(Objective, "training_step", lambda self: self.global_step == 3)
+    train_until_stopped(config, tmp_path / "run")
+    kept = read(tmp_path / "run" / "checkpoints" / "last.ckpt")["callbacks"]["History"]
+    assert kept["training_seconds"] > 0.01
+    assert kept["validation_seconds"] == 0
+
+
+# Real signals
+
+
+def in_a_process(config: dict[str, Any], directory: Path) -> None:
+    torch.set_num_threads(1)
+    train(config, directory, [])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_is_stopped_at_moments_by_chance(
+    seed: int, config: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    chance, directory = random.Random(seed), tmp_path / "run"
+    metrics, enough = directory / "metrics.csv", 0
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["attention_lab.training.run"])
+    numbers = chance.sample(SIGNALS, len(SIGNALS))
+    for number in numbers:
+        process = context.Process(target=in_a_process, args=(config, directory))
+        process.start()
+        enough += chance.randrange(1, len(rows(whole)) // len(numbers))
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") <= enough:
+            assert process.is_alive()
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.05))
+        assert process.pid is not None
+        os.kill(process.pid, number)
+        process.join()
+        status = read_status(directory)
+        if status["status"] == "finished":
+            break
+        assert process.exitcode == 1
+        assert status["status"] == "preempted"
+        assert status["error"].startswith(f"{number.name}: saved at step ")
+    else:
+        train(config, directory, [])
+    assert_identical(directory, whole)
+
+
+def test_signals_are_left_alone_outside_of_the_main_thread() -> None:
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    found: list[Any] = []
+
+    def look() -> None:
+        with StopSignals():
+            found.extend(signal.getsignal(number) for number in SIGNALS)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == handlers
+
+
+def test_a_stopped_command_says_how_it_goes_on(tiny_digits: Compose, tmp_path: Path) -> None:
+    """The exit code is 1, and nothing but the line is on stderr."""
+    overrides = ["data=digits", "model=encoder_classifier", "trainer=cpu", "trainer.max_epochs=999"]
+    command = [sys.executable, "-m", "attention_lab", "train", *overrides, "logger.wandb=off"]
+    directory = tmp_path / "run"
+    with (tmp_path / "err").open("w") as errors:
+        process = subprocess.Popen(
+            [*command, f"hydra.run.dir={directory}"], stdout=subprocess.DEVNULL, stderr=errors
+        )
+        while not (directory / "checkpoints" / "last.ckpt").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait() == 1
+    said = (tmp_path / "err").read_text().splitlines()
+    assert said[-1].startswith("SIGTERM: saved at step ")
+    assert said[-1].endswith("; the same command goes on")
+    assert len(said) == 1
+
+
+# SLURM
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A command of that name, which writes down what it was asked for; in job 7."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    command = folder / "scontrol"
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    return command
+
+
+def ask_to_requeue() -> None:
+    requeue = requeue_in_slurm()
+    assert requeue is not None
+    requeue()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_stopped_job_is_requeued_once_it_has_saved(
+    number: signal.Signals,
+    scontrol: Path,
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    scontrol.write_text(scontrol.read_text() + f"stat {last} > /dev/null\n")
+    step = Objective.training_step
+
+    def signalled(self: Objective, batch: Any, batch_index: int) -> Tensor:
+        if self.global_step == 2:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(Objective, "training_step", signalled)
+    reason = train_until_stopped(config, tmp_path / "run")
+    assert reason == f"{number.name}: saved at step 3"
+    asked = tmp_path / "asked"
+    if number == signal.SIGTERM:  # by scancel, or by what requeues it itself
+        assert not asked.exists()
+    else:
+        assert asked.read_text() == "requeue 7\n"
+
+
+def test_of_an_array_the_task_is_requeued(
+    scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    ask_to_requeue()
+    assert (tmp_path / "asked").read_text() == "requeue 5_2\n"
+
+
+def test_what_slurm_refuses_is_said_in_a_line(
+    scontrol: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask_to_requeue()
+    assert capsys.readouterr().err == "SLURM job 7 is requeued\n"
+    scontrol.write_text("#!/bin/sh\necho 'Requested operation\nis disabled' >&2\nexit 1\n")
+    ask_to_requeue()
+    assert capsys.readouterr().err == "not requeued: Requested operation is disabled\n"
+    monkeypatch.setenv("PATH", "")
+    ask_to_requeue()
+    said = capsys.readouterr().err
+    assert said.startswith("not requeued: ")
+    assert "scontrol" in said
+    assert said.count("\n") == 1
+
+
+def test_outside_of_slurm_nothing_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert requeue_in_slurm() is None

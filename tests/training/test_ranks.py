@@ -1,0 +1,359 @@
+"""Several processes that train one run: the result of one, and what becomes of it if one fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.recording.lock import is_held
+from attention_lab.recording.run_directory import RunExists
+from attention_lab.training import ranks
+from attention_lab.training.finished import evaluate, restored
+from attention_lab.training.launch import check_devices, launch
+from attention_lab.training.nodes import ConfigError
+from attention_lab.training.objective import Diverged
+from tests.conftest import Compose
+from tests.training.conftest import read_status
+from tests.training.test_resume import assert_identical, result, rows
+
+TWO = ("trainer=ddp_cpu", "trainer.devices=2")
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the tests train on, wherever they run."""
+    monkeypatch.setattr("attention_lab.training.launch.cores", lambda: 2)
+
+
+def losses(directory: Path) -> list[float]:
+    """The training loss of each step."""
+    return [float(row["train/loss"]) for row in rows(directory) if row["train/loss"]]
+
+
+@pytest.mark.parametrize(
+    ("data", "metric"),
+    [
+        ("data=digits", "accuracy"),
+        # Of different lengths: a mean over processes would not be one over tokens.
+        ("data=reverse data.examples=300", "token_error_rate"),
+        ("data=recall data.examples=300 model.layers=1", "accuracy"),
+    ],
+)
+def test_two_processes_train_as_one_with_the_same_batches(
+    data: str, metric: str, compose: Compose, tmp_path: Path
+) -> None:
+    common = [
+        *(*data.split(), "model.width=16", "model.dropout=0", "optimizer.lr=0.01"),
+        *("trainer.max_steps=50", "trainer.log_every=1", "trainer.max_epochs=100", "logger=csv"),
+    ]
+    launch(compose(*common, "trainer=cpu", "data.batch_size=62"), tmp_path / "one", [])
+    launch(compose(*common, *TWO, "data.batch_size=31"), tmp_path / "two", [])
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 50
+    # Adam makes much of small differences, so they are the smaller the earlier.
+    assert two[:10] == pytest.approx(one[:10], rel=2e-6)
+    assert two == pytest.approx(one, rel=1e-4)
+    assert len(set(one)) > 40
+    ours, theirs = result(tmp_path / "two"), result(tmp_path / "one")
+    assert ours["validation"][metric] == pytest.approx(theirs["validation"][metric], abs=1e-2)
+    assert ours["steps"] == theirs["steps"] == 50
+
+
+def test_speed_counts_the_tokens_of_all_processes(two: Path, one: Path) -> None:
+    def tokens(directory: Path) -> int:
+        path = directory / "checkpoints" / "last.ckpt"
+        found: int = torch.load(path, weights_only=True)["tokens"]
+        return found
+
+    assert tokens(two) == tokens(one) > 0
+
+
+#: 2 epochs of 9 steps on 2 processes, with dropout, validated in mid-epoch.
+OPTIONS = ("attention.dropout=0.2", "data.batch_size=70", "trainer.validate_every=0.4")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_digits: Compose) -> dict[str, Any]:
+    return tiny_digits(*OPTIONS, *TWO, "trainer.progress=false")
+
+
+@pytest.fixture(scope="module")
+def two(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing interrupts."""
+    directory = tmp_path_factory.mktemp("two") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attention_lab.training.launch.cores", lambda: 2)
+        launch(config, directory, [])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def one(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one process."""
+    directory = tmp_path_factory.mktemp("one") / "run"
+    launch(tiny_digits(*OPTIONS, "data.batch_size=140"), directory, [])
+    return directory
+
+
+def test_a_run_of_two_processes_is_recorded_as_one(two: Path, one: Path) -> None:
+    names = [{path.relative_to(run).name for path in run.rglob("*")} for run in (two, one)]
+    assert names[0] == names[1]
+    assert read_status(two)["status"] == "finished"
+    steps = [[row["step"] for row in rows(run)] for run in (two, one)]
+    assert steps[0] == steps[1]
+
+
+def test_processes_drop_different_units(two: Path) -> None:
+    kept = torch.load(two / "checkpoints" / "last.ckpt", weights_only=True)["attention_lab"]
+    first, second = kept["random"]
+    assert not torch.equal(first["torch"], second["torch"])
+
+
+def test_metrics_are_of_all_examples(two: Path, config: dict[str, Any]) -> None:
+    """What the processes said of validation, each of its part, is what one says of the whole."""
+    found = evaluate(restored(two, "last"), "validation")
+    said = json.loads((two / "result.json").read_text())["last"]
+    assert found.keys() == said.keys()
+    for name, value in said.items():
+        assert value == pytest.approx(found[name], abs=1e-6), name
+
+
+Begin = Callable[[Mapping[str, Any], Path], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Begins a run of two processes in a process of its own, as the command does."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def begin(config: Mapping[str, Any], directory: Path) -> subprocess.Popen[str]:
+        script = tmp_path / "run.py"
+        script.write_text(
+            "import json, pathlib, signal, sys\n"
+            "from attention_lab.training import launch\n"
+            "if __name__ == '__main__':\n"
+            "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "    launch.cores = lambda: 2\n"
+            "    launch.launch(json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]), [])\n"
+        )
+        arguments = [sys.executable, str(script), json.dumps(config), str(directory)]
+        begun.append(
+            subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """The processes of a run, by rank: the fork server starts one after the other."""
+    found = subprocess.run(
+        ["pgrep", "-s", str(os.getsid(process.pid)), "-f", "forkserver"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    server = [int(pid) for pid in found.stdout.split() if _parent(int(pid)) == process.pid]
+    if not server:
+        return []
+    under = [int(pid) for pid in found.stdout.split() if _parent(int(pid)) == server[0]]
+    return sorted(under)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return -1
+
+
+def has_checkpoint(directory: Path) -> bool:
+    return (directory / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.fixture(scope="module")
+def long(tiny_digits: Compose) -> dict[str, Any]:
+    """The same, for so long that there is time to interrupt it."""
+    return tiny_digits(*OPTIONS, *TWO, "trainer.max_epochs=300", "trainer.validate_every=2")
+
+
+def test_a_run_whose_processes_are_all_killed_goes_on_exactly(
+    config: dict[str, Any], two: Path, begin: Begin, tmp_path: Path
+) -> None:
+    process = begin(config, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    process.kill()
+    process.wait()
+    # The others end with it, and let go of the directory.
+    wait_until(lambda: not is_held(tmp_path / "run"))
+    launch(config, tmp_path / "run", [])
+    assert len(read_status(tmp_path / "run")["resumed"]) == 1
+    assert_identical(tmp_path / "run", two)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_takes_the_run_with_it_and_is_named(
+    rank: int, long: dict[str, Any], begin: Begin, tmp_path: Path
+) -> None:
+    process = begin(long, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    os.kill(children(process)[rank], signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    status = read_status(tmp_path / "run")
+    assert status["status"] == "failed"
+    assert status["error"].startswith(f"process {rank} of 2: killed by SIGKILL")
+    assert process.returncode == 1
+    assert status["error"] in said
+
+
+def test_ctrl_c_ends_all_processes_and_is_recorded(
+    long: dict[str, Any], begin: Begin, tmp_path: Path
+) -> None:
+    process = begin(long, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    all_of_them = children(process)
+    assert len(all_of_them) == 2
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    status = read_status(tmp_path / "run")
+    assert (status["status"], status["error"]) == ("preempted", "interrupted")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in all_of_them)
+
+
+def test_a_loss_that_is_no_number_ends_all_processes(tiny_digits: Compose, tmp_path: Path) -> None:
+    config = tiny_digits(*OPTIONS, *TWO, "optimizer.lr=1e30", "optimizer.warmup_steps=0")
+    with pytest.raises(Diverged, match="loss is nan at step"):
+        launch(config, tmp_path / "run", [])
+    assert read_status(tmp_path / "run")["status"] == "diverged"
+
+
+def test_mistakes_are_said_once_and_nothing_is_written(
+    config: dict[str, Any], two: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunExists, match="holds a run that has finished"):
+        launch(config, two, [])
+    wrong = config | {"optimizer": {**config["optimizer"], "lr": -1.0}}
+    with pytest.raises(ConfigError, match="lr must be above 0"):
+        launch(wrong, tmp_path / "run", [])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["trainer.devices=8"], "trainer.devices=8: there are 2 CPU cores here"),
+        (["trainer.num_nodes=2"], "trainer.num_nodes=2: this is one machine; srun, torchrun or"),
+        (["trainer.accelerator=gpu"], "there is no GPU here; trainer=cpu works"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    options: list[str], message: str, tiny_digits: Compose
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_devices(tiny_digits(*TWO, *options))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}, {"SLURM_STEP_NUM_TASKS": "3"}],
+)
+def test_another_number_of_processes_than_devices_is_refused(
+    environment: dict[str, str], tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="want 2 processes, but 3 were started"):
+        check_devices(tiny_digits(*TWO))
+    with pytest.raises(ConfigError, match="want 1 process, but 3 were started"):
+        check_devices(tiny_digits())
+
+
+def test_an_error_in_one_process_is_raised_in_all(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from attention_lab.training import ranks\n"
+        "def make():\n"
+        "    if os.environ['RANK'] == '1': raise ValueError('one of us')\n"
+        "try:\n"
+        "    with ranks.joined(make, 'cpu'):\n"
+        "        print('met')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    assert torchrun(script).count("one of us") == 2
+
+
+def test_what_processes_agree_on(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n"
+        "from attention_lab.training import ranks\n"
+        "with ranks.joined(lambda: None, 'cpu'):\n"
+        "    me = ranks.rank()\n"
+        "    found = [ranks.any_of_all(me == 1), ranks.any_of_all(False), ranks.of_all(me * 10)]\n"
+        "    sums = ranks.total([me, 3], torch.device('cpu')).tolist()\n"
+        "    found += [ranks.of_first(me + 5), sums]\n"
+        "    found += [ranks.is_first() == (me == 0)]\n"
+        "print(found, ranks.are_many())\n"
+    )
+    expected = [True, False, [0, 10], 5, [1, 6], True]
+    assert torchrun(script).count(f"{expected} False") == 2
+
+
+def torchrun(*arguments: object) -> str:
+    """What two processes print that torchrun starts."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--standalone", "--local-addr", "127.0.0.1", *map(str, arguments)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout
+
+
+def test_one_process_waits_for_nobody() -> None:
+    assert ranks.of_all(7) == [7]
+    assert ranks.of_first(7) == 7
+    assert ranks.any_of_all(True)
+    assert not ranks.any_of_all(False)
+    assert ranks.in_step(lambda: 7) == 7
+    assert ranks.total([1, torch.tensor(2)], torch.device("cpu")).tolist() == [1, 2]
+
+
+def test_torchrun_trains_one_run(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = torchrun(
+        *("-m", "attention_lab", "train", "data=digits", "trainer=ddp_cpu", "logger=csv"),
+        *("trainer.max_steps=2", "model.width=16"),
+    )
+    (found,) = (tmp_path / "outputs").glob("*/*")
+    assert read_status(found)["status"] == "finished"
+    assert said.count(found.name) > 0
+    assert said.count("test/accuracy  ") == 1
