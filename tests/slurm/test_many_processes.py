@@ -43,15 +43,15 @@ def test_the_example_scripts_go_on_in_their_directory(
     asked = environment | {"TRAINER": "ddp_cpu", "PAUSE": "0.5"}
     jobs = {}
     for script, tasks in (("one_node", 2), ("two_nodes", 1)):
-        job = cluster.ask(
+        submitted = cluster.ask(
             *("sbatch", *small, f"--ntasks-per-node={tasks}", str(SCRIPTS / script), *small_run),
             cwd=tmp_path,
             **asked,
-        ).strip()
-        directory = tmp_path / "outputs" / f"slurm-{job}"
-        eventually(lambda at=directory: _record(at).get("progress"), f"{script} to train")
+        )
+        jobs[submitted.strip()] = tmp_path / "outputs" / f"slurm-{submitted.strip()}"
+    for job, directory in jobs.items():
+        eventually(lambda at=directory: _record(at).get("progress"), f"{directory} to train")
         cluster.ask("scancel", "--signal=USR2", job)
-        jobs[job] = directory
     (tmp_path / "slow").unlink()
     for job, directory in jobs.items():
         cluster.hurry(job)
