@@ -373,3 +373,15 @@ def test_what_slurm_refuses_is_said_in_a_line(
 def test_outside_of_slurm_nothing_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert requeue_in_slurm() is None
+
+
+def test_a_validation_at_the_end_of_an_epoch_is_done_anew(
+    tiny_digits: Compose, tmp_path: Path, signal_in: Ask
+) -> None:
+    config = tiny_digits("attention.dropout=0.2", "data.batch_size=100", "trainer.max_epochs=3")
+    train(config, tmp_path / "whole" / "run", [])
+    for number in (13, 26):
+        signal_in(Objective, "validation_step", lambda self, n=number: self.global_step == n)
+        assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {number}"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", tmp_path / "whole" / "run")

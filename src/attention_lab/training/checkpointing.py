@@ -209,6 +209,8 @@ def _validate(trainer: Trainer) -> None:
     loop.restarting = False  # it would go on in the middle, without what came before
     trainer.validating = True
     loop.run()
+    loop.reset_restart_stage()
+    loop._has_run = False  # or Lightning would not end the epoch, if only this was left of it
     trainer.training = True
 
 
