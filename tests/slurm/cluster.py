@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -194,7 +194,10 @@ class Cluster:
             and "SLURMD_NODENAME" in environment
             and node in (None, environment["SLURMD_NODENAME"])
         ]
-        keepers = {parent for pid in tasks if "slurmstepd" in _name(parent := _parent(pid))}
+        # Those that look after the tasks hide their environment, but write to the node's log.
+        logs = {str(self.home / f"{name}.log") for name in self.nodes if node in (None, name)}
+        daemons = [daemon.pid for daemon in self._daemons.values()]
+        keepers = [pid for pid in _writers(logs) if pid not in daemons]
         return [*keepers, *tasks]
 
 
@@ -205,18 +208,14 @@ def _environments() -> Iterator[tuple[int, Mapping[str, str]]]:
             yield int(path.parent.name), {name: value for name, _, value in pairs}
 
 
-def _name(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text()
-    return ""
-
-
-def _parent(pid: int) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("PPid:"):
-                return int(line.split()[1])
-    return 0
+def _writers(files: Collection[str]) -> set[int]:
+    """The processes that have any of some files open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if str(link.readlink()) in files:
+                found.add(int(link.parts[2]))
+    return found
 
 
 def _kill(pid: int) -> None:
