@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.cli.arguments import chosen_options, own_directory, value_of
 from attention_lab.cli.configuration import Group, group_options, unresolved
-from attention_lab.spelling import closest, listed
+from attention_lab.spelling import closest, listed, nearest
 
+#: Where the keys of a launcher are.
+LAUNCHER = "hydra.launcher."
 #: How many options or keys a hint names at most.
 NAMED = 3
 
@@ -27,6 +30,8 @@ def missing_key(key: str, arguments: Sequence[str]) -> str:
         arguments: those of the command.
     """
     extra, nothing = own_directory(arguments), f"{key}: there is no such key"
+    if key.startswith(LAUNCHER):
+        return _of_a_launcher(key, value_of("hydra/launcher", arguments) or "isolated", extra)
     try:
         config, groups = unresolved(chosen_options(arguments, without=key), extra)
     except (HydraException, OmegaConfBaseException):
@@ -37,6 +42,26 @@ def missing_key(key: str, arguments: Sequence[str]) -> str:
         or _of_another_option(key, groups, extra)
         or nothing + _spelling(key.replace("/", "."), config)
     )
+
+
+def _of_a_launcher(key: str, chosen: str, extra: Path | None) -> str:
+    """What to say about a key that the launcher of the command does not have."""
+    name = key.removeprefix(LAUNCHER)
+    files = group_options("hydra/launcher", extra)
+    known = {option: list(_keys_of_option(option, files)) for option in files}
+    own = known.get(chosen, [])
+    others = [f"hydra/launcher={option}" for option, keys in known.items() if name in keys]
+    hint = f"; {' or '.join(others)} has it" if others else nearest(name, own)
+    return f"{key}: hydra/launcher={chosen} has no such key{hint}"
+
+
+def _keys_of_option(option: str, files: Mapping[str, Path]) -> Iterator[str]:
+    """The keys in an option's file, and in those of the same group that it builds on."""
+    content = yaml.safe_load(files[option].read_text("utf-8"))
+    for other in content.pop("defaults", []):
+        if other in files:
+            yield from _keys_of_option(other, files)
+    yield from (key for key in content if not key.startswith("_"))
 
 
 def _group_without_its_path(

@@ -123,6 +123,9 @@ def _train_one(config: DictConfig) -> None:
     """Hydra's task function: one run in this process."""
     settings = HydraConfig.get()
     check_groups(config, settings.runtime.choices)
+    if settings.launcher._target_.endswith(".SlurmLauncher"):
+        chosen = settings.runtime.choices["hydra/launcher"]
+        raise WrongCommand(f"hydra/launcher={chosen}: add -m, also for one run, to submit it")
 
     from attention_lab.training.launch import launch
 
@@ -142,8 +145,13 @@ def _train_one(config: DictConfig) -> None:
 def _report_sweep(sweep: Path) -> int:
     """Compare the runs of a sweep; the exit code says whether all of them finished."""
     from attention_lab.cli.report import report
+    from attention_lab.recording.run_directory import IN_QUEUE
     from attention_lab.reports.records import read_runs
+    from attention_lab.sweeps.queue import how_to_follow, in_queue
 
+    if queued := in_queue([path.parent for path in sweep.glob(f"*/{IN_QUEUE}")]):
+        print(how_to_follow(sweep, queued))
+        return 0
     code = report([sweep])
     if code:
         return code

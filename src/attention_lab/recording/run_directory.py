@@ -25,6 +25,8 @@ from attention_lab.recording.lock import Lock, Locked
 
 Status = Literal["running", "finished", "failed", "diverged", "preempted"]
 
+#: The file that says as which SLURM job a run was submitted, if it was.
+IN_QUEUE = "slurm.json"
 VERSIONED = ("attention-lab", "torch", "lightning", "hydra-core", "torchmetrics", "wandb")
 
 
@@ -159,12 +161,23 @@ def command_line() -> str:
 
 
 def record_death(
-    directory: Path, config: Mapping[str, Any], overrides: Sequence[str], error: str
+    directory: Path,
+    config: Mapping[str, Any],
+    overrides: Sequence[str],
+    error: str,
+    state: Status = "failed",
 ) -> None:
     """Say of a run whose process is gone without a word that it failed, and why.
 
     One that has its result already has been interrupted, and will soon have finished. Nothing is
     said where another process is at work on it by now.
+
+    Args:
+        directory: the run's directory.
+        config: its config.
+        overrides: what it was asked for.
+        error: why it is gone.
+        state: "preempted" where that is no fault of the run's own.
     """
     try:
         lock = Lock(directory)
@@ -175,8 +188,7 @@ def record_death(
     except (FileNotFoundError, json.JSONDecodeError):
         status = _first_status(config, overrides) | {"pid": None}
     has_result = (directory / "result.json").exists()
-    state = "preempted" if has_result else "failed"
-    status |= {"status": state, "error": error, "finished": _now()}
+    status |= {"status": "preempted" if has_result else state, "error": error, "finished": _now()}
     write_atomically(directory / "status.json", json.dumps(status, indent=2) + "\n")
     lock.release()
 

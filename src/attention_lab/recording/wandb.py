@@ -32,8 +32,8 @@ class LoggerOptions:
     ) -> WandbLogger | None:
         """Start the W&B run of a run directory, which also keeps its files; None if W&B is off.
 
-        Online, a run that was interrupted goes on in the same W&B run. Offline, W&B begins another
-        directory of the same id, which `wandb sync --append` puts after the first.
+        A run that was interrupted goes on in the same W&B run. Offline, W&B begins another
+        directory of the same id, which `wandb sync` puts after the first.
 
         Args:
             directory: the run's directory.
@@ -50,8 +50,7 @@ class LoggerOptions:
         import wandb  # only where it is used: it takes most of a second to import
 
         if mode == "auto":
-            server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
-            mode = "online" if _logged_in(server) else "offline"
+            mode = "online" if is_logged_in(server()) else "offline"
         # Started here because Lightning would pass options that do not go with offline runs.
         run = wandb.init(
             project=self.project,
@@ -62,14 +61,21 @@ class LoggerOptions:
             config=dict(config),
             mode="online" if mode == "online" else "offline",
             id=run_id,
-            resume="allow" if mode == "online" else None,
+            resume="allow",
         )
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return WandbLogger(experiment=run)
 
 
-def _logged_in(server: str) -> bool:
+def server() -> str:
+    """Where W&B runs would go."""
+    import wandb
+
+    return os.environ.get("WANDB_BASE_URL") or str(wandb.Settings().base_url)
+
+
+def is_logged_in(server: str) -> bool:
     """Whether a W&B key is at hand: in the environment or, after `wandb login`, in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True

@@ -16,6 +16,7 @@ import yaml
 
 from attention_lab.recording.identity import is_immaterial
 from attention_lab.recording.lock import is_held
+from attention_lab.recording.run_directory import IN_QUEUE
 
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
 #: Of a run that has begun there is at least one of these.
@@ -163,6 +164,7 @@ def _run_without_record(
 ) -> Run:
     """A job that has not begun, or that ended before it could say so."""
     is_over = not sweep or bool(sweep.get("ended")) or not is_held(directory.parent)
+    is_over &= not (directory / IN_QUEUE).exists()  # SLURM's jobs need no command that waits
     # The job's process opens its log first of all.
     has_failed = is_over and (directory / "log.txt").exists()
     if has_failed:

@@ -8,10 +8,9 @@ from typing import Any
 from attention_lab.recording.lock import Lock, Locked
 from attention_lab.recording.run_directory import RunExists
 from attention_lab.sweeps import sweep_file
-from attention_lab.sweeps.display import display
+from attention_lab.sweeps.display import Display, display
 from attention_lab.sweeps.jobs import Job, check_jobs, make_job
 from attention_lab.sweeps.options import RETRIED, SweepOptions
-from attention_lab.sweeps.scheduler import Resources, run_jobs
 from attention_lab.sweeps.standing import Standing, State, standing
 from attention_lab.sweeps.tuning import as_record, choose, groups_of, trials, tuned
 from attention_lab.training.launch import check_devices
@@ -30,7 +29,9 @@ class Sweep:
         directory: of the sweep.
         compose: makes the resolved config of a job from its overrides.
         options: the section ``sweep``.
-        resources: what jobs may use, by the names of :class:`Resources`.
+        run: runs jobs to their ends, or leaves them to who does; shows how they stand.
+        check: finds out whether jobs can work, before anything is written; None means on this
+            machine.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -41,12 +42,14 @@ class Sweep:
         directory: Path,
         compose: Callable[[Sequence[str]], Mapping[str, Any]],
         options: Mapping[str, Any],
-        resources: Mapping[str, Any],
+        run: Callable[[Sequence[Job], Display], None],
+        check: Callable[[Sequence[Job]], None] | None = None,
     ) -> None:
         self.directory = directory
         self.compose = compose
         self.options = SweepOptions.of(options)
-        self.resources = Resources(**resources)
+        self.run_jobs = run
+        self.check_jobs = check or _check_here
 
     def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
         """Run what is to be run of some jobs.
@@ -81,7 +84,7 @@ class Sweep:
         each = [trials(group, self.options) for group in groups]
         tuning = self._jobs([t for ts in each for t in ts], shared, self.directory / TUNING)
         # A mistake in what comes after the tuning is found before it.
-        check_jobs(self._jobs(jobs, shared, self.directory))
+        self.check_jobs(self._jobs(jobs, shared, self.directory))
         self._run(tuning)
         found = iter([standing(job.directory) for job in tuning])
         choices = [
@@ -102,21 +105,26 @@ class Sweep:
         distinct = {job.directory: job for job in jobs}
         ended = {path: standing(path) for path in distinct}
         to_run = [job for path, job in distinct.items() if self._is_wanted(ended[path])]
-        check_jobs(to_run)
-        for job in to_run:
-            check_devices(job.config)
+        self.check_jobs(to_run)
         sweep_file.add_jobs(jobs[0].directory.parent, list(distinct.values()))
         if left := distinct.keys() - {job.directory for job in to_run}:
             print(_of_earlier([ended[path].state for path in left], len(distinct)), flush=True)
         if to_run:
             with display([job.directory for job in to_run]) as shown:
-                run_jobs(to_run, self.resources, shown)
+                self.run_jobs(to_run, shown)
         sweep_file.end(jobs[0].directory.parent)
         return [job.directory for job in jobs]
 
     def _is_wanted(self, found: Standing) -> bool:
         """Whether a job is to be run, or to go on."""
         return found.state in ("waiting", "running", "preempted", *self.options.retry)
+
+
+def _check_here(jobs: Sequence[Job]) -> None:
+    """Raise ConfigError unless jobs can work on this machine."""
+    check_jobs(jobs)
+    for job in jobs:
+        check_devices(job.config)
 
 
 def _of_earlier(states: Sequence[State], of: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from attention_lab.recording.lock import is_held
 from attention_lab.reports.records import NotARun
 from attention_lab.sweeps.display import EVERY, display
+from attention_lab.sweeps.queue import ENDED, Queue
 from attention_lab.sweeps.standing import Standing, standing
 from attention_lab.sweeps.sweep import TUNING
 from attention_lab.sweeps.sweep_file import NAME, job_directories
@@ -19,15 +20,21 @@ def watch(sweeps: Sequence[Path]) -> None:
         NotARun: for a directory without a sweep.
     """
     ended: dict[Path, Standing] = {}
-    quiet = 0
+    quiet, queue = 0, Queue()
     with display(_jobs(sweeps)) as shown:
         while True:
-            # Twice, as a search lets go for a moment; and before the last look at the jobs.
-            quiet = 0 if any(map(is_held, sweeps)) else quiet + 1
+            queue.look()
             jobs = _jobs(sweeps)
             shown.directories = jobs  # a search draws more as it goes
+            # Twice, as a search lets go for a moment; and before the last look at the jobs.
+            quiet = 0 if any(map(is_held, sweeps)) else quiet + 1
             for path in jobs:
                 found = standing(path)
+                if found.state not in ENDED and queue.has(path):
+                    quiet = 0
+                    continue  # what was preempted will go on
+                if found.state not in ENDED and queue.has_lost(path):
+                    found = queue.settle(path)
                 if path not in ended and found.state not in ("waiting", "running"):
                     ended[path] = found
                     shown.ended(path, found)

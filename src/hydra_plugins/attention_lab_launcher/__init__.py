@@ -1,6 +1,7 @@
-"""The Hydra launcher `isolated`: every job of a sweep is a process of its own."""
+"""The Hydra launchers: every job of a sweep is a process of its own, or a job of SLURM."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from attention_lab.sweeps.sweep import Sweep
 
 
-class IsolatedLauncher(Launcher):
-    """Composes every job, checks them all, then runs each in a fresh process.
+class SweepLauncher(Launcher):
+    """Composes every job, checks them all, then has each run by who does that.
 
     Args:
-        resources: what the jobs may use (see :class:`attention_lab.sweeps.scheduler.Resources`).
+        options: what is known of how to run them.
     """
 
-    def __init__(self, **resources: float | None) -> None:
-        self.resources = resources
+    def __init__(self, **options: Any) -> None:
+        self.options = options
         self._sweep: Sweep | None = None
 
     def setup(
@@ -57,13 +58,11 @@ class IsolatedLauncher(Launcher):
         """
         # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
         from attention_lab.sweeps.search import objective
-        from attention_lab.sweeps.sweep import Sweep
 
         if self._sweep is None:
-            directory = Path(self.config.hydra.sweep.dir).absolute()
-            options = OmegaConf.to_container(self.config.sweep, resolve=True)
-            self._sweep = Sweep(
-                directory, self._compose, cast("dict[str, Any]", options), self.resources
+            self._sweep = self._make_sweep(
+                Path(self.config.hydra.sweep.dir).absolute(),
+                cast("dict[str, Any]", OmegaConf.to_container(self.config.sweep, resolve=True)),
             )
         task = OverridesParser.create().parse_overrides(list(self.config.hydra.overrides.task))
         shared = {
@@ -75,6 +74,10 @@ class IsolatedLauncher(Launcher):
             for overrides, run in zip(job_overrides, runs, strict=True)
         ]
 
+    @abstractmethod
+    def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
+        """The sweep of a directory, with the options of the section ``sweep``."""
+
     def _compose(self, overrides: Sequence[str]) -> dict[str, object]:
         """A job's config, complete now: editing conf/ later does not change a waiting job."""
         loader = self.hydra_context.config_loader
@@ -83,6 +86,44 @@ class IsolatedLauncher(Launcher):
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = 0  # nothing of ours depends on it
         return plain_config(config)
+
+
+class IsolatedLauncher(SweepLauncher):
+    """Runs each job in a fresh process; :class:`attention_lab.sweeps.scheduler.Resources`."""
+
+    def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
+        from attention_lab.sweeps.scheduler import Resources, run_jobs
+        from attention_lab.sweeps.sweep import Sweep
+
+        resources = Resources(**self.options)
+        return Sweep(
+            directory, self._compose, options, lambda jobs, shown: run_jobs(jobs, resources, shown)
+        )
+
+
+class SlurmLauncher(SweepLauncher):
+    """Makes each job one of SLURM's; :class:`attention_lab.sweeps.slurm.Slurm`."""
+
+    def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
+        from attention_lab.sweeps.slurm import Slurm, check_installed
+        from attention_lab.sweeps.sweep import Sweep
+
+        check_installed()
+        plain = {name: _plain(value) for name, value in self.options.items()}
+        slurm = Slurm.of(plain)
+        if not slurm.wait:
+            needs = "sweep.tune" if options["tune"] is not None else ""
+            if "BasicSweeper" not in self.config.hydra.sweeper._target_:
+                needs = "a search"
+            if needs:
+                raise WrongCommand(
+                    f"hydra.launcher.wait=false: {needs} has to wait for results; leave it out"
+                )
+        return Sweep(directory, self._compose, options, slurm.run, slurm.check)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 class _ComposedOnce:

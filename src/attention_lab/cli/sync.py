@@ -1,0 +1,104 @@
+"""`attention-lab sync`: send the W&B runs that were kept offline, as on nodes without network."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from attention_lab.cli import fail
+from attention_lab.cli.parser import Parser
+
+#: Seconds from one look at the runs to the next.
+EVERY = 30.0
+#: Directories from the one that is named down to a run at most, as from ``outputs/``.
+DEPTH = 4
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Send what has ended; with ``--watch``, all else as it ends."""
+    parser = Parser("sync", __doc__)
+    parser.add_argument(
+        "directory",
+        type=Path,
+        nargs="?",
+        default=Path("outputs"),
+        metavar="DIRECTORY",
+        help="of runs or sweeps; default: outputs",
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="go on until no run is at work or in SLURM's queue"
+    )
+    chosen = parser.parse_args(arguments)
+    if not chosen.directory.is_dir():
+        return fail(f"{chosen.directory}: there is no such directory", 2)
+
+    from attention_lab.recording.wandb import is_logged_in, server
+
+    if not is_logged_in(server()):
+        return fail(f"not logged in to {server()}, so nothing was sent; `wandb login` first", 2)
+    while True:
+        # Asked first: what ends meanwhile is sent before the last look.
+        is_over = not (chosen.watch and _at_work(chosen.directory))
+        code = _send(chosen.directory)
+        if is_over:
+            return code
+        time.sleep(EVERY)
+
+
+def _parts(directory: Path) -> list[Path]:
+    """What W&B has kept of runs: a part for each time that one has begun or gone on."""
+    patterns = ("*/" * depth + "wandb/offline-run-*" for depth in range(DEPTH))
+    return sorted(part for pattern in patterns for part in directory.glob(pattern))
+
+
+def _at_work(directory: Path) -> bool:
+    """Whether any run, or a sweep of some, is at work or in the queue."""
+    from attention_lab.recording.lock import LOCK, is_held
+    from attention_lab.recording.run_directory import IN_QUEUE
+    from attention_lab.sweeps.queue import NoQueue, in_queue
+
+    patterns = ["*/" * depth for depth in range(DEPTH)]
+    if any(is_held(lock.parent) for each in patterns for lock in directory.glob(each + LOCK)):
+        return True
+    noted = [path.parent for each in patterns for path in directory.glob(each + IN_QUEUE)]
+    try:
+        return bool(in_queue(noted))
+    except NoQueue:  # none is here, or none answers
+        return False
+
+
+def _send(directory: Path) -> int:
+    """Send the parts that are complete, each once, as W&B puts each after those before it."""
+    from attention_lab.recording.lock import is_held
+    from attention_lab.recording.wandb import server
+
+    parts = [part for part in _parts(directory) if not _is_sent(part)]
+    # A run that is at work still writes to its latest.
+    latest = {part.parent: part for part in _parts(directory)}
+    ready = [p for p in parts if p != latest[p.parent] or not is_held(p.parent.parent)]
+    if ready:
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", *map(str, ready)],
+            env=os.environ | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "false"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        sent = [part for part in ready if _is_sent(part)]
+        runs = len({part.parent for part in sent})
+        print(f"{len(sent)} parts of {runs} runs sent to {server()}", flush=True)
+        if len(sent) < len(ready):
+            lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            said = lines[-1] if lines else f"exit code {done.returncode}"
+            return fail(f"{len(ready) - len(sent)} parts were not sent: {said}", 1)
+    if left := len(parts) - len(ready):
+        print(f"{left} runs at work still write to theirs", flush=True)
+    elif not ready:
+        print("nothing to send", flush=True)
+    return 0
+
+
+def _is_sent(part: Path) -> bool:
+    return any(part.glob("*.wandb.synced"))

@@ -1,0 +1,191 @@
+"""Sending W&B runs that were kept offline, to a server that takes what W&B's client sends."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_lab.cli import sync
+from attention_lab.recording.lock import Lock
+from attention_lab.recording.wandb import LoggerOptions
+from tests.cli.conftest import Command, command  # noqa: F401
+from tests.recording.test_wandb import forget_login
+
+
+class Wandb(ThreadingHTTPServer):
+    """As much of W&B's server as it takes to receive a run's history."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        #: The rows of each run's history, by its id.
+        self.histories: dict[str, list[dict[str, Any]]] = {}
+        self.requests = 0
+        #: What it answers.
+        self.status = 200
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that leaves early is none of a test's business."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers what W&B's client asks when it sends a run."""
+
+    server: Wandb
+
+    def do_POST(self) -> None:
+        self.server.requests += 1
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answer: dict[str, Any] = {}
+        if self.path == "/graphql":
+            answer = {"data": self._data(**json.loads(body))}
+        elif self.path.endswith("/file_stream"):
+            self._take(self.path.split("/")[-2], json.loads(body).get("files") or {})
+        text = json.dumps(answer).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def _take(self, run: str, files: dict[str, Any]) -> None:
+        rows = self.server.histories.setdefault(run, [])
+        if history := files.get("wandb-history.jsonl"):
+            rows[history["offset"] :] = map(json.loads, history["content"])
+
+    def _data(self, query: str, variables: dict[str, Any], **_: Any) -> dict[str, Any]:
+        project = {"id": "p", "name": "attention-lab", "entity": {"id": "e", "name": "tests"}}
+        name = variables.get("name")
+        if "RunResumeStatus" in query:
+            rows = self.server.histories.get(str(name))
+            counts = {"logLineCount": 0, "eventsLineCount": 0, "historyLineCount": len(rows or ())}
+            tails = {
+                "eventsTail": "[]",
+                "historyTail": json.dumps([json.dumps(r) for r in rows or ()]),
+            }
+            settings = {
+                "summaryMetrics": "{}",
+                "config": "{}",
+                "wandbConfig": '{"t": 1}',
+                "tags": [],
+            }
+            bucket = {"id": "x", "name": name, "displayName": "a", **counts, **tails, **settings}
+            return {"model": {**project, "bucket": None if rows is None else bucket}}
+        if "upsertBucket" in query:
+            bucket = {"id": "x", "name": name, "displayName": "a", "config": "{}"}
+            bucket |= {"description": None, "sweepName": None, "project": project}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if "createRunFiles" in query:
+            files = [{"name": f, "uploadUrl": self.server.url} for f in variables["files"]]
+            return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
+        return {}
+
+
+@pytest.fixture
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb]:
+    """A server, to which the user is logged in."""
+    forget_login(monkeypatch, tmp_path)
+    with Wandb() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        yield server
+        server.shutdown()
+
+
+def keep(directory: Path, identifier: str, losses: list[float], first: int = 0) -> None:
+    """Log a part of a run offline."""
+    directory.mkdir(parents=True, exist_ok=True)
+    logger = LoggerOptions(wandb="offline").logger(directory, "sweep", {"seed": 0}, identifier)
+    assert logger is not None
+    for step, loss in enumerate(losses, start=first):
+        logger.log_metrics({"train/loss": loss}, step=step)
+    logger.experiment.finish()
+
+
+def curve(rows: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """The steps and values of the loss."""
+    return [(row["trainer/global_step"], row["train/loss"]) for row in rows if "train/loss" in row]
+
+
+def test_parts_of_runs_are_sent_once_in_order_and_when_they_are_complete(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+) -> None:
+    sweep = tmp_path / "outputs" / "sweep"
+    keep(sweep / "a", "aaaaaaaa", [3.0, 2.0])
+    keep(sweep / "b", "bbbbbbbb", [5.0])
+    time.sleep(1)  # a part's directory has the second in its name
+    keep(sweep / "a", "aaaaaaaa", [1.0], first=2)
+    lock = Lock(sweep / "b")
+    answer = command("sync")
+    assert answer.code == 0, answer.err
+    assert f"2 parts of 1 runs sent to {wandb.url}\n" in answer.out
+    assert "1 runs at work still write to theirs\n" in answer.out
+    assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert "bbbbbbbb" not in wandb.histories
+    lock.release()
+    assert "1 parts of 1 runs sent" in command("sync", "outputs").out
+    assert curve(wandb.histories["bbbbbbbb"]) == [(0, 5.0)]
+    before = wandb.requests
+    assert command("sync", "outputs/sweep").out == "nothing to send\n"
+    assert wandb.requests == before
+
+
+def test_watching_ends_with_the_last_run(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sync, "EVERY", 0.1)
+    directory = tmp_path / "sweep" / "a"
+    keep(directory, "aaaaaaaa", [3.0])
+    lock = Lock(directory)
+    threading.Timer(1.0, lock.release).start()
+    answer = command("sync", "sweep", "--watch")
+    assert answer.code == 0, answer.err
+    assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0)]
+
+
+def test_nothing_is_sent_for_who_is_not_logged_in(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep(tmp_path / "outputs" / "a", "aaaaaaaa", [3.0])
+    monkeypatch.delenv("WANDB_API_KEY")
+    answer = command("sync")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "not logged in" in answer.err
+    assert "wandb login" in answer.err
+    assert wandb.requests == 0
+    assert command("sync", "nowhere").code == 2
+
+
+def test_what_a_server_refuses_is_said_and_sent_again(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+) -> None:
+    keep(tmp_path / "outputs" / "a", "aaaaaaaa", [3.0])
+    wandb.status = 401
+    answer = command("sync")
+    assert answer.code == 1
+    assert "1 parts were not sent: " in answer.err
+    assert "401" in answer.err
+    wandb.status = 200
+    assert command("sync").code == 0
+    assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0)]

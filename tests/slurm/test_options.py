@@ -1,0 +1,125 @@
+"""What a sweep asks SLURM for, and commands that cannot work, most of them without a cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_lab.sweeps.jobs import Job
+from attention_lab.sweeps.slurm import Slurm
+from attention_lab.training.nodes import ConfigError
+from tests.cli.conftest import Command, command  # noqa: F401
+from tests.slurm.conftest import SWEEP, TINY, Start, ended
+
+
+def job(**trainer: Any) -> Job:
+    """A job that is never run."""
+    return Job(Path("a"), {"trainer": {"accelerator": "cpu", **trainer}}, [], "a", "sweep")
+
+
+def request(slurm: Slurm, **trainer: Any) -> dict[str, Any]:
+    """What is asked for on behalf of one job."""
+    ((wanted, _),) = slurm._requests([job(**trainer)])
+    return wanted
+
+
+def test_nodes_tasks_and_gpus_follow_from_the_trainer() -> None:
+    assert request(Slurm()) == {"nodes": 1, "ntasks_per_node": 1}
+    assert request(Slurm(), accelerator="gpu", devices=8, num_nodes=2) == {
+        "nodes": 2,
+        "ntasks_per_node": 8,
+        "gpus_per_node": 8,
+    }
+    assert request(Slurm(), devices=4) == {"nodes": 1, "ntasks_per_node": 4}
+    assert request(Slurm(gpus=2), accelerator="auto")["gpus_per_node"] == 2
+    assert "gpus_per_node" not in request(Slurm(gpus=0), accelerator="auto")
+
+
+def test_options_get_sbatch_s_names() -> None:
+    slurm = Slurm(partition="long", qos="high", time=90, memory=1.5, cpus_per_task=4)
+    assert request(slurm) == {
+        "partition": "long",
+        "qos": "high",
+        "time": 90,
+        "mem": "1536M",
+        "cpus_per_task": 4,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+    }
+
+
+def test_jobs_that_need_the_same_make_one_array() -> None:
+    jobs = [job(), job(devices=2), job()]
+    found = Slurm()._requests(jobs)
+    assert [[jobs.index(each) for each in alike] for _, alike in found] == [[0, 0], [1]]
+    assert [wanted["ntasks_per_node"] for wanted, _ in found] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "trainer", "message"),
+    [
+        ({"time": 0.5}, {}, "hydra.launcher.time: must be a whole number, at least 1; got 0.5"),
+        ({"at_once": 0}, {}, "hydra.launcher.at_once: must be a whole number, at least 1"),
+        ({"signal": None}, {}, "hydra.launcher.signal: must be a whole number"),
+        ({"memory": "16G"}, {}, "hydra.launcher.memory: must be above 0, got '16G'"),
+        ({"wait": "no"}, {}, "hydra.launcher.wait: must be true or false"),
+        ({"extra": {"nodes": 4}}, {}, "hydra.launcher.extra.nodes: comes from trainer.num_nodes"),
+        ({"extra": {"ntasks_per_node": 4}}, {}, "ntasks_per_node: comes from trainer.devices"),
+        ({"setup": "module load cuda"}, {}, "hydra.launcher.setup: must be a list"),
+        ({"partitoin": "long"}, {}, "SLURM's has no such key; did you mean partition"),
+        ({}, {"accelerator": "auto"}, "trainer.accelerator=auto: what to ask SLURM for cannot"),
+        ({"gpus": 2}, {"accelerator": "gpu", "devices": 4}, "gpus=2: trainer.devices=4 GPUs"),
+        ({}, {"devices": "auto"}, "trainer.devices: SLURM has to know how many, got 'auto'"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(
+    options: dict[str, Any], trainer: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        request(Slurm.of(options), **trainer)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-m",), "hydra/launcher=slurm: there is no sbatch here"),
+        ((), "hydra/launcher=slurm: add -m"),
+        (
+            ("-m", "hydra.launcher.gpus_per_job=2"),
+            "hydra.launcher.gpus_per_job: hydra/launcher=slurm has no such key; "
+            "hydra/launcher=isolated has it",
+        ),
+        (("-m", "hydra.launcher.partiton=a"), "has no such key; did you mean partition?"),
+    ],
+)
+def test_a_command_that_cannot_work_leaves_nothing_behind(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    answer = command("train", *TINY, "hydra/launcher=slurm", *arguments)
+    assert answer.code == 2
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_slurm_refuses_is_shown_in_its_own_words(start: Start, tmp_path: Path) -> None:
+    wrong = {
+        "hydra.launcher.partition=nowhere": "invalid partition specified: nowhere",
+        "hydra.launcher.memory=1000000": "Requested node configuration is not available",
+        "hydra.launcher.extra={bogus: 1}": "unrecognized option '--bogus=1'",
+        "sweep.tune=lr | hydra.launcher.wait=false": "sweep.tune has to wait for results",
+    }
+    started = [start("train", *SWEEP, *override.split(" | ")) for override in wrong]
+    for process, message in zip(started, wrong.values(), strict=True):
+        answer = ended(process)
+        assert answer.code == 2
+        assert message in answer.err
+        assert answer.err.count("\n") == 1
+    assert not (tmp_path / "sweep").exists()

@@ -1,0 +1,86 @@
+"""Sweeps as jobs of a real SLURM."""
+
+import signal
+from pathlib import Path
+
+from tests.slurm.cluster import Cluster, eventually
+from tests.slurm.conftest import SWEEP, Start, ended, job_of, records
+
+
+def test_a_sweep_is_an_array_in_which_one_that_fails_stops_no_other(
+    start: Start, tmp_path: Path
+) -> None:
+    arguments = (*SWEEP, "hydra.launcher.at_once=2", "attention=dot_product,broken,deadly,additive")
+    answer = ended(start("train", *arguments))
+    assert answer.code == 1, answer.err
+    assert "2 runs did not finish" in answer.err
+    found = records(tmp_path / "sweep")
+    assert {name: record["status"] for name, record in found.items()} == {
+        "attention=dot_product": "finished",
+        "attention=broken": "failed",
+        "attention=deadly": "failed",
+        "attention=additive": "finished",
+    }
+    assert found["attention=broken"]["error"] == "RuntimeError: it is broken"
+    jobs = [job_of(tmp_path / "sweep", name) for name in found]
+    array = jobs[0].partition("_")[0]
+    assert sorted(jobs) == [f"{array}_{i}" for i in range(4)]
+    # Killed, it said nothing, and SLURM has.
+    deadly = found["attention=deadly"]["error"]
+    assert deadly.startswith(f"SLURM job {job_of(tmp_path / 'sweep', 'attention=deadly')}: ended: ")
+    assert "Killed" in deadly
+    for record in found.values():
+        assert record["error"] is None or record["error"] in answer.out
+    began = sorted(record["started"] for record in found.values())
+    over = sorted(record["finished"] for record in found.values())
+    assert over[0] < began[2]  # not more than two at a time
+    assert over[1] < began[3]
+    log = next((tmp_path / "sweep").glob("attention=broken-*/log.txt")).read_text()
+    assert "RuntimeError: it is broken" in log
+
+    again = ended(start("train", *arguments))
+    assert "2 finished and 2 failed of 4 runs earlier" in again.out
+    assert "submitted" not in again.out
+    assert records(tmp_path / "sweep") == found
+
+
+def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
+    start: Start, cluster: Cluster, tmp_path: Path
+) -> None:
+    arguments = (*SWEEP, "attention=slow", "seed=0,1", "hydra.launcher.at_once=1")
+    (tmp_path / "slow").touch()
+    left = ended(start("train", *arguments, "hydra.launcher.wait=false", PAUSE="5"))
+    assert left.code == 0, left.err
+    assert "2 jobs submitted to SLURM" in left.out
+    sweep = tmp_path / "sweep"
+    jobs = [job_of(sweep, f"seed={seed}") for seed in (0, 1)]
+    array = jobs[0].partition("_")[0]
+    assert f"scancel {array}\n" in left.out
+    assert "attention-lab report sweep --watch" in left.out
+    assert cluster.queue().keys() == set(jobs)
+
+    again = start("train", *arguments)
+    eventually(lambda: "seed=0" in records(sweep), "the first job to begin")
+    assert again.stdout is not None
+    line = next(line for line in again.stdout if "submitted" in line)
+    assert line == "0 jobs submitted to SLURM; 2 are there already\n"
+    again.send_signal(signal.SIGINT)
+    interrupted = ended(again)
+    assert interrupted.code == 1
+    assert f"scancel {array}\n" in interrupted.out
+    assert "the same command goes on" in interrupted.err
+    assert cluster.queue().keys() == set(jobs)
+
+    watching = start("report", "sweep", "--watch")
+    cluster.ask("scancel", array)
+    watched = ended(watching)
+    found = records(sweep)
+    assert found["seed=0"]["status"] == found["seed=1"]["status"] == "preempted"
+    assert found["seed=1"]["error"] == f"SLURM job {jobs[1]}: cancelled"
+    assert found["seed=1"]["error"] in watched.out
+
+    (tmp_path / "slow").unlink()
+    goes_on = ended(start("train", *arguments, "hydra.launcher.at_once=2"))
+    assert goes_on.code == 0, goes_on.err
+    assert "2 jobs submitted to SLURM\n" in goes_on.out
+    assert job_of(sweep, "seed=0").partition("_")[0] != array
