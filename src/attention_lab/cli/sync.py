@@ -47,6 +47,11 @@ def run(arguments: Sequence[str]) -> int:
         time.sleep(EVERY)
 
 
+def unsent(directory: Path) -> list[Path]:
+    """The parts of runs below a directory that have yet to be sent."""
+    return [part for part in _parts(directory) if not _is_sent(part)]
+
+
 def _parts(directory: Path) -> list[Path]:
     """What W&B has kept of runs: a part for each time that one has begun or gone on."""
     patterns = ("*/" * depth + "wandb/offline-run-*" for depth in range(DEPTH))
@@ -74,7 +79,7 @@ def _send(directory: Path) -> int:
     from attention_lab.recording.lock import is_held
     from attention_lab.recording.wandb import server
 
-    parts = [part for part in _parts(directory) if not _is_sent(part)]
+    parts = unsent(directory)
     # A run that is at work still writes to its latest.
     latest = {part.parent: part for part in _parts(directory)}
     ready = [p for p in parts if p != latest[p.parent] or not is_held(p.parent.parent)]
