@@ -1,5 +1,6 @@
 """What `attention-lab doctor` finds, and what it says that a command would launch."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from attention_lab.cli import surroundings
+from attention_lab.recording.lock import Lock
 from tests.cli.conftest import Command
 from tests.recording.test_wandb import forget_login
 
@@ -62,7 +64,7 @@ def test_what_there_is_stands_in_a_line_each(command: Command, tmp_path: Path) -
     assert f"torch {torch.__version__}, " in lines["packages"]
     assert f"{len(os.sched_getaffinity(0))} " in lines["CPU"]
     assert lines["SLURM"].startswith("  none: no sbatch here")
-    assert lines["disk"].endswith(" GiB free for outputs")
+    assert lines["disk"].endswith(" GiB free for runs")
     assert lines["W&B"].startswith("  offline: nobody is logged in to https://")
     assert lines["W&B"].endswith("(`wandb login`)")
     assert list(tmp_path.iterdir()) == []
@@ -167,3 +169,272 @@ def test_wandb_as_a_run_would_have_it(
     assert found(command)["W&B"].startswith("  online: logged in to https://")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert found(command)["W&B"].startswith("  off: WANDB_MODE=disabled")
+
+
+#: A run of 8 steps on made-up symbols.
+TINY = (
+    *("logger=csv", "trainer=cpu", "data=reverse", "data.examples=160", "data.batch_size=20"),
+    *("data.evaluation_examples=20", "model.width=16", "trainer.max_epochs=1"),
+)
+#: A sweep of four.
+SWEEP = ("-m", *TINY, "attention=general,none", "seed=0,1", "hydra.sweep.dir=sweep")
+
+
+def launched(command: Command, *arguments: str) -> dict[str, list[str]]:
+    """The lines of what a command would launch, with their marks, by what they are about."""
+    answer = command("doctor", *arguments)
+    assert (answer.code, answer.err) == (0, "")
+    lines: dict[str, list[str]] = {}
+    about = ""
+    for line in answer.out.splitlines():
+        about = line[2:16].rstrip() or about
+        lines.setdefault(about, []).append((line[:2] + line[16:]).strip())
+    del lines["disk"]  # on which others write meanwhile
+    return lines
+
+
+def test_one_run_is_described_and_not_begun(command: Command, tmp_path: Path) -> None:
+    lines = launched(command, "train", *TINY, "logger=wandb", "hydra.run.dir=there/run")
+    assert lines["one run"] == ["new"]
+    assert lines["it has"] == ["1 process, on the CPU with 1 thread"]
+    assert lines["directory"] == [str(tmp_path / "there" / "run")]
+    (logged,) = lines["W&B"]
+    assert logged.startswith("offline: nobody is logged in to https://")
+    assert logged.endswith("project attention-lab, group there")
+    assert lines["signals"][0].startswith("SIGUSR1, SIGUSR2, SIGTERM: a run saves")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_word_train_may_be_left_out(command: Command) -> None:
+    arguments = [*TINY, "hydra.run.dir=run"]
+    assert command("doctor", *arguments) == command("doctor", "train", *arguments)
+
+
+def test_several_processes_of_a_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 6)
+    monkeypatch.setattr("attention_lab.training.launch.cores", lambda: 8)
+    lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.devices=2")
+    assert lines["it has"] == ["2 processes, each on the CPU with 3 threads"]
+    assert lines["in total"] == ["2 processes, 6 CPU cores"]
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 4), ("LOCAL_RANK", 0)):
+        monkeypatch.setenv(name, str(value))
+    lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.num_nodes=2")
+    assert lines["launched by"] == ["torchrun or srun, as 4 processes"]
+    assert lines["it has"] == ["4 processes (2 on each of 2 nodes), each on the CPU with 6 threads"]
+    monkeypatch.setenv("RANK", "1")
+    assert command("doctor", *TINY, "trainer=ddp_cpu", "trainer.num_nodes=2") == (0, "", "")
+
+
+def test_a_run_in_a_slurm_job_requeues_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert "requeues SLURM job 7; " in launched(command, *TINY)["signals"][0]
+
+
+def test_a_sweep_is_described_as_it_is_run(command: Command, tmp_path: Path) -> None:
+    lines = launched(command, *SWEEP)
+    assert list(tmp_path.iterdir()) == []
+    total, *jobs = lines["jobs"]
+    assert total == "4: 4 new"
+    names = [f"attention={name},seed={seed}" for name in ("general", "none") for seed in (0, 1)]
+    assert [job.split()[:2] for job in jobs] == [["new", name] for name in names]
+    assert lines["all with"] == [" ".join(TINY[1:])]
+    assert lines["sweep"] == [str(tmp_path / "sweep")]
+    directories = [job.split("  in ")[1] for job in jobs]
+    answer = command("train", *SWEEP)
+    assert answer.code == 0, answer.err
+    assert {path.parent.name for path in (tmp_path / "sweep").glob("*/config.yaml")} == {
+        *directories
+    }
+    files = sorted(path for path in tmp_path.rglob("*"))
+    general, none = tmp_path / "sweep" / directories[0], tmp_path / "sweep" / directories[2]
+    for path, state in ((general, "failed"), (none, "running")):
+        status = json.loads((path / "status.json").read_text())
+        (path / "status.json").write_text(json.dumps(status | {"status": state}))
+    assert launched(command, *SWEEP)["jobs"] == [
+        "4: 1 failed, 2 finished, 1 goes on",
+        f"failed    {names[0]}  in {directories[0]}",
+        f"finished  {names[1]}  in {directories[1]}",
+        f"goes on   {names[2]}  in {directories[2]}",
+        f"finished  {names[3]}  in {directories[3]}",
+    ]
+    lines = launched(command, *SWEEP, "sweep.retry=failed")
+    assert lines["jobs"][0] == "4: 1 again, 2 finished, 1 goes on"
+    assert lines["launcher"] == ["isolated: on this machine, 2 at a time"]
+    assert sorted(path for path in tmp_path.rglob("*")) == files
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("hydra.launcher.parallel=3", {"launcher", "in total"}),
+        ("hydra.launcher.threads=9", {"launcher", "each job", "in total"}),
+        ("hydra.launcher.time_limit=5", {"time limit"}),
+        ("hydra.launcher.retries=2", {"time limit"}),
+        ("hydra.sweep.dir=other", {"sweep"}),
+        ("logger=wandb", {"W&B"}),
+        ("seed=0,1,2", {"jobs"}),
+        ("trainer=ddp_cpu", {"jobs", "all with", "launcher", "each job"}),
+    ],
+)
+def test_each_line_follows_the_command(
+    command: Command, monkeypatch: pytest.MonkeyPatch, override: str, changed: set[str]
+) -> None:
+    for module in ("sweeps.scheduler", "training.launch", "cli.described"):
+        monkeypatch.setattr(f"attention_lab.{module}.cores", lambda: 4)
+    before, after = launched(command, *SWEEP), launched(command, *SWEEP, override)
+    assert before["launcher"] == ["isolated: on this machine, 4 at a time"]
+    assert {about for about in after if after[about] != before[about]} == changed
+
+
+def test_more_threads_than_cores_at_a_time_are_marked(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attention_lab.cli.described.cores", lambda: 4)
+    arguments = [*SWEEP, "hydra.launcher.threads=2", "hydra.launcher.parallel=3"]
+    assert launched(command, *arguments)["in total"] == [
+        "! 3 processes, 6 CPU cores at a time; there are 4: hydra.launcher.parallel=2"
+    ]
+
+
+def test_only_the_first_ten_jobs_are_shown(command: Command) -> None:
+    lines = launched(command, "-m", *TINY, "seed=range(12)")["jobs"]
+    assert (lines[0], lines[10].split()[1], lines[11:]) == ("12: 12 new", "seed=9", ["and 2 more"])
+
+
+def test_what_is_tuned_is_not_known_before(command: Command, tmp_path: Path) -> None:
+    lines = launched(command, *SWEEP, "sweep.tune=lr", "sweep.grid=[1e-3,2e-3,4e-3]")
+    assert lines["tuning"][0] == "6: 6 new"
+    assert "optimizer.lr=0.002,seed=1000  in tuning/attention=gen" in lines["tuning"][2]
+    assert lines["then"] == ["4 jobs, with the settings that the tuning chooses"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_search_the_first_trials_are_known(command: Command, tmp_path: Path) -> None:
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=7", "hydra.sweeper.n_jobs=3"]
+    storage = "hydra.sweeper.storage=sqlite:///trials.db"
+    lines = launched(command, "-m", *TINY, *search, storage)
+    assert lines["search"][:2] == [
+        "7 trials, chosen as it goes: TPESampler, 3 at a time",
+        "optimizer.lr=tag(log, interval(1e-4, 1e-2))",
+    ]
+    assert lines["first"][0] == "3: 3 new"
+    assert list(tmp_path.iterdir()) == []
+
+
+SLURM = (
+    *(*SWEEP, "hydra/launcher=slurm", "trainer.devices=4", "trainer.num_nodes=2"),
+    *("hydra.launcher.time=90", "hydra.launcher.cpus_per_task=3"),
+)
+
+
+@pytest.fixture
+def asked(program: Program, tmp_path: Path) -> Path:
+    """A file with what an sbatch was asked that has nothing against it."""
+    pytest.importorskip("submitit")
+    log = tmp_path.parent / f"{tmp_path.name}-asked"
+    program("sbatch", f'echo "$@" >> {log}')
+    return log
+
+
+def test_jobs_of_slurm_are_not_submitted(command: Command, tmp_path: Path, asked: Path) -> None:
+    lines = launched(command, *SLURM, "hydra.launcher.at_once=3")
+    assert lines["launcher"] == ["slurm: 1 array of jobs, 3 at a time"]
+    assert lines["each job"] == [
+        "8 processes (4 on each of 2 nodes), each on the CPU with 3 threads"
+    ]
+    assert lines["asks for"] == ["--time=90 --cpus-per-task=3 --nodes=2 --ntasks-per-node=4"]
+    assert lines["in total"] == ["24 processes, 72 CPU cores at a time, if there are as many"]
+    assert lines["time limit"] == ["90 minutes; 60 s before it a run is told to save"]
+    assert "SIGUSR2: a run saves between two steps and is queued again; " in lines["signals"][0]
+    assert asked.read_text().count("--test-only") == len(asked.read_text().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("hydra.launcher.at_once=2", {"launcher", "in total"}),
+        ("hydra.launcher.cpus_per_task=null", {"each job", "asks for", "in total"}),
+        ("trainer.num_nodes=3", {"jobs", "all with", "each job", "asks for", "in total"}),
+        ("hydra.launcher.gpus=4", {"each job", "asks for", "in total"}),
+        ("hydra.launcher.time=null", {"asks for", "time limit"}),
+        ("hydra.launcher.signal=90", {"time limit"}),
+        ("hydra.launcher.requeue=false", {"signals"}),
+        ("hydra.launcher.wait=false", {"this command"}),
+    ],
+)
+@pytest.mark.usefixtures("asked")
+def test_each_line_about_slurm_follows_the_command(
+    command: Command, override: str, changed: set[str]
+) -> None:
+    before, after = launched(command, *SLURM), launched(command, *SLURM, override)
+    assert {about for about in after if after[about] != before.get(about)} == changed
+
+
+WRONG = [
+    [*TINY, "attention=aditive"],
+    [*TINY, "attention.head=4"],
+    [*TINY, "trainer.devices=9999"],
+    [*TINY, "trainer.num_nodes=2"],
+    [*TINY, "attention.heads=3"],
+    [*TINY, "hydra/launcher=slurm"],
+    [*TINY, "seed=0,1"],
+    [*SWEEP, "hydra/launcher=slurm"],
+    [*SWEEP, "hydra.launcher.parallel=0"],
+    [*SWEEP, "trainer.devices=9999"],
+    [*SWEEP, "sweep.retry=finished"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_what_is_wrong_is_said_as_train_says_it(
+    command: Command, tmp_path: Path, arguments: list[str]
+) -> None:
+    answer = command("doctor", *arguments)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert list(tmp_path.iterdir()) == []
+    assert answer == command("train", *arguments)
+
+
+def test_a_directory_that_is_taken_is_refused(command: Command, tmp_path: Path) -> None:
+    one = [*TINY, "hydra.run.dir=run"]
+    assert command("train", *one).code == 0
+    (tmp_path / "sweep").mkdir()
+    lock = Lock(tmp_path / "sweep")
+    lock.sign()
+    for arguments in (one, [*one, "seed=5"], list(SWEEP)):
+        answer = command("doctor", *arguments)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer == command("train", *arguments)
+    lock.release()
+    status = tmp_path / "run" / "status.json"
+    status.write_text(status.read_text().replace('"finished"', '"preempted"', 1))
+    assert launched(command, *one)["one run"] == ["goes on from its latest checkpoint"]
+
+
+def test_another_launcher_is_not_started(command: Command, tmp_path: Path) -> None:
+    answer = command("doctor", *SWEEP, "hydra/launcher=basic")
+    assert answer.err.startswith("attention-lab: hydra/launcher=basic: doctor knows isolated, ")
+    assert (answer.code, answer.out) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_what_would_be_written(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").touch()
+    for directory in (["hydra.run.dir=there/run"], ["-m", "hydra.sweep.dir=there/sweep"]):
+        answer = command("doctor", *TINY, *directory)
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err.startswith("attention-lab: cannot write the run: ")
+    monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    answer = command("doctor", *TINY)
+    assert answer.code == 1
+    assert answer.out.splitlines()[-1].startswith("✗ disk          0.0 GiB free for runs; ")
+
+
+def test_only_train_launches_anything(command: Command) -> None:
+    message = "attention-lab: doctor: report launches nothing; only train does\n"
+    assert command("doctor", "report", "sweep") == (2, "", message)

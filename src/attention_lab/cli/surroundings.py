@@ -143,7 +143,7 @@ def disk(directory: Path) -> Finding:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return Finding("disk", f"{nearest} cannot be written; {elsewhere}", NOTHING)
     free = shutil.disk_usage(nearest).free
-    what = f"{free / 2**30:,.1f} GiB free for {directory}"
+    what = f"{free / 2**30:,.1f} GiB free for runs"
     if free < SCARCE:
         return Finding("disk", f"{what}; {elsewhere}", NOTHING if free < ROOM else LESS)
     return Finding("disk", what)
