@@ -14,7 +14,7 @@ from tests.conftest import Compose
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES_WITH_DIALOGUES = [DOCS / "attention.md", DOCS / "decoding.md"]
-PAGES = [*PAGES_WITH_DIALOGUES, DOCS / "tasks.md", DOCS / "sweeps.md", DOCS / "slurm.md"]
+PAGES = [*PAGES_WITH_DIALOGUES, DOCS / "tasks.md", DOCS / "sweeps.md", DOCS / "slurm.md", DOCS / "devices.md"]
 COMMANDS = [
     command
     for page in PAGES
@@ -31,7 +31,7 @@ def test_dialogues_give_what_they_show(page: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_right(command: str, compose: Compose) -> None:
-    words = [word for word in shlex.split(command) if word != "-m"]
+    words = [word for word in shlex.split(command, comments=True) if word != "-m"]
     for job in product(*map(_alternatives, words)):
         check(compose(*job))
 

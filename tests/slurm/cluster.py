@@ -16,7 +16,7 @@ NODES = ("127.0.0.2", "127.0.0.3")
 #: CPUs that a node declares, whatever this machine has.
 CPUS = 2
 #: Seconds that anything may take which ought to take a few.
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 CONFIG = """\
 ClusterName=tests

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Answer
+from tests.cli.conftest import Answer, Command, command  # noqa: F401
 from tests.slurm.cluster import Cluster, eventually, lack
 
 #: A run of 8 steps on made-up symbols.
@@ -88,6 +88,21 @@ def environment(cluster: Cluster, tmp_path: Path) -> Iterator[dict[str, str]]:
     cluster.ask("scancel", "--user=root", "--signal=KILL")
     cluster.ask("scancel", "--user=root")
     eventually(lambda: not cluster.queue(), "the queue to be empty")
+
+
+@pytest.fixture
+def login(
+    environment: dict[str, str],
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Command]:
+    """Runs commands as on a login node, in this process, which has imported all they need."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield command
+    sys.modules.pop("faulty", None)
 
 
 @pytest.fixture

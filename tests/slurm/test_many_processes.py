@@ -10,18 +10,25 @@ from tests.slurm.conftest import SWEEP, TINY, Start, ended, records
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "slurm"
 
 
-def test_a_run_on_two_nodes_has_a_process_on_each(
+def test_a_run_on_two_nodes_has_a_process_on_each_and_is_requeued_before_it_has_begun(
     start: Start, cluster: Cluster, tmp_path: Path
 ) -> None:
     many = ("trainer=ddp_cpu", "trainer.num_nodes=2", "trainer.devices=1")
-    answer = ended(start("train", *SWEEP, *many))
+    going = start("train", *SWEEP, *many)
+    eventually(lambda: list(tmp_path.glob("sweep/*/slurm.json")), "the job to be submitted")
+    (ticket,) = tmp_path.glob("sweep/*/slurm.json")
+    job = json.loads(ticket.read_text())["job"]
+    logs = [tmp_path / "sweep" / "slurm" / f"{job}_{rank}_log.out" for rank in (0, 1)]
+    for log in logs:  # libraries are being imported, and nobody listens
+        eventually(lambda log=log: log.exists() and "Starting" in log.read_text(), f"{log}")
+    cluster.ask("scancel", "--signal=USR2", job)
+    cluster.hurry(job)
+    answer = ended(going)
     assert answer.code == 0, answer.err
+    assert all(log.read_text().count("Starting") == 2 for log in logs)
     (record,) = records(tmp_path / "sweep").values()
     assert record["status"] == "finished"
-    (directory,) = (path.parent for path in (tmp_path / "sweep").glob("*/status.json"))
-    job = json.loads((directory / "slurm.json").read_text())["job"]
-    logs = sorted(path.name for path in (tmp_path / "sweep" / "slurm").glob(f"{job}_*_log.out"))
-    assert logs == [f"{job}_{rank}_log.out" for rank in (0, 1)]
+    assert f"SLURM job {job} is requeued" in (ticket.parent / "log.txt").read_text()
     nodes = cluster.ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%N")
     assert nodes == "127.0.0.[2-3]\n"
 
@@ -36,15 +43,15 @@ def test_the_example_scripts_go_on_in_their_directory(
     asked = environment | {"TRAINER": "ddp_cpu", "PAUSE": "0.5"}
     jobs = {}
     for script, tasks in (("one_node", 2), ("two_nodes", 1)):
-        job = cluster.ask(
+        submitted = cluster.ask(
             *("sbatch", *small, f"--ntasks-per-node={tasks}", str(SCRIPTS / script), *small_run),
             cwd=tmp_path,
             **asked,
-        ).strip()
-        directory = tmp_path / "outputs" / f"slurm-{job}"
-        eventually(lambda at=directory: _record(at).get("progress"), f"{script} to train")
+        )
+        jobs[submitted.strip()] = tmp_path / "outputs" / f"slurm-{submitted.strip()}"
+    for job, directory in jobs.items():
+        eventually(lambda at=directory: _record(at).get("progress"), f"{directory} to train")
         cluster.ask("scancel", "--signal=USR2", job)
-        jobs[job] = directory
     (tmp_path / "slow").unlink()
     for job, directory in jobs.items():
         cluster.hurry(job)

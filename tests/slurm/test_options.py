@@ -9,7 +9,7 @@ from attention_lab.sweeps.jobs import Job
 from attention_lab.sweeps.slurm import Slurm
 from attention_lab.training.nodes import ConfigError
 from tests.cli.conftest import Command, command  # noqa: F401
-from tests.slurm.conftest import SWEEP, TINY, Start, ended
+from tests.slurm.conftest import SWEEP, TINY
 
 
 def job(**trainer: Any) -> Job:
@@ -109,17 +109,20 @@ def test_a_command_that_cannot_work_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_slurm_refuses_is_shown_in_its_own_words(start: Start, tmp_path: Path) -> None:
-    wrong = {
-        "hydra.launcher.partition=nowhere": "invalid partition specified: nowhere",
-        "hydra.launcher.memory=1000000": "Requested node configuration is not available",
-        "hydra.launcher.extra={bogus: 1}": "unrecognized option '--bogus=1'",
-        "sweep.tune=lr | hydra.launcher.wait=false": "sweep.tune has to wait for results",
-    }
-    started = [start("train", *SWEEP, *override.split(" | ")) for override in wrong]
-    for process, message in zip(started, wrong.values(), strict=True):
-        answer = ended(process)
-        assert answer.code == 2
-        assert message in answer.err
-        assert answer.err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("hydra.launcher.partition=nowhere",), "invalid partition specified: nowhere"),
+        (("trainer.num_nodes=3",), "Requested node configuration is not available"),
+        (("hydra.launcher.extra={bogus: 1}",), "unrecognized option '--bogus=1'"),
+        (("sweep.tune=lr", "hydra.launcher.wait=false"), "sweep.tune has to wait for results"),
+    ],
+)
+def test_what_slurm_refuses_is_shown_in_its_own_words(
+    login: Command, tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    answer = login("train", *SWEEP, *overrides)
+    assert answer.code == 2
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
     assert not (tmp_path / "sweep").exists()

@@ -3,15 +3,18 @@
 import signal
 from pathlib import Path
 
+import pytest
+
+from tests.cli.conftest import Command
 from tests.slurm.cluster import Cluster, eventually
 from tests.slurm.conftest import SWEEP, Start, ended, job_of, records
 
 
 def test_a_sweep_is_an_array_in_which_one_that_fails_stops_no_other(
-    start: Start, tmp_path: Path
+    login: Command, tmp_path: Path
 ) -> None:
     arguments = (*SWEEP, "hydra.launcher.at_once=2", "attention=dot_product,broken,deadly,additive")
-    answer = ended(start("train", *arguments))
+    answer = login("train", *arguments)
     assert answer.code == 1, answer.err
     assert "2 runs did not finish" in answer.err
     found = records(tmp_path / "sweep")
@@ -38,18 +41,23 @@ def test_a_sweep_is_an_array_in_which_one_that_fails_stops_no_other(
     log = next((tmp_path / "sweep").glob("attention=broken-*/log.txt")).read_text()
     assert "RuntimeError: it is broken" in log
 
-    again = ended(start("train", *arguments))
+    again = login("train", *arguments)
     assert "2 finished and 2 failed of 4 runs earlier" in again.out
     assert "submitted" not in again.out
     assert records(tmp_path / "sweep") == found
 
 
 def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
-    start: Start, cluster: Cluster, tmp_path: Path
+    login: Command,
+    start: Start,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PAUSE", "5")
     arguments = (*SWEEP, "attention=slow", "seed=0,1", "hydra.launcher.at_once=1")
     (tmp_path / "slow").touch()
-    left = ended(start("train", *arguments, "hydra.launcher.wait=false", PAUSE="5"))
+    left = login("train", *arguments, "hydra.launcher.wait=false")
     assert left.code == 0, left.err
     assert "2 jobs submitted to SLURM" in left.out
     sweep = tmp_path / "sweep"
@@ -80,7 +88,7 @@ def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
     assert found["seed=1"]["error"] in watched.out
 
     (tmp_path / "slow").unlink()
-    goes_on = ended(start("train", *arguments, "hydra.launcher.at_once=2"))
+    goes_on = login("train", *arguments, "hydra.launcher.at_once=2")
     assert goes_on.code == 0, goes_on.err
     assert "2 jobs submitted to SLURM\n" in goes_on.out
     assert job_of(sweep, "seed=0").partition("_")[0] != array

@@ -1,5 +1,6 @@
 """A run that a signal stops, at any moment, goes on and ends as if it had not, bit for bit."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from attention_lab.data.bucketing import BucketBatchSampler
+from attention_lab.training import fitting
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint_file import read
 from attention_lab.training.objective import Objective
@@ -25,7 +28,7 @@ from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals, r
 from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import Refuse, read_status
-from tests.training.test_resume import OPTIONS, assert_identical, rows
+from tests.training.test_resume import OPTIONS, assert_identical, in_a_process, rows
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +100,41 @@ def test_a_run_that_is_stopped_ends_bit_for_bit_as_if_it_had_not(
     assert_identical(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("step", [10, 26])
-def test_a_signal_in_validation_is_heard_at_its_end(
-    step: int, config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
+@pytest.mark.parametrize("steps", [[10], [10, 10, 15], [5, 26, 26]])
+def test_a_validation_that_a_signal_breaks_off_is_done_anew(
+    steps: list[int], config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
 ) -> None:
-    signal_in(Objective, "validation_step", lambda self: self.global_step == step)
-    assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {step}"
+    """It, and what comes after it, draws the random numbers that it would have drawn."""
+    for number in steps:
+        batch = itertools.count()
+        signal_in(
+            Objective,
+            "validation_step",
+            lambda self, n=number, b=batch: self.global_step == n and next(b) == 1,
+        )
+        reason = train_until_stopped(config, tmp_path / "run")
+        assert reason == f"SIGUSR1: saved at step {number}"
+        validated = [row["step"] for row in rows(tmp_path / "run") if row.get("validation/loss")]
+        assert str(number) not in validated
     train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+def test_a_terminal_shows_a_bar_also_where_it_goes_on_with_a_validation(
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    signal_in: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(fitting, "sys", terminal)
+    config = config | {"trainer": {**config["trainer"], "progress": True}}
+    signal_in(Objective, "validation_step", lambda self: self.global_step == 10)
+    train_until_stopped(config, tmp_path / "run")
+    train(config, tmp_path / "run", [])
+    assert "Epoch 1/1" in capsys.readouterr().out
     assert_identical(tmp_path / "run", whole)
 
 
@@ -197,11 +228,6 @@ def test_the_time_of_a_part_that_is_saved_in_mid_interval_counts(
 
 
 # Real signals
-
-
-def in_a_process(config: dict[str, Any], directory: Path) -> None:
-    torch.set_num_threads(1)
-    train(config, directory, [])
 
 
 @pytest.mark.parametrize("seed", [0, 1])

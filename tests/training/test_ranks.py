@@ -42,6 +42,8 @@ def losses(directory: Path) -> list[float]:
     ("data", "metric"),
     [
         ("data=digits", "accuracy"),
+        ("data=digits trainer.strategy=fsdp", "accuracy"),
+        ("data=reverse data.examples=300 trainer.strategy=fsdp", "token_error_rate"),
         # Of different lengths: a mean over processes would not be one over tokens.
         ("data=reverse data.examples=300", "token_error_rate"),
         ("data=recall data.examples=300 model.layers=1", "accuracy"),
@@ -93,6 +95,20 @@ def two(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
         patch.setattr("attention_lab.training.launch.cores", lambda: 2)
         launch(config, directory, [])
     return directory
+
+
+@pytest.fixture(scope="module")
+def sharded(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of processes that share the model out."""
+    directory = tmp_path_factory.mktemp("sharded") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attention_lab.training.launch.cores", lambda: 2)
+        launch(fsdp(config), directory, [])
+    return directory
+
+
+def fsdp(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "trainer": {**config["trainer"], "strategy": "fsdp"}}
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +225,29 @@ def test_a_run_whose_processes_are_all_killed_goes_on_exactly(
     launch(config, tmp_path / "run", [])
     assert len(read_status(tmp_path / "run")["resumed"]) == 1
     assert_identical(tmp_path / "run", two)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_that_a_signal_stops_goes_on_exactly(
+    strategy: str,
+    config: dict[str, Any],
+    two: Path,
+    sharded: Path,
+    begin: Begin,
+    tmp_path: Path,
+) -> None:
+    config, whole = (fsdp(config), sharded) if strategy == "fsdp" else (config, two)
+    process = begin(config, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=60)
+    status = read_status(tmp_path / "run")
+    if status["status"] != "finished":  # it may have been that fast
+        assert status["status"] == "preempted", said
+        assert status["error"].startswith("SIGUSR1: saved at step ")
+        assert said.count("the same command goes on") == 1
+        launch(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

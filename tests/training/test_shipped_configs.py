@@ -94,6 +94,12 @@ DEVIATIONS = {
     "trainer=cpu": {"accelerator": "cpu"},
     "trainer=gpu": {"accelerator": "gpu", "precision": "bf16-mixed"},
     "trainer=ddp": {"accelerator": "gpu", "precision": "bf16-mixed", "devices": 8},
+    "trainer=fsdp": {
+        "accelerator": "gpu",
+        "precision": "bf16-mixed",
+        "devices": 8,
+        "strategy": "fsdp",
+    },
     "trainer=ddp_cpu": {"accelerator": "cpu", "devices": 2},
     "logger=csv": {"wandb": "off"},
 }

@@ -69,7 +69,7 @@ class AttentionMaps(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
-        if self.maps:
+        if self.maps and trainer.is_global_zero:
             write_viewer(self.maps, self.directory / "attention.html", self.directory.parent.name)
         self.seconds += time.perf_counter() - started
 

@@ -18,10 +18,11 @@ from attention_lab.recording.lock import is_held
 from attention_lab.recording.run_directory import record_death
 from attention_lab.reports.records import section
 from attention_lab.sweeps.display import Display
-from attention_lab.sweeps.jobs import Job
+from attention_lab.sweeps.jobs import Job, check_jobs
 from attention_lab.sweeps.processes import Start, cause_of_death, job_starter
 from attention_lab.sweeps.standing import Standing, standing
 from attention_lab.training.children import cores, stop
+from attention_lab.training.launch import check_devices
 from attention_lab.training.nodes import ConfigError
 from attention_lab.training.run import NO_ROOM
 
@@ -116,6 +117,17 @@ class _Running:
     earlier: Mapping[str, Any]
     #: What is to be recorded of its end if it does not do so itself.
     error: str | None = None
+
+
+def check_here(jobs: Sequence[Job]) -> None:
+    """Find out whether jobs can work, on this machine.
+
+    Raises:
+        ConfigError: naming what cannot.
+    """
+    check_jobs(jobs)
+    for job in jobs:
+        check_devices(job.config)
 
 
 def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> None:

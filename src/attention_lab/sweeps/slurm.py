@@ -9,9 +9,11 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -38,10 +40,16 @@ from attention_lab.sweeps.queue import (
     write_ticket,
 )
 from attention_lab.sweeps.standing import standing
+from attention_lab.training.launch import launch
 from attention_lab.training.nodes import ConfigError
-from attention_lab.training.run import train
+from attention_lab.training.preemption import Preempted, requeue_in_slurm
 
 POLL_SECONDS = 0.5
+#: Starts a command to which SLURM's signal comes only once it wants to have it.
+LATER = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 #: What sbatch is told by other means, and by which.
 TOLD = {
     "nodes": "trainer.num_nodes",
@@ -226,7 +234,8 @@ class Slurm:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        executor = SlurmExecutor(jobs[0].directory.parent / FOLDER)
+        python = shlex.join([sys.executable, "-c", LATER, sys.executable])
+        executor = SlurmExecutor(jobs[0].directory.parent / FOLDER, python=python)
         again = {"requeue" if self.requeue else "no-requeue": True}
         # Ranks wait for each other, so one that dies leaves the others hanging.
         options = ["--kill-on-bad-exit=1"]
@@ -272,19 +281,27 @@ def run_task(job: Job) -> None:
         with (job.directory / "log.txt").open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-    # submitit would requeue at once what saves and requeues by itself; before it listens, there is
-    # nothing to save.
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCONT, signal.SIG_DFL)
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
         torch.set_num_threads(int(cores))
+    # Of these, submitit would make what it makes of any job; a run listens while it goes on.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, _stop)
     try:
-        train(job.config, job.directory, job.overrides, job.group)
-    except SystemExit:
-        if is_first:
-            raise
-        # Were this one to fail, srun would end the first, which has yet to say that all is saved.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        launch(job.config, job.directory, job.overrides, job.group)
+    except Preempted as error:
+        if not is_first:
+            return  # were it to fail, srun would end the first, which has yet to say what is saved
+        requeue = requeue_in_slurm()
+        if requeue is not None and not error.is_requeued and error.message != "SIGTERM":
+            requeue()
+        raise
+
+
+def _stop(number: int, _: object) -> None:
+    """Stop before the run has begun to listen."""
+    raise Preempted(signal.Signals(number).name)
 
 
 def _follow(

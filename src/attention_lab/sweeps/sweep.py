@@ -10,11 +10,10 @@ from attention_lab.recording.lock import Lock, Locked, is_held
 from attention_lab.recording.run_directory import RunExists
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
-from attention_lab.sweeps.jobs import Job, check_jobs, make_job
+from attention_lab.sweeps.jobs import Job, make_job
 from attention_lab.sweeps.options import RETRIED, SweepOptions
 from attention_lab.sweeps.standing import Standing, State, standing
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
-from attention_lab.training.launch import check_devices
 
 #: Where, below the sweep, the runs are from which settings are chosen.
 TUNING = "tuning"
@@ -45,8 +44,7 @@ class Sweep:
         compose: makes the resolved config of a job from its overrides.
         options: the section ``sweep``.
         run: runs jobs to their ends, or leaves them to who does; shows how they stand.
-        check: finds out whether jobs can work, before anything is written; None means on this
-            machine.
+        check: finds out whether jobs can work, before anything is written.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -58,13 +56,13 @@ class Sweep:
         compose: Callable[[Sequence[str]], Mapping[str, Any]],
         options: Mapping[str, Any],
         run: Callable[[Sequence[Job], Display], None],
-        check: Callable[[Sequence[Job]], None] | None = None,
+        check: Callable[[Sequence[Job]], None],
     ) -> None:
         self.directory = directory
         self.compose = compose
         self.options = SweepOptions.of(options)
         self.run_jobs = run
-        self.check_jobs = check or _check_here
+        self.check_jobs = check
 
     def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
         """Run what is to be run of some jobs.
@@ -175,13 +173,6 @@ class Sweep:
     def _is_wanted(self, found: Standing) -> bool:
         """Whether a job is to be run, or to go on."""
         return found.state in ("waiting", "running", "preempted", *self.options.retry)
-
-
-def _check_here(jobs: Sequence[Job]) -> None:
-    """Raise ConfigError unless jobs can work on this machine."""
-    check_jobs(jobs)
-    for job in jobs:
-        check_devices(job.config)
 
 
 def _of_earlier(states: Sequence[State], of: int) -> str:

@@ -5,7 +5,7 @@ import pickle
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -16,6 +16,7 @@ from attention_lab.recording.metrics import MetricsFile
 from attention_lab.training import ranks
 from attention_lab.training.checkpoint_file import Damaged, read, write
 from attention_lab.training.history import History
+from attention_lab.training.objective import Objective
 from attention_lab.training.random_states import random_states, restore_random_states
 
 #: Where a checkpoint has what Lightning does not keep.
@@ -93,15 +94,20 @@ class Checkpoints(Checkpoint):
         self._failures: list[OSError] = []
         self._tried: int | None = None
         self._loaded: dict[str, Any] | None = None
+        self._before_validation: dict[str, Any] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before_validation = None
         self._save(trainer)
         step = trainer.global_step
         if self._best_step() == step == self.saved_step and trainer.is_global_zero:
             self._keep_best(self.last, step)
 
     def save_between(self, trainer: Trainer) -> None:
-        """Save ``last`` between two batches, unless a validation just has, or tried to."""
+        """Save ``last`` between two batches, unless it was just done, or tried.
+
+        Between those of a validation, it is saved as it was before that, which is then to be done.
+        """
         if trainer.global_step not in (0, self._tried):
             self._save(trainer)
 
@@ -142,9 +148,11 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        now = self._before_validation or self._now()
         checkpoint[_KEPT] = {
-            "random": ranks.of_all(random_states()),
-            "rows": self.metrics.rows,
+            "random": ranks.of_all(now["random"]),
+            "rows": now["rows"],
+            "validates": self._before_validation is not None,
             "ended": trainer.should_stop,
             "best_step": self._best_step(),
         }
@@ -167,6 +175,9 @@ class Checkpoints(Checkpoint):
         if self._loaded is not None:  # now, as to set up loaders draws random numbers
             restore_random_states(self._loaded["random"][ranks.rank()])
             trainer.should_stop = self._loaded["ended"]
+        cast(Objective, pl_module).before_validation.append(self._look)
+        if self._loaded is not None and self._loaded["validates"]:
+            _validate(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._failures:
@@ -179,10 +190,26 @@ class Checkpoints(Checkpoint):
         if trainer.global_step % self.every == 0:
             self.save_between(trainer)
 
+    def _now(self) -> dict[str, Any]:
+        return {"random": random_states(), "rows": self.metrics.rows}
+
+    def _look(self) -> None:
+        """Remember what a validation is about to change."""
+        self._before_validation = self._now()
+
     def _best_step(self) -> int | None:
         if not self.history.validations:
             return None
         return self.history.best(self.monitor, self.mode).step
+
+
+def _validate(trainer: Trainer) -> None:
+    """Do a validation that was broken off; Lightning takes it for done."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.restarting = False  # it would go on in the middle, without what came before
+    trainer.validating = True
+    loop.run()
+    trainer.training = True
 
 
 def newest(directory: Path) -> Path | None:

@@ -122,6 +122,7 @@ def quiet() -> Iterator[None]:
             ".*`srun` command is available.*",
             ".*treespec, LeafSpec.*",  # between Lightning and torch
             ".*`srun` command is available.*",  # one may train without it
+            ".*returned a view tensor.*",  # none is changed in place
             ".*broadcast_buffers.*",  # its successor is younger than the oldest torch that will do
             ".*sync_dist=True.*",  # what is logged there is of all processes already
         ):

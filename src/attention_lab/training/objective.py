@@ -3,6 +3,7 @@
 import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.training import ranks
 from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.sharding import is_sharded, shard
 from attention_lab.training.slice_accuracy import SliceAccuracy
 
 Split = Literal["validation", "test"]
@@ -54,6 +56,8 @@ class Objective(LightningModule, ABC):
         self.model = model
         self.data = data
         self.optimizer_options = optimizer
+        #: Called before each validation: nothing of it has happened, and all that led to it.
+        self.before_validation: list[Callable[[], None]] = []
         #: Real (not padding) tokens trained on so far, by all processes; a tensor, so that
         #: counting never waits for the device.
         self.register_buffer("tokens", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -112,6 +116,11 @@ class Objective(LightningModule, ABC):
         if self.global_step % self._log_every == 0:
             self.require_finite("training", outputs["loss"])
 
+    def on_validation_model_zero_grad(self) -> None:
+        super().on_validation_model_zero_grad()
+        for call in self.before_validation:
+            call()
+
     def validation_step(self, batch: Any, batch_index: int) -> None:
         self.evaluate(batch, "validation")
 
@@ -161,6 +170,11 @@ class Objective(LightningModule, ABC):
         if ranks.any_of_all(not torch.isfinite(loss)):
             value = next(each for each in ranks.of_all(loss.item()) if not math.isfinite(each))
             raise Diverged(f"the {what} loss is {value} at step {self.global_step}")
+
+    def configure_model(self) -> None:
+        mesh = self.device_mesh
+        if mesh is not None and not is_sharded(self.model):
+            shard(self.model, mesh["data_parallel"])
 
     def configure_gradient_clipping(
         self,

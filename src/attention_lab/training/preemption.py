@@ -22,15 +22,17 @@ SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 class Preempted(SystemExit):
     """A signal has stopped the run; the process ends with exit code 1."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, is_requeued: bool = False) -> None:
         super().__init__(1)
         self.message = message
+        #: Whether a SLURM job has been put back into the queue for it.
+        self.is_requeued = is_requeued
 
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
-        return type(self), (self.message,)
+    def __reduce__(self) -> tuple[type[Self], tuple[str, bool]]:
+        return type(self), (self.message, self.is_requeued)
 
 
 class StopSignals:
@@ -78,8 +80,8 @@ class StopSignals:
 class Preemption(Callback):
     """Saves and stops between two batches when any process of the run has heard a signal.
 
-    It stands before the checkpoints among the callbacks. A signal during validation is heard at
-    its end.
+    The batches may be those of a validation, which then begins anew when the run goes on. It stands
+    before the checkpoints among the callbacks.
 
     Args:
         signals: what hears them.
@@ -103,6 +105,9 @@ class Preemption(Callback):
             self.signals.waits = True
             loader.before_each.append(lambda: self._stop_if_asked(trainer))
 
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._stop_if_asked(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
         self.signals.waits = False
@@ -112,10 +117,13 @@ class Preemption(Callback):
             return
         self.checkpoints.save_between(trainer)
         heard = [each for each in ranks.of_all(self.signals.heard) if each is not None]
-        if self.requeue is not None and signal.SIGTERM not in heard and ranks.rank() == 0:
+        is_requeued = self.requeue is not None and signal.SIGTERM not in heard
+        if self.requeue is not None and is_requeued and ranks.rank() == 0:
             self.requeue()
+        ranks.of_first(None)  # a process that ends sooner may cost the first one its life
         step = self.checkpoints.saved_step
-        raise Preempted(f"{heard[0].name}: " + (f"saved at step {step}" if step else "not saved"))
+        said = f"saved at step {step}" if step else "not saved"
+        raise Preempted(f"{heard[0].name}: {said}", is_requeued)
 
 
 def requeue_in_slurm() -> Callable[[], None] | None:

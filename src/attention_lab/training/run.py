@@ -20,6 +20,7 @@ from attention_lab.training.nodes import Config
 from attention_lab.training.objective import Diverged
 from attention_lab.training.preemption import Preempted, StopSignals
 from attention_lab.training.random_states import seed_rank
+from attention_lab.training.sharding import is_sharded
 
 #: What status.json says of a run for which the disk was too full.
 NO_ROOM = "no room left on the disk"
@@ -100,7 +101,7 @@ def _recorded(
     """Train and test a run whose end, whatever it is, gets into its record."""
     try:
         with _wandb(run, record, group, config) as loggers:
-            result = _fit_and_test(run, threshold, record, loggers, signals)
+            result = _fit_and_test(run, config, threshold, record, loggers, signals)
             record.finish(result)  # before W&B, which may take its time
     except Diverged as error:
         record.end("diverged", str(error))
@@ -123,11 +124,19 @@ def _recorded(
 
 
 def _fit_and_test(
-    run: Run, threshold: float, record: RunRecord, others: list[Logger], signals: StopSignals
+    run: Run,
+    config: Config,
+    threshold: float,
+    record: RunRecord,
+    others: list[Logger],
+    signals: StopSignals,
 ) -> dict[str, Any]:
     data, monitor, mode = run.data, f"validation/{run.data.monitor}", run.data.mode
     trainer, history, maps, checkpoints = fit(run, record.directory, record, others, signals)
+    tokens = int(run.objective.tokens)
     ranks.leave()
+    if is_sharded(run.objective.model):
+        run = build(config, data)
     load_weights(run, checkpoints.read_best())
     test = evaluate(run, "test")
     for logger in trainer.loggers:
@@ -145,7 +154,7 @@ def _fit_and_test(
         "floor": data.floor("test"),
         "shortcuts": data.shortcuts("test"),
         "parameters": sum(p.numel() for p in run.objective.model.parameters()),
-        "tokens_per_second": int(run.objective.tokens) / history.training_seconds,
+        "tokens_per_second": tokens / history.training_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,
         "steps": trainer.global_step,
         "best_step": best.step,

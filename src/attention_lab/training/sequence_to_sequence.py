@@ -14,6 +14,7 @@ from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
 from attention_lab.training.objective import Loss, Objective, Split
 from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.sharding import gather, scatter
 
 
 class SequenceToSequence(Objective):
@@ -71,6 +72,13 @@ class SequenceToSequence(Objective):
         loss = self._cross_entropy(logits, batch.target[:, 1:], self.label_smoothing)
         labels = (batch.target[:, 1:] != PAD).sum()
         return Loss(loss, labels, (batch.source != PAD).sum() + labels)
+
+    def on_validation_epoch_start(self) -> None:
+        gather(self.model)
+
+    def on_validation_epoch_end(self) -> None:
+        scatter(self.model)
+        super().on_validation_epoch_end()
 
     def evaluate(self, batch: SequencePairs, split: Split) -> None:
         logits, following = self.model(batch.source, batch.target[:, :-1]), batch.target[:, 1:]

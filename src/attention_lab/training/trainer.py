@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from attention_lab.training import ranks
 from attention_lab.training.checkpointing import AtomicCheckpointIO
@@ -40,6 +40,9 @@ class TrainerOptions:
     devices: int = 1
     #: Machines.
     num_nodes: int = 1
+    #: What each of several processes holds: "ddp" the whole model, "fsdp" its share of it, so that
+    #: models can be larger than a device, at the price of more talk.
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     #: Passes over the training data.
@@ -115,6 +118,9 @@ class TrainerOptions:
     def _strategy(self) -> Strategy | Literal["auto"]:
         if not ranks.are_many():
             return "auto"
+        if self.strategy == "fsdp":
+            processes = self.devices * self.num_nodes
+            return ModelParallelStrategy(processes, 1, save_distributed_checkpoint=False)
         return DDPStrategy(
             broadcast_buffers=False,  # nothing in a model's buffers changes in training
             gradient_as_bucket_view=True,

@@ -16,6 +16,8 @@ from attention_lab.cli.configuration import WrongCommand, check_groups, plain_co
 
 if TYPE_CHECKING:
     from attention_lab.cli.rehearsal import Rehearsal
+    from attention_lab.sweeps.display import Display
+    from attention_lab.sweeps.jobs import Job
     from attention_lab.sweeps.scheduler import Resources
     from attention_lab.sweeps.slurm import Slurm
     from attention_lab.sweeps.sweep import Sweep
@@ -104,13 +106,15 @@ class IsolatedLauncher(SweepLauncher):
     """Runs each job in a fresh process; :class:`attention_lab.sweeps.scheduler.Resources`."""
 
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
-        from attention_lab.sweeps.scheduler import Resources, run_jobs
+        from attention_lab.sweeps.scheduler import Resources, check_here, run_jobs
         from attention_lab.sweeps.sweep import Sweep
 
         self.place = resources = Resources(**self.options)
-        return Sweep(
-            directory, self._compose, options, lambda jobs, shown: run_jobs(jobs, resources, shown)
-        )
+
+        def run(jobs: Sequence["Job"], display: "Display") -> None:
+            run_jobs(jobs, resources, display)
+
+        return Sweep(directory, self._compose, options, run, check_here)
 
 
 class SlurmLauncher(SweepLauncher):
