@@ -177,7 +177,7 @@ TINY = (
     *("data.evaluation_examples=20", "model.width=16", "trainer.max_epochs=1"),
 )
 #: A sweep of four.
-SWEEP = ("-m", *TINY, "attention=general,none", "seed=0,1", "hydra.sweep.dir=sweep")
+SWEEP = ("-m", *TINY, "seed=0,1,2,3", "hydra.sweep.dir=sweep")
 
 
 def launched(command: Command, *arguments: str) -> dict[str, list[str]]:
@@ -214,13 +214,15 @@ def test_several_processes_of_a_run(command: Command, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.get_num_threads", lambda: 6)
     monkeypatch.setattr("attention_lab.training.launch.cores", lambda: 8)
     lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.devices=2")
-    assert lines["it has"] == ["2 processes, each on the CPU with 3 threads"]
+    assert lines["it has"] == ["2 processes, each on the CPU with 3 threads, by ddp"]
     assert lines["in total"] == ["2 processes, 6 CPU cores"]
     for name, value in (("RANK", 0), ("WORLD_SIZE", 4), ("LOCAL_RANK", 0)):
         monkeypatch.setenv(name, str(value))
     lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.num_nodes=2")
     assert lines["launched by"] == ["torchrun or srun, as 4 processes"]
-    assert lines["it has"] == ["4 processes (2 on each of 2 nodes), each on the CPU with 6 threads"]
+    assert lines["it has"] == [
+        "4 processes (2 on each of 2 nodes), each on the CPU with 6 threads, by ddp"
+    ]
     monkeypatch.setenv("RANK", "1")
     assert command("doctor", *TINY, "trainer=ddp_cpu", "trainer.num_nodes=2") == (0, "", "")
 
@@ -233,59 +235,62 @@ def test_a_run_in_a_slurm_job_requeues_it(
 
 
 def test_a_sweep_is_described_as_it_is_run(command: Command, tmp_path: Path) -> None:
-    lines = launched(command, *SWEEP)
+    sweep = ["-m", *TINY, "attention=general,none", "hydra.sweep.dir=sweep"]
+    lines = launched(command, *sweep)
     assert list(tmp_path.iterdir()) == []
     total, *jobs = lines["jobs"]
-    assert total == "4: 4 new"
-    names = [f"attention={name},seed={seed}" for name in ("general", "none") for seed in (0, 1)]
+    assert total == "2: 2 new"
+    names = ["attention=general", "attention=none"]
     assert [job.split()[:2] for job in jobs] == [["new", name] for name in names]
     assert lines["all with"] == [" ".join(TINY[1:])]
     assert lines["sweep"] == [str(tmp_path / "sweep")]
     directories = [job.split("  in ")[1] for job in jobs]
-    answer = command("train", *SWEEP)
+    answer = command("train", *sweep)
     assert answer.code == 0, answer.err
-    assert {path.parent.name for path in (tmp_path / "sweep").glob("*/config.yaml")} == {
-        *directories
-    }
-    files = sorted(path for path in tmp_path.rglob("*"))
-    general, none = tmp_path / "sweep" / directories[0], tmp_path / "sweep" / directories[2]
-    for path, state in ((general, "failed"), (none, "running")):
-        status = json.loads((path / "status.json").read_text())
-        (path / "status.json").write_text(json.dumps(status | {"status": state}))
-    assert launched(command, *SWEEP)["jobs"] == [
-        "4: 1 failed, 2 finished, 1 goes on",
-        f"failed    {names[0]}  in {directories[0]}",
+    runs = [tmp_path / "sweep" / directory for directory in directories]
+    assert sorted(tmp_path.glob("sweep/*/result.json")) == [run / "result.json" for run in runs]
+    files = sorted(tmp_path.rglob("*"))
+    lines = launched(command, *sweep)
+    assert lines["jobs"] == [
+        "2: 2 finished",
+        f"finished  {names[0]}  in {directories[0]}",
         f"finished  {names[1]}  in {directories[1]}",
-        f"goes on   {names[2]}  in {directories[2]}",
-        f"finished  {names[3]}  in {directories[3]}",
     ]
-    lines = launched(command, *SWEEP, "sweep.retry=failed")
-    assert lines["jobs"][0] == "4: 1 again, 2 finished, 1 goes on"
+    assert "launcher" not in lines
+    for run, state in zip(runs, ("failed", "running"), strict=True):
+        status = json.loads((run / "status.json").read_text())
+        (run / "status.json").write_text(json.dumps(status | {"status": state}))
+    lines = launched(command, *sweep, "hydra.launcher.parallel=2")
+    assert lines["jobs"][0] == "2: 1 failed, 1 goes on"
+    assert lines["launcher"] == ["isolated: on this machine, 1 at a time"]
+    lines = launched(command, *sweep, "sweep.retry=failed", "hydra.launcher.parallel=2")
+    assert lines["jobs"][0] == "2: 1 again, 1 goes on"
     assert lines["launcher"] == ["isolated: on this machine, 2 at a time"]
-    assert sorted(path for path in tmp_path.rglob("*")) == files
+    assert sorted(tmp_path.rglob("*")) == files
 
 
-@pytest.mark.parametrize(
-    ("override", "changed"),
-    [
-        ("hydra.launcher.parallel=3", {"launcher", "in total"}),
-        ("hydra.launcher.threads=9", {"launcher", "each job", "in total"}),
-        ("hydra.launcher.time_limit=5", {"time limit"}),
-        ("hydra.launcher.retries=2", {"time limit"}),
-        ("hydra.sweep.dir=other", {"sweep"}),
-        ("logger=wandb", {"W&B"}),
-        ("seed=0,1,2", {"jobs"}),
-        ("trainer=ddp_cpu", {"jobs", "all with", "launcher", "each job"}),
-    ],
-)
-def test_each_line_follows_the_command(
-    command: Command, monkeypatch: pytest.MonkeyPatch, override: str, changed: set[str]
-) -> None:
+def changed(command: Command, before: dict[str, list[str]], *arguments: str) -> set[str]:
+    """What lines are about that a command has, and another had not."""
+    after = launched(command, *arguments)
+    return {about for about in after if after[about] != before.get(about)}
+
+
+def test_each_line_follows_the_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("sweeps.scheduler", "training.launch", "cli.described"):
         monkeypatch.setattr(f"attention_lab.{module}.cores", lambda: 4)
-    before, after = launched(command, *SWEEP), launched(command, *SWEEP, override)
+    before = launched(command, *SWEEP)
     assert before["launcher"] == ["isolated: on this machine, 4 at a time"]
-    assert {about for about in after if after[about] != before[about]} == changed
+    for override, about in {
+        "hydra.launcher.parallel=3": {"launcher", "in total"},
+        "hydra.launcher.threads=9": {"launcher", "each job", "in total"},
+        "hydra.launcher.time_limit=5": {"time limit"},
+        "hydra.launcher.retries=2": {"time limit"},
+        "hydra.sweep.dir=other": {"sweep"},
+        "logger=wandb": {"W&B"},
+        "seed=4,5,6,7": {"jobs"},
+        "trainer=ddp_cpu": {"jobs", "all with", "launcher", "each job"},
+    }.items():
+        assert changed(command, before, *SWEEP, override) == about, override
 
 
 def test_more_threads_than_cores_at_a_time_are_marked(
@@ -305,8 +310,8 @@ def test_only_the_first_ten_jobs_are_shown(command: Command) -> None:
 
 def test_what_is_tuned_is_not_known_before(command: Command, tmp_path: Path) -> None:
     lines = launched(command, *SWEEP, "sweep.tune=lr", "sweep.grid=[1e-3,2e-3,4e-3]")
-    assert lines["tuning"][0] == "6: 6 new"
-    assert "optimizer.lr=0.002,seed=1000  in tuning/attention=gen" in lines["tuning"][2]
+    assert lines["tuning"][0] == "3: 3 new"
+    assert "optimizer.lr=0.002,seed=1000  in tuning/optimizer.lr=0.002," in lines["tuning"][2]
     assert lines["then"] == ["4 jobs, with the settings that the tuning chooses"]
     assert list(tmp_path.iterdir()) == []
 
@@ -342,7 +347,7 @@ def test_jobs_of_slurm_are_not_submitted(command: Command, tmp_path: Path, asked
     lines = launched(command, *SLURM, "hydra.launcher.at_once=3")
     assert lines["launcher"] == ["slurm: 1 array of jobs, 3 at a time"]
     assert lines["each job"] == [
-        "8 processes (4 on each of 2 nodes), each on the CPU with 3 threads"
+        "8 processes (4 on each of 2 nodes), each on the CPU with 3 threads, by ddp"
     ]
     assert lines["asks for"] == ["--time=90 --cpus-per-task=3 --nodes=2 --ntasks-per-node=4"]
     assert lines["in total"] == ["24 processes, 72 CPU cores at a time, if there are as many"]
@@ -352,25 +357,21 @@ def test_jobs_of_slurm_are_not_submitted(command: Command, tmp_path: Path, asked
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("override", "changed"),
-    [
-        ("hydra.launcher.at_once=2", {"launcher", "in total"}),
-        ("hydra.launcher.cpus_per_task=null", {"each job", "asks for", "in total"}),
-        ("trainer.num_nodes=3", {"jobs", "all with", "each job", "asks for", "in total"}),
-        ("hydra.launcher.gpus=4", {"each job", "asks for", "in total"}),
-        ("hydra.launcher.time=null", {"asks for", "time limit"}),
-        ("hydra.launcher.signal=90", {"time limit"}),
-        ("hydra.launcher.requeue=false", {"signals"}),
-        ("hydra.launcher.wait=false", {"this command"}),
-    ],
-)
 @pytest.mark.usefixtures("asked")
-def test_each_line_about_slurm_follows_the_command(
-    command: Command, override: str, changed: set[str]
-) -> None:
-    before, after = launched(command, *SLURM), launched(command, *SLURM, override)
-    assert {about for about in after if after[about] != before.get(about)} == changed
+def test_each_line_about_slurm_follows_the_command(command: Command) -> None:
+    before = launched(command, *SLURM)
+    for override, about in {
+        "hydra.launcher.at_once=2": {"launcher", "in total"},
+        "hydra.launcher.cpus_per_task=null": {"each job", "asks for", "in total"},
+        "trainer.num_nodes=3": {"jobs", "all with", "each job", "asks for", "in total"},
+        "trainer.strategy=fsdp": {"jobs", "all with", "each job"},
+        "hydra.launcher.gpus=4": {"each job", "asks for", "in total"},
+        "hydra.launcher.time=null": {"asks for", "time limit"},
+        "hydra.launcher.signal=90": {"time limit"},
+        "hydra.launcher.requeue=false": {"signals"},
+        "hydra.launcher.wait=false": {"this command"},
+    }.items():
+        assert changed(command, before, *SLURM, override) == about, override
 
 
 WRONG = [

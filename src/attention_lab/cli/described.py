@@ -34,6 +34,8 @@ class Shape(NamedTuple):
     on_gpus: bool
     #: CPU threads of each; None if they are not known here.
     threads: int | None
+    #: What each of several holds of the model: "ddp" all of it, "fsdp" its share.
+    strategy: str
 
     @classmethod
     def of(cls, config: Config, threads: int | None, on_gpus: bool | None = None) -> "Shape":
@@ -43,7 +45,8 @@ class Shape(NamedTuple):
         if on_gpus is None:
             accelerator = trainer.get("accelerator", "auto")
             on_gpus = accelerator == "gpu" or (accelerator == "auto" and has_gpu())
-        return cls(devices, nodes, on_gpus, threads and max(1, threads // devices))
+        each = threads and max(1, threads // devices)
+        return cls(devices, nodes, on_gpus, each, trainer.get("strategy", "ddp"))
 
     @property
     def processes(self) -> int:
@@ -56,7 +59,8 @@ class Shape(NamedTuple):
         threads = "as many threads as SLURM gives it cores"
         if self.threads is not None:
             threads = _counted(self.threads, "thread")
-        return f"{_counted(self.processes, 'process')}{where}, {device} with {threads}"
+        strategy = "" if one else f", by {self.strategy}"
+        return f"{_counted(self.processes, 'process')}{where}, {device} with {threads}{strategy}"
 
     def total(self, runs: int) -> str:
         """What so many of them take."""
