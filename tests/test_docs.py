@@ -14,7 +14,13 @@ from tests.conftest import Compose
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES_WITH_DIALOGUES = [DOCS / "attention.md", DOCS / "decoding.md"]
-PAGES = [*PAGES_WITH_DIALOGUES, DOCS / "tasks.md", DOCS / "sweeps.md", DOCS / "slurm.md", DOCS / "devices.md"]
+PAGES = [
+    *PAGES_WITH_DIALOGUES,
+    DOCS / "tasks.md",
+    DOCS / "sweeps.md",
+    DOCS / "slurm.md",
+    DOCS / "devices.md",
+]
 COMMANDS = [
     command
     for page in PAGES

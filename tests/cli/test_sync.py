@@ -189,3 +189,51 @@ def test_what_a_server_refuses_is_said_and_sent_again(
     wandb.status = 200
     assert command("sync").code == 0
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0)]
+
+
+def test_several_directories_are_sent_each_run_once(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+) -> None:
+    for name in ("a", "b", "c"):
+        keep(tmp_path / "outputs" / name, name * 8, [3.0])
+    answer = command("sync", "outputs/a", "outputs/b", str(tmp_path / "outputs" / "b"))
+    assert answer == (0, f"2 parts of 2 runs sent to {wandb.url}\n", "")
+    assert set(wandb.histories) == {"aaaaaaaa", "bbbbbbbb"}
+    assert command("sync", "outputs/c", "nowhere").code == 2
+
+
+def test_ctrl_c_ends_watching_in_one_line(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sync.time, "sleep", interrupt)
+    keep(tmp_path / "outputs" / "a", "aaaaaaaa", [3.0])
+    lock = Lock(tmp_path / "outputs" / "a")
+    answer = command("sync", "--watch")
+    lock.release()
+    assert answer == (
+        1,
+        "1 runs at work still write to theirs\n",
+        "attention-lab: interrupted\n",
+    )
+
+
+def test_without_wandb_there_is_one_clear_line(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.setattr(sync, "find_spec", lambda _: None)
+    message = (
+        "attention-lab: wandb is not installed, so nothing was sent; `pip install wandb` first"
+    )
+    assert command("sync") == (2, "", f"{message}\n")

@@ -15,6 +15,7 @@ VERBS = {
     "predict": ("predict", "answer lines of text with a finished run"),
     "report": ("report", "compare the runs of sweeps: table, report.html, report.csv"),
     "sync": ("sync", "send W&B runs that were kept offline, as from a login node"),
+    "doctor": ("doctor", "what there is here, or what a train command would launch"),
     "list": ("listing", "what there is: attention, data, model, experiment"),
 }
 

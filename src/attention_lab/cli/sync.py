@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from attention_lab.cli import fail
@@ -20,10 +21,10 @@ def run(arguments: Sequence[str]) -> int:
     """Send what has ended; with ``--watch``, all else as it ends."""
     parser = Parser("sync", __doc__)
     parser.add_argument(
-        "directory",
+        "directories",
         type=Path,
-        nargs="?",
-        default=Path("outputs"),
+        nargs="*",
+        default=[Path("outputs")],
         metavar="DIRECTORY",
         help="of runs or sweeps; default: outputs",
     )
@@ -31,8 +32,11 @@ def run(arguments: Sequence[str]) -> int:
         "--watch", action="store_true", help="go on until no run is at work or in SLURM's queue"
     )
     chosen = parser.parse_args(arguments)
-    if not chosen.directory.is_dir():
-        return fail(f"{chosen.directory}: there is no such directory", 2)
+    for directory in chosen.directories:
+        if not directory.is_dir():
+            return fail(f"{directory}: there is no such directory", 2)
+    if find_spec("wandb") is None:
+        return fail("wandb is not installed, so nothing was sent; `pip install wandb` first", 2)
 
     from attention_lab.recording.wandb import is_logged_in, server
 
@@ -40,17 +44,30 @@ def run(arguments: Sequence[str]) -> int:
         return fail(f"not logged in to {server()}, so nothing was sent; `wandb login` first", 2)
     while True:
         # Asked first: what ends meanwhile is sent before the last look.
-        is_over = not (chosen.watch and _at_work(chosen.directory))
-        code = _send(chosen.directory)
+        is_over = not (chosen.watch and any(map(_at_work, chosen.directories)))
+        code = _send(chosen.directories)
         if is_over:
             return code
         time.sleep(EVERY)
 
 
-def _parts(directory: Path) -> list[Path]:
+def unsent(directory: Path) -> list[Path]:
+    """The parts of runs below a directory that have yet to be sent."""
+    return [part for part in _parts([directory]) if not _is_sent(part)]
+
+
+def _parts(directories: Sequence[Path]) -> list[Path]:
     """What W&B has kept of runs: a part for each time that one has begun or gone on."""
-    patterns = ("*/" * depth + "wandb/offline-run-*" for depth in range(DEPTH))
-    return sorted(part for pattern in patterns for part in directory.glob(pattern))
+    patterns = ["*/" * depth + "wandb/offline-run-*" for depth in range(DEPTH)]
+    # One directory may be below another.
+    return sorted(
+        {
+            part.resolve()
+            for directory in directories
+            for pattern in patterns
+            for part in directory.glob(pattern)
+        }
+    )
 
 
 def _at_work(directory: Path) -> bool:
@@ -69,14 +86,15 @@ def _at_work(directory: Path) -> bool:
         return False
 
 
-def _send(directory: Path) -> int:
+def _send(directories: Sequence[Path]) -> int:
     """Send the parts that are complete, each once, as W&B puts each after those before it."""
     from attention_lab.recording.lock import is_held
     from attention_lab.recording.wandb import server
 
-    parts = [part for part in _parts(directory) if not _is_sent(part)]
+    known = _parts(directories)
+    parts = [part for part in known if not _is_sent(part)]
     # A run that is at work still writes to its latest.
-    latest = {part.parent: part for part in _parts(directory)}
+    latest = {part.parent: part for part in known}
     ready = [p for p in parts if p != latest[p.parent] or not is_held(p.parent.parent)]
     if ready:
         done = subprocess.run(

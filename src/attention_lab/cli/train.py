@@ -4,9 +4,9 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,6 +27,9 @@ from attention_lab.cli.hints import missing_key
 from attention_lab.cli.metrics import lines
 from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.spelling import nearest
+
+if TYPE_CHECKING:
+    from attention_lab.cli.rehearsal import Rehearsal
 
 CONFIG_NAME = "train"
 MULTIRUN = {"-m", "--multirun"}
@@ -67,8 +70,35 @@ class Directories(Callback):
                 directory.rmdir()
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Train as the arguments say; Hydra reads them."""
+class Task:
+    """What Hydra does with the config of one run; it keeps the error, which Hydra would announce.
+
+    Args:
+        one: is given the config.
+        rehearsal: is shown what a sweep would run, which then is not run.
+    """
+
+    def __init__(
+        self, one: Callable[[DictConfig], None], rehearsal: "Rehearsal | None" = None
+    ) -> None:
+        self.one, self.rehearsal = one, rehearsal
+        self.errors: list[Exception] = []
+
+    def __call__(self, config: DictConfig) -> None:
+        try:
+            self.one(config)
+        except Exception as error:
+            self.errors.append(error)
+
+
+def run(arguments: Sequence[str], task: Task | None = None) -> int:
+    """Train as the arguments say; Hydra reads them.
+
+    Args:
+        arguments: of the command.
+        task: what to do instead of training.
+    """
+    task = Task(_train_one) if task is None else task
     sys.argv = ["attention-lab train", *flags_last(arguments)]
     OmegaConf.register_new_resolver(
         "sweep_name", lambda *, _root_: sweep_name(_root_), replace=True
@@ -78,17 +108,9 @@ def run(arguments: Sequence[str]) -> int:
         return fail(f"-m: {number} processes were started, and {message}", 2)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, who say them in one line
     Directories.sweep, Directories.made = None, []
-    errors: list[Exception] = []
-
-    def train_one(config: DictConfig) -> None:
-        try:
-            _train_one(config)
-        except Exception as error:  # Hydra would announce it in its own words
-            errors.append(error)
-
     main = hydra.main(
         version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME
-    )(train_one)
+    )(task)
     try:
         main()
     except KeyboardInterrupt:
@@ -104,9 +126,9 @@ def run(arguments: Sequence[str]) -> int:
             Directories.discard()
         return fail(str(error).partition("\n")[0], 2)
     except Exception as error:
-        errors.append(error)
-    if errors:
-        return _failed(errors[0])
+        task.errors.append(error)
+    if task.errors:
+        return _failed(task.errors[0])
     return 0 if Directories.sweep is None else _report_sweep(Directories.sweep)
 
 
@@ -119,13 +141,19 @@ def _number_started() -> int:
     return started()
 
 
-def _train_one(config: DictConfig) -> None:
-    """Hydra's task function: one run in this process."""
+def check_one(config: DictConfig) -> None:
+    """Raise WrongCommand if a config cannot be that of one run by this command."""
     settings = HydraConfig.get()
     check_groups(config, settings.runtime.choices)
     if settings.launcher._target_.endswith(".SlurmLauncher"):
         chosen = settings.runtime.choices["hydra/launcher"]
         raise WrongCommand(f"hydra/launcher={chosen}: add -m, also for one run, to submit it")
+
+
+def _train_one(config: DictConfig) -> None:
+    """Hydra's task function: one run in this process."""
+    check_one(config)
+    settings = HydraConfig.get()
 
     from attention_lab.training.launch import launch
 

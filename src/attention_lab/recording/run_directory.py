@@ -21,7 +21,7 @@ import yaml
 
 from attention_lab.recording.identity import differences
 from attention_lab.recording.identity import identity as identity_of
-from attention_lab.recording.lock import Lock, Locked
+from attention_lab.recording.lock import Lock, Locked, is_held
 
 Status = Literal["running", "finished", "failed", "diverged", "preempted"]
 
@@ -93,10 +93,7 @@ class RunRecord:
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock = Lock(directory)
-        except Locked as error:
-            raise RunExists(f"{directory}: {error}") from None
+        self._lock = _lock(directory)
         try:
             earlier = _unfinished(directory, config)
             #: Whether the run has been begun before.
@@ -153,6 +150,24 @@ class RunRecord:
         self._status["updated"] = _now()
         text = json.dumps(self._status, indent=2) + "\n"
         write_atomically(self.directory / "status.json", text, durable)
+
+
+def goes_on(directory: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a run would go on in a directory, as :class:`RunRecord` has it; nothing is written.
+
+    Raises:
+        RunExists: as there.
+    """
+    if is_held(directory):
+        _lock(directory).release()
+    return _unfinished(directory, config) is not None
+
+
+def _lock(directory: Path) -> Lock:
+    try:
+        return Lock(directory)
+    except Locked as error:
+        raise RunExists(f"{directory}: {error}") from None
 
 
 def command_line() -> str:

@@ -41,16 +41,14 @@ class LoggerOptions:
             config: the run's config, logged once.
             run_id: by which W&B knows the run; None lets it choose.
         """
-        mode = os.environ.get("WANDB_MODE") or self.wandb
-        if mode in ("off", "disabled"):
+        mode, _ = self.mode()
+        if mode == "off":
             return None
         # Nothing leaves the machine that the user did not ask for.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb  # only where it is used: it takes most of a second to import
 
-        if mode == "auto":
-            mode = "online" if is_logged_in(server()) else "offline"
         # Started here because Lightning would pass options that do not go with offline runs.
         run = wandb.init(
             project=self.project,
@@ -59,13 +57,27 @@ class LoggerOptions:
             group=group,
             dir=directory,
             config=dict(config),
-            mode="online" if mode == "online" else "offline",
+            mode=mode,
             id=run_id,
             resume="allow",
         )
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return WandbLogger(experiment=run)
+
+    def mode(self) -> tuple[Literal["online", "offline", "off"], str]:
+        """Whether a run is sent as it goes, kept for later or not logged at all, and why."""
+        wanted = os.environ.get("WANDB_MODE") or self.wandb
+        asked = f"WANDB_MODE={wanted}" if os.environ.get("WANDB_MODE") else f"logger.wandb={wanted}"
+        if wanted in ("off", "disabled"):
+            return "off", asked
+        if wanted == "online":
+            return "online", asked
+        if wanted != "auto":
+            return "offline", asked
+        if is_logged_in(server()):
+            return "online", f"logged in to {server()}"
+        return "offline", f"nobody is logged in to {server()}"
 
 
 def server() -> str:

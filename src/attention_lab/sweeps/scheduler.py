@@ -63,6 +63,12 @@ class Resources:
         if limit is not None and (type(limit) not in (int, float) or limit <= 0):
             raise ConfigError(f"hydra.launcher.time_limit: must be above 0 minutes, got {limit!r}")
 
+    def slots_of(self, jobs: Sequence[Job]) -> list[str | None]:
+        """:meth:`slots` for these jobs."""
+        trainers = [section(job.config, "trainer") for job in jobs]
+        on_gpus = {trainer.get("accelerator") for trainer in trainers} != {"cpu"}
+        return self.slots(on_gpus, max(trainer.get("devices", 1) for trainer in trainers))
+
     def slots(self, on_gpus: bool, devices: int = 1) -> list[str | None]:
         """One entry for each job at a time: its GPUs as CUDA_VISIBLE_DEVICES has them, or None.
 
@@ -137,9 +143,7 @@ def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> Non
     Raises:
         OSError: if there is no room left on the disk; then jobs can go on when there is.
     """
-    trainers = [section(job.config, "trainer") for job in jobs]
-    on_gpus = {trainer.get("accelerator") for trainer in trainers} != {"cpu"}
-    slots = resources.slots(on_gpus, max(trainer.get("devices", 1) for trainer in trainers))
+    slots = resources.slots_of(jobs)
     start = job_starter(resources.threads_of_each(len(slots)))
     waiting, running, tries = list(jobs), list[_Running](), Counter[Path]()
     held = set[Path]()

@@ -2,20 +2,35 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attention_lab.recording.lock import Lock, Locked
+from attention_lab.recording.lock import Lock, Locked, is_held
 from attention_lab.recording.run_directory import RunExists
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
 from attention_lab.sweeps.jobs import Job, make_job
 from attention_lab.sweeps.options import RETRIED, SweepOptions
 from attention_lab.sweeps.standing import Standing, State, standing
-from attention_lab.sweeps.tuning import as_record, choose, groups_of, trials, tuned
+from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
 
 #: Where, below the sweep, the runs are from which settings are chosen.
 TUNING = "tuning"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Jobs of a sweep that are known together."""
+
+    #: Each once.
+    jobs: Sequence[Job]
+    #: How each stands, by its directory.
+    found: Mapping[Path, Standing]
+    #: Those that run, or go on.
+    to_run: Sequence[Job]
+    #: Whether their directories and settings depend on what is yet to be chosen.
+    is_open: bool = False
 
 
 class Sweep:
@@ -65,33 +80,65 @@ class Sweep:
             The run directory of each job.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = Lock(self.directory)
-        except Locked as error:
-            raise RunExists(f"{self.directory}: {error}") from None
+        lock = self._lock()
         lock.sign()
         try:
             return self._run_tuned(jobs, shared)
         finally:
             lock.release()
 
+    def plan(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Stage]:
+        """What :meth:`run` would do, in its order. Nothing is run or written.
+
+        Raises:
+            ConfigError, RunExists: as there.
+
+        Returns:
+            Where settings are tuned, the runs from which they are chosen, and then the jobs.
+        """
+        if is_held(self.directory):
+            self._lock().release()
+        if self.options.tune is None:
+            return [self._checked(self._stage(self._jobs(jobs, shared, self.directory)))]
+        tuning = self._tuning(jobs, shared)
+        first = self._checked(self._stage(tuning))
+        if first.to_run:
+            to_come = self._jobs(jobs, shared, self.directory)
+            return [first, Stage(to_come, {}, to_come, is_open=True)]
+        choices = self._choices(jobs, tuning)
+        chosen = [tuned(overrides, choices, self.options) for overrides in jobs]
+        return [first, self._checked(self._stage(self._jobs(chosen, shared, self.directory)))]
+
+    def _lock(self) -> Lock:
+        try:
+            return Lock(self.directory)
+        except Locked as error:
+            raise RunExists(f"{self.directory}: {error}") from None
+
     def _run_tuned(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
         if self.options.tune is None:
             return self._run(self._jobs(jobs, shared, self.directory))
-        groups = groups_of(jobs, self.options)
-        each = [trials(group, self.options) for group in groups]
-        tuning = self._jobs([t for ts in each for t in ts], shared, self.directory / TUNING)
-        # A mistake in what comes after the tuning is found before it.
-        self.check_jobs(self._jobs(jobs, shared, self.directory))
+        tuning = self._tuning(jobs, shared)
         self._run(tuning)
-        found = iter([standing(job.directory) for job in tuning])
-        choices = [
-            choose(group, [next(found) for _ in ts], self.options)
-            for group, ts in zip(groups, each, strict=True)
-        ]
+        choices = self._choices(jobs, tuning)
         sweep_file.add_tuning(self.directory, as_record(choices, self.options))
         chosen = [tuned(overrides, choices, self.options) for overrides in jobs]
         return self._run(self._jobs(chosen, shared, self.directory))
+
+    def _tuning(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Job]:
+        """The runs from which settings are chosen, those of each group together."""
+        each = [trials(group, self.options) for group in groups_of(jobs, self.options)]
+        # A mistake in what comes after the tuning is found before it.
+        self.check_jobs(self._jobs(jobs, shared, self.directory))
+        return self._jobs([t for ts in each for t in ts], shared, self.directory / TUNING)
+
+    def _choices(self, jobs: Sequence[list[str]], tuning: Sequence[Job]) -> list[Choice]:
+        """What the runs of the tuning, which have ended, say for each group."""
+        found = iter([standing(job.directory) for job in tuning])
+        return [
+            choose(group, [next(found) for _ in trials(group, self.options)], self.options)
+            for group in groups_of(jobs, self.options)
+        ]
 
     def _jobs(
         self, jobs: Sequence[list[str]], shared: Collection[str], directory: Path
@@ -99,17 +146,27 @@ class Sweep:
         group = "-".join(directory.relative_to(self.directory.parent).parts)
         return [make_job(directory, self.compose(o), o, shared, group) for o in jobs]
 
-    def _run(self, jobs: Sequence[Job]) -> list[Path]:
+    def _stage(self, jobs: Sequence[Job]) -> Stage:
         distinct = {job.directory: job for job in jobs}
-        ended = {path: standing(path) for path in distinct}
-        to_run = [job for path, job in distinct.items() if self._is_wanted(ended[path])]
-        self.check_jobs(to_run)
-        sweep_file.add_jobs(jobs[0].directory.parent, list(distinct.values()))
-        if left := distinct.keys() - {job.directory for job in to_run}:
-            print(_of_earlier([ended[path].state for path in left], len(distinct)), flush=True)
-        if to_run:
-            with display([job.directory for job in to_run]) as shown:
-                self.run_jobs(to_run, shown)
+        found = {path: standing(path) for path in distinct}
+        to_run = [job for path, job in distinct.items() if self._is_wanted(found[path])]
+        return Stage(list(distinct.values()), found, to_run)
+
+    def _checked(self, stage: Stage) -> Stage:
+        """A stage that can work."""
+        self.check_jobs(stage.to_run)
+        sweep_file.check_unchanged(stage.jobs[0].directory.parent, stage.jobs)
+        return stage
+
+    def _run(self, jobs: Sequence[Job]) -> list[Path]:
+        stage = self._checked(self._stage(jobs))
+        sweep_file.add_jobs(jobs[0].directory.parent, stage.jobs)
+        if left := stage.found.keys() - {job.directory for job in stage.to_run}:
+            states = [stage.found[path].state for path in left]
+            print(_of_earlier(states, len(stage.jobs)), flush=True)
+        if stage.to_run:
+            with display([job.directory for job in stage.to_run]) as shown:
+                self.run_jobs(stage.to_run, shown)
         sweep_file.end(jobs[0].directory.parent)
         return [job.directory for job in jobs]
 

@@ -28,12 +28,8 @@ def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
         ConfigError: if the sweep has a job of the same overrides with another config, as after
             an edit of ``conf/``: results of the two would be taken for each other's.
     """
+    check_unchanged(sweep, jobs)
     known = _read(sweep)
-    by_overrides = {tuple(job["overrides"]): job["directory"] for job in known["jobs"]}
-    for job in jobs:
-        earlier = by_overrides.get(tuple(job.overrides), job.directory.name)
-        if earlier != job.directory.name:
-            _refuse(sweep / earlier, job)
     for job in jobs:
         if not (job.directory / "config.yaml").exists():
             job.directory.mkdir(parents=True, exist_ok=True)
@@ -45,6 +41,15 @@ def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
         if job.directory.name not in listed
     ]
     _write(sweep, known | {"ended": None, "jobs": known["jobs"] + new})
+
+
+def check_unchanged(sweep: Path, jobs: Sequence[Job]) -> None:
+    """Raise ConfigError if the sweep has a job of the same overrides with another config."""
+    by_overrides = {tuple(job["overrides"]): job["directory"] for job in _read(sweep)["jobs"]}
+    for job in jobs:
+        earlier = by_overrides.get(tuple(job.overrides), job.directory.name)
+        if earlier != job.directory.name:
+            _refuse(sweep / earlier, job)
 
 
 def add_tuning(sweep: Path, tuning: Mapping[str, Any]) -> None:

@@ -15,8 +15,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from attention_lab.cli.configuration import WrongCommand, check_groups, plain_config
 
 if TYPE_CHECKING:
+    from attention_lab.cli.rehearsal import Rehearsal
     from attention_lab.sweeps.display import Display
     from attention_lab.sweeps.jobs import Job
+    from attention_lab.sweeps.scheduler import Resources
+    from attention_lab.sweeps.slurm import Slurm
     from attention_lab.sweeps.sweep import Sweep
 
 
@@ -30,6 +33,8 @@ class SweepLauncher(Launcher):
     def __init__(self, **options: Any) -> None:
         self.options = options
         self._sweep: Sweep | None = None
+        #: Where jobs run, once that is known.
+        self.place: Resources | Slurm
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -47,6 +52,8 @@ class SweepLauncher(Launcher):
             )
         self.hydra_context = hydra_context
         self.config = config
+        # Of a task that is to be described rather than run.
+        self._rehearsal: Rehearsal | None = getattr(task_function, "rehearsal", None)
         loader: Any = hydra_context.config_loader
         loader.load_sweep_config = _ComposedOnce(loader.load_sweep_config)
 
@@ -62,15 +69,20 @@ class SweepLauncher(Launcher):
         from attention_lab.sweeps.search import objective
 
         if self._sweep is None:
+            meant = self._rehearsal and self._rehearsal.directory
             self._sweep = self._make_sweep(
-                Path(self.config.hydra.sweep.dir).absolute(),
+                Path(meant or self.config.hydra.sweep.dir).absolute(),
                 cast("dict[str, Any]", OmegaConf.to_container(self.config.sweep, resolve=True)),
             )
         task = OverridesParser.create().parse_overrides(list(self.config.hydra.overrides.task))
         shared = {
             each.get_key_element().lstrip("+~") for each in task if not each.is_sweep_override()
         }
-        runs = self._sweep.run([list(overrides) for overrides in job_overrides], shared)
+        jobs = [list(overrides) for overrides in job_overrides]
+        if self._rehearsal is not None:
+            self._rehearsal.see(self._sweep.plan(jobs, shared), self.place, self.config)
+            return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
+        runs = self._sweep.run(jobs, shared)
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective(run))
             for overrides, run in zip(job_overrides, runs, strict=True)
@@ -97,7 +109,7 @@ class IsolatedLauncher(SweepLauncher):
         from attention_lab.sweeps.scheduler import Resources, check_here, run_jobs
         from attention_lab.sweeps.sweep import Sweep
 
-        resources = Resources(**self.options)
+        self.place = resources = Resources(**self.options)
 
         def run(jobs: Sequence["Job"], display: "Display") -> None:
             run_jobs(jobs, resources, display)
@@ -114,7 +126,7 @@ class SlurmLauncher(SweepLauncher):
 
         check_installed()
         plain = {name: _plain(value) for name, value in self.options.items()}
-        slurm = Slurm.of(plain)
+        self.place = slurm = Slurm.of(plain)
         if not slurm.wait:
             needs = "sweep.tune" if options["tune"] is not None else ""
             if "BasicSweeper" not in self.config.hydra.sweeper._target_:
