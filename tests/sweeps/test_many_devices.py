@@ -102,6 +102,29 @@ def test_a_process_that_dies_takes_its_run_with_it_and_no_other(tmp_path: Path) 
     assert dead["error"].startswith("process 1 of 2: killed by SIGKILL")
 
 
+def test_a_run_whose_time_is_up_ends_with_all_its_processes(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "from attention_lab.attention import DotProduct\n"
+        "class Slow(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        "        if self.training: time.sleep(1000)\n"
+        "        return super().forward(query, key)\n"
+    )
+    (tmp_path / "mine" / "attention").mkdir(parents=True)
+    (tmp_path / "mine" / "attention" / "slow.yaml").write_text(
+        "defaults: [scaled_dot_product, _self_]\nscore: {_target_: slow.Slow}\n"
+    )
+    done = sweep(
+        *(tmp_path, "--config-dir", "mine", "trainer=ddp_cpu", "attention=slow"),
+        "hydra.launcher.time_limit=0.3",
+    )
+    assert done.code == 1
+    (status,) = of_each(tmp_path / "sweep", "status.json").values()
+    assert status["status"] == "failed"
+    assert "took longer than 0.3 minutes" in status["error"]
+
+
 def test_a_sweep_that_torchrun_starts_is_refused(
     command: Command,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

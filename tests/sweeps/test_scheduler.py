@@ -42,6 +42,16 @@ def test_gpus_keep_the_names_that_a_cluster_gave_them(monkeypatch: pytest.Monkey
     assert Resources().slots(on_gpus=True) == ["3", "GPU-ab"]
 
 
+@pytest.mark.usefixtures("gpus")
+def test_jobs_on_the_cpu_ask_for_no_gpus(tmp_path: Path) -> None:
+    def job(accelerator: str, devices: int) -> Job:
+        trainer = {"accelerator": accelerator, "devices": devices}
+        return Job(tmp_path, {"trainer": trainer}, [], "", "")
+
+    assert Resources().slots_of([job("gpu", 1), job("cpu", 9)]) == ["0", "1", "2", "3", "4"]
+    assert Resources().slots_of([job("gpu", 2), job("cpu", 9)]) == ["0,1", "2,3"]
+
+
 def test_cpu_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(scheduler, "cores", lambda: 8)

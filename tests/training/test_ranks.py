@@ -78,8 +78,11 @@ def test_speed_counts_the_tokens_of_all_processes(two: Path, one: Path) -> None:
     assert tokens(two) == tokens(one) > 0
 
 
-#: 2 epochs of 9 steps on 2 processes, with dropout, validated in mid-epoch.
-OPTIONS = ("attention.dropout=0.2", "data.batch_size=70", "trainer.validate_every=0.4")
+#: 5 epochs of 9 steps on 2 processes, with dropout, validated in mid-epoch.
+OPTIONS = (
+    *("attention.dropout=0.2", "data.batch_size=70", "trainer.validate_every=0.4"),
+    "trainer.max_epochs=5",
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +145,7 @@ def test_metrics_are_of_all_examples(two: Path, config: dict[str, Any]) -> None:
         assert value == pytest.approx(found[name], abs=1e-6), name
 
 
-Begin = Callable[[Mapping[str, Any], Path], subprocess.Popen[str]]
+Begin = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -150,9 +153,12 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     """Begins a run of two processes in a process of its own, as the command does."""
     begun: list[subprocess.Popen[str]] = []
 
-    def begin(config: Mapping[str, Any], directory: Path) -> subprocess.Popen[str]:
+    def begin(
+        config: Mapping[str, Any], directory: Path, change: str = ""
+    ) -> subprocess.Popen[str]:
         script = tmp_path / "run.py"
         script.write_text(
+            f"{change}\n"  # of our code, also in the processes that are started
             "import json, pathlib, signal, sys\n"
             "from attention_lab.training import launch\n"
             "if __name__ == '__main__':\n"
@@ -242,11 +248,10 @@ def test_a_run_that_a_signal_stops_goes_on_exactly(
     process.send_signal(signal.SIGUSR1)
     said, _ = process.communicate(timeout=60)
     status = read_status(tmp_path / "run")
-    if status["status"] != "finished":  # it may have been that fast
-        assert status["status"] == "preempted", said
-        assert status["error"].startswith("SIGUSR1: saved at step ")
-        assert said.count("the same command goes on") == 1
-        launch(config, tmp_path / "run", [])
+    assert status["status"] == "preempted", said
+    assert status["error"].startswith("SIGUSR1: saved at step ")
+    assert said.count("the same command goes on") == 1
+    launch(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
 
 
@@ -263,6 +268,53 @@ def test_a_process_that_dies_takes_the_run_with_it_and_is_named(
     assert status["error"].startswith(f"process {rank} of 2: killed by SIGKILL")
     assert process.returncode == 1
     assert status["error"] in said
+
+
+RAISE = """
+import os
+from attention_lab.training.objective import Objective
+step = Objective.training_step
+def training_step(self, *arguments):
+    if os.environ.get("RANK") == "{rank}" and self.global_step == 3:
+        raise RuntimeError("out of luck")
+    return step(self, *arguments)
+Objective.training_step = training_step
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_was_raised_first_is_the_cause(
+    rank: int, long: dict[str, Any], begin: Begin, tmp_path: Path
+) -> None:
+    """Not that another process has lost it."""
+    process = begin(long, tmp_path / "run", RAISE.format(rank=rank))
+    said, _ = process.communicate(timeout=60)
+    status = read_status(tmp_path / "run")
+    name = "" if rank == 0 else "process 1 of 2: "
+    assert (status["status"], status["error"]) == ("failed", f"{name}RuntimeError: out of luck")
+    assert process.returncode == 1
+    assert "out of luck" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_processes_are_being_started_is_not_lost(
+    number: signal.Signals, long: dict[str, Any], begin: Begin, tmp_path: Path
+) -> None:
+    process = begin(long, tmp_path / "run")
+    wait_until(lambda: forks(process))
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    if (tmp_path / "run" / "status.json").exists():
+        assert read_status(tmp_path / "run")["status"] == "preempted"
+
+
+def forks(process: subprocess.Popen[str]) -> bool:
+    """Whether a run has its fork server."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "forkserver"], capture_output=True, check=False
+    )
+    return found.returncode == 0
 
 
 def test_ctrl_c_ends_all_processes_and_is_recorded(

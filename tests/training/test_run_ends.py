@@ -1,6 +1,7 @@
 """Runs that do not end well, or do not begin: recorded as what they are."""
 
 import errno
+import math
 import signal
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attention_lab.recording import run_directory
 from attention_lab.recording.run_directory import RunExists
@@ -141,6 +142,25 @@ def test_the_wrong_model_for_the_data_writes_nothing(compose: Compose, tmp_path:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_a_run_would_go_on_from_is_finite(tiny_digits: Compose, tmp_path: Path) -> None:
+    options = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "trainer.log_every=20"]
+    with pytest.raises(Diverged, match=r"the .* is (nan|inf) at step"):
+        train(tiny_digits(*options, "trainer.checkpoint_every=1"), tmp_path / "run", [])
+    assert read_status(tmp_path / "run")["status"] == "diverged"
+    for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
+        for weight in torch.load(path, weights_only=True)["state_dict"].values():
+            assert weight.isfinite().all(), path
+
+
+def test_a_gradient_that_is_no_number_is_noticed(
+    tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = nn.utils.clip_grad_norm_
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *given: clip(*given) * math.inf)
+    with pytest.raises(Diverged, match="the norm of the gradient is inf at step 1"):
+        train(tiny_digits("trainer.gradient_clip=1.0"), tmp_path / "run", [])
+
+
 def test_a_gpu_that_is_not_there_writes_nothing(tiny_digits: Compose, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="accelerator"):
         launch(tiny_digits("trainer=gpu"), tmp_path / "run", [])

@@ -196,9 +196,12 @@ def _failed(error: Exception) -> int:
         return fail(str(error), 2)
 
     from attention_lab.recording.run_directory import RunExists
+    from attention_lab.training import ranks
     from attention_lab.training.nodes import ConfigError
     from attention_lab.training.objective import Diverged
 
+    if not ranks.is_first() and isinstance(error, (RunExists, ConfigError, Diverged)):
+        return 1  # the first one says it
     if isinstance(error, RunExists):  # what is there is another's
         return fail(str(error), 2)
     if isinstance(error, ConfigError | OmegaConfBaseException):

@@ -181,6 +181,7 @@ def record_death(
     overrides: Sequence[str],
     error: str,
     state: Status = "failed",
+    patience: float = 0.5,
 ) -> None:
     """Say of a run whose process is gone without a word that it failed, and why.
 
@@ -193,9 +194,11 @@ def record_death(
         overrides: what it was asked for.
         error: why it is gone.
         state: "preempted" where that is no fault of the run's own.
+        patience: seconds to wait for whoever is at work on it.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     try:
-        lock = Lock(directory)
+        lock = Lock(directory, patience)
     except Locked:
         return
     try:

@@ -21,7 +21,7 @@ from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.jobs import Job, check_jobs
 from attention_lab.sweeps.processes import Start, cause_of_death, job_starter
 from attention_lab.sweeps.standing import Standing, standing
-from attention_lab.training.children import cores, stop
+from attention_lab.training.children import GRACE, cores, stop
 from attention_lab.training.launch import check_devices
 from attention_lab.training.nodes import ConfigError
 from attention_lab.training.run import NO_ROOM
@@ -66,8 +66,9 @@ class Resources:
     def slots_of(self, jobs: Sequence[Job]) -> list[str | None]:
         """:meth:`slots` for these jobs."""
         trainers = [section(job.config, "trainer") for job in jobs]
-        on_gpus = {trainer.get("accelerator") for trainer in trainers} != {"cpu"}
-        return self.slots(on_gpus, max(trainer.get("devices", 1) for trainer in trainers))
+        for_gpus = [trainer for trainer in trainers if trainer.get("accelerator") != "cpu"]
+        sharing = for_gpus if for_gpus and _gpus() else trainers
+        return self.slots(bool(for_gpus), max(trainer.get("devices", 1) for trainer in sharing))
 
     def slots(self, on_gpus: bool, devices: int = 1) -> list[str | None]:
         """One entry for each job at a time: its GPUs as CUDA_VISIBLE_DEVICES has them, or None.
@@ -167,7 +168,7 @@ def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> Non
         if not isinstance(error, KeyboardInterrupt):
             for each in running:
                 each.process.terminate()
-        stop([each.process for each in running])
+        stop([each.process for each in running], 1.5 * GRACE)
         raise
 
 
@@ -223,7 +224,8 @@ def _settled(each: _Running) -> Standing:
         return found
     error = each.error or cause_of_death(each.process, directory / "log.txt")
     with suppress(OSError):  # no room: what was not said is taken for an interruption
-        record_death(directory, job.config, job.overrides, error)
+        # The processes of a run outlive the one that has started them, by their own grace.
+        record_death(directory, job.config, job.overrides, error, patience=1.5 * GRACE)
     return standing(directory)
 
 

@@ -46,8 +46,18 @@ def write(checkpoint: dict[str, Any], path: Path, before: Path | None = None) ->
         if before is not None and path.exists():
             path.replace(before)
         partial.replace(path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    """See to it that what was renamed in a directory outlasts a loss of power."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

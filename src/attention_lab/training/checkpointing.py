@@ -35,26 +35,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self) -> None:
         #: Why the last attempt failed; None if it did not. Known where files are written.
         self.failure: OSError | None = None
-        self._whole: Path | None = None
+        #: The checkpoint that is known to be whole, so worth keeping when the next one is saved.
+        self.whole: Path | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         target = Path(path)
-        before = target.with_name(PREVIOUS) if target == self._whole else None
+        before = target.with_name(PREVIOUS) if target == self.whole else None
         try:
             write(checkpoint, target, before)
         except OSError as error:  # here, as other processes wait for this one
             self.failure = error
             _warn(target, checkpoint.get("global_step"), error)
         else:
-            self.failure, self._whole = None, target
+            self.failure, self.whole = None, target
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         kept = read(Path(path), "cpu" if map_location is None else map_location)
-        self._whole = Path(path)
+        self.whole = Path(path)
         return kept
 
 
@@ -127,6 +128,8 @@ class Checkpoints(Checkpoint):
         return kept
 
     def _save(self, trainer: Trainer) -> None:
+        # A checkpoint is what a run goes on from, so there must be something to go on from.
+        cast(Objective, trainer.lightning_module).require_finite_weights()
         self._tried = trainer.global_step
         if trainer.is_global_zero:
             self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
@@ -164,9 +167,13 @@ class Checkpoints(Checkpoint):
         self._tried = self.saved_step = step = checkpoint["global_step"]
         if not trainer.is_global_zero:
             return
+        # Of a sharded model, Lightning has read it by itself; it was found whole before.
+        writer = trainer.strategy.checkpoint_io
+        assert isinstance(writer, AtomicCheckpointIO)
+        writer.whole = Path(str(trainer.ckpt_path))
         self.metrics.go_on(kept["rows"])
         source = Path(str(trainer.ckpt_path))
-        if kept["best_step"] == step and source != self.best and trainer.is_global_zero:
+        if kept["best_step"] == step and source != self.best:
             self._keep_best(source, step)  # the process may have died just before it did
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -42,7 +42,7 @@ class Classification(Objective):
     def evaluate(self, batch: LabelledSequences, split: Split) -> None:
         logits = self.model(batch.inputs)
         loss = F.cross_entropy(logits, batch.labels)
-        self.require_finite(split, loss)
+        self.require_finite(f"{split} loss", loss)
         self.mean_loss.update(loss, weight=len(batch.labels))
         self.accuracy.update(logits, batch.labels)
         right = logits.argmax(-1) == batch.labels

@@ -121,7 +121,6 @@ def quiet() -> Iterator[None]:
             ".*GPU available but not used.*",
             ".*`srun` command is available.*",
             ".*treespec, LeafSpec.*",  # between Lightning and torch
-            ".*`srun` command is available.*",  # one may train without it
             ".*returned a view tensor.*",  # none is changed in place
             ".*broadcast_buffers.*",  # its successor is younger than the oldest torch that will do
             ".*sync_dist=True.*",  # what is logged there is of all processes already

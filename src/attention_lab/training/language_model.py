@@ -44,7 +44,7 @@ class LanguageModel(Objective):
     def evaluate(self, batch: LabelledPositions, split: Split) -> None:
         logits, labels = self._asked(batch)
         loss = F.cross_entropy(logits, labels)
-        self.require_finite(split, loss)
+        self.require_finite(f"{split} loss", loss)
         asked = batch.labels != IGNORE
         right = torch.zeros_like(asked)
         right[asked] = logits.argmax(-1) == labels

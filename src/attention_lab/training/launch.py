@@ -10,21 +10,25 @@ import os
 import pickle
 import signal
 import socket
+import threading
+import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import torch
 
-from attention_lab.recording.run_directory import record_death
+from attention_lab.recording.run_directory import RunExists, record_death
 from attention_lab.training import ranks
 from attention_lab.training.building import build, from_anywhere, has_gpu
 from attention_lab.training.children import GRACE, cores, end_with_parent, killer, print_into, stop
 from attention_lab.training.nodes import Config, ConfigError
+from attention_lab.training.objective import Diverged
+from attention_lab.training.preemption import Preempted, StopSignals
 from attention_lab.training.run import train
 from attention_lab.training.sections import check
 
@@ -89,6 +93,8 @@ def check_devices(config: Config) -> tuple[int, int]:
     if accelerator == "gpu" and not has_gpu():
         raise ConfigError("trainer.accelerator=gpu: there is no GPU here; trainer=cpu works")
     on_gpus = accelerator != "cpu" and has_gpu()
+    if ranks.started() > 1 and not on_gpus:
+        return devices, nodes  # of a machine's cores each process may have been given its own
     number = max(1, torch.cuda.device_count()) if on_gpus else cores()
     if devices > number:
         kind = "GPU" if on_gpus else "CPU core"
@@ -103,13 +109,21 @@ def check_devices(config: Config) -> tuple[int, int]:
 _Run = tuple[Config, Path, Sequence[str], str | None]
 
 
-class _Rank(NamedTuple):
+@dataclass
+class _Rank:
     """One of the processes of a run."""
 
     number: int
     process: BaseProcess
-    #: Where it sends the exception that ended it.
-    errors: Connection
+    #: Where it sends None once it hears signals, and later what has ended it.
+    messages: Connection
+    #: When that was raised, and what it was.
+    failure: "_Failure | None" = None
+
+
+class _Failure(NamedTuple):
+    when: float
+    error: BaseException
 
 
 def _train_together(number: int, run: _Run, log: Path | None) -> None:
@@ -121,7 +135,7 @@ def _train_together(number: int, run: _Run, log: Path | None) -> None:
     context.set_forkserver_preload([__name__])
     threads, port = max(1, torch.get_num_threads() // number), _free_port()
     started: list[_Rank] = []
-    with _signals_passed_on(started):
+    with _Relay() as relay:
         for rank in range(number):
             receiver, sender = context.Pipe(duplex=False)
             place = _place(rank, number, port)
@@ -131,26 +145,49 @@ def _train_together(number: int, run: _Run, log: Path | None) -> None:
             process.start()
             sender.close()
             started.append(_Rank(rank, process, receiver))
-        first = _first_failed(started)
-        # The first process may have more to put in order than a job that is told to stop.
-        stop([each.process for each in started], 3 * GRACE)
-    if first is None:
+        for each in started:
+            _receive(each)
+        relay.open(started)
+        dead = _wait_for_a_death(started)
+        # The first process may have more to put in order than one that is told to stop.
+        _end(started, GRACE if relay.heard else 3 * GRACE)
+    if dead is None:
         return
-    error, leading = _error_of(first), _error_of(started[0])
-    if error is not None and type(error) is type(leading):
-        raise leading  # they agreed on it, and the first one has recorded it
-    said = killer(first.process) or f"{type(error).__name__}: {error}"
-    if first.number == 0 and error is not None:
+    failures = [each for each in started if each.failure is not None]
+    if (by := killer(dead.process)) is not None or not failures:
+        message = f"process {dead.number} of {number}: {by or 'ended without a word'}"
+        record_death(directory, from_anywhere(config), overrides, message)
+        raise RuntimeError(message)
+    _raise_cause(failures, run, number)
+
+
+def _raise_cause(failures: Sequence[_Rank], run: _Run, number: int) -> NoReturn:
+    """Raise what was raised first; what the first process has not recorded is recorded for it."""
+    config, directory, overrides, _ = run
+    first = min(failures, key=lambda each: cast(_Failure, each.failure).when)
+    error = cast(_Failure, first.failure).error
+    leading = next((each.failure for each in failures if each.number == 0), None)
+    if leading is not None and (first.number == 0 or _is_the_same(error, leading.error)):
+        raise leading.error
+    if isinstance(error, KeyboardInterrupt | Preempted):
+        said = str(error) or "interrupted"
+        record_death(directory, from_anywhere(config), overrides, said, "preempted")
         raise error
-    message = f"process {first.number} of {number}: {said}"
+    message = f"process {first.number} of {number}: {type(error).__name__}: {error}"
     record_death(directory, from_anywhere(config), overrides, message)
-    raise RuntimeError(message)
+    raise RuntimeError(message) from error
+
+
+def _is_the_same(error: BaseException, other: BaseException) -> bool:
+    """Whether processes have agreed on an error: not if one merely lost the other."""
+    agreed = (KeyboardInterrupt, Preempted, Diverged, ConfigError, RunExists)
+    return type(error) is type(other) and (isinstance(error, agreed) or str(error) == str(other))
 
 
 def _train_as(
     place: Mapping[str, str],
     threads: int,
-    errors: Connection,
+    messages: Connection,
     run: _Run,
     log: Path | None,
 ) -> None:
@@ -163,10 +200,13 @@ def _train_as(
     os.environ |= place
     torch.set_num_threads(threads)
     try:
-        train(*run)
+        with StopSignals():
+            messages.send(None)
+            train(*run)
     except BaseException as error:
+        when = getattr(error, "when", time.monotonic())
         error.add_note(traceback.format_exc())
-        errors.send(_portable(error))
+        messages.send(_Failure(when, _portable(error)))
         raise SystemExit(1) from None
 
 
@@ -199,38 +239,75 @@ def _free_port() -> int:
         return port
 
 
-@contextmanager
-def _signals_passed_on(started: Sequence[_Rank]) -> Iterator[None]:
-    """Pass signals on to processes, and leave it to them what follows."""
+class _Relay:
+    """Passes signals on to processes while it is entered, and leaves it to them what follows."""
 
-    def pass_on(number: int, _: object) -> None:
-        for each in started:
+    def __init__(self) -> None:
+        #: Those that came.
+        self.heard: list[int] = []
+        self._ranks: Sequence[_Rank] = ()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in PASSED_ON}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def open(self, ranks: Sequence[_Rank]) -> None:
+        """From now on these hear them; what came before is passed on now."""
+        early = list(self.heard)
+        self._ranks = ranks
+        for number in early:
+            self._pass_on(number)
+
+    def _hear(self, number: int, _: object) -> None:
+        self.heard.append(number)
+        self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        for each in self._ranks:
             if each.process.is_alive() and each.process.pid is not None:
                 os.kill(each.process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
-
-def _first_failed(started: Sequence[_Rank]) -> _Rank | None:
-    """The process that was the first to fail, None when all have ended well."""
+def _wait_for_a_death(started: Sequence[_Rank]) -> _Rank | None:
+    """The process that was the first to end badly, None when all have ended well."""
     running = list(started)
     while running:
-        wait([each.process.sentinel for each in running])
-        for each in [each for each in running if not each.process.is_alive()]:
-            running.remove(each)
-            if each.process.exitcode:
-                return each
+        wait([*(each.process.sentinel for each in running), *(r.messages for r in running)])
+        for each in list(running):
+            if each.messages.poll():
+                _receive(each)
+            if not each.process.is_alive():
+                running.remove(each)
+                if each.process.exitcode:
+                    return each
     return None
 
 
-def _error_of(rank: _Rank) -> BaseException | None:
+def _end(started: Sequence[_Rank], patience: float) -> None:
+    """Take in what processes have to say that lose one of them, then end them."""
+    deadline = time.monotonic() + patience
+    while any(each.process.is_alive() for each in started) and time.monotonic() < deadline:
+        for each in started:
+            if each.messages.poll(0.02):
+                _receive(each)
+    stop([each.process for each in started], 0)
+    for each in started:
+        if each.messages.poll():
+            _receive(each)
+
+
+def _receive(each: _Rank) -> None:
+    """Take in a message of a process; one that is gone has closed its end."""
     try:
-        error: BaseException | None = rank.errors.recv() if rank.errors.poll() else None
+        message = each.messages.recv()
     except EOFError:
-        return None
-    return error
+        each.process.join()
+        return
+    if message is not None:
+        each.failure = message

@@ -10,6 +10,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
@@ -61,6 +62,7 @@ class Objective(LightningModule, ABC):
         #: Real (not padding) tokens trained on so far, by all processes; a tensor, so that
         #: counting never waits for the device.
         self.register_buffer("tokens", torch.zeros((), dtype=torch.int64), persistent=False)
+        self._gradient_norm: Tensor | None = None
         self.slices = {
             split: slices
             for split in ("validation", "test")
@@ -112,9 +114,11 @@ class Objective(LightningModule, ABC):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        # Looking at the loss waits for the device, so not at every step.
+        # Looking at them waits for the device, so not at every step.
         if self.global_step % self._log_every == 0:
-            self.require_finite("training", outputs["loss"])
+            self.require_finite("training loss", outputs["loss"])
+            if self._gradient_norm is not None:
+                self.require_finite("norm of the gradient", self._gradient_norm)
 
     def on_validation_model_zero_grad(self) -> None:
         super().on_validation_model_zero_grad()
@@ -165,11 +169,17 @@ class Objective(LightningModule, ABC):
         for name, value in results.items():
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
 
-    def require_finite(self, what: str, loss: Tensor) -> None:
-        """Raise Diverged unless a loss () is a number, in all processes; means would hide it."""
-        if ranks.any_of_all(not torch.isfinite(loss)):
-            value = next(each for each in ranks.of_all(loss.item()) if not math.isfinite(each))
-            raise Diverged(f"the {what} loss is {value} at step {self.global_step}")
+    def require_finite(self, what: str, number: Tensor) -> None:
+        """Raise Diverged unless something () is a number in all processes; means would hide it."""
+        if ranks.any_of_all(not torch.isfinite(number)):
+            value = next(each for each in ranks.of_all(number.item()) if not math.isfinite(each))
+            raise Diverged(f"the {what} is {value} at step {self.global_step}")
+
+    def require_finite_weights(self) -> None:
+        """Raise Diverged unless all weights are numbers, in all processes."""
+        parts = (p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters())
+        largest = torch.stack([part.detach().abs().amax() for part in parts if part.numel()])
+        self.require_finite("largest weight", largest.amax())
 
     def configure_model(self) -> None:
         mesh = self.device_mesh
@@ -185,7 +195,8 @@ class Objective(LightningModule, ABC):
         # Lightning's own refuses fused optimizers under any mixed precision, although gradients
         # are scaled under one of them only.
         if gradient_clip_val is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+            self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         scaled = self.trainer.precision == "16-mixed"  # the only one that scales gradients

@@ -109,8 +109,8 @@ class Preemption(Callback):
         self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.waits = False  # first: what comes from here on stops it at once
         self._stop_if_asked(trainer)
-        self.signals.waits = False
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if not ranks.any_of_all(self.signals.heard is not None):

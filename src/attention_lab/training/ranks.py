@@ -6,6 +6,7 @@ for anybody.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -64,12 +65,16 @@ def joined(make: Callable[[], T], accelerator: str) -> Iterator[T]:
     if started() == 1:
         yield make()
         return
-    made = _outcome(make)
     cluster = environment()
-    backend = "gloo"
-    if accelerator != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(cluster.local_rank())
-        backend = "cpu:gloo,cuda:nccl"
+    on_gpus = accelerator != "cpu" and torch.cuda.is_available()
+
+    def made_here() -> T:
+        if on_gpus:
+            torch.cuda.set_device(cluster.local_rank())
+        return make()
+
+    made = _outcome(made_here)
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
     os.environ["MASTER_ADDR"] = cluster.main_address
     os.environ["MASTER_PORT"] = str(cluster.main_port)
     distributed.init_process_group(
@@ -78,6 +83,9 @@ def joined(make: Callable[[], T], accelerator: str) -> Iterator[T]:
     rank_zero_only.rank = cluster.global_rank()  # type: ignore[attr-defined]
     try:
         yield _agreed(made)
+    except BaseException as error:
+        error.when = time.monotonic()  # type: ignore[attr-defined]  # the others fail by its leaving
+        raise
     finally:
         leave()
 

@@ -83,7 +83,7 @@ class SequenceToSequence(Objective):
     def evaluate(self, batch: SequencePairs, split: Split) -> None:
         logits, following = self.model(batch.source, batch.target[:, :-1]), batch.target[:, 1:]
         loss = self._cross_entropy(logits, following, label_smoothing=0.0)
-        self.require_finite(split, loss)
+        self.require_finite(f"{split} loss", loss)
         self.mean_loss.update(loss, weight=(following != PAD).sum())
         self.token_accuracy.update(logits.flatten(0, 1), following.flatten())
         outputs = self.write(batch.source)

@@ -40,8 +40,8 @@ class TrainerOptions:
     devices: int = 1
     #: Machines.
     num_nodes: int = 1
-    #: What each of several processes holds: "ddp" the whole model, "fsdp" its share of it, so that
-    #: models can be larger than a device, at the price of more talk.
+    #: What each of several processes holds: "ddp" the whole model, "fsdp" its share of it, of its
+    #: gradients and its optimizer's state, so that training needs less memory, but more talk.
     strategy: Literal["ddp", "fsdp"] = "ddp"
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -71,6 +71,8 @@ class TrainerOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            raise ValueError("strategy=fsdp goes with precision 32-true or bf16-mixed")
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise ValueError(f"gradient_clip must be above 0, got {self.gradient_clip}")
         if self.validate_every <= 0:
