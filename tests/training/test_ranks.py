@@ -55,6 +55,7 @@ def test_two_processes_train_as_one_with_the_same_batches(
     common = [
         *(*data.split(), "model.width=16", "model.dropout=0", "optimizer.lr=0.01"),
         *("trainer.max_steps=50", "trainer.log_every=1", "trainer.max_epochs=100", "logger=csv"),
+        "trainer.validate_every=5",
     ]
     launch(compose(*common, "trainer=cpu", "data.batch_size=62"), tmp_path / "one", [])
     launch(compose(*common, *TWO, "data.batch_size=31"), tmp_path / "two", [])
@@ -293,7 +294,7 @@ def test_what_was_raised_first_is_the_cause(
     name = "" if rank == 0 else "process 1 of 2: "
     assert (status["status"], status["error"]) == ("failed", f"{name}RuntimeError: out of luck")
     assert process.returncode == 1
-    assert "out of luck" in said.splitlines()[-1]
+    assert status["error"] in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
