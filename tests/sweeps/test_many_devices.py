@@ -36,6 +36,22 @@ def sweep(directory: Path, *overrides: str) -> Answer:
     return fresh(str(script), *DIGITS, *overrides, cwd=directory)
 
 
+def own_score(directory: Path, name: str, act: str) -> None:
+    """Makes a mechanism that acts before it computes its scores."""
+    (directory / f"own_{name}.py").write_text(
+        "import os, signal, time\n"
+        "from attention_lab.attention import DotProduct\n"
+        "class Own(DotProduct):\n"
+        "    def forward(self, query, key):\n"
+        f"        {act}\n"
+        "        return super().forward(query, key)\n"
+    )
+    (directory / "mine" / "attention").mkdir(parents=True)
+    (directory / "mine" / "attention" / f"{name}.yaml").write_text(
+        f"defaults: [scaled_dot_product, _self_]\nscore: {{_target_: own_{name}.Own}}\n"
+    )
+
+
 def test_a_grid_of_runs_of_two_processes_is_one_sweep(tmp_path: Path) -> None:
     done = sweep(tmp_path, "trainer=ddp_cpu", "seed=0,1")
     assert done.code == 0, done.err
@@ -78,17 +94,9 @@ def test_a_search_gives_all_processes_of_a_run_the_same_settings(tmp_path: Path)
 
 
 def test_a_process_that_dies_takes_its_run_with_it_and_no_other(tmp_path: Path) -> None:
-    (tmp_path / "faulty.py").write_text(
-        "import os, signal\n"
-        "from attention_lab.attention import DotProduct\n"
-        "class Deadly(DotProduct):\n"
-        "    def forward(self, query, key):\n"
-        "        if os.environ.get('RANK') == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return super().forward(query, key)\n"
-    )
-    (tmp_path / "mine" / "attention").mkdir(parents=True)
-    (tmp_path / "mine" / "attention" / "deadly.yaml").write_text(
-        "defaults: [scaled_dot_product, _self_]\nscore: {_target_: faulty.Deadly}\n"
+    own_score(
+        *(tmp_path, "deadly"),
+        "if os.environ.get('RANK') == '1': os.kill(os.getpid(), signal.SIGKILL)",
     )
     done = sweep(
         *(tmp_path, "--config-dir", "mine", "trainer=ddp_cpu"),
@@ -103,18 +111,7 @@ def test_a_process_that_dies_takes_its_run_with_it_and_no_other(tmp_path: Path) 
 
 
 def test_a_run_whose_time_is_up_ends_with_all_its_processes(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(
-        "import time\n"
-        "from attention_lab.attention import DotProduct\n"
-        "class Slow(DotProduct):\n"
-        "    def forward(self, query, key):\n"
-        "        time.sleep(1000)\n"
-        "        return super().forward(query, key)\n"
-    )
-    (tmp_path / "mine" / "attention").mkdir(parents=True)
-    (tmp_path / "mine" / "attention" / "slow.yaml").write_text(
-        "defaults: [scaled_dot_product, _self_]\nscore: {_target_: slow.Slow}\n"
-    )
+    own_score(tmp_path, "slow", "time.sleep(1000)")
     done = sweep(
         *(tmp_path, "--config-dir", "mine", "trainer=ddp_cpu", "attention=slow"),
         "hydra.launcher.time_limit=0.3",

@@ -252,6 +252,9 @@ def test_a_run_that_a_signal_stops_goes_on_exactly(
     assert status["status"] == "preempted", said
     assert status["error"].startswith("SIGUSR1: saved at step ")
     assert said.count("the same command goes on") == 1
+    alone = {**config, "trainer": {**config["trainer"], "devices": 1}}
+    with pytest.raises(RunExists, match=r"trainer\.devices is 2 there, 1 here"):
+        launch(alone, tmp_path / "run", [])
     launch(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
 
