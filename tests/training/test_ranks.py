@@ -394,7 +394,7 @@ def test_an_error_in_one_process_is_raised_in_all(tmp_path: Path) -> None:
         "    with ranks.joined(make, 'cpu'):\n"
         "        print('met')\n"
         "except ValueError as error:\n"
-        "    print(error)\n"
+        "    print(f'{error}\\n', end='')\n"
     )
     assert torchrun(script).count("one of us") == 2
 
@@ -410,7 +410,7 @@ def test_what_processes_agree_on(tmp_path: Path) -> None:
         "    sums = ranks.total([me, 3], torch.device('cpu')).tolist()\n"
         "    found += [ranks.of_first(me + 5), sums]\n"
         "    found += [ranks.is_first() == (me == 0)]\n"
-        "print(found, ranks.are_many())\n"
+        "print(f'{found} {ranks.are_many()}\\n', end='')\n"  # at once, or lines mix
     )
     expected = [True, False, [0, 10], 5, [1, 6], True]
     assert torchrun(script).count(f"{expected} False") == 2
