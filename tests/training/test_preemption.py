@@ -24,7 +24,7 @@ from attention_lab.training import fitting
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint_file import read
 from attention_lab.training.objective import Objective
-from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals, requeue_in_slurm
+from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals
 from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import Refuse, read_status
@@ -312,12 +312,6 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return command
 
 
-def ask_to_requeue() -> None:
-    requeue = requeue_in_slurm()
-    assert requeue is not None
-    requeue()
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_stopped_job_is_requeued_once_it_has_saved(
     number: signal.Signals,
@@ -345,34 +339,64 @@ def test_a_stopped_job_is_requeued_once_it_has_saved(
         assert asked.read_text() == "requeue 7\n"
 
 
+def test_a_job_is_requeued_also_while_its_command_is_being_imported(
+    scontrol: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "attention_lab", "train", "data=digits", "trainer=cpu"]
+    process = subprocess.Popen(
+        [*command, "trainer.max_steps=1", f"hydra.run.dir={tmp_path / 'run'}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while _kept_from(process.pid) != {signal.SIGUSR1, signal.SIGUSR2}:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGUSR2)
+    _, said = process.communicate()
+    assert said == "SLURM job 7 is requeued\nSIGUSR2; the same command goes on\n"
+    assert process.returncode == 1
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+
+
+def _kept_from(pid: int) -> set[signal.Signals]:
+    """The signals that a process is to have later; all while it starts another."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigBlk"))
+    return {number for number in signal.Signals if mask >> (number - 1) & 1}
+
+
 def test_of_an_array_the_task_is_requeued(
     scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    ask_to_requeue()
+    Preempted([signal.SIGUSR1]).requeue()
     assert (tmp_path / "asked").read_text() == "requeue 5_2\n"
 
 
 def test_what_slurm_refuses_is_said_in_a_line(
     scontrol: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask_to_requeue()
+    Preempted([signal.SIGUSR2]).requeue()
     assert capsys.readouterr().err == "SLURM job 7 is requeued\n"
     scontrol.write_text("#!/bin/sh\necho 'Requested operation\nis disabled' >&2\nexit 1\n")
-    ask_to_requeue()
+    Preempted([signal.SIGUSR2]).requeue()
     assert capsys.readouterr().err == "not requeued: Requested operation is disabled\n"
     monkeypatch.setenv("PATH", "")
-    ask_to_requeue()
+    Preempted([signal.SIGUSR2]).requeue()
     said = capsys.readouterr().err
     assert said.startswith("not requeued: ")
     assert "scontrol" in said
     assert said.count("\n") == 1
 
 
-def test_outside_of_slurm_nothing_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert requeue_in_slurm() is None
+def test_outside_of_slurm_nothing_is_requeued(
+    scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID")
+    Preempted([signal.SIGUSR1]).requeue()
+    assert not (tmp_path / "asked").exists()
 
 
 def test_a_validation_at_the_end_of_an_epoch_is_done_anew(

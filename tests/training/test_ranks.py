@@ -416,6 +416,29 @@ def test_what_processes_agree_on(tmp_path: Path) -> None:
     assert torchrun(script).count(f"{expected} False") == 2
 
 
+def test_a_signal_before_the_processes_have_met_stops_all(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    """One that has heard nothing must not wait in vain for one that has."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, pathlib, signal, sys\n"
+        "from attention_lab.training import run\n"
+        "def build(config):\n"
+        "    if os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "    return built(config)\n"
+        "built, run.build = run.build, build\n"
+        "try:\n"
+        "    done = run.train(json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]), [])\n"
+        "except SystemExit as error:\n"
+        "    done = f'{error}, {error.code}'\n"
+        "print(f'{done}\\n', end='')\n"
+    )
+    said = torchrun(script, json.dumps(config), tmp_path / "run")
+    assert sorted(said.split("\n")) == ["", "SIGUSR2, 1", "{}"]
+    assert not (tmp_path / "run").exists()
+
+
 def torchrun(*arguments: object) -> str:
     """What two processes print that torchrun starts."""
     done = subprocess.run(

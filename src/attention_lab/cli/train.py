@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,6 +99,9 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
         arguments: of the command.
         task: what to do instead of training.
     """
+    if task is None and "SLURM_JOB_ID" in os.environ and not MULTIRUN & set(arguments):
+        # At these a run will save and requeue: until it listens, they are kept, not died of.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
     task = Task(_train_one) if task is None else task
     sys.argv = ["attention-lab train", *flags_last(arguments)]
     OmegaConf.register_new_resolver(

@@ -42,7 +42,6 @@ from attention_lab.sweeps.queue import (
 from attention_lab.sweeps.standing import standing
 from attention_lab.training.launch import launch
 from attention_lab.training.nodes import ConfigError
-from attention_lab.training.preemption import Preempted, requeue_in_slurm
 
 POLL_SECONDS = 0.5
 #: Starts a command to which SLURM's signal comes only once it wants to have it.
@@ -276,8 +275,7 @@ def check_installed() -> None:
 
 def run_task(job: Job) -> None:
     """One process of a run, which srun has started: train, and print into the run's ``log.txt``."""
-    is_first = os.environ.get("SLURM_PROCID", "0") == "0"
-    if is_first:
+    if os.environ.get("SLURM_PROCID", "0") == "0":
         with (job.directory / "log.txt").open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -286,22 +284,8 @@ def run_task(job: Job) -> None:
     # Of these, submitit would make what it makes of any job; a run listens while it goes on.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, _stop)
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
-        launch(job.config, job.directory, job.overrides, job.group)
-    except Preempted as error:
-        if not is_first:
-            return  # were it to fail, srun would end the first, which has yet to say what is saved
-        requeue = requeue_in_slurm()
-        if requeue is not None and not error.is_requeued and error.message != "SIGTERM":
-            requeue()
-        raise
-
-
-def _stop(number: int, _: object) -> None:
-    """Stop before the run has begun to listen."""
-    raise Preempted(signal.Signals(number).name)
+    signal.signal(signal.SIGUSR2, lambda *_: None)  # SIG_IGN would forget that it came already
+    launch(job.config, job.directory, job.overrides, job.group)
 
 
 def _follow(

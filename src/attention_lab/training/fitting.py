@@ -18,7 +18,7 @@ from attention_lab.training.building import Run
 from attention_lab.training.checkpointing import Checkpoints, newest
 from attention_lab.training.finished import quiet
 from attention_lab.training.history import History
-from attention_lab.training.preemption import Preemption, StopSignals, requeue_in_slurm
+from attention_lab.training.preemption import Preemption, StopSignals
 from attention_lab.training.trainer import TrainerOptions
 
 #: How many validation examples the attention maps show.
@@ -61,7 +61,7 @@ def fit(
     metrics = MetricsFile(directory / "metrics.csv")
     kept = directory / "checkpoints"
     checkpoints = Checkpoints(kept, monitor, mode, history, metrics, options.checkpoint_every)
-    preemption = Preemption(signals, checkpoints, requeue_in_slurm())
+    preemption = Preemption(signals, checkpoints)
     shown = [Heartbeat(record, monitor), _display(options)] if record else []
     with quiet():
         trainer = options.trainer(

@@ -28,7 +28,7 @@ from attention_lab.training.building import build, from_anywhere, has_gpu
 from attention_lab.training.children import GRACE, cores, end_with_parent, killer, print_into, stop
 from attention_lab.training.nodes import Config, ConfigError
 from attention_lab.training.objective import Diverged
-from attention_lab.training.preemption import Preempted, StopSignals
+from attention_lab.training.preemption import Preempted, hold, let_through
 from attention_lab.training.run import train
 from attention_lab.training.sections import check
 
@@ -115,7 +115,7 @@ class _Rank:
 
     number: int
     process: BaseProcess
-    #: Where it sends None once it hears signals, and later what has ended it.
+    #: Where it sends None once signals do not end it any more, and later what has ended it.
     messages: Connection
     #: When that was raised, and what it was.
     failure: "_Failure | None" = None
@@ -192,6 +192,7 @@ def _train_as(
     log: Path | None,
 ) -> None:
     """In a process of its own: train as one of the processes of a run."""
+    hold()
     if log is not None:
         print_into(log)
     os.setpgid(0, 0)  # so that a terminal's Ctrl-C comes once, from the process that passes it on
@@ -200,9 +201,8 @@ def _train_as(
     os.environ |= place
     torch.set_num_threads(threads)
     try:
-        with StopSignals():
-            messages.send(None)
-            train(*run)
+        messages.send(None)
+        train(*run)
     except BaseException as error:
         when = getattr(error, "when", time.monotonic())
         error.add_note(traceback.format_exc())
@@ -251,6 +251,7 @@ class _Relay:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._hear) for number in PASSED_ON}
+            let_through()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -19,34 +19,59 @@ from attention_lab.training.checkpointing import Checkpoints
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
-class Preempted(SystemExit):
-    """A signal has stopped the run; the process ends with exit code 1."""
+def hold() -> None:
+    """Keep ``SIGNALS`` that come until :func:`let_through`, instead of dying of them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
-    def __init__(self, message: str, is_requeued: bool = False) -> None:
+
+def let_through() -> None:
+    """Hear ``SIGNALS``, and what has been kept of them."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+class Preempted(SystemExit):
+    """Signals have stopped the run; the process ends with exit code 1.
+
+    Args:
+        heard: the signals.
+        saved: what has been.
+    """
+
+    def __init__(self, heard: Sequence[signal.Signals], saved: str = "") -> None:
         super().__init__(1)
-        self.message = message
-        #: Whether a SLURM job has been put back into the queue for it.
-        self.is_requeued = is_requeued
+        self.heard, self.saved = tuple(heard), saved
+        # Whoever sends SIGTERM wants the job gone, or starts it again himself.
+        self._requeues = signal.SIGTERM not in self.heard
 
     def __str__(self) -> str:
-        return self.message
+        return f"{self.heard[0].name}{self.saved and ': '}{self.saved}"
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str, bool]]:
-        return type(self), (self.message, self.is_requeued)
+    def __reduce__(self) -> tuple[type[Self], tuple[Sequence[signal.Signals], str]]:
+        return type(self), (self.heard, self.saved)
+
+    def requeue(self) -> None:
+        """Put the SLURM job that this is, if any, back into the queue, once; say so on stderr.
+
+        At SIGTERM this does nothing.
+        """
+        if self._requeues:
+            self._requeues = False
+            _requeue()
 
 
 class StopSignals:
     """Hears ``SIGNALS`` while it is entered, in the main thread; elsewhere they do what they did.
 
+    Args:
+        waits: whether somebody looks, from time to time, at what was heard.
+
     Raises:
-        Preempted: wherever the process is, unless it ``waits``.
+        Preempted: wherever the process is, unless it waits.
     """
 
-    def __init__(self) -> None:
-        #: The first one that came.
-        self.heard: signal.Signals | None = None
-        #: Whether somebody looks at ``heard`` from time to time.
-        self.waits = False
+    def __init__(self, waits: bool = False) -> None:
+        self.waits = waits
+        self._heard: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -69,12 +94,18 @@ class StopSignals:
         for number in self._before:
             signal.signal(number, self._hear)
 
+    def heard(self) -> list[signal.Signals]:
+        """The first signal of each process of the run that has heard any; all have to ask."""
+        if not ranks.any_of_all(self._heard is not None):
+            return []
+        return [each for each in ranks.of_all(self._heard) if each is not None]
+
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.heard is not None:  # it stops already
+        if self._heard is not None:  # it stops already
             return
-        self.heard = signal.Signals(number)
+        self._heard = signal.Signals(number)
         if not self.waits:
-            raise Preempted(self.heard.name)
+            raise Preempted([self._heard])
 
 
 class Preemption(Callback):
@@ -86,23 +117,17 @@ class Preemption(Callback):
     Args:
         signals: what hears them.
         checkpoints: what saves.
-        requeue: called by the first process once it has saved, at SIGUSR1 and SIGUSR2. At SIGTERM
-            it is not: whoever sends that wants the job gone, or starts it again himself.
     """
 
-    def __init__(
-        self,
-        signals: StopSignals,
-        checkpoints: Checkpoints,
-        requeue: Callable[[], None] | None = None,
-    ) -> None:
-        self.signals, self.checkpoints, self.requeue = signals, checkpoints, requeue
+    def __init__(self, signals: StopSignals, checkpoints: Checkpoints) -> None:
+        self.signals, self.checkpoints = signals, checkpoints
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # Lightning has put a handler of its own before ours
+        self._stop_if_asked(trainer)
         loader = trainer.train_dataloader
-        if isinstance(loader, TrainingLoader):  # another gives no place to stop at
-            self.signals.waits = True
+        self.signals.waits = isinstance(loader, TrainingLoader)  # another has no place to stop at
+        if isinstance(loader, TrainingLoader):
             loader.before_each.append(lambda: self._stop_if_asked(trainer))
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -113,33 +138,23 @@ class Preemption(Callback):
         self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        if not ranks.any_of_all(self.signals.heard is not None):
+        if not (heard := self.signals.heard()):
             return
         self.checkpoints.save_between(trainer)
-        heard = [each for each in ranks.of_all(self.signals.heard) if each is not None]
-        is_requeued = self.requeue is not None and signal.SIGTERM not in heard
-        if self.requeue is not None and is_requeued and ranks.rank() == 0:
-            self.requeue()
-        ranks.of_first(None)  # a process that ends sooner may cost the first one its life
         step = self.checkpoints.saved_step
-        said = f"saved at step {step}" if step else "not saved"
-        raise Preempted(f"{heard[0].name}: {said}", is_requeued)
+        raise Preempted(heard, f"saved at step {step}" if step else "not saved")
 
 
-def requeue_in_slurm() -> Callable[[], None] | None:
-    """What puts this SLURM job back into the queue; None if it is none."""
+def _requeue() -> None:
+    """Put this SLURM job back into the queue, if it is one, and say so."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
-        return None
+        return
     if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-
-    def requeue() -> None:
-        problem = _run("scontrol", "requeue", job)
-        said = f"not requeued: {problem}" if problem else f"SLURM job {job} is requeued"
-        print(said, file=sys.stderr, flush=True)
-
-    return requeue
+    problem = _run("scontrol", "requeue", job)
+    said = f"not requeued: {problem}" if problem else f"SLURM job {job} is requeued"
+    print(said, file=sys.stderr, flush=True)
 
 
 def _run(*command: str) -> str | None:

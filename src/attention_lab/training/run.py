@@ -18,7 +18,7 @@ from attention_lab.training.finished import evaluate, load_weights
 from attention_lab.training.fitting import fit, stems_from
 from attention_lab.training.nodes import Config
 from attention_lab.training.objective import Diverged
-from attention_lab.training.preemption import Preempted, StopSignals
+from attention_lab.training.preemption import Preempted, StopSignals, let_through
 from attention_lab.training.random_states import seed_rank
 from attention_lab.training.sharding import is_sharded
 
@@ -49,14 +49,19 @@ def train(
             another process is at work.
         Diverged: if the loss stopped being a number. This and any other failure is recorded in
             ``status.json`` first.
-        Preempted: if a signal has stopped it, between two steps if it was training.
+        Preempted: if a signal has stopped it, between two steps if it was training; not raised
+            where this is not the first process, as that may cost the first one its life.
     """
-    with StopSignals() as signals:
+    # Of several, none leaves on its own as long as others may be waiting for it.
+    with StopSignals(waits=ranks.started() > 1) as signals:
         try:
+            let_through()
             return _train(config, directory, overrides, group, signals)
         except Preempted as error:
-            if ranks.is_first():
-                print(f"{error}; the same command goes on", file=sys.stderr, flush=True)
+            if not ranks.is_first():
+                return {}
+            error.requeue()
+            print(f"{error}; the same command goes on", file=sys.stderr, flush=True)
             raise
 
 
@@ -69,6 +74,8 @@ def _train(
 ) -> dict[str, Any]:
     accelerator = config["trainer"].get("accelerator", "auto")
     with ranks.joined(lambda: _prepared(config), accelerator) as (run, threshold):
+        if heard := signals.heard():
+            raise Preempted(heard)
         directory = ranks.of_first(directory)
         config = from_anywhere(config)
         record = ranks.in_step(
@@ -101,8 +108,13 @@ def _recorded(
     """Train and test a run whose end, whatever it is, gets into its record."""
     try:
         with _wandb(run, record, group, config) as loggers:
-            result = _fit_and_test(run, config, threshold, record, loggers, signals)
-            record.finish(result)  # before W&B, which may take its time
+            # What concerns the run comes before W&B, which may take its time.
+            try:
+                result = _fit_and_test(run, config, threshold, record, loggers, signals)
+            except Preempted as error:
+                error.requeue()
+                raise
+            record.finish(result)
     except Diverged as error:
         record.end("diverged", str(error))
         raise
