@@ -340,6 +340,7 @@ def asked(program: Program, tmp_path: Path) -> Path:
     pytest.importorskip("submitit")
     log = tmp_path.parent / f"{tmp_path.name}-asked"
     program("sbatch", f'echo "$@" >> {log}')
+    program("scontrol", "echo 'MaxArraySize            = 1001'")
     return log
 
 

@@ -26,8 +26,9 @@ class Wandb(ThreadingHTTPServer):
         #: The rows of each run's history, by its id.
         self.histories: dict[str, list[dict[str, Any]]] = {}
         self.requests = 0
-        #: What it answers.
+        #: What it answers, and a run that it refuses once.
         self.status = 200
+        self.refused: str | None = None
 
     def handle_error(self, *_: Any) -> None:
         """A client that leaves early is none of a test's business."""
@@ -42,12 +43,15 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests += 1
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         answer: dict[str, Any] = {}
-        if self.path == "/graphql":
+        status = self.server.status
+        if b"upsertBucket" in body and (self.server.refused or "none").encode() in body:
+            self.server.refused, status = None, 401
+        elif self.path == "/graphql":
             answer = {"data": self._data(**json.loads(body))}
         elif self.path.endswith("/file_stream"):
             self._take(self.path.split("/")[-2], json.loads(body).get("files") or {})
         text = json.dumps(answer).encode()
-        self.send_response(self.server.status)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -189,6 +193,26 @@ def test_what_a_server_refuses_is_said_and_sent_again(
     wandb.status = 200
     assert command("sync").code == 0
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0)]
+
+
+def test_no_part_is_sent_before_one_that_comes_before_it(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+) -> None:
+    keep(tmp_path / "outputs" / "a", "aaaaaaaa", [3.0, 2.0])
+    keep(tmp_path / "outputs" / "b", "bbbbbbbb", [5.0])
+    time.sleep(1)  # a part's directory has the second in its name
+    keep(tmp_path / "outputs" / "a", "aaaaaaaa", [1.0], first=2)
+    wandb.refused = "aaaaaaaa"
+    answer = command("sync")
+    assert answer.code == 1
+    assert "1 parts of 1 runs sent" in answer.out
+    assert "2 parts were not sent: wandb: ERROR" in answer.err
+    assert "aaaaaaaa" not in wandb.histories
+    assert command("sync").code == 0
+    assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert curve(wandb.histories["bbbbbbbb"]) == [(0, 5.0)]
 
 
 def test_several_directories_are_sent_each_run_once(

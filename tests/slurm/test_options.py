@@ -19,7 +19,7 @@ def job(**trainer: Any) -> Job:
 
 def request(slurm: Slurm, **trainer: Any) -> dict[str, Any]:
     """What is asked for on behalf of one job."""
-    ((wanted, _),) = slurm._requests([job(**trainer)])
+    ((wanted, _),) = slurm.requests([job(**trainer)])
     return wanted
 
 
@@ -50,9 +50,17 @@ def test_options_get_sbatch_s_names() -> None:
 
 def test_jobs_that_need_the_same_make_one_array() -> None:
     jobs = [job(), job(devices=2), job()]
-    found = Slurm()._requests(jobs)
+    found = Slurm().requests(jobs)
     assert [[jobs.index(each) for each in alike] for _, alike in found] == [[0, 0], [1]]
     assert [wanted["ntasks_per_node"] for wanted, _ in found] == [1, 2]
+
+
+def test_more_jobs_than_an_array_may_have_make_several(login: Command) -> None:
+    found = Slurm().requests([job(), job(), job(devices=2), job()], at_most=2)
+    assert [len(alike) for _, alike in found] == [2, 1, 1]
+    answer = login("doctor", *SWEEP, "seed=range(5)")  # which asks sbatch; the cluster takes 4
+    assert answer.code == 0, answer.err
+    assert "2 arrays of jobs" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from attention_lab.cli.surroundings import LESS, Finding
 from attention_lab.sweeps.jobs import Job
-from attention_lab.sweeps.queue import in_queue
+from attention_lab.sweeps.queue import in_queue, longest_array
 from attention_lab.sweeps.scheduler import Resources
 from attention_lab.sweeps.slurm import Slurm
 from attention_lab.sweeps.sweep import TUNING, Stage
@@ -208,15 +208,15 @@ def _total(shape: Shape, at_once: int) -> Finding:
 
 def _in_slurm(place: Slurm, launcher: str, jobs: Sequence[Job]) -> Iterator[Finding]:
     """Jobs of SLURM's."""
-    requests = place._requests(jobs)
+    arrays = len(place.requests(jobs, longest_array()))
     queued = in_queue([job.directory for job in jobs])
-    at_once = len(jobs) if place.at_once is None else min(place.at_once * len(requests), len(jobs))
+    at_once = len(jobs) if place.at_once is None else min(place.at_once * arrays, len(jobs))
     limited = "as many at a time as SLURM lets" if place.at_once is None else f"{at_once} at a time"
-    yield Finding("launcher", f"{launcher}: {_counted(len(requests), 'array')} of jobs, {limited}")
+    yield Finding("launcher", f"{launcher}: {_counted(arrays, 'array')} of jobs, {limited}")
     if queued:
         yield Finding("", f"{len(queued)} of them are in the queue already, and stay there")
     largest = None
-    for request, alike in requests:
+    for request, alike in place.requests(jobs):
         threads = request.get("cpus_per_task")
         devices = request["ntasks_per_node"]
         shape = Shape.of(

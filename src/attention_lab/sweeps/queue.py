@@ -6,6 +6,7 @@ is told from the files of a run, and from its lock.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -78,21 +79,36 @@ def states() -> dict[str, str]:
     Raises:
         NoQueue: if SLURM does not answer.
     """
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
-    try:
-        done = subprocess.run(
-            [*command, f"--user={os.getuid()}"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoQueue(f"squeue: {error}") from None
-    if done.returncode:
-        raise NoQueue(done.stderr.strip().partition("\n")[0] or "squeue failed")
-    lines = (line.strip().partition("|") for line in done.stdout.splitlines())
+    mine = ("--noheader", "--array", "--states=all", f"--user={os.getuid()}")
+    said = _ask("squeue", *mine, "--format=%i|%T")
+    lines = (line.strip().partition("|") for line in said.splitlines())
     return {job: state for job, _, state in lines}
+
+
+def longest_array() -> int:
+    """How many jobs SLURM takes as one array, at least 1.
+
+    Raises:
+        NoQueue: if it does not answer.
+    """
+    said = _ask("scontrol", "show", "config")
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE)
+    return max(1, int(found[1])) if found else 1
+
+
+def _ask(*command: str) -> str:
+    """What a command of SLURM's says.
+
+    Raises:
+        NoQueue: if it says nothing, or what is wrong.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoQueue(f"{command[0]}: {error}") from None
+    if done.returncode:
+        raise NoQueue(done.stderr.strip().partition("\n")[0] or f"{command[0]} failed")
+    return done.stdout
 
 
 class Queue:

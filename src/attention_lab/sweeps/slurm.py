@@ -36,6 +36,7 @@ from attention_lab.sweeps.queue import (
     Ticket,
     how_to_follow,
     in_queue,
+    longest_array,
     read_ticket,
     write_ticket,
 )
@@ -152,7 +153,7 @@ class Slurm:
             ConfigError: if a job cannot work, or with what sbatch says against it.
         """
         check_jobs(jobs)
-        for request, alike in self._requests(jobs):
+        for request, alike in self.requests(jobs, longest_array()):
             flags = [_flag(name, value) for name, value in request.items()]
             flags += [_flag(name, value) for name, value in (self.extra or {}).items()]
             flags += [f"--array=0-{len(alike) - 1}"] if len(alike) > 1 else []
@@ -180,19 +181,30 @@ class Slurm:
             for job in jobs
             if tickets.get(job.directory) not in queued and not is_held(job.directory)
         ]
-        for request, alike in self._requests(new):
+        for request, alike in self.requests(new, longest_array()):
             self._submit(request, alike)
         left_out = f"; {len(jobs) - len(new)} are there already" if len(new) < len(jobs) else ""
         print(f"{len(new)} jobs submitted to SLURM{left_out}", flush=True)
         if self.wait:
             _follow(jobs, earlier, queue, display)
 
-    def _requests(self, jobs: Sequence[Job]) -> list[tuple[dict[str, Any], list[Job]]]:
-        """What to ask for, with the jobs that need it: each makes one array."""
+    def requests(
+        self, jobs: Sequence[Job], at_most: int | None = None
+    ) -> list[tuple[dict[str, Any], Sequence[Job]]]:
+        """What to ask for, with the jobs that need it: each makes one array.
+
+        Args:
+            jobs: of a sweep.
+            at_most: how many make one; None means any number.
+        """
         by_request: dict[str, list[Job]] = {}
         for job in jobs:
             by_request.setdefault(json.dumps(self._request(job)), []).append(job)
-        return [(json.loads(request), alike) for request, alike in by_request.items()]
+        return [
+            (json.loads(request), alike[start : start + (at_most or len(alike))])
+            for request, alike in by_request.items()
+            for start in range(0, len(alike), at_most or len(alike))
+        ]
 
     def _request(self, job: Job) -> dict[str, Any]:
         """What a job needs, by sbatch's names with underscores; without what is left to SLURM."""
