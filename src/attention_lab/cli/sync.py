@@ -87,7 +87,10 @@ def _at_work(directory: Path) -> bool:
 
 
 def _send(directories: Sequence[Path]) -> int:
-    """Send the parts that are complete, each once."""
+    """Send the parts that are complete, each once.
+
+    W&B puts each after those of its run that come before it, or takes none where one of them fails.
+    """
     from attention_lab.recording.lock import is_held
     from attention_lab.recording.wandb import server
 
@@ -97,42 +100,26 @@ def _send(directories: Sequence[Path]) -> int:
     latest = {part.parent: part for part in known}
     ready = [p for p in parts if p != latest[p.parent] or not is_held(p.parent.parent)]
     if ready:
-        problem = _send_in_order(ready)
-        sent = [part for part in ready if _is_sent(part)]
-        runs = len({part.parent for part in sent})
-        print(f"{len(sent)} parts of {runs} runs sent to {server()}", flush=True)
-        if problem is not None:
-            return fail(f"{len(ready) - len(sent)} parts were not sent: {problem}", 1)
-    if left := len(parts) - len(ready):
-        print(f"{left} runs at work still write to theirs", flush=True)
-    elif not ready:
-        print("nothing to send", flush=True)
-    return 0
-
-
-def _send_in_order(parts: Sequence[Path]) -> str | None:
-    """Send parts, none before those of its run that come before it, as W&B puts it after them.
-
-    Returns:
-        What W&B says against the last that it has not taken; None if it has taken all.
-    """
-    problem = None
-    while parts:
-        first = {part.parent: part for part in reversed(parts)}  # of each run
         done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", *map(str, first.values())],
+            [sys.executable, "-m", "wandb", "sync", *map(str, ready)],
             env=os.environ | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "false"},
             capture_output=True,
             text=True,
             check=False,
         )
-        taken = {run for run, part in first.items() if _is_sent(part)}
-        if len(taken) < len(first):
+        sent = [part for part in ready if _is_sent(part)]
+        runs = len({part.parent for part in sent})
+        print(f"{len(sent)} parts of {runs} runs sent to {server()}", flush=True)
+        if len(sent) < len(ready):
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             errors = [line for line in lines if "ERROR" in line]
-            problem = (errors or lines or [f"exit code {done.returncode}"])[-1]
-        parts = [p for p in parts if p.parent in taken and p != first[p.parent]]
-    return problem
+            said = (errors or lines or [f"exit code {done.returncode}"])[-1]
+            return fail(f"{len(ready) - len(sent)} parts were not sent: {said}", 1)
+    if left := len(parts) - len(ready):
+        print(f"{left} runs at work still write to theirs", flush=True)
+    elif not ready:
+        print("nothing to send", flush=True)
+    return 0
 
 
 def _is_sent(part: Path) -> bool:
