@@ -330,4 +330,23 @@ def test_ctrl_c_is_said_to_have_been_heard(tmp_path: Path) -> None:
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 1
-    assert said.splitlines()[-1] == "attention-lab: interrupted"
+    again = "the same command with hydra.run.dir=run goes on"
+    assert said.splitlines()[-1] == f"attention-lab: interrupted; {again}"
+
+
+def test_a_run_outlives_whoever_reads_what_it_prints(tmp_path: Path) -> None:
+    """As ``| head`` does, or a terminal that is closed."""
+    small = ["data=digits", "trainer=cpu", "logger=csv", "model.width=16", "trainer.max_epochs=2"]
+    with (tmp_path / "err").open("w") as errors:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "attention_lab", "train", *small, "hydra.run.dir=run"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.stdout.close()
+        assert run.wait(timeout=60) == 0
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
+    assert (tmp_path / "err").read_text() == ""

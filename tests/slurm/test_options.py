@@ -36,6 +36,7 @@ def test_nodes_tasks_and_gpus_follow_from_the_trainer() -> None:
 
 
 def test_options_get_sbatch_s_names() -> None:
+    assert request(Slurm(memory=16))["mem"] == "16G"
     slurm = Slurm(partition="long", qos="high", time=90, memory=1.5, cpus_per_task=4)
     assert request(slurm) == {
         "partition": "long",
@@ -74,6 +75,7 @@ def test_more_jobs_than_an_array_may_have_make_several(login: Command) -> None:
         ({"extra": {"nodes": 4}}, {}, "hydra.launcher.extra.nodes: comes from trainer.num_nodes"),
         ({"extra": {"ntasks_per_node": 4}}, {}, "ntasks_per_node: comes from trainer.devices"),
         ({"setup": "module load cuda"}, {}, "hydra.launcher.setup: must be a list"),
+        ({"time": 1}, {}, "hydra.launcher.signal: 60 s before the end of hydra.launcher.time=1"),
         ({"partitoin": "long"}, {}, "SLURM's has no such key; did you mean partition"),
         ({}, {"accelerator": "auto"}, "trainer.accelerator=auto: what to ask SLURM for cannot"),
         ({"gpus": 2}, {"accelerator": "gpu", "devices": 4}, "gpus=2: trainer.devices=4 GPUs"),

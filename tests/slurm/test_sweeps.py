@@ -76,7 +76,7 @@ def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
     interrupted = ended(again)
     assert interrupted.code == 1
     assert f"scancel {array}\n" in interrupted.out
-    assert "the same command goes on" in interrupted.err
+    assert "the jobs go on, and the same command follows them" in interrupted.err
     assert cluster.queue().keys() == set(jobs)
 
     watching = start("report", "sweep", "--watch")
@@ -86,6 +86,9 @@ def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
     assert found["seed=0"]["status"] == found["seed=1"]["status"] == "preempted"
     assert found["seed=1"]["error"] == f"SLURM job {jobs[1]}: cancelled"
     assert found["seed=1"]["error"] in watched.out
+    log = next(sweep.glob("seed=0-*/log.txt")).read_text()
+    assert "SIGTERM: " in log
+    assert "requeued" not in log  # not even in vain
 
     (tmp_path / "slow").unlink()
     goes_on = login("train", *arguments, "hydra.launcher.at_once=2")

@@ -24,7 +24,7 @@ from attention_lab.training import fitting
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint_file import read
 from attention_lab.training.objective import Objective
-from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals
+from attention_lab.training.preemption import OF_SLURM, SIGNALS, Preempted, StopSignals
 from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import Refuse, read_status
@@ -94,7 +94,8 @@ def test_a_run_that_is_stopped_ends_bit_for_bit_as_if_it_had_not(
         signal_in(Objective, "training_step", lambda self, n=number: self.global_step == n - 1)
         reason = train_until_stopped(config, tmp_path / "run")
         assert reason == f"SIGUSR1: saved at step {number}"
-        assert capsys.readouterr().err.endswith(f"{reason}; the same command goes on\n")
+        again = f"the same command with hydra.run.dir={tmp_path / 'run'} goes on"
+        assert capsys.readouterr().err.endswith(f"{reason}; {again}\n")
         torch.rand(7), random.random()  # another process draws other numbers
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
@@ -275,6 +276,17 @@ def test_signals_are_left_alone_outside_of_the_main_thread() -> None:
     assert found == handlers
 
 
+def test_what_is_ignored_stays_ignored() -> None:
+    """As ``nohup`` has it for when the terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_stopped_command_says_how_it_goes_on(tiny_digits: Compose, tmp_path: Path) -> None:
     """The exit code is 1, and nothing but the line is on stderr."""
     overrides = ["data=digits", "model=encoder_classifier", "trainer=cpu", "trainer.max_epochs=999"]
@@ -291,7 +303,7 @@ def test_a_stopped_command_says_how_it_goes_on(tiny_digits: Compose, tmp_path: P
         assert process.wait() == 1
     said = (tmp_path / "err").read_text().splitlines()
     assert said[-1].startswith("SIGTERM: saved at step ")
-    assert said[-1].endswith("; the same command goes on")
+    assert said[-1].endswith(f"; the same command with hydra.run.dir={directory} goes on")
     assert len(said) == 1
 
 
@@ -333,7 +345,7 @@ def test_a_stopped_job_is_requeued_once_it_has_saved(
     reason = train_until_stopped(config, tmp_path / "run")
     assert reason == f"{number.name}: saved at step 3"
     asked = tmp_path / "asked"
-    if number == signal.SIGTERM:  # by scancel, or by what requeues it itself
+    if number not in OF_SLURM:  # but by scancel, or by what requeues it itself
         assert not asked.exists()
     else:
         assert asked.read_text() == "requeue 7\n"
@@ -354,7 +366,8 @@ def test_a_job_is_requeued_also_while_its_command_is_being_imported(
         time.sleep(0.001)
     process.send_signal(signal.SIGUSR2)
     _, said = process.communicate()
-    assert said == "SLURM job 7 is requeued\nSIGUSR2; the same command goes on\n"
+    again = f"the same command with hydra.run.dir={tmp_path / 'run'} goes on"
+    assert said == f"SLURM job 7 is requeued\nSIGUSR2; {again}\n"
     assert process.returncode == 1
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
 

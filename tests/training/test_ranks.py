@@ -251,7 +251,7 @@ def test_a_run_that_a_signal_stops_goes_on_exactly(
     status = read_status(tmp_path / "run")
     assert status["status"] == "preempted", said
     assert status["error"].startswith("SIGUSR1: saved at step ")
-    assert said.count("the same command goes on") == 1
+    assert said.count(f"the same command with hydra.run.dir={tmp_path / 'run'} goes on") == 1
     alone = {**config, "trainer": {**config["trainer"], "devices": 1}}
     with pytest.raises(RunExists, match=r"trainer\.devices is 2 there, 1 here"):
         launch(alone, tmp_path / "run", [])
@@ -437,6 +437,20 @@ def test_a_signal_before_the_processes_have_met_stops_all(
     said = torchrun(script, json.dumps(config), tmp_path / "run")
     assert sorted(said.split("\n")) == ["", "SIGUSR2, 1", "{}"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refusal_is_said_though_others_are_sooner(tmp_path: Path) -> None:
+    """They would be taken for the cause, and the first ended before it has said anything."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from attention_lab.cli import main\n"
+        "time.sleep(2 if os.environ['RANK'] == '0' else 0)\n"
+        "sys.exit(main(['train', 'data=digits', 'trainer=ddp_cpu', 'trainer.devices=3']))\n"
+    )
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        torchrun(script)
+    assert refused.value.stderr.count("want 3 processes, but 2 were started\n") == 1
 
 
 def torchrun(*arguments: object) -> str:

@@ -229,7 +229,7 @@ def _in_slurm(place: Slurm, launcher: str, jobs: Sequence[Job]) -> Iterator[Find
             largest = shape
     assert largest is not None
     yield Finding("in total", f"{largest.total(at_once)} at a time, if there are as many")
-    limit = "that of the partition" if place.time is None else f"{place.time} minutes"
+    limit = "that of the partition" if place.time is None else _counted(place.time, "minute")
     yield Finding("time limit", f"{limit}; {place.signal} s before it a run is told to save")
     then = "is queued again" if place.requeue else "ends (hydra.launcher.requeue=false)"
     yield Finding(

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +29,7 @@ from attention_lab.cli.hints import missing_key
 from attention_lab.cli.metrics import lines
 from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.spelling import nearest
+from attention_lab.training.children import outlive_readers
 
 if TYPE_CHECKING:
     from attention_lab.cli.rehearsal import Rehearsal
@@ -43,11 +45,13 @@ UNWRITABLE = {
 class Directories(Callback):
     """Remembers what Hydra is about to make, before it is clear that anything will go in."""
 
+    run: ClassVar[Path | None] = None
     sweep: ClassVar[Path | None] = None
     made: ClassVar[list[Path]] = []
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        self._remember(Path(config.hydra.run.dir))
+        Directories.run = Path(config.hydra.run.dir)
+        self._remember(Directories.run)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         Directories.sweep = Path(config.hydra.sweep.dir)
@@ -99,10 +103,11 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
         arguments: of the command.
         task: what to do instead of training.
     """
-    if task is None and "SLURM_JOB_ID" in os.environ and not MULTIRUN & set(arguments):
-        # At these a run will save and requeue: until it listens, they are kept, not died of.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
-    task = Task(_train_one) if task is None else task
+    if task is None:
+        task = Task(_train_one)
+        outlive_readers()
+        if not MULTIRUN & set(arguments):
+            _expect_signals()
     sys.argv = ["attention-lab train", *flags_last(arguments)]
     OmegaConf.register_new_resolver(
         "sweep_name", lambda *, _root_: sweep_name(_root_), replace=True
@@ -111,15 +116,14 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
         message = "each would run the whole sweep, which starts the processes of its jobs by itself"
         return fail(f"-m: {number} processes were started, and {message}", 2)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, who say them in one line
-    Directories.sweep, Directories.made = None, []
+    Directories.run, Directories.sweep, Directories.made = None, None, []
     main = hydra.main(
         version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME
     )(task)
     try:
         main()
     except KeyboardInterrupt:
-        again = "" if Directories.sweep is None else "; the same command goes on with it"
-        return fail(f"interrupted{again}", 1)
+        return _interrupted()
     except (HydraException, OmegaConfBaseException) as error:
         Directories.discard()
         return fail(explain(error, arguments), 2)
@@ -134,6 +138,46 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     if task.errors:
         return _failed(task.errors[0])
     return 0 if Directories.sweep is None else _report_sweep(Directories.sweep)
+
+
+def _expect_signals() -> None:
+    """In a SLURM job, keep those at which a run saves and requeues until it hears them."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        signal.signal(number, lambda *_: None)  # once it has ended, they come too late
+
+
+def _interrupted() -> int:
+    """What to say after Ctrl-C, and the exit code."""
+    if Directories.sweep is None:
+        return fail(f"interrupted{_how_to_go_on()}", 1)
+    if queued := _queued(Directories.sweep):
+        print(queued)
+        return fail("interrupted; the jobs go on, and the same command follows them", 1)
+    Directories.discard()
+    return fail("interrupted; the same command goes on with it", 1)
+
+
+def _how_to_go_on() -> str:
+    """How the run goes on, if it has begun."""
+    from attention_lab.recording.run_directory import how_to_go_on
+
+    run = Directories.run
+    return f"; {how_to_go_on(run)}" if run and (run / "status.json").exists() else ""
+
+
+def _queued(sweep: Path) -> str | None:
+    """What to do about the runs of a sweep that are in SLURM's queue; None if none is."""
+    from attention_lab.recording.run_directory import IN_QUEUE
+    from attention_lab.sweeps.queue import NoQueue, how_to_follow, in_queue
+
+    try:
+        jobs = in_queue([path.parent for path in sweep.glob(f"*/{IN_QUEUE}")])
+    except NoQueue:
+        return None
+    return how_to_follow(sweep, jobs) if jobs else None
 
 
 def _number_started() -> int:
@@ -177,12 +221,10 @@ def _train_one(config: DictConfig) -> None:
 def _report_sweep(sweep: Path) -> int:
     """Compare the runs of a sweep; the exit code says whether all of them finished."""
     from attention_lab.cli.report import report
-    from attention_lab.recording.run_directory import IN_QUEUE
     from attention_lab.reports.records import read_runs
-    from attention_lab.sweeps.queue import how_to_follow, in_queue
 
-    if queued := in_queue([path.parent for path in sweep.glob(f"*/{IN_QUEUE}")]):
-        print(how_to_follow(sweep, queued))
+    if queued := _queued(sweep):
+        print(queued)
         return 0
     code = report([sweep])
     if code:
@@ -201,11 +243,13 @@ def _failed(error: Exception) -> int:
 
     from attention_lab.recording.run_directory import RunExists
     from attention_lab.training import ranks
+    from attention_lab.training.children import GRACE
     from attention_lab.training.nodes import ConfigError
     from attention_lab.training.objective import Diverged
 
     if not ranks.is_first() and isinstance(error, (RunExists, ConfigError, Diverged)):
-        return 1  # the first one says it
+        # Most likely the first one says it, and whoever has started us then ends us.
+        time.sleep(GRACE)
     if isinstance(error, RunExists):  # what is there is another's
         return fail(str(error), 2)
     if isinstance(error, ConfigError | OmegaConfBaseException):
@@ -214,7 +258,7 @@ def _failed(error: Exception) -> int:
     if isinstance(error, Diverged):
         return fail(f"diverged: {error}", 1)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return fail(f"cannot write the run: {error}", 1)
+        return fail(f"cannot write the run: {error}{_how_to_go_on()}", 1)
     sys.excepthook(type(error), error, error.__traceback__)
     return fail(f"the run failed: {type(error).__name__}: {error}", 1)
 

@@ -27,6 +27,8 @@ Status = Literal["running", "finished", "failed", "diverged", "preempted"]
 
 #: The file that says as which SLURM job a run was submitted, if it was.
 IN_QUEUE = "slurm.json"
+#: The file beside the runs of a sweep that lists them.
+SWEEP = "sweep.json"
 VERSIONED = ("attention-lab", "torch", "lightning", "hydra-core", "torchmetrics", "wandb")
 
 
@@ -161,6 +163,15 @@ def goes_on(directory: Path, config: Mapping[str, Any]) -> bool:
     if is_held(directory):
         _lock(directory).release()
     return _unfinished(directory, config) is not None
+
+
+def how_to_go_on(directory: Path) -> str:
+    """What lets a run go on that was cut off, in a few words."""
+    if (directory.parent / SWEEP).exists():
+        return "the same command goes on"
+    here = Path.cwd()
+    shown = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    return f"the same command with hydra.run.dir={shlex.quote(str(shown))} goes on"
 
 
 def _lock(directory: Path) -> Lock:

@@ -16,7 +16,7 @@ import yaml
 
 from attention_lab.recording.identity import is_immaterial
 from attention_lab.recording.lock import is_held
-from attention_lab.recording.run_directory import IN_QUEUE
+from attention_lab.recording.run_directory import IN_QUEUE, SWEEP, how_to_go_on
 
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
 #: Of a run that has begun there is at least one of these.
@@ -91,7 +91,7 @@ def _runs_at(path: Path) -> list[Run]:
         raise NotARun(f"{path} is no directory")
     if (path / "status.json").exists():
         return [_read_run(path)]
-    sweep = read_mapping(path / "sweep.json", json.loads, [])
+    sweep = read_mapping(path / SWEEP, json.loads, [])
     if jobs := _jobs(sweep):
         return [_read_run(path / name, overrides, sweep) for name, overrides in jobs.items()]
     # A job that died before its first status is a run as well: it must show up as failed.
@@ -142,7 +142,8 @@ def _read_run(
         problems.append("status.json lacks the status, the seed or the overrides")
     error = record.get("error")
     if is_dead := status == "running" and not is_held(directory):
-        error = f"its process, {record['pid']}, is gone without a word; the same command goes on"
+        again = how_to_go_on(directory)
+        error = f"its process, {record['pid']}, is gone without a word; {again}"
     if not isinstance(overrides, list):
         overrides = asked
     return Run(

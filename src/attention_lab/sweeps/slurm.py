@@ -34,7 +34,6 @@ from attention_lab.sweeps.queue import (
     NoQueue,
     Queue,
     Ticket,
-    how_to_follow,
     in_queue,
     longest_array,
     read_ticket,
@@ -138,6 +137,11 @@ class Slurm:
         for name in ("requeue", "wait"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"hydra.launcher.{name}: must be true or false")
+        if self.time is not None and self.signal >= 60 * self.time:
+            raise ConfigError(
+                f"hydra.launcher.signal: {self.signal} s before the end of "
+                f"hydra.launcher.time={self.time} (minutes) there is no time to train"
+            )
         if not isinstance(self.extra, Mapping | None):
             raise ConfigError("hydra.launcher.extra: must be options of sbatch and their values")
         if isinstance(self.setup, str) or not all(isinstance(line, str) for line in self.setup):
@@ -216,7 +220,7 @@ class Slurm:
             "qos": self.qos,
             "constraint": self.constraint,
             "time": self.time,
-            "mem": None if self.memory is None else f"{round(self.memory * 1024)}M",
+            "mem": None if self.memory is None else _size(self.memory),
             "cpus_per_task": self.cpus_per_task,
             "nodes": nodes,
             "ntasks_per_node": devices,
@@ -266,12 +270,13 @@ class Slurm:
         )
         said = io.StringIO()  # which the error says again
         try:
-            with contextlib.redirect_stderr(said), _outside_of_jobs(), executor.batch():
-                submitted = [executor.submit(run_task, job) for job in jobs]
+            with _no_ctrl_c(), contextlib.redirect_stderr(said), _outside_of_jobs():
+                with executor.batch():
+                    submitted = [executor.submit(run_task, job) for job in jobs]
+                for job, handle in zip(jobs, submitted, strict=True):
+                    write_ticket(job.directory, Ticket(handle.job_id, list(job.overrides)))
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(_one_line(str(error))) from None
-        for job, handle in zip(jobs, submitted, strict=True):
-            write_ticket(job.directory, Ticket(handle.job_id, list(job.overrides)))
 
 
 def check_installed() -> None:
@@ -305,23 +310,18 @@ def _follow(
 ) -> None:
     """Show how jobs go on until each has ended, or SLURM has lost it."""
     left = [job.directory for job in jobs]
-    try:
-        while left:
-            queue.look()
-            display.refresh()
-            for path in list(left):
-                found = standing(path)
-                if found.state in ENDED and found.record != earlier[path]:
-                    left.remove(path)
-                    display.ended(path, found)
-                elif queue.has_lost(path):
-                    left.remove(path)
-                    display.ended(path, queue.settle(path))
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        known = [each.job for path in left if (each := read_ticket(path))]
-        print(how_to_follow(jobs[0].directory.parent, known), flush=True)
-        raise
+    while left:
+        queue.look()
+        display.refresh()
+        for path in list(left):
+            found = standing(path)
+            if found.state in ENDED and found.record != earlier[path]:
+                left.remove(path)
+                display.ended(path, found)
+            elif queue.has_lost(path):
+                left.remove(path)
+                display.ended(path, queue.settle(path))
+        time.sleep(POLL_SECONDS)
 
 
 def _count(trainer: Mapping[str, Any], name: str) -> int:
@@ -336,10 +336,26 @@ def _flag(name: str, value: Any) -> str:
     return flag if value is True else f"{flag}={value}"
 
 
+def _size(gigabytes: float) -> str:
+    """As sbatch has it, in whole numbers."""
+    whole = round(gigabytes)
+    return f"{whole}G" if whole == gigabytes else f"{round(gigabytes * 1024)}M"
+
+
 def _one_line(message: str) -> str:
     """What sbatch said, without what it says of every failure."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return "; ".join(line for line in lines if not line.startswith("Try ")) or "sbatch failed"
+
+
+@contextlib.contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """Let it wait: what is submitted is noted, too, or it would be submitted again."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from attention_lab.recording.identity import differences, identity
 from attention_lab.recording.run_directory import (
+    SWEEP,
     command_line,
     read_config,
     write_atomically,
@@ -17,8 +18,6 @@ from attention_lab.recording.run_directory import (
 )
 from attention_lab.sweeps.jobs import Job, key_of
 from attention_lab.training.nodes import ConfigError
-
-NAME = "sweep.json"
 
 
 def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
@@ -86,7 +85,7 @@ def job_directories(sweep: Path) -> list[Path]:
     Raises:
         FileNotFoundError: if there is no such sweep.
     """
-    content = json.loads((sweep / NAME).read_text(encoding="utf-8"))
+    content = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))
     return [sweep / job["directory"] for job in content["jobs"]]
 
 
@@ -110,12 +109,12 @@ def _refuse(earlier: Path, job: Job) -> None:
 
 def _read(sweep: Path) -> dict[str, Any]:
     try:
-        known: dict[str, Any] = json.loads((sweep / NAME).read_text(encoding="utf-8"))
+        known: dict[str, Any] = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = {"started": _now(), "jobs": [], "tuning": None}
     except json.JSONDecodeError:
         raise ConfigError(
-            f"{sweep / NAME} cannot be read; remove it, and type this again"
+            f"{sweep / SWEEP} cannot be read; remove it, and type this again"
         ) from None
     # Several commands may add to one sweep; the latest is the one to type again.
     now = {"command": command_line(), "pid": os.getpid(), "host": socket.gethostname()}
@@ -123,7 +122,7 @@ def _read(sweep: Path) -> dict[str, Any]:
 
 
 def _write(sweep: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(sweep / NAME, json.dumps(content, indent=1) + "\n")
+    write_atomically(sweep / SWEEP, json.dumps(content, indent=1) + "\n")
 
 
 def _now() -> str:

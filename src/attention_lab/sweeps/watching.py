@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attention_lab.recording.lock import is_held
+from attention_lab.recording.run_directory import SWEEP
 from attention_lab.reports.records import NotARun
 from attention_lab.sweeps.display import EVERY, display
 from attention_lab.sweeps.queue import ENDED, Queue
 from attention_lab.sweeps.standing import Standing, standing
 from attention_lab.sweeps.sweep import TUNING
-from attention_lab.sweeps.sweep_file import NAME, job_directories
+from attention_lab.sweeps.sweep_file import job_directories
 
 
 def watch(sweeps: Sequence[Path]) -> None:
@@ -50,8 +51,8 @@ def _jobs(sweeps: Sequence[Path]) -> list[Path]:
     """The jobs of sweeps, those of their tuning first."""
     found = []
     for sweep in sweeps:
-        places = [place for place in (sweep / TUNING, sweep) if (place / NAME).exists()]
+        places = [place for place in (sweep / TUNING, sweep) if (place / SWEEP).exists()]
         if not places:
-            raise NotARun(f"there is no sweep to watch: {sweep / NAME} is missing")
+            raise NotARun(f"there is no sweep to watch: {sweep / SWEEP} is missing")
         found += [path for place in places for path in job_directories(place)]
     return found

@@ -1,13 +1,16 @@
 """Processes that work for another: they end with it, and it finds out what became of them."""
 
+import io
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
+from typing import Any
 
 #: How long an interrupted process may take to put its affairs in order, in seconds.
 GRACE = 10.0
@@ -25,6 +28,29 @@ def print_into(log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+
+
+class _Lasting(io.FileIO):
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """From now on, drop what cannot be printed: a run may outlive its terminal, or a ``| head``."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # nobody has replaced it
+            raw = _Lasting(stream.fileno(), "w", closefd=False)
+            lasting = io.TextIOWrapper(
+                io.BufferedWriter(raw),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+            )
+            setattr(sys, name, lasting)
 
 
 def end_with_parent() -> None:

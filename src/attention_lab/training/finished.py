@@ -123,6 +123,7 @@ def quiet() -> Iterator[None]:
             ".*treespec, LeafSpec.*",  # between Lightning and torch
             ".*returned a view tensor.*",  # none is changed in place
             ".*broadcast_buffers.*",  # its successor is younger than the oldest torch that will do
+            ".*Grad strides do not match.*",  # of small parameters, which costs next to nothing
             ".*sync_dist=True.*",  # what is logged there is of all processes already
         ):
             warnings.filterwarnings("ignore", message)

@@ -25,15 +25,23 @@ import torch
 from attention_lab.recording.run_directory import RunExists, record_death
 from attention_lab.training import ranks
 from attention_lab.training.building import build, from_anywhere, has_gpu
-from attention_lab.training.children import GRACE, cores, end_with_parent, killer, print_into, stop
+from attention_lab.training.children import (
+    GRACE,
+    cores,
+    end_with_parent,
+    killer,
+    outlive_readers,
+    print_into,
+    stop,
+)
 from attention_lab.training.nodes import Config, ConfigError
 from attention_lab.training.objective import Diverged
-from attention_lab.training.preemption import Preempted, hold, let_through
+from attention_lab.training.preemption import SIGNALS, Preempted, heeded, hold, let_through
 from attention_lab.training.run import train
 from attention_lab.training.sections import check
 
 #: What is passed on to the processes of a run. Ctrl-C reaches the one that started them alone.
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+PASSED_ON = (signal.SIGINT, *SIGNALS)
 
 
 def launch(
@@ -193,6 +201,7 @@ def _train_as(
 ) -> None:
     """In a process of its own: train as one of the processes of a run."""
     hold()
+    outlive_readers()
     if log is not None:
         print_into(log)
     os.setpgid(0, 0)  # so that a terminal's Ctrl-C comes once, from the process that passes it on
@@ -250,7 +259,9 @@ class _Relay:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in PASSED_ON}
+            self._before = {
+                number: signal.signal(number, self._hear) for number in heeded(PASSED_ON)
+            }
             let_through()
         return self
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -15,8 +15,10 @@ from attention_lab.data.splits import TrainingLoader
 from attention_lab.training import ranks
 from attention_lab.training.checkpointing import Checkpoints
 
-#: Before a time limit or a preemption (whichever a job asks for), and at ``scancel`` or shutdown.
-SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+#: Before a time limit or a preemption, whichever of them a job asks for.
+OF_SLURM = (signal.SIGUSR1, signal.SIGUSR2)
+#: At ``scancel`` or shutdown, and when a terminal is closed, too.
+SIGNALS = (*OF_SLURM, signal.SIGTERM, signal.SIGHUP)
 
 
 def hold() -> None:
@@ -27,6 +29,11 @@ def hold() -> None:
 def let_through() -> None:
     """Hear ``SIGNALS``, and what has been kept of them."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Those signals that this process does not ignore."""
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 class Preempted(SystemExit):
@@ -41,7 +48,7 @@ class Preempted(SystemExit):
         super().__init__(1)
         self.heard, self.saved = tuple(heard), saved
         # Whoever sends SIGTERM wants the job gone, or starts it again himself.
-        self._requeues = signal.SIGTERM not in self.heard
+        self._requeues = set(self.heard) <= set(OF_SLURM)
 
     def __str__(self) -> str:
         return f"{self.heard[0].name}{self.saved and ': '}{self.saved}"
@@ -52,7 +59,7 @@ class Preempted(SystemExit):
     def requeue(self) -> None:
         """Put the SLURM job that this is, if any, back into the queue, once; say so on stderr.
 
-        At SIGTERM this does nothing.
+        It is only where all that was heard is ``OF_SLURM``.
         """
         if self._requeues:
             self._requeues = False
@@ -61,6 +68,8 @@ class Preempted(SystemExit):
 
 class StopSignals:
     """Hears ``SIGNALS`` while it is entered, in the main thread; elsewhere they do what they did.
+
+    What was ignored, as ``nohup`` has it, stays so.
 
     Args:
         waits: whether somebody looks, from time to time, at what was heard.
@@ -76,7 +85,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in SIGNALS}
+            self._before = {number: signal.getsignal(number) for number in heeded(SIGNALS)}
         self.listen()
         return self
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from attention_lab.attention import attention_layers
-from attention_lab.recording.run_directory import RunRecord
+from attention_lab.recording.run_directory import RunRecord, how_to_go_on
 from attention_lab.training import ranks
 from attention_lab.training.building import Run, build, from_anywhere
 from attention_lab.training.finished import evaluate, load_weights
@@ -61,7 +61,7 @@ def train(
             if not ranks.is_first():
                 return {}
             error.requeue()
-            print(f"{error}; the same command goes on", file=sys.stderr, flush=True)
+            print(f"{error}; {how_to_go_on(directory)}", file=sys.stderr, flush=True)
             raise
 
 
