@@ -21,8 +21,7 @@ from attention_lab.training.launch import check_devices, launch
 from attention_lab.training.nodes import ConfigError
 from attention_lab.training.objective import Diverged
 from tests.conftest import Compose
-from tests.training.conftest import read_status
-from tests.training.test_resume import assert_identical, result, rows
+from tests.training.conftest import assert_identical, read_status, result, rows
 
 TWO = ("trainer=ddp_cpu", "trainer.devices=2")
 
