@@ -18,7 +18,7 @@ def test_requeued_out_of_time_or_bereft_of_its_node_a_run_ends_as_if_nothing_had
     start: Start, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = tmp_path / "sweep"
-    limits = ("hydra.launcher.time=60", "hydra.launcher.signal=20")
+    limits = ("hydra.launcher.time=60", "hydra.launcher.signal=50")
     (tmp_path / "slow").touch()
     going = start("train", *SWEEP, *RUN, *limits, "seed=0,1,2", PAUSE="0.5")
     eventually(
