@@ -104,3 +104,9 @@ def digits_run(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -
 def _own_randomness() -> None:
     """Every test draws its own random numbers, whichever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of texts is the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

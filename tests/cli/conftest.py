@@ -1,5 +1,6 @@
 """Running the command in this process, where it is fast, and in a fresh one, where it is true."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,10 @@ from typing import NamedTuple
 import pytest
 
 from attention_lab.cli import main
+from attention_lab.training.building import Run
+from attention_lab.training.finished import restored
+from tests.cli.letters import language_run
+from tests.conftest import Compose, FinishedRun
 
 #: Settings that make one run of a real model on real data take a second.
 TINY = (
@@ -52,9 +57,45 @@ def command(
     return run
 
 
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture
+def ask(command: Command, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Runs `attention-lab predict RUN OPTIONS…` on some input."""
+
+    def run(directory: Path, text: str | bytes, *options: str) -> Answer:
+        data = text.encode() if isinstance(text, str) else text
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return command("predict", str(directory), *options)
+
+    return run
+
+
 def fresh(*arguments: str, cwd: Path, python: Path = Path(sys.executable)) -> Answer:
     """Runs `python ARGUMENTS…` in a process of its own."""
     done = subprocess.run(
         [python, *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def words(words_run: FinishedRun) -> Run:
+    """The run on words with the weights of its best checkpoint."""
+    run = restored(words_run.directory)
+    run.objective.cpu().eval()
+    return run
+
+
+@pytest.fixture(scope="session")
+def letters_run(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that has learned the order of four letters and a line break."""
+    return language_run(
+        compose,
+        tmp_path_factory.mktemp("letters") / "run",
+        "model.dropout=0.0",
+        "trainer.max_steps=60",
+        "optimizer.lr=0.01",
+        "optimizer.warmup_steps=0",
+    )

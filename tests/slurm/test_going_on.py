@@ -8,8 +8,7 @@ from attention_lab.recording.run_directory import read_config
 from attention_lab.training.run import train
 from tests.slurm.cluster import Cluster, eventually
 from tests.slurm.conftest import SWEEP, Start, ended, job_of, records
-from tests.training.conftest import read_weights, same_weights
-from tests.training.test_resume import result, rows
+from tests.training.conftest import read_weights, result, rows, same_weights
 
 #: About a minute of training, in which there is time to be interrupted.
 RUN = ("attention=slow", "data.examples=800", "model.dropout=0.1", "trainer.log_every=1")
@@ -19,7 +18,7 @@ def test_requeued_out_of_time_or_bereft_of_its_node_a_run_ends_as_if_nothing_had
     start: Start, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = tmp_path / "sweep"
-    limits = ("hydra.launcher.time=60", "hydra.launcher.signal=20")
+    limits = ("hydra.launcher.time=60", "hydra.launcher.signal=50")
     (tmp_path / "slow").touch()
     going = start("train", *SWEEP, *RUN, *limits, "seed=0,1,2", PAUSE="0.5")
     eventually(

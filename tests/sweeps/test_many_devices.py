@@ -52,32 +52,23 @@ def own_score(directory: Path, name: str, act: str) -> None:
     )
 
 
-def test_a_grid_of_runs_of_two_processes_is_one_sweep(tmp_path: Path) -> None:
-    done = sweep(tmp_path, "trainer=ddp_cpu", "seed=0,1")
+def test_a_grid_of_runs_of_one_and_of_two_processes_is_one_sweep(tmp_path: Path) -> None:
+    """Each has as many as it asked for: what is left of one run does not reach the next."""
+    done = sweep(tmp_path, "trainer=ddp_cpu", "seed=0,1", "trainer.devices=2,1")
     assert done.code == 0, done.err
     assert {path.name for path in tmp_path.iterdir()} == {"sweep", "sweep.py"}
-    assert {
-        name: s["status"] for name, s in of_each(tmp_path / "sweep", "status.json").items()
-    } == {
-        "seed=0": "finished",
-        "seed=1": "finished",
-    }
-    assert len(list((tmp_path / "sweep").glob("*/config.yaml"))) == 2
-
-
-def test_each_run_has_as_many_processes_as_it_asked_for(tmp_path: Path) -> None:
-    """In either order: what is left of one run does not reach the next."""
-    for number, order in enumerate(("1,2", "2,1")):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        done = sweep(folder, "trainer=ddp_cpu", f"trainer.devices={order}")
-        assert done.code == 0, done.err
-        for run in (folder / "sweep").glob("*/"):
-            if not (run / "config.yaml").exists():
-                continue
-            devices = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["devices"]
-            kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-            assert len(kept["attention_lab"]["random"]) == devices
+    statuses = of_each(tmp_path / "sweep", "status.json")
+    names = {f"seed={seed},trainer.devices={devices}" for seed in (0, 1) for devices in (1, 2)}
+    assert statuses.keys() == names
+    assert {status["status"] for status in statuses.values()} == {"finished"}
+    in_order = sorted(statuses, key=lambda name: str(statuses[name]["started"]))
+    assert [name[-1] for name in in_order] == ["2", "1", "2", "1"]
+    configs = list((tmp_path / "sweep").glob("*/config.yaml"))
+    assert len(configs) == 4
+    for config in configs:
+        devices = yaml.safe_load(config.read_text())["trainer"]["devices"]
+        kept = torch.load(config.parent / "checkpoints" / "last.ckpt", weights_only=True)
+        assert len(kept["attention_lab"]["random"]) == devices
 
 
 def test_a_search_gives_all_processes_of_a_run_the_same_settings(tmp_path: Path) -> None:
@@ -135,8 +126,16 @@ def test_a_sweep_that_torchrun_starts_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_more_devices_than_there_are_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    done = sweep(tmp_path, "trainer=ddp_cpu", "trainer.devices=2,3")
-    assert done.code == 2
-    assert "trainer.devices=3: there are 2 CPU cores here" in done.err
+def test_more_devices_than_there_are_are_refused_before_anything_runs(
+    command: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("attention_lab.training.launch.cores", lambda: 2)
+    answer = command(
+        *("train", "-m", *DIGITS, "trainer=ddp_cpu", "trainer.devices=2,3"),
+        "hydra.sweep.dir=sweep",
+    )
+    assert answer.code == 2
+    assert "trainer.devices=3: there are 2 CPU cores here" in answer.err
     assert not list(tmp_path.glob("sweep/*/status.json"))

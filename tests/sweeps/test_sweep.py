@@ -139,7 +139,10 @@ def test_a_job_that_takes_too_long_is_ended_and_one_that_failed_is_tried_again(
     assert "finished" in flaky.out
 
 
-def test_a_sweep_that_was_killed_takes_its_jobs_with_it_and_goes_on(tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_takes_its_jobs_with_it_and_goes_on(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     arguments = [
         *(
             "train",
@@ -170,8 +173,8 @@ def test_a_sweep_that_was_killed_takes_its_jobs_with_it_and_goes_on(tmp_path: Pa
         time.sleep(0.05)
     assert all(s["status"] != "finished" for s in statuses(tmp_path / "sweep").values())
 
-    again = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    again = command(*arguments)
+    assert again.code == 0, again.err
     found = statuses(tmp_path / "sweep")
     assert {status["status"] for status in found.values()} == {"finished"}
     assert [bool(found[f"attention={name}"]["resumed"]) for name in ("none", "dot_product")] == [

@@ -1,17 +1,27 @@
-"""Reading what a run left behind."""
+"""What a run left behind, and runs that end early or go on."""
 
 import csv
 import errno
 import json
+import multiprocessing
+import time
 from collections.abc import Callable, Container, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from torch import Tensor
 
+from attention_lab.training import fitting
+from attention_lab.training.objective import Objective
 from attention_lab.training.run import train
+from tests.conftest import Compose
+
+#: What says how long it took, and how much memory a process had.
+MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
 
 def read_status(directory: Path) -> dict[str, Any]:
@@ -37,6 +47,37 @@ def read_weights(directory: Path, checkpoint: str = "last") -> dict[str, Tensor]
 def same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether two sets of weights are equal to the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def result(directory: Path) -> dict[str, Any]:
+    """A run's result, without what is measured."""
+    fields: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return {name: value for name, value in fields.items() if name not in MEASURED}
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv as they are written, without the speed."""
+    with (directory / "metrics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k != "train/tokens_per_second"} for row in found]
+
+
+def page(directory: Path) -> str:
+    """The page of a run's attention maps, without the run's name."""
+    text = (directory / "attention" / "attention.html").read_text("utf-8")
+    return text.replace(directory.name, "run")
+
+
+def assert_identical(directory: Path, whole: Path) -> None:
+    """Everything that a run leaves behind is what the uninterrupted one has left."""
+    for checkpoint in ("best", "last"):
+        weights = read_weights(directory, checkpoint)
+        assert same_weights(weights, read_weights(whole, checkpoint)), checkpoint
+    assert rows(directory) == rows(whole)
+    assert result(directory) == result(whole)
+    assert page(directory) == page(whole)
+    there, here = ({path.name for path in run.rglob("*")} for run in (whole, directory))
+    assert here - {"log.txt"} == there
 
 
 Train = Callable[[dict[str, Any]], Path]
@@ -71,3 +112,88 @@ def refuse_to_save(monkeypatch: pytest.MonkeyPatch) -> Refuse:
         monkeypatch.setattr(torch, "save", save_if_there_is_room)
 
     return refuse
+
+
+# Runs that are interrupted
+
+#: 13 steps an epoch, validated after every fifth step and the last, with dropout.
+OPTIONS = (
+    "attention.dropout=0.2",
+    "data.batch_size=100",
+    "trainer.max_epochs=2",
+    "trainer.validate_every=0.4",
+    "trainer.log_every=3",
+)
+
+
+@pytest.fixture(scope="session")
+def config(tiny_digits: Compose) -> dict[str, Any]:
+    """The config of a run to interrupt."""
+    return tiny_digits(*OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def whole(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupts."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    train(config, directory, [])
+    return directory
+
+
+@pytest.fixture
+def with_a_bar(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The config of a run that shows its progress on a terminal."""
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(fitting, "sys", terminal)
+    return config | {"trainer": {**config["trainer"], "progress": True}}
+
+
+class Cut(Exception):
+    """What ends a run."""
+
+
+def raise_cut(*_: Any) -> NoReturn:
+    raise Cut
+
+
+Interrupt = Callable[[int], None]
+
+
+@pytest.fixture
+def cut_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Makes the next run end after some number of steps, counted from its beginning."""
+    step = Objective.training_step
+
+    def interrupt(steps: int) -> None:
+        def training_step(self: Objective, batch: Any, batch_index: int) -> Tensor:
+            if self.global_step == steps:
+                monkeypatch.setattr(Objective, "training_step", step)
+                raise Cut
+            return step(self, batch, batch_index)
+
+        monkeypatch.setattr(Objective, "training_step", training_step)
+
+    return interrupt
+
+
+def train_until_cut(config: dict[str, Any], directory: Path) -> None:
+    with pytest.raises(Cut):
+        train(config, directory, [])
+
+
+def in_a_process(config: dict[str, Any], directory: Path) -> None:
+    torch.set_num_threads(1)
+    train(config, directory, [])
+
+
+def training(config: dict[str, Any], directory: Path, rows: int) -> ForkServerProcess:
+    """A process that trains a config, and has written some number of rows of metrics."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["attention_lab.training.run"])
+    process = context.Process(target=in_a_process, args=(config, directory))
+    process.start()
+    metrics = directory / "metrics.csv"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") <= rows:
+        assert process.is_alive()
+        time.sleep(0.001)
+    return process

@@ -14,12 +14,9 @@ from attention_lab.training.nodes import ConfigError, create
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import Train
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SETTINGS = ("trainer=cpu", "logger=csv", "trainer.max_epochs=1", "model.width=16")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(params=["text", "pairs", "byte pairs"])

@@ -1,7 +1,6 @@
 """A run that a signal stops, at any moment, goes on and ends as if it had not, bit for bit."""
 
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,30 +18,21 @@ from lightning import Trainer
 from torch import Tensor
 
 from attention_lab.data.bucketing import BucketBatchSampler
-from attention_lab.training import fitting
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint_file import read
 from attention_lab.training.objective import Objective
 from attention_lab.training.preemption import OF_SLURM, SIGNALS, Preempted, StopSignals
 from attention_lab.training.run import train
 from tests.conftest import Compose
-from tests.training.conftest import Refuse, read_status
-from tests.training.test_resume import OPTIONS, assert_identical, in_a_process, rows
-
-
-@pytest.fixture(scope="module")
-def config(tiny_digits: Compose) -> dict[str, Any]:
-    """13 steps an epoch, validated after every fifth step and the last, with dropout."""
-    return tiny_digits(*OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def whole(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing stops."""
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    train(config, directory, [])
-    return directory
-
+from tests.training.conftest import (
+    Interrupt,
+    Refuse,
+    assert_identical,
+    read_status,
+    rows,
+    train_until_cut,
+    training,
+)
 
 Ask = Callable[[Any, str, Callable[[Any], bool]], None]
 
@@ -122,19 +111,15 @@ def test_a_validation_that_a_signal_breaks_off_is_done_anew(
 
 
 def test_a_terminal_shows_a_bar_also_where_it_goes_on_with_a_validation(
-    config: dict[str, Any],
+    with_a_bar: dict[str, Any],
     whole: Path,
     tmp_path: Path,
     signal_in: Ask,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(fitting, "sys", terminal)
-    config = config | {"trainer": {**config["trainer"], "progress": True}}
     signal_in(Objective, "validation_step", lambda self: self.global_step == 10)
-    train_until_stopped(config, tmp_path / "run")
-    train(config, tmp_path / "run", [])
+    train_until_stopped(with_a_bar, tmp_path / "run")
+    train(with_a_bar, tmp_path / "run", [])
     assert "Epoch 1/1" in capsys.readouterr().out
     assert_identical(tmp_path / "run", whole)
 
@@ -189,7 +174,11 @@ def test_a_signal_outside_of_training_is_heard_at_once(
 
 
 def test_checkpoints_between_validations(
-    config: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    cut_after: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also a process that nobody warns loses no more than that; and they change nothing."""
     saved: list[int] = []
@@ -199,18 +188,10 @@ def test_checkpoints_between_validations(
         saved.append(self.global_step)
         save(self, *arguments)
 
-    def cut(self: Objective, batch: Any, batch_index: int) -> Tensor:
-        if self.global_step == 19:
-            raise RuntimeError("cut")
-        return step(self, batch, batch_index)
-
     monkeypatch.setattr(Trainer, "save_checkpoint", noted)
-    step = Objective.training_step
     often = config | {"trainer": {**config["trainer"], "checkpoint_every": 3}}
-    with monkeypatch.context() as patch:
-        patch.setattr(Objective, "training_step", cut)
-        with pytest.raises(RuntimeError, match="cut"):
-            train(often, tmp_path / "run", [])
+    cut_after(19)
+    train_until_cut(often, tmp_path / "run")
     assert saved == [3, 5, 6, 9, 10, 12, 15, 18]
     assert read(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 18
     train(config, tmp_path / "run", [])  # how often does not make it another run
@@ -236,17 +217,11 @@ def test_a_run_is_stopped_at_moments_by_chance(
     seed: int, config: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
     chance, directory = random.Random(seed), tmp_path / "run"
-    metrics, enough = directory / "metrics.csv", 0
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["attention_lab.training.run"])
+    enough = 0
     numbers = chance.sample(SIGNALS, len(SIGNALS))
     for number in numbers:
-        process = context.Process(target=in_a_process, args=(config, directory))
-        process.start()
         enough += chance.randrange(1, len(rows(whole)) // len(numbers))
-        while not metrics.exists() or metrics.read_bytes().count(b"\n") <= enough:
-            assert process.is_alive()
-            time.sleep(0.001)
+        process = training(config, directory, enough)
         time.sleep(chance.uniform(0, 0.05))
         assert process.pid is not None
         os.kill(process.pid, number)

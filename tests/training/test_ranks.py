@@ -21,8 +21,7 @@ from attention_lab.training.launch import check_devices, launch
 from attention_lab.training.nodes import ConfigError
 from attention_lab.training.objective import Diverged
 from tests.conftest import Compose
-from tests.training.conftest import read_status
-from tests.training.test_resume import assert_identical, result, rows
+from tests.training.conftest import assert_identical, read_status, result, rows
 
 TWO = ("trainer=ddp_cpu", "trainer.devices=2")
 
@@ -39,35 +38,37 @@ def losses(directory: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("data", "metric"),
+    ("data", "metric", "strategies"),
     [
-        ("data=digits", "accuracy"),
-        ("data=digits trainer.strategy=fsdp", "accuracy"),
-        ("data=reverse data.examples=300 trainer.strategy=fsdp", "token_error_rate"),
+        ("data=digits", "accuracy", ["ddp", "fsdp"]),
         # Of different lengths: a mean over processes would not be one over tokens.
-        ("data=reverse data.examples=300", "token_error_rate"),
-        ("data=recall data.examples=300 model.layers=1", "accuracy"),
+        ("data=reverse data.examples=300", "token_error_rate", ["ddp", "fsdp"]),
+        ("data=recall data.examples=300 model.layers=1", "accuracy", ["ddp"]),
     ],
 )
 def test_two_processes_train_as_one_with_the_same_batches(
-    data: str, metric: str, compose: Compose, tmp_path: Path
+    data: str, metric: str, strategies: list[str], compose: Compose, tmp_path: Path
 ) -> None:
     common = [
         *(*data.split(), "model.width=16", "model.dropout=0", "optimizer.lr=0.01"),
         *("trainer.max_steps=50", "trainer.log_every=1", "trainer.max_epochs=100", "logger=csv"),
         "trainer.validate_every=5",
     ]
-    launch(compose(*common, "trainer=cpu", "data.batch_size=62"), tmp_path / "one", [])
-    launch(compose(*common, *TWO, "data.batch_size=31"), tmp_path / "two", [])
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 50
-    # Adam makes much of small differences, so they are the smaller the earlier.
-    assert two[:10] == pytest.approx(one[:10], rel=2e-6)
-    assert two == pytest.approx(one, rel=1e-4)
+    alone = ("trainer=cpu", "data.batch_size=62", f"trainer.strategy={strategies[-1]}")
+    launch(compose(*common, *alone), tmp_path / "one", [])
+    one, theirs = losses(tmp_path / "one"), result(tmp_path / "one")
+    assert len(one) == theirs["steps"] == 50
     assert len(set(one)) > 40
-    ours, theirs = result(tmp_path / "two"), result(tmp_path / "one")
-    assert ours["validation"][metric] == pytest.approx(theirs["validation"][metric], abs=1e-2)
-    assert ours["steps"] == theirs["steps"] == 50
+    for strategy in strategies:
+        together = (*TWO, "data.batch_size=31", f"trainer.strategy={strategy}")
+        launch(compose(*common, *together), tmp_path / strategy, [])
+        two, ours = losses(tmp_path / strategy), result(tmp_path / strategy)
+        assert len(two) == ours["steps"] == 50, strategy
+        # Adam makes much of small differences, so they are the smaller the earlier.
+        assert two[:10] == pytest.approx(one[:10], rel=2e-6), strategy
+        assert two == pytest.approx(one, rel=1e-4), strategy
+        of_all, of_one = ours["validation"][metric], theirs["validation"][metric]
+        assert of_all == pytest.approx(of_one, abs=1e-2), strategy
 
 
 def test_speed_counts_the_tokens_of_all_processes(two: Path, one: Path) -> None:
@@ -146,41 +147,85 @@ def test_metrics_are_of_all_examples(two: Path, config: dict[str, Any]) -> None:
         assert value == pytest.approx(found[name], abs=1e-6), name
 
 
-Begin = Callable[..., subprocess.Popen[str]]
+#: Launches one run after the other, as it is told; says with which code a command would have ended.
+LAUNCHER = """\
+import json, pathlib, signal, sys, traceback
+from attention_lab.training import launch
+exec(pathlib.Path(__file__).with_name("change.py").read_text())
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    launch.cores = lambda: 2
+    for line in sys.stdin:
+        config, directory = json.loads(line)
+        code = 0
+        try:
+            launch.launch(config, pathlib.Path(directory), [])
+        except SystemExit as error:
+            code = error.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        print(f"ended: {code}", flush=True)
+"""
+
+
+class Launcher:
+    """A process that launches runs of two processes, one after the other.
+
+    Args:
+        home: an empty directory.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._said, self._change, self._before = home / "said", home / "change.py", 0
+        self._change.touch()
+        script = home / "launcher.py"
+        script.write_text(LAUNCHER)
+        with self._said.open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=said, stderr=said
+            )
+
+    def begin(self, config: Mapping[str, Any], directory: Path, change: str = "") -> None:
+        """Begin a run, with a change of our code in the processes that are started."""
+        self._change.write_text(change)
+        self._before = self._said.stat().st_size
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{json.dumps([config, str(directory)])}\n".encode())
+        self.process.stdin.flush()
+
+    def ended(self) -> tuple[int, str]:
+        """The code that a command would have ended with, and what was said, of the run begun."""
+        wait_until(lambda: self.process.poll() is not None or "ended: " in self._heard())
+        said, _, code = self._heard().rpartition("ended: ")
+        return int(code), said
+
+    def _heard(self) -> str:
+        return self._said.read_bytes()[self._before :].decode()
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Begins a run of two processes in a process of its own, as the command does."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def begin(
-        config: Mapping[str, Any], directory: Path, change: str = ""
-    ) -> subprocess.Popen[str]:
-        script = tmp_path / "run.py"
-        script.write_text(
-            f"{change}\n"  # of our code, also in the processes that are started
-            "import json, pathlib, signal, sys\n"
-            "from attention_lab.training import launch\n"
-            "if __name__ == '__main__':\n"
-            "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "    launch.cores = lambda: 2\n"
-            "    launch.launch(json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]), [])\n"
-        )
-        arguments = [sys.executable, str(script), json.dumps(config), str(directory)]
-        begun.append(
-            subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-        return begun[-1]
-
-    yield begin
-    for process in begun:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """A launcher of the test's own."""
+    launcher = Launcher(tmp_path_factory.mktemp("alone"))
+    yield launcher
+    launcher.close()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """One that tests share, which must not end it: it takes longer to start than a run."""
+    launcher = Launcher(tmp_path_factory.mktemp("launcher"))
+    yield launcher
+    launcher.close()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -188,7 +233,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     return found
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
+def children(process: subprocess.Popen[bytes]) -> list[int]:
     """The processes of a run, by rank: the fork server starts one after the other."""
     found = subprocess.run(
         ["pgrep", "-s", str(os.getsid(process.pid)), "-f", "forkserver"],
@@ -221,12 +266,12 @@ def long(tiny_digits: Compose) -> dict[str, Any]:
 
 
 def test_a_run_whose_processes_are_all_killed_goes_on_exactly(
-    config: dict[str, Any], two: Path, begin: Begin, tmp_path: Path
+    config: dict[str, Any], two: Path, alone: Launcher, tmp_path: Path
 ) -> None:
-    process = begin(config, tmp_path / "run")
+    alone.begin(config, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
-    process.kill()
-    process.wait()
+    alone.process.kill()
+    alone.process.wait()
     # The others end with it, and let go of the directory.
     wait_until(lambda: not is_held(tmp_path / "run"))
     launch(config, tmp_path / "run", [])
@@ -240,14 +285,15 @@ def test_a_run_that_a_signal_stops_goes_on_exactly(
     config: dict[str, Any],
     two: Path,
     sharded: Path,
-    begin: Begin,
+    launcher: Launcher,
     tmp_path: Path,
 ) -> None:
     config, whole = (fsdp(config), sharded) if strategy == "fsdp" else (config, two)
-    process = begin(config, tmp_path / "run")
+    launcher.begin(config, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
-    process.send_signal(signal.SIGUSR1)
-    said, _ = process.communicate(timeout=60)
+    launcher.process.send_signal(signal.SIGUSR1)
+    code, said = launcher.ended()
+    assert code == 1
     status = read_status(tmp_path / "run")
     assert status["status"] == "preempted", said
     assert status["error"].startswith("SIGUSR1: saved at step ")
@@ -261,16 +307,16 @@ def test_a_run_that_a_signal_stops_goes_on_exactly(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_takes_the_run_with_it_and_is_named(
-    rank: int, long: dict[str, Any], begin: Begin, tmp_path: Path
+    rank: int, long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
-    process = begin(long, tmp_path / "run")
+    launcher.begin(long, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
-    os.kill(children(process)[rank], signal.SIGKILL)
-    said, _ = process.communicate(timeout=60)
+    os.kill(children(launcher.process)[rank], signal.SIGKILL)
+    code, said = launcher.ended()
     status = read_status(tmp_path / "run")
     assert status["status"] == "failed"
     assert status["error"].startswith(f"process {rank} of 2: killed by SIGKILL")
-    assert process.returncode == 1
+    assert code == 1
     assert status["error"] in said
 
 
@@ -288,32 +334,32 @@ Objective.training_step = training_step
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_what_was_raised_first_is_the_cause(
-    rank: int, long: dict[str, Any], begin: Begin, tmp_path: Path
+    rank: int, long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
     """Not that another process has lost it."""
-    process = begin(long, tmp_path / "run", RAISE.format(rank=rank))
-    said, _ = process.communicate(timeout=60)
+    launcher.begin(long, tmp_path / "run", RAISE.format(rank=rank))
+    code, said = launcher.ended()
     status = read_status(tmp_path / "run")
     name = "" if rank == 0 else "process 1 of 2: "
     assert (status["status"], status["error"]) == ("failed", f"{name}RuntimeError: out of luck")
-    assert process.returncode == 1
+    assert code == 1
     assert status["error"] in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_processes_are_being_started_is_not_lost(
-    number: signal.Signals, long: dict[str, Any], begin: Begin, tmp_path: Path
+    number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
 ) -> None:
-    process = begin(long, tmp_path / "run")
-    wait_until(lambda: forks(process))
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
+    alone.begin(long, tmp_path / "run")
+    wait_until(lambda: forks(alone.process))
+    alone.process.send_signal(number)
+    code, _ = alone.ended()
+    assert code == 1
     if (tmp_path / "run" / "status.json").exists():
         assert read_status(tmp_path / "run")["status"] == "preempted"
 
 
-def forks(process: subprocess.Popen[str]) -> bool:
+def forks(process: subprocess.Popen[bytes]) -> bool:
     """Whether a run has its fork server."""
     found = subprocess.run(
         ["pgrep", "-P", str(process.pid), "-f", "forkserver"], capture_output=True, check=False
@@ -322,14 +368,15 @@ def forks(process: subprocess.Popen[str]) -> bool:
 
 
 def test_ctrl_c_ends_all_processes_and_is_recorded(
-    long: dict[str, Any], begin: Begin, tmp_path: Path
+    long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
-    process = begin(long, tmp_path / "run")
+    launcher.begin(long, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
-    all_of_them = children(process)
+    all_of_them = children(launcher.process)
     assert len(all_of_them) == 2
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    launcher.process.send_signal(signal.SIGINT)
+    code, _ = launcher.ended()
+    assert code == 1
     status = read_status(tmp_path / "run")
     assert (status["status"], status["error"]) == ("preempted", "interrupted")
     assert not any(Path(f"/proc/{pid}").exists() for pid in all_of_them)

@@ -1,123 +1,38 @@
 """A run that was interrupted goes on, and ends as if nothing had happened, bit for bit."""
 
-import csv
-import json
-import multiprocessing
 import random
 import shutil
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from attention_lab.recording.run_directory import RunExists
-from attention_lab.training import fitting
 from attention_lab.training import run as run_module
 from attention_lab.training.building import build
 from attention_lab.training.checkpoint_file import Damaged, read, write
 from attention_lab.training.checkpointing import newest
-from attention_lab.training.objective import Objective
 from attention_lab.training.random_states import random_states, restore_random_states
 from attention_lab.training.run import train
 from tests.conftest import Compose
-from tests.training.conftest import read_status, read_weights, same_weights
-
-#: What says how long it took, and how much memory a process had.
-MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
-
-
-def result(directory: Path) -> dict[str, Any]:
-    """A run's result, without what is measured."""
-    fields: dict[str, Any] = json.loads((directory / "result.json").read_text())
-    return {name: value for name, value in fields.items() if name not in MEASURED}
-
-
-def rows(directory: Path) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv as they are written, without the speed."""
-    with (directory / "metrics.csv").open(newline="") as file:
-        found = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k != "train/tokens_per_second"} for row in found]
-
-
-def page(directory: Path) -> str:
-    """The page of a run's attention maps, without the run's name."""
-    text = (directory / "attention" / "attention.html").read_text("utf-8")
-    return text.replace(directory.name, "run")
-
-
-def assert_identical(directory: Path, whole: Path) -> None:
-    """Everything that a run leaves behind is what the uninterrupted one has left."""
-    for checkpoint in ("best", "last"):
-        weights = read_weights(directory, checkpoint)
-        assert same_weights(weights, read_weights(whole, checkpoint)), checkpoint
-    assert rows(directory) == rows(whole)
-    assert result(directory) == result(whole)
-    assert page(directory) == page(whole)
-    there, here = ({path.name for path in run.rglob("*")} for run in (whole, directory))
-    assert here - {"log.txt"} == there
-
-
-#: 13 steps an epoch, validated after every fifth step and the last, with dropout.
-OPTIONS = (
-    "attention.dropout=0.2",
-    "data.batch_size=100",
-    "trainer.max_epochs=2",
-    "trainer.validate_every=0.4",
-    "trainer.log_every=3",
+from tests.training.conftest import (
+    OPTIONS,
+    Interrupt,
+    assert_identical,
+    raise_cut,
+    read_status,
+    read_weights,
+    result,
+    rows,
+    same_weights,
+    train_until_cut,
+    training,
 )
-
-
-@pytest.fixture(scope="module")
-def config(tiny_digits: Compose) -> dict[str, Any]:
-    return tiny_digits(*OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def whole(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupts."""
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    train(config, directory, [])
-    return directory
-
-
-class Cut(Exception):
-    """What ends a run."""
-
-
-def raise_cut(*_: Any) -> NoReturn:
-    raise Cut
-
-
-Interrupt = Callable[[int], None]
-
-
-@pytest.fixture
-def cut_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
-    """Makes the next run end after some number of steps, counted from its beginning."""
-    step = Objective.training_step
-
-    def interrupt(steps: int) -> None:
-        def training_step(self: Objective, batch: Any, batch_index: int) -> Tensor:
-            if self.global_step == steps:
-                monkeypatch.setattr(Objective, "training_step", step)
-                raise Cut
-            return step(self, batch, batch_index)
-
-        monkeypatch.setattr(Objective, "training_step", training_step)
-
-    return interrupt
-
-
-def train_until_cut(config: dict[str, Any], directory: Path) -> None:
-    with pytest.raises(Cut):
-        train(config, directory, [])
 
 
 @pytest.mark.parametrize("steps", [[2], [5], [6, 8, 13], [16, 25]])
@@ -144,25 +59,13 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_as_if_it_had_not(
     assert len(read_status(tmp_path / "run")["resumed"]) == len(steps)
 
 
-def in_a_process(config: dict[str, Any], directory: Path) -> None:
-    torch.set_num_threads(1)
-    train(config, directory, [])
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not(
     seed: int, config: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
     """SIGKILL, which no process hears of, at a moment by chance."""
     chance, directory = random.Random(seed), tmp_path / "run"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["attention_lab.training.run"])
-    process = context.Process(target=in_a_process, args=(config, directory))
-    process.start()
-    metrics, enough = directory / "metrics.csv", chance.randrange(len(rows(whole)))
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") <= enough:
-        assert process.is_alive()
-        time.sleep(0.001)
+    process = training(config, directory, chance.randrange(len(rows(whole))))
     time.sleep(chance.uniform(0, 0.03))
     process.kill()
     process.join()
@@ -234,19 +137,15 @@ def test_sequences_go_on_as_well(tiny: Compose, tmp_path: Path, cut_after: Inter
 
 
 def test_a_terminal_shows_a_bar_also_of_a_run_that_goes_on(
-    config: dict[str, Any],
+    with_a_bar: dict[str, Any],
     whole: Path,
     tmp_path: Path,
     cut_after: Interrupt,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(fitting, "sys", terminal)
-    config = config | {"trainer": {**config["trainer"], "progress": True}}
     cut_after(7)
-    train_until_cut(config, tmp_path / "run")
-    train(config, tmp_path / "run", [])
+    train_until_cut(with_a_bar, tmp_path / "run")
+    train(with_a_bar, tmp_path / "run", [])
     assert "Epoch 1/1" in capsys.readouterr().out
     assert_identical(tmp_path / "run", whole)
 

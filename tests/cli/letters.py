@@ -1,0 +1,52 @@
+"""A language model of four letters."""
+
+from pathlib import Path
+
+import torch
+
+from attention_lab.data.batches import LabelledPositions
+from attention_lab.data.language_model import LanguageModelData
+from attention_lab.data.vocabulary import Characters
+from attention_lab.training.run import train
+from tests.conftest import Compose
+
+
+class Alphabet(LanguageModelData):
+    """Windows of letters in their order, a b c d a b c d …, and of lines in between."""
+
+    monitor = "loss"
+    mode = "min"
+
+    def __init__(self, batch_size: int = 8, length: int = 8, seed: int = 0) -> None:
+        super().__init__(batch_size, seed)
+        self.length = length
+        self.text_vocabulary = self.vocabulary = Characters("abcd\n")
+
+    def load(self) -> dict[str, LabelledPositions]:
+        """Every window, in every split."""
+        ids = torch.tensor(self.vocabulary.read("abcd\n" * self.length))
+        windows = ids.unfold(0, self.length + 1, 1)
+        inputs, labels = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        whole = LabelledPositions(
+            inputs, labels, torch.full((len(ids) - self.length,), self.length)
+        )
+        return dict.fromkeys(("train", "validation", "test"), whole)
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of the vocabulary and of a window."""
+        return {"vocabulary": len(self.vocabulary), "length": self.length}
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Of knowing how many characters there are."""
+        return {"loss": 1.6}
+
+    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+        """The characters."""
+        return [{"input": list(self.vocabulary.write(row))} for row in batch.inputs.tolist()]
+
+
+def language_run(compose: Compose, directory: Path, *overrides: str) -> Path:
+    """A finished run of a tiny decoder on them."""
+    config = compose("data=recall", "trainer=cpu", "logger=csv", "model.width=16", *overrides)
+    train({**config, "data": {"_target_": f"{__name__}.Alphabet"}}, directory, [])
+    return directory

@@ -1,0 +1,118 @@
+"""What `attention-lab predict` cannot do: one line that says why, and what is to blame."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from attention_lab.training.checkpoint_file import write
+from attention_lab.training.run import train
+from tests.cli.conftest import Ask, Command
+from tests.conftest import Compose, FinishedRun
+
+
+def test_options_of_another_task_are_refused(
+    ask: Ask, command: Command, words_run: FinishedRun, letters_run: Path, digits_run: FinishedRun
+) -> None:
+    answer = ask(words_run.directory, "zoo\n", "--top-k", "3")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("attention-lab: --top-k is for language_model; ")
+    assert answer.err.endswith("words is for sequence_to_sequence\n")
+    answer = ask(letters_run, "a\n", "--length-penalty", "1")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("attention-lab: --length-penalty is for sequence_to_sequence; ")
+    for run in (letters_run, digits_run.directory):
+        answer = command("evaluate", str(run), "--beam", "3")
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.endswith("; it writes nothing with a beam\n")
+        assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--batch=0", "argument --batch: must be at least 1, got 0"),
+        ("--beam=0", "argument --beam: must be at least 1, got 0"),
+        ("--beam=x", "argument --beam: invalid whole number value: 'x'"),
+        ("--length-penalty=-1", "argument --length-penalty: must be from 0 to inf, got -1"),
+        ("--temperature=nan", "argument --temperature: must be from 0 to inf, got nan"),
+        ("--top-p=1.5", "argument --top-p: must be from 0 to 1, got 1.5"),
+        ("--seed=-1", "argument --seed: must be at least 0, got -1"),
+    ],
+)
+def test_wrong_options_are_refused(
+    ask: Ask, words_run: FinishedRun, option: str, message: str
+) -> None:
+    answer = ask(words_run.directory, "zoo\n", option)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.endswith(f"{message}\n")
+
+
+def test_what_does_not_read_text_is_refused(
+    ask: Ask, compose: Compose, digits_run: FinishedRun, tmp_path: Path
+) -> None:
+    answer = ask(digits_run.directory, "a\n")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.endswith("Digits is not made of text; there is nothing to read\n")
+    small = ["data.examples=64", "data.evaluation_examples=8", "data.vocabulary=16"]
+    small += ["data.lengths=[8]", "data.pairs=[2]", "trainer.max_steps=1"]
+    small += ["trainer=cpu", "logger=csv", "model.width=16"]
+    train(compose("data=recall", *small), tmp_path / "recall", [])
+    answer = ask(tmp_path / "recall", "a\n")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.endswith("Recall is not made of text; there is nothing to read\n")
+
+
+def test_a_directory_that_is_no_run_is_one_clear_line(ask: Ask, tmp_path: Path) -> None:
+    answer = ask(tmp_path, "a\n")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.endswith("is not a run's directory: it has no config.yaml\n")
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "missing"), [(["G2P"], "'G2P'"), (["G2P", "longest"], "'longest'")]
+)
+def test_a_checkpoint_without_its_data_is_to_blame(
+    ask: Ask, words_run: FinishedRun, tmp_path: Path, lost: list[str], missing: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    file = run / "checkpoints" / "best.ckpt"
+    whole = torch.load(file, weights_only=True)
+    part = whole
+    for name in lost[:-1]:
+        part = part[name]
+    del part[lost[-1]]
+    write(whole, file)
+    answer = ask(run, "zoo\n")
+    assert (answer.code, answer.out) == (1, "")
+    problem = f"{file} cannot be used: of its data, G2P, it does not hold {missing}"
+    assert answer.err == f"attention-lab: {problem}\n"
+
+
+def test_a_checkpoint_without_weights_is_to_blame(
+    ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    file = run / "checkpoints" / "best.ckpt"
+    kept = torch.load(file, weights_only=True)
+    del kept["state_dict"]
+    write(kept, file)
+    problem = f"attention-lab: {file} cannot be used: it holds no 'state_dict'\n"
+    assert ask(run, "zoo\n") == command("evaluate", str(run)) == (1, "", problem)
+
+
+def test_a_damaged_checkpoint_is_to_blame(
+    ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    file = run / "checkpoints" / "best.ckpt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    problem = f"attention-lab: {file} is damaged: its checksum is wrong\n"
+    assert ask(run, "zoo\n") == command("evaluate", str(run)) == (1, "", problem)

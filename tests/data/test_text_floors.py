@@ -1,0 +1,71 @@
+"""What a text of one's own comes down to without a model: counts of the training text."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.data.poem import MARKS, POEM, SPLITS, loaded, read, written
+
+pytestmark = MARKS
+
+
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_floor_and_the_shortcut_count_in_training(
+    tokens: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attention_lab.data.text._BLOCK", 100)
+    other = written(tmp_path, "a wheel! 雨 depends" * 3, "other.txt")
+    text = "glazed quick wizards vex jam\n" + POEM  # with pairs that come once
+    data = loaded(written(tmp_path, text), test=other, tokens=tokens, vocabulary=270)
+    vocabulary = data.text_vocabulary
+    train, asked = (vocabulary.read(read(data, name)) for name in ("train", split))
+    if data.split("train").lengths().sum() + 1 != len(train):  # <unk> is written as "<unk>"
+        pytest.fail("the text of a split is not what was read")
+    if tokens == "characters" and split == "test":
+        asked = vocabulary.read(Path(other).read_text())
+    size = len(vocabulary)
+    single = Counter(train[1:])
+    chance = {id: (single[id] + 1) / (len(train) - 1 + size) for id in range(size)}
+    usual = max(range(size), key=lambda id: (single[id], -id))
+    after = Counter(pairwise(train))
+    seen = Counter(train[:-1])
+    kinds = Counter(a for a, _ in after)
+
+    def chance_after(a: int, b: int) -> float:
+        different = max(kinds[a], 1)
+        return (after[a, b] + different * chance[b]) / (seen[a] + different)
+
+    characters = len(vocabulary.write(asked)) if tokens != "characters" else len(asked)
+    for found, losses, right in (
+        (
+            data.floor(split),
+            [-math.log(chance[b]) for b in asked[1:]],
+            [b == usual for b in asked[1:]],
+        ),
+        (
+            data.shortcuts(split)["bigram"],
+            [-math.log(chance_after(a, b)) for a, b in pairwise(asked)],
+            [
+                b == max(range(size), key=lambda other: (chance_after(a, other), -other))
+                for a, b in pairwise(asked)
+            ],
+        ),
+    ):
+        loss = sum(losses) / len(losses)
+        assert found["loss"] == pytest.approx(loss)
+        assert found["perplexity"] == pytest.approx(math.exp(loss))
+        assert found["accuracy"] == pytest.approx(sum(right) / len(right))
+        bits = loss / math.log(2) * len(asked) / characters
+        assert found["bits_per_character"] == pytest.approx(bits)
+    assert data.shortcuts(split)["bigram"]["loss"] < data.floor(split)["loss"]
+
+
+def test_pairs_of_a_large_vocabulary_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attention_lab.data.text._MOST_IN_PAIRS", 259)
+    assert loaded(written(tmp_path, POEM), tokens="bytes").shortcuts("test") == {}
