@@ -54,8 +54,9 @@ def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PAUSE", "5")
-    arguments = (*SWEEP, "attention=slow", "seed=0,1", "hydra.launcher.at_once=1")
+    monkeypatch.setenv("PAUSE", "1")
+    slow = ("attention=slow", "data.examples=800")
+    arguments = (*SWEEP, *slow, "seed=0,1", "hydra.launcher.at_once=1")
     (tmp_path / "slow").touch()
     left = login("train", *arguments, "hydra.launcher.wait=false")
     assert left.code == 0, left.err
