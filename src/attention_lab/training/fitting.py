@@ -96,7 +96,8 @@ def stems_from(error: BaseException | None, kind: Callable[[BaseException], bool
 
 def _to_go_on_from(directory: Path) -> Path | None:
     checkpoint = newest(directory)
-    print(f"goes on from {checkpoint}" if checkpoint else "begins again: no checkpoint is whole")
+    said = f"goes on from {checkpoint}" if checkpoint else "begins again: no checkpoint is whole"
+    print(said, flush=True)
     return checkpoint
 
 
