@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,12 @@ TINY_DIGITS = (
 )
 
 Compose = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hear_hangups() -> None:
+    """Also where the tests run under ``nohup``, and with them what they start."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @functools.cache
