@@ -217,11 +217,11 @@ def test_a_run_is_stopped_at_moments_by_chance(
     seed: int, config: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
     chance, directory = random.Random(seed), tmp_path / "run"
-    enough = 0
     numbers = chance.sample(SIGNALS, len(SIGNALS))
     for number in numbers:
-        enough += chance.randrange(1, len(rows(whole)) // len(numbers))
-        process = training(config, directory, enough)
+        there = len(rows(directory)) if directory.exists() else 0
+        more = chance.randrange(1, len(rows(whole)) // len(numbers))
+        process = training(config, directory, there + more)
         time.sleep(chance.uniform(0, 0.05))
         assert process.pid is not None
         os.kill(process.pid, number)
