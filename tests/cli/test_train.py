@@ -1,6 +1,7 @@
 """`attention-lab train` and `evaluate`: one run, its record, and running it again."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -350,3 +351,17 @@ def test_a_run_outlives_whoever_reads_what_it_prints(tmp_path: Path) -> None:
         assert run.wait(timeout=60) == 0
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
     assert (tmp_path / "err").read_text() == ""
+
+
+def test_what_is_not_to_be_buffered_is_not() -> None:
+    """Nor is it needed that there is a stderr at all."""
+    script = (
+        "import os\n"
+        "from attention_lab.training.children import outlive_readers\n"
+        "outlive_readers()\n"
+        "print('now')\n"
+        "os._exit(0)\n"  # which flushes nothing
+    )
+    command = f"{shlex.quote(sys.executable)} -u -c {shlex.quote(script)} 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "now\n"

@@ -1,12 +1,16 @@
 """What a sweep asks SLURM for, and commands that cannot work, most of them without a cluster."""
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attention_lab.sweeps.jobs import Job
-from attention_lab.sweeps.slurm import Slurm
+from attention_lab.sweeps.slurm import Slurm, no_ctrl_c
 from attention_lab.training.nodes import ConfigError
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.slurm.conftest import SWEEP, TINY
@@ -89,6 +93,28 @@ def test_what_cannot_be_asked_for_is_said(
         request(Slurm.of(options), **trainer)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_waits_until_what_is_submitted_is_noted() -> None:
+    """Also where another thread of the process takes it."""
+    over, noted = threading.Event(), []
+    threading.Thread(target=over.wait).start()
+
+    def submit() -> None:
+        with no_ctrl_c():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            noted.append("all")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            submit()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+        over.set()
+    assert noted == ["all"]
 
 
 @pytest.mark.parametrize(

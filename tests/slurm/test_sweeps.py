@@ -47,6 +47,20 @@ def test_a_sweep_is_an_array_in_which_one_that_fails_stops_no_other(
     assert records(tmp_path / "sweep") == found
 
 
+def test_ctrl_c_in_a_tuning_says_what_goes_on(
+    start: Start, cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "slow").touch()
+    tuning = ("attention=slow", "sweep.tune=lr", "sweep.grid=[0.1,0.01]")
+    going = start("train", *SWEEP, *tuning, PAUSE="5")
+    eventually(lambda: len(cluster.queue()) == 2, "the tuning to be submitted")
+    eventually(lambda: len(list(tmp_path.glob("sweep/tuning/*/slurm.json"))) == 2, "its notes")
+    going.send_signal(signal.SIGINT)
+    answer = ended(going)
+    assert "2 jobs in SLURM's queue, which need this shell no more" in answer.out
+    assert f"scancel {next(iter(cluster.queue())).partition('_')[0]}\n" in answer.out
+
+
 def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
     login: Command,
     start: Start,

@@ -154,6 +154,7 @@ from attention_lab.training import launch
 exec(pathlib.Path(__file__).with_name("change.py").read_text())
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, lambda *_: None)  # one that comes after a run ends no other
     launch.cores = lambda: 2
     for line in sys.stdin:
         config, directory = json.loads(line)
@@ -183,7 +184,11 @@ class Launcher:
         script.write_text(LAUNCHER)
         with self._said.open("w") as said:
             self.process = subprocess.Popen(
-                [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=said, stderr=said
+                [sys.executable, str(script)],
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
             )
 
     def begin(self, config: Mapping[str, Any], directory: Path, change: str = "") -> None:
@@ -235,17 +240,23 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
 
 def children(process: subprocess.Popen[bytes]) -> list[int]:
     """The processes of a run, by rank: the fork server starts one after the other."""
+    return [pid for server in servers(process) for pid in _below(server, process)]
+
+
+def servers(process: subprocess.Popen[bytes]) -> list[int]:
+    """The fork server of a run, once there is one."""
+    return _below(process.pid, process)
+
+
+def _below(parent: int, process: subprocess.Popen[bytes]) -> list[int]:
+    """Those of the fork server's session that a process has started."""
     found = subprocess.run(
         ["pgrep", "-s", str(os.getsid(process.pid)), "-f", "forkserver"],
         capture_output=True,
         text=True,
         check=False,
     )
-    server = [int(pid) for pid in found.stdout.split() if _parent(int(pid)) == process.pid]
-    if not server:
-        return []
-    under = [int(pid) for pid in found.stdout.split() if _parent(int(pid)) == server[0]]
-    return sorted(under)
+    return sorted(int(pid) for pid in found.stdout.split() if _parent(int(pid)) == parent)
 
 
 def _parent(pid: int) -> int:
@@ -351,7 +362,7 @@ def test_a_signal_while_processes_are_being_started_is_not_lost(
     number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
 ) -> None:
     alone.begin(long, tmp_path / "run")
-    wait_until(lambda: forks(alone.process))
+    wait_until(lambda: servers(alone.process))
     alone.process.send_signal(number)
     code, _ = alone.ended()
     assert code == 1
@@ -359,12 +370,48 @@ def test_a_signal_while_processes_are_being_started_is_not_lost(
         assert read_status(tmp_path / "run")["status"] == "preempted"
 
 
-def forks(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a run has its fork server."""
-    found = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "forkserver"], capture_output=True, check=False
-    )
-    return found.returncode == 0
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
+def test_a_signal_to_all_processes_costs_the_run_none_of_them(
+    number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
+) -> None:
+    """As SLURM sends to a step, and a terminal that is closed: to the fork server as well."""
+    alone.begin(long, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    for pid in [*servers(alone.process), *children(alone.process), alone.process.pid]:
+        os.kill(pid, number)
+    code, said = alone.ended()
+    assert code == 1
+    status = read_status(tmp_path / "run")
+    assert status["status"] == "preempted", said
+    assert status["error"].startswith(f"{number.name}: saved at step ")
+
+
+LATE = """
+import os, pathlib, time
+from attention_lab.training.preemption import Preemption
+on_train_end = Preemption.on_train_end
+def late(self, trainer, module):
+    if os.environ["RANK"] == "0":
+        pathlib.Path({end!r}).touch()
+        time.sleep(2)
+    on_train_end(self, trainer, module)
+Preemption.on_train_end = late
+"""
+
+
+def test_a_signal_at_the_end_of_training_stops_all(
+    config: dict[str, Any], launcher: Launcher, tmp_path: Path
+) -> None:
+    """The first process has more to do then, and others wait for it."""
+    end = tmp_path / "end"
+    launcher.begin(config, tmp_path / "run", LATE.format(end=str(end)))
+    wait_until(end.exists)
+    time.sleep(0.5)
+    launcher.process.send_signal(signal.SIGUSR1)
+    code, said = launcher.ended()
+    assert code == 1
+    status = read_status(tmp_path / "run")
+    assert (status["status"], status["error"]) == ("preempted", "SIGUSR1: saved at step 45"), said
 
 
 def test_ctrl_c_ends_all_processes_and_is_recorded(

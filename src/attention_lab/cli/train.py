@@ -144,7 +144,7 @@ def _expect_signals() -> None:
     """In a SLURM job, keep those at which a run saves and requeues until it hears them."""
     if "SLURM_JOB_ID" not in os.environ:
         return
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # what knows them takes seconds to import
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
         signal.signal(number, lambda *_: None)  # once it has ended, they come too late
 
@@ -173,10 +173,11 @@ def _queued(sweep: Path) -> str | None:
     from attention_lab.recording.run_directory import IN_QUEUE
     from attention_lab.sweeps.queue import NoQueue, how_to_follow, in_queue
 
+    files = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{IN_QUEUE}")]
     try:
-        jobs = in_queue([path.parent for path in sweep.glob(f"*/{IN_QUEUE}")])
-    except NoQueue:
-        return None
+        jobs = in_queue([path.parent for path in files])
+    except NoQueue as error:
+        return f"SLURM does not answer ({error}); what it has of this sweep goes on"
     return how_to_follow(sweep, jobs) if jobs else None
 
 

@@ -31,7 +31,6 @@ from attention_lab.sweeps.processes import OF_A_PROCESS_GROUP
 from attention_lab.sweeps.queue import (
     ENDED,
     FOLDER,
-    NoQueue,
     Queue,
     Ticket,
     in_queue,
@@ -172,11 +171,9 @@ class Slurm:
 
         Raises:
             ConfigError: if SLURM does not take them.
+            NoQueue: if it does not answer.
         """
-        try:
-            queued = set(in_queue([job.directory for job in jobs]))
-        except NoQueue as error:
-            raise ConfigError(str(error)) from None
+        queued = set(in_queue([job.directory for job in jobs]))
         earlier = {job.directory: standing(job.directory).record for job in jobs}
         queue = Queue(self.poll)
         tickets = {path: known.job for path in earlier if (known := read_ticket(path))}
@@ -270,7 +267,7 @@ class Slurm:
         )
         said = io.StringIO()  # which the error says again
         try:
-            with _no_ctrl_c(), contextlib.redirect_stderr(said), _outside_of_jobs():
+            with no_ctrl_c(), contextlib.redirect_stderr(said), _outside_of_jobs():
                 with executor.batch():
                     submitted = [executor.submit(run_task, job) for job in jobs]
                 for job, handle in zip(jobs, submitted, strict=True):
@@ -349,13 +346,18 @@ def _one_line(message: str) -> str:
 
 
 @contextlib.contextmanager
-def _no_ctrl_c() -> Iterator[None]:
+def no_ctrl_c() -> Iterator[None]:
     """Let it wait: what is submitted is noted, too, or it would be submitted again."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # also in what this starts
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -42,13 +42,14 @@ def outlive_readers() -> None:
     """From now on, drop what cannot be printed: a run may outlive its terminal, or a ``| head``."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):  # nobody has replaced it
+        is_ours = stream is getattr(sys, f"__{name}__")  # nobody has replaced it
+        if stream is not None and is_ours:
             raw = _Lasting(stream.fileno(), "w", closefd=False)
             lasting = io.TextIOWrapper(
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,
                 errors=stream.errors,
-                line_buffering=stream.line_buffering,
+                line_buffering=stream.line_buffering or stream.write_through,
             )
             setattr(sys, name, lasting)
 

@@ -72,6 +72,8 @@ def fit(
             [maps, history, *shown, preemption, checkpoints],
             [metrics, *others],
         )
+        # Its handler of SIGTERM waits for the other processes, which may be anywhere; not so ours.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         checkpoint = ranks.of_first(_to_go_on_from(kept) if record and record.goes_on else None)
         try:
             trainer.fit(run.objective, datamodule=data, ckpt_path=checkpoint and str(checkpoint))

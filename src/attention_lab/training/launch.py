@@ -36,7 +36,7 @@ from attention_lab.training.children import (
 )
 from attention_lab.training.nodes import Config, ConfigError
 from attention_lab.training.objective import Diverged
-from attention_lab.training.preemption import SIGNALS, Preempted, heeded, hold, let_through
+from attention_lab.training.preemption import SIGNALS, heeded, hold, let_through
 from attention_lab.training.run import train
 from attention_lab.training.sections import check
 
@@ -177,9 +177,8 @@ def _raise_cause(failures: Sequence[_Rank], run: _Run, number: int) -> NoReturn:
     leading = next((each.failure for each in failures if each.number == 0), None)
     if leading is not None and (first.number == 0 or _is_the_same(error, leading.error)):
         raise leading.error
-    if isinstance(error, KeyboardInterrupt | Preempted):
-        said = str(error) or "interrupted"
-        record_death(directory, from_anywhere(config), overrides, said, "preempted")
+    if isinstance(error, KeyboardInterrupt):
+        record_death(directory, from_anywhere(config), overrides, "interrupted", "preempted")
         raise error
     message = f"process {first.number} of {number}: {type(error).__name__}: {error}"
     record_death(directory, from_anywhere(config), overrides, message)
@@ -188,7 +187,7 @@ def _raise_cause(failures: Sequence[_Rank], run: _Run, number: int) -> NoReturn:
 
 def _is_the_same(error: BaseException, other: BaseException) -> bool:
     """Whether processes have agreed on an error: not if one merely lost the other."""
-    agreed = (KeyboardInterrupt, Preempted, Diverged, ConfigError, RunExists)
+    agreed = (KeyboardInterrupt, Diverged, ConfigError, RunExists)
     return type(error) is type(other) and (isinstance(error, agreed) or str(error) == str(other))
 
 
@@ -262,10 +261,11 @@ class _Relay:
             self._before = {
                 number: signal.signal(number, self._hear) for number in heeded(PASSED_ON)
             }
-            let_through()
+            hold()  # or the fork server, which is to inherit this, would die of them
         return self
 
     def __exit__(self, *_: object) -> None:
+        let_through()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -275,6 +275,7 @@ class _Relay:
         self._ranks = ranks
         for number in early:
             self._pass_on(number)
+        let_through()
 
     def _hear(self, number: int, _: object) -> None:
         self.heard.append(number)

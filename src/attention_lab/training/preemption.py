@@ -86,7 +86,8 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in heeded(SIGNALS)}
-        self.listen()
+        for number in self._before:
+            signal.signal(number, self._hear)
         return self
 
     def __exit__(
@@ -98,16 +99,21 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def listen(self) -> None:
-        """Hear them, also where somebody else has begun to since."""
-        for number in self._before:
-            signal.signal(number, self._hear)
-
     def heard(self) -> list[signal.Signals]:
         """The first signal of each process of the run that has heard any; all have to ask."""
         if not ranks.any_of_all(self._heard is not None):
             return []
         return [each for each in ranks.of_all(self._heard) if each is not None]
+
+    def stop_waiting(self) -> None:
+        """From now on, stop wherever the process is; at once if any was heard since the last look.
+
+        Raises:
+            Preempted: if so.
+        """
+        self.waits = False
+        if self._heard is not None:
+            raise Preempted([self._heard])
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard is not None:  # it stops already
@@ -132,7 +138,6 @@ class Preemption(Callback):
         self.signals, self.checkpoints = signals, checkpoints
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.signals.listen()  # Lightning has put a handler of its own before ours
         self._stop_if_asked(trainer)
         loader = trainer.train_dataloader
         self.signals.waits = isinstance(loader, TrainingLoader)  # another has no place to stop at
@@ -143,7 +148,6 @@ class Preemption(Callback):
         self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.signals.waits = False  # first: what comes from here on stops it at once
         self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:

@@ -147,6 +147,7 @@ def _fit_and_test(
     trainer, history, maps, checkpoints = fit(run, record.directory, record, others, signals)
     tokens = int(run.objective.tokens)
     ranks.leave()
+    signals.stop_waiting()
     if is_sharded(run.objective.model):
         run = build(config, data)
     load_weights(run, checkpoints.read_best())
