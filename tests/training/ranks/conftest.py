@@ -1,0 +1,196 @@
+"""Runs of two processes that nothing interrupts, and a process that launches others."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_lab.training.launch import launch
+from tests.conftest import Compose
+
+TWO = ("trainer=ddp_cpu", "trainer.devices=2")
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the tests train on, wherever they run."""
+    monkeypatch.setattr("attention_lab.training.launch.cores", lambda: 2)
+
+
+#: 5 epochs of 9 steps on 2 processes, with dropout, validated in mid-epoch.
+OPTIONS = (
+    *("attention.dropout=0.2", "data.batch_size=70", "trainer.validate_every=0.4"),
+    "trainer.max_epochs=5",
+)
+
+
+@pytest.fixture(scope="session")
+def config(tiny_digits: Compose) -> dict[str, Any]:
+    return tiny_digits(*OPTIONS, *TWO, "trainer.progress=false")
+
+
+@pytest.fixture(scope="session")
+def two(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing interrupts."""
+    directory = tmp_path_factory.mktemp("two") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attention_lab.training.launch.cores", lambda: 2)
+        launch(config, directory, [])
+    return directory
+
+
+@pytest.fixture(scope="session")
+def sharded(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of processes that share the model out."""
+    directory = tmp_path_factory.mktemp("sharded") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attention_lab.training.launch.cores", lambda: 2)
+        launch(fsdp(config), directory, [])
+    return directory
+
+
+def fsdp(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "trainer": {**config["trainer"], "strategy": "fsdp"}}
+
+
+@pytest.fixture(scope="session")
+def one(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one process."""
+    directory = tmp_path_factory.mktemp("one") / "run"
+    launch(tiny_digits(*OPTIONS, "data.batch_size=140"), directory, [])
+    return directory
+
+
+#: Launches one run after the other, as it is told; says with which code a command would have ended.
+LAUNCHER = """\
+import json, pathlib, signal, sys, traceback
+from attention_lab.training import launch
+exec(pathlib.Path(__file__).with_name("change.py").read_text())
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, lambda *_: None)  # one that comes after a run ends no other
+    launch.cores = lambda: 2
+    for line in sys.stdin:
+        config, directory = json.loads(line)
+        code = 0
+        try:
+            launch.launch(config, pathlib.Path(directory), [])
+        except SystemExit as error:
+            code = error.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        print(f"ended: {code}", flush=True)
+"""
+
+
+class Launcher:
+    """A process that launches runs of two processes, one after the other.
+
+    Args:
+        home: an empty directory.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._said, self._change, self._before = home / "said", home / "change.py", 0
+        self._change.touch()
+        script = home / "launcher.py"
+        script.write_text(LAUNCHER)
+        with self._said.open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, str(script)],
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def begin(self, config: Mapping[str, Any], directory: Path, change: str = "") -> None:
+        """Begin a run, with a change of our code in the processes that are started."""
+        self._change.write_text(change)
+        self._before = self._said.stat().st_size
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{json.dumps([config, str(directory)])}\n".encode())
+        self.process.stdin.flush()
+
+    def ended(self) -> tuple[int, str]:
+        """The code that a command would have ended with, and what was said, of the run begun."""
+        wait_until(lambda: self.process.poll() is not None or "ended: " in self._heard())
+        said, _, code = self._heard().rpartition("ended: ")
+        return int(code), said
+
+    def _heard(self) -> str:
+        return self._said.read_bytes()[self._before :].decode()
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """A launcher of the test's own."""
+    launcher = Launcher(tmp_path_factory.mktemp("alone"))
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """One that tests share, which must not end it: it takes longer to start than a run."""
+    launcher = Launcher(tmp_path_factory.mktemp("launcher"))
+    yield launcher
+    launcher.close()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    """The processes of a run, by rank: the fork server starts one after the other."""
+    return [pid for server in servers(process) for pid in _below(server, process)]
+
+
+def servers(process: subprocess.Popen[bytes]) -> list[int]:
+    """The fork server of a run, once there is one."""
+    return _below(process.pid, process)
+
+
+def _below(parent: int, process: subprocess.Popen[bytes]) -> list[int]:
+    """Those of the fork server's session that a process has started."""
+    found = subprocess.run(
+        ["pgrep", "-s", str(os.getsid(process.pid)), "-f", "forkserver"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return sorted(int(pid) for pid in found.stdout.split() if _parent(int(pid)) == parent)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return -1
+
+
+def has_checkpoint(directory: Path) -> bool:
+    return (directory / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.fixture(scope="session")
+def long(tiny_digits: Compose) -> dict[str, Any]:
+    """The same, for so long that there is time to interrupt it."""
+    return tiny_digits(*OPTIONS, *TWO, "trainer.max_epochs=300", "trainer.validate_every=2")

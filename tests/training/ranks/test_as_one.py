@@ -1,0 +1,85 @@
+"""Several processes that train one run give the result of one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.training.finished import evaluate, restored
+from attention_lab.training.launch import launch
+from tests.conftest import Compose
+from tests.training.conftest import read_status, result, rows
+from tests.training.ranks.conftest import TWO
+
+
+def losses(directory: Path) -> list[float]:
+    """The training loss of each step."""
+    return [float(row["train/loss"]) for row in rows(directory) if row["train/loss"]]
+
+
+@pytest.mark.parametrize(
+    ("data", "metric", "strategies"),
+    [
+        ("data=digits", "accuracy", ["ddp", "fsdp"]),
+        # Of different lengths: a mean over processes would not be one over tokens.
+        ("data=reverse data.examples=300", "token_error_rate", ["ddp", "fsdp"]),
+        ("data=recall data.examples=300 model.layers=1", "accuracy", ["ddp"]),
+    ],
+)
+def test_two_processes_train_as_one_with_the_same_batches(
+    data: str, metric: str, strategies: list[str], compose: Compose, tmp_path: Path
+) -> None:
+    common = [
+        *(*data.split(), "model.width=16", "model.dropout=0", "optimizer.lr=0.01"),
+        *("trainer.max_steps=50", "trainer.log_every=1", "trainer.max_epochs=100", "logger=csv"),
+        "trainer.validate_every=5",
+    ]
+    alone = ("trainer=cpu", "data.batch_size=62", f"trainer.strategy={strategies[-1]}")
+    launch(compose(*common, *alone), tmp_path / "one", [])
+    one, theirs = losses(tmp_path / "one"), result(tmp_path / "one")
+    assert len(one) == theirs["steps"] == 50
+    assert len(set(one)) > 40
+    for strategy in strategies:
+        together = (*TWO, "data.batch_size=31", f"trainer.strategy={strategy}")
+        launch(compose(*common, *together), tmp_path / strategy, [])
+        two, ours = losses(tmp_path / strategy), result(tmp_path / strategy)
+        assert len(two) == ours["steps"] == 50, strategy
+        # Adam makes much of small differences, so they are the smaller the earlier.
+        assert two[:10] == pytest.approx(one[:10], rel=2e-6), strategy
+        assert two == pytest.approx(one, rel=1e-4), strategy
+        of_all, of_one = ours["validation"][metric], theirs["validation"][metric]
+        assert of_all == pytest.approx(of_one, abs=1e-2), strategy
+
+
+def test_speed_counts_the_tokens_of_all_processes(two: Path, one: Path) -> None:
+    def tokens(directory: Path) -> int:
+        path = directory / "checkpoints" / "last.ckpt"
+        found: int = torch.load(path, weights_only=True)["tokens"]
+        return found
+
+    assert tokens(two) == tokens(one) > 0
+
+
+def test_a_run_of_two_processes_is_recorded_as_one(two: Path, one: Path) -> None:
+    names = [{path.relative_to(run).name for path in run.rglob("*")} for run in (two, one)]
+    assert names[0] == names[1]
+    assert read_status(two)["status"] == "finished"
+    steps = [[row["step"] for row in rows(run)] for run in (two, one)]
+    assert steps[0] == steps[1]
+
+
+def test_processes_drop_different_units(two: Path) -> None:
+    kept = torch.load(two / "checkpoints" / "last.ckpt", weights_only=True)["attention_lab"]
+    first, second = kept["random"]
+    assert not torch.equal(first["torch"], second["torch"])
+
+
+def test_metrics_are_of_all_examples(two: Path, config: dict[str, Any]) -> None:
+    """What the processes said of validation, each of its part, is what one says of the whole."""
+    found = evaluate(restored(two, "last"), "validation")
+    said = json.loads((two / "result.json").read_text())["last"]
+    assert found.keys() == said.keys()
+    for name, value in said.items():
+        assert value == pytest.approx(found[name], abs=1e-6), name

@@ -1,0 +1,186 @@
+"""What ends a run of several processes, and what becomes of it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_lab.recording.lock import is_held
+from attention_lab.recording.run_directory import RunExists
+from attention_lab.training.launch import launch
+from attention_lab.training.objective import Diverged
+from tests.conftest import Compose
+from tests.training.conftest import assert_identical, read_status
+from tests.training.ranks.conftest import (
+    OPTIONS,
+    TWO,
+    Launcher,
+    children,
+    fsdp,
+    has_checkpoint,
+    servers,
+    wait_until,
+)
+
+
+def test_a_run_whose_processes_are_all_killed_goes_on_exactly(
+    config: dict[str, Any], two: Path, alone: Launcher, tmp_path: Path
+) -> None:
+    alone.begin(config, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    alone.process.kill()
+    alone.process.wait()
+    # The others end with it, and let go of the directory.
+    wait_until(lambda: not is_held(tmp_path / "run"))
+    launch(config, tmp_path / "run", [])
+    assert len(read_status(tmp_path / "run")["resumed"]) == 1
+    assert_identical(tmp_path / "run", two)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_that_a_signal_stops_goes_on_exactly(
+    strategy: str,
+    config: dict[str, Any],
+    two: Path,
+    sharded: Path,
+    launcher: Launcher,
+    tmp_path: Path,
+) -> None:
+    config, whole = (fsdp(config), sharded) if strategy == "fsdp" else (config, two)
+    launcher.begin(config, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    launcher.process.send_signal(signal.SIGUSR1)
+    code, said = launcher.ended()
+    assert code == 1
+    status = read_status(tmp_path / "run")
+    assert status["status"] == "preempted", said
+    assert status["error"].startswith("SIGUSR1: saved at step ")
+    assert said.count(f"the same command with hydra.run.dir={tmp_path / 'run'} goes on") == 1
+    alone = {**config, "trainer": {**config["trainer"], "devices": 1}}
+    with pytest.raises(RunExists, match=r"trainer\.devices is 2 there, 1 here"):
+        launch(alone, tmp_path / "run", [])
+    launch(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_takes_the_run_with_it_and_is_named(
+    rank: int, long: dict[str, Any], launcher: Launcher, tmp_path: Path
+) -> None:
+    launcher.begin(long, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    os.kill(children(launcher.process)[rank], signal.SIGKILL)
+    code, said = launcher.ended()
+    status = read_status(tmp_path / "run")
+    assert status["status"] == "failed"
+    assert status["error"].startswith(f"process {rank} of 2: killed by SIGKILL")
+    assert code == 1
+    assert status["error"] in said
+
+
+RAISE = """
+import os
+from attention_lab.training.objective import Objective
+step = Objective.training_step
+def training_step(self, *arguments):
+    if os.environ.get("RANK") == "{rank}" and self.global_step == 3:
+        raise RuntimeError("out of luck")
+    return step(self, *arguments)
+Objective.training_step = training_step
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_was_raised_first_is_the_cause(
+    rank: int, long: dict[str, Any], launcher: Launcher, tmp_path: Path
+) -> None:
+    """Not that another process has lost it."""
+    launcher.begin(long, tmp_path / "run", RAISE.format(rank=rank))
+    code, said = launcher.ended()
+    status = read_status(tmp_path / "run")
+    name = "" if rank == 0 else "process 1 of 2: "
+    assert (status["status"], status["error"]) == ("failed", f"{name}RuntimeError: out of luck")
+    assert code == 1
+    assert status["error"] in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_processes_are_being_started_is_not_lost(
+    number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
+) -> None:
+    alone.begin(long, tmp_path / "run")
+    wait_until(lambda: servers(alone.process))
+    alone.process.send_signal(number)
+    code, _ = alone.ended()
+    assert code == 1
+    if (tmp_path / "run" / "status.json").exists():
+        assert read_status(tmp_path / "run")["status"] == "preempted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
+def test_a_signal_to_all_processes_costs_the_run_none_of_them(
+    number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
+) -> None:
+    """As SLURM sends to a step, and a terminal that is closed: to the fork server as well."""
+    alone.begin(long, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    for pid in [*servers(alone.process), *children(alone.process), alone.process.pid]:
+        os.kill(pid, number)
+    code, said = alone.ended()
+    assert code == 1
+    status = read_status(tmp_path / "run")
+    assert status["status"] == "preempted", said
+    assert status["error"].startswith(f"{number.name}: saved at step ")
+
+
+LATE = """
+import os, pathlib, time
+from attention_lab.training.preemption import Preemption
+on_train_end = Preemption.on_train_end
+def late(self, trainer, module):
+    if os.environ["RANK"] == "0":
+        pathlib.Path({end!r}).touch()
+        time.sleep(2)
+    on_train_end(self, trainer, module)
+Preemption.on_train_end = late
+"""
+
+
+def test_a_signal_at_the_end_of_training_stops_all(
+    config: dict[str, Any], launcher: Launcher, tmp_path: Path
+) -> None:
+    """The first process has more to do then, and others wait for it."""
+    end = tmp_path / "end"
+    launcher.begin(config, tmp_path / "run", LATE.format(end=str(end)))
+    wait_until(end.exists)
+    time.sleep(0.5)
+    launcher.process.send_signal(signal.SIGUSR1)
+    code, said = launcher.ended()
+    assert code == 1
+    status = read_status(tmp_path / "run")
+    assert (status["status"], status["error"]) == ("preempted", "SIGUSR1: saved at step 45"), said
+
+
+def test_ctrl_c_ends_all_processes_and_is_recorded(
+    long: dict[str, Any], launcher: Launcher, tmp_path: Path
+) -> None:
+    launcher.begin(long, tmp_path / "run")
+    wait_until(lambda: has_checkpoint(tmp_path / "run"))
+    all_of_them = children(launcher.process)
+    assert len(all_of_them) == 2
+    launcher.process.send_signal(signal.SIGINT)
+    code, _ = launcher.ended()
+    assert code == 1
+    status = read_status(tmp_path / "run")
+    assert (status["status"], status["error"]) == ("preempted", "interrupted")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in all_of_them)
+
+
+def test_a_loss_that_is_no_number_ends_all_processes(tiny_digits: Compose, tmp_path: Path) -> None:
+    config = tiny_digits(*OPTIONS, *TWO, "optimizer.lr=1e30", "optimizer.warmup_steps=0")
+    with pytest.raises(Diverged, match="loss is nan at step"):
+        launch(config, tmp_path / "run", [])
+    assert read_status(tmp_path / "run")["status"] == "diverged"
