@@ -48,11 +48,11 @@ class Saves:
         def timed(self: Checkpoints, *arguments: Any) -> None:
             seconds.append(seconds_of(lambda: save(self, *arguments)))
 
-        Checkpoints.on_validation_end = timed  # type: ignore
+        Checkpoints.on_validation_end = timed  # type: ignore[method-assign]  # put back below
         return self
 
     def __exit__(self, *_: object) -> None:
-        Checkpoints.on_validation_end = self._save  # type: ignore
+        Checkpoints.on_validation_end = self._save  # type: ignore[method-assign]
 
 
 def share_of_a_run(overrides: list[str], directory: Path) -> None:

@@ -131,9 +131,10 @@ def sweep(
     for stage in stages:
         yield from _stage(stage, is_search)
     yield Finding("sweep", str(directory))
-    if to_run:
-        words = _in_slurm if isinstance(place, Slurm) else _here
-        yield from words(place, launcher, to_run)  # type: ignore[arg-type]
+    if to_run and isinstance(place, Slurm):
+        yield from _in_slurm(place, launcher, to_run)
+    if to_run and isinstance(place, Resources):
+        yield from _here(place, launcher, to_run)
     for logged in _distinct(jobs, lambda job: _wandb(job.config, job.group)):
         yield Finding("W&B", logged)
 

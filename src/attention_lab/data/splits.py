@@ -114,7 +114,7 @@ class TrainingLoader(DataLoader[BatchT]):
         #: Called before each batch is fetched: all that the one before has led to is done.
         self.before_each: list[Callable[[], None]] = []
 
-    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]  # of which it promises less
         # Not a generator itself: an epoch begins here, not with its first batch.
         return self._announced(super().__iter__())
 

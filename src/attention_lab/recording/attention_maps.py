@@ -42,7 +42,7 @@ class AttentionMaps(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         batch = trainer.strategy.batch_to_device(data.probe(self.examples))
         # Every process looks, as each may hold a part of the model; one draws.
         maps = attention_maps(pl_module, batch, data.labels(batch), trainer.global_step)
