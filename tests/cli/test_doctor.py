@@ -197,6 +197,7 @@ def test_one_run_is_described_and_not_begun(command: Command, tmp_path: Path) ->
     lines = launched(command, "train", *TINY, "logger=wandb", "hydra.run.dir=there/run")
     assert lines["one run"] == ["new"]
     assert lines["it has"] == ["1 process, on the CPU with 1 thread"]
+    assert lines["trains for"] == ["8 steps (1 epoch of 8 steps)"]
     assert lines["directory"] == [str(tmp_path / "there" / "run")]
     (logged,) = lines["W&B"]
     assert logged.startswith("offline: nobody is logged in to https://")
@@ -216,6 +217,7 @@ def test_several_processes_of_a_run(command: Command, monkeypatch: pytest.Monkey
     lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.devices=2")
     assert lines["it has"] == ["2 processes, each on the CPU with 3 threads, by ddp"]
     assert lines["in total"] == ["2 processes, 6 CPU cores"]
+    assert lines["trains for"] == ["4 steps (1 epoch of 4 steps)"]
     for name, value in (("RANK", 0), ("WORLD_SIZE", 4), ("LOCAL_RANK", 0)):
         monkeypatch.setenv(name, str(value))
     lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.num_nodes=2")

@@ -179,7 +179,13 @@ def test_gradients_that_are_scaled_are_not_left_to_a_fused_optimizer(
     tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch, precision: str, is_fused: bool
 ) -> None:
     objective = build(tiny_digits()).objective
-    trainer = SimpleNamespace(precision=precision, max_epochs=1, max_steps=10)
+    trainer = SimpleNamespace(
+        precision=precision,
+        max_epochs=1,
+        max_steps=10,
+        limit_train_batches=1.0,
+        accumulate_grad_batches=1,
+    )
     monkeypatch.setattr(type(objective), "trainer", trainer)
     optimizer = objective.configure_optimizers()["optimizer"]
     assert optimizer.defaults["fused"] == is_fused

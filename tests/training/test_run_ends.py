@@ -111,6 +111,8 @@ def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
     ("override", "message"),
     [
         ("trainer.max_epochs=0", "max_epochs must be at least 1, got 0"),
+        ("trainer.max_epochs=-2", "max_epochs must be at least 1, got -2"),
+        ("trainer.max_epochs=-1", "max_epochs=-1 never ends; set max_steps, too"),
         ("trainer.gradient_clip=0.0", "gradient_clip must be above 0, got 0.0"),
         ("trainer.validate_every=0.0", "validate_every must be above 0, got 0.0"),
         ("trainer.patience=0", "patience must be at least 1, got 0"),

@@ -15,7 +15,7 @@ from attention_lab.sweeps.scheduler import Resources
 from attention_lab.sweeps.slurm import Slurm
 from attention_lab.sweeps.sweep import TUNING, Stage
 from attention_lab.training import ranks
-from attention_lab.training.building import has_gpu
+from attention_lab.training.building import Run, has_gpu
 from attention_lab.training.children import cores
 from attention_lab.training.nodes import Config, create
 
@@ -73,11 +73,12 @@ class Shape(NamedTuple):
         return f"{_counted(processes, 'process')}, {cores}"
 
 
-def one_run(config: Config, directory: Path, is_begun: bool) -> Iterator[Finding]:
+def one_run(config: Config, run: Run, directory: Path, is_begun: bool) -> Iterator[Finding]:
     """A run by itself.
 
     Args:
         config: the resolved config.
+        run: what was built of it.
         directory: of the run.
         is_begun: whether it would go on there.
     """
@@ -89,6 +90,8 @@ def one_run(config: Config, directory: Path, is_begun: bool) -> Iterator[Finding
         yield Finding("launched by", f"torchrun or srun, as {started} processes")
     yield Finding("it has", str(shape))
     yield Finding("in total", shape.total(1))
+    steps_per_epoch = run.data.steps_per_epoch(shape.processes)
+    yield Finding("trains for", run.trainer_options.budget(steps_per_epoch))
     yield Finding("directory", str(directory))
     yield Finding("W&B", _wandb(config, directory.parent.name))
     again = "the same command with the same hydra.run.dir goes on"

@@ -96,10 +96,10 @@ class Rehearsal:
         plain = plain_config(config)
         check(plain)
         check_devices(plain)
-        build(plain)
+        run = build(plain)
         is_begun = goes_on(self.directory, from_anywhere(plain))
         if ranks.is_first():
-            self._found = list(one_run(plain, self.directory, is_begun))
+            self._found = list(one_run(plain, run, self.directory, is_begun))
 
     def see(
         self, stages: "Sequence[Stage]", place: "Resources | Slurm", config: DictConfig

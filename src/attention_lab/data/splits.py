@@ -254,6 +254,11 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """Training batches, shuffled each epoch."""
         return TrainingLoader(self.split("train"), self._batches("train", shuffle=True))
 
+    def steps_per_epoch(self, processes: int) -> int:
+        """Training batches in an epoch, where so many processes share the data."""
+        lengths = self.split("train").lengths()
+        return len(BucketBatchSampler(lengths, self.batch_size, False, 0, processes, rank=0))
+
     def val_dataloader(self) -> DataLoader[BatchT]:
         """Validation batches, shortest examples first."""
         return self.evaluation_dataloader("validation")

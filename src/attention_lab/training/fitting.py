@@ -63,12 +63,15 @@ def fit(
     checkpoints = Checkpoints(kept, monitor, mode, history, metrics, options.checkpoint_every)
     preemption = Preemption(signals, checkpoints)
     shown = [Heartbeat(record, monitor), _display(options)] if record else []
+    steps_per_epoch = len(data.train_dataloader())
+    if record:
+        print(f"training for {options.budget(steps_per_epoch)}", flush=True)
     with quiet():
         trainer = options.trainer(
             directory,
             monitor,
             mode,
-            len(data.train_dataloader()),
+            steps_per_epoch,
             [maps, history, *shown, preemption, checkpoints],
             [metrics, *others],
         )

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.training import ranks
-from attention_lab.training.optimization import OptimizerOptions
+from attention_lab.training.optimization import OptimizerOptions, total_steps
 from attention_lab.training.sharding import is_sharded, shard
 from attention_lab.training.slice_accuracy import SliceAccuracy
 
@@ -146,16 +146,18 @@ class Objective(LightningModule, ABC):
         self.tokens.fill_(checkpoint["tokens"])
 
     @functools.cached_property
-    def _total_steps(self) -> int:
-        """Optimizer steps of the whole training.
+    def _total_steps(self) -> float:
+        """Optimizer steps of the whole training; infinite where the Trainer has no limit.
 
         Lightning's own estimate would make it set up its loader before a checkpoint is read, and
         then forget the place in the epoch.
         """
-        epochs, most = self.trainer.max_epochs, self.trainer.max_steps
-        assert epochs is not None
-        steps = epochs * len(self.data.train_dataloader())
-        return steps if most == -1 else min(steps, most)
+        trainer, batches = self.trainer, len(self.data.train_dataloader())
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps_per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        assert trainer.max_epochs is not None
+        return total_steps(trainer.max_epochs, trainer.max_steps, steps_per_epoch)
 
     @property
     def _log_every(self) -> int:

@@ -8,6 +8,16 @@ import torch
 from torch import nn
 
 
+def total_steps(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
+    """Optimizer steps of a whole training, by Lightning's limits, where -1 means no limit.
+
+    >>> total_steps(10, -1, 80), total_steps(-1, 3000, 80), total_steps(10, 3000, 80)
+    (800, 3000, 800)
+    """
+    by_epochs = math.inf if max_epochs == -1 else max_epochs * steps_per_epoch
+    return by_epochs if max_steps == -1 else min(by_epochs, max_steps)
+
+
 @dataclass(frozen=True)
 class OptimizerOptions:
     """AdamW with warm-up and a schedule (Loshchilov & Hutter 2019); without decay it is Adam.
@@ -43,7 +53,7 @@ class OptimizerOptions:
         if not 0 <= self.final_fraction <= 1:
             raise ValueError(f"final_fraction must be in [0, 1], got {self.final_fraction}")
 
-    def learning_rate(self, step: int, total_steps: int) -> float:
+    def learning_rate(self, step: int, total_steps: float) -> float:
         """The learning rate of optimizer step ``step`` (0, 1, …) out of ``total_steps``.
 
         Warm-up: lr · (step + 1) / warmup_steps. Cosine (Loshchilov & Hutter 2017, eq. 5, one
@@ -77,9 +87,15 @@ class OptimizerOptions:
         return torch.optim.AdamW(groups, lr=self.lr, betas=(first, second), fused=fused)
 
     def scheduler(
-        self, optimizer: torch.optim.Optimizer, total_steps: int
+        self, optimizer: torch.optim.Optimizer, total_steps: float
     ) -> torch.optim.lr_scheduler.LambdaLR:
-        """Sets :meth:`learning_rate` before each step; step it after every optimizer step."""
+        """Sets :meth:`learning_rate` before each step; step it after every optimizer step.
+
+        Raises:
+            ValueError: if a cosine is to go down over infinitely many steps.
+        """
+        if self.schedule == "cosine" and math.isinf(total_steps):
+            raise ValueError("schedule=cosine needs an end: set max_epochs or max_steps")
         return torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.learning_rate(step, total_steps) / self.lr
         )

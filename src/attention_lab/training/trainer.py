@@ -12,6 +12,10 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 
 from attention_lab.training import ranks
 from attention_lab.training.checkpointing import AtomicCheckpointIO
+from attention_lab.training.optimization import total_steps
+
+#: Passes over the training data where no limit is set.
+DEFAULT_EPOCHS = 10
 
 
 class ValidateAtLastStep(Callback):
@@ -45,9 +49,10 @@ class TrainerOptions:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    #: Passes over the training data.
-    max_epochs: int = 10
-    #: Optimizer steps, if that is less; None means no limit of its own.
+    #: Passes over the training data; -1 means no limit. None means 10, or no limit if
+    #: ``max_steps`` is set.
+    max_epochs: int | None = None
+    #: Optimizer steps; None or -1 means no limit. Training ends at the first limit it reaches.
     max_steps: int | None = None
     #: Largest norm of the gradient; None means no clipping.
     gradient_clip: float | None = 1.0
@@ -69,14 +74,45 @@ class TrainerOptions:
             *("log_every", "patience", "checkpoint_every"),
         ):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            has_no_limit = value is None or (value == -1 and name.startswith("max_"))
+            if not has_no_limit and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.limits == (-1, -1):
+            raise ValueError("max_epochs=-1 never ends; set max_steps, too")
         if self.strategy == "fsdp" and self.precision == "16-mixed":
             raise ValueError("strategy=fsdp goes with precision 32-true or bf16-mixed")
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise ValueError(f"gradient_clip must be above 0, got {self.gradient_clip}")
         if self.validate_every <= 0:
             raise ValueError(f"validate_every must be above 0, got {self.validate_every}")
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lightning's ``max_epochs`` and ``max_steps``, where -1 means no limit."""
+        steps = -1 if self.max_steps is None else self.max_steps
+        if self.max_epochs is not None:
+            return self.max_epochs, steps
+        return (DEFAULT_EPOCHS, -1) if steps == -1 else (-1, steps)
+
+    def budget(self, steps_per_epoch: int) -> str:
+        """How long training takes, in steps and epochs, and which of two limits decides.
+
+        >>> TrainerOptions(max_steps=300).budget(80)
+        '300 steps (3.75 epochs of 80 steps)'
+        >>> TrainerOptions(max_epochs=1, max_steps=300, patience=2).budget(80)
+        'at most 80 steps (1 epoch of 80 steps): trainer.max_epochs=1 comes before max_steps=300'
+        """
+        epochs, steps = self.limits
+        total = int(total_steps(epochs, steps, steps_per_epoch))
+        passes = total / steps_per_epoch
+        line = f"{total} steps ({passes:.4g} epoch{'' if passes == 1 else 's'} of {steps_per_epoch}"
+        line = f"{'at most ' if self.patience else ''}{line} steps)"
+        if -1 in (epochs, steps) or epochs * steps_per_epoch == steps:
+            return line
+        first, second = f"max_epochs={epochs}", f"max_steps={steps}"
+        if total == steps:
+            first, second = second, first
+        return f"{line}: trainer.{first} comes before {second}"
 
     def trainer(
         self,
@@ -91,14 +127,15 @@ class TrainerOptions:
         early_stopping = (
             [EarlyStopping(monitor, mode=mode, patience=self.patience)] if self.patience else []
         )
+        max_epochs, max_steps = self.limits
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.num_nodes,
             strategy=self._strategy(),
             precision=self.precision,
-            max_epochs=self.max_epochs,
-            max_steps=-1 if self.max_steps is None else self.max_steps,
+            max_epochs=max_epochs,
+            max_steps=max_steps,
             gradient_clip_val=self.gradient_clip,
             val_check_interval=max(1, round(self.validate_every * steps_per_epoch)),
             check_val_every_n_epoch=None,  # the interval counts steps, across epochs
