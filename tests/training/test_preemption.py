@@ -18,6 +18,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from attention_lab.data.bucketing import BucketBatchSampler
+from attention_lab.recording import run_directory
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint_file import read
 from attention_lab.training.objective import Objective
@@ -25,10 +26,12 @@ from attention_lab.training.preemption import OF_SLURM, SIGNALS, Preempted, Stop
 from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import (
+    OPTIONS,
     Interrupt,
     Refuse,
     assert_identical,
     read_status,
+    result,
     rows,
     train_until_cut,
     training,
@@ -110,18 +113,50 @@ def test_a_validation_that_a_signal_breaks_off_is_done_anew(
     assert_identical(tmp_path / "run", whole)
 
 
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        (["trainer.max_steps=17"], 17),
+        (["trainer.max_steps=4", "trainer.max_epochs=-1"], 4),  # there is no other validation
+        (["trainer.max_steps=13"], 13),  # the epoch ends there as well
+        (["trainer.patience=1", "optimizer.lr=0.3", "trainer.max_epochs=5"], None),
+    ],
+)
+def test_the_last_validation_is_done_anew_whatever_ends_training(
+    options: list[str],
+    last: int | None,
+    tiny_digits: Compose,
+    tmp_path: Path,
+    signal_in: Ask,
+) -> None:
+    """Lightning skips a training loop that is done, and with it its hooks."""
+    config = tiny_digits(*OPTIONS, *options)
+    train(config, tmp_path / "whole" / "run", [])
+    last = last or result(tmp_path / "whole" / "run")["steps"]
+    for _ in range(2):
+        signal_in(Objective, "validation_step", lambda self: self.global_step == last)
+        assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {last}"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
+
+
+@pytest.mark.parametrize("max_steps", [None, 10])
 def test_a_terminal_shows_a_bar_also_where_it_goes_on_with_a_validation(
+    max_steps: int | None,
     with_a_bar: dict[str, Any],
-    whole: Path,
     tmp_path: Path,
     signal_in: Ask,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    config = {**with_a_bar, "trainer": {**with_a_bar["trainer"], "max_steps": max_steps}}
+    train(config, tmp_path / "whole" / "run", [])
+    capsys.readouterr()
     signal_in(Objective, "validation_step", lambda self: self.global_step == 10)
-    train_until_stopped(with_a_bar, tmp_path / "run")
-    train(with_a_bar, tmp_path / "run", [])
-    assert "Epoch 1/1" in capsys.readouterr().out
-    assert_identical(tmp_path / "run", whole)
+    train_until_stopped(config, tmp_path / "run")
+    capsys.readouterr()
+    train(config, tmp_path / "run", [])
+    assert ("Epoch 0/1" in capsys.readouterr().out) == (max_steps is None)  # or none is left
+    assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
 
 def test_before_the_first_step_there_is_nothing_to_save(
@@ -171,6 +206,48 @@ def test_a_signal_outside_of_training_is_heard_at_once(
     with pytest.raises(Preempted, match="SIGUSR1"):
         train(config, tmp_path / "unborn", [])
     assert not (tmp_path / "unborn").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
+    number: signal.Signals,
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    scontrol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nor is its job requeued, only to be told that it has finished."""
+    monkeypatch.setattr(run_module, "_finish", lambda *_, **__: os.kill(os.getpid(), number))
+    assert train(config, tmp_path / "run", [])["steps"] == 26
+    monkeypatch.undo()
+    assert_identical(tmp_path / "run", whole)
+    assert not (tmp_path / "asked").exists()
+    said = "the run has finished, but not all of it may have been uploaded"
+    assert capsys.readouterr().err.splitlines() == [
+        f"attention-lab: {number.name}: {said}; attention-lab sync {tmp_path / 'run'}"
+    ]
+
+
+def test_a_signal_while_the_end_is_recorded_is_no_end(
+    config: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """status.json and the process agree on whether the run has finished."""
+    write = run_directory.write_atomically
+
+    def signalled(path: Path, text: str, durable: bool = True) -> None:
+        if '"status": "finished"' in text:
+            monkeypatch.undo()
+            os.kill(os.getpid(), signal.SIGUSR1)
+        write(path, text, durable)
+
+    monkeypatch.setattr(run_directory, "write_atomically", signalled)
+    with pytest.raises(Preempted):
+        train(config, tmp_path / "run", [])
+    assert read_status(tmp_path / "run")["status"] == "preempted"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", whole)
 
 
 def test_checkpoints_between_validations(

@@ -110,7 +110,7 @@ class RunRecord:
                 _warn_of_versions(directory, earlier, self._status)
                 self._status |= kept | {"resumed": resumed}
             write_config(directory, config)  # first: who finds a status will find a config
-            self._write()
+            self._write({})
             self._lock.sign()
         except BaseException:
             self.close()
@@ -128,8 +128,8 @@ class RunRecord:
 
     def progress(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         """Say how far the run has come."""
-        self._status["progress"] = {"step": step, "steps": steps, "metrics": dict(metrics)}
-        self._write(durable=False)
+        progress = {"step": step, "steps": steps, "metrics": dict(metrics)}
+        self._write({"progress": progress}, durable=False)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, and only then say that the run has finished."""
@@ -137,21 +137,25 @@ class RunRecord:
         write_atomically(self.directory / "result.json", text)
         self._end("finished")
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether the run has its result."""
+        return bool(self._status["status"] == "finished")
+
     def end(self, status: Status, error: str) -> None:
         """Say that the run ended without a result, and why; one that has its result keeps it."""
-        if self._status["status"] == "finished":
+        if self.has_finished:
             return
-        self._status["error"] = error
-        self._end(status)
+        self._end(status, error=error)
 
-    def _end(self, status: Status) -> None:
-        self._status |= {"status": status, "finished": _now()}
-        self._write()
+    def _end(self, status: Status, **more: str) -> None:
+        self._write({"status": status, "finished": _now(), **more})
 
-    def _write(self, durable: bool = True) -> None:
-        self._status["updated"] = _now()
-        text = json.dumps(self._status, indent=2) + "\n"
+    def _write(self, changes: Mapping[str, Any], durable: bool = True) -> None:
+        status = {**self._status, **changes, "updated": _now()}
+        text = json.dumps(status, indent=2) + "\n"
         write_atomically(self.directory / "status.json", text, durable)
+        self._status = status  # a signal may raise before, and then the run has not finished
 
 
 def goes_on(directory: Path, config: Mapping[str, Any]) -> bool:

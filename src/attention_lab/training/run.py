@@ -1,6 +1,7 @@
 """Training a run: recorded as it goes, tested from its best checkpoint at the end."""
 
 import errno
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,11 +119,11 @@ def _recorded(
     except Diverged as error:
         record.end("diverged", str(error))
         raise
-    except Preempted as error:
-        record.end("preempted", str(error))
-        raise
-    except (KeyboardInterrupt, SystemExit):
-        record.end("preempted", "interrupted")
+    except (KeyboardInterrupt, SystemExit) as error:
+        if record.has_finished:  # a logger was still uploading
+            _warn_of_upload(error, record.directory)
+            return result
+        record.end("preempted", str(error) if isinstance(error, Preempted) else "interrupted")
         raise
     except BaseException as error:
         if stems_from(error, _is_lack_of_room):  # of which the run knows nothing
@@ -133,6 +134,13 @@ def _recorded(
     finally:
         record.close()
     return result
+
+
+def _warn_of_upload(error: BaseException, directory: Path) -> None:
+    name = error.heard[0].name if isinstance(error, Preempted) else "SIGINT"
+    said = f"{name}: the run has finished, but not all of it may have been uploaded"
+    how = f"attention-lab sync {shlex.quote(str(directory))}"
+    print(f"attention-lab: {said}; {how}", file=sys.stderr, flush=True)
 
 
 def _fit_and_test(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -16,6 +16,23 @@ from attention_lab.training.optimization import total_steps
 
 #: Passes over the training data where no limit is set.
 DEFAULT_EPOCHS = 10
+
+
+class EnterTrainingLoop(Callback):
+    """Makes Lightning enter the training loop of a resumed run whose last step has been taken.
+
+    Lightning skips a loop that has reached ``max_steps``, and with it ``on_train_start`` and
+    ``on_train_end``, in which other callbacks restore and check what a run needs: a validation that
+    was broken off, for one. It stands before them.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._max_steps = trainer.max_steps
+        if trainer.ckpt_path is not None:
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
 
 
 class ValidateAtLastStep(Callback):
@@ -141,6 +158,7 @@ class TrainerOptions:
             check_val_every_n_epoch=None,  # the interval counts steps, across epochs
             log_every_n_steps=self.log_every,
             callbacks=[
+                EnterTrainingLoop(),
                 *callbacks,
                 ValidateAtLastStep(),
                 *early_stopping,
