@@ -2,7 +2,10 @@
 
 import sys
 
-from attention_lab.cli import main
-
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory, which -m puts there: anybody's files may lie in it
+
+    from attention_lab.cli import main
+
     sys.exit(main())

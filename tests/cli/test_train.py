@@ -95,6 +95,7 @@ def test_a_mechanism_of_ones_own_is_one_file_and_one_yaml(
         "score: {_target_: sharp.Sharp, _partial_: true, sharpness: 3.0}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     own = ["--config-dir", "mine", "attention=sharp"]
     answer = command("train", *own, *TINY, "hydra.run.dir=run")
     assert answer.code == 0, answer.err

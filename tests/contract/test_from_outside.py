@@ -29,7 +29,7 @@ def run(package: Path, line: str, *more: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, *command.split(), *words.split(), *more],
         cwd=package,
-        env={"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

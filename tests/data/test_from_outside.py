@@ -28,7 +28,7 @@ def run(package: Path, verb: str, *more: str, given: str = "") -> str:
     done = subprocess.run(
         [sys.executable, "-m", "attention_lab", verb, *words.split(), *more],
         cwd=package,
-        env={"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "HOME": str(package)},
+        env={"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "HOME": str(package)},
         input=given,
         capture_output=True,
         text=True,

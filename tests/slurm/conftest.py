@@ -102,6 +102,7 @@ def login(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     yield command
     sys.modules.pop("faulty", None)
 

@@ -46,6 +46,7 @@ def test_requeued_out_of_time_or_bereft_of_its_node_a_run_ends_as_if_nothing_had
     cluster.start_node(cluster.nodes[1])
 
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     saved = {job: "saved at step" in _log(sweep, job) for job in places}
     assert saved == {requeued: True, out_of_time: True, bereft: False}
     for name, record in records(sweep).items():

@@ -64,10 +64,10 @@ def test_a_checkpoint_restores_the_vocabularies_without_the_files(
     own: dict[str, Any], trained: Train
 ) -> None:
     directory = trained(own)
-    loaded: SplitDataModule[Any] = create(own["data"])
+    loaded: SplitDataModule[Any] = create(own["data"], (SplitDataModule,))
     loaded.setup()
     Path(own["data"].get("path") or own["data"]["train"]).unlink()
-    alone: SplitDataModule[Any] = create(own["data"])
+    alone: SplitDataModule[Any] = create(own["data"], (SplitDataModule,))
     alone.restore(kept(directory, own))
     assert alone.model_arguments() == loaded.model_arguments()
     assert alone.longest() == loaded.longest()
@@ -78,7 +78,7 @@ def test_a_checkpoint_restores_the_vocabularies_without_the_files(
 
 
 def test_words_to_phonemes_are_restored_without_the_dictionary(words_run: FinishedRun) -> None:
-    alone: SplitDataModule[Any] = create(words_run.config["data"])
+    alone: SplitDataModule[Any] = create(words_run.config["data"], (SplitDataModule,))
     alone.restore(kept(words_run.directory, words_run.config))
     assert alone.model_arguments() == {"source_vocabulary": 33, "target_vocabulary": 43}
     assert alone.longest()[0] > 5

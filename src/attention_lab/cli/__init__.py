@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from attention_lab.spelling import nearest
+from attention_lab.training.imports import forget_working_directory
 
 #: Each verb, the module it lives in, and what it does.
 VERBS = {
@@ -35,7 +36,10 @@ for example
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the result is its exit code: 0 done, 1 it failed, 2 it was wrong."""
-    verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if arguments is None:
+        forget_working_directory()
+        arguments = sys.argv[1:]
+    verb, *rest = list(arguments) or ["--help"]
     if verb in ("-h", "--help", "help"):
         verbs = (f"  {name:<10}{does}" for name, (_, does) in VERBS.items())
         print(HELP.format(verbs="\n".join(verbs)))

@@ -59,7 +59,7 @@ def _facts(name: str, extra: Path | None) -> str:
     config = composed([f"data={name}"], extra)
     try:
         check_node("data", config["data"], SplitDataModule)
-        data: SplitDataModule[Any] = create(config["data"])
+        data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
         data.setup()
         known = {"floor": data.floor("test"), **data.shortcuts("test")}
         marks = [f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items()]

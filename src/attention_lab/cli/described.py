@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from attention_lab.cli.surroundings import LESS, Finding
+from attention_lab.recording.wandb import LoggerOptions
 from attention_lab.sweeps.jobs import Job
 from attention_lab.sweeps.queue import in_queue, longest_array
 from attention_lab.sweeps.scheduler import Resources
@@ -247,7 +248,7 @@ def _in_slurm(place: Slurm, launcher: str, jobs: Sequence[Job]) -> Iterator[Find
 
 def _wandb(config: Config, group: str) -> str:
     """Where a run is logged."""
-    options = create(config["logger"])
+    options = create(config["logger"], (LoggerOptions,))
     mode, why = options.mode()
     if mode == "off":
         return f"off: {why}"

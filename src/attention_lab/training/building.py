@@ -24,6 +24,7 @@ from attention_lab.training.nodes import (
     path_of,
 )
 from attention_lab.training.objective import Objective
+from attention_lab.training.optimization import OptimizerOptions
 from attention_lab.training.sections import check
 from attention_lab.training.trainer import TrainerOptions
 
@@ -45,7 +46,7 @@ def load_data(config: Config) -> SplitDataModule[Any]:
         ConfigError: if its options cannot work.
     """
     with config_errors(config):
-        data: SplitDataModule[Any] = create(config["data"])
+        data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
         data.setup()
         return data
 
@@ -63,16 +64,17 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
     check(config)
     data = load_data(config) if data is None else data
     with config_errors(config):
-        optimizer = create(config["optimizer"])
-        trainer_options = create(config["trainer"])
+        optimizer = create(config["optimizer"], (OptimizerOptions,))
+        trainer_options = create(config["trainer"], (TrainerOptions,))
         seed_everything(config["seed"], workers=True, verbose=False)
         sizes = data.model_arguments()
         _check_sizes(config, sizes)
-        model = create(config["model"], **sizes)
+        model = create(config["model"], (Network,), **sizes)
         _check_backends(model, "cuda" if _trains_on_gpu(trainer_options) else "cpu")
-        objective = create(config["objective"], model=model, data=data, optimizer=optimizer)
+        parts = {"model": model, "data": data, "optimizer": optimizer}
+        objective = create(config["objective"], (Objective,), **parts)
         _check_lengths(model, data, getattr(objective, "max_length", 0))
-        return Run(data, objective, trainer_options, create(config["logger"]))
+        return Run(data, objective, trainer_options, create(config["logger"], (LoggerOptions,)))
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
 def _data_of(kept: Mapping[str, Any], config: Config) -> SplitDataModule[Any]:
     """The dataset of a config, with what a checkpoint kept of it in place of its files."""
     with config_errors(config):
-        data: SplitDataModule[Any] = create(config["data"])
+        data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
     name = type(data).__qualname__  # where Lightning puts what a dataset keeps
     try:
         data.restore(kept[name])

@@ -6,7 +6,6 @@ classes of a wrong kind are found before anything is built or written.
 """
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
@@ -17,6 +16,7 @@ from torch import nn
 
 from attention_lab.attention import AttentionLayer, Mask
 from attention_lab.spelling import nearest
+from attention_lab.training.imports import import_object
 
 #: What nodes inside a component may name. Nothing else is ever imported and called: a config that
 #: came with somebody's run cannot name torch.load or os.system.
@@ -49,11 +49,15 @@ def check_node(path: str, node: Config, kind: type) -> None:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
     """
     for inner_path, inner in _nodes(path, node):
-        allowed = (kind,) if inner_path == path else PARTS
-        _check_arguments(inner_path, inner, component_class(inner_path, inner["_target_"], allowed))
+        is_section = inner_path == path
+        allowed = (kind,) if is_section else PARTS
+        made = component_class(inner_path, inner["_target_"], allowed)
+        _check_arguments(inner_path, inner, made)
+        if is_section:  # a model makes its attention, as it knows the widths
+            _check_partial(path, node, made, is_factory=kind is AttentionLayer)
 
 
-def create(node: Config, **given: Any) -> Any:
+def create(node: Config, kinds: tuple[type, ...] = PARTS, /, **given: Any) -> Any:
     """The object that a checked node describes.
 
     Nodes inside it are created first. One with ``_partial_: true`` becomes a function that still
@@ -62,13 +66,14 @@ def create(node: Config, **given: Any) -> Any:
 
     Args:
         node: the node.
+        kinds: what it may be; nodes inside it are PARTS.
         given: arguments that are not in the config: objects, sizes of the data.
 
     Raises:
+        ConfigError: if its class is none of these kinds; nothing is called then.
         NodeError: if a constructor raises ValueError, at once or when the function is called.
     """
-    module, _, name = node["_target_"].rpartition(".")
-    component = getattr(importlib.import_module(module), name)
+    component = component_class("", node.get("_target_", ""), kinds)
     arguments = {name: _created(value) for name, value in node.items() if not name.startswith("_")}
     make = functools.partial(_construct, node, component, **arguments, **given)
     return make if node.get("_partial_") else make()
@@ -107,16 +112,16 @@ def _nodes(path: str, value: object) -> Iterator[tuple[str, Config]]:
 
 def component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
     """The class that a ``_target_`` names; ConfigError unless it is one of these kinds."""
-    module, _, name = str(target).rpartition(".")
+    key = f"{path}._target_".lstrip(".")
     try:
-        component = getattr(importlib.import_module(module), name)
+        component = import_object(str(target))
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}._target_: cannot import {target} ({error})") from error
+        raise ConfigError(f"{key}: cannot import {target} ({error})") from error
     if not (inspect.isclass(component) and issubclass(component, allowed)):
         kinds = " or ".join(kind.__name__ for kind in allowed)
-        raise ConfigError(f"{path}._target_: {target} is not a {kinds}")
+        raise ConfigError(f"{key}: {target} is not a {kinds}")
     if missing := sorted(getattr(component, "__abstractmethods__", ())):
-        raise ConfigError(f"{path}._target_: {target} does not define {', '.join(missing)}")
+        raise ConfigError(f"{key}: {target} does not define {', '.join(missing)}")
     return component
 
 
@@ -129,7 +134,10 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
     constructor = component.__init__  # type: ignore[misc]  # perhaps inherited
     hints = get_type_hints(constructor) if inspect.isfunction(constructor) else {}
     for name, value in node.items():
-        if name.startswith("_"):
+        if name == "_target_":
+            continue
+        if name == "_partial_":
+            _check_value(f"{path}.{name}", value, bool)
             continue
         if name not in parameters:
             ours = [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY] or parameters
@@ -168,11 +176,15 @@ def _check_part(path: str, node: Config, annotation: Any) -> None:
         if not (inspect.isclass(wanted) and issubclass(wanted, PARTS)):
             continue
         made = component_class(path, node.get("_target_", ""), (wanted,))
-        if bool(node.get("_partial_")) != is_factory:
-            needs = "needs" if is_factory else "must not have"
-            raise ConfigError(f"{path}: {made.__name__} {needs} _partial_: true here")
+        _check_partial(path, node, made, is_factory)
         return
     raise ConfigError(f"{path}: must be a plain value, not a node of keys")
+
+
+def _check_partial(path: str, node: Config, made: type, is_factory: bool) -> None:
+    if bool(node.get("_partial_")) != is_factory:
+        needs = "needs" if is_factory else "must not have"
+        raise ConfigError(f"{path}: {made.__name__} {needs} _partial_: true here")
 
 
 def _makes_attention(annotation: Any) -> bool:
