@@ -89,7 +89,7 @@ def test_a_config_keeps_its_identity_on_disk(compose: Compose, tmp_path: Any) ->
     assert identity(read_config(tmp_path)) == identity(config)
 
 
-def test_files_count_by_where_they_are(
+def test_files_that_cannot_be_read_count_by_where_they_are(
     compose: Compose, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -103,3 +103,34 @@ def test_files_count_by_where_they_are(
     assert identity(other) != identity(there)
     assert identity(from_anywhere(there)) == identity(there)
     assert identity(same) == identity(there)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ("labels", ["data.train={}"]),
+        ("pairs", ["data.train={}", "data.test={}"]),
+        ("text", ["data.path=[{},{}]"]),
+    ],
+)
+def test_files_count_by_what_they_hold(
+    data: str, options: list[str], compose: Compose, tmp_path: Any
+) -> None:
+    def config_of(name: str) -> Any:
+        overrides = [option.replace("{}", str(tmp_path / name)) for option in options]
+        return from_anywhere(compose(f"data={data}", *overrides))
+
+    (tmp_path / "one").write_text("a\tb\n")
+    (tmp_path / "moved").write_text("a\tb\n")
+    known, moved = config_of("one"), config_of("moved")
+    assert known["data"] != moved["data"]
+    assert identity(moved) == identity(known)
+    assert differences(known, moved) == []
+    (tmp_path / "one").write_text("a\tc\n")
+    edited = config_of("one")
+    assert edited["data"] == known["data"]
+    assert identity(edited) != identity(known)
+    name = options[0].partition("=")[0]
+    assert f"the content of {name} has changed" in differences(known, edited)
+    write_config(tmp_path, known)
+    assert identity(read_config(tmp_path)) == identity(known)

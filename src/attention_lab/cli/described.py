@@ -14,7 +14,8 @@ from attention_lab.sweeps.jobs import Job
 from attention_lab.sweeps.queue import in_queue, longest_array
 from attention_lab.sweeps.scheduler import Resources
 from attention_lab.sweeps.slurm import Slurm
-from attention_lab.sweeps.sweep import TUNING, Stage
+from attention_lab.sweeps.sweep import Stage
+from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.training import ranks
 from attention_lab.training.building import Run, has_gpu
 from attention_lab.training.children import cores

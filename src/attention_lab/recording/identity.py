@@ -21,8 +21,9 @@ def is_immaterial(key: str) -> bool:
 def identity(config: Mapping[str, Any]) -> str:
     """The identity of a run: 8 hex digits that depend on all of its config that is material.
 
-    The order of keys does not matter. Files count by their paths as they are written, so paths
-    should be absolute first (:func:`attention_lab.training.building.from_anywhere`).
+    The order of keys does not matter. Data files count by their content, whose SHA-256 is in
+    ``data_files`` (:func:`attention_lab.training.building.from_anywhere` puts it there), wherever
+    they are; those that are not listed there count by their paths.
 
     >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "progress": True}}
     >>> identity(config) == identity({"trainer": {"progress": False, "max_epochs": 3}, "seed": 0})
@@ -51,19 +52,28 @@ def differences(known: Mapping[str, Any], config: Mapping[str, Any], most: int =
     there, here = dict(_material(known)), dict(_material(config))
     names = list(dict.fromkeys([*here, *there]))
     lines = [
-        f"{key} is {there.get(key, 'not')} there, {here.get(key, 'not')} here"
+        f"the content of data.{key.removeprefix('data_files.')} has changed"
+        if key.startswith("data_files.") and key in here and key in there
+        else f"{key} is {there.get(key, 'not')} there, {here.get(key, 'not')} here"
         for key in names
         if there.get(key) != here.get(key)
     ]
     return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
 
 
-def _material(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of a config, as JSON, with their paths; what holds nothing is a leaf, too."""
+def _material(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The leaves of a config that count, as JSON, with their paths."""
+    files = config.get("data_files")
+    hashed = {f"data.{name}" for name in files} if isinstance(files, Mapping) else set()
+    return ((path, leaf) for path, leaf in _leaves(config) if path not in hashed)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves below a value; what holds nothing is a leaf, too."""
     if is_immaterial(path):
         return
     if not (isinstance(value, Mapping) and value):
         yield path, json.dumps(value, ensure_ascii=False)
         return
     for key, inner in value.items():
-        yield from _material(inner, f"{path}.{key}" if path else str(key))
+        yield from _leaves(inner, f"{path}.{key}" if path else str(key))

@@ -1,22 +1,21 @@
 """A sweep from its jobs' overrides to their results, whether begun now or gone on with."""
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attention_lab.recording.lock import Lock, Locked, is_held
-from attention_lab.recording.run_directory import RunExists
+from attention_lab.recording.run_directory import RunExists, changed_code
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
 from attention_lab.sweeps.jobs import Job, make_job
 from attention_lab.sweeps.options import RETRIED, SweepOptions
 from attention_lab.sweeps.standing import Standing, State, standing
+from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
-
-#: Where, below the sweep, the runs are from which settings are chosen.
-TUNING = "tuning"
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,8 @@ class Sweep:
 
     def _checked(self, stage: Stage) -> Stage:
         """A stage that can work."""
-        self.check_jobs(stage.to_run)
         sweep_file.check_unchanged(stage.jobs[0].directory.parent, stage.jobs)
+        self.check_jobs(stage.to_run)
         return stage
 
     def _run(self, jobs: Sequence[Job]) -> list[Path]:
@@ -164,6 +163,8 @@ class Sweep:
         if left := stage.found.keys() - {job.directory for job in stage.to_run}:
             states = [stage.found[path].state for path in left]
             print(_of_earlier(states, len(stage.jobs)), flush=True)
+        for line in _of_other_code(stage.found):
+            print(line, file=sys.stderr, flush=True)
         if stage.to_run:
             with display([job.directory for job in stage.to_run]) as shown:
                 self.run_jobs(stage.to_run, shown)
@@ -173,6 +174,20 @@ class Sweep:
     def _is_wanted(self, found: Standing) -> bool:
         """Whether a job is to be run, or to go on."""
         return found.state in ("waiting", "running", "preempted", *self.options.retry)
+
+
+def _of_other_code(found: Mapping[Path, Standing]) -> Iterator[str]:
+    """Which runs were begun with other code than this process's: a line for each difference."""
+    by_change: dict[str, list[str]] = {}
+    for path, known in found.items():
+        for change in changed_code(known.record):
+            by_change.setdefault(change, []).append(path.name)
+    for change, names in by_change.items():
+        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        yield (
+            f"{len(names)} of {len(found)} runs were begun with other code ({change}): {some}; "
+            "to compare runs of one code, name another sweep: hydra.sweep.dir=…"
+        )
 
 
 def _of_earlier(states: Sequence[State], of: int) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from attention_lab.data.files import shown
 from attention_lab.recording.identity import differences, identity
 from attention_lab.recording.run_directory import (
     SWEEP,
@@ -17,7 +18,11 @@ from attention_lab.recording.run_directory import (
     write_config,
 )
 from attention_lab.sweeps.jobs import Job, key_of
+from attention_lab.training.building import data_files
 from attention_lab.training.nodes import ConfigError
+
+#: Where, below the sweep, the runs are from which settings are chosen.
+TUNING = "tuning"
 
 
 def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
@@ -39,11 +44,22 @@ def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
         for job in jobs
         if job.directory.name not in listed
     ]
-    _write(sweep, known | {"ended": None, "jobs": known["jobs"] + new})
+    files = known.get("data_files", {}) | {
+        path: digest for job in jobs for path, digest in data_files(job.config).items()
+    }
+    _write(sweep, known | {"ended": None, "jobs": known["jobs"] + new, "data_files": files})
 
 
 def check_unchanged(sweep: Path, jobs: Sequence[Job]) -> None:
-    """Raise ConfigError if the sweep has a job of the same overrides with another config."""
+    """Raise ConfigError if a data file has changed, or a job's config but not its overrides."""
+    files = {**_read(sweep / TUNING).get("data_files", {}), **_read(sweep).get("data_files", {})}
+    for path, digest in (item for job in jobs for item in data_files(job.config).items()):
+        if (known := files.setdefault(path, digest)) != digest:
+            raise ConfigError(
+                f"{shown(path)} has changed since the sweep in {sweep} was begun (SHA-256 "
+                f"{known[:8]}…, now {digest[:8]}…): restore it, or name another sweep: "
+                "hydra.sweep.dir=…"
+            )
     by_overrides = {tuple(job["overrides"]): job["directory"] for job in _read(sweep)["jobs"]}
     for job in jobs:
         earlier = by_overrides.get(tuple(job.overrides), job.directory.name)

@@ -10,8 +10,7 @@ from attention_lab.reports.records import NotARun
 from attention_lab.sweeps.display import EVERY, display
 from attention_lab.sweeps.queue import ENDED, Queue
 from attention_lab.sweeps.standing import Standing, standing
-from attention_lab.sweeps.sweep import TUNING
-from attention_lab.sweeps.sweep_file import job_directories
+from attention_lab.sweeps.sweep_file import TUNING, job_directories
 
 
 def watch(sweeps: Sequence[Path]) -> None:

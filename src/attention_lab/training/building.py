@@ -12,6 +12,8 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from torch import nn
 
 from attention_lab.attention import BACKENDS, attention_layers
+from attention_lab.data.content import sha256
+from attention_lab.data.files import shown
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.recording.wandb import LoggerOptions
@@ -43,8 +45,9 @@ def load_data(config: Config) -> SplitDataModule[Any]:
     """The dataset of a config, loaded and split.
 
     Raises:
-        ConfigError: if its options cannot work.
+        ConfigError: if its options cannot work, or a file is not the one that the config records.
     """
+    _check_unchanged(config)
     with config_errors(config):
         data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
         data.setup()
@@ -89,9 +92,10 @@ def config_errors(config: Config) -> Iterator[None]:
 
 
 def from_anywhere(config: Config) -> Config:
-    """The config with the user's own files by absolute paths, so that it works from anywhere.
+    """The config with the user's data files by absolute paths, and with their content's SHA-256.
 
-    So it is recorded, and of this the identity of a run is taken.
+    So it works from any directory, is recorded, and is the same run as long as the files hold the
+    same. A file that cannot be read is left to the dataset, which says what is wrong with it.
     """
 
     def absolute(paths: Any) -> Any:
@@ -99,10 +103,48 @@ def from_anywhere(config: Config) -> Config:
             return str(Path(paths).expanduser().resolve())
         return [absolute(path) for path in paths] if isinstance(paths, list) else paths
 
-    data = config["data"]
+    data, recorded = config["data"], config.get("data_files", {})
     kind: type[Any] = component_class("data", data["_target_"], (SplitDataModule,))
     found = {name: absolute(data[name]) for name in kind.files if name in data}
-    return {**config, "data": {**data, **found}}
+    hashes = {name: recorded.get(name) or _hashes(paths) for name, paths in found.items() if paths}
+    files = {name: each for name, each in hashes.items() if each}
+    others = {key: value for key, value in config.items() if key != "data_files"}
+    return others | {"data": {**data, **found}} | ({"data_files": files} if files else {})
+
+
+def data_files(config: Config) -> dict[str, str]:
+    """The SHA-256 of each data file that a config records, by its path."""
+    return {
+        path: digest
+        for name, hashes in config.get("data_files", {}).items()
+        for path, digest in zip(_listed(config["data"].get(name)), _listed(hashes), strict=False)
+    }
+
+
+def _check_unchanged(config: Config) -> None:
+    """Raise ConfigError if a data file does not hold what it held when the config was recorded."""
+    for path, known in data_files(config).items():
+        now = _hashes(path)
+        if now not in (known, None):
+            raise ConfigError(
+                f"{shown(path)} has changed since this run's config was recorded (SHA-256 "
+                f"{known[:8]}…, now {now[:8]}…): restore it, or train on it as a new run"
+            )
+
+
+def _hashes(paths: Any) -> Any:
+    """The SHA-256 of a file, or of each in a list; None where one cannot be read."""
+    if isinstance(paths, str):
+        try:
+            return sha256(Path(paths).expanduser())
+        except OSError:
+            return None
+    each = [_hashes(path) for path in paths]
+    return each if all(each) else None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _trains_on_gpu(options: TrainerOptions) -> bool:

@@ -151,7 +151,7 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
             by_name = ".a" if any(get_origin(it) is Mapping for it in get_args(annotation)) else ""
             raise _not_a_mechanism(f"{path}.{name}", value, by_name)
         else:
-            _check_value(f"{path}.{name}", value, annotation)
+            check_value(f"{path}.{name}", value, annotation)
     for name, parameter in parameters.items():
         # What is not keyword-only is given by whoever creates the object: widths, vocabularies.
         required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
@@ -198,7 +198,8 @@ def _not_a_mechanism(path: str, value: str, inner: str = "") -> ConfigError:
     return ConfigError(f"{path}: must be a node of keys, got {value!r}; did you mean {meant}?")
 
 
-def _check_value(path: str, value: object, annotation: Any) -> None:
+def check_value(path: str, value: object, annotation: Any) -> None:
+    """Raise ConfigError, naming the path, if a plain value is not of a type."""
     adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     try:
         adapter.validate_python(value, strict=True)

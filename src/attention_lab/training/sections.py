@@ -7,7 +7,13 @@ from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.recording.wandb import LoggerOptions
 from attention_lab.spelling import nearest
-from attention_lab.training.nodes import Config, ConfigError, check_node, component_class
+from attention_lab.training.nodes import (
+    Config,
+    ConfigError,
+    check_node,
+    check_value,
+    component_class,
+)
 from attention_lab.training.objective import Objective
 from attention_lab.training.optimization import OptimizerOptions
 from attention_lab.training.trainer import TrainerOptions
@@ -32,7 +38,7 @@ def check(config: Config) -> None:
     """
     check_seed(config)
     for key in config:
-        if key not in (*SECTIONS, "seed"):
+        if key not in (*SECTIONS, "seed", "data_files"):
             raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
     for section, kind in SECTIONS.items():
         if section == "objective" and section not in config:
@@ -41,6 +47,7 @@ def check(config: Config) -> None:
             raise ConfigError(f"{section}: must be a config group's option, with a _target_")
         check_node(section, config[section], kind)
     _check_tasks(config)
+    check_value("data_files", config.get("data_files", {}), dict[str, str | list[str]])
 
 
 def check_seed(config: Config) -> None:

@@ -1,0 +1,103 @@
+"""A data file that was edited: the runs before and after are not the same run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_lab.recording.run_directory import RunExists, RunRecord, goes_on, read_config
+from attention_lab.sweeps.sweep import Sweep
+from attention_lab.training.building import from_anywhere
+from attention_lab.training.finished import restored
+from attention_lab.training.nodes import ConfigError
+from attention_lab.training.run import train
+from tests.conftest import Compose
+
+LINES = "".join(f"{a}{b}{c}\t{b}\n" for a in "abcdef" for b in "xy" for c in "stuvw")
+EDITED = LINES.replace("axs\tx", "axs\ty")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.tsv"
+    path.write_text(LINES)
+    return path
+
+
+@pytest.fixture
+def config(compose: Compose, file: Path) -> dict[str, Any]:
+    small = ("model.width=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv")
+    return compose("data=labels", f"data.train={file}", *small)
+
+
+def test_an_unfinished_run_is_not_resumed_on_other_data(
+    config: dict[str, Any], file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    RunRecord(run, from_anywhere(config), []).close()
+    assert goes_on(run, from_anywhere(config))
+    file.write_text(EDITED)
+    with pytest.raises(RunExists, match=r"another run \(the content of data.train has changed\)"):
+        train(config, run, [])
+    assert not (run / "checkpoints").exists()
+    file.write_text(LINES)
+    moved = file.rename(tmp_path / "moved.tsv")
+    elsewhere = config | {"data": {**config["data"], "train": str(moved)}}
+    assert goes_on(run, from_anywhere(elsewhere))
+
+
+def test_a_recorded_config_trains_and_evaluates_on_the_data_that_it_records(
+    config: dict[str, Any], file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(config, run, [])
+    recorded = read_config(run)
+    assert list(recorded["data_files"]) == ["train"]
+    file.write_text(EDITED)
+    for use in (lambda: train(recorded, tmp_path / "again", []), lambda: restored(run)):
+        with pytest.raises(ConfigError, match=r"lines.tsv has changed since .*: restore it"):
+            use()
+    assert not (tmp_path / "again").exists()
+
+
+class _Started(list[str]):
+    """The runs that a sweep has started."""
+
+    def __call__(self, jobs: Sequence[Any], _: Any) -> None:
+        self.extend(job.name for job in jobs)
+
+
+@pytest.mark.parametrize("tune", [None, "lr"])
+def test_a_sweep_keeps_to_the_data_that_it_began_with(
+    tune: str | None,
+    compose: Compose,
+    config: dict[str, Any],
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The example: seed 0, an edit, seed 1. Both would have had one mean."""
+    started = _Started()
+
+    def composed(overrides: Sequence[str]) -> dict[str, Any]:
+        return compose("data=labels", f"data.train={file}", "trainer=cpu", *overrides)
+
+    options = {"retry": [], "tune": tune, "grid": tune and [1e-3, 1e-2], "seeds": None}
+    sweep = Sweep(tmp_path / "sweep", composed, options, started, lambda jobs: None)
+    if tune:  # none of the runs for tuning ends, so nothing can be chosen
+        with pytest.raises(ConfigError):
+            sweep.run([["seed=0"]], ())
+    else:
+        sweep.run([["seed=0"]], ())
+    known = list(started)
+    assert known
+    file.write_text(EDITED)
+    for seed in (0, 1):
+        with pytest.raises(ConfigError, match=r"lines.tsv has changed since the sweep in "):
+            sweep.run([[f"seed={seed}"]], ())
+    assert started == known
+    file.write_text(LINES)
+    if not tune:
+        sweep.run([["seed=1"]], ())
+        assert len(started) == 2  # as the file holds again what it held
