@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -273,6 +274,45 @@ def _warn_of_versions(directory: Path, then: Mapping[str, Any], now: Mapping[str
         warnings.warn(f"{message}, so it may not end as it would have", stacklevel=3)
 
 
+def changed_code(then: Mapping[str, Any]) -> list[str]:
+    """How the code of a run differs from this process's, in what may change results.
+
+    Args:
+        then: the run's ``status.json``; what it does not say is not compared.
+
+    Returns:
+        A phrase for the git revision, and for each package of another major version.
+    """
+    now = provenance()
+    changes = []
+    revision = then.get("git_revision")
+    if revision and now["git_revision"] and revision != now["git_revision"]:
+        changes.append(_change("git revision", revision, now["git_revision"], shown=_short))
+    versions = then.get("versions")
+    for package in ("attention-lab", "torch", "lightning"):
+        known = versions.get(package) if isinstance(versions, Mapping) else None
+        if known and _major(known) != _major(now["versions"][package]):
+            changes.append(_change(package, known, now["versions"][package]))
+    return changes
+
+
+def _change(name: str, then: object, now: object, shown: Callable[[str], str] = str) -> str:
+    # Records may come from anywhere, and this goes to a terminal.
+    printable = "".join(c for c in str(then)[:60] if c.isprintable())
+    return f"{name} {shown(printable)} then, {shown(str(now))} now"
+
+
+def _short(revision: str) -> str:
+    commit, dash, changes = revision.partition("-")
+    return commit[:10] + dash + changes
+
+
+def _major(version: object) -> str:
+    """The part of a version that changes with what it breaks: before 1.0 that is the second."""
+    parts = str(version).split(".")
+    return ".".join(parts[: 2 if parts[0] == "0" else 1])
+
+
 def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The status of a run of this config that has been begun here; None if there is no run.
 
@@ -313,14 +353,22 @@ def _now() -> str:
 
 
 def _git_revision() -> str | None:
-    """The commit of the source tree this package runs from; None if it is installed."""
+    """The commit of the source tree that this package runs from; None if it is installed.
+
+    Where files differ from the commit, "-dirty" follows, and a hash of the changes to the code.
+    """
     source = Path(__file__).resolve().parents[3]
     if not (source / ".git").exists() or shutil.which("git") is None:
         return None
-    answer = subprocess.run(
-        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        ).stdout
+
+    revision = git("describe", "--always", "--dirty", "--abbrev=40").strip()
+    if revision.endswith("-dirty"):  # of two edits of a commit, each is code of its own
+        changes = git("diff", "HEAD", "--", "src", "conf")
+        revision += f"-{blake2b(changes.encode(), digest_size=4).hexdigest()}" if changes else ""
+    return revision or None

@@ -1,0 +1,108 @@
+"""Resuming a sweep after the code has changed: the runs of other code are named first."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_lab.recording import run_directory
+from attention_lab.recording.run_directory import RunRecord, changed_code, provenance
+from attention_lab.sweeps.sweep import Sweep
+from tests.conftest import Compose
+
+REVISION = "0" * 40
+
+
+@pytest.fixture(autouse=True)
+def code(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The code of this process."""
+    versions = {"attention-lab": "0.3.1", "torch": "2.13.0+cpu", "lightning": "2.6.6", "wandb": "1"}
+    code = {"git_revision": REVISION, "versions": versions}
+    monkeypatch.setattr(run_directory, "provenance", lambda: code)
+    return code
+
+
+@pytest.mark.parametrize(
+    ("then", "changes"),
+    [
+        ({}, []),
+        ({"versions": {"torch": "2.11.0", "lightning": "2.7", "wandb": "2"}}, []),
+        ({"versions": {"torch": "1.13.1"}}, ["torch 1.13.1 then, 2.13.0+cpu now"]),
+        ({"versions": {"lightning": "3.0.0a"}}, ["lightning 3.0.0a then, 2.6.6 now"]),
+        ({"versions": {"attention-lab": "0.3.9"}}, []),
+        ({"versions": {"attention-lab": "0.2.9"}}, ["attention-lab 0.2.9 then, 0.3.1 now"]),
+        ({"git_revision": "1" * 40}, ["git revision 1111111111 then, 0000000000 now"]),
+        (
+            {"git_revision": f"{REVISION}-dirty-12345678"},
+            ["git revision 0000000000-dirty-12345678 then, 0000000000 now"],
+        ),
+        ({"git_revision": None, "versions": None}, []),
+        ({"versions": ["torch"], "git_revision": "\x1b[31mred"}, ["git revision [31mred then,"]),
+    ],
+)
+def test_revisions_and_major_versions_are_compared(
+    then: Mapping[str, Any], changes: list[str]
+) -> None:
+    found = changed_code(then)
+    assert len(found) == len(changes)
+    assert all(each.startswith(change) for each, change in zip(found, changes, strict=True))
+
+
+def test_runs_of_other_code_are_named_before_anything_starts(
+    compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str], code: dict[str, Any]
+) -> None:
+    said: list[str] = []
+
+    def run(jobs: Sequence[Any], _: Any) -> None:
+        said.append(capsys.readouterr().err)
+        for job in jobs:
+            record = RunRecord(job.directory, job.config, job.overrides)
+            record.finish({"monitor": "loss", "mode": "min", "validation": {"loss": 1.0}})
+            record.close()
+
+    def composed(overrides: Sequence[str]) -> dict[str, Any]:
+        return compose("data=digits", "trainer=cpu", *overrides)
+
+    options = {"retry": [], "tune": None, "grid": None, "seeds": None}
+    sweep = Sweep(tmp_path / "sweep", composed, options, run, lambda jobs: None)
+    earlier = sweep.run([["seed=0"], ["seed=1"]], ())
+    later = sweep.run([["seed=0"], ["seed=2"]], ())
+    assert said == ["", ""]
+    code["git_revision"] = "1" * 40
+    sweep.run([["seed=0"], ["seed=1"], ["seed=2"], ["seed=3"]], ())
+    assert said[2].startswith(
+        "3 of 4 runs were begun with other code (git revision 0000000000 then, 1111111111 now): "
+    )
+    assert all(path.name in said[2] for path in {*earlier, *later})
+    assert said[2].count("\n") == 1
+
+
+def test_each_edit_of_a_commit_is_a_revision_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "src" / "attention_lab" / "recording" / "run_directory.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("committed")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(run_directory, "__file__", str(file))
+    revisions = []
+    for content in ("committed", "edited", "edited again", "edited"):
+        file.write_text(content)
+        revisions.append(run_directory._git_revision())
+    clean, edited, again, same = revisions
+    assert clean is not None
+    assert len(clean) == 40
+    assert edited is not None
+    assert edited.startswith(f"{clean}-dirty-")
+    assert edited == same != again
+
+
+def test_the_provenance_of_this_process_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert json.loads(json.dumps(provenance())) == provenance()
+    assert changed_code(provenance()) == []
