@@ -137,7 +137,7 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
         if name == "_target_":
             continue
         if name == "_partial_":
-            _check_value(f"{path}.{name}", value, bool)
+            check_value(f"{path}.{name}", value, bool)
             continue
         if name not in parameters:
             ours = [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY] or parameters
