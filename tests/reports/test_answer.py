@@ -30,6 +30,7 @@ from tests.reports.conftest import Compared, WriteRun
 
 CLEAR = [0.100, 0.101, 0.103, 0.102]
 WORSE = [0.202, 0.200, 0.203, 0.204]
+ALIKE = [0.101, 0.100, 0.105, 0.101]
 
 
 @pytest.mark.parametrize(
@@ -37,55 +38,66 @@ WORSE = [0.202, 0.200, 0.203, 0.204]
     [
         (
             {"a": WORSE, "b": CLEAR},
-            "b has the lowest PER, 10.2 % [9.9, 10.4], lower than a on the same seeds "
-            "(adjusted p < 0.001).",
+            "b has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than a on "
+            "the same seeds (adjusted p < 0.001).",
         ),
         (
             {"a": CLEAR, "b": WORSE, "c": [0.30, 0.302, 0.301, 0.303]},
-            "a has the lowest PER, 10.2 % [9.9, 10.4], lower than every other group on the same "
-            "seeds (adjusted p < 0.001).",
+            "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than every "
+            "other group on the same seeds (adjusted p < 0.001).",
         ),
         (
-            {"a": CLEAR, "b": [0.101, 0.100, 0.105, 0.101]},
-            "a has the lowest PER, 10.2 % [9.9, 10.4], but 4 seeds do not separate it from b.",
+            {"a": CLEAR, "b": ALIKE},
+            "4 seeds do not distinguish the groups: PER is from 10.2 % for a to 10.2 % for b "
+            "(trivial baseline 70.0 %).",
         ),
         (
-            {"a": CLEAR, "b": WORSE, "c": [0.101, 0.100, 0.105, 0.101]},
-            "a has the lowest PER, 10.2 % [9.9, 10.4], lower than b on the same seeds "
-            "(adjusted p < 0.001), but 4 seeds do not separate it from c.",
+            {"a": CLEAR, "b": WORSE, "c": ALIKE},
+            "4 seeds do not distinguish a and c, which have the lowest PER: a has 10.2 % "
+            "[9.9, 10.4] (trivial baseline 70.0 %), lower than b on the same seeds "
+            "(adjusted p < 0.001).",
         ),
         (
             {"a": [0.1, 0.2, 0.15], **{label: [0.2, 0.1, 0.16] for label in "bcde"}},
-            "a has the lowest PER, 15.0 % [2.6, 27.4], but 3 seeds do not separate it from any "
-            "other group.",
+            "3 seeds do not distinguish the groups: PER is from 15.0 % for a to 15.3 % for e "
+            "(trivial baseline 70.0 %).",
         ),
         (
             {"a": [0.1, 0.101], "b": [0.2, 0.201]},
-            "a has the lowest PER, 10.1 % [9.4, 10.7], but two seeds are too few to trust any "
-            "difference.",
+            "Two seeds do not distinguish the groups: PER is from 10.1 % for a to 20.1 % for b "
+            "(trivial baseline 70.0 %).",
         ),
         (
             {"a": [0.1], "b": [0.2]},
-            "a has the lowest PER, 10.0 % (one seed), but one seed is too few to trust any "
-            "difference.",
+            "One seed does not distinguish the groups: PER is from 10.0 % for a to 20.0 % for b "
+            "(trivial baseline 70.0 %).",
         ),
         (
             # Many seeds of one group say nothing about the single seed of the other.
             {"a": CLEAR, "b": [0.9 / 2, None, None, None]},
-            "a has the lowest PER, 10.2 % [9.9, 10.4], but 4 seeds do not separate it from b.",
+            "4 seeds do not distinguish the groups: PER is from 10.2 % for a to 45.0 % for b "
+            "(trivial baseline 70.0 %).",
         ),
+        ({"a": CLEAR, "b": CLEAR}, "a and b have the same PER, 10.2 % (trivial baseline 70.0 %)."),
         (
-            {"a": [0.1], "b": [0.1]},
-            "a and b share the lowest PER, 10.0 %, but one seed is too few to trust any "
-            "difference.",
+            {label: [0.0, 0.0, 0.0] for label in "abcd"},
+            "4 groups have the same PER, 0.0 % (trivial baseline 70.0 %).",
         ),
-        ({"a": CLEAR, "b": CLEAR}, "a and b share the lowest PER, 10.2 %."),
         (
             {"a": [0.1, 0.2, 0.15], "b": [None]},
-            "The PER of a is 15.0 % [2.6, 27.4], with a floor of 70.0 %; no other group has a "
+            "The PER of a is 15.0 % [2.6, 34.3] (trivial baseline 70.0 %); no other group has a "
             "result.",
         ),
-        ({"a": [0.8]}, "No group beats the floor, 70.0 % PER: a has 80.0 % (one seed)."),
+        (
+            {"a": [0.1, 0.2], "b": [None]},
+            "The PER of a is 15.0 % (10.0, 20.0) (trivial baseline 70.0 %); no other group has a "
+            "result.",
+        ),
+        (
+            {"a": [0.8]},
+            "No group beats the trivial baseline, 70.0 % PER. The PER of a is 80.0 % (one seed); "
+            "no other group has a result.",
+        ),
         ({"a": [None]}, "No run has finished with a test metric, so there is nothing to compare."),
     ],
 )  # fmt: skip
@@ -96,27 +108,75 @@ def test_the_answer_claims_what_the_seeds_support(
 
 
 @pytest.mark.parametrize(
+    ("known", "sentence"),
+    [
+        (
+            {"floor": {"per": 0.7}, "shortcuts": {"first letter": {"per": 0.4}}},
+            "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %, shortcut baseline "
+            "first letter 40.0 %), lower than b on the same seeds (adjusted p < 0.001).",
+        ),
+        (
+            {"floor": {"per": 0.7}, "shortcuts": {"first letter": {"per": 0.05}}},
+            "No group beats the shortcut baseline first letter, 5.0 % PER. a has the lowest PER, "
+            "10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than b on the same seeds "
+            "(adjusted p < 0.001).",
+        ),
+        (
+            {"floor": {"per": 0.103}},
+            "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 10.3 %, within the "
+            "interval), lower than b on the same seeds (adjusted p < 0.001).",
+        ),
+        (
+            {"floor": {}, "shortcuts": {"x": {"per": 0.9}, "y": {"per": 0.8}, "z": {"wer": 0.1}}},
+            "a has the lowest PER, 10.2 % [9.9, 10.4] (shortcut baseline y 80.0 %), lower than b "
+            "on the same seeds (adjusted p < 0.001).",
+        ),
+        (
+            {"floor": {"per": 0.7}, "shortcuts": {"worse": {"per": 0.8}}},
+            "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than b on "
+            "the same seeds (adjusted p < 0.001).",
+        ),
+    ],
+)  # fmt: skip
+def test_the_answer_says_what_baselines_reach(
+    compared: Compared, known: dict[str, dict[str, object]], sentence: str
+) -> None:
+    comparison = compared({"a": CLEAR, "b": WORSE}, **known)
+    assert answer(comparison) == sentence
+    is_beaten = "No group beats" in sentence or "within" in sentence
+    assert (comparison.winner is None) == is_beaten
+
+
+@pytest.mark.parametrize(
     ("scores", "sentence"),
     [
         (
             {"base": WORSE, "a": CLEAR},
-            "a has the lowest PER, 10.2 % [9.9, 10.4]; against the baseline base that is a "
-            "difference of −10.1 points [−10.3, −9.8] on 4 shared seeds (adjusted p < 0.001).",
+            "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %); the difference of "
+            "a to the baseline base is −10.1 points [−10.3, −9.8] on 4 shared seeds "
+            "(adjusted p < 0.001).",
         ),
         (
-            {"base": [0.101, 0.100, 0.105, 0.101], "a": CLEAR},
-            "a has the lowest PER, 10.2 % [9.9, 10.4], but its difference to the baseline base "
-            "may be chance: 0.0 points [−0.3, 0.2] on 4 shared seeds.",
+            {"base": ALIKE, "a": CLEAR},
+            "4 seeds do not distinguish the groups: PER is from 10.2 % for a to 10.2 % for base "
+            "(trivial baseline 70.0 %); the difference of a to the baseline base is 0.0 points "
+            "[−0.3, 0.2] on 4 shared seeds (adjusted p = 0.76: it may be chance).",
+        ),
+        (
+            {"base": WORSE, "a": CLEAR, "c": ALIKE},
+            "4 seeds do not distinguish a and c, which have the lowest PER: a has 10.2 % "
+            "[9.9, 10.4] (trivial baseline 70.0 %); the difference of a to the baseline base is "
+            "−10.1 points [−10.4, −9.8] on 4 shared seeds (adjusted p < 0.001).",
         ),
         (
             {"base": [0.2, 0.21, None, None], "a": CLEAR},
-            "a has the lowest PER, 10.2 % [9.9, 10.4], but it shares too few seeds with the "
-            "baseline base to call it better.",
+            "4 seeds do not distinguish the groups: PER is from 10.2 % for a to 20.5 % for base "
+            "(trivial baseline 70.0 %); a shares too few seeds with the baseline base for a test.",
         ),
         (
             {"base": CLEAR, "a": WORSE},
-            "base has the lowest PER, 10.2 % [9.9, 10.4], lower than a on the same seeds "
-            "(adjusted p < 0.001).",
+            "base has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than a "
+            "on the same seeds (adjusted p < 0.001).",
         ),
     ],
 )  # fmt: skip
@@ -124,6 +184,31 @@ def test_the_answer_with_a_baseline(
     compared: Compared, scores: dict[str, list[float | None]], sentence: str
 ) -> None:
     assert answer(compared(scores, "attention=base")) == sentence
+
+
+@pytest.mark.parametrize(
+    ("scores", "winner"),
+    [
+        ({"a": WORSE, "b": CLEAR}, "b"),
+        ({"a": CLEAR, "b": ALIKE}, None),
+        ({"a": [0.0] * 3, "b": [0.0] * 3}, None),
+        ({"a": [0.1], "b": [0.2]}, None),
+        ({"a": CLEAR, "b": [None]}, None),
+        ({"a": [0.9, 0.901, 0.903], "b": [0.95, 0.951, 0.952]}, None),  # the floor is 0.7
+    ],
+)
+def test_only_a_winner_is_bold(
+    compared: Compared, scores: dict[str, list[float | None]], winner: str | None
+) -> None:
+    comparison = compared(scores)
+    console = Console(width=100, color_system="standard", force_terminal=True)
+    with console.capture() as capture:
+        console.print(terminal_table(comparison, 100))
+    rows = [line for line in capture.get().splitlines() if "1.23 M" in line]
+    assert [line[4] for line in rows if line.startswith("\x1b[1m")] == ([winner] if winner else [])
+    page = render_page(comparison)
+    bold = re.findall(r'<tr class="best">\s*<td class="text label">.*</span>\s*(\w+)</td>', page)
+    assert bold == ([winner] if winner else [])
 
 
 def test_no_group_is_called_better_on_other_data(write_run: WriteRun) -> None:
@@ -146,8 +231,8 @@ def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
         run = write_run("a=high", seed, test={"accuracy": high + 0.5}, result=result)
     comparison = compare(read_runs([run.parent]))
     assert answer(comparison) == (
-        "high has the highest accuracy, 70.2 % [70.0, 70.5], higher than low on the same seeds "
-        "(adjusted p < 0.001)."
+        "high has the highest accuracy, 70.2 % [70.0, 70.5] (trivial baseline 10.0 %), higher than "
+        "low on the same seeds (adjusted p < 0.001)."
     )
     assert "accuracy, % (higher is better)" in interval_chart(comparison)
 
@@ -179,6 +264,8 @@ def test_numbers_read_well() -> None:
     assert shown("per", -0.0001) == "0.0"
     assert (with_unit("token_accuracy", 0.5), with_unit("loss", 0.5)) == ("50.0 %", "0.500")
     assert bounds("per", mean_interval([0.1])) == "(one seed)"
+    assert bounds("per", mean_interval([0.1, 0.35])) == "(10.0, 35.0)"
+    assert bounds("loss", mean_interval([0.1] * 3)) == "(all equal)"
     assert (p_value(0.0004), p_value(0.0123), p_value(0.04, "≤"), p_value(math.nan)) == (
         "p < 0.001",
         "p = 0.012",
@@ -210,15 +297,16 @@ def printed(comparison: Comparison, width: int) -> list[str]:
     return capture.get().splitlines()
 
 
-def test_shortcuts_stand_beside_the_floor(compared: Compared) -> None:
+def test_shortcuts_stand_beside_the_trivial_baseline(compared: Compared) -> None:
     known = {"first letter": {"per": 0.25}, "nothing known": {}}
     comparison = compared({"a": [0.1, 0.2]}, floor={"per": 0.3}, shortcuts=known)
     lines = printed(comparison, 100)
-    assert [line.split()[-1] for line in lines if line.startswith("first letter ")] == ["25.0"]
+    values = [line.split()[-1] for line in lines if line.startswith("first letter (shortcut) ")]
+    assert values == ["25.0"]
     assert not [line for line in lines if "nothing known" in line]
     drawn = re.findall(r">([^<]+)<", interval_chart(comparison))
-    assert {"first letter 25.0 %", "floor 30.0 %"} <= set(drawn)
-    assert "first letter" in render_page(comparison)
+    assert {"first letter (shortcut) 25.0 %", "trivial baseline 30.0 %"} <= set(drawn)
+    assert "first letter (shortcut)" in render_page(comparison)
 
 
 def test_slices_are_numbers_but_no_columns(write_run: WriteRun) -> None:
@@ -238,10 +326,10 @@ def test_the_terminal_table_fits(sweep: Path, width: int, baseline: str | None) 
     lines = printed(compare(read_runs([sweep]), baseline), width)
     assert max(map(len, lines)) <= width
     (scaled,) = [line for line in lines if line.startswith("scaled ")]
-    assert re.search(r"scaled +3 +21\.0 \[18\.5, 23\.5\] .* 1\.23 M +10\.1 k", scaled)
+    assert re.search(r"scaled +3 +21\.0 \[18\.5, 23\.6\] .* 1\.23 M +10\.1 k", scaled)
     (general,) = [line for line in lines if line.startswith("general ") and "n" in line]
     assert re.search(r"general +1/4 +15\.0 \(one seed\)", general)
-    (floor,) = [line for line in lines if line.startswith("floor ")]
+    (floor,) = [line for line in lines if line.startswith("trivial baseline ")]
     assert "70.0" in floor
     (heading,) = [line for line in lines if line.startswith("attention ")]
     assert ("Δ PER, points" in heading) == (baseline is not None)
@@ -276,7 +364,8 @@ def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
         ("floor", "wer"): ("floor", "0.99"),
     }
     row = rows["additive", "per"]
-    interval = mean_interval([0.10 + 0.02 * seed for seed in range(3)])
+    values = [0.10 + 0.02 * seed for seed in range(3)]
+    interval = mean_interval(values, bounds=(0, math.inf))
     assert (row["n"], row["runs"], row["finished"], row["failed"]) == ("3", "3", "3", "0")
     assert [float(row[name]) for name in ("mean", "low", "high")] == [
         interval.mean,
@@ -289,6 +378,7 @@ def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
     assert (row["baseline"], row["difference_n"]) == ("scaled", "3")
     assert float(row["difference"]) == pytest.approx(-0.09)
     assert float(row["adjusted_p_value"]) == float(row["p_value"]) < 0.05
+    assert float(row["difference_confidence"]) == pytest.approx(0.95)
     single = rows["general", "per"]
     assert (single["n"], single["low"], single["p_value"]) == ("1", "", "")
     assert (single["finished"], single["failed"], single["diverged"]) == ("1", "1", "1")

@@ -1,14 +1,16 @@
 """Runs are compared by what was swept, over their seeds, and doubts are said."""
 
 import math
+import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attention_lab.reports.comparison import Comparison, Difference, compare, direction
 from attention_lab.reports.groups import Group
 from attention_lab.reports.records import read_runs
-from attention_lab.reports.statistics import Interval
+from attention_lab.reports.statistics import holm_factors, paired_p_value
 from tests.reports.conftest import WriteRun
 
 
@@ -24,7 +26,10 @@ def test_numbers_of_a_group_by_hand(sweep: Path) -> None:
     # 0.10, 0.12, 0.14: t(2 degrees) is 4.302653, the deviation 0.02.
     half_width = 4.302653 * 0.02 / math.sqrt(3)
     assert (interval.n, interval.mean) == pytest.approx((3, 0.12))
-    assert (interval.low, interval.high) == pytest.approx((0.12 - half_width, 0.12 + half_width))
+    # An error rate has a lower bound: the upper end is that of the logarithms, which is further.
+    logs = [math.log(0.10), math.log(0.12), math.log(0.14)]
+    high = math.exp(sum(logs) / 3 + 4.302653 * statistics.stdev(logs) / math.sqrt(3))
+    assert (interval.low, interval.high) == pytest.approx((0.12 - half_width, high))
     assert additive.interval("no such metric") is None
     assert additive.median("parameters") == 1_234_567
     assert additive.median("seconds", "training") == 75
@@ -114,33 +119,53 @@ def test_the_best_group_is_judged_against_all_pairs(write_run: WriteRun) -> None
         write_run("a=worst", seed, test={"per": 0.90 + noise})
         write_run("a=best", seed, test={"per": 0.10 + 2 * noise})
         sweep = write_run("a=middle", seed, test={"per": 0.20 - noise}).parent
-    differences = compare(read_runs([sweep])).from_best
-    assert [(d.group.label, d.reference.label) for d in differences] == [
-        ("best", "middle"),
-        ("best", "worst"),
-    ]
+    comparison = compare(read_runs([sweep]))
+    best, middle, worst = (group for group, _ in comparison.ranked())
+    lead = comparison.difference(worst, best)
+    assert lead is not None
+    assert (lead.group, lead.reference) == (best, worst)
     # The lead over the worst is the clearest of all three differences.
-    assert differences[1].adjusted_p == pytest.approx(3 * differences[1].p_value)
+    assert lead.adjusted_p == pytest.approx(3 * lead.p_value)
+    assert comparison.is_better(best, worst)
+    assert comparison.is_better(middle, worst)
+    assert not comparison.is_better(worst, best)
+    assert comparison.leaders == [best]
 
 
-@pytest.mark.parametrize(
-    ("n", "low", "high", "adjusted_p", "is_supported"),
-    [
-        (3, 0.1, 0.3, 0.04, True),
-        (3, -0.3, -0.1, 0.04, True),
-        (2, 0.1, 0.3, 0.04, False),
-        (3, -0.1, 0.3, 0.04, False),
-        (3, 0.1, 0.3, 0.06, False),
-        (3, 0.2, 0.2, math.nan, False),
-        (1, math.nan, math.nan, math.nan, False),
-    ],
-)
-def test_what_it_takes_to_support_a_difference(
-    n: int, low: float, high: float, adjusted_p: float, is_supported: bool
+@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("family", [1, 2, 8])
+def test_an_interval_excludes_zero_exactly_if_the_adjusted_p_is_below_005(
+    n: int, family: int
 ) -> None:
-    one, other = Group("one", {}, []), Group("other", {}, [])
-    difference = Difference(one, other, Interval(n, 0.2, low, high), 0.01, adjusted_p, 1.0)
-    assert difference.is_supported == is_supported
+    """Families with effects of all sizes, so that some ps are above and some below 0.05."""
+    random = np.random.default_rng(0)
+    groups = [Group(str(number), {}, []) for number in range(family)]
+    outcomes = set()
+    for _ in range(300):
+        baseline = dict(enumerate(random.normal(0.5, 0.05, n)))
+        effects = random.exponential(0.1, family)
+        scores = [{i: v + e + random.normal(0, 0.03) for i, v in baseline.items()} for e in effects]
+        p_values = [paired_p_value(each, baseline) for each in scores]
+        for group, each, p, factor in zip(
+            groups, scores, p_values, holm_factors(p_values), strict=True
+        ):
+            found = Difference(group, group, (each, baseline), (0.0, 1.0), p, factor)
+            excludes_zero = not found.interval.low <= 0 <= found.interval.high
+            assert excludes_zero == (found.adjusted_p < 0.05) == found.is_supported
+            assert -1 <= found.interval.low <= found.interval.high <= 1
+            outcomes.add(excludes_zero)
+    assert outcomes == {True, False}
+
+
+def test_two_shared_seeds_and_equal_differences_support_nothing(write_run: WriteRun) -> None:
+    for seed in range(3):
+        write_run("a=base", seed, test={"per": 0.2 + seed / 10})
+        write_run("a=same", seed, test={"per": 0.1 + seed / 10})
+        run = write_run("a=few", seed + 1, test={"per": 0.01 + seed**2 / 100})
+    found = compare(read_runs([run.parent]), "a=base").to_baseline("per")
+    assert {d.group.label: d.interval.n for d in found} == {"same": 3, "few": 2}
+    assert all(math.isnan(d.adjusted_p) and not d.is_supported for d in found)
+    assert not any(d.interval.is_bounded for d in found)
 
 
 def test_the_best_is_the_highest_where_higher_is_better(write_run: WriteRun) -> None:

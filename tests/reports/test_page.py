@@ -62,10 +62,10 @@ def test_the_page_is_in_order(sweep: Path) -> None:
 def test_the_numbers_of_the_page(sweep: Path) -> None:
     page = render_page(compare(read_runs([sweep]), "scaled"))
     rows = {row[0]: row for row in table_rows(page, "Numbers")}
-    assert rows["additive"][1:4] == ["3", "12.0 [7.0, 17.0]", "42.0 [37.0, 47.0]"]
+    assert rows["additive"][1:4] == ["3", "12.0 [7.0, 18.1]", "42.0 [37.0, 47.2]"]
     assert rows["additive"][5:] == ["1.23 M", "10.1 k", "612 MB", "1.2 min"]
     assert rows["general"][1:3] == ["1/4", "15.0 (one seed)"]
-    assert rows["floor"][2:5] == ["70.0", "99.0", "–"]
+    assert rows["trivial baseline"][2:5] == ["70.0", "99.0", "–"]
     differences = {row[0]: row for row in table_rows(page, "Difference to scaled")}
     assert differences["additive"][1:3] == ["3", "−9.0 [−11.5, −6.5]p = 0.0041g = −3.2"]
     assert differences["general"][1:3] == ["1", "−5.0 (one seed)no pno g"]
@@ -83,7 +83,7 @@ def test_how_training_went(sweep: Path) -> None:
         file.write_text(json.dumps(json.loads(file.read_text()) | further))
     rows = {row[0]: row for row in table_rows(render_page(compare(read_runs([sweep]))), "Training")}
     assert rows["additive"] == [
-        *("additive", "21.0 [18.5, 23.5]", "1.50 k", "30.0 [30.0, 30.0]", "40.0 [40.0, 40.0]"),
+        *("additive", "21.0 [18.5, 23.6]", "1.50 k", "30.0 (all equal)", "40.0 (all equal)"),
         "200",
     ]
     # Older runs lack some of it.

@@ -13,6 +13,7 @@ from attention_lab.reports.statistics import (
     Interval,
     effect_size,
     holm,
+    holm_factors,
     mean_interval,
     paired_difference,
     paired_p_value,
@@ -45,17 +46,85 @@ def test_a_percentile_bootstrap_would_not_cover() -> None:
     assert coverage(list(zip(low, high, strict=True))) == pytest.approx(0.75, abs=0.02)
 
 
-@pytest.mark.parametrize(("sigma", "covered"), [(0.5, (0.92, 0.92)), (1.0, (0.82, 0.84))])
-def test_covers_skewed_values_as_often_as_the_docstring_says(
-    sigma: float, covered: tuple[float, float]
+# Metrics with bounds
+
+UNIT = (0.0, 1.0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+@pytest.mark.parametrize(
+    ("mean", "deviation", "least"),
+    [
+        *((0.01, 0.003, 0.93), (0.01, 0.01, 0.90), (0.1, 0.1, 0.90)),
+        *((0.5, 0.05, 0.93), (0.5, 0.35, 0.93), (0.99, 0.003, 0.93), (0.99, 0.01, 0.90)),
+    ],
+)
+def test_intervals_of_bounded_metrics_cover_and_stay_within_the_bounds(
+    n: int, mean: float, deviation: float, least: float
 ) -> None:
-    shares = []
-    for n in (3, 5, 10):
-        values = np.random.default_rng(0).lognormal(sigma=sigma, size=(5000, n))
-        values *= TRUE_MEAN / np.exp(sigma**2 / 2)
-        intervals = [mean_interval(each.tolist()) for each in values]
-        shares.append(coverage([(i.low, i.high) for i in intervals]))
-    assert (min(shares), max(shares)) == pytest.approx(covered, abs=0.01)
+    concentration = mean * (1 - mean) / deviation**2 - 1
+    shape = (mean * concentration, (1 - mean) * concentration)
+    values = np.random.default_rng(0).beta(*shape, size=(2000, n)).tolist()
+    ours = [mean_interval(each, bounds=UNIT) for each in values]
+    plain = [mean_interval(each) for each in values]
+    assert all(0 <= one.low <= one.mean <= one.high <= 1 for one in ours)
+    covers = [one.low <= mean <= one.high for one in ours]
+    assert np.mean(covers) >= least
+    if n < 10:  # where Student's t alone may cover in 89 % of cases
+        assert np.mean(covers) >= least + 0.015 * (least < 0.93)
+    for other, covered in zip(plain, covers, strict=True):
+        assert covered or not other.low <= mean <= other.high  # it never covers less
+
+
+def test_a_lower_bound_alone_is_respected() -> None:
+    values = np.random.default_rng(0).exponential(size=(2000, 3)).tolist()
+    found = [mean_interval(each, bounds=(0.0, math.inf)) for each in values]
+    assert all(one.low >= 0 and math.isfinite(one.high) for one in found)
+    assert 0.93 < np.mean([one.low <= 1 <= one.high for one in found]) < 0.97
+    shifted = mean_interval([1.0, 1.5, 7.0], bounds=(1.0, math.inf))
+    assert shifted.low == 1
+    assert mean_interval([0.0, 1e-300, 1.0], bounds=(0.0, math.inf)).high < math.inf
+
+
+def test_the_interval_of_log_odds_agrees_with_scipy() -> None:
+    values = np.array([0.985, 0.99, 0.999])
+    expected = stats.ttest_1samp(np.log(values / (1 - values)), 0).confidence_interval()
+    interval = mean_interval(values.tolist(), bounds=UNIT)
+    assert interval.low == pytest.approx(1 / (1 + math.exp(-expected.low)))
+    assert interval.high == 1  # where that of Student's t ends beyond
+
+
+def test_a_value_at_a_bound_counts_as_half_as_far_as_the_next() -> None:
+    at, near = mean_interval([1.0, 0.98, 0.96], bounds=UNIT), [0.99, 0.98, 0.96]
+    odds = np.log(np.array(near) / (1 - np.array(near)))
+    # The distance to 0 is what it is.
+    odds[0] = math.log(1.0 / 0.01)
+    low = stats.ttest_1samp(odds, 0).confidence_interval().low
+    assert at.low == pytest.approx(1 / (1 + math.exp(-low)))
+
+
+@pytest.mark.parametrize(("values", "low"), [([0.5, 1.5, 1.0], -0.242), ([-0.1, 0.1, 0.3], -0.397)])
+def test_bounds_that_values_violate_are_ignored(values: list[float], low: float) -> None:
+    assert mean_interval(values, bounds=UNIT).low == pytest.approx(low, abs=0.001)
+
+
+@pytest.mark.parametrize("values", [[1.0] * 3, [0.0, 0.0], [0.3] * 10, [0.1 + 0.2, 0.3, 0.3]])
+def test_equal_values_have_no_interval(values: list[float]) -> None:
+    interval = mean_interval(values, bounds=UNIT)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    assert not interval.is_bounded
+    assert interval.ends == (interval.mean, interval.mean)
+
+
+def test_differences_of_bounded_metrics_are_bounded() -> None:
+    one, other = by_seed([1.0, 0.2, 0.9]), by_seed([0.0, 0.1, 0.05])
+    interval = paired_difference(one, other, bounds=UNIT)
+    plain = paired_difference(one, other)
+    assert plain.high > 1
+    assert (interval.low, interval.high) == (plain.low, 1)
+    assert paired_difference(other, one, bounds=UNIT).low == -1
+    assert paired_difference(one, other, bounds=(0, math.inf)) == plain
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.3], [1.0, 2.0, 4.0], [3.0, 1.0, 4.0, 1.0, 5.0]])
@@ -135,8 +204,9 @@ def test_differences_that_are_equal_but_for_rounding_have_no_p_value(case: str) 
     assert math.isnan(paired_p_value(*WITHOUT_SPREAD[case]))
 
 
-def test_one_seed_has_no_p_value() -> None:
-    assert math.isnan(paired_p_value({0: 1.0, 1: 0.75}, {0: 0.5}))
+@pytest.mark.parametrize("shared", [1, 2])
+def test_too_few_seeds_have_no_p_value(shared: int) -> None:
+    assert math.isnan(paired_p_value({0: 1.0, 1: 0.75, 2: 0.6}, by_seed([0.5, 0.6][:shared])))
 
 
 def test_one_example_more_is_not_rounding() -> None:
@@ -208,6 +278,25 @@ def test_a_family_without_differences_seldom_shows_one(n: int) -> None:
     for (baseline, *others), expected in zip(families[:500], smallest, strict=False):
         found = [paired_p_value(by_seed(other), by_seed(baseline)) for other in others]
         assert min(holm(found)) == pytest.approx(min(1, 8 * expected))
+
+
+def test_adjusted_intervals_seldom_exclude_what_is_true() -> None:
+    """One family in twenty at most has an interval without the true 0; each covers in 95 %."""
+    families, covered = simulated_families(3, 1500), []
+    for baseline, *others in families:
+        pairs = [(by_seed(other), by_seed(baseline)) for other in others]
+        factors = holm_factors([paired_p_value(*pair) for pair in pairs])
+        found = [
+            paired_difference(*pair, 1 - 0.05 / factor)
+            for pair, factor in zip(pairs, factors, strict=True)
+        ]
+        covered.append([one.low <= 0 <= one.high for one in found])
+    assert np.mean(np.all(covered, axis=1)) >= 0.945
+    assert np.mean(covered) >= 0.95
+
+
+def test_a_p_of_zero_has_a_factor() -> None:
+    assert holm_factors([0.0, 0.01]) == [2.0, 1.0]
 
 
 def test_statistics_of_a_large_sweep_are_quick() -> None:

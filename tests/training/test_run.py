@@ -128,6 +128,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
         "shortcuts",
         "monitor",
         "mode",
+        "bounds",
         "parameters",
         "tokens_per_second",
         "peak_memory_bytes",
@@ -142,6 +143,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
     assert result["validation"].keys() == result["test"].keys()
     assert result["monitor"] in result["test"]
     assert result["floor"].keys() <= result["test"].keys()
+    assert result["bounds"].keys() == {name for name in result["test"] if "/" not in name}
     assert 10**7 < result["peak_memory_bytes"] < 10**11
     seconds = result["seconds"]
     assert seconds.keys() == {"total", "training", "validation", "attention_maps"}

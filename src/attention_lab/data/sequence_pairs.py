@@ -31,7 +31,8 @@ class SequencePairsData(SplitDataModule[SequencePairs]):
         """A new metric of written sequences.
 
         Its ``update`` takes token ids (a list for each example) and the references of each
-        example; its ``compute`` gives a tensor () by name.
+        example; its ``compute`` gives a tensor () by name. Where it has ``bounds``, the smallest
+        and the greatest value of a metric by its name, intervals in a report respect them.
         """
 
     def scores(self, written: list[list[int]], split: str) -> dict[str, float]:

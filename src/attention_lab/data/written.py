@@ -1,7 +1,8 @@
 """Error rates of written sequences, which may have several right answers."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,8 @@ class WrittenErrors(Metric):
 
     is_differentiable = False
     full_state_update = False
+    #: The smallest and the greatest value of each metric; None where there is none.
+    bounds: ClassVar[Mapping[str, tuple[float, float | None]]]
 
     edits: Tensor
     reference_length: Tensor
@@ -99,6 +102,8 @@ class PronunciationErrors(WrittenErrors):
     """
 
     higher_is_better = False
+    # Writing too much takes more edits than the reference is long.
+    bounds: ClassVar = {"per": (0.0, None), "wer": (0.0, 1.0)}
 
     def compute(self) -> dict[str, Tensor]:
         """The two rates, ``per`` and ``wer``."""
@@ -116,6 +121,7 @@ class SequenceAccuracy(WrittenErrors):
     """
 
     higher_is_better = True
+    bounds: ClassVar = {"sequence_accuracy": (0.0, 1.0), "token_error_rate": (0.0, None)}
 
     def compute(self) -> dict[str, Tensor]:
         """``sequence_accuracy`` and ``token_error_rate``."""
@@ -134,6 +140,8 @@ class WrittenText(SequenceAccuracy):
     Args:
         vocabulary: writes ids as text.
     """
+
+    bounds: ClassVar = {**SequenceAccuracy.bounds, "bleu": (0.0, 1.0), "chrf": (0.0, 1.0)}
 
     #: Of each order: n-grams that agree, n-grams written, n-grams of the closest references.
     ngrams: Tensor

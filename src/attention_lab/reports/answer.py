@@ -1,44 +1,38 @@
-"""A comparison in one sentence that claims no more than the seeds support."""
+"""A comparison in a sentence or two that claim no more than the seeds support."""
 
 import math
 from collections.abc import Sequence
 
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
-from attention_lab.reports.statistics import Interval, smallest_p_value
+from attention_lab.reports.statistics import ENOUGH_SEEDS, Interval, smallest_p_value
 from attention_lab.reports.wording import bounds, p_value, title, with_unit
 
 
 def answer(comparison: Comparison) -> str:
-    """The comparison in one sentence that claims no more than the seeds support.
+    """The comparison in a sentence or two that claim no more than the seeds support.
 
-    A difference is only called one if at least three seeds share it, its paired 95 % interval
-    excludes zero, and its p-value, adjusted for all the differences looked at, is below 0.05.
+    A difference is only called one if at least three seeds share it and its p-value, adjusted for
+    all the differences looked at, is below 0.05. A group is only named as the best if it differs
+    so from every other group; what the trivial and shortcut baselines reach is always said.
     """
     ranked = comparison.ranked()
     if not ranked:
         return "No run has finished with a test metric, so there is nothing to compare."
     (best, interval), metric = ranked[0], comparison.metrics[0]
-    name = title(metric)
-    value = f"{with_unit(metric, interval.mean)} {bounds(metric, interval)}"
-    extreme = "highest" if comparison.mode == "max" else "lowest"
-    floor = comparison.floor.get(metric, math.nan)
     if not comparison.same_question:
         return (
-            f"The runs have different data, so none is called better than another; the {extreme} "
-            f"{name} is that of {best.label}, {value}."
+            "The runs have different data, so none is called better than another; the "
+            f"{_extreme(comparison)} {title(metric)} is that of {best.label}, "
+            f"{_value(metric, interval)}."
         )
-    if interval.mean <= floor if comparison.mode == "max" else interval.mean >= floor:
-        beaten = f"{with_unit(metric, floor)} {name}"
-        return f"No group beats the floor, {beaten}: {best.label} has {value}."
-    if len(ranked) == 1:
-        against = "" if math.isnan(floor) else f", with a floor of {with_unit(metric, floor)}"
-        return f"The {name} of {best.label} is {value}{against}; no other group has a result."
-    equals = [group.label for group, other in ranked if math.isclose(other.mean, interval.mean)]
-    if len(equals) > 1:
-        mean = with_unit(metric, interval.mean)
-        return f"{listed(equals)} share the {extreme} {name}, {mean}{_too_few_seeds(ranked)}."
-    return f"{best.label} has the {extreme} {name}, {value}{_verdict(comparison)}."
+    sentence = _ranking(comparison)
+    if comparison.baseline in [group for group, _ in ranked[1:]]:
+        sentence += _difference_to_baseline(comparison, best)
+    if unbeaten := comparison.unbeaten:
+        name, value = unbeaten
+        return f"No group beats the {name}, {with_unit(metric, value)} {title(metric)}. {sentence}."
+    return f"{sentence}."
 
 
 def limits(comparison: Comparison) -> str:
@@ -56,56 +50,83 @@ def limits(comparison: Comparison) -> str:
     )
 
 
-def _too_few_seeds(ranked: Sequence[tuple[Group, Interval]]) -> str:
-    most = max(interval.n for _, interval in ranked)
-    if most > 2:
-        return ""
-    seeds = "one seed is" if most == 1 else "two seeds are"
-    return f", but {seeds} too few to trust any difference"
-
-
-def _verdict(comparison: Comparison) -> str:
-    """How far the seeds support the lead of the best group."""
-    (best, _), *others = ranked = comparison.ranked()
-    if too_few := _too_few_seeds(ranked):
-        return too_few
-    baseline = comparison.baseline
-    if baseline in [group for group, _ in others]:
-        return _lead_over_baseline(comparison, best)
-    sign = 1 if comparison.mode == "max" else -1
-    supported = [
-        difference
-        for difference in comparison.from_best
-        if difference.is_supported and sign * difference.interval.mean > 0
-    ]
-    behind = [difference.reference.label for difference in supported]
-    unsettled = [group.label for group, _ in others if group.label not in behind]
-    verdict = ""
+def _ranking(comparison: Comparison) -> str:
+    """Which group is the best, or which ones the seeds do not distinguish."""
+    ranked, leaders, metric = comparison.ranked(), comparison.leaders, comparison.metrics[0]
+    (best, interval), (worst, last) = ranked[0], ranked[-1]
+    name, value = title(metric), f"{_value(metric, interval)}{_baselines(comparison)}"
+    if len(ranked) == 1:
+        return f"The {name} of {best.label} is {value}; no other group has a result"
+    behind = [group for group, _ in ranked[1:] if group not in leaders]
+    if len(leaders) == 1:
+        lead = _lead(comparison, best, behind)
+        return f"{best.label} has the {_extreme(comparison)} {name}, {value}{lead}"
     if behind:
-        better = "higher" if comparison.mode == "max" else "lower"
-        rest = listed(behind) if unsettled or len(behind) == 1 else "every other group"
-        largest = max(difference.adjusted_p for difference in supported)
-        p = p_value(largest, "=" if len(supported) == 1 else "≤")
-        verdict += f", {better} than {rest} on the same seeds (adjusted {p})"
-    if unsettled:
-        most = max(interval.n for _, interval in ranked)
-        rest = listed(unsettled) if behind or len(unsettled) < 4 else "any other group"
-        verdict += f", but {most} seeds do not separate it from {rest}"
-    return verdict
+        return (
+            f"{_seeds_do(ranked)} not distinguish {listed([group.label for group in leaders])}, "
+            f"which have the {_extreme(comparison)} {name}: {best.label} has {value}"
+            f"{_lead(comparison, best, behind)}"
+        )
+    first, known = with_unit(metric, interval.mean), _baselines(comparison)
+    if math.isclose(interval.mean, last.mean):
+        labels = listed([group.label for group, _ in ranked])
+        return f"{labels} have the same {name}, {first}{known}"
+    return (
+        f"{_seeds_do(ranked)} not distinguish the groups: {name} is from {first} for {best.label} "
+        f"to {with_unit(metric, last.mean)} for {worst.label}{known}"
+    )
 
 
-def _lead_over_baseline(comparison: Comparison, best: Group) -> str:
-    metric, label = comparison.metrics[0], comparison.baseline.label if comparison.baseline else ""
-    found = [d for d in comparison.to_baseline(metric) if d.group is best and d.interval.n >= 3]
-    if not found:
-        return f", but it shares too few seeds with the baseline {label} to call it better"
-    interval = found[0].interval
-    mean = with_unit(metric, interval.mean, "points")
-    difference = f"{mean} {bounds(metric, interval)} on {interval.n} shared seeds"
-    if not found[0].is_supported:
-        return f", but its difference to the baseline {label} may be chance: {difference}"
-    p = p_value(found[0].adjusted_p)
-    return f"; against the baseline {label} that is a difference of {difference} (adjusted {p})"
+def _extreme(comparison: Comparison) -> str:
+    return "highest" if comparison.mode == "max" else "lowest"
+
+
+def _value(metric: str, interval: Interval) -> str:
+    return f"{with_unit(metric, interval.mean)} {bounds(metric, interval)}"
+
+
+def _baselines(comparison: Comparison) -> str:
+    """What the trivial baseline and the best shortcut reach, in parentheses."""
+    metric = comparison.metrics[0]
+    beaten = comparison.baselines_to_name[: -1 if comparison.unbeaten else None]
+    known = [f"{name} {with_unit(metric, value)}" for name, value in beaten]
+    if comparison.is_within_interval:
+        known[-1] += ", within the interval"
+    return f" ({', '.join(known)})" if known else ""
+
+
+def _seeds_do(ranked: Sequence[tuple[Group, Interval]]) -> str:
+    most = max(interval.n for _, interval in ranked)
+    few = {1: "One seed does", 2: "Two seeds do"}
+    return few.get(most, f"{most} seeds do")
+
+
+def _lead(comparison: Comparison, best: Group, behind: Sequence[Group]) -> str:
+    """How clearly the best group is better than some others; of the baseline it is said apart."""
+    behind = [group for group in behind if group is not comparison.baseline]
+    if not behind:
+        return ""
+    p_values = [d.adjusted_p for group in behind if (d := comparison.difference(best, group))]
+    others = len(comparison.ranked()) - 1
+    rest = "every other group" if 1 < others == len(behind) else listed([g.label for g in behind])
+    better = "higher" if comparison.mode == "max" else "lower"
+    p = p_value(max(p_values), "=" if len(p_values) == 1 else "≤")
+    return f", {better} than {rest} on the same seeds (adjusted {p})"
+
+
+def _difference_to_baseline(comparison: Comparison, best: Group) -> str:
+    assert comparison.baseline is not None
+    metric, label = comparison.metrics[0], comparison.baseline.label
+    difference = comparison.difference(best, comparison.baseline)
+    if difference is None or difference.interval.n < ENOUGH_SEEDS:
+        return f"; {best.label} shares too few seeds with the baseline {label} for a test"
+    interval = difference.interval
+    chance = "" if difference.is_supported else ": it may be chance"
+    return (
+        f"; the difference of {best.label} to the baseline {label} is "
+        f"{with_unit(metric, interval.mean, 'points')} {bounds(metric, interval)} on {interval.n} "
+        f"shared seeds (adjusted {p_value(difference.adjusted_p)}{chance})"
+    )
 
 
 def listed(labels: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,10 @@ from attention_lab.reports.doubts import disagreements, doubts, same_question
 from attention_lab.reports.groups import Group, grouped, named
 from attention_lab.reports.records import Run, number, section
 from attention_lab.reports.statistics import (
+    Bounds,
     Interval,
     effect_size,
-    holm,
+    holm_factors,
     paired_difference,
     paired_p_value,
 )
@@ -23,6 +25,10 @@ from attention_lab.reports.tuned import Tuning, edges, same_optimizer, tunings
 LOWER_IS_BETTER = ("perplexity", "bits_per_character", "per", "wer", "cer")
 
 
+#: A metric by seed.
+Scores = Mapping[int, float]
+
+
 @dataclass(frozen=True)
 class Difference:
     """The paired difference of a metric between two groups, on the seeds that both finished."""
@@ -30,21 +36,38 @@ class Difference:
     group: Group
     #: What is subtracted.
     reference: Group
-    interval: Interval
+    #: The metric by seed: of the group, and of the reference.
+    scores: tuple[Scores, Scores]
+    #: Of a value of the metric.
+    bounds: Bounds
     p_value: float
-    #: Holm's, over the family of differences that were asked for together.
-    adjusted_p: float
-    #: Hedges' g_av: the difference in standard deviations of a single run.
-    effect_size: float
+    #: What Holm's procedure multiplies the p-value with, in the family that was asked for together.
+    factor: float
+
+    @property
+    def adjusted_p(self) -> float:
+        """Holm's p-value; nan where there is none."""
+        return self.factor if math.isnan(self.factor) else min(1.0, self.p_value * self.factor)
+
+    @property
+    def confidence(self) -> float:
+        """Of the interval, which is adjusted like the p-value."""
+        return 0.95 if math.isnan(self.factor) else 1 - 0.05 / self.factor
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The difference with an interval that excludes 0 exactly if the adjusted p < 0.05."""
+        return paired_difference(*self.scores, self.confidence, self.bounds)
+
+    @cached_property
+    def effect_size(self) -> float:
+        """Hedges' g_av: the difference in standard deviations of a single run."""
+        return effect_size(*self.scores)
 
     @property
     def is_supported(self) -> bool:
-        """Whether the seeds support that there is a difference at all.
-
-        It takes three seeds, an interval without zero and an adjusted p below 0.05.
-        """
-        excludes_zero = self.interval.low > 0 or self.interval.high < 0
-        return self.interval.n >= 3 and excludes_zero and self.adjusted_p < 0.05
+        """Whether the seeds, three at least, support that there is a difference at all."""
+        return self.adjusted_p < 0.05
 
 
 @dataclass(frozen=True)
@@ -56,7 +79,7 @@ class Comparison:
     unplaced: list[Run]
     #: The keys that tell the groups apart.
     swept: list[str]
-    #: The test metrics: the one that groups are compared by, then those that have a floor.
+    #: The test metrics: the one that groups are compared by, then those of the trivial baseline.
     metrics: list[str]
     #: The accuracies of single slices of the test examples, as "accuracy/length=1-10".
     sliced: list[str]
@@ -79,11 +102,11 @@ class Comparison:
     untuned: str | None
 
     @property
-    def yardsticks(self) -> dict[str, Mapping[str, float]]:
-        """What every group is held against, by name: the floor, then the shortcuts."""
-        return {
-            name: known for name, known in (("floor", self.floor), *self.shortcuts.items()) if known
-        }
+    def baselines(self) -> dict[str, Mapping[str, float]]:
+        """What every group is held against, by name: the trivial baseline, then the shortcuts."""
+        shortcuts = {f"{name} (shortcut)": known for name, known in self.shortcuts.items()}
+        named = {"trivial baseline": self.floor, **shortcuts}
+        return {name: known for name, known in named.items() if known}
 
     @property
     def tuning(self) -> str | None:
@@ -117,15 +140,79 @@ class Comparison:
         return _differences([(group, self.baseline) for group in others], metric)
 
     @cached_property
-    def from_best(self) -> list[Difference]:
-        """The best group minus each other, in the first metric, adjusted for all pairs of groups.
+    def _pairwise(self) -> dict[tuple[Group, Group], Difference]:
+        """The differences in the first metric of all pairs of groups, a better mean first.
 
         All pairs are the family: which group is the best was seen in the results, not foretold.
         """
         ranked = [group for group, _ in self.ranked()]
-        if len(ranked) < 2:
-            return []
-        return _differences(list(combinations(ranked, 2)), self.metrics[0], len(ranked) - 1)
+        found = _differences(list(combinations(ranked, 2)), self.metrics[0]) if ranked else []
+        return {(each.group, each.reference): each for each in found}
+
+    @cached_property
+    def _to_baseline(self) -> dict[Group, Difference]:
+        return {each.group: each for each in self.to_baseline(self.metrics[0])}
+
+    def difference(self, one: Group, other: Group) -> Difference | None:
+        """The difference of two groups in the first metric, in either order.
+
+        With the baseline it is that of the table of differences, adjusted for the number of groups.
+        """
+        if self.baseline is not None and self.baseline in (one, other):
+            return self._to_baseline.get(other if one is self.baseline else one)
+        return self._pairwise.get((one, other)) or self._pairwise.get((other, one))
+
+    def is_better(self, one: Group, other: Group) -> bool:
+        """Whether the seeds support that a group is better than another in the first metric."""
+        difference = self.difference(one, other)
+        if difference is None or not difference.is_supported:
+            return False
+        gain = difference.interval.mean if difference.group is one else -difference.interval.mean
+        return self._is_better_value(gain, 0)
+
+    @cached_property
+    def leaders(self) -> list[Group]:
+        """The group with the best mean, and those that the seeds do not distinguish from it."""
+        ranked = [group for group, _ in self.ranked()]
+        return [g for g in ranked if g is ranked[0] or not self.is_better(ranked[0], g)]
+
+    @property
+    def unbeaten(self) -> tuple[str, float] | None:
+        """The baseline, trivial or shortcut, that no group's mean beats: its name and value."""
+        known, mean = self.baselines_to_name[-1:], self.ranked()[0][1].mean
+        return next(((name, v) for name, v in known if not self._is_better_value(mean, v)), None)
+
+    @property
+    def is_within_interval(self) -> bool:
+        """Whether a baseline that the best mean beats lies within that mean's interval."""
+        best = self.ranked()[0][1]
+        end = best.ends[0 if self.mode == "max" else 1]
+        known = self.baselines_to_name[-1:] if self.unbeaten is None else []
+        return any(not self._is_better_value(end, value) for _, value in known)
+
+    @property
+    def baselines_to_name(self) -> list[tuple[str, float]]:
+        """The trivial baseline in the first metric and the best shortcut, if that is better."""
+        metric = self.metrics[0]
+        known = [("trivial baseline", self.floor[metric])] if metric in self.floor else []
+        shortcuts = [
+            (each[metric], name) for name, each in self.shortcuts.items() if metric in each
+        ]
+        if shortcuts:
+            value, name = (max if self.mode == "max" else min)(shortcuts)
+            if not known or self._is_better_value(value, known[0][1]):
+                known.append((f"shortcut baseline {name}", value))
+        return known
+
+    def _is_better_value(self, one: float, other: float) -> bool:
+        return one > other if self.mode == "max" else one < other
+
+    @property
+    def winner(self) -> Group | None:
+        """The group that is better than every other group and every baseline beyond chance."""
+        if len(self.ranked()) < 2 or len(self.leaders) > 1 or not self.same_question:
+            return None
+        return None if self.unbeaten or self.is_within_interval else self.leaders[0]
 
 
 def compare(
@@ -220,22 +307,15 @@ def _numbers(metrics: object) -> dict[str, float]:
     return {name: value for name in names if (value := number(metrics, name)) is not None}
 
 
-def _differences(
-    pairs: Sequence[tuple[Group, Group]], metric: str, wanted: int | None = None
-) -> list[Difference]:
-    """The differences of the pairs that share a finished seed, one family for Holm.
-
-    Args:
-        pairs: all of the family.
-        metric: on test.
-        wanted: of how many pairs, the first ones, the differences are wanted; None means all.
-    """
+def _differences(pairs: Sequence[tuple[Group, Group]], metric: str) -> list[Difference]:
+    """The differences of the pairs that share a finished seed, one family for Holm."""
     scores = {group: group.scores(metric) for pair in pairs for group in pair}
-    paired = [(scores[one], scores[other]) for one, other in pairs]
-    shared = [i for i, (one, other) in enumerate(paired) if one.keys() & other.keys()]
-    p_values = [paired_p_value(*paired[i]) for i in shared]
+    shared = [pair for pair in pairs if scores[pair[0]].keys() & scores[pair[1]].keys()]
+    paired = [(scores[one], scores[other]) for one, other in shared]
+    p_values = [paired_p_value(*each) for each in paired]
     return [
-        Difference(*pairs[i], paired_difference(*paired[i]), p, adjusted, effect_size(*paired[i]))
-        for i, p, adjusted in zip(shared, p_values, holm(p_values), strict=True)
-        if wanted is None or i < wanted
+        Difference(one, other, each, one.bounds(metric), p, factor)
+        for (one, other), each, p, factor in zip(
+            shared, paired, p_values, holm_factors(p_values), strict=True
+        )
     ]

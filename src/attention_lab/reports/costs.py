@@ -1,4 +1,4 @@
-"""Quality against cost: which groups no other beats in both."""
+"""Quality against cost: which groups no other dominates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
 from attention_lab.reports.wording import duration, quantity, sentence, title
+
+#: The relative difference up to which costs count as equal.
+_NEARLY_EQUAL = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,48 +50,56 @@ def points(comparison: Comparison, cost: Cost) -> list[tuple[Group, float, float
 
 
 def differs(comparison: Comparison, cost: Cost) -> bool:
-    """Whether there is anything to choose: two groups of different cost."""
-    return len({value for _, value, _ in points(comparison, cost)}) > 1
+    """Whether there is anything to choose: two groups whose costs are not nearly equal."""
+    values = [value for _, value, _ in points(comparison, cost)]
+    return bool(values) and max(values) > (1 + _NEARLY_EQUAL) * min(values)
 
 
 def front(comparison: Comparison, cost: Cost) -> list[Group]:
-    """The Pareto front, the best mean first: groups that none beats in quality and cost at once.
+    """The Pareto-optimal groups, the best mean first: those that no other group dominates.
 
-    A group is beaten by one that is at least as good in both and better in one.
+    A group dominates another if it is better beyond chance and costs no more, seeds considered.
+    A better mean or a lower cost alone is not enough: the seeds may not distinguish the groups.
     """
-    known = points(comparison, cost)
-    goods = [
-        (
-            group,
-            value if cost.is_speed else -value,
-            mean if comparison.mode == "max" else -mean,
-        )
-        for group, value, mean in known
-    ]
+    groups = [group for group, _, _ in points(comparison, cost)]
     return [
         group
-        for group, cheap, good in goods
-        if not any(a >= cheap and b >= good and (a > cheap or b > good) for _, a, b in goods)
+        for group in groups
+        if not any(
+            _costs_no_more(cost, other, group) and comparison.is_better(other, group)
+            for other in groups
+        )
     ]
+
+
+def _costs_no_more(cost: Cost, one: Group, other: Group) -> bool:
+    """Whether the median of one group is not beyond all seeds of another."""
+    median, seeds = cost.of(one), other.values(*cost.keys).values()
+    assert median is not None  # it is a point of the chart
+    return median >= min(seeds) if cost.is_speed else median <= max(seeds)
 
 
 def fronts_in_words(comparison: Comparison) -> list[str]:
-    """A line for each cost: who is on the front, and what that costs them."""
+    """A line for each cost: which groups are Pareto-optimal, and what that costs them."""
     lines = []
     for cost in COSTS:
         known = points(comparison, cost)
         if len(known) < 2:
             continue
         if not differs(comparison, cost):
-            lines.append(f"{sentence(cost.name)}: all have {cost.write(known[0][1])}.")
+            lines.append(f"{sentence(cost.name)}: all have {cost.write(known[0][1])}, within 1 %.")
             continue
+        against = f"{sentence(title(comparison.metrics[0]))} against {cost.name}"
         best = front(comparison, cost)
+        dominated = len(known) - len(best)
+        if not dominated:
+            lines.append(f"{against}: no group dominates another.")
+            continue
         names = [f"{group.label} ({cost.write(cost.of(group))})" for group in best]
-        beaten = len(known) - len(best)
-        rest = f"; the other {beaten} are beaten" if beaten > 1 else "; the other is beaten"
+        rest = f"the other {dominated} are" if dominated > 1 else "the other is"
         lines.append(
-            f"{sentence(title(comparison.metrics[0]))} against {cost.name}: {_listed(names)} "
-            f"{'are' if len(best) > 1 else 'is'} on the front{rest if beaten else ''}."
+            f"{against}: {_listed(names)} {'are' if len(best) > 1 else 'is'} Pareto-optimal; "
+            f"{rest} dominated."
         )
     return lines
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 
+from attention_lab.reports.metric_bounds import bounds_of
 from attention_lab.reports.records import Run, number, section, settings
-from attention_lab.reports.statistics import Interval, mean_interval
+from attention_lab.reports.statistics import Bounds, Interval, mean_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +52,20 @@ class Group:
         """The test metric over seeds; None if no seed has it."""
         return self.mean("test", metric)
 
-    def mean(self, *keys: str) -> Interval | None:
-        """A result over seeds with its interval; None if no seed has it."""
+    def bounds(self, metric: str) -> Bounds:
+        """The smallest and the greatest value that a metric can have."""
+        return bounds_of(metric, self.finished[0].result if self.finished else None)
+
+    def mean(self, *keys: str, metric: str | None = None) -> Interval | None:
+        """A result over seeds with its interval; None if no seed has it.
+
+        Args:
+            keys: where it stands in ``result.json``.
+            metric: what it is a value of; None means the last key.
+        """
         if keys not in self._means:
-            values = self.values(*keys)
-            self._means[keys] = mean_interval(list(values.values())) if values else None
+            values, bounds = list(self.values(*keys).values()), self.bounds(metric or keys[-1])
+            self._means[keys] = mean_interval(values, bounds=bounds) if values else None
         return self._means[keys]
 
     def median(self, *keys: str) -> float | None:

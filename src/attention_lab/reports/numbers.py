@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from attention_lab.reports.comparison import Comparison, Difference
@@ -14,7 +13,7 @@ CSV_COLUMNS = (
     *("parameters", "tokens_per_second", "peak_memory_bytes", "training_seconds"),
     *("best_validation", "best_step", "last_validation", "area_under_curve"),
     *("steps_to_threshold", "baseline"),
-    *("difference_n", "difference", "difference_low", "difference_high"),
+    *("difference_n", "difference", "difference_low", "difference_high", "difference_confidence"),
     *("p_value", "adjusted_p_value", "effect_size"),
 )
 
@@ -29,17 +28,18 @@ def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
         for group in comparison.groups:
             row = {"kind": "group", "group": group.label, "metric": metric, "n": 0}
             if interval := group.interval(metric):
-                row |= asdict(interval)
+                row |= {name: getattr(interval, name) for name in ("n", "mean", "low", "high")}
             row |= {"floor": comparison.floor.get(metric), **_of_runs(group)}
             if metric == comparison.monitor:
                 row |= _of_training(group, metric)
             if group in differences:
                 row |= _difference_columns(differences[group])
             yield {name: "" if _is_nan(value) else value for name, value in row.items()}
-        for name, known in comparison.yardsticks.items():
-            kind = "floor" if known is comparison.floor else "shortcut"
-            if metric in known:
-                yield {"kind": kind, "group": name, "metric": metric, "mean": known[metric]}
+        known = [("floor", "floor", comparison.floor)]
+        known += [("shortcut", name, each) for name, each in comparison.shortcuts.items()]
+        for kind, name, values in known:
+            if metric in values:
+                yield {"kind": kind, "group": name, "metric": metric, "mean": values[metric]}
 
 
 def _of_runs(group: Group) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _of_training(group: Group, metric: str) -> dict[str, Any]:
     means = {
         "best_validation": group.mean("validation", metric),
         "last_validation": group.mean("last", metric),
-        "area_under_curve": group.mean("area_under_curve"),
+        "area_under_curve": group.mean("area_under_curve", metric=metric),
     }
     return {
         **{name: interval and interval.mean for name, interval in means.items()},
@@ -76,6 +76,7 @@ def _difference_columns(difference: Difference) -> dict[str, Any]:
         "difference": interval.mean,
         "difference_low": interval.low,
         "difference_high": interval.high,
+        "difference_confidence": difference.confidence,
         "p_value": difference.p_value,
         "adjusted_p_value": difference.adjusted_p,
         "effect_size": difference.effect_size,

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from operator import sub
 from statistics import fmean
 
-from scipy.special import poch, stdtr, stdtrit
+from scipy.special import expit, poch, stdtr, stdtrit
 
 #: Relative. Metrics come in single precision, and its rounding (2⁻²⁴) is no spread between seeds.
 ROUNDING = 2.0**-22
+
+
+#: The smallest and the greatest value that a metric can have.
+Bounds = tuple[float, float]
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+#: Seeds from which on an interval is shown, and a difference may be called one.
+ENOUGH_SEEDS = 3
+#: The largest exponent whose power is a finite number.
+_LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -20,31 +29,52 @@ class Interval:
 
     n: int
     mean: float
-    #: nan where ``n`` is 1: one value says nothing about its own spread.
+    #: nan where there is no interval: one value, or values that are all equal.
     low: float
-    #: nan where ``n`` is 1.
+    #: nan where there is no interval.
     high: float
+    #: What it is the mean of.
+    values: tuple[float, ...] = ()
 
     @property
     def is_bounded(self) -> bool:
-        """Whether there are bounds at all, which takes two values."""
-        return self.n > 1
+        """Whether there is an interval to show.
+
+        Two values are shown themselves: their interval is seldom narrower than all that there is.
+        """
+        return self.n >= ENOUGH_SEEDS and not math.isnan(self.low)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of what is shown: of the interval, or else the mean twice."""
+        return (self.low, self.high) if self.is_bounded else (self.mean, self.mean)
 
     def __str__(self) -> str:
         if not self.is_bounded:
-            return f"{self.mean:g} (n = 1: no interval)"
+            return f"{self.mean:g} (n = {self.n}: no interval)"
         return f"{self.mean:g} [{self.low:g}, {self.high:g}]"
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean of ``values`` with Student's t interval.
+def mean_interval(
+    values: Sequence[float], confidence: float = 0.95, bounds: Bounds = UNBOUNDED
+) -> Interval:
+    """The mean of ``values`` with Student's t interval, inside the bounds of the metric.
 
     mean ± t · s / √n, where t is the quantile of Student's t with n - 1 degrees of freedom and s
     the sample deviation (Student 1908, "The probable error of a mean", Biometrika 6). For normal
-    values, and final metrics over seeds are roughly that, it covers as often as it says from n = 2;
-    for skewed ones less often: of log-normal values with σ = ½ (skewness 1.75) a 95 % interval
-    covers the mean in 92 % of cases, with σ = 1 (skewness 6.2) in 82 to 84 %, from 3 seeds to 10.
-    A percentile bootstrap does not (Hesterberg 2015, "What teachers should know about the
+    values it covers the true mean as often as it says, from n = 2.
+
+    It covers skewed values less often, and near a bound values are skewed. So the same interval is
+    also computed from the logarithms of the distances to the bounds (of both: the log-odds), and
+    the result reaches as far as either does, but not beyond a bound. The true mean lies within the
+    bounds, so cutting there loses no coverage, and the wider of the two never covers less than
+    Student's t alone. How often it covers is simulated by ``benchmarks/intervals.py``. A value at a
+    bound counts as half as far from it as the next one. Bounds that a value violates are ignored.
+
+    Values that are all equal, up to rounding, have no interval: they show no spread, so they say
+    nothing about what another seed would give.
+
+    A percentile bootstrap does not cover (Hesterberg 2015, "What teachers should know about the
     bootstrap", The American Statistician 69): of three values, its "95 %" interval goes from the
     smallest to the largest, which has the true mean between them in 1 - 2 · (1/2)³ = 75 % of cases.
 
@@ -58,25 +88,73 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if not all(map(math.isfinite, values)):
         raise ValueError(f"an interval needs finite values, got {list(values)}")
     n, mean = len(values), fmean(values)
-    if n == 1:
-        return Interval(1, mean, math.nan, math.nan)
+    if n == 1 or _deviation(values) <= ROUNDING * max(map(abs, values)):
+        return Interval(n, mean, math.nan, math.nan, tuple(values))
+    low, high = _student(values, confidence)
+    if bounds != UNBOUNDED and bounds[0] <= min(values) and max(values) <= bounds[1]:
+        other_low, other_high = _on_log_scale(values, confidence, bounds)
+        low, high = max(bounds[0], min(low, other_low)), min(bounds[1], max(high, other_high))
+    return Interval(n, mean, low, high, tuple(values))
+
+
+def _student(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """The ends of Student's t interval of the mean of two values or more."""
+    n, mean = len(values), fmean(values)
     half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * _deviation(values) / math.sqrt(n)
-    return Interval(n, mean, mean - half_width, mean + half_width)
+    return mean - half_width, mean + half_width
+
+
+def _on_log_scale(
+    values: Sequence[float], confidence: float, bounds: Bounds
+) -> tuple[float, float]:
+    """Student's t interval of the log-odds or the logarithms, on the scale of the values."""
+    least, most = bounds
+    if math.isinf(least):
+        return _student(values, confidence)
+    above = _positive([value - least for value in values])
+    if math.isinf(most):
+        ends = _student(list(map(math.log, above)), confidence)
+        low, high = (least + math.exp(min(end, _LARGEST_EXPONENT)) for end in ends)
+    else:
+        below = _positive([most - value for value in values])
+        ends = _student([math.log(a / b) for a, b in zip(above, below, strict=True)], confidence)
+        low, high = (least + (most - least) * float(expit(end)) for end in ends)
+    return low, high
+
+
+def _positive(distances: Sequence[float]) -> list[float]:
+    """Distances to a bound, not all 0, with half the smallest other one in place of 0."""
+    smallest = min(distance for distance in distances if distance > 0)
+    return [distance or smallest / 2 for distance in distances]
 
 
 def paired_difference(
-    values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
+    values: Mapping[int, float],
+    baseline: Mapping[int, float],
+    confidence: float = 0.95,
+    bounds: Bounds = UNBOUNDED,
 ) -> Interval:
     """The mean of ``values`` minus ``baseline`` on the seeds that both have, with its interval.
 
     Both map a seed to a value. What a seed decides for both (the order of the batches) cancels out
     of the difference, so this interval is often far narrower than either mean's (Student 1908,
-    illustration I).
+    illustration I). It is Student's t, cut where differences of values within ``bounds`` end, so it
+    excludes 0 exactly if :func:`paired_p_value` is below 1 - ``confidence``. Differences that are
+    all equal, up to rounding, have no interval.
 
     Raises:
         ValueError: if the two share no seed.
     """
-    return mean_interval(list(map(sub, *_on_shared_seeds(values, baseline))), confidence)
+    ours, theirs = _on_shared_seeds(values, baseline)
+    differences = list(map(sub, ours, theirs))
+    n, mean = len(differences), fmean(differences)
+    if n == 1 or _deviation(differences) <= _rounding(ours, theirs):
+        return Interval(n, mean, math.nan, math.nan, tuple(differences))
+    low, high = _student(differences, confidence)
+    if all(bounds[0] <= value <= bounds[1] for value in (*ours, *theirs)):
+        span = bounds[1] - bounds[0]
+        low, high = max(low, -span), min(high, span)
+    return Interval(n, mean, low, high, tuple(differences))
 
 
 def paired_p_value(values: Mapping[int, float], baseline: Mapping[int, float]) -> float:
@@ -86,7 +164,7 @@ def paired_p_value(values: Mapping[int, float], baseline: Mapping[int, float]) -
     (Student 1908). It rests on differences that are normal; :func:`smallest_p_value` says how far
     it can go beyond what the seeds alone support.
 
-    nan where there is nothing to test with: fewer than two shared seeds, or differences that are
+    nan where there is nothing to test with: fewer than three shared seeds, or differences that are
     all equal up to rounding (a sign of seeds without effect, not of certainty).
 
     Raises:
@@ -94,7 +172,7 @@ def paired_p_value(values: Mapping[int, float], baseline: Mapping[int, float]) -
     """
     ours, theirs = _on_shared_seeds(values, baseline)
     differences, n = list(map(sub, ours, theirs)), len(ours)
-    if n < 2 or (deviation := _deviation(differences)) <= _rounding(ours, theirs):
+    if n < ENOUGH_SEEDS or (deviation := _deviation(differences)) <= _rounding(ours, theirs):
         return math.nan
     t = fmean(differences) / (deviation / math.sqrt(n))
     return 2 * float(stdtr(n - 1, -abs(t)))
@@ -159,20 +237,34 @@ def effect_size(values: Mapping[int, float], baseline: Mapping[int, float]) -> f
     return correction * fmean(map(sub, ours, theirs)) / deviation
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """``p_values``, adjusted for how many there are; nan stays nan and counts for nothing.
+def holm_factors(p_values: Sequence[float]) -> list[float]:
+    """What Holm's procedure multiplies each p-value with; nan stays nan and counts for nothing.
 
     The step-down procedure of Holm (1979, "A simple sequentially rejective multiple test
     procedure", Scandinavian Journal of Statistics 6): the chance that any true "no difference" of
     the family falls below a level is at most that level, however the tests depend on each other.
+
+    An interval at the confidence 1 - 0.05 / factor excludes 0 exactly if the adjusted p is below
+    0.05 (Serlin 1993, "Confidence intervals and the scientific method: a case for Holm on the
+    range", Journal of Experimental Education 61). So the chance that any interval of a family
+    excludes a true 0 is at most 5 %.
     """
     tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    adjusted = [math.nan] * len(p_values)
+    factors = [math.nan] * len(p_values)
     largest = 0.0
     for rank, (p, i) in enumerate(tested):
-        largest = max(largest, min(1.0, p * (len(tested) - rank)))
-        adjusted[i] = largest
-    return adjusted
+        largest = max(largest, p * (len(tested) - rank))
+        factors[i] = largest / p if p else float(len(tested) - rank)
+    return factors
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """``p_values``, adjusted for how many there are by :func:`holm_factors`."""
+    factors = holm_factors(p_values)
+    return [
+        factor if math.isnan(factor) else min(1.0, p * factor)
+        for p, factor in zip(p_values, factors, strict=True)
+    ]
 
 
 def _on_shared_seeds(

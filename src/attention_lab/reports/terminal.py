@@ -46,18 +46,18 @@ def _terminal_table(comparison: Comparison, metrics: Sequence[str]) -> Table:
     table.add_column(Text(" × ".join(comparison.swept) or "group"), overflow="fold")
     for column in ("n", *map(column_title, metrics), *difference_columns, "params", "tokens/s"):
         table.add_column(column, justify="right")
-    best = [group for group, _ in comparison.ranked()[:1]]
+    winner = comparison.winner
     for group in comparison.groups:
         cells = [_cell(metric, group.interval(metric)) for metric in metrics]
         if differences:
             found = [d.interval for d in differences if d.group is group]
             cells.append(_cell(metrics[0], found[0] if found else None))
         cells += [quantity(group.median("parameters")), quantity(group.median("tokens_per_second"))]
-        style = "bold" if group in best else ""
+        style = "bold" if group is winner else ""
         table.add_row(Text(group.label), finished_of(group), *map(Text, cells), style=style)
-    if comparison.yardsticks:
+    if comparison.baselines:
         table.add_section()
-    for name, known in comparison.yardsticks.items():
+    for name, known in comparison.baselines.items():
         table.add_row(
             Text(name), "", *(shown(metric, known.get(metric)) for metric in metrics), style="dim"
         )
@@ -69,9 +69,14 @@ def _cell(metric: str, interval: Interval | None) -> str:
 
 
 def _footnotes(comparison: Comparison) -> list[str]:
-    lines = ["Test metrics: the mean over n seeds and its 95 % interval."]
+    few = any(interval.n == 2 for _, interval in comparison.ranked())
+    values = ", or both values of two seeds" if few else ""
+    lines = [f"Test metrics: the mean over n seeds and its 95 % interval{values}."]
     if comparison.baseline:
-        lines.append(f"Δ: paired difference to {comparison.baseline.label} on shared seeds.")
+        lines.append(
+            f"Δ: paired difference to {comparison.baseline.label} on shared seeds, its interval "
+            "adjusted for the number of groups."
+        )
     lines += [
         line for line in (limits(comparison), comparison.tuning, *comparison.warnings) if line
     ]

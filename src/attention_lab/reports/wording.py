@@ -31,9 +31,12 @@ def shown(metric: str, value: float | None) -> str:
 
 
 def bounds(metric: str, interval: Interval) -> str:
-    """The interval's range, as "[11.9, 12.7]", or why there is none."""
+    """The interval's range, as "[11.9, 12.7]"; the values of two seeds; or why there is none."""
     if not interval.is_bounded:
-        return "(one seed)"
+        values = interval.values
+        return {1: "(one seed)", 2: f"({', '.join(shown(metric, value) for value in values)})"}.get(
+            interval.n, "(all equal)"
+        )
     return f"[{shown(metric, interval.low)}, {shown(metric, interval.high)}]"
 
 

@@ -1,5 +1,7 @@
 """Training and evaluating networks that give a sequence one label."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,6 +55,9 @@ class Classification(Objective):
         self.mean_loss.reset()
         self.accuracy.reset()
         return values
+
+    def bounds(self) -> Mapping[str, tuple[float, float | None]]:
+        return {"loss": (0.0, None), "accuracy": (0.0, 1.0)}
 
     def look_at(self, batch: LabelledSequences) -> None:
         self.model(batch.inputs)

@@ -1,6 +1,7 @@
 """Training and evaluating networks that say what comes next."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,15 @@ class LanguageModel(Objective):
         if len(places) < len(labels):  # otherwise nothing need be copied
             states, labels = states[places], labels[places]
         return self.model.readout(states), labels
+
+    def bounds(self) -> Mapping[str, tuple[float, float | None]]:
+        return {
+            "loss": (0.0, None),
+            "perplexity": (1.0, None),
+            "accuracy": (0.0, 1.0),
+            "sequence_accuracy": (0.0, 1.0),
+            "bits_per_character": (0.0, None),
+        }
 
     def look_at(self, batch: LabelledPositions) -> None:
         self.model.states(batch.inputs)

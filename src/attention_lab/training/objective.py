@@ -3,7 +3,7 @@
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -83,6 +83,10 @@ class Objective(LightningModule, ABC):
     @abstractmethod
     def results(self, split: Split) -> dict[str, Tensor]:
         """The metrics of all batches since the last call, which starts them anew."""
+
+    def bounds(self) -> Mapping[str, tuple[float, float | None]]:
+        """The smallest and the greatest value of each metric; None where there is none."""
+        return {}
 
     @abstractmethod
     def look_at(self, batch: Any) -> None:

@@ -169,6 +169,7 @@ def _fit_and_test(
         "task": data.task,
         "monitor": data.monitor,
         "mode": mode,
+        "bounds": {k: list(ends) for k, ends in run.objective.bounds().items() if k in test},
         "validation": _short(best.metrics),
         "last": _short(last.metrics),
         "test": test,

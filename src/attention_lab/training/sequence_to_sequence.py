@@ -1,5 +1,7 @@
 """Training and evaluating networks that read one sequence and write another."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -113,6 +115,13 @@ class SequenceToSequence(Objective):
         for metric in (self.mean_loss, self.token_accuracy, self.written):
             metric.reset()
         return values
+
+    def bounds(self) -> Mapping[str, tuple[float, float | None]]:
+        return {
+            "loss": (0.0, None),
+            "token_accuracy": (0.0, 1.0),
+            **getattr(self.written, "bounds", {}),
+        }
 
     def look_at(self, batch: SequencePairs) -> None:
         self.model(batch.source, batch.target[:, :-1])

@@ -1,7 +1,6 @@
 """What the charts are drawn on: matplotlib figures that become part of an HTML page."""
 
 import io
-import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ WIDTH, LINE_HEIGHT = 1040, 19
 CHARACTER = 7.4
 #: Okabe & Ito 2008, which the colour-blind can tell apart, without black and yellow.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+#: What an axis spans at least, as a share of its greatest value.
+LEAST_SPAN = 0.05
 #: How many groups differ in colour or shape.
 MOST_LOOKS = 2 * len(PALETTE)
 # Placeholders for the page's own colours, so that a chart turns dark with its page.
@@ -109,9 +110,13 @@ def within(
 
 
 def range_of(values: Sequence[float], metric: str) -> tuple[float, float]:
-    """A range that shows all of some values of a metric, as drawn, with a margin."""
+    """A range that shows all of some values of a metric, as drawn, with a margin.
+
+    It spans a share of the values at least, and of a rate one point: a chart magnifies no noise.
+    """
     low, high = min(values), max(values)
-    margin = 0.1 * abs(high) or 1.0 if math.isclose(low, high) else 0.05 * (high - low)
+    least = max(LEAST_SPAN * max(abs(low), abs(high)), 1.0 if is_rate(metric) else 0.0) or 1.0
+    margin = max(0.05 * (high - low), (least - (high - low)) / 2)
     return within(metric, low - margin, high + margin, values)
 
 

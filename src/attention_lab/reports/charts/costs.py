@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from attention_lab.reports.charts.canvas import (
-    SOFT,
+    LEAST_SPAN,
     WIDTH,
     axes_at,
     colour,
@@ -12,7 +12,6 @@ from attention_lab.reports.charts.canvas import (
     range_of,
     scale,
     svg,
-    within,
 )
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.costs import COSTS, Cost, differs, front, points
@@ -31,7 +30,7 @@ _WIDE_RANGE = 20
 def cost_chart(comparison: Comparison) -> str:
     """The first metric against each cost in which groups differ, as an SVG element; "" if in none.
 
-    A line joins the Pareto front. Groups beyond those that have a look of their own are grey.
+    Large dots are Pareto-optimal. Groups beyond those that have a look of their own are grey.
     """
     costs = [cost for cost in COSTS if differs(comparison, cost)]
     if not costs:
@@ -58,8 +57,6 @@ def _draw(axes: "Axes", comparison: Comparison, cost: Cost) -> None:
     factor = scale(metric)
     size, unit = unit_of(max(value for _, value, _ in known), cost.unit)
     known = [(group, value / size, mean) for group, value, mean in known]
-    line = sorted((value, factor * mean) for group, value, mean in known if group in best)
-    axes.plot([x for x, _ in line], [y for _, y in line], color=SOFT, linewidth=1.2, zorder=1)
     for group, value, mean in known:
         number = shown.get(group)
         look: dict[str, Any] = {"color": colour(number), "markerfacecolor": face(number)}
@@ -75,8 +72,8 @@ def _whisker(group: Group, metric: str) -> tuple[float, float]:
     """The ends of a group's interval, as drawn; of one seed its value twice."""
     interval = group.interval(metric)
     assert interval is not None  # it has a mean
-    ends = (interval.low, interval.high) if interval.is_bounded else (interval.mean,) * 2
-    return within(metric, scale(metric) * ends[0], scale(metric) * ends[1])
+    low, high = interval.ends
+    return scale(metric) * low, scale(metric) * high
 
 
 def _values(comparison: Comparison) -> tuple[float, float]:
@@ -96,7 +93,7 @@ def _scale_cost(axes: "Axes", values: list[float], unit: str) -> None:
         axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        margin = 0.12 * (high - low)
+        margin = max(0.12 * (high - low), LEAST_SPAN * high)  # equal costs stand together
         axes.set_xlim(low - margin, high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="x", pad=9)  # clear of marks at the lower end

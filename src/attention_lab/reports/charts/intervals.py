@@ -1,4 +1,4 @@
-"""The chart of results: each group's mean, interval and seeds, beside the yardsticks."""
+"""The chart of results: each group's mean, interval and seeds, beside the baselines."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _ROW, _GAP, _MARGIN = 36, 44, 18
 
 
 def interval_chart(comparison: Comparison) -> str:
-    """Mean, interval and single seeds of each group, beside the yardsticks, as an SVG element.
+    """Mean, interval and single seeds of each group, beside the baselines, as an SVG element.
 
     Shows the metric that groups are compared by and others that have a floor, three at most.
     """
@@ -41,7 +41,7 @@ def interval_chart(comparison: Comparison) -> str:
     left = 24 + CHARACTER * max(map(len, labels))
     height = _ROW * len(labels)
     width = (WIDTH - left - _GAP * (len(metrics) - 1) - _MARGIN) / len(metrics)
-    top = 13 + LINE_HEIGHT * max(1, len(comparison.yardsticks))
+    top = 13 + LINE_HEIGHT * max(1, len(comparison.baselines))
 
     def draw(figure: "Figure") -> None:
         for column, metric in enumerate(metrics):
@@ -52,11 +52,11 @@ def interval_chart(comparison: Comparison) -> str:
             axes.grid(visible=False, axis="y")
             axes.set_xlim(*_limits(comparison, metric))
             _draw_groups(axes, comparison, metric)
-            for line, (name, values) in enumerate(comparison.yardsticks.items()):
+            for line, (name, values) in enumerate(comparison.baselines.items()):
                 if metric in values:
                     text = f"{name} {with_unit(metric, values[metric])}"
                     above = 7 + LINE_HEIGHT * line
-                    _draw_yardstick(axes, scale(metric) * values[metric], text, above, width)
+                    _draw_baseline(axes, scale(metric) * values[metric], text, above, width)
             axes.set_xlabel(_label(comparison, metric, width), labelpad=8)
 
     return svg("intervals", top + height + 50, draw)
@@ -76,7 +76,7 @@ def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
         interval = group.interval(metric)
         if interval is None:
             continue
-        mean, low, high = (scale(metric) * x for x in (interval.mean, interval.low, interval.high))
+        mean, low, high = (scale(metric) * x for x in (interval.mean, *interval.ends))
         if not left <= mean <= right:
             _point_beyond(axes, mean, row, shown(metric, interval.mean))
             continue
@@ -94,18 +94,17 @@ def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
 
 
 def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
-    """What to show of an axis: the groups, and the yardsticks that are not far from them."""
+    """What to show of an axis: the groups, and the baselines that are not far from them."""
     factor = scale(metric)
     spans, values = [], []
     for group in comparison.groups:
         if interval := group.interval(metric):
             seeds = [factor * score for score in group.scores(metric).values()]
-            ends = _span(seeds, factor * interval.low, factor * interval.high)
-            spans.append(within(metric, *ends, seeds))
+            spans.append(_span(seeds, *(factor * end for end in interval.ends)))
             values += seeds
     low, high = range_of([end for span in _uncrowded(spans) for end in span], metric)
     reach = 3 * (high - low)
-    for known in comparison.yardsticks.values():
+    for known in comparison.baselines.values():
         value = factor * known.get(metric, math.nan)
         if low - reach <= value <= high + reach:
             margin = 0.04 * (high - low)
@@ -117,9 +116,8 @@ def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
 def _span(seeds: Sequence[float], low: float, high: float) -> tuple[float, float]:
     """What to show of a group: its interval, or less if that is far wider than its seeds."""
     first, last = min(seeds), max(seeds)
-    if math.isnan(low):
-        return first, last
-    return max(low, first - 2 * (last - first)), min(high, last + 2 * (last - first))
+    room = 2 * (last - first)
+    return max(min(low, first), first - room), min(max(high, last), last + room)
 
 
 def _uncrowded(spans: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
@@ -151,7 +149,7 @@ def _point_beyond(axes: "Axes", value: float, row: int, text: str) -> None:
     )
 
 
-def _draw_yardstick(axes: "Axes", value: float, label: str, above: float, width: float) -> None:
+def _draw_baseline(axes: "Axes", value: float, label: str, above: float, width: float) -> None:
     """A dashed line with its label so many points above the axes, both of them in sight.
 
     Where the value is far from all results there is no line, only a note with an arrow.

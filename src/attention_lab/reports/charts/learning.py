@@ -18,7 +18,6 @@ from attention_lab.reports.charts.canvas import (
     scale,
     short,
     svg,
-    within,
 )
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
@@ -74,8 +73,11 @@ def learning_curve(group: Group, metric: str) -> dict[int, Interval]:
     factor = scale(metric)
     series = [run.curve(f"validation/{metric}") for run in group.finished]
     shared = set.intersection(*map(set, series)) if series else set()
+    low, high = group.bounds(metric)
+    bounds = factor * low, factor * high
     return {
-        step: mean_interval([factor * values[step] for values in series]) for step in sorted(shared)
+        step: mean_interval([factor * values[step] for values in series], bounds=bounds)
+        for step in sorted(shared)
     }
 
 
@@ -117,8 +119,7 @@ def _scale_steps(axes: "Axes", curves: Mapping[int, Curve]) -> None:
 def _draw_curve(axes: "Axes", number: int, curve: Curve, metric: str) -> None:
     steps, means = list(curve), [point.mean for point in curve.values()]
     bounded = {step: point for step, point in curve.items() if point.is_bounded}
-    ends = [within(metric, point.low, point.high) for point in bounded.values()]
-    lows, highs = [low for low, _ in ends], [high for _, high in ends]
+    lows, highs = [p.low for p in bounded.values()], [p.high for p in bounded.values()]
     line = "--" if is_hollow(number) else "-"
     look: dict[str, Any] = {"color": colour(number), "linewidth": 2, "linestyle": line}
     if len(bounded) == 1:  # a band without width

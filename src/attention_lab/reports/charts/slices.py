@@ -12,7 +12,6 @@ from attention_lab.reports.charts.canvas import (
     looks,
     scale,
     svg,
-    within,
 )
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
@@ -71,7 +70,7 @@ def _draw(axes: "Axes", group: Group, look: int, sliced: Sliced, shift: float) -
             xs.append(x)
             means.append(factor * interval.mean)
             if interval.is_bounded:
-                ends = within(sliced.metric, factor * interval.low, factor * interval.high)
+                ends = [factor * end for end in interval.ends]
                 axes.plot([x, x], ends, color=colour(look), alpha=0.5, linewidth=2)
     line = ("--" if is_hollow(look) else "-") if sliced.is_ordered else "none"
     axes.plot(

@@ -1,0 +1,77 @@
+"""How often the 95 % intervals of a report cover the true mean of a metric between 0 and 1.
+
+Draws seeds from Beta distributions with means near 0, in the middle and near 1, from almost normal
+to very skewed, and some as shares of 1,000 test examples. Prints a table: the coverage of the
+intervals of a report and, in brackets, of Student's t without bounds.
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/intervals.py
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+
+from attention_lab.reports.statistics import Interval, mean_interval, paired_difference
+
+#: Mean and standard deviation over seeds.
+SHAPES = (
+    *((0.01, 0.003), (0.01, 0.01), (0.1, 0.02), (0.1, 0.1)),
+    *((0.5, 0.05), (0.5, 0.2), (0.5, 0.35)),
+    *((0.9, 0.05), (0.99, 0.003), (0.99, 0.01), (0.99, 0.02)),
+)
+SEEDS = (2, 3, 5, 10)
+UNIT = (0.0, 1.0)
+
+
+def draw(mean: float, deviation: float, shape: tuple[int, ...], examples: int = 0) -> np.ndarray:
+    """Values from a Beta distribution, or as shares of so many examples."""
+    concentration = mean * (1 - mean) / deviation**2 - 1
+    random = np.random.default_rng(0)
+    values = random.beta(mean * concentration, (1 - mean) * concentration, shape)
+    return random.binomial(examples, values) / examples if examples else values
+
+
+def coverage(intervals: Sequence[Interval], true: float) -> float:
+    """The share of intervals that hold the true value, of those that there are."""
+    known = [one for one in intervals if one.low == one.low]  # nan: no interval
+    return sum(one.low <= true <= one.high for one in known) / len(known)
+
+
+def of_means(mean: float, deviation: float, n: int, count: int, examples: int = 0) -> str:
+    """The coverage of a mean's interval, and in brackets that of Student's t."""
+    values = draw(mean, deviation, (count, n), examples).tolist()
+    ours = coverage([mean_interval(each, bounds=UNIT) for each in values], mean)
+    plain = coverage([mean_interval(each) for each in values], mean)
+    return f"{100 * ours:.1f} ({100 * plain:.1f})"
+
+
+def of_differences(mean: float, deviation: float, n: int, count: int) -> str:
+    """The coverage of a paired difference between two groups that are alike but independent."""
+    values = draw(mean, deviation, (count, 2, n)).tolist()
+    pairs = [[dict(enumerate(side)) for side in pair] for pair in values]
+    return f"{100 * coverage([paired_difference(*pair, bounds=UNIT) for pair in pairs], 0.0):.1f}"
+
+
+def main() -> None:
+    """Simulate and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=10_000, help="simulated groups of each row")
+    count = parser.parse_args().count
+    print(f"| mean | deviation | {' | '.join(f'n = {n}' for n in SEEDS)} |")
+    print("|---|---|" + "---|" * len(SEEDS))
+    for mean, deviation in SHAPES:
+        cells = [of_means(mean, deviation, n, count) for n in SEEDS]
+        print(f"| {mean} | {deviation} | {' | '.join(cells)} |")
+    for mean, deviation in ((0.99, 0.003), (0.99, 0.01)):
+        cells = [of_means(mean, deviation, n, count, 1000) for n in SEEDS]
+        print(f"| {mean}, of 1,000 examples | {deviation} | {' | '.join(cells)} |")
+    for mean, deviation in ((0.5, 0.2), (0.99, 0.01)):
+        cells = [of_differences(mean, deviation, n, count) for n in SEEDS]
+        print(f"| difference of two at {mean} | {deviation} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
