@@ -8,7 +8,6 @@ was logged), then measures `attention-lab report` on it in a process of its own:
 
 import argparse
 import csv
-import json
 import math
 import os
 import random
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.cli.configuration import composed
+from attention_lab.recording.record_files import json_text
 from attention_lab.recording.run_directory import write_config
 
 SLICES = ("1-8", "9-16", "17-24", "25-32")
@@ -66,7 +66,7 @@ def write_run(directory: Path, config: dict[str, Any], job: list[str], rows: int
         "area_under_curve": final + 0.1,
         "seconds": {"total": width / 2, "training": width / 3},
     }
-    (directory / "result.json").write_text(json.dumps(result))
+    (directory / "result.json").write_text(json_text(result))
     status = {
         "status": "finished",
         "started": f"2026-01-01T00:{seed % 60:02d}:00.000+00:00",
@@ -79,7 +79,7 @@ def write_run(directory: Path, config: dict[str, Any], job: list[str], rows: int
         "versions": {"torch": "2.13.0"},
         "error": None,
     }
-    (directory / "status.json").write_text(json.dumps(status))
+    (directory / "status.json").write_text(json_text(status))
 
 
 def write_sweep(sweep: Path, groups: int, seeds: int, rows: int) -> None:
@@ -98,7 +98,8 @@ def write_sweep(sweep: Path, groups: int, seeds: int, rows: int) -> None:
             jobs.append({"directory": name, "overrides": job})
     record = {"command": "attention-lab train -m …", "started": "2026-01-01T00:00:00.000+00:00"}
     ended = {"ended": "2026-01-01T02:00:00.000+00:00", "pid": 1, "host": "benchmark"}
-    (sweep / "sweep.json").write_text(json.dumps({**record, **ended, "jobs": jobs, "tuning": None}))
+    content = {**record, **ended, "jobs": jobs, "tuning": None}
+    (sweep / "sweep.json").write_text(json_text(content))
 
 
 def measure(sweep: Path) -> tuple[float, float, float]:

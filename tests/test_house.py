@@ -97,3 +97,42 @@ def test_a_violation_is_found(
     file.parent.mkdir(parents=True)
     file.write_text(code)
     assert violations(tmp_path / "house") == ([violation] if violation else [])
+
+
+def prints(module: ast.Module) -> Iterator[str]:
+    """What a module uses to print by itself: text from elsewhere could then obey nobody."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "rich.print"):
+            yield ast.unparse(node.func)
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("rich"):
+            yield from (it.name for it in node.names if it.name in ("Console", "Text", "print"))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            is_standard = ast.unparse(node.func.value) in ("sys.stdout", "sys.stderr")
+            if is_standard and node.func.attr.startswith("write"):
+                yield ast.unparse(node.func)
+
+
+def test_all_that_is_printed_is_made_printable() -> None:
+    found = {
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in prints(ast.parse(path.read_text(encoding="utf-8")))
+        if path != PACKAGE / "printing.py"
+    }
+    assert found == set(), "use echo, rich_console and rich_text of attention_lab.printing"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(error)",
+        "import sys\nprint(error, file=sys.stderr)",
+        "from rich.console import Console",
+        "from rich.text import Text",
+        "from rich import print",
+        "import rich\nrich.print(error)",
+        "import sys\nsys.stderr.write(error)",
+    ],
+)
+def test_printing_past_that_is_found(code: str) -> None:
+    assert list(prints(ast.parse(code)))

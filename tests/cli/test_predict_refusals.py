@@ -1,11 +1,14 @@
 """What `attention-lab predict` cannot do: one line that says why, and what is to blame."""
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from attention_lab.recording.run_directory import read_config, write_config
 from attention_lab.training.checkpoint_file import write
 from attention_lab.training.run import train
 from tests.cli.conftest import Ask, Command
@@ -116,3 +119,76 @@ def test_a_damaged_checkpoint_is_to_blame(
     file.write_bytes(content)
     problem = f"attention-lab: {file} is damaged: its checksum is wrong\n"
     assert ask(run, "zoo\n") == command("evaluate", str(run)) == (1, "", problem)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused(
+    value: float, ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    file = run / "checkpoints" / "best.ckpt"
+    kept = torch.load(file, weights_only=True)
+    name = next(name for name in kept["state_dict"] if name.endswith("bias"))
+    kept["state_dict"][name].view(-1)[-1] = value
+    write(kept, file)
+    weight = name.removeprefix("model.")
+    problem = f"cannot be used: its weights are NaN or infinite, as in {weight}; train it again"
+    line = f"attention-lab: {file} {problem}\n"
+    assert ask(run, "zoo\n") == command("evaluate", str(run)) == (1, "", line)
+
+
+class Code:
+    """Pickled as a call of a function."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.yaml", "a: &a [x]\nb: *a", "contains an alias"),
+        ("config.yaml", "schema_version: 2", "has schema_version 2, and this release reads 1"),
+        ("config.yaml", "- " * 100_000, "is nested more than 64 levels deep"),
+        ("status.json", '{"schema_version": 0}', "has schema_version 0, and this release reads 1"),
+        ("checkpoints/best.ckpt", Code(), "holds Python objects (posix.system)"),
+        ("checkpoints/best.ckpt", [1], "holds Python objects"),
+    ],
+)
+def test_a_received_run_is_refused_in_a_line(
+    name: str,
+    content: Any,
+    reason: str,
+    ask: Ask,
+    command: Command,
+    words_run: FinishedRun,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    if isinstance(content, str):
+        (run / name).write_text(content)
+    else:
+        write({"state_dict": content if isinstance(content, Code) else Path()}, run / name)
+    for answer in (ask(run, "zoo\n"), command("evaluate", str(run))):
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err.startswith(f"attention-lab: {run / name} ")
+        assert reason in answer.err
+        assert answer.err.count("\n") == 1
+        assert "weights_only" not in answer.err
+
+
+def test_a_config_that_was_edited_after_the_run_is_said(
+    ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    config = read_config(run)
+    config["optimizer"]["lr"] *= 10
+    write_config(run, config)
+    line = f"attention-lab: {run / 'config.yaml'} was edited after the run, so its weights may not "
+    for answer in (ask(run, "zoo\n"), command("evaluate", str(run))):
+        assert answer.code == 0
+        assert answer.out
+        assert answer.err == f"{line}belong to it\n"

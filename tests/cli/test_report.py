@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_lab.recording.record_files import with_version
 from tests.cli.conftest import Command
 
 
@@ -16,9 +17,9 @@ def two_runs(tmp_path: Path) -> Path:
         run.mkdir(parents=True)
         status = {"status": "finished", "seed": 0, "overrides": [f"attention={label}", "seed=0"]}
         result = {"monitor": "per", "mode": "min", "test": {"per": per, "wer": wer}}
-        (run / "status.json").write_text(json.dumps(status))
-        (run / "result.json").write_text(json.dumps(result))
-        (run / "config.yaml").write_text("seed: 0")
+        (run / "status.json").write_text(json.dumps(with_version(status)))
+        (run / "result.json").write_text(json.dumps(with_version(result)))
+        (run / "config.yaml").write_text("schema_version: 1\nseed: 0")
     return tmp_path / "sweep"
 
 

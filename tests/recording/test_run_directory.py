@@ -117,7 +117,11 @@ def test_a_config_file_says_how_to_run_it_again(tmp_path: Path) -> None:
     write_config(tmp_path, {"seed": 3})
     text = (tmp_path / "config.yaml").read_text("utf-8")
     assert "attention-lab train --config-dir RUN_DIRECTORY --config-name config" in text
-    assert yaml.safe_load(text) == {"defaults": ["settings", "_self_"], "seed": 3}
+    assert yaml.safe_load(text) == {
+        "defaults": ["settings", "_self_"],
+        "schema_version": 1,
+        "seed": 3,
+    }
 
 
 def test_a_run_keeps_its_config(words_run: FinishedRun) -> None:
@@ -132,6 +136,7 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
     RunRecord(directory, CONFIG | {"seed": 7}, ["attention=additive", "seed=7"])
     status = read(directory)
     assert status.keys() == {
+        "schema_version",
         "status",
         "identity",
         "started",
@@ -182,6 +187,7 @@ def test_a_run_finishes_with_its_result(tmp_path: Path) -> None:
     record.progress(3, 10, {})
     record.finish({"test": {"per": 0.25}, "steps_to_threshold": None})
     assert json.loads((tmp_path / "result.json").read_text()) == {
+        "schema_version": 1,
         "test": {"per": 0.25},
         "steps_to_threshold": None,
     }
@@ -334,7 +340,7 @@ def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> N
 
 def test_a_config_that_cannot_be_read_is_no_reason_to_train_over_it(begun: Path) -> None:
     (begun / "config.yaml").write_text("{")
-    with pytest.raises(RunExists, match=r"config\.yaml cannot be read; name another directory"):
+    with pytest.raises(RunExists, match=r"config\.yaml is not valid YAML.*; name another"):
         RunRecord(begun, CONFIG, [])
 
 

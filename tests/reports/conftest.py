@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from attention_lab.recording.record_files import with_version
 from attention_lab.reports.comparison import Comparison, compare
 from attention_lab.reports.records import read_runs
 
@@ -40,11 +41,12 @@ def write_run(tmp_path: Path) -> WriteRun:
     ) -> Path:
         directory = tmp_path / "sweep" / (name or f"{overrides.replace('/', '_')},seed={seed}")
         directory.mkdir(parents=True)
-        (directory / "status.json").write_text(json.dumps(_record(overrides, seed, status, record)))
+        status_record = with_version(_record(overrides, seed, status, record))
+        (directory / "status.json").write_text(json.dumps(status_record))
         settings = {"seed": seed, "data": {"_target_": "data.G2P", "seed": seed}, **(config or {})}
-        (directory / "config.yaml").write_text(yaml.safe_dump(settings))
+        (directory / "config.yaml").write_text(yaml.safe_dump(with_version(settings)))
         if status == "finished":
-            (directory / "result.json").write_text(json.dumps(_result(test, result)))
+            (directory / "result.json").write_text(json.dumps(with_version(_result(test, result))))
         if curve:
             _write_metrics(directory / "metrics.csv", curve)
         for picture in maps:

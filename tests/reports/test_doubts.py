@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from attention_lab.recording.record_files import with_version
 from attention_lab.reports.comparison import compare
-from attention_lab.reports.records import read_runs
+from attention_lab.reports.records import NotARun, read_runs
 from tests.reports.conftest import WriteRun
 
 
@@ -129,7 +130,7 @@ def test_what_was_tuned_tells_no_groups_apart_and_is_said(write_run: WriteRun) -
             run = write_run(asked, seed, test={"per": 0.1 + seed}, config=config)
             jobs.append({"directory": run.name, "overrides": [*asked.split(","), f"seed={seed}"]})
     record = {"command": "…", "jobs": jobs, "tuning": TUNING}
-    (run.parent / "sweep.json").write_text(json.dumps(record))
+    (run.parent / "sweep.json").write_text(json.dumps(with_version(record)))
     comparison = compare(read_runs([run.parent]))
     assert [group.label for group in comparison.groups] == ["x", "y"]
     assert comparison.tuning == (
@@ -147,9 +148,9 @@ def test_what_is_chosen_need_be_no_number(sweep: Path) -> None:
         {"overrides": ["attention=gone"], "value": None, "scores": {"cosine": None, "none": None}},
     ]
     tuning = {"key": "optimizer.schedule", "grid": ["cosine", "none"], "seeds": [7]}
-    jobs = [{"directory": run.name} for run in sweep.iterdir()]
+    jobs = [{"directory": run.name, "overrides": []} for run in sweep.iterdir()]
     record = {"jobs": jobs, "tuning": {**tuning, "choices": choices}}
-    (sweep / "sweep.json").write_text(json.dumps(record))
+    (sweep / "sweep.json").write_text(json.dumps(with_version(record)))
     comparison = compare(read_runs([sweep]))
     assert comparison.tuning == (
         "optimizer.schedule was tuned for each group on validation, over cosine, none with seed 7: "
@@ -161,7 +162,8 @@ def test_what_is_chosen_need_be_no_number(sweep: Path) -> None:
 @pytest.mark.parametrize(
     "tuning", [3, {}, {"choices": 3}, {"choices": [3, {"value": None}], "grid": "all"}]
 )
-def test_an_odd_record_of_tuning_is_passed_over(sweep: Path, tuning: object) -> None:
-    jobs = [{"directory": run.name} for run in sweep.iterdir()]
-    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs, "tuning": tuning}))
-    assert compare(read_runs([sweep])).tunings == []
+def test_an_odd_record_of_tuning_is_refused(sweep: Path, tuning: object) -> None:
+    jobs = [{"directory": run.name, "overrides": []} for run in sweep.iterdir()]
+    (sweep / "sweep.json").write_text(json.dumps(with_version({"jobs": jobs, "tuning": tuning})))
+    with pytest.raises(NotARun, match=r"sweep\.json has a wrong value for tuning"):
+        read_runs([sweep])

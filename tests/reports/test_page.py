@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from attention_lab.recording.record_files import with_version
 from attention_lab.reports.charts.canvas import colour
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.page import render_page
@@ -96,8 +97,8 @@ def test_tuning_has_a_table(sweep: Path) -> None:
         {"overrides": ["attention=additive"], "value": 0.2, "scores": {"0.1": None, "0.2": 0.125}},
     ]
     tuning = {"key": "optimizer.lr", "grid": [0.1, 0.2], "seeds": [7], "choices": choices}
-    jobs = [{"directory": run.name} for run in sweep.iterdir()]
-    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs, "tuning": tuning}))
+    jobs = [{"directory": run.name, "overrides": []} for run in sweep.iterdir()]
+    (sweep / "sweep.json").write_text(json.dumps(with_version({"jobs": jobs, "tuning": tuning})))
     page = render_page(compare(read_runs([sweep])))
     assert table_rows(page, "Tuning of optimizer.lr") == [
         ["attention", "0.1", "0.2"],

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.recording.lock import Lock
+from attention_lab.recording.record_files import with_version
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.records import NotARun, Run, read_runs
 from attention_lab.reports.wording import finished_of, status
@@ -71,13 +72,13 @@ def test_anything_else_is_not_a_run(tmp_path: Path, path: str, message: str) -> 
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        ("status.json", '{"status": "finis', "status.json is unreadable or half-written"),
+        ("status.json", '{"status": "finis', "status.json is not valid JSON"),
         ("status.json", "[]", "status.json holds no mapping"),
-        ("status.json", '{"status": "finished"}', "status.json lacks"),
+        ("status.json", '{"schema_version": 1, "status": "finished"}', "status.json lacks"),
         ("status.json", None, "status.json is missing"),
-        ("result.json", '{"test": {"per"', "result.json is unreadable or half-written"),
+        ("result.json", '{"test": {"per"', "result.json is not valid JSON"),
         ("result.json", None, "result.json is missing"),
-        ("config.yaml", "data: [1, 2", "config.yaml is unreadable or half-written"),
+        ("config.yaml", "data: [1, 2", "config.yaml is not valid YAML"),
         ("config.yaml", None, "config.yaml is missing"),
     ],
 )
@@ -157,7 +158,7 @@ def write_sweep(sweep: Path, jobs: dict[str, list[str]], **record: object) -> No
     times = {"started": "2026-01-02T03:04:05.678+00:00", "ended": None}
     alive = {"pid": os.getpid(), "host": socket.gethostname()}
     content = {"command": "attention-lab train -m", **times, **alive, "jobs": listed, **record}
-    (sweep / "sweep.json").write_text(json.dumps(content))
+    (sweep / "sweep.json").write_text(json.dumps(with_version(content)))
 
 
 def test_the_runs_of_a_sweep_are_its_jobs(write_run: WriteRun) -> None:
@@ -210,7 +211,7 @@ def test_what_has_not_begun_is_judged_by_its_sweep(
     assert reason in str(run.error)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"jobs": 3}', '{"jobs": [3, {"a": 1}]}'])
+@pytest.mark.parametrize("content", ["{", '{"schema_version": 1}'])
 def test_a_sweep_record_that_lists_nothing_changes_nothing(sweep: Path, content: str) -> None:
     (sweep / "sweep.json").write_text(content)
     assert len(read_runs([sweep])) == 10

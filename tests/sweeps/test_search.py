@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 from attention_lab.data.g2p import G2P
+from attention_lab.recording.record_files import with_version
 from attention_lab.sweeps.search import objective
 from attention_lab.training.sections import check
 from tests.cli.conftest import Command, command  # noqa: F401
@@ -46,8 +47,8 @@ def written(directory: Path, **changes: Any) -> Path:
         "test": {"per": 0.3, "loss": 1.0},
     }
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "result.json").write_text(json.dumps(result | changes))
-    (directory / "status.json").write_text('{"status": "finished"}')
+    (directory / "result.json").write_text(json.dumps(with_version(result | changes)))
+    (directory / "status.json").write_text('{"schema_version": 1, "status": "finished"}')
     return directory
 
 

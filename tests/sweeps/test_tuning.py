@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_lab.recording.record_files import with_version
 from attention_lab.sweeps.options import SweepOptions
 from attention_lab.sweeps.standing import Standing, standing
 from attention_lab.sweeps.tuning import choose, groups_of, trials, tuned
@@ -52,8 +53,10 @@ def test_what_is_chosen_by_is_validation(tmp_path: Path) -> None:
             run = tmp_path / (name + seed)
             run.mkdir()
             result = {"monitor": "loss", "mode": "min", "validation": {"loss": validation}}
-            (run / "result.json").write_text(json.dumps(result | {"test": {"loss": -validation}}))
-            (run / "status.json").write_text(json.dumps({"status": "finished"}))
+            (run / "result.json").write_text(
+                json.dumps(with_version(result | {"test": {"loss": -validation}}))
+            )
+            (run / "status.json").write_text(json.dumps(with_version({"status": "finished"})))
             found.append(standing(run))
     assert [each.value for each in found] == [0.3, 0.3, 0.1, 0.1, 0.2, 0.2]
     assert choose(GROUP, found, OPTIONS).value == "0.2"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.recording.lock import Lock
+from attention_lab.recording.record_files import with_version
 from attention_lab.recording.run_directory import RunRecord
 from attention_lab.reports.records import NotARun
 from attention_lab.sweeps import watching
@@ -20,7 +21,7 @@ from tests.cli.conftest import Command, command  # noqa: F401
 def sweep(tmp_path: Path) -> Path:
     """A sweep of two jobs, of which none has begun."""
     jobs = [{"directory": name, "overrides": []} for name in ("a", "b")]
-    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    (tmp_path / "sweep.json").write_text(json.dumps(with_version({"jobs": jobs})))
     return tmp_path
 
 

@@ -1,13 +1,15 @@
 """Checkpoints are whole or not there, a failed write is heard of, and none of them is code."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
 import resource
 import tempfile
+import tracemalloc
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,8 +17,9 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from attention_lab.training.checkpoint_file import read, write
-from attention_lab.training.checkpointing import AtomicCheckpointIO
+from attention_lab.recording.record_files import with_version
+from attention_lab.training.checkpoint_file import Damaged, read, write
+from attention_lab.training.checkpointing import AtomicCheckpointIO, newest
 from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import Refuse, read_status, read_weights, same_weights
@@ -177,11 +180,108 @@ class Code:
 def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path, weights_only: bool | None) -> None:
     mark = tmp_path / "the code ran"
     write({"state_dict": Code(mark)}, tmp_path / "evil.ckpt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(Damaged, match=r"evil\.ckpt holds Python objects .*; not loaded$") as error:
         AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt", weights_only=weights_only)
+    assert "weights_only" not in str(error.value)  # torch advises to switch it off
+    assert "\n" not in str(error.value)
     assert not mark.exists()
     torch.load(tmp_path / "evil.ckpt", weights_only=False)
     assert mark.exists()  # it would have run
+
+
+def seal(path: Path, content: bytes) -> None:
+    """Write an archive with the checksum of what it holds, as anybody can."""
+    assert content.endswith(bytes(2))  # it has no comment
+    comment = b"attention-lab sha256 " + hashlib.sha256(content).hexdigest().encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content[:-2] + len(comment).to_bytes(2, "little") + comment)
+
+
+class Sized:
+    """Pickled as the type of a size that is a number in the file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (50_000_000_000,)
+
+
+def inflating(compression: int) -> bytes:
+    """A small archive whose tensor is of a gigabyte."""
+    file = io.BytesIO()
+    torch.save(with_version({"weights": torch.zeros(2)}), file)
+    bomb = io.BytesIO()
+    with (
+        zipfile.ZipFile(file) as archive,
+        zipfile.ZipFile(bomb, "w", compression, compresslevel=9) as other,
+    ):
+        for member in archive.infolist():
+            large = member.filename.endswith("data/0")
+            other.writestr(member.filename, bytes(10**8) if large else archive.read(member))
+    return bomb.getvalue()
+
+
+def overlapping() -> bytes:
+    """An archive that lists the same bytes many times."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, protocol=2))
+        archive.writestr("archive/data/0", bytes(10_000))
+        archive.filelist += [archive.filelist[-1]] * 1000
+    return file.getvalue()
+
+
+def saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: inflating(zipfile.ZIP_DEFLATED), "is compressed"),
+        (lambda: inflating(zipfile.ZIP_LZMA), "is compressed"),
+        (overlapping, "claims to hold more than"),
+        (lambda: saved(with_version({"a": Sized()})), "holds a bytearray"),
+        (lambda: saved([1, 2]), "holds no mapping"),
+        (lambda: saved({"a": 1}), "has no schema_version"),
+        (lambda: saved({"schema_version": 2}), "has schema_version 2, and this release reads 1"),
+        (lambda: b"no archive" + bytes(200), "is not an archive of torch's"),
+    ],
+)
+def test_a_received_checkpoint_is_refused_in_a_line(
+    make: Callable[[], bytes], reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    seal(path, make())
+    tracemalloc.start()
+    with pytest.raises(Damaged, match=reason) as error:
+        read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000
+    assert str(error.value).startswith(f"{path} ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "device", "directory", "loop", "folder"])
+def test_a_checkpoint_is_a_file_of_the_run(kind: str, target: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "checkpoints" / target.name
+    (tmp_path / "run").mkdir()
+    if kind == "folder":
+        path.parent.symlink_to(target.parent)
+    else:
+        path.parent.mkdir()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind != "folder":
+        path.symlink_to({"link": target, "device": "/dev/zero", "loop": path}[kind])
+    with pytest.raises(Damaged):
+        read(path)
+    if kind != "loop":  # which leads to nothing
+        with pytest.warns(UserWarning, match="is passed over"):
+            assert newest(path.parent) is None
 
 
 #: Validated after the steps 2, 4, 6 and 8.

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from attention_lab.printing import echo, printable
 from attention_lab.spelling import nearest
 from attention_lab.training.imports import forget_working_directory
 
@@ -42,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, *rest = list(arguments) or ["--help"]
     if verb in ("-h", "--help", "help"):
         verbs = (f"  {name:<10}{does}" for name, (_, does) in VERBS.items())
-        print(HELP.format(verbs="\n".join(verbs)))
+        echo(*HELP.format(verbs="\n".join(verbs)).split("\n"))
         return 0
     if verb == "--version":
         from importlib.metadata import version
 
-        print(version("attention-lab"))
+        echo(version("attention-lab"))
         return 0
     if verb not in VERBS:
         return fail(f"there is no verb {verb!r}{nearest(verb, VERBS)}", 2)
@@ -64,10 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
     """A warning for the user, who has no use for the line of code that it comes from."""
-    return f"attention-lab: {' '.join(str(message).split())}\n"
+    return f"attention-lab: {printable(' '.join(str(message).split()))}\n"
+
+
+def warn(message: str) -> None:
+    """Say in one line on standard error what the user should know; the command goes on."""
+    echo(f"attention-lab: {' '.join(message.split())}", error=True)
 
 
 def fail(message: str, code: int) -> int:
     """Say in one line what is wrong; the result is the exit code to end with."""
-    print(f"attention-lab: {' '.join(message.split())}", file=sys.stderr)
+    warn(message)
     return code

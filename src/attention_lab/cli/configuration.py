@@ -10,6 +10,9 @@ from attention_lab.spelling import closest
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+#: What a composed config holds beside the config of a run.
+NOT_OF_A_RUN = ("hydra", "sweep", "schema_version")
+
 
 class WrongCommand(ValueError):
     """The command cannot work. The message is one line, for the user."""
@@ -120,5 +123,5 @@ def plain_config(config: "DictConfig") -> dict[str, Any]:
     """A composed config as plain values, complete and resolved, without how it is launched."""
     from omegaconf import OmegaConf
 
-    ours = OmegaConf.masked_copy(config, [str(k) for k in config if k not in ("hydra", "sweep")])
+    ours = OmegaConf.masked_copy(config, [str(k) for k in config if k not in NOT_OF_A_RUN])
     return cast("dict[str, Any]", OmegaConf.to_container(ours, resolve=True, throw_on_missing=True))

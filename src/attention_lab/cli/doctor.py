@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from attention_lab.cli import VERBS, fail
 from attention_lab.cli.parser import Parser
+from attention_lab.printing import echo
 
 USAGE = """\
 attention-lab doctor
@@ -36,6 +37,6 @@ def _look_around() -> int:
 
     marks = set()
     for finding in findings():
-        print(finding, flush=True)
+        echo(finding)
         marks.add(finding.mark)
     return 1 if NOTHING in marks else 0

@@ -13,6 +13,7 @@ from attention_lab.cli.finished_run import (
 )
 from attention_lab.cli.metrics import lines
 from attention_lab.cli.parser import Parser
+from attention_lab.printing import echo
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,5 +39,5 @@ def run(arguments: Sequence[str]) -> int:
     except UnusableRun as error:
         return fail(str(error), 1)
     for line in lines(metrics, chosen.split, marks):
-        print(line)
+        echo(line)
     return 0

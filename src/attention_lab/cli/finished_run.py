@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attention_lab.cli import warn
+
 #: The objective's settings that options may replace.
 DECODING = {"beam": "beams", "length_penalty": "length_penalty"}
 
@@ -65,23 +67,28 @@ def usable(directory: Path, checkpoint: str) -> Iterator[None]:
     if not file.is_file():
         raise UnusableRun(f"{directory} has no checkpoint {file.name}; was it ever validated?")
 
-    from pickle import UnpicklingError
-
-    from yaml import YAMLError
-
+    from attention_lab.recording.record_files import UnreadableRecord, read_record
+    from attention_lab.recording.run_directory import is_edited, read_config
     from attention_lab.training.checkpoint_file import Damaged
     from attention_lab.training.nodes import ConfigError
 
     config = directory / "config.yaml"
     try:
+        if is_edited(read_record(directory / "status.json"), read_config(directory)):
+            warn(f"{config} was edited after the run, so its weights may not belong to it")
+    except FileNotFoundError:
+        pass  # as of a run that was copied without its status
+    except UnreadableRecord as error:
+        raise UnusableRun(str(error)) from error
+    try:
         yield
     except ConfigError as error:
         raise UnusableRun(f"{config}: {error}") from error
-    except (KeyError, YAMLError) as error:
+    except KeyError as error:
         if error.args == ("state_dict",):
             raise UnusableRun(f"{file} cannot be used: it holds no 'state_dict'") from error
         raise UnusableRun(f"{config} is not a run's config: {error!r}") from error
-    except Damaged as error:
+    except (Damaged, UnreadableRecord) as error:
         raise UnusableRun(str(error)) from error
-    except (RuntimeError, UnpicklingError) as error:
+    except RuntimeError as error:
         raise UnusableRun(f"{file} cannot be used: {error}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from attention_lab.cli import fail
 from attention_lab.cli.configuration import group_options
 from attention_lab.cli.parser import Parser
+from attention_lab.printing import echo
 
 GROUPS = ("attention", "data", "model", "experiment")
 
@@ -21,20 +22,20 @@ def run(arguments: Sequence[str]) -> int:
     if chosen.group == "attention":
         from attention_lab.cli.mechanisms import table  # torch takes seconds to import
 
-        print("\n".join(table(chosen.config_dir)))
+        echo(*"\n".join(table(chosen.config_dir)).split("\n"))
         return 0
     if chosen.group == "data":
         from attention_lab.cli.datasets import table as datasets
 
         for line in datasets(chosen.config_dir):
-            print(line, flush=True)
+            echo(*line.split("\n"))
         return 0
     for group in [chosen.group] if chosen.group else GROUPS:
         options = group_options(group, chosen.config_dir)
         width = max(map(len, options), default=0)
-        print(f"{group}=")
+        echo(f"{group}=")
         for name, file in options.items():
-            print(f"  {name:<{width}}  {description(file)}")
+            echo(f"  {name:<{width}}  {description(file)}")
     return 0
 
 

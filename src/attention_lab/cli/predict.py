@@ -23,6 +23,7 @@ from attention_lab.cli.finished_run import (
     whole,
 )
 from attention_lab.cli.parser import Parser
+from attention_lab.printing import echo
 
 if TYPE_CHECKING:
     from attention_lab.training.prediction import Predictor
@@ -83,6 +84,15 @@ def _predictor(chosen: argparse.Namespace) -> "Predictor":
         raise UnusableRun(f"{chosen.run}: {error}") from error
 
 
+def _write(lines: Sequence[str]) -> None:
+    """Write lines at once: to a file or a pipe as they are, to a terminal printable."""
+    if sys.stdout.isatty():
+        echo(*lines)
+        return
+    sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
+    sys.stdout.buffer.flush()
+
+
 def _answer(predictor: "Predictor", lines: Iterable[bytes], batch: int) -> int:
     """Write the answers to lines, each batch at once; the result is the exit code."""
     from attention_lab.training.prediction import BadLine, answers
@@ -90,13 +100,12 @@ def _answer(predictor: "Predictor", lines: Iterable[bytes], batch: int) -> int:
     code = 0
     try:
         for some in answers(predictor, lines, batch):
-            sys.stdout.buffer.write("".join(f"{line}\n" for line in some).encode())
-            sys.stdout.buffer.flush()
+            _write(some)
     except BadLine as error:
         code = fail(str(error), 1)
     except KeyboardInterrupt:
         code = fail("interrupted", 1)
     if predictor.unknown:
         what = "tokens that the run does not know, read as <unk>"
-        print(f"attention-lab: {what}: {predictor.unknown}", file=sys.stderr)
+        echo(f"attention-lab: {what}: {predictor.unknown}", error=True)
     return code

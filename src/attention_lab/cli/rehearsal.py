@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from attention_lab.cli import fail, train
 from attention_lab.cli.configuration import plain_config
 from attention_lab.cli.surroundings import NOTHING, Finding, disk
+from attention_lab.printing import echo
 
 if TYPE_CHECKING:
     from attention_lab.sweeps.scheduler import Resources
@@ -160,5 +161,5 @@ def rehearse(arguments: Sequence[str]) -> int:
     except ValueError as error:  # as where SLURM does not answer
         return fail(str(error), 2)
     for finding in found:
-        print(finding)
+        echo(finding)
     return 1 if any(finding.mark == NOTHING for finding in found) else 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
+from attention_lab.printing import echo, rich_console
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,8 +52,6 @@ def report(
     # Where it cannot keep a cache of its fonts, matters to Matplotlib alone.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
-    from rich.console import Console
-
     from attention_lab.reports.comparison import compare
     from attention_lab.reports.records import NotARun, read_runs
     from attention_lab.reports.report import write_report
@@ -65,13 +64,13 @@ def report(
         return fail(str(error), 1)
     except ValueError as error:
         return fail(str(error), 2)
-    console = Console()
+    console = rich_console()
     console.print(terminal_table(comparison, console.width))
-    console.print(f"report          {page}", highlight=False, soft_wrap=True)
+    echo(f"report          {page}")
     for group in comparison.groups:
         viewers = [run.directory / "attention" / "attention.html" for run in group.finished]
         for viewer in filter(Path.exists, viewers[:1]):
-            console.print(f"attention maps  {viewer}", highlight=False, soft_wrap=True)
+            echo(f"attention maps  {viewer}")
     if wandb:
         from attention_lab.reports.dashboard import log_report
 
@@ -79,5 +78,5 @@ def report(
             place = log_report(comparison, page.parent)
         except Exception as error:  # of a server or a network; the report itself is on disk
             return fail(f"W&B did not take the report: {error}", 1)
-        console.print(f"W&B             {place}", highlight=False, soft_wrap=True)
+        echo(f"W&B             {place}")
     return 0

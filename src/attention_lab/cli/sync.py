@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
+from attention_lab.printing import echo
 
 #: Seconds from one look at the runs to the next.
 EVERY = 30.0
@@ -109,16 +110,16 @@ def _send(directories: Sequence[Path]) -> int:
         )
         sent = [part for part in ready if _is_sent(part)]
         runs = len({part.parent for part in sent})
-        print(f"{len(sent)} parts of {runs} runs sent to {server()}", flush=True)
+        echo(f"{len(sent)} parts of {runs} runs sent to {server()}")
         if len(sent) < len(ready):
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             errors = [line for line in lines if "ERROR" in line]
             said = (errors or lines or [f"exit code {done.returncode}"])[-1]
             return fail(f"{len(ready) - len(sent)} parts were not sent: {said}", 1)
     if left := len(parts) - len(ready):
-        print(f"{left} runs at work still write to theirs", flush=True)
+        echo(f"{left} runs at work still write to theirs")
     elif not ready:
-        print("nothing to send", flush=True)
+        echo("nothing to send")
     return 0
 
 

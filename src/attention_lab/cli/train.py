@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +29,7 @@ from attention_lab.cli.configuration import (
 from attention_lab.cli.hints import missing_key
 from attention_lab.cli.metrics import lines
 from attention_lab.cli.sweep_name import sweep_name
+from attention_lab.printing import echo
 from attention_lab.spelling import nearest
 from attention_lab.training.children import outlive_readers
 
@@ -154,7 +156,7 @@ def _interrupted() -> int:
     if Directories.sweep is None:
         return fail(f"interrupted{_how_to_go_on()}", 1)
     if queued := _queued(Directories.sweep):
-        print(queued)
+        echo(*queued.split("\n"))
         return fail("interrupted; the jobs go on, and the same command follows them", 1)
     Directories.discard()
     return fail("interrupted; the same command goes on with it", 1)
@@ -208,15 +210,15 @@ def _train_one(config: DictConfig) -> None:
 
     directory = Path(settings.runtime.output_dir)
     if settings.sweeper.get("params"):
-        print("one run only; with -m this experiment is a sweep", file=sys.stderr)
+        echo("one run only; with -m this experiment is a sweep", error=True)
     result = launch(plain_config(config), directory, list(settings.overrides.task))
     if not result:  # one of several processes that others have started, and not the first
         Directories.discard()
         return
-    print(f"\n{directory}")
+    echo("", directory)
     for line in lines(result["test"], "test", {"floor": result["floor"], **result["shortcuts"]}):
-        print(f"  {line}")
-    print(f"  attention maps        {directory / 'attention' / 'attention.html'}")
+        echo(f"  {line}")
+    echo(f"  attention maps        {directory / 'attention' / 'attention.html'}")
 
 
 def _report_sweep(sweep: Path) -> int:
@@ -225,13 +227,13 @@ def _report_sweep(sweep: Path) -> int:
     from attention_lab.reports.records import read_runs
 
     if queued := _queued(sweep):
-        print(queued)
+        echo(*queued.split("\n"))
         return 0
     code = report([sweep])
     if code:
         return code
     if (best := sweep / "optimization_results.yaml").exists():
-        print(f"search          {best}: the best by validation; these test metrics choose nothing")
+        echo(f"search          {best}: the best by validation; these test metrics choose nothing")
     unfinished = [run.name for run in read_runs([sweep]) if run.status != "finished"]
     return fail(f"{len(unfinished)} runs did not finish", 1) if unfinished else 0
 
@@ -260,7 +262,7 @@ def _failed(error: Exception) -> int:
         return fail(f"diverged: {error}", 1)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return fail(f"cannot write the run: {error}{_how_to_go_on()}", 1)
-    sys.excepthook(type(error), error, error.__traceback__)
+    echo(*"".join(traceback.format_exception(error)).split("\n"), error=True)
     return fail(f"the run failed: {type(error).__name__}: {error}", 1)
 
 

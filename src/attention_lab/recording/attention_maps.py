@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from attention_lab.attention import observe
 from attention_lab.data.vocabulary import BOS, SPECIALS
 from attention_lab.recording.maps import AttentionMap, draw
+from attention_lab.recording.record_files import read_json
 from attention_lab.recording.viewer import encoded, write_viewer
 
 #: Positions that a map shows of a longer sequence.
@@ -63,7 +64,8 @@ class AttentionMaps(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         files = [self._file(step) for step in state_dict["steps"]]
-        pages = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        root = self.directory.parent
+        pages = [read_json(file, root) for file in files if file.exists()]
         self.maps = [each for page in pages for each in page]
         self.seconds = state_dict["seconds"]
 

@@ -9,6 +9,13 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
+from attention_lab.recording.record_files import (
+    UnreadableRecord,
+    open_file,
+    open_to_append,
+    read_json,
+)
+
 #: The file in a directory that is locked.
 LOCK = ".lock"
 #: Seconds of silence after which a process is taken for dead where there are no locks.
@@ -36,7 +43,10 @@ class Lock:
 
     def __init__(self, directory: Path, patience: float = 0.5) -> None:
         path = directory / LOCK
-        self._file = path.open("a+", encoding="utf-8")
+        try:
+            self._file = open_to_append(path)
+        except UnreadableRecord as error:
+            raise Locked(f"its {path.name} {error.reason}; remove it") from None
         try:
             self._acquire(patience)
         except BlockingIOError:
@@ -72,9 +82,9 @@ class Lock:
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        holder = read_json(path)
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
-    except (json.JSONDecodeError, KeyError, TypeError):  # it has only just begun
+    except (OSError, UnreadableRecord, KeyError, TypeError):  # it has only just begun
         return "another process"
 
 
@@ -86,14 +96,14 @@ def is_held(directory: Path) -> bool:
     """
     path = directory / LOCK
     try:
-        with path.open(encoding="utf-8") as file:
+        with open_file(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            holder = file.read()
+            holder = file.read().decode(errors="replace")
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
-    except OSError:
+    except (OSError, UnreadableRecord):
         return _is_fresh(directory / "status.json")
     is_elsewhere = bool(holder) and f'"{socket.gethostname()}"' not in holder
     return is_elsewhere and _is_fresh(directory / "status.json")

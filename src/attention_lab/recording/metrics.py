@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from attention_lab.recording.record_files import open_file
 from attention_lab.recording.run_directory import write_atomically
 
 
@@ -83,7 +84,7 @@ class MetricsFile(Logger):
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(open_file(self.path), "utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     def _rewrite(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

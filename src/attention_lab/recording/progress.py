@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from attention_lab.printing import echo
 from attention_lab.recording.run_directory import RunRecord
 
 
@@ -56,7 +57,4 @@ class ProgressLines(Callback):
             for name, value in validation_metrics(trainer).items()
             if name.count("/") == 1  # not of every slice: they are in metrics.csv
         )
-        print(
-            f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}  {metrics}",
-            flush=True,
-        )
+        echo(f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}  {metrics}")

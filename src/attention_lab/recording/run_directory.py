@@ -1,7 +1,6 @@
 """A run's directory: the plain files that say what ran, how it stands and what came out."""
 
 import functools
-import json
 import os
 import platform
 import secrets
@@ -16,15 +15,21 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from attention_lab.recording.identity import differences
 from attention_lab.recording.identity import identity as identity_of
 from attention_lab.recording.lock import Lock, Locked, is_held
-
-Status = Literal["running", "finished", "failed", "diverged", "preempted"]
+from attention_lab.recording.record_files import (
+    MalformedRecord,
+    Status,
+    UnreadableRecord,
+    json_text,
+    read_record,
+    with_version,
+)
 
 #: The file that says as which SLURM job a run was submitted, if it was.
 IN_QUEUE = "slurm.json"
@@ -57,22 +62,41 @@ def write_atomically(path: Path, text: str, durable: bool = True) -> None:
         partial.unlink(missing_ok=True)
 
 
+class _NoAliases(yaml.SafeDumper):
+    """Writes out what occurs twice: records hold no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Write ``config.yaml``, from which the run can be run again.
 
     The file is itself a Hydra config: its defaults list brings the settings of the launcher.
     """
-    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    text = yaml.dump(with_version(config), Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
     command = "attention-lab train --config-dir RUN_DIRECTORY --config-name config"
     header = f"# To run it again: {command}\ndefaults: [settings, _self_]\n"
     write_atomically(directory / "config.yaml", header + text)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The config that :func:`write_config` wrote."""
-    config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-    del config["defaults"]
+    """The config that :func:`write_config` wrote.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        UnreadableRecord: if it is of another version, or not safe to read.
+    """
+    config = read_record(directory / "config.yaml")
+    config.pop("defaults", None)
     return config
+
+
+def is_edited(status: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a run's ``config.yaml`` is not the config that ran, of which status.json knows."""
+    ran = status.get("identity")
+    now = {key: value for key, value in config.items() if key != "defaults"}
+    return ran is not None and ran != identity_of(now)
 
 
 class RunRecord:
@@ -134,8 +158,7 @@ class RunRecord:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, and only then say that the run has finished."""
-        text = json.dumps(result, indent=2) + "\n"
-        write_atomically(self.directory / "result.json", text)
+        write_atomically(self.directory / "result.json", json_text(result))
         self._end("finished")
 
     @property
@@ -154,8 +177,7 @@ class RunRecord:
 
     def _write(self, changes: Mapping[str, Any], durable: bool = True) -> None:
         status = {**self._status, **changes, "updated": _now()}
-        text = json.dumps(status, indent=2) + "\n"
-        write_atomically(self.directory / "status.json", text, durable)
+        write_atomically(self.directory / "status.json", json_text(status), durable)
         self._status = status  # a signal may raise before, and then the run has not finished
 
 
@@ -218,12 +240,15 @@ def record_death(
     except Locked:
         return
     try:
-        status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        status = read_record(directory / "status.json")
+    except (FileNotFoundError, MalformedRecord):
         status = _first_status(config, overrides) | {"pid": None}
+    except UnreadableRecord:  # as one of another version: it is not ours to change
+        lock.release()
+        return
     has_result = (directory / "result.json").exists()
     status |= {"status": "preempted" if has_result else state, "error": error, "finished": _now()}
-    write_atomically(directory / "status.json", json.dumps(status, indent=2) + "\n")
+    write_atomically(directory / "status.json", json_text(status))
     lock.release()
 
 
@@ -320,31 +345,50 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
         RunExists: if there is a run that has finished, or one of another config.
     """
     try:
-        text = (directory / "status.json").read_text(encoding="utf-8")
-        known = read_config(directory)
-    except FileNotFoundError:  # of either: nothing has been trained
+        status = read_record(directory / "status.json")
+    except FileNotFoundError:
         return None
-    except (yaml.YAMLError, KeyError, TypeError):
-        message = f"{directory} holds a run whose config.yaml cannot be read"
-        raise RunExists(f"{message}; name another directory") from None
-    try:
-        status: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError:  # from when it was not yet written durably
+    except MalformedRecord:  # from when it was not yet written durably
         status = {}
+    except UnreadableRecord as error:
+        raise RunExists(f"{error}; name another directory") from None
+    try:
+        known = read_config(directory)
+    except FileNotFoundError:  # nothing has been trained
+        return None
+    except UnreadableRecord as error:
+        raise RunExists(f"{error}; name another directory") from None
     if status.get("status") == "finished" and _is_whole(directory / "result.json"):
         raise RunExists(f"{directory} holds a run that has finished; name another directory")
     if identity_of(known) != identity_of(config):
         different = "; ".join(differences(known, config))
         raise RunExists(f"{directory} holds another run ({different}); name another directory")
+    _refuse_links(directory)
     return status
 
 
+def _refuse_links(directory: Path) -> None:
+    """Raise RunExists if a run that resumes here would write through a link to elsewhere."""
+    root = os.path.realpath(directory)
+    for folder, folders, files in os.walk(directory):
+        if "wandb" in folders:  # it has links of its own
+            folders.remove("wandb")
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise RunExists(
+                    f"{path} is a symbolic link that leads out of {directory}; copy what it leads "
+                    "to, or name another directory"
+                )
+
+
 def _is_whole(path: Path) -> bool:
-    """Whether a JSON file can be read."""
+    """Whether a record is there, and was written to its end."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        read_record(path)
+    except (FileNotFoundError, MalformedRecord):
         return False
+    except UnreadableRecord as error:
+        raise RunExists(f"{error}; name another directory") from None
     return True
 
 

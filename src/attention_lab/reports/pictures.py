@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from attention_lab.recording.record_files import is_png, read_bytes
 from attention_lab.reports.charts.canvas import looks
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
@@ -82,7 +83,7 @@ class _Picture(NamedTuple):
 
     def embedded(self) -> Map:
         """The same for the page."""
-        data = self.path.read_bytes()
+        data = read_bytes(self.path)
         # A PNG starts with a signature of 8 bytes and a header: length, "IHDR", width, height.
         width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         image = f"data:image/png;base64,{base64.b64encode(data).decode()}"
@@ -115,10 +116,11 @@ def _shared_seed(groups: Sequence[Group]) -> int | None:
 
 
 def _last_pictures(run: Run) -> tuple[int, list[Path]]:
-    """The step of the last validation that has maps, and those."""
+    """The step of the last validation that has maps, and those: what is no picture is none."""
     folders = {_step(folder): folder for folder in run.directory.glob("attention/step-*")}
     for step in sorted(folders, reverse=True):
-        if pictures := sorted(folders[step].glob("*.png")):
+        paths = sorted(folders[step].glob("*.png"))
+        if pictures := [path for path in paths if is_png(path, root=run.directory)]:
             return step, pictures
     return 0, []
 

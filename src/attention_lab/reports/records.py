@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attention_lab.recording.identity import is_immaterial
 from attention_lab.recording.lock import is_held
-from attention_lab.recording.run_directory import IN_QUEUE, SWEEP, how_to_go_on
+from attention_lab.recording.record_files import (
+    MalformedRecord,
+    UnreadableRecord,
+    open_file,
+    read_record,
+)
+from attention_lab.recording.run_directory import (
+    IN_QUEUE,
+    SWEEP,
+    how_to_go_on,
+    is_edited,
+)
 
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
 #: Of a run that has begun there is at least one of these.
 BEGUN = ("status.json", "metrics.csv", "result.json")
-# libyaml's parser takes a tenth of the time, where PyYAML was built with it.
-_YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NotARun(ValueError):
@@ -61,6 +68,11 @@ class Run:
             if key.rpartition(".")[2] not in ("seed", "defaults") and not is_immaterial(key)
         }
 
+    @property
+    def is_edited(self) -> bool:
+        """Whether ``config.yaml`` was edited after the run."""
+        return bool(self.config) and is_edited(self.record, self.config)
+
     def curve(self, column: str) -> dict[int, float]:
         """A column of ``metrics.csv`` by step, where it holds a finite number.
 
@@ -91,14 +103,24 @@ def _runs_at(path: Path) -> list[Run]:
         raise NotARun(f"{path} is no directory")
     if (path / "status.json").exists():
         return [_read_run(path)]
-    sweep = read_mapping(path / SWEEP, json.loads, [])
+    sweep = _read_sweep(path)
     if jobs := _jobs(sweep):
-        return [_read_run(path / name, overrides, sweep) for name, overrides in jobs.items()]
+        return [_read_job(path / name, overrides, sweep) for name, overrides in jobs.items()]
     # A job that died before its first status is a run as well: it must show up as failed.
     runs = [sub for sub in path.iterdir() if any((sub / name).exists() for name in RECORD_FILES)]
     if not runs:
         raise NotARun(f"{path} is neither a run (no status.json) nor a sweep (no runs in it)")
-    return sorted((_read_run(directory) for directory in runs), key=_position)
+    return sorted((_read_job(directory) for directory in runs), key=_position)
+
+
+def _read_sweep(path: Path) -> dict[str, Any]:
+    """The record of a sweep; empty where there is none, or one that was cut off."""
+    try:
+        return read_record(path / SWEEP)
+    except (FileNotFoundError, MalformedRecord):
+        return {}
+    except UnreadableRecord as error:
+        raise NotARun(str(error)) from None
 
 
 def _jobs(sweep: Mapping[str, Any]) -> dict[str, Sequence[str]]:
@@ -119,6 +141,26 @@ def _position(run: Run) -> tuple[float, str, str]:
     return (float(number[0]) if number else math.inf, started, run.directory.name)
 
 
+def _read_job(
+    directory: Path, asked: Sequence[str] | None = None, sweep: Mapping[str, Any] | None = None
+) -> Run:
+    """A run of a sweep, unless a link in the sweep leads to one elsewhere."""
+    if directory.resolve().parent == directory.parent:
+        return _read_run(directory, asked, sweep)
+    return Run(
+        directory=directory,
+        name=_name(directory),
+        status="failed",
+        error="is a symbolic link that leads out of the sweep; name the run itself",
+        seed=_seed(asked or [], {}),
+        overrides=None if asked is None else tuple(asked),
+        record={},
+        config={},
+        result=None,
+        sweep=sweep or {},
+    )
+
+
 def _read_run(
     directory: Path, asked: Sequence[str] | None = None, sweep: Mapping[str, Any] | None = None
 ) -> Run:
@@ -132,12 +174,12 @@ def _read_run(
     if not any((directory / name).exists() for name in BEGUN):
         return _run_without_record(directory, asked, sweep or {})
     problems: list[str] = []
-    record, config, result = read_mapping(directory / "status.json", json.loads, problems), {}, None
+    record, config, result = read_mapping(directory / "status.json", problems), {}, None
     status, seed, overrides = (record.get(key) for key in ("status", "seed", "overrides"))
     if status == "finished":
-        result = read_mapping(directory / "result.json", json.loads, problems)
+        result = read_mapping(directory / "result.json", problems)
     if status == "finished" or (directory / "config.yaml").exists():
-        config = read_mapping(directory / "config.yaml", _parse_yaml, problems)
+        config = read_mapping(directory / "config.yaml", problems)
     if record and not (status and isinstance(seed, int) and isinstance(overrides, list)):
         problems.append("status.json lacks the status, the seed or the overrides")
     error = record.get("error")
@@ -172,7 +214,7 @@ def _run_without_record(
         reason = "status.json is missing: it ended before it could write one; see log.txt"
     else:
         reason = "the sweep ended before it" if sweep and is_over else "has not started"
-    config = read_mapping(directory / "config.yaml", _parse_yaml, [])
+    config = read_mapping(directory / "config.yaml", [])
     return Run(
         directory=directory,
         name=_name(directory),
@@ -198,10 +240,6 @@ def _seed(overrides: Sequence[str], config: Mapping[str, Any]) -> int | None:
     return int(str(seed)) if re.fullmatch(r"-?\d+", str(seed)) else None
 
 
-def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_YAML_LOADER)  # a safe loader, either way
-
-
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
@@ -210,38 +248,31 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, str(node)
 
 
-def read_mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
-    """The mapping that a file holds; an empty one, and a line in ``problems``, if it holds none."""
+def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:
+    """The record that a file holds; an empty one, and a line in ``problems``, if it holds none."""
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        return read_record(path)
     except (FileNotFoundError, NotADirectoryError):
         problems.append(f"{path.name} is missing")
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        problems.append(f"{path.name} is unreadable or half-written")
-    else:
-        if isinstance(content, dict):
-            return content
-        problems.append(f"{path.name} holds no mapping")
+    except UnreadableRecord as error:
+        problems.append(f"{path.name} {error.reason}")
     return {}
 
 
 def _column(path: Path, column: str) -> dict[int, float]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    # A line without its end is still being written: its last number may lack digits.
-    rows = csv.reader(text.split("\n")[:-1])
     values = {}
     try:
-        header = next(rows, [])
-        if not {"step", column} <= set(header):
-            return {}
-        step, place = header.index("step"), header.index(column)
-        for row in rows:
-            if len(row) > max(step, place) and row[place]:
-                values[_number(row[step])] = _number(row[place])
-    except csv.Error:
+        with io.TextIOWrapper(open_file(path), "utf-8", errors="replace", newline="\n") as file:
+            # A line without its end is still being written: its last number may lack digits.
+            rows = csv.reader(line for line in file if line.endswith("\n"))
+            header = next(rows, [])
+            if not {"step", column} <= set(header):
+                return {}
+            step, place = header.index("step"), header.index(column)
+            for row in rows:
+                if len(row) > max(step, place) and row[place]:
+                    values[_number(row[step])] = _number(row[place])
+    except (OSError, UnreadableRecord, csv.Error):
         pass  # what was whole counts
     return {
         int(step): value

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console, RenderableType
 from rich.console import Group as Rows
+from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from attention_lab.printing import rich_console, rich_text
 from attention_lab.reports.answer import answer, limits
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.statistics import Interval
@@ -32,10 +32,10 @@ def terminal_table(comparison: Comparison, width: int = 100) -> RenderableType:
     """
     count = len(comparison.metrics)
     table = _terminal_table(comparison, comparison.metrics)
-    while count > 1 and Console(width=1000).measure(table).maximum > width:
+    while count > 1 and rich_console(width=1000).measure(table).maximum > width:
         count -= 1
         table = _terminal_table(comparison, comparison.metrics[:count])
-    head, foot = Text(answer(comparison), style="bold"), Text("\n".join(_footnotes(comparison)))
+    head, foot = rich_text(answer(comparison), style="bold"), rich_text(*_footnotes(comparison))
     return Rows(head, "", table, "", foot)
 
 
@@ -43,9 +43,9 @@ def _terminal_table(comparison: Comparison, metrics: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     differences = comparison.to_baseline(metrics[0]) if metrics else []
     difference_columns = [f"Δ {column_title(metrics[0], 'points')}"] if differences else []
-    table.add_column(Text(" × ".join(comparison.swept) or "group"), overflow="fold")
+    table.add_column(rich_text(" × ".join(comparison.swept) or "group"), overflow="fold")
     for column in ("n", *map(column_title, metrics), *difference_columns, "params", "tokens/s"):
-        table.add_column(column, justify="right")
+        table.add_column(rich_text(column), justify="right")
     winner = comparison.winner
     for group in comparison.groups:
         cells = [_cell(metric, group.interval(metric)) for metric in metrics]
@@ -54,13 +54,12 @@ def _terminal_table(comparison: Comparison, metrics: Sequence[str]) -> Table:
             cells.append(_cell(metrics[0], found[0] if found else None))
         cells += [quantity(group.median("parameters")), quantity(group.median("tokens_per_second"))]
         style = "bold" if group is winner else ""
-        table.add_row(Text(group.label), finished_of(group), *map(Text, cells), style=style)
+        table.add_row(*map(rich_text, (group.label, finished_of(group), *cells)), style=style)
     if comparison.baselines:
         table.add_section()
     for name, known in comparison.baselines.items():
-        table.add_row(
-            Text(name), "", *(shown(metric, known.get(metric)) for metric in metrics), style="dim"
-        )
+        values = (shown(metric, known.get(metric)) for metric in metrics)
+        table.add_row(*map(rich_text, (name, "", *values)), style="dim")
     return table
 
 

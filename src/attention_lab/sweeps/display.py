@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from attention_lab.printing import echo, rich_console, rich_text
 from attention_lab.sweeps.standing import STATES, Standing, standing
 
 #: Seconds from one look at the files to the next.
@@ -38,7 +38,7 @@ class Display(Protocol):
 @contextmanager
 def display(directories: Sequence[Path]) -> Iterator[Display]:
     """A table that renews itself in a terminal; elsewhere one line for each job that ends."""
-    console = Console(file=sys.stdout)
+    console = rich_console(sys.stdout)
     if not console.is_terminal:
         yield Lines(directories)
         return
@@ -64,9 +64,7 @@ class Lines:
 
     def ended(self, directory: Path, found: Standing) -> None:
         self.count += 1
-        print(
-            f"[{self.count}/{len(self.directories)}] {directory.name}  {outcome(found)}", flush=True
-        )
+        echo(f"[{self.count}/{len(self.directories)}] {directory.name}  {outcome(found)}")
 
 
 class LiveTable:
@@ -92,7 +90,7 @@ class LiveTable:
         self.live.refresh()
 
     def ended(self, directory: Path, found: Standing) -> None:
-        self.live.console.print(f"{directory.name}  {outcome(found)}", highlight=False)
+        self.live.console.print(rich_text(f"{directory.name}  {outcome(found)}"))
 
     def look(self) -> dict[Path, Standing]:
         """Read how all jobs stand, and draw it. Those that have finished stay so."""
@@ -157,10 +155,10 @@ def table(found: dict[Path, Standing], pace: Pace) -> RenderableType:
         progress = found[path].progress or {"step": 0, "steps": 1, "metrics": {}}
         metrics = "  ".join(f"{name} {x:.4f}" for name, x in progress["metrics"].items())
         rows.add_row(
-            Text(path.name, overflow="ellipsis", no_wrap=True),
+            rich_text(path.name, overflow="ellipsis", no_wrap=True),
             ProgressBar(progress["steps"], progress["step"], width=24),
             f"{progress['step']}/{progress['steps']}" if found[path].progress else "starting",
-            metrics,
+            rich_text(metrics),
             _about(pace.left(path)),
         )
     counts = Counter(each.state for each in found.values())
@@ -169,7 +167,7 @@ def table(found: dict[Path, Standing], pace: Pace) -> RenderableType:
         parts.append(f"{len(running) - MOST_RUNNING} of those running not shown")
     if left := _about(pace.left_of_all(found)):
         parts.append(left)
-    return Group(rows, Text(f"{len(found)} runs: " + ", ".join(parts)))
+    return Group(rows, rich_text(f"{len(found)} runs: " + ", ".join(parts)))
 
 
 def _about(seconds: float | None) -> str:

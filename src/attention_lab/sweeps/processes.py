@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from attention_lab.recording.record_files import last_lines
 from attention_lab.sweeps.jobs import Job
 from attention_lab.training.children import end_with_parent, killer, print_into
 from attention_lab.training.launch import launch
@@ -77,6 +78,5 @@ def cause_of_death(process: BaseProcess, log: Path) -> str:
     """Why a process ended without recording it, in a line."""
     if (by := killer(process)) is not None:
         return by
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    last = next((line for line in reversed(lines) if line.strip()), "")
+    last = (last_lines(log) or [""])[-1]
     return f"ended with exit code {process.exitcode}: {last}"

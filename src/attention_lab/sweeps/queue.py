@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from attention_lab.recording.lock import is_held
+from attention_lab.recording.record_files import (
+    Status,
+    UnreadableRecord,
+    last_lines,
+    read_json,
+)
 from attention_lab.recording.run_directory import (
     IN_QUEUE,
-    Status,
     read_config,
     record_death,
     write_atomically,
@@ -68,9 +73,11 @@ def write_ticket(directory: Path, ticket: Ticket) -> None:
 def read_ticket(directory: Path) -> Ticket | None:
     """The latest SLURM job of a run directory; None if there never was any."""
     try:
-        return Ticket(**json.loads((directory / IN_QUEUE).read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        ticket = Ticket(**read_json(directory / IN_QUEUE))
+    except (FileNotFoundError, UnreadableRecord, TypeError):
         return None
+    is_job = isinstance(ticket.job, str) and re.fullmatch(r"[\d_+]+", ticket.job)
+    return ticket if is_job and isinstance(ticket.overrides, list) else None
 
 
 def states() -> dict[str, str]:
@@ -200,12 +207,6 @@ def _last_line(directory: Path) -> str:
     known = read_ticket(directory)
     logs = [directory / "log.txt"]
     logs += [directory.parent / FOLDER / f"{known.job}_0_log.out"] if known else []
-    lines = [
-        line
-        for log in logs
-        if log.exists()
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
+    lines = [line for log in logs for line in last_lines(log)]
     of_slurm = [line for line in lines if line.startswith(("srun: error:", "slurmstepd"))]
     return (of_slurm or lines or [""])[-1]

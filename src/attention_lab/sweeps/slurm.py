@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from attention_lab.printing import echo
 from attention_lab.recording.lock import is_held
 from attention_lab.reports.records import section
 from attention_lab.spelling import nearest
@@ -39,6 +40,7 @@ from attention_lab.sweeps.queue import (
     write_ticket,
 )
 from attention_lab.sweeps.standing import standing
+from attention_lab.training.children import print_into
 from attention_lab.training.launch import launch
 from attention_lab.training.nodes import ConfigError
 
@@ -185,7 +187,7 @@ class Slurm:
         for request, alike in self.requests(new, longest_array()):
             self._submit(request, alike)
         left_out = f"; {len(jobs) - len(new)} are there already" if len(new) < len(jobs) else ""
-        print(f"{len(new)} jobs submitted to SLURM{left_out}", flush=True)
+        echo(f"{len(new)} jobs submitted to SLURM{left_out}")
         if self.wait:
             _follow(jobs, earlier, queue, display)
 
@@ -290,9 +292,7 @@ def check_installed() -> None:
 def run_task(job: Job) -> None:
     """One process of a run, which srun has started: train, and print into the run's ``log.txt``."""
     if os.environ.get("SLURM_PROCID", "0") == "0":
-        with (job.directory / "log.txt").open("a") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
+        print_into(job.directory / "log.txt")
     if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
         torch.set_num_threads(int(cores))
     # Of these, submitit would make what it makes of any job; a run listens while it goes on.

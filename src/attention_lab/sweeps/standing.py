@@ -1,12 +1,16 @@
 """How a run stands, as another process sees it: from its small files, and from its lock."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from attention_lab.recording.lock import is_held
-from attention_lab.recording.run_directory import Status
+from attention_lab.recording.record_files import (
+    MalformedRecord,
+    Status,
+    UnreadableRecord,
+    read_record,
+)
 
 State = Literal["waiting"] | Status
 STATES: tuple[State, ...] = ("waiting", *get_args(Status))
@@ -32,7 +36,17 @@ class Standing:
 
 
 def standing(directory: Path) -> Standing:
-    """How the run of a directory stands; one that has not begun is waiting."""
+    """How the run of a directory stands; one that has not begun is waiting.
+
+    One whose record is not read, as it is of another version, has failed.
+    """
+    try:
+        return _standing(directory)
+    except UnreadableRecord as error:
+        return Standing("failed", str(error))
+
+
+def _standing(directory: Path) -> Standing:
     record = _read(directory / "status.json")
     if record.get("status") == "running" and not is_held(directory):
         record = _read(directory / "status.json")  # between the two looks it may have ended
@@ -46,7 +60,7 @@ def standing(directory: Path) -> Standing:
     try:
         monitor, mode = result["monitor"], result["mode"]
         value = float(result["validation"][monitor])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return Standing("preempted", "result.json is missing or half-written", progress, record)
     return Standing(state, error, progress, record, value, monitor, mode)
 
@@ -54,6 +68,6 @@ def standing(directory: Path) -> Standing:
 def _read(path: Path) -> dict[str, Any]:
     """A record that another process writes; empty as long as there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        return read_record(path)
+    except (FileNotFoundError, MalformedRecord):
         return {}

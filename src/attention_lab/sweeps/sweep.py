@@ -1,12 +1,12 @@
 """A sweep from its jobs' overrides to their results, whether begun now or gone on with."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attention_lab.printing import echo
 from attention_lab.recording.lock import Lock, Locked, is_held
 from attention_lab.recording.run_directory import RunExists, changed_code
 from attention_lab.sweeps import sweep_file
@@ -162,9 +162,9 @@ class Sweep:
         sweep_file.add_jobs(jobs[0].directory.parent, stage.jobs)
         if left := stage.found.keys() - {job.directory for job in stage.to_run}:
             states = [stage.found[path].state for path in left]
-            print(_of_earlier(states, len(stage.jobs)), flush=True)
+            echo(_of_earlier(states, len(stage.jobs)))
         for line in _of_other_code(stage.found):
-            print(line, file=sys.stderr, flush=True)
+            echo(line, error=True)
         if stage.to_run:
             with display([job.directory for job in stage.to_run]) as shown:
                 self.run_jobs(stage.to_run, shown)

@@ -1,6 +1,5 @@
 """``sweep.json``: which jobs a sweep has, so that those that have not begun are known, too."""
 
-import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from attention_lab.data.files import shown
 from attention_lab.recording.identity import differences, identity
+from attention_lab.recording.record_files import UnreadableRecord, json_text, read_record
 from attention_lab.recording.run_directory import (
     SWEEP,
     command_line,
@@ -100,9 +100,9 @@ def job_directories(sweep: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is no such sweep.
+        UnreadableRecord: if its record is of another version, or not safe to read.
     """
-    content = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))
-    return [sweep / job["directory"] for job in content["jobs"]]
+    return [sweep / job["directory"] for job in read_record(sweep / SWEEP).get("jobs", [])]
 
 
 def _is_superseded(
@@ -114,7 +114,10 @@ def _is_superseded(
 
 
 def _refuse(earlier: Path, job: Job) -> None:
-    known = read_config(earlier)
+    try:
+        known = read_config(earlier)
+    except UnreadableRecord as error:
+        raise ConfigError(f"{error}; name another sweep: hydra.sweep.dir=…") from None
     if identity(known) != identity(job.config):
         different = "; ".join(differences(known, job.config))
         raise ConfigError(
@@ -125,20 +128,18 @@ def _refuse(earlier: Path, job: Job) -> None:
 
 def _read(sweep: Path) -> dict[str, Any]:
     try:
-        known: dict[str, Any] = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))
+        known = {"jobs": [], "tuning": None, **read_record(sweep / SWEEP)}
     except FileNotFoundError:
         known = {"started": _now(), "jobs": [], "tuning": None}
-    except json.JSONDecodeError:
-        raise ConfigError(
-            f"{sweep / SWEEP} cannot be read; remove it, and type this again"
-        ) from None
+    except UnreadableRecord as error:
+        raise ConfigError(f"{error}; remove the file or name another sweep") from None
     # Several commands may add to one sweep; the latest is the one to type again.
     now = {"command": command_line(), "pid": os.getpid(), "host": socket.gethostname()}
     return known | now
 
 
 def _write(sweep: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(sweep / SWEEP, json.dumps(content, indent=1) + "\n")
+    write_atomically(sweep / SWEEP, json_text(content, indent=1))
 
 
 def _now() -> str:

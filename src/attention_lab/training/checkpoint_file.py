@@ -6,16 +6,36 @@ SHA-256 of all of it: of what torch wrote, where the archive ends without a comm
 
 import hashlib
 import os
+import pickletools
+import re
+import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
+
+from attention_lab.recording.record_files import (
+    MIB,
+    VERSION_KEY,
+    UnreadableRecord,
+    check_version,
+    open_file,
+    with_version,
+)
 
 _MARK = b"attention-lab sha256 "
 #: How a zip archive ends that has no comment: with the comment's length.
 _NO_COMMENT = b"\0\0"
 _DIGEST_SIZE = 2 * hashlib.sha256().digest_size  # in hexadecimal digits
 _CHUNK = 1 << 20
+_ANY_SIZE = 1 << 62
+#: The last records of an archive: the end of a zip64 directory, its locator, the end itself.
+_SIZE_OF_END = 56 + 20 + 22
+#: Bytes of the directory of an archive, where each tensor takes about a hundred.
+_LARGEST_DIRECTORY = 64 * MIB
+#: How pickles name it, those of Python 2 included.
+_BYTEARRAY = {"__builtin__ bytearray", "builtins bytearray"}
 
 
 class Damaged(RuntimeError):
@@ -40,7 +60,7 @@ def write(checkpoint: dict[str, Any], path: Path, before: Path | None = None) ->
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w+b") as file:
-            _save(checkpoint, file)
+            _save(with_version(checkpoint), file)
             file.flush()
             os.fsync(file.fileno())
         if before is not None and path.exists():
@@ -68,16 +88,28 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         map_location: where its tensors go.
 
     Raises:
-        Damaged: if it is not what was written.
-        UnpicklingError: if it holds code, which is not run.
+        FileNotFoundError: if there is none.
+        Damaged: if it is not what was written, of another schema version, or not safe to load: a
+            link out of the run, compressed, or of other Python objects than tensors and plain data.
     """
-    with path.open("rb") as file:
-        if (flaw := _flaw(file)) is not None:
-            raise Damaged(f"{path} {flaw}")
-        file.seek(0)
-        # A checkpoint is data, whoever made it: never unpickle code.
-        kept: dict[str, Any] = torch.load(file, map_location=map_location, weights_only=True)
-        return kept
+    try:
+        with open_file(path, root=path.parent.parent, limit=_ANY_SIZE) as file:
+            if (flaw := _flaw(file) or _danger(file)) is not None:
+                raise Damaged(f"{path} {flaw}")
+            file.seek(0)
+            # A checkpoint is data, whoever made it: never unpickle code.
+            kept = torch.load(file, map_location=map_location, weights_only=True)
+        if not isinstance(kept, dict):
+            raise Damaged(f"{path} holds no mapping")
+        check_version(path, kept)
+    except UnreadableRecord as error:
+        raise Damaged(str(error)) from None
+    except UnpicklingError as error:  # torch's message says how to run the code
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"Python objects ({name[1]})" if name else "Python objects"
+        raise Damaged(f"{path} holds {what}, not only tensors and plain data; not loaded") from None
+    del kept[VERSION_KEY]
+    return kept
 
 
 class _Hashed:
@@ -134,3 +166,37 @@ def _flaw(file: BinaryIO) -> str | None:
         left -= len(chunk)
     checksum.update(_NO_COMMENT)
     return None if ending == _ending(checksum.hexdigest()) else "is damaged: its checksum is wrong"
+
+
+def _danger(file: BinaryIO) -> str | None:
+    """What makes a whole archive unsafe to load, though it holds no code."""
+    size = file.seek(0, os.SEEK_END)
+    if _directory_size(file) > _LARGEST_DIRECTORY:
+        return f"lists too many members: more than {_LARGEST_DIRECTORY // MIB} MiB of them"
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                return "is compressed, as torch never writes it; not loaded"
+            if sum(member.file_size for member in members) > size:
+                return f"claims to hold more than its {size} bytes; not loaded"
+            pickles = [archive.read(it) for it in members if it.filename.endswith("data.pkl")]
+        # The only type that torch loads whose size is a number in the file. It knows no other
+        # opcode that names a type.
+        has_bytearray = any(
+            code.name == "GLOBAL" and name in _BYTEARRAY
+            for each in pickles
+            for code, name, _ in pickletools.genops(each)
+        )
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError):
+        return "is not an archive of torch's"
+    return "holds a bytearray, which may be of any size; not loaded" if has_bytearray else None
+
+
+def _directory_size(file: BinaryIO) -> int:
+    """Bytes of the archive's directory, from its last records (APPNOTE.TXT 4.3.14 and 4.3.16)."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _SIZE_OF_END - len(_ending("0" * _DIGEST_SIZE)) + len(_NO_COMMENT)))
+    records = file.read(_SIZE_OF_END)
+    is_large = records[56:60] == b"PK\6\7"
+    return int.from_bytes(records[40:48] if is_large else records[88:92], "little")

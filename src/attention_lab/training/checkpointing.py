@@ -1,7 +1,6 @@
 """Checkpoints that are either whole or not there, from which training goes on exactly."""
 
 import os
-import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -254,7 +253,7 @@ def _steps(path: Path) -> _Steps | None:
         kept = read(path)
     except Damaged as error:
         reason = str(error)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError) as error:
         reason = f"{path} cannot be read: {str(error).partition(chr(10))[0]}"
     else:
         if _KEPT in kept:

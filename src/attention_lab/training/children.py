@@ -12,6 +12,8 @@ from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import Any
 
+from attention_lab.recording.record_files import open_to_append
+
 #: How long an interrupted process may take to put its affairs in order, in seconds.
 GRACE = 10.0
 
@@ -25,7 +27,7 @@ def cores() -> int:
 
 def print_into(log: Path) -> None:
     """From now on, everything that this process prints goes to the end of a file."""
-    with log.open("a") as file:
+    with open_to_append(log) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 

@@ -39,6 +39,7 @@ def restored(
         FileNotFoundError: if the directory has no such checkpoint or no config.
         Damaged: if the checkpoint is not what was written.
         ConfigError: if its config no longer works.
+        RuntimeError: if the weights do not fit the config, or are NaN or infinite.
     """
     config = read_config(directory)
     config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
@@ -48,6 +49,9 @@ def restored(
     data = load_data(config) if with_data else _data_of(kept, config)
     run = build(config, data)
     load_weights(run, kept)
+    for name, weight in run.objective.model.named_parameters():
+        if not weight.isfinite().all():
+            raise RuntimeError(f"its weights are NaN or infinite, as in {name}; train it again")
     return run
 
 

@@ -9,6 +9,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 
+from attention_lab.printing import echo
 from attention_lab.recording.attention_maps import AttentionMaps
 from attention_lab.recording.metrics import MetricsFile
 from attention_lab.recording.progress import Heartbeat, ProgressLines
@@ -65,7 +66,7 @@ def fit(
     shown = [Heartbeat(record, monitor), _display(options)] if record else []
     steps_per_epoch = len(data.train_dataloader())
     if record:
-        print(f"training for {options.budget(steps_per_epoch)}", flush=True)
+        echo(f"training for {options.budget(steps_per_epoch)}")
     with quiet():
         trainer = options.trainer(
             directory,
@@ -102,7 +103,7 @@ def stems_from(error: BaseException | None, kind: Callable[[BaseException], bool
 def _to_go_on_from(directory: Path) -> Path | None:
     checkpoint = newest(directory)
     said = f"goes on from {checkpoint}" if checkpoint else "begins again: no checkpoint is whole"
-    print(said, flush=True)
+    echo(said)
     return checkpoint
 
 

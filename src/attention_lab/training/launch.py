@@ -4,7 +4,6 @@ Lightning would start the others by running this process's command line again, i
 a sweep, and a timestamp another. Here they are given the config and the directory.
 """
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import torch
 
+from attention_lab.recording.record_files import read_record
 from attention_lab.recording.run_directory import RunExists, record_death
 from attention_lab.training import ranks
 from attention_lab.training.building import build, from_anywhere, has_gpu
@@ -79,8 +79,7 @@ def launch(
         return train(config, directory, overrides, group)
     build(config)  # so that a mistake is said once, and before any process is started
     _train_together(devices, (config, directory, overrides, group), log)
-    result: dict[str, Any] = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-    return result
+    return read_record(directory / "result.json")
 
 
 def check_devices(config: Config) -> tuple[int, int]:

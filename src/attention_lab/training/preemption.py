@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Sequence
 from types import FrameType, TracebackType
@@ -12,6 +11,7 @@ from typing import Any, Self
 from lightning import Callback, LightningModule, Trainer
 
 from attention_lab.data.splits import TrainingLoader
+from attention_lab.printing import echo
 from attention_lab.training import ranks
 from attention_lab.training.checkpointing import Checkpoints
 
@@ -167,7 +167,7 @@ def _requeue() -> None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     problem = _run("scontrol", "requeue", job)
     said = f"not requeued: {problem}" if problem else f"SLURM job {job} is requeued"
-    print(said, file=sys.stderr, flush=True)
+    echo(said, error=True)
 
 
 def _run(*command: str) -> str | None:

@@ -2,7 +2,6 @@
 
 import errno
 import shlex
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from attention_lab.attention import attention_layers
+from attention_lab.printing import echo
 from attention_lab.recording.run_directory import RunRecord, how_to_go_on
 from attention_lab.training import ranks
 from attention_lab.training.building import Run, build, from_anywhere
@@ -62,7 +62,7 @@ def train(
             if not ranks.is_first():
                 return {}
             error.requeue()
-            print(f"{error}; {how_to_go_on(directory)}", file=sys.stderr, flush=True)
+            echo(f"{error}; {how_to_go_on(directory)}", error=True)
             raise
 
 
@@ -140,7 +140,7 @@ def _warn_of_upload(error: BaseException, directory: Path) -> None:
     name = error.heard[0].name if isinstance(error, Preempted) else "SIGINT"
     said = f"{name}: the run has finished, but not all of it may have been uploaded"
     how = f"attention-lab sync {shlex.quote(str(directory))}"
-    print(f"attention-lab: {said}; {how}", file=sys.stderr, flush=True)
+    echo(f"attention-lab: {said}; {how}", error=True)
 
 
 def _fit_and_test(

@@ -1,0 +1,84 @@
+"""What is printed: text from elsewhere neither controls a terminal nor is read as markup."""
+
+import io
+import unicodedata
+from pathlib import Path
+
+import pytest
+from rich.live import Live
+
+from attention_lab.printing import echo, printable, rich_console, rich_text
+from attention_lab.sweeps import display
+from attention_lab.sweeps.display import LiveTable, Pace, table
+from attention_lab.sweeps.standing import Standing
+
+HOSTILE = [
+    "\x1b[2J\x1b]0;title\x07",
+    "\x9b31mred",
+    "a\rb",
+    "a\nattention-lab: all is well",
+    "a\u2028b",
+    "\u202egnp.exe",
+    "\u2066a\u2069",
+    "invisible\u200b",
+    "half \udc80",
+    "\b\b\bover",
+    "\x7f",
+    "\U000e0041tag",
+]
+MARKUP = ["[/red]", "cannot open [/scratch/x]", "[bold]", ":boom:", "[link=http://evil]x[/link]"]
+
+
+def is_harmless(text: str) -> bool:
+    return text.encode("utf-8", "replace").decode() == text and not any(
+        unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") for each in text
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_controls_are_written_out(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not is_harmless(text)
+    assert is_harmless(printable(text))
+    echo("first", text)
+    echo(text, error=True)
+    captured = capsys.readouterr()
+    assert [is_harmless(line) for line in captured.out.split("\n")] == [True] * 3
+    assert [is_harmless(line) for line in captured.err.split("\n")] == [True] * 2
+
+
+@pytest.mark.parametrize("text", ["größer → 漢字", "  a  b", "🙂", "[a] b", ""])
+def test_other_text_stays(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_brackets_are_no_markup(text: str) -> None:
+    file = io.StringIO()
+    rich_console(file, width=100).print(text, rich_text(text))
+    assert file.getvalue() == f"{text} {text}\n"
+
+
+@pytest.mark.parametrize("text", [*MARKUP, *HOSTILE])
+def test_jobs_may_say_anything_in_the_table_of_a_sweep(text: str, tmp_path: Path) -> None:
+    file = io.StringIO()
+    console = rich_console(file, width=400)
+    running = Standing("running", progress={"step": 1, "steps": 2, "metrics": {text: 1.0}})
+    run = tmp_path / "runs [new]"
+    live = LiveTable([run], Live(console=console, auto_refresh=False))
+    live.ended(run, Standing("failed", f"OSError: {text}"))
+    console.print(table({run: running}, Pace()))
+    shown = file.getvalue()
+    assert printable(text) in shown
+    assert "runs [new]" in shown
+    assert all(map(is_harmless, shown.split("\n")))
+    assert shown.count("\n") == 3
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_jobs_may_say_anything_in_a_log(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display.Lines([tmp_path]).ended(tmp_path / text.replace("/", ""), Standing("failed", text))
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert is_harmless(out[:-1])
