@@ -65,8 +65,7 @@ def test_evaluate_shows_floor_and_shortcuts_of_the_split(command: Command, tmp_p
 
 def test_a_run_can_be_run_again_from_its_config_alone(command: Command, tmp_path: Path) -> None:
     assert command("train", *TINY, "attention=general", "hydra.run.dir=first").code == 0
-    arguments = ["--config-dir", "first", "--config-name", "config", "hydra.run.dir=second"]
-    assert command("train", *arguments).code == 0
+    assert command("train", "--from", "first", "hydra.run.dir=second").code == 0
     first, second = (
         json.loads((tmp_path / run / "result.json").read_text()) for run in ("first", "second")
     )

@@ -116,12 +116,8 @@ def test_a_config_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_config_file_says_how_to_run_it_again(tmp_path: Path) -> None:
     write_config(tmp_path, {"seed": 3})
     text = (tmp_path / "config.yaml").read_text("utf-8")
-    assert "attention-lab train --config-dir RUN_DIRECTORY --config-name config" in text
-    assert yaml.safe_load(text) == {
-        "defaults": ["settings", "_self_"],
-        "schema_version": 1,
-        "seed": 3,
-    }
+    assert "attention-lab train --from RUN_DIRECTORY" in text
+    assert yaml.safe_load(text) == {"schema_version": 1, "seed": 3}
 
 
 def test_a_run_keeps_its_config(words_run: FinishedRun) -> None:

@@ -12,6 +12,8 @@ WITH_VALUE = (
     "--experimental-rerun",
 )
 WITH_OPTIONAL_VALUE = ("--info", "-i")  # a word, which no override is
+#: The flag of ours, which Hydra does not know.
+FROM = "--from"
 CHOICE = re.compile(r"\+?\w+(/\w+)*(@[\w.]+)?=\w+")
 
 
@@ -28,6 +30,24 @@ def flags_last(arguments: Sequence[str]) -> list[str]:
         is_value = before in WITH_VALUE or (before in WITH_OPTIONAL_VALUE and "=" not in argument)
         (flags if is_value or argument.startswith("-") else overrides).append(argument)
     return [*overrides, *flags]
+
+
+def recorded_run(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The run that ``--from`` names, if it does, and the other arguments.
+
+    >>> recorded_run(["--from", "outputs/one", "seed=1", "-m"])
+    ('outputs/one', ['seed=1', '-m'])
+    """
+    run, rest, is_value = None, [], False
+    for argument in arguments:
+        flag, is_joined, joined = argument.partition("=")
+        if is_value or (flag == FROM and is_joined):
+            run, is_value = joined if flag == FROM else argument, False
+        elif flag == FROM:
+            run, is_value = "", True
+        else:
+            rest.append(argument)
+    return run, rest
 
 
 def own_directory(arguments: Sequence[str]) -> Path | None:

@@ -40,5 +40,7 @@ def sweep_name(config: "DictConfig") -> str:
     ]
     digest = blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=4).hexdigest()
     choices = settings.runtime.choices
-    readable = choices.get("experiment") or "-".join([choices.data, *(params | swept)])
+    readable = choices.get("experiment") or "-".join(
+        [choices.get("data", "from"), *(params | swept)]
+    )
     return re.sub(r"[^\w.-]+", "_", readable) + f"-{digest}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.cli import fail
-from attention_lab.cli.arguments import flags_last
+from attention_lab.cli.arguments import FROM, flags_last, recorded_run
 from attention_lab.cli.configuration import (
     WrongCommand,
     check_groups,
@@ -27,6 +28,7 @@ from attention_lab.cli.configuration import (
     plain_config,
 )
 from attention_lab.cli.hints import missing_key
+from attention_lab.cli.hydra_settings import checked
 from attention_lab.cli.metrics import lines
 from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.printing import echo
@@ -105,11 +107,20 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
         arguments: of the command.
         task: what to do instead of training.
     """
+    if any(argument.startswith("--e") for argument in arguments):
+        return fail("--experimental-rerun: would unpickle a file; use --from RUN", 2)
     if task is None:
         task = Task(_train_one)
         outlive_readers()
         if not MULTIRUN & set(arguments):
             _expect_signals()
+    run, arguments = recorded_run(arguments)
+    config_name = CONFIG_NAME
+    if run is not None:
+        try:
+            config_name = _recorded(run, arguments)
+        except WrongCommand as error:
+            return fail(str(error), 2)
     sys.argv = ["attention-lab train", *flags_last(arguments)]
     OmegaConf.register_new_resolver(
         "sweep_name", lambda *, _root_: sweep_name(_root_), replace=True
@@ -120,10 +131,11 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, who say them in one line
     Directories.run, Directories.sweep, Directories.made = None, None, []
     main = hydra.main(
-        version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME
+        version_base="1.3", config_path=str(config_directory()), config_name=config_name
     )(task)
     try:
-        main()
+        with checked():
+            main()
     except KeyboardInterrupt:
         return _interrupted()
     except (HydraException, OmegaConfBaseException) as error:
@@ -140,6 +152,24 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     if task.errors:
         return _failed(task.errors[0])
     return 0 if Directories.sweep is None else _report_sweep(Directories.sweep)
+
+
+def _recorded(run: str, arguments: Sequence[str]) -> str:
+    """The name by which Hydra finds the config of a recorded run."""
+    from attention_lab.cli.recorded_config import recorded_config
+
+    flags = flags_last(arguments)
+    if any(flag.startswith(("--config-n", "-cn", "--config-p", "-cp")) for flag in flags):
+        raise WrongCommand(f"{FROM} {run}: is the config; leave --config-name out")
+    if not run:
+        raise WrongCommand(f"{FROM}: needs a run's directory")
+    overrides = [argument for argument in flags if not argument.startswith("-")]
+    name = f"from:{run}"
+    try:
+        ConfigStore.instance().store(name, recorded_config(Path(run), overrides))
+    except OmegaConfBaseException as error:  # as of a key that is no text
+        raise WrongCommand(f"{FROM} {run}: {str(error).partition(chr(10))[0]}") from None
+    return name
 
 
 def _expect_signals() -> None:

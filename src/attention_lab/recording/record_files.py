@@ -238,6 +238,8 @@ def read_record(path: Path) -> dict[str, Any]:
     check_types(path, content)
     if path.name == "sweep.json":
         _check_directories(path, content)
+    if path.name == "config.yaml":
+        _check_is_data(path, content)
     return {key: value for key, value in content.items() if key != VERSION_KEY}
 
 
@@ -280,6 +282,13 @@ def check_types(path: Path, content: Mapping[str, Any]) -> None:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise UnreadableRecord(path, f"has a wrong value for {key}: {first['msg']}") from None
+
+
+def _check_is_data(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise UnreadableRecord if a config says how Hydra is to compose or launch something."""
+    for key in ("hydra", "defaults", "sweep"):
+        if key in config:
+            raise UnreadableRecord(path, f"has a section {key}, which no run records; remove it")
 
 
 def _check_directories(path: Path, sweep: Mapping[str, Any]) -> None:

@@ -38,10 +38,6 @@ SWEEP = "sweep.json"
 VERSIONED = ("attention-lab", "torch", "lightning", "hydra-core", "torchmetrics", "wandb")
 
 
-#: Characters of an error that a record keeps, so that it stays small enough to be read.
-LONGEST_ERROR = 10_000
-
-
 class RunExists(ValueError):
     """The directory already holds a run."""
 
@@ -55,9 +51,8 @@ def write_atomically(path: Path, text: str, durable: bool = True) -> None:
         durable: whether that must outlast a machine that loses power, which takes milliseconds.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)  # never written through a link that is in its place
     try:
-        with partial.open("x", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             if durable:
                 file.flush()
@@ -75,13 +70,9 @@ class _NoAliases(yaml.SafeDumper):
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
-    """Write ``config.yaml``, from which the run can be run again.
-
-    The file is itself a Hydra config: its defaults list brings the settings of the launcher.
-    """
+    """Write ``config.yaml``, from which the run can be run again."""
     text = yaml.dump(with_version(config), Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
-    command = "attention-lab train --config-dir RUN_DIRECTORY --config-name config"
-    header = f"# To run it again: {command}\ndefaults: [settings, _self_]\n"
+    header = "# To run it again: attention-lab train --from RUN_DIRECTORY\n"
     write_atomically(directory / "config.yaml", header + text)
 
 
@@ -92,16 +83,13 @@ def read_config(directory: Path) -> dict[str, Any]:
         FileNotFoundError: if there is none.
         UnreadableRecord: if it is of another version, or not safe to read.
     """
-    config = read_record(directory / "config.yaml")
-    config.pop("defaults", None)
-    return config
+    return read_record(directory / "config.yaml")
 
 
 def is_edited(status: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether a run's ``config.yaml`` is not the config that ran, of which status.json knows."""
     ran = status.get("identity")
-    now = {key: value for key, value in config.items() if key != "defaults"}
-    return ran is not None and ran != identity_of(now)
+    return ran is not None and ran != identity_of(config)
 
 
 class RunRecord:
@@ -175,7 +163,7 @@ class RunRecord:
         """Say that the run ended without a result, and why; one that has its result keeps it."""
         if self.has_finished:
             return
-        self._end(status, error=error[:LONGEST_ERROR])
+        self._end(status, error=error)
 
     def _end(self, status: Status, **more: str) -> None:
         self._write({"status": status, "finished": _now(), **more})
@@ -252,8 +240,7 @@ def record_death(
         lock.release()
         return
     has_result = (directory / "result.json").exists()
-    state = "preempted" if has_result else state
-    status |= {"status": state, "error": error[:LONGEST_ERROR], "finished": _now()}
+    status |= {"status": "preempted" if has_result else state, "error": error, "finished": _now()}
     write_atomically(directory / "status.json", json_text(status))
     lock.release()
 
@@ -350,7 +337,6 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
     Raises:
         RunExists: if there is a run that has finished, or one of another config.
     """
-    _refuse_links(directory)
     try:
         status = read_record(directory / "status.json")
     except FileNotFoundError:
@@ -370,11 +356,12 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
     if identity_of(known) != identity_of(config):
         different = "; ".join(differences(known, config))
         raise RunExists(f"{directory} holds another run ({different}); name another directory")
+    _refuse_links(directory)
     return status
 
 
 def _refuse_links(directory: Path) -> None:
-    """Raise RunExists if a run would write through a link to elsewhere, or read through one."""
+    """Raise RunExists if a run that resumes here would write through a link to elsewhere."""
     root = os.path.realpath(directory)
     for folder, folders, files in os.walk(directory):
         if "wandb" in folders:  # it has links of its own

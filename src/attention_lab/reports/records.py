@@ -65,7 +65,7 @@ class Run:
         return {
             key: value
             for key, value in _leaves(self.config)
-            if key.rpartition(".")[2] not in ("seed", "defaults") and not is_immaterial(key)
+            if key.rpartition(".")[2] != "seed" and not is_immaterial(key)
         }
 
     @property

@@ -1,0 +1,105 @@
+"""`attention-lab train --from RUN`: the config of a recorded run, read as data.
+
+A run may come from a stranger. Nothing in its config tells Hydra what to do: what is composed here
+has none of its defaults, no section ``hydra`` of its own and none of its interpolations.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attention_lab.cli.configuration import WrongCommand
+
+#: The groups of which another option can replace what was recorded.
+SWITCHED = re.compile(r"((?:attention|optimizer|trainer|logger)(?:/\w+)*)=")
+#: Those whose options go together with others, of which a run has recorded one combination.
+FIXED = re.compile(r"((?:data|model|objective|experiment)(?:/\w+)*)=")
+MISSING = "???"
+REFERENCES = ("${attention}", "${seed}")
+
+
+def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What Hydra is to compose: without overrides that comes to the config that was recorded.
+
+    Args:
+        run: the run's directory.
+        overrides: of the command line.
+
+    Raises:
+        WrongCommand: if there is no config that can be read, or if an override cannot work with it.
+    """
+    from attention_lab.recording.run_directory import read_config
+
+    try:
+        config = read_config(run)
+    except (OSError, ValueError) as error:
+        raise WrongCommand(f"--from {run}: {error}") from None
+    if fixed := next(filter(FIXED.match, overrides), None):
+        raise WrongCommand(
+            f"{fixed}: cannot be combined with --from, as its options go together with others; "
+            "name all options in place of --from"
+        )
+    config = _with_references(config)
+    groups = _switched(overrides)
+    for group in groups:
+        _replace(config, group.split("/"))
+    if any(re.match(r"[+~]*data\.", override) for override in overrides):
+        config.pop("data_files", None)  # hashes of the files, which may be others now
+    _remove_interpolations(run, config, overrides)
+    return {"defaults": ["settings", *({group: None} for group in groups), "_self_"], **config}
+
+
+def _switched(overrides: Sequence[str]) -> list[str]:
+    """The groups of which overrides choose an option, without those that another one brings."""
+    groups = [match[1] for match in map(SWITCHED.match, overrides) if match]
+    return [each for each in groups if not any(each.startswith(f"{other}/") for other in groups)]
+
+
+def _replace(config: dict[str, Any], path: Sequence[str], value: Any = None) -> None:
+    """Replace a value deep inside; None removes it."""
+    *around, last = path
+    for key in around:
+        config = config[key] if isinstance(config.get(key), dict) else {}
+    if value is None:
+        config.pop(last, None)
+    elif last in config:
+        config[last] = value
+
+
+def _with_references(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the references that the shipped ones have, so that overrides reach all of it.
+
+    Models take the section ``attention``, and datasets the ``seed``; a record repeats both.
+    """
+    model, data, attention = config.get("model"), config.get("data"), config.get("attention")
+    if isinstance(model, dict) and isinstance(attention, dict):
+        same = {key: "${attention}" for key, value in model.items() if value == attention}
+        config = {**config, "model": {**model, **same}}
+    if isinstance(data, dict) and "seed" in config and data.get("seed") == config["seed"]:
+        config = {**config, "data": {**data, "seed": "${seed}"}}
+    return config
+
+
+def _remove_interpolations(run: Path, config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Let no interpolation be resolved: an override has to give the value in its place."""
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for key, text in list(_interpolations(config)):
+        if key not in given:
+            raise WrongCommand(
+                f"--from {run}: {key} is {text!r}, and no variable of a recorded config is looked "
+                f"up; give its value, as {key}=…"
+            )
+        _replace(config, key.split("."), MISSING)
+
+
+def _interpolations(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The values that OmegaConf would look up, but for our own references, and their keys."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _interpolations(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _interpolations(inner, path)
+    elif isinstance(value, str) and "${" in value and value not in REFERENCES:
+        yield path, value

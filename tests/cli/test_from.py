@@ -1,0 +1,157 @@
+"""`attention-lab train --from RUN`: a recorded run again, whoever recorded it."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attention_lab.recording.run_directory import read_config, write_config
+from tests.cli.conftest import Command
+from tests.conftest import Compose
+
+
+@pytest.fixture
+def run(tiny_digits: Compose, tmp_path: Path) -> Path:
+    """A run's directory with its config."""
+    (tmp_path / "run").mkdir()
+    write_config(tmp_path / "run", tiny_digits("attention=additive", "seed=3"))
+    return tmp_path / "run"
+
+
+def composed(command: Command, *overrides: str) -> dict[str, Any]:
+    """What `train --from run OVERRIDES…` composes."""
+    answer = command("train", "--from", "run", *overrides, "--cfg", "job", "--resolve")
+    assert answer.code == 0, answer.err
+    config: dict[str, Any] = yaml.safe_load(answer.out)
+    del config["sweep"]
+    return config
+
+
+def rewrite(run: Path, old: str, new: str) -> None:
+    """Change the text of a run's config."""
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    (run / "config.yaml").write_text(text.replace(old, new, 1))
+
+
+def test_it_is_the_recorded_config(command: Command, run: Path) -> None:
+    assert composed(command) == read_config(run)
+
+
+def test_overrides_reach_all_that_the_shipped_configs_connect(command: Command, run: Path) -> None:
+    config = composed(command, "seed=5", "attention.heads=4", "optimizer.lr=0.5")
+    assert (config["seed"], config["data"]["seed"]) == (5, 5)
+    assert config["attention"]["heads"] == config["model"]["self_attention"]["heads"] == 4
+    assert config["optimizer"]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["attention=linear", "attention/normalizer=sparsemax", "optimizer=adamw", "trainer=gpu"],
+)
+def test_another_option_of_a_group_replaces_what_was_recorded(
+    choice: str, command: Command, run: Path, compose: Compose
+) -> None:
+    config, recorded = composed(command, choice), read_config(run)
+    group = choice.partition("=")[0]
+    section, *inner = group.split("/")
+    shipped = compose(choice) if group == "attention" else compose("attention=additive", choice)
+    for each in (config, shipped):
+        for name in inner:
+            each[section] = each[section][name]
+    assert config[section] == shipped[section]
+    if section == "attention":
+        chosen = config["model"]["self_attention"]
+        assert (chosen[inner[0]] if inner else chosen) == config["attention"]
+    others = set(recorded) - {section, "model", "attention"}
+    assert {key: config[key] for key in others} == {key: recorded[key] for key in others}
+
+
+def test_a_sweep_is_made_of_it(command: Command, run: Path) -> None:
+    arguments = ("-m", "--from=run", "seed=1,2", "attention=additive,none")
+    answer = command("doctor", "train", *arguments)
+    assert answer.code == 0, answer.err
+    assert "4: 4 new" in answer.out
+    elsewhere = run.with_name("other")
+    shutil.copytree(run, elsewhere)
+    rewrite(elsewhere, "seed: 3", "seed: 4")
+    directories = {
+        command("doctor", "train", "-m", "--from", name, "attention=additive,none").out
+        for name in ("run", "other")
+    }
+    assert len(directories) == 2
+
+
+REFUSED = {
+    "data=text": "data=text: cannot be combined with --from",
+    "--config-name=config": "--from run: is the config; leave --config-name out",
+    "optimizer.lrr=1": "optimizer.lrr: there is no such key; did you mean optimizer.lr?",
+}
+
+
+@pytest.mark.parametrize("more", REFUSED)
+def test_what_cannot_be_combined_is_refused(more: str, command: Command, run: Path) -> None:
+    answer = command("train", "--from", "run", more)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"attention-lab: {REFUSED[more]}")
+    assert list(run.parent.iterdir()) == [run]
+
+
+@pytest.mark.parametrize("verb", ["train", "doctor train", "train -m seed=1,2"])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("\nseed:", "\nhydra: {callbacks: {x: {_target_: evil.X}}}\nseed:", "hydra"),
+        (
+            "seed:",
+            "hydra: {job: {env_set: {WANDB_BASE_URL: 'http://127.0.0.1:9'}}}\nseed:",
+            "hydra",
+        ),
+        ("\nseed:", "\nhydra: null\nseed:", "hydra"),
+        ("project: attention-lab", "project: ${oc.env:SECRET}", "logger.project is '${oc.env:SEC"),
+        ("entity: null", "entity: 'x${oc.env:SECRET}'", "logger.entity is 'x${oc.env:SECRET}'"),
+        ("entity: null", "entity: ${hydra:runtime.cwd}", "logger.entity is '${hydra:"),
+        ("schedule:", "betas: ['${oc.env:SECRET}']\n  schedule:", "optimizer.betas is "),
+        ("seed: 3", "seed: ${oc.decode:${oc.env:SECRET}}", "seed is '${oc.decode:"),
+        ("_target_: attention_lab.a", "_target_: evil.a", "cannot import evil.attention"),
+        ("_target_: attention_lab.a", "_target_: os.a", "cannot import os."),
+        ("\nseed:", "\nsweep: {tune: lr}\nseed:", "sweep"),
+        ("\nseed:", "\nextra: {_target_: evil.X}\nseed:", "extra: there is no such section"),
+    ],
+)
+def test_a_strangers_config_is_data(
+    old: str,
+    new: str,
+    message: str,
+    verb: str,
+    command: Command,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SECRET", "7")
+    mark = run.parent.parent / f"{run.parent.name} was imported"
+    (run / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass X: pass\n")
+    monkeypatch.setenv("PYTHONPATH", "run")
+    monkeypatch.syspath_prepend(str(run))
+    rewrite(run, old, new)
+    answer = command(*verb.split(), "--from", "run")
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+    assert not mark.exists()
+    assert list(run.parent.iterdir()) == [run]
+
+
+def test_a_value_in_place_of_a_variable_is_taken(command: Command, run: Path) -> None:
+    rewrite(run, "project: attention-lab", "project: ${oc.env:SECRET}")
+    assert composed(command, "logger.project=mine")["logger"]["project"] == "mine"
+
+
+@pytest.mark.parametrize("name", ["nowhere", ""])
+def test_what_is_no_run_is_said(name: str, command: Command, tmp_path: Path) -> None:
+    answer = command("train", "--from", name)
+    assert answer.code == 2
+    assert answer.err.startswith("attention-lab: --from")
+    assert list(tmp_path.iterdir()) == []
