@@ -11,8 +11,10 @@ import yaml
 
 from attention_lab.recording.identity import identity
 from attention_lab.recording.record_files import with_version
+from attention_lab.reports import terminal
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.page import render_page
+from attention_lab.reports.pictures import gallery
 from attention_lab.reports.records import NotARun, read_runs
 from attention_lab.reports.report import cell, write_report
 from tests.cli.conftest import Command, command  # noqa: F401
@@ -59,6 +61,32 @@ def test_the_page_embeds_nothing_but_pictures_of_the_run(
     page = render_page(compare(read_runs([run])))
     assert "data:image/png" not in page
     assert base64.b64encode(SECRET).decode()[4:20] not in page
+
+
+def test_pictures_that_would_fill_the_memory_are_left_out(write_run: WriteRun) -> None:
+    run = write_run("attention=x", 0, test={"per": 0.5})
+    folder = run / "attention" / "step-000001"
+    folder.mkdir(parents=True)
+    for layer in range(9):
+        with (folder / f"a-layer{layer}.png").open("wb") as file:
+            file.write(b"\x89PNG\r\n\x1a\n")
+            file.truncate(8_000_000)
+    found = gallery(compare(read_runs([run])))
+    assert (found.maps, found.left_out) == ({}, ["a"])
+
+
+def test_very_many_metrics_take_no_longer_than_many(
+    write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {f"metric{number}": 0.5 for number in range(300)}
+    run = write_run("attention=x", 0, test=metrics, result={"floor": metrics})
+    tried = []
+    table = terminal._terminal_table
+    monkeypatch.setattr(
+        terminal, "_terminal_table", lambda *given: tried.append(given) or table(*given)
+    )
+    terminal.terminal_table(compare(read_runs([run])))
+    assert len(tried) <= 20
 
 
 @pytest.mark.parametrize("label", ["=HYPERLINK(1)", "+1+1", "-1-1", "@SUM(A1)", "\t=1", "＝1"])

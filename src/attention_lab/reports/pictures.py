@@ -15,6 +15,8 @@ from attention_lab.reports.records import Run
 
 #: What the pictures of a page may weigh together before examples are left to the run directories.
 MOST_BYTES = 12_000_000
+#: The same of the first example, which is shown even if it is heavy.
+MOST_BYTES_OF_FIRST = 64_000_000
 
 
 class Map(NamedTuple):
@@ -62,7 +64,7 @@ def gallery(comparison: Comparison) -> Gallery:
     for example, layers in found.items():
         each = [picture for pictures in layers.values() for picture in pictures]
         weight += sum(picture.path.stat().st_size for picture in each)
-        if result.maps and weight > MOST_BYTES:
+        if weight > (MOST_BYTES if result.maps else MOST_BYTES_OF_FIRST):
             result.left_out.append(example)
         else:
             result.maps[example] = {

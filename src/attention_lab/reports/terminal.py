@@ -23,6 +23,8 @@ from attention_lab.reports.wording import (
 
 #: Runs without a result that are named; the page names all.
 MOST_NAMED = 10
+#: Metrics that are tried to fit; the page has all.
+MOST_METRICS = 20
 
 
 def terminal_table(comparison: Comparison, width: int = 100) -> RenderableType:
@@ -30,8 +32,8 @@ def terminal_table(comparison: Comparison, width: int = 100) -> RenderableType:
 
     The monitored metric and the costs always show, further metrics as far as they fit.
     """
-    count = len(comparison.metrics)
-    table = _terminal_table(comparison, comparison.metrics)
+    count = min(len(comparison.metrics), MOST_METRICS)
+    table = _terminal_table(comparison, comparison.metrics[:count])
     while count > 1 and rich_console(width=1000).measure(table).maximum > width:
         count -= 1
         table = _terminal_table(comparison, comparison.metrics[:count])
