@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from rich.live import Live
 
+from attention_lab.cli import _one_line as one_line
+from attention_lab.cli import fail
+from attention_lab.cli.predict import _write as write_answers
+from attention_lab.cli.train import _failed as failed
 from attention_lab.printing import echo, printable, rich_console, rich_text
 from attention_lab.sweeps import display
 from attention_lab.sweeps.display import LiveTable, Pace, table
@@ -82,3 +86,26 @@ def test_jobs_may_say_anything_in_a_log(
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert is_harmless(out[:-1])
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_errors_and_warnings_of_a_command_are_made_printable(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fail(f"{text}: is no directory", 2) == 2
+    assert failed(RuntimeError(text)) == 1
+    assert all(map(is_harmless, capsys.readouterr().err.split("\n")))
+    assert is_harmless(one_line(UserWarning(text))[:-1])
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_answers_are_made_printable_for_terminals_only(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, "utf-8")
+    monkeypatch.setattr(out, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.stdout", out)
+    write_answers(["a\x1b[2Jb", "c\td"])
+    out.flush()
+    assert raw.getvalue() == (b"a\\x1b[2Jb\nc d\n" if is_terminal else b"a\x1b[2Jb\nc\td\n")

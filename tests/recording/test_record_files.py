@@ -19,7 +19,14 @@ from attention_lab.recording.record_files import (
     read_json,
     read_record,
 )
-from attention_lab.recording.run_directory import RunExists, RunRecord, read_config, write_config
+from attention_lab.recording.run_directory import (
+    RunExists,
+    RunRecord,
+    read_config,
+    record_death,
+    write_atomically,
+    write_config,
+)
 
 STATUS = {"schema_version": 1, "status": "failed", "seed": 0, "overrides": []}
 
@@ -223,10 +230,15 @@ def test_a_lock_is_never_a_link_or_a_fifo(tmp_path: Path) -> None:
     assert is_held(run) is False
 
 
+@pytest.mark.parametrize("has_begun", [True, False])
 @pytest.mark.parametrize("name", ["log.txt", "attention", "checkpoints/last.ckpt"])
-def test_nothing_is_written_through_links_of_a_received_run(name: str, tmp_path: Path) -> None:
+def test_nothing_is_written_through_links_of_a_received_run(
+    name: str, has_begun: bool, tmp_path: Path
+) -> None:
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    RunRecord(run, {"seed": 0}, []).close()
+    run.mkdir()
+    if has_begun:
+        RunRecord(run, {"seed": 0}, []).close()
     elsewhere.mkdir()
     (run / name).parent.mkdir(exist_ok=True)
     (run / name).symlink_to(elsewhere)
@@ -250,10 +262,24 @@ def test_what_is_read_has_no_version_and_what_is_written_has(tmp_path: Path) -> 
         assert record_files.VERSION_KEY not in read_record(tmp_path / name)
 
 
-def test_an_error_with_half_a_character_is_recorded(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path, {"seed": 0}, [])
-    record.end("failed", "cannot open \udc80.txt")
-    assert read_record(tmp_path / "status.json")["error"] == "cannot open ?.txt"
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_any_error_can_be_recorded(is_dead: bool, tmp_path: Path) -> None:
+    record, error = RunRecord(tmp_path, {"seed": 0}, []), "cannot open \udc80.txt" + "漢" * 10**7
+    if is_dead:
+        record.close()
+        record_death(tmp_path, {"seed": 0}, [], error)
+    else:
+        record.end("failed", error)
+    assert read_record(tmp_path / "status.json")["error"].startswith("cannot open ?.txt漢")
+
+
+def test_nothing_is_written_through_a_link_in_place_of_a_partial_file(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("text")
+    (tmp_path / f".a.json.{os.getpid()}.partial").symlink_to(precious)
+    write_atomically(tmp_path / "a.json", "new")
+    assert precious.read_text() == "text"
+    assert (tmp_path / "a.json").read_text() == "new"
 
 
 def test_the_docs_say_how_much_is_read() -> None:

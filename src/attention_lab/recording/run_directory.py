@@ -38,6 +38,10 @@ SWEEP = "sweep.json"
 VERSIONED = ("attention-lab", "torch", "lightning", "hydra-core", "torchmetrics", "wandb")
 
 
+#: Characters of an error that a record keeps, so that it stays small enough to be read.
+LONGEST_ERROR = 10_000
+
+
 class RunExists(ValueError):
     """The directory already holds a run."""
 
@@ -51,8 +55,9 @@ def write_atomically(path: Path, text: str, durable: bool = True) -> None:
         durable: whether that must outlast a machine that loses power, which takes milliseconds.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # never written through a link that is in its place
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("x", encoding="utf-8") as file:
             file.write(text)
             if durable:
                 file.flush()
@@ -163,7 +168,7 @@ class RunRecord:
         """Say that the run ended without a result, and why; one that has its result keeps it."""
         if self.has_finished:
             return
-        self._end(status, error=error)
+        self._end(status, error=error[:LONGEST_ERROR])
 
     def _end(self, status: Status, **more: str) -> None:
         self._write({"status": status, "finished": _now(), **more})
@@ -240,7 +245,8 @@ def record_death(
         lock.release()
         return
     has_result = (directory / "result.json").exists()
-    status |= {"status": "preempted" if has_result else state, "error": error, "finished": _now()}
+    state = "preempted" if has_result else state
+    status |= {"status": state, "error": error[:LONGEST_ERROR], "finished": _now()}
     write_atomically(directory / "status.json", json_text(status))
     lock.release()
 
@@ -337,6 +343,7 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
     Raises:
         RunExists: if there is a run that has finished, or one of another config.
     """
+    _refuse_links(directory)
     try:
         status = read_record(directory / "status.json")
     except FileNotFoundError:
@@ -356,12 +363,11 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
     if identity_of(known) != identity_of(config):
         different = "; ".join(differences(known, config))
         raise RunExists(f"{directory} holds another run ({different}); name another directory")
-    _refuse_links(directory)
     return status
 
 
 def _refuse_links(directory: Path) -> None:
-    """Raise RunExists if a run that resumes here would write through a link to elsewhere."""
+    """Raise RunExists if a run would write through a link to elsewhere, or read through one."""
     root = os.path.realpath(directory)
     for folder, folders, files in os.walk(directory):
         if "wandb" in folders:  # it has links of its own
