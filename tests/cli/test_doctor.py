@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import torch
 from attention_lab.cli import surroundings
 from attention_lab.recording.lock import Lock
 from tests.cli.conftest import Command
+from tests.recording.servers import refusing, silent
 from tests.recording.test_wandb import forget_login
 
 
@@ -166,9 +168,40 @@ def test_wandb_as_a_run_would_have_it(
     (part / "run-x.wandb.synced").touch()
     assert "; 1 runs below outputs are yet to be sent" in found(command)["W&B"]
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr("attention_lab.recording.wandb.problem", lambda _: None)
     assert found(command)["W&B"].startswith("  online: logged in to https://")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert found(command)["W&B"].startswith("  off: WANDB_MODE=disabled")
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    assert "did you mean offline?" in found(command, code=1)["W&B"]
+
+
+@pytest.mark.parametrize(
+    ("server", "key", "said"),
+    [
+        (silent, "0" * 40, "did not answer within 1 s, so runs would be logged offline"),
+        (refusing, "0" * 40, "user is not logged in, so runs would be logged offline"),
+        (silent, "abc", "API key must have 40+ characters, has 3, so runs would be logged offline"),
+    ],
+)
+def test_a_server_that_takes_no_runs_is_found(
+    server: Callable[[], AbstractContextManager[str]],
+    key: str,
+    said: str,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("attention_lab.recording.wandb.CHECK_TIMEOUT", 1)
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    with server() as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        line = found(command)["W&B"]
+        one = launched(command, "train", *TINY, "logger=wandb", "hydra.run.dir=there/run")["W&B"]
+    assert line.startswith("! ")
+    assert line.endswith(said)
+    assert one[0].startswith("offline: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 #: A run of 8 steps on made-up symbols.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb as client
 
 from attention_lab.cli import sync
 from attention_lab.recording.lock import Lock
@@ -48,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.refused, status = None, 401
         elif self.path == "/graphql":
             answer = {"data": self._data(**json.loads(body))}
-        elif self.path.endswith("/file_stream"):
+        elif self.path.endswith("/file_stream") and status == 200:
             self._take(self.path.split("/")[-2], json.loads(body).get("files") or {})
         text = json.dumps(answer).encode()
         self.send_response(status)
@@ -103,7 +104,9 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        client.teardown()  # which may have read the variables already
         yield server
+        client.teardown()
         server.shutdown()
 
 
@@ -114,7 +117,7 @@ def keep(directory: Path, identifier: str, losses: list[float], first: int = 0) 
     assert logger is not None
     for step, loss in enumerate(losses, start=first):
         logger.log_metrics({"train/loss": loss}, step=step)
-    logger.experiment.finish()
+    logger.close(exit_code=0)
 
 
 def curve(rows: list[dict[str, Any]]) -> list[tuple[int, float]]:
@@ -261,3 +264,60 @@ def test_without_wandb_there_is_one_clear_line(
         "attention-lab: wandb is not installed, so nothing was sent; `pip install wandb` first"
     )
     assert command("sync") == (2, "", f"{message}\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(500, "did not take all data in time"), (401, "has refused data")]
+)
+def test_a_run_that_was_cut_off_online_is_sent(
+    status: int,
+    said: str,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    directory = tmp_path / "outputs" / "a"
+    directory.mkdir(parents=True)
+    logger = LoggerOptions().logger(directory, "sweep", {"seed": 0}, "aaaaaaaa")
+    assert logger is not None
+    for step, loss in enumerate([3.0, 2.0]):
+        logger.log_metrics({"train/loss": loss}, step=step)
+    wandb.status = status
+    logger.close(exit_code=0)
+    assert capsys.readouterr().err == (
+        f"attention-lab: W&B: {wandb.url} {said}. Upload later: attention-lab sync outputs/a\n"
+    )
+    wandb.status = 200
+    assert "1 parts of 1 runs sent" in command("sync").out
+    assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0), (1, 2.0)]
+    assert command("sync").out == "nothing to send\n"
+
+
+def test_what_a_server_has_in_full_is_not_sent_again(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory = tmp_path / "outputs" / "a"
+    directory.mkdir(parents=True)
+    logger = LoggerOptions().logger(directory, "sweep", {"seed": 0}, "aaaaaaaa")
+    assert logger is not None
+    logger.log_metrics({"train/loss": 3.0}, step=0)
+    logger.close(exit_code=0)
+    assert capsys.readouterr().err == ""
+    assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0)]
+    assert list(directory.glob("wandb/run-*"))
+    assert command("sync").out == "nothing to send\n"
+
+
+def test_parts_are_in_order_whether_online_or_not(tmp_path: Path) -> None:
+    names = ("run-20260101_000000-a", "offline-run-20260101_000001-a", "run-20260101_000002-a")
+    for name in names:
+        (tmp_path / "a" / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "a" / "wandb" / "latest-run").symlink_to(names[-1])
+    assert [part.name for part in sync.unsent(tmp_path)] == list(names)

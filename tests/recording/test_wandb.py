@@ -2,9 +2,13 @@
 
 import json
 import os
+import re
+import signal
 import struct
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
@@ -12,12 +16,14 @@ from urllib.parse import urlparse
 
 import pytest
 import wandb
+from google.protobuf.message import DecodeError
 from wandb.proto import wandb_internal_pb2
 
-from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.recording.wandb import LoggerOptions, is_logged_in
 from attention_lab.training.objective import Objective
 from attention_lab.training.run import train
 from tests.conftest import Compose
+from tests.recording.servers import closed, refusing, silent
 
 DEFAULT_HOST = str(urlparse(wandb.Settings().base_url).netloc)
 
@@ -94,6 +100,18 @@ def stored(directory: Path) -> Stored:
             exit_codes.append(record.exit.exit_code)
     (exit_code,) = exit_codes
     return Stored(run, config, history, exit_code)
+
+
+def when_written(directory: Path) -> Stored:
+    """What a W&B run holds, once its service has written the end of it."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return stored(directory)
+        except (ValueError, struct.error, DecodeError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +232,7 @@ def mode(started: list[dict[str, Any]], option: Any = "auto") -> str:
 def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, Any]]) -> None:
     options = LoggerOptions(wandb="offline", project="my-project", entity="my-team")
     options.logger(Path("outputs/sweep/run"), "sweep", {"seed": 1}, "0a1b2c3d")
-    assert started == [
+    assert [{k: v for k, v in call.items() if k != "settings"} for call in started] == [
         {
             "project": "my-project",
             "entity": "my-team",
@@ -229,7 +247,10 @@ def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, 
     ]
 
 
-def test_a_run_goes_on_in_its_wandb_run(started: list[dict[str, Any]]) -> None:
+def test_a_run_goes_on_in_its_wandb_run(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     for mode in ("online", "offline"):
         LoggerOptions(wandb=mode).logger(Path("run"), "sweep", {}, "0a1b2c3d")  # type: ignore[arg-type]
         assert (started[-1]["id"], started[-1]["resume"]) == ("0a1b2c3d", "allow")
@@ -237,7 +258,7 @@ def test_a_run_goes_on_in_its_wandb_run(started: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize(
     ("option", "expected"),
-    [("auto", "offline"), ("online", "online"), ("offline", "offline"), ("off", "off")],
+    [("auto", "offline"), ("online", "offline"), ("offline", "offline"), ("off", "off")],
 )
 def test_the_option_without_a_login(
     option: str, expected: str, started: list[dict[str, Any]]
@@ -336,3 +357,123 @@ def test_nothing_is_reported_to_wandb_about_our_errors(
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")  # who wants it, gets it
     mode(started)
     assert os.environ["WANDB_ERROR_REPORTING"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("server", "key", "said"),
+    [
+        (silent, "0" * 40, "did not answer within 1 s"),
+        (closed, "0" * 40, "did not answer within 1 s (connection refused)"),
+        (refusing, "0" * 40, "user is not logged in"),
+        (closed, "abc", "WANDB_API_KEY invalid: API key must have 40+ characters, has 3"),
+    ],
+)
+def test_a_server_that_takes_no_runs_costs_one_line(
+    server: Callable[[], AbstractContextManager[str]],
+    key: str,
+    said: str,
+    tiny_digits: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is logged offline, with the same id, as if nobody were logged in."""
+    forget_login(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+    with server() as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        wandb.teardown()  # which has read the variables already
+        train(tiny_digits("logger=wandb"), tmp_path / "run", [])
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "finished"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("attention-lab: W&B: ")
+    assert said in line
+    assert line.endswith("; logging offline. Upload later: attention-lab sync run")
+    kept = when_written(tmp_path / "run")
+    assert (kept.run.run_id, kept.exit_code) == (status["wandb_id"], 0)
+    assert len(kept.curve("train/loss")) == 8
+    assert not list((tmp_path / "run" / "wandb").glob("run-*"))
+
+
+def test_a_service_that_dies_costs_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was logged until then is on disk, and so is what is logged afterwards."""
+    forget_login(monkeypatch, tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(LoggerOptions, "mode", lambda _: ("online", "as if it were"))
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **o: init(**{**o, "mode": "offline"}))
+    logger = LoggerOptions().logger(tmp_path, "sweep", {}, "0a1b2c3d")
+    assert logger is not None
+    logger.log_metrics({"loss": 2.0}, step=0)
+    asked = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
+    for process in subprocess.run(asked, capture_output=True, check=True).stdout.split():
+        os.kill(int(process), signal.SIGKILL)
+    first = {path.name for path in tmp_path.glob("wandb/offline-run-*")}
+    deadline, step, said = time.monotonic() + 20, 0, ""
+    while not said:  # until W&B notices
+        assert time.monotonic() < deadline
+        step += 1
+        logger.log_metrics({"loss": 1.0}, step=step)
+        said = capsys.readouterr().err
+    logger.log_metrics({"loss": 0.0}, step=step + 1)
+    logger.close(exit_code=0)
+    assert said.startswith("attention-lab: W&B: ")
+    assert said.count("\n") == 1
+    assert "; logging offline. Upload later: attention-lab sync " in said
+    for name in first:
+        (tmp_path / "wandb" / name).rename(tmp_path / name)
+    # The row during which it was noticed is not lost.
+    assert when_written(tmp_path).curve("loss") == [(step, 1.0), (step + 1, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("WANDB_MODE", "ofline", "WANDB_MODE=ofline: W&B has no such mode; did you mean offline?"),
+        ("WANDB_MODE", "", "WANDB_MODE=: W&B has no such mode; there is online, "),
+        ("WANDB_MODE", "online", "WANDB_MODE=online: not logged in to https://"),
+        ("WANDB_BASE_URL", "nonsense", "WANDB_BASE_URL=nonsense: Input should be a valid URL"),
+        ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT=soon: Input should be a valid number"),
+        ("WANDB_API_KEY", " secret", "WANDB_API_KEY: API key cannot start or end with whitespace"),
+    ],
+)
+def test_a_variable_that_wandb_refuses_is_named(
+    variable: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=re.escape(said)) as raised:
+        LoggerOptions().check()
+    assert "secret" not in str(raised.value)
+
+
+def test_what_the_options_ask_for_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    LoggerOptions().check()
+    LoggerOptions(wandb="offline").check()
+    for options, said in (
+        (LoggerOptions(wandb="online"), "logger.wandb=online: not logged in to "),
+        (LoggerOptions(project="a/b"), "logger.project=a/b: Invalid project name"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            options.check()
+    monkeypatch.setenv("WANDB_BASE_URL", "nonsense")
+    LoggerOptions(wandb="off").check()  # concerns nobody then
+
+
+def test_a_key_of_the_default_server_by_its_other_name_is_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine api.wandb.ai login user password secret\n")
+    netrc.chmod(0o600)
+    assert is_logged_in("https://api.forge.coreweave.com")
+    assert not is_logged_in("https://wandb.example.org")

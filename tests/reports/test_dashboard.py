@@ -2,33 +2,18 @@
 
 import csv
 import json
-import struct
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from google.protobuf.message import DecodeError
 
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.dashboard import log_report
 from attention_lab.reports.records import read_runs
 from attention_lab.reports.report import write_report
-from tests.recording.test_wandb import Stored, forget_login, records, stored
+from tests.recording.test_wandb import forget_login, records, when_written
 from tests.reports.conftest import WriteRun
-
-
-def when_written(directory: Path) -> Stored:
-    """What a W&B run holds, once its service has written the end of it."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return stored(directory)
-        except (ValueError, struct.error, DecodeError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def test_the_report_is_a_run_in_the_group_of_its_sweep(

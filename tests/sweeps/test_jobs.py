@@ -51,6 +51,7 @@ def test_names_are_short_and_safe() -> None:
 def test_jobs_that_differ_in_seed_only_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     monkeypatch.setattr("attention_lab.sweeps.jobs.check", lambda config: None)
+    monkeypatch.setattr("attention_lab.sweeps.jobs.check_logger", lambda config: None)
     monkeypatch.setattr("attention_lab.sweeps.jobs.load_data", lambda config: "data")
     monkeypatch.setattr(
         "attention_lab.sweeps.jobs.build", lambda config, data: built.append(config["seed"])
@@ -58,7 +59,7 @@ def test_jobs_that_differ_in_seed_only_are_built_once(monkeypatch: pytest.Monkey
     jobs = [
         Job(
             Path("run"),
-            {"seed": seed, "data": {"seed": seed}, "model": {"width": width}},
+            {"seed": seed, "data": {"seed": seed}, "model": {"width": width}, "logger": {}},
             [],
             "",
             "",

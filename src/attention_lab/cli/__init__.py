@@ -16,7 +16,7 @@ VERBS = {
     "evaluate": ("evaluate", "metrics of a finished run, from its checkpoint"),
     "predict": ("predict", "answer lines of text with a finished run"),
     "report": ("report", "compare the runs of sweeps: table, report.html, report.csv"),
-    "sync": ("sync", "send W&B runs that were kept offline, as from a login node"),
+    "sync": ("sync", "upload W&B runs that were logged offline or cut off"),
     "doctor": ("doctor", "what there is here, or what a train command would launch"),
     "list": ("listing", "what there is: attention, data, model, experiment"),
 }

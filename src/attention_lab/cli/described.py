@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from attention_lab.cli.surroundings import LESS, Finding
-from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.recording.wandb import LoggerOptions, problem, server
 from attention_lab.sweeps.jobs import Job
 from attention_lab.sweeps.queue import in_queue, longest_array
 from attention_lab.sweeps.scheduler import Resources
@@ -253,6 +253,8 @@ def _wandb(config: Config, group: str) -> str:
     mode, why = options.mode()
     if mode == "off":
         return f"off: {why}"
+    if mode == "online" and (said := problem(server())) is not None:
+        mode, why = "offline", said
     entity = "" if options.entity is None else f"{options.entity}/"
     send = "; `attention-lab sync` sends it" if mode == "offline" else ""
     return f"{mode}: {why}{send}; project {entity}{options.project}, group {group}"

@@ -90,12 +90,13 @@ class Rehearsal:
         from attention_lab.cli.described import one_run
         from attention_lab.recording.run_directory import goes_on
         from attention_lab.training import ranks
-        from attention_lab.training.building import build, from_anywhere
+        from attention_lab.training.building import build, check_logger, from_anywhere
         from attention_lab.training.launch import check_devices
         from attention_lab.training.sections import check
 
         plain = plain_config(config)
         check(plain)
+        check_logger(plain)
         check_devices(plain)
         run = build(plain)
         is_begun = goes_on(self.directory, from_anywhere(plain))

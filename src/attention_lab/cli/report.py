@@ -78,5 +78,7 @@ def report(
             place = log_report(comparison, page.parent)
         except Exception as error:  # of a server or a network; the report itself is on disk
             return fail(f"W&B did not take the report: {error}", 1)
+        if place is None:
+            return 1
         echo(f"W&B             {place}")
     return 0

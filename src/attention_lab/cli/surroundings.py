@@ -193,12 +193,19 @@ def backends() -> Finding:
 def wandb() -> Finding:
     """Where a run would be logged, and what waits to be sent."""
     from attention_lab.cli.sync import unsent
-    from attention_lab.recording.wandb import LoggerOptions
+    from attention_lab.recording.wandb import LoggerOptions, problem, server
 
-    mode, why = LoggerOptions().mode()
+    try:
+        LoggerOptions().check()
+        mode, why = LoggerOptions().mode()
+    except ValueError as error:
+        return Finding("W&B", str(error), NOTHING)
+    said = problem(server()) if mode == "online" else None
     remedy = " (`wandb login`)" if "nobody" in why else ""
     runs = len({part.parent for part in unsent(OUTPUTS)})
     kept = (
         f"; {runs} runs below {OUTPUTS} are yet to be sent (`attention-lab sync`)" if runs else ""
     )
+    if said is not None:
+        return Finding("W&B", f"{said}, so runs would be logged offline{kept}", LESS)
     return Finding("W&B", f"{mode}: {why}{remedy}{kept}")

@@ -1,4 +1,4 @@
-"""`attention-lab sync`: send the W&B runs that were kept offline, as on nodes without network."""
+"""`attention-lab sync`: upload W&B runs that were logged offline, or cut off while online."""
 
 import os
 import subprocess
@@ -58,17 +58,17 @@ def unsent(directory: Path) -> list[Path]:
 
 
 def _parts(directories: Sequence[Path]) -> list[Path]:
-    """What W&B has kept of runs: a part for each time that one has begun or gone on."""
-    patterns = ["*/" * depth + "wandb/offline-run-*" for depth in range(DEPTH)]
+    """What W&B has kept of runs, in order: a part for each time that one was started or resumed."""
+    kinds = ("offline-run-*", "run-*")
+    patterns = ["*/" * depth + f"wandb/{kind}" for depth in range(DEPTH) for kind in kinds]
     # One directory may be below another.
-    return sorted(
-        {
-            part.resolve()
-            for directory in directories
-            for pattern in patterns
-            for part in directory.glob(pattern)
-        }
-    )
+    parts = {
+        part.resolve()
+        for directory in directories
+        for pattern in patterns
+        for part in directory.glob(pattern)
+    }
+    return sorted(parts, key=lambda part: (part.parent, part.name.removeprefix("offline-")))
 
 
 def _at_work(directory: Path) -> bool:
@@ -102,7 +102,7 @@ def _send(directories: Sequence[Path]) -> int:
     ready = [p for p in parts if p != latest[p.parent] or not is_held(p.parent.parent)]
     if ready:
         done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", *map(str, ready)],
+            [sys.executable, "-P", "-m", "wandb", "sync", "--include-online", *map(str, ready)],
             env=os.environ | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "false"},
             capture_output=True,
             text=True,

@@ -236,12 +236,17 @@ def _train_one(config: DictConfig) -> None:
     check_one(config)
     settings = HydraConfig.get()
 
+    from attention_lab.training.building import check_logger
     from attention_lab.training.launch import launch
+    from attention_lab.training.sections import check
 
+    plain = plain_config(config)
+    check(plain)
+    check_logger(plain)
     directory = Path(settings.runtime.output_dir)
     if settings.sweeper.get("params"):
         echo("one run only; with -m this experiment is a sweep", error=True)
-    result = launch(plain_config(config), directory, list(settings.overrides.task))
+    result = launch(plain, directory, list(settings.overrides.task))
     if not result:  # one of several processes that others have started, and not the first
         Directories.discard()
         return
@@ -264,8 +269,23 @@ def _report_sweep(sweep: Path) -> int:
         return code
     if (best := sweep / "optimization_results.yaml").exists():
         echo(f"search          {best}: the best by validation; these test metrics choose nothing")
+    if (kept := _not_uploaded(sweep)) is not None:
+        echo(f"W&B             {kept}")
     unfinished = [run.name for run in read_runs([sweep]) if run.status != "finished"]
     return fail(f"{len(unfinished)} runs did not finish", 1) if unfinished else 0
+
+
+def _not_uploaded(sweep: Path) -> str | None:
+    """How to upload what runs of a user who is logged in have logged offline, if any has."""
+    from attention_lab.cli.sync import unsent
+
+    runs = len({part.parent for part in unsent(sweep)})
+    if not runs:
+        return None
+
+    from attention_lab.recording.wandb import is_logged_in, server, upload_later
+
+    return f"{runs} runs logged offline. {upload_later(sweep)}" if is_logged_in(server()) else None
 
 
 def _failed(error: Exception) -> int:

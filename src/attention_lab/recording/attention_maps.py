@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from attention_lab.attention import observe
 from attention_lab.data.vocabulary import BOS, SPECIALS
+from attention_lab.recording.loggers import SafeLogger
 from attention_lab.recording.maps import AttentionMap, draw
 from attention_lab.recording.record_files import read_json
 from attention_lab.recording.viewer import encoded, write_viewer
@@ -51,8 +52,7 @@ class AttentionMaps(Callback):
             return
         pictures = self._draw(maps)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                _log_pictures(logger, pictures, trainer.global_step)
+            _log_pictures(logger, pictures, trainer.global_step)
         if maps:
             entries = [encoded(each) for each in maps]
             self._file(trainer.global_step).write_text(json.dumps(entries), encoding="utf-8")
@@ -158,8 +158,12 @@ def _file_name(example: str) -> str:
     return re.sub(r"[^\w' ]", lambda odd: f"%{ord(odd[0]):02X}", example)[:60].replace(" ", "_")
 
 
-def _log_pictures(logger: WandbLogger, pictures: dict[str, Path], step: int) -> None:
-    import wandb  # only where it is used: it takes most of a second to import
+def _log_pictures(logger: Logger, pictures: dict[str, Path], step: int) -> None:
+    """Log pictures to W&B; other loggers get none."""
+    if isinstance(logger, SafeLogger):
+        logger.attempt(lambda inner: _log_pictures(inner, pictures, step))
+    elif isinstance(logger, WandbLogger):
+        import wandb  # only where it is used: it takes most of a second to import
 
-    images = {key: wandb.Image(str(path)) for key, path in pictures.items()}
-    logger.experiment.log(images | {"trainer/global_step": step})
+        images = {key: wandb.Image(str(path)) for key, path in pictures.items()}
+        logger.experiment.log(images | {"trainer/global_step": step})

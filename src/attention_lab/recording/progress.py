@@ -19,7 +19,7 @@ def validation_metrics(trainer: Trainer) -> dict[str, float]:
 
 
 class Heartbeat(Callback):
-    """Writes the progress into ``status.json``: every second or so, and at every validation.
+    """Writes the progress into ``status.json``: at the start, every second, at every validation.
 
     Args:
         record: the run's record.
@@ -32,6 +32,9 @@ class Heartbeat(Callback):
         self.monitor = monitor
         self.every_seconds = every_seconds
         self._last = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._beat(trainer)  # what fails before has not begun
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if time.monotonic() - self._last >= self.every_seconds:

@@ -14,7 +14,7 @@ from attention_lab.reports.wording import reason, status
 RUN_COLUMNS = ("run", "group", "seed", "status", "reason")
 
 
-def log_report(comparison: Comparison, directory: Path) -> str:
+def log_report(comparison: Comparison, directory: Path) -> str | None:
     """Log the tables of a report, and its files as an artifact, to a W&B run of their own.
 
     The run is in the group of the sweep, in the project and for the entity of its runs. Whether it
@@ -25,13 +25,15 @@ def log_report(comparison: Comparison, directory: Path) -> str:
         directory: where ``report.html`` and ``report.csv`` lie.
 
     Returns:
-        Where the W&B run is, or that W&B is off.
+        Where the W&B run is, or that W&B is off; None if W&B failed, which has been printed.
     """
     options = _options(comparison)
     config = {"answer": answer(comparison), "swept": comparison.swept}
     logger = options.logger(directory, _group(comparison, directory), config)
     if logger is None:
         return "is off"
+    if logger.logger is None:
+        return None
     import wandb  # only where it is used: it takes most of a second to import
 
     run: Any = logger.experiment
@@ -43,7 +45,7 @@ def log_report(comparison: Comparison, directory: Path) -> str:
         artifact.add_file(str(directory / file))
     run.log_artifact(artifact)
     place = str(run.url or run.dir)
-    run.finish()
+    logger.close(exit_code=0)
     return place
 
 

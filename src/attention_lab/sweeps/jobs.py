@@ -1,15 +1,18 @@
 """The jobs of a sweep: what each runs, where, and whether all of them can work."""
 
 import json
+import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attention_lab.printing import echo
 from attention_lab.recording.identity import identity, is_immaterial
-from attention_lab.training.building import build, from_anywhere, load_data
-from attention_lab.training.nodes import ConfigError
+from attention_lab.recording.wandb import LoggerOptions, problem, server, upload_later
+from attention_lab.training.building import build, check_logger, from_anywhere, load_data
+from attention_lab.training.nodes import ConfigError, create
 from attention_lab.training.sections import check, check_seed
 
 
@@ -85,6 +88,28 @@ def check_jobs(jobs: Sequence[Job]) -> None:
             build(job.config, data_by_config[key])
         except ConfigError as error:
             raise ConfigError(f"{job.name}: {error}".removeprefix(": ")) from error
+    for job in _by_logger(jobs):  # what is wrong there is wrong with all of them
+        check_logger(job.config)
+
+
+def check_wandb(jobs: Sequence[Job], directory: Path) -> None:
+    """Ask W&B's server once for all jobs; if it takes nothing, they log offline from the start.
+
+    Args:
+        jobs: what is about to run.
+        directory: of the sweep.
+    """
+    kinds = (LoggerOptions,)
+    modes = {create(job.config["logger"], kinds).mode()[0] for job in _by_logger(jobs)}
+    if modes == {"online"} and (said := problem(server())) is not None:
+        os.environ["WANDB_MODE"] = "offline"
+        words = f"W&B: {said}; logging offline. {upload_later(directory)}"
+        echo(f"attention-lab: {words}", error=True)
+
+
+def _by_logger(jobs: Sequence[Job]) -> Iterable[Job]:
+    """One job for each way of logging."""
+    return {_canonical(job.config["logger"]): job for job in jobs}.values()
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from attention_lab.recording.lock import Lock, Locked, is_held
 from attention_lab.recording.run_directory import RunExists, changed_code
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
-from attention_lab.sweeps.jobs import Job, make_job
+from attention_lab.sweeps.jobs import Job, check_wandb, make_job
 from attention_lab.sweeps.options import RETRIED, SweepOptions
 from attention_lab.sweeps.standing import Standing, State, standing
 from attention_lab.sweeps.sweep_file import TUNING
@@ -166,6 +166,7 @@ class Sweep:
         for line in _of_other_code(stage.found):
             echo(line, error=True)
         if stage.to_run:
+            check_wandb(stage.to_run, self.directory)
             with display([job.directory for job in stage.to_run]) as shown:
                 self.run_jobs(stage.to_run, shown)
         sweep_file.end(jobs[0].directory.parent)
@@ -173,6 +174,8 @@ class Sweep:
 
     def _is_wanted(self, found: Standing) -> bool:
         """Whether a job is to be run, or to go on."""
+        if found.state == "failed" and found.progress is None:
+            return True  # before training, so for a reason outside its config
         return found.state in ("waiting", "running", "preempted", *self.options.retry)
 
 

@@ -80,6 +80,13 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
         return Run(data, objective, trainer_options, create(config["logger"], (LoggerOptions,)))
 
 
+def check_logger(config: Config) -> None:
+    """Raise ConfigError if W&B cannot log as the command and the environment ask for."""
+    with config_errors(config):
+        options: LoggerOptions = create(config["logger"], (LoggerOptions,))
+        options.check()
+
+
 @contextmanager
 def config_errors(config: Config) -> Iterator[None]:
     """What a constructor finds wrong with its arguments is wrong with the config."""

@@ -2,19 +2,18 @@
 
 import errno
 import shlex
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from attention_lab.attention import attention_layers
 from attention_lab.printing import echo
 from attention_lab.recording.run_directory import RunRecord, how_to_go_on
 from attention_lab.training import ranks
-from attention_lab.training.building import Run, build, from_anywhere
+from attention_lab.training.building import Run, build, config_errors, from_anywhere
 from attention_lab.training.finished import evaluate, load_weights
 from attention_lab.training.fitting import fit, stems_from
 from attention_lab.training.nodes import Config
@@ -95,6 +94,8 @@ def _prepared(config: Config) -> tuple[Run, float]:
     That is computed before training, which a mistake of a dataset of one's own must not cost.
     """
     run = build(config)
+    with config_errors(config):
+        run.logger_options.mode()
     return run, run.data.floor("validation")[run.data.monitor]
 
 
@@ -108,7 +109,7 @@ def _recorded(
 ) -> dict[str, Any]:
     """Train and test a run whose end, whatever it is, gets into its record."""
     try:
-        with _wandb(run, record, group, config) as loggers:
+        with _loggers(run, record, group, config) as loggers:
             # What concerns the run comes before W&B, which may take its time.
             try:
                 result = _fit_and_test(run, config, threshold, record, loggers, signals)
@@ -205,25 +206,19 @@ def _is_lack_of_room(error: BaseException) -> bool:
 
 
 @contextmanager
-def _wandb(
+def _loggers(
     run: Run, record: RunRecord, group: str | None, config: Config
 ) -> Iterator[list[Logger]]:
-    """W&B's logger, if it is asked for; a W&B run ends as what it was, finished or failed."""
+    """What is logged to beside ``metrics.csv``; it ends as what the run was, finished or failed."""
     directory = record.directory
     group = directory.resolve().parent.name if group is None else group
-    wandb_logger = run.logger_options.logger(directory, group, config, record.wandb_id)
-    try:
-        yield [wandb_logger] if wandb_logger else []
-    except BaseException:
-        _finish(wandb_logger, exit_code=1)
-        raise
-    _finish(wandb_logger, exit_code=0)
-
-
-def _finish(wandb_logger: WandbLogger | None, exit_code: int) -> None:
-    if wandb_logger is None:
+    logger = run.logger_options.logger(directory, group, config, record.wandb_id)
+    if logger is None:
+        yield []
         return
     try:
-        wandb_logger.experiment.finish(exit_code=exit_code)
-    except Exception as error:  # the run itself is on disk
-        warnings.warn(f"W&B did not finish: {error}", stacklevel=2)
+        yield [logger]
+    except BaseException:
+        logger.close(exit_code=1)
+        raise
+    logger.close(exit_code=0)
