@@ -1,6 +1,7 @@
 """`attention-lab report`: what is asked of it is done, or refused in one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,29 @@ def test_wandb_switched_off_is_said(
     answer = command("report", str(two_runs), "--wandb")
     assert answer.code == 0
     assert answer.out.splitlines()[-1].split() == ["W&B", "is", "off"]
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_a_joined_report_leaves_those_of_its_sweeps(
+    command: Command, two_runs: Path, count: int
+) -> None:
+    sweeps = [two_runs, *(two_runs.with_name(f"another-{i}") for i in range(1, count))]
+    for sweep in sweeps[1:]:
+        shutil.copytree(two_runs, sweep)
+    assert command("report", str(two_runs)).code == 0
+    before = {path: path.read_bytes() for path in two_runs.glob("report.*")}
+    assert len(before) == 2
+    answer = command("report", *map(str, sweeps))
+    assert answer.code == 0
+    (place,) = [line.split()[1] for line in answer.out.splitlines() if line.startswith("report ")]
+    assert Path(place).is_file()
+    assert Path(place).parent.parent == two_runs.parent
+    if count == 2:
+        assert Path(place).parent.name == "sweep+another-1"
+    assert {path: path.read_bytes() for path in two_runs.glob("report.*")} == before
+
+
+def test_a_sweep_named_twice_is_one(command: Command, two_runs: Path) -> None:
+    answer = command("report", str(two_runs), f"{two_runs}/.")
+    assert answer.code == 0
+    assert (two_runs / "report.html").is_file()

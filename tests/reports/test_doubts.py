@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from attention_lab.recording.record_files import with_version
 from attention_lab.reports.comparison import compare
+from attention_lab.reports.page import render_page
 from attention_lab.reports.records import NotARun, read_runs
 from tests.reports.conftest import WriteRun
 
@@ -38,7 +40,7 @@ def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
         ({"test": {"per": 0.1, "wer": 0.2}}, "same test metrics (wer)"),
         ({"test": dict.fromkeys(["per", *"abcde"], 0.1)}, "same test metrics (a, b, c and 2 more)"),
         ({"result": {"monitor": "wer"}}, "differ in their monitor"),
-        ({"result": {"floor": {"per": 0.6}}}, "differ in their floor"),
+        ({"result": {"floor": {"per": 0.6}}}, "differ in their trivial baseline"),
         ({"record": {"host": "another"}}, "differ in host"),
         ({"record": {"versions": {"torch": "2.12.0"}}}, "differ in versions"),
         ({"test": {"per": math.nan}}, "y: 1 finished runs have no per on test"),
@@ -167,3 +169,126 @@ def test_an_odd_record_of_tuning_is_refused(sweep: Path, tuning: object) -> None
     (sweep / "sweep.json").write_text(json.dumps(with_version({"jobs": jobs, "tuning": tuning})))
     with pytest.raises(NotARun, match=r"sweep\.json has a wrong value for tuning"):
         read_runs([sweep])
+
+
+# Runs of other code
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"git_revision": "9f8e7d6c5b4a"},
+            "git revision 0123abc made most of them, 9f8e7d6c5b made",
+        ),
+        ({"git_revision": "0123abc-dirty-77"}, "0123abc-dirty-77 made sweep/a=x,seed=2."),
+        ({"versions": {"torch": "3.0.0"}}, "torch 2 made most of them, 3 made sweep/a=x,seed=2."),
+        ({"versions": {"torch": "2.14.0"}}, None),
+        ({"git_revision": None}, None),
+    ],
+)
+def test_runs_of_other_code_are_named(
+    write_run: WriteRun, change: dict[str, object], named: str | None
+) -> None:
+    for seed in range(3):
+        record = change if seed == 2 else {}
+        run = write_run("a=x", seed, test={"per": 0.1 + seed}, record=record)
+    comparison = compare(read_runs([run.parent]))
+    found = [line for line in comparison.warnings if "different code" in line]
+    assert bool(found) == (named is not None)
+    if named:
+        assert named in found[0]
+        page = render_page(comparison)
+        made_by = re.findall(r"<td>1.5 min</td><td class=.text.>(.*?)</td>", page)
+        assert len(made_by) == 3
+        assert made_by[0] == made_by[1] != made_by[2]
+
+
+def test_of_many_runs_of_other_code_some_are_named(write_run: WriteRun) -> None:
+    for seed in range(11):
+        record = {"git_revision": "9f8e"} if seed > 5 else {}
+        run = write_run("a=x", seed, name=str(seed), test={"per": 0.1 + seed}, record=record)
+    (line,) = compare(read_runs([run.parent])).warnings
+    assert line.endswith("9f8e made sweep/6, sweep/7, sweep/8 and 2 more.")
+
+
+# The optimizers of runs that gave no result, and of several sweeps
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+@pytest.mark.parametrize("key", ["optimizer.lr", "optimizer"])
+def test_a_swept_optimizer_is_not_the_same_though_one_value_alone_worked(
+    write_run: WriteRun, key: str, has_begun: bool
+) -> None:
+    sets = {"optimizer.lr": ({"lr": 0.1}, {"lr": 9.0}), "optimizer": ({"lr": 1}, {"lr": 2})}[key]
+    write_run(f"{key}=0.1,b=1", 0, config={"optimizer": sets[0]})
+    write_run(f"{key}=0.1,b=2", 0, config={"optimizer": sets[0]})
+    run = write_run(f"{key}=9.0,b=1", 0, status="diverged", config={"optimizer": sets[1]})
+    if not has_begun:
+        (run / "config.yaml").unlink()
+    tuning = compare(read_runs([run.parent])).tuning
+    assert tuning is not None
+    assert tuning.startswith("The runs differ in their optimizer")
+
+
+def test_an_override_that_repeats_the_default_makes_no_difference(write_run: WriteRun) -> None:
+    write_run("a=x", 0, config={"optimizer": {"lr": 0.1}})
+    run = write_run("a=y,optimizer.lr=0.1", 0, config={"optimizer": {"lr": 0.1}})
+    assert "Every run had the same optimizer" in str(compare(read_runs([run.parent])).tuning)
+
+
+def test_labels_with_commas_are_quoted_in_notes(write_run: WriteRun) -> None:
+    for width, depth, epochs in ((1, 3, 10), (2, 4, 20)):
+        config = {"trainer": {"max_epochs": epochs}}
+        run = write_run(f"b.width={width},b.depth={depth}", 0, config=config)
+    (line,) = compare(read_runs([run.parent])).warnings
+    assert '10 for "width=1, depth=3", 20 for "width=2, depth=4"' in line
+    write_run("b.width=1,b.depth=3", 1, status="failed")
+    lines = compare(read_runs([run.parent])).warnings
+    assert '"width=1, depth=3": 1 of 2 runs gave no result; the means leave them out.' in lines
+
+
+def joined(tmp_path: Path, write_run: WriteRun, tunings: dict[str, object]) -> list[Path]:
+    """Sweeps over the same groups on data of their own, each with a record of its tuning."""
+    sweeps = []
+    for name, tuning in tunings.items():
+        jobs = []
+        for label, rate in {"x": 0.003, "y": 0.01}.items():
+            asked = [f"a={label}", f"data={name}", f"optimizer.lr={rate}"]
+            config = {"optimizer": {"lr": rate}, "data": {"limit": name}}
+            run = write_run(",".join(asked), 0, test={"per": 0.1}, config=config)
+            jobs.append({"directory": run.name, "overrides": [*asked, "seed=0"]})
+        record = {"command": "…", "jobs": jobs, "tuning": tuning}
+        (run.parent / "sweep.json").write_text(json.dumps(with_version(record)))
+        sweeps.append(run.parent.rename(tmp_path / name))
+    return sweeps
+
+
+def of_data(name: str) -> dict[str, object]:
+    """The tuning of a sweep on some data, which shares its overrides with no other."""
+    choices = [
+        {
+            "overrides": [f"a={label}", f"data={name}"],
+            "value": rate,
+            "scores": {"0.003": 1, "0.01": 2},
+        }
+        for label, rate in (("x", 0.003), ("y", 0.01))
+    ]
+    return {"key": "optimizer.lr", "grid": [0.003, 0.01], "seeds": [100], "choices": choices}
+
+
+def test_each_of_joined_sweeps_has_its_own_tuning(tmp_path: Path, write_run: WriteRun) -> None:
+    sweeps = joined(tmp_path, write_run, {"one": of_data("one"), "two": of_data("two")})
+    first, second = compare(read_runs(sweeps)).tunings
+    assert [choice.label for choice in first.choices] == ["x, one", "y, one"]
+    assert [choice.label for choice in second.choices] == ["x, two", "y, two"]
+    assert str(second).endswith('0.003 for "x, two", 0.01 for "y, two".')
+
+
+def test_what_was_not_tuned_is_said_beside_what_was(tmp_path: Path, write_run: WriteRun) -> None:
+    sweeps = joined(tmp_path, write_run, {"one": of_data("one"), "two": None})
+    tuning = compare(read_runs(sweeps)).tuning
+    assert tuning is not None
+    assert "optimizer.lr was tuned for each group" in tuning
+    assert tuning.count("Nothing was tuned for the runs of another sweep: ") == 1
+    assert "two" in tuning.partition("Nothing was tuned")[2]

@@ -1,5 +1,6 @@
 """`attention-lab report`: compare the runs of sweeps."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
 from attention_lab.printing import echo, rich_console
+
+#: Characters of a directory's name that stay readable; file systems allow 255 bytes.
+_LONGEST_NAME = 60
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -17,7 +21,12 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--baseline", help="the group to compare with: attention=additive")
     parser.add_argument("--metric", help="the test metric to compare by: test/wer")
-    parser.add_argument("--output", type=Path, help="where to write; default: the first sweep")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where to write; default: the sweep, or a directory FIRST+SECOND beside the first",
+    )
     parser.add_argument("--wandb", action="store_true", help="log the report to W&B, too")
     parser.add_argument(
         "--watch", action="store_true", help="show how the jobs go on, and report when they ended"
@@ -45,7 +54,7 @@ def report(
     Args:
         sweeps: directories of sweeps or runs.
         baseline: the group to compare with, by label or overrides.
-        output: where to write; None means the first sweep.
+        output: where to write; None means the sweep, or of several a directory of their names.
         metric: the test metric to compare by; None means the monitored one.
         wandb: whether to log the report to W&B as well.
     """
@@ -59,7 +68,7 @@ def report(
 
     try:
         comparison = compare(read_runs(sweeps), baseline, metric)
-        page = write_report(comparison, output or sweeps[0])
+        page = write_report(comparison, output or _place(sweeps))
     except (NotARun, OSError) as error:
         return fail(str(error), 1)
     except ValueError as error:
@@ -82,3 +91,18 @@ def report(
             return 1
         echo(f"W&B             {place}")
     return 0
+
+
+def _place(sweeps: Sequence[Path]) -> Path:
+    """Where the report goes: into the sweep, or of several beside the first, under all names.
+
+    The reports of the single sweeps stay what they are.
+    """
+    different = list(dict.fromkeys(path.resolve() for path in sweeps))
+    if len(different) == 1:
+        return sweeps[0]
+    name = "+".join(path.name for path in different)
+    if len(name) > _LONGEST_NAME:
+        key = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        name = f"{different[0].name[:_LONGEST_NAME]}+{len(different) - 1}-{key}"
+    return different[0].parent / name

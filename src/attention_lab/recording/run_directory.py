@@ -315,7 +315,7 @@ def changed_code(then: Mapping[str, Any]) -> list[str]:
     versions = then.get("versions")
     for package in ("attention-lab", "torch", "lightning"):
         known = versions.get(package) if isinstance(versions, Mapping) else None
-        if known and _major(known) != _major(now["versions"][package]):
+        if known and major_version(known) != major_version(now["versions"][package]):
             changes.append(_change(package, known, now["versions"][package]))
     return changes
 
@@ -331,7 +331,7 @@ def _short(revision: str) -> str:
     return commit[:10] + dash + changes
 
 
-def _major(version: object) -> str:
+def major_version(version: object) -> str:
     """The part of a version that changes with what it breaks: before 1.0 that is the second."""
     parts = str(version).split(".")
     return ".".join(parts[: 2 if parts[0] == "0" else 1])

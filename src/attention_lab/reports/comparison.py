@@ -19,7 +19,7 @@ from attention_lab.reports.statistics import (
     paired_difference,
     paired_p_value,
 )
-from attention_lab.reports.tuned import Tuning, edges, same_optimizer, tunings
+from attention_lab.reports.tuned import Tuning, edges, not_tuned, same_optimizer, tunings
 
 #: Metrics of which less is better, besides those that end in "loss" or "error_rate".
 LOWER_IS_BETTER = ("perplexity", "bits_per_character", "per", "wer", "cer")
@@ -97,7 +97,7 @@ class Comparison:
     same_question: bool
     #: What makes the comparison doubtful, a line each.
     warnings: list[str]
-    #: How the groups' optimizers came about: as tuned, or else in a line, if that is known.
+    #: How the groups' optimizers came about: as tuned, and in a line on what was not, if known.
     tunings: list[Tuning]
     untuned: str | None
 
@@ -111,7 +111,7 @@ class Comparison:
     @property
     def tuning(self) -> str | None:
         """How the groups' optimizers came about, which a table of them must say."""
-        return " ".join(map(str, self.tunings)) or self.untuned
+        return " ".join([*map(str, self.tunings), self.untuned or ""]).strip() or None
 
     @property
     def runs(self) -> list[Run]:
@@ -259,7 +259,7 @@ def compare(
             *(line for tuning in found for line in edges(tuning)),
         ],
         tunings=found,
-        untuned=same_optimizer(groups),
+        untuned=not_tuned(groups) if found else same_optimizer(groups),
     )
 
 

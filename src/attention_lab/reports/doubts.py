@@ -3,13 +3,23 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from attention_lab.reports.groups import Group
-from attention_lab.reports.records import section
+from attention_lab.recording.run_directory import major_version
+from attention_lab.reports.groups import Group, quoted
+from attention_lab.reports.records import Run, section
 
 #: Settings of the data that are of training, not of the question that is asked.
 _OF_TRAINING = ("data.batch_size",)
 #: Distinct values and names of metrics up to which a difference is spelt out.
 _MOST_SPELT = 3
+
+#: What is shown as the first run has it, and how it is called.
+_SHOWN_OF_FIRST = {
+    "monitor": "monitored metric",
+    "mode": "direction of it",
+    "floor": "trivial baseline",
+    "shortcuts": "shortcut baselines",
+    "threshold": "threshold",
+}
 
 Leaf = Callable[[str], bool]
 
@@ -40,19 +50,63 @@ def disagreements(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
         lines.append(f"The runs differ in more than was swept ({found}).")
     tested = [dict.fromkeys(section(result, "test"), True) for result in results]
     if names := _differing(tested):
-        more = f" and {len(names) - _MOST_SPELT} more" if len(names) > _MOST_SPELT else ""
-        some = ", ".join(names[:_MOST_SPELT]) + more
-        lines.append(f"Not every run reports the same test metrics ({some}).")
-    if keys := _differing(results, "monitor", "mode", "floor", "shortcuts", "threshold"):
-        lines.append(
-            f"The runs differ in their {', '.join(keys)}; those of the first run are shown."
-        )
-    if keys := _differing([run.record for run in runs], "host", "git_revision", "versions"):
+        lines.append(f"Not every run reports the same test metrics ({_some(names)}).")
+    if keys := _differing(results, *_SHOWN_OF_FIRST):
+        shown = ", ".join(_SHOWN_OF_FIRST[key] for key in keys)
+        lines.append(f"The runs differ in their {shown}; those of the first run are shown.")
+    lines += other_code(runs)
+    if keys := _differing([run.record for run in runs], "host", "versions"):
         what = "speeds" if keys == ["host"] else "results and speeds"
         lines.append(f"The runs differ in {', '.join(keys)}: their {what} may not compare.")
     if len({frozenset(run.seed for run in group.finished) for group in groups}) > 1:
         lines.append("The groups have not finished the same seeds; only shared seeds are paired.")
     return lines
+
+
+def other_code(runs: Sequence[Run]) -> list[str]:
+    """Which runs are of another git revision, or another major version of a package, than most."""
+    lines = []
+    for name, version in _CODE.items():
+        found: dict[str, list[str]] = {}
+        for run in runs:
+            if known := version(run):
+                found.setdefault(known, []).append(run.name)
+        if len(found) > 1:
+            most = max(found, key=lambda known: len(found[known]))
+            others = "; ".join(
+                f"{known} made {_some(names)}" for known, names in found.items() if known != most
+            )
+            lines.append(
+                f"The runs are of different code, so they may not compare: {name} {most} made "
+                f"most of them, {others}."
+            )
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_SPELT} more" if len(names) > _MOST_SPELT else ""
+    return ", ".join(names[:_MOST_SPELT]) + more
+
+
+def git_revision(run: Run) -> str | None:
+    """The commit of a run's code, shortened, with the mark of changes that were not committed."""
+    commit, dash, changes = str(run.record.get("git_revision") or "").partition("-")
+    return commit[:10] + dash + changes or None
+
+
+def _major(package: str) -> Callable[[Run], str | None]:
+    def version(run: Run) -> str | None:
+        known = section(run.record, "versions").get(package)
+        return major_version(known) if known else None
+
+    return version
+
+
+#: What may change results from one run to the next: how it is called, and a run's own.
+_CODE: Mapping[str, Callable[[Run], str | None]] = {
+    "git revision": git_revision,
+    **{package: _major(package) for package in ("attention-lab", "torch", "lightning")},
+}
 
 
 def doubts(group: Group, metric: str) -> list[str]:
@@ -71,7 +125,7 @@ def doubts(group: Group, metric: str) -> list[str]:
     tests = [section(run.result, "test") for run in finished]
     if len(scores) > 1 and all(test == tests[0] for test in tests):
         lines.append("all seeds have the very same test metrics; do they reach the run?")
-    return [f"{group.label}: {line}" for line in lines]
+    return [f"{quoted(group.label)}: {line}" for line in lines]
 
 
 def _is_of_data(key: str) -> bool:
@@ -131,7 +185,7 @@ def _spelt(key: str, values: Mapping[str | None, Sequence[str]]) -> str:
 
 
 def _labels(labels: Sequence[str]) -> str:
-    distinct = list(dict.fromkeys(labels))
+    distinct = list(map(quoted, dict.fromkeys(labels)))
     return " and ".join(distinct) if len(distinct) < 3 else f"{len(distinct)} groups"
 
 

@@ -131,6 +131,11 @@ def named(wanted: str, groups: Sequence[Group]) -> Group:
     raise ValueError(f'the baseline "{wanted}" {problem} of: {labels}')
 
 
+def quoted(label: str) -> str:
+    """A label as part of a list: in quotes if it has a comma of its own."""
+    return f'"{label}"' if "," in label else label
+
+
 def _keys(choices: Sequence[Mapping[str, str]]) -> list[str]:
     return list(dict.fromkeys(key for choice in choices for key in choice))
 

@@ -15,7 +15,7 @@ from attention_lab.reports.charts.slices import slice_chart
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.costs import fronts_in_words
 from attention_lab.reports.pictures import gallery
-from attention_lab.reports.provenance import provenance, shared_overrides, summary
+from attention_lab.reports.provenance import code_of, provenance, shared_overrides, summary
 from attention_lab.reports.records import number
 from attention_lab.reports.slices import sliced
 from attention_lab.reports.wording import (
@@ -58,11 +58,12 @@ def render_page(comparison: Comparison) -> str:
         gallery=gallery(comparison),
         looks=looks(comparison),
         slices=sliced(comparison.sliced),
+        code={code_of(run) for run in comparison.runs} - {""},
     )
 
 
 _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
-    *(answer, bounds, colour, column_title, cost_chart, duration, effect, finished_of),
+    *(answer, bounds, code_of, colour, column_title, cost_chart, duration, effect, finished_of),
     *(fronts_in_words, interval_chart, is_hollow, learning_chart, limits, number, on_page),
     *(p_value, provenance, quantity, reason, sentence, shared_overrides, shown, slice_chart),
     *(status, summary, title, with_unit),

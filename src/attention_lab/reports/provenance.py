@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.records import section, settings
+from attention_lab.reports.doubts import git_revision
+from attention_lab.reports.records import Run, section, settings
 
 
 def summary(comparison: Comparison) -> str:
@@ -36,7 +37,7 @@ def provenance(comparison: Comparison) -> dict[str, str]:
         "Seeds": _distinct(sorted(run.seed for run in comparison.runs if run.seed is not None)),
         "Ran": " – ".join(dict.fromkeys(times[:1] + times[-1:])),
         "Hosts": _distinct(record.get("host") for record in records),
-        "Git revision": _distinct(record.get("git_revision") for record in records),
+        "Git revision": _distinct(map(git_revision, comparison.runs)),
         "Versions": _distinct(versions),
         "Report written": _time(datetime.now(UTC).isoformat()),
     }
@@ -46,6 +47,12 @@ def provenance(comparison: Comparison) -> dict[str, str]:
 def _time(iso: object) -> str:
     """A time of the record, to the minute: "2026-01-31 13:45 +00:00"."""
     return re.sub(r"T(\d\d:\d\d):[\d.]+", r" \1 ", str(iso)).strip()
+
+
+def code_of(run: Run) -> str:
+    """The code that made a run: its git revision and the version of PyTorch; "" if unknown."""
+    torch = section(run.record, "versions").get("torch")
+    return ", ".join(filter(None, [git_revision(run), torch and f"torch {torch}"]))
 
 
 def shared_overrides(comparison: Comparison) -> list[str]:

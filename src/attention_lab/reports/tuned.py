@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attention_lab.reports.groups import Group
-from attention_lab.reports.records import by_key, number, section, settings
+from attention_lab.reports.groups import Group, quoted
+from attention_lab.reports.records import Run, by_key, number, section, settings
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Tuning:
 
     def __str__(self) -> str:
         seeds = ", ".join(map(str, self.seeds))
-        each = ", ".join(f"{one.value or 'none'} for {one.label}" for one in self.choices)
+        each = ", ".join(f"{one.value or 'none'} for {quoted(one.label)}" for one in self.choices)
         doubt = f" Of these seeds, {_and(self.reported)} reported as well." if self.reported else ""
         return (
             f"{self.key} was tuned for each group on validation, over {', '.join(self.grid)} with "
@@ -56,37 +56,68 @@ class Tuning:
 
 def tunings(groups: Sequence[Group]) -> list[Tuning]:
     """The tuning of every sweep that the groups' runs are of; what cannot be read is left out."""
-    records: list[Mapping[str, Any]] = []
+    tuned: list[tuple[Mapping[str, Any], list[Group]]] = []
     for group in groups:
-        for run in group.runs:
-            record = section(run.sweep, "tuning")
-            if record and record not in records:
-                records.append(record)
-    return [tuning for record in records if (tuning := _tuning(record, groups)).choices]
+        for record in _records(group):
+            owners = next((owners for known, owners in tuned if known == record), None)
+            if owners is None:
+                tuned.append((record, [group]))
+            else:
+                owners.append(group)
+    found = [_tuning(record, owners) for record, owners in tuned]
+    return [tuning for tuning in found if tuning.choices]
+
+
+def not_tuned(groups: Sequence[Group]) -> str | None:
+    """Which groups have runs of sweeps that tuned nothing, where those of others did."""
+    plain = [quoted(group.label) for group in groups if any(map(_is_plain, group.finished))]
+    return (
+        f"Nothing was tuned for the runs of another sweep: {', '.join(plain)}." if plain else None
+    )
+
+
+def _is_plain(run: Run) -> bool:
+    return not section(run.sweep, "tuning")
+
+
+def _records(group: Group) -> list[Mapping[str, Any]]:
+    """The different records of tuning of a group's runs."""
+    found: list[Mapping[str, Any]] = []
+    for run in group.runs:
+        record = section(run.sweep, "tuning")
+        if record and record not in found:
+            found.append(record)
+    return found
 
 
 def edges(tuning: Tuning) -> list[str]:
     """A line for each group whose value is the last of the grid on its side, or no better."""
     return [
-        f"{choice.label}: the best {tuning.key}, {choice.value}, is at the edge of the grid; "
-        "a wider one may do better."
+        f"{quoted(choice.label)}: the best {tuning.key}, {choice.value}, is at the edge of the "
+        "grid; a wider one may do better."
         for choice in tuning.choices
         if choice.is_at_edge
     ] + [
-        f"{choice.label}: no {tuning.key} of the grid did better than another; {choice.value} is "
-        "the first that gave a result."
+        f"{quoted(choice.label)}: no {tuning.key} of the grid did better than another; "
+        f"{choice.value} is the first that gave a result."
         for choice in tuning.choices
         if choice.is_tie
     ]
 
 
 def same_optimizer(groups: Sequence[Group]) -> str | None:
-    """Whether groups that were not tuned had the same optimizer; None if that is unknown."""
-    runs = [run for group in groups for run in group.finished]
-    if len(groups) < 2 or not all(section(run.config, "optimizer") for run in runs) or not runs:
+    """Whether groups that were not tuned had the same optimizer; None if that is unknown.
+
+    Runs that gave no result count as well: of several learning rates, one alone may have worked.
+    """
+    finished = [run for group in groups for run in group.finished]
+    is_known = finished and all(section(run.config, "optimizer") for run in finished)
+    if len(groups) < 2 or not is_known:
         return None
-    keys = dict.fromkeys(k for run in runs for k in run.leaves if k.startswith("optimizer."))
-    if differing := [k for k in keys if len({run.leaves.get(k) for run in runs}) > 1]:
+    # A run that never began has no config, but the overrides that it was asked for.
+    asked = [settings(run) | run.leaves for group in groups for run in group.runs]
+    keys = dict.fromkeys(key for one in asked for key in one if key.split(".")[0] == "optimizer")
+    if differing := [k for k in keys if len({one[k] for one in asked if k in one}) > 1]:
         names = ", ".join(key.removeprefix("optimizer.") for key in differing)
         return f"The runs differ in their optimizer ({names})."
     return "Every run had the same optimizer: its learning rate was not tuned for each group."
