@@ -253,6 +253,8 @@ def test_several_processes_of_a_run(command: Command, monkeypatch: pytest.Monkey
     assert lines["trains for"] == ["4 steps (1 epoch of 4 steps)"]
     for name, value in (("RANK", 0), ("WORLD_SIZE", 4), ("LOCAL_RANK", 0)):
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.num_nodes=2")
     assert lines["launched by"] == ["torchrun or srun, as 4 processes"]
     assert lines["it has"] == [

@@ -5,12 +5,15 @@ import shlex
 import signal
 import subprocess
 import sys
+from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from attention_lab.cli.arguments import flags_last
 from attention_lab.recording.run_directory import read_config
+from attention_lab.training import launch
 from attention_lab.training.building import load_data
 from tests.cli.conftest import TINY, Command, fresh
 
@@ -259,6 +262,66 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(command: Command, tmp_
         assert answer.err.startswith("attention-lab: cannot write the run: ")
         assert "outputs" in answer.err
         assert answer.err.count("\n") == 1
+
+
+DIGITS = ("data=digits", "logger=csv", "trainer=cpu", "trainer.max_steps=1", "model.width=16")
+
+
+def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make it half past twelve for Hydra, whose ``now`` names directories."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2026, 11, 27, 12, 30, tzinfo=tz)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Clock)
+
+
+def test_runs_that_begin_in_the_same_second_have_a_directory_each(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_the_clock(monkeypatch)
+    name = "12-30-00-scaled_dot_product-seed=0"
+    (tmp_path / "outputs" / "2026-11-27" / f"{name}-2").mkdir(parents=True)  # by another process
+    for number in ("", "-3"):
+        answer = command("train", *DIGITS)
+        assert answer.code == 0, answer.err
+        assert f"outputs/2026-11-27/{name}{number}\n" in answer.out
+    runs = list(tmp_path.glob("outputs/*/*"))
+    assert {run.name for run in runs} == {name, f"{name}-2", f"{name}-3"}
+    assert len(list(tmp_path.glob("outputs/*/*/result.json"))) == 2
+    assert command("train", *DIGITS, "model.heads=3").code == 2
+    assert list(tmp_path.glob("outputs/*/*")) == runs
+
+
+def test_a_directory_that_is_typed_is_the_same_also_if_it_holds_the_time(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run a day, say: the second command resumes the first or is refused."""
+    stop_the_clock(monkeypatch)
+    daily = "hydra.run.dir=${now:%Y-%m-%d}"
+    assert command("train", *DIGITS, daily).code == 0
+    assert "2026-11-27 holds a run that has finished" in command("train", *DIGITS, daily).err
+    assert [path.name for path in tmp_path.iterdir()] == ["2026-11-27"]
+
+
+def test_of_several_processes_the_first_one_makes_the_directory(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others need none, and none of them takes its name."""
+    monkeypatch.setattr(launch, "launch", lambda _, directory, *__: made.append(directory) or {})
+    made: list[Path] = []
+    for rank in ("1", "0"):
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", "29500")
+        assert command("train", *DIGITS, "trainer=ddp_cpu").code == 0
+    other, first = made
+    assert other == first.parent
+    assert not first.name.endswith("-2")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_holds_a_run_is_left_alone(command: Command, tmp_path: Path) -> None:

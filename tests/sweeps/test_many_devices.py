@@ -118,11 +118,13 @@ def test_a_sweep_that_torchrun_starts_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     answer = command("train", "-m", *DIGITS, "trainer=ddp_cpu", "seed=0,1")
     assert answer.code == 2
-    assert "-m: 2 processes were started, and each would run the whole sweep" in answer.err
+    assert "-m: of this command 2 were started by torchrun" in answer.err
     assert not list(tmp_path.iterdir())
 
 

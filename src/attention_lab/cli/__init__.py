@@ -21,6 +21,9 @@ VERBS = {
     "list": ("listing", "what there is: attention, data, model, experiment"),
 }
 
+#: Verbs that import Lightning, which reads a rank from the environment when it is imported.
+WITH_LIGHTNING = {"train", "evaluate", "predict", "doctor"}
+
 HELP = """\
 Compare attention mechanisms, and trust the answer.
 
@@ -54,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"there is no verb {verb!r}{nearest(verb, VERBS)}", 2)
     module, _ = VERBS[verb]
     warnings.formatwarning = _one_line
+    if verb in WITH_LIGHTNING:
+        from attention_lab.training.cluster_environment import ignore_leftovers
+
+        ignore_leftovers()
     try:
         return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
     except KeyboardInterrupt:

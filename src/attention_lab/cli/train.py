@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.cli import fail
@@ -33,6 +33,7 @@ from attention_lab.cli.metrics import lines
 from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.printing import echo
 from attention_lab.spelling import nearest
+from attention_lab.training import cluster_environment
 from attention_lab.training.children import outlive_readers
 
 if TYPE_CHECKING:
@@ -54,8 +55,23 @@ class Directories(Callback):
     made: ClassVar[list[Path]] = []
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        Directories.run = Path(config.hydra.run.dir)
-        self._remember(Directories.run)
+        directory = Path(config.hydra.run.dir)
+        if not _is_named_by_time(config.hydra):
+            Directories.run = directory
+            self._remember(directory)
+        elif cluster_environment.rank() > 0:  # the run's directory is rank 0's
+            self._remember(directory.parent)
+            self._set(config.hydra.run, directory.parent)
+        else:
+            self._remember(directory.parent)
+            Directories.run = _new_directory(directory)
+            Directories.made.insert(0, Directories.run)
+            self._set(config.hydra.run, Directories.run)
+
+    @staticmethod
+    def _set(node: DictConfig, directory: Path) -> None:
+        with read_write(node), open_dict(node):
+            node.dir = str(directory)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         Directories.sweep = Path(config.hydra.sweep.dir)
@@ -77,6 +93,30 @@ class Directories(Callback):
         for directory in Directories.made:
             if directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()
+
+
+def _is_named_by_time(settings: DictConfig) -> bool:
+    """Whether a run's directory is named by when it began, so that no two runs mean the same."""
+    is_typed = any("hydra.run.dir" in override for override in settings.overrides.hydra)
+    as_written = OmegaConf.to_container(settings.run, resolve=False)
+    assert isinstance(as_written, dict)
+    return not is_typed and "${now:" in str(as_written["dir"])
+
+
+def _new_directory(path: Path) -> Path:
+    """Make the directory ``path``, or ``path-2``, ``path-3`` … where others have made it."""
+    number, directory = 1, path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                directory.mkdir()  # of two processes, one succeeds
+                return directory
+            except FileExistsError:
+                number += 1
+                directory = path.with_name(f"{path.name}-{number}")
+    except OSError:  # Hydra will try again, and report it
+        return directory
 
 
 class Task:
@@ -125,9 +165,9 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     OmegaConf.register_new_resolver(
         "sweep_name", lambda *, _root_: sweep_name(_root_), replace=True
     )
-    if MULTIRUN & set(arguments) and (number := _number_started()) > 1:
+    if MULTIRUN & set(arguments) and cluster_environment.world_size() > 1:
         message = "each would run the whole sweep, which starts the processes of its jobs by itself"
-        return fail(f"-m: {number} processes were started, and {message}", 2)
+        return fail(f"-m: of this command {cluster_environment.started()}, and {message}", 2)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to us, who say them in one line
     Directories.run, Directories.sweep, Directories.made = None, None, []
     main = hydra.main(
@@ -211,15 +251,6 @@ def _queued(sweep: Path) -> str | None:
     except NoQueue as error:
         return f"SLURM does not answer ({error}); what it has of this sweep goes on"
     return how_to_follow(sweep, jobs) if jobs else None
-
-
-def _number_started() -> int:
-    """As one of how many processes torchrun or srun has started this one."""
-    if not {"RANK", "SLURM_STEP_NUM_TASKS"} & set(os.environ):
-        return 1  # known without the seconds that it takes to import torch
-    from attention_lab.training.ranks import started
-
-    return started()
 
 
 def check_one(config: DictConfig) -> None:

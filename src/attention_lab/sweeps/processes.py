@@ -18,12 +18,13 @@ import torch
 from attention_lab.recording.record_files import last_lines
 from attention_lab.sweeps.jobs import Job
 from attention_lab.training.children import end_with_parent, killer, print_into
+from attention_lab.training.cluster_environment import TORCHRUN, TORCHRUN_EXTRAS
 from attention_lab.training.launch import launch
 
 #: What a launcher around the sweep may have told its own processes, and not the jobs.
 OF_A_PROCESS_GROUP = (
-    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "WANDB_RUN_ID", "WANDB_RESUME"),
+    *(*TORCHRUN, *TORCHRUN_EXTRAS),
+    *("PL_GLOBAL_SEED", "WANDB_RUN_ID", "WANDB_RESUME"),
 )
 
 _IMPORTED_BEFORE = frozenset(sys.modules)

@@ -34,6 +34,7 @@ from attention_lab.training.children import (
     print_into,
     stop,
 )
+from attention_lab.training.cluster_environment import ignore_leftovers, is_interactive_step
 from attention_lab.training.nodes import Config, ConfigError
 from attention_lab.training.objective import Diverged
 from attention_lab.training.preemption import SIGNALS, heeded, hold, let_through
@@ -73,6 +74,7 @@ def launch(
         Diverged: if the loss stopped being a number.
         RuntimeError: if one of several processes has ended without a word.
     """
+    ignore_leftovers()
     check(config)
     devices, nodes = check_devices(config)
     if devices * nodes == 1 or ranks.started() > 1:
@@ -94,7 +96,8 @@ def check_devices(config: Config) -> tuple[int, int]:
     ranks.check_number(devices, nodes)
     if nodes > 1 and ranks.started() == 1:
         raise ConfigError(
-            f"trainer.num_nodes={nodes}: this is one machine; srun, torchrun or "
+            f"trainer.num_nodes={nodes}: this is one machine; "
+            f"{'srun --overlap' if is_interactive_step() else 'srun'}, torchrun or "
             "hydra/launcher=slurm start processes on several"
         )
     if accelerator == "gpu" and not has_gpu():

@@ -21,6 +21,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from attention_lab.training import cluster_environment
 from attention_lab.training.nodes import ConfigError
 
 T = TypeVar("T")
@@ -31,8 +32,7 @@ PATIENCE = timedelta(minutes=30)
 
 def started() -> int:
     """As one of how many processes this one was started; 1 if it is alone."""
-    of_a_step = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else of_a_step
+    return cluster_environment.world_size()
 
 
 def check_number(devices: int, nodes: int) -> None:
@@ -40,16 +40,19 @@ def check_number(devices: int, nodes: int) -> None:
     if started() > 1 and started() != devices * nodes:
         raise ConfigError(
             f"trainer.devices={devices} and trainer.num_nodes={nodes} want {devices * nodes} "
-            f"{'process' if devices * nodes == 1 else 'processes'}, but {started()} were started"
+            f"{'process' if devices * nodes == 1 else 'processes'}, but "
+            f"{cluster_environment.started()}"
         )
 
 
 def environment() -> ClusterEnvironment:
     """How a process finds the others."""
-    if "RANK" in os.environ:
+    if started() == 1:
+        return LightningEnvironment()
+    if cluster_environment.launcher() == "torchrun":
         return TorchElasticEnvironment()
     # What SLURM's signals mean is not for Lightning to say.
-    return SLURMEnvironment(auto_requeue=False) if started() > 1 else LightningEnvironment()
+    return SLURMEnvironment(auto_requeue=False)
 
 
 @contextmanager
@@ -63,6 +66,8 @@ def joined(make: Callable[[], T], accelerator: str) -> Iterator[T]:
         accelerator: "cpu", or where else the run may compute.
     """
     if started() == 1:
+        # Lightning may have been imported before what was left over in the environment was unset.
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
         yield make()
         return
     cluster = environment()
@@ -103,7 +108,7 @@ def are_many() -> bool:
 
 def rank() -> int:
     """The number of this process, from 0; the first one alone keeps the run's record."""
-    return environment().global_rank() if started() > 1 else 0
+    return cluster_environment.rank()
 
 
 def is_first() -> bool:

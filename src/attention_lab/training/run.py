@@ -14,6 +14,7 @@ from attention_lab.printing import echo
 from attention_lab.recording.run_directory import RunRecord, how_to_go_on
 from attention_lab.training import ranks
 from attention_lab.training.building import Run, build, config_errors, from_anywhere
+from attention_lab.training.cluster_environment import ignore_leftovers
 from attention_lab.training.finished import evaluate, load_weights
 from attention_lab.training.fitting import fit, stems_from
 from attention_lab.training.nodes import Config
@@ -52,6 +53,7 @@ def train(
         Preempted: if a signal has stopped it, between two steps if it was training; not raised
             where this is not the first process, as that may cost the first one its life.
     """
+    ignore_leftovers()
     # Of several, none leaves on its own as long as others may be waiting for it.
     with StopSignals(waits=ranks.started() > 1) as signals:
         try:

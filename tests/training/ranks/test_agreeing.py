@@ -46,16 +46,30 @@ def test_devices_that_are_not_there_are_refused(
 
 @pytest.mark.parametrize(
     "environment",
-    [{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}, {"SLURM_STEP_NUM_TASKS": "3"}],
+    [
+        {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "3",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29500",
+        },
+        {
+            "SLURM_STEP_NUM_TASKS": "3",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_NODEID": "0",
+        },
+    ],
 )
 def test_another_number_of_processes_than_devices_is_refused(
     environment: dict[str, str], tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="want 2 processes, but 3 were started"):
+    with pytest.raises(ConfigError, match="want 2 processes, but 3 were started by "):
         check_devices(tiny_digits(*TWO))
-    with pytest.raises(ConfigError, match="want 1 process, but 3 were started"):
+    with pytest.raises(ConfigError, match="want 1 process, but 3 were started by "):
         check_devices(tiny_digits())
 
 
@@ -126,7 +140,7 @@ def test_a_refusal_is_said_though_others_are_sooner(tmp_path: Path) -> None:
     )
     with pytest.raises(subprocess.CalledProcessError) as refused:
         torchrun(script)
-    assert refused.value.stderr.count("want 3 processes, but 2 were started\n") == 1
+    assert refused.value.stderr.count("want 3 processes, but 2 were started by torchrun") == 1
 
 
 def torchrun(*arguments: object) -> str:

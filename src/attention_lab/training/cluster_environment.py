@@ -1,0 +1,100 @@
+"""Which launcher started this process, torchrun or srun, and as which of its processes.
+
+The environment says so, but a shell may hold variables that are left over from another program.
+Nothing here imports torch, so it costs no time.
+"""
+
+import os
+import warnings
+from typing import Literal
+
+#: What torchrun sets for each process; all of it is needed to find the others.
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+#: What torchrun, or Lightning, may set besides.
+TORCHRUN_EXTRAS = ("LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
+#: What srun sets for each task of a step.
+SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+#: Ranks and numbers of processes that other launchers set.
+_OTHERS = (
+    *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK"),
+    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    *("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+)
+#: Values that sbatch sets for a script, or a launcher for a single process: no leftovers.
+_SINGLE = {name: "1" if name.endswith(("SIZE", "NUM_TASKS")) else "0" for name in (*SRUN, *_OTHERS)}
+_RANK = {"torchrun": "RANK", "srun": "SLURM_PROCID"}
+_WORLD_SIZE = {"torchrun": "WORLD_SIZE", "srun": "SLURM_STEP_NUM_TASKS"}
+
+
+def launcher() -> Literal["torchrun", "srun"] | None:
+    """The launcher that started this process with all it takes to find the others; None: alone."""
+    if set(TORCHRUN) <= set(os.environ) and _is_rank("torchrun"):
+        return "torchrun"
+    if set(SRUN) <= set(os.environ) and _is_rank("srun") and not is_interactive_step():
+        return "srun"
+    return None
+
+
+def rank() -> int:
+    """The number of this process among those started together, from 0."""
+    by = launcher()
+    return int(os.environ[_RANK[by]]) if by else 0
+
+
+def world_size() -> int:
+    """The number of processes started together; 1 if this one is alone."""
+    by = launcher()
+    return int(os.environ[_WORLD_SIZE[by]]) if by else 1
+
+
+def started() -> str:
+    """What a launcher started, and how to correct that, for messages."""
+    by = launcher()
+    assert by is not None, "nothing was started"
+    variable = f"{_WORLD_SIZE[by]}={world_size()}"
+    return f"{world_size()} were started by {by} (if {variable} is left over, unset it)"
+
+
+def is_interactive_step() -> bool:
+    """Whether this runs in a shell that ``srun --pty`` has started.
+
+    Of the tasks of such a step only the first has the terminal; the other shells end at once.
+    """
+    return (
+        "SLURM_PTY_PORT" in os.environ
+        and os.environ.get("SLURM_PROCID") == "0"
+        and os.environ.get("SLURM_TASK_PID") != str(os.getpid())  # that is the shell
+    )
+
+
+def ignore_leftovers() -> None:
+    """Unset variables that no launcher of this process has set, and warn of them in one line.
+
+    Lightning reads a rank from them when it is imported, and records nothing on ranks other than 0.
+    """
+    by = launcher()
+    if by == "torchrun":
+        return
+    if by == "srun":  # the address may be the user's choice
+        reason = "srun started this process"
+        names = [name for name in (*TORCHRUN, *TORCHRUN_EXTRAS) if not name.startswith("MASTER_")]
+    else:
+        shell = "this shell is an interactive step of SLURM"
+        reason = shell if is_interactive_step() else "neither torchrun nor srun set all they set"
+        reason += ", so this is a single process"
+        names = [*TORCHRUN, *TORCHRUN_EXTRAS, *SRUN, *_OTHERS]
+    values = {name: os.environ[name] for name in names if name in os.environ}
+    leftovers = {name: value for name, value in values.items() if _SINGLE.get(name) != value}
+    for name in leftovers:
+        del os.environ[name]
+    if leftovers:
+        found = ", ".join(f"{name}={value}" for name, value in leftovers.items())
+        warnings.warn(f"{found} ignored: {reason}", stacklevel=2)
+
+
+def _is_rank(by: str) -> bool:
+    """Whether a launcher's rank and number of processes go together."""
+    try:
+        return 0 <= int(os.environ[_RANK[by]]) < int(os.environ[_WORLD_SIZE[by]])
+    except ValueError:
+        return False
