@@ -1,8 +1,11 @@
 """Runs of several processes on several nodes of a real SLURM."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.slurm.cluster import Cluster, eventually
 from tests.slurm.conftest import SWEEP, TINY, Start, ended, records
@@ -31,6 +34,31 @@ def test_a_run_on_two_nodes_has_a_process_on_each_and_is_requeued_before_it_has_
     assert f"SLURM job {job} is requeued" in (ticket.parent / "log.txt").read_text()
     nodes = cluster.ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%N")
     assert nodes == "127.0.0.[2-3]\n"
+
+
+def test_a_step_of_srun_is_one_run(
+    cluster: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """However its tasks were asked for; their processes are not what a run of one is."""
+    small = (*TINY, "trainer=ddp_cpu", "trainer.max_steps=1", "hydra.run.dir=run")
+    command = ("srun", "--ntasks=2", "attention-lab", "train", *small)
+    cluster.ask(*command, "trainer.devices=2", cwd=tmp_path, **environment)
+    assert _record(tmp_path / "run")["status"] == "finished"
+    with pytest.raises(AssertionError, match="want 1 process, but 2 were started by srun"):
+        cluster.ask(*command, "trainer.devices=1", cwd=tmp_path, **environment)
+
+
+def test_an_interactive_shell_is_one_process_whatever_its_tasks(
+    cluster: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    train = shlex.join(
+        ["attention-lab", "train", *TINY, "trainer.max_steps=1", "hydra.run.dir=run"]
+    )
+    shell = shlex.join(["srun", "--ntasks=2", "--pty", "bash", "-ic", f"{train}; true"])
+    said = cluster.ask("script", "-qec", shell, "/dev/null", cwd=tmp_path, **environment)
+    assert "SLURM_STEP_NUM_TASKS=2 ignored: this shell is an interactive step of SLURM" in said
+    assert _record(tmp_path / "run")["status"] == "finished"
+    assert (tmp_path / "run" / "metrics.csv").exists()
 
 
 def test_the_example_scripts_go_on_in_their_directory(

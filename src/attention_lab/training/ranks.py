@@ -45,14 +45,21 @@ def check_number(devices: int, nodes: int) -> None:
         )
 
 
+class _Step(SLURMEnvironment):
+    """A step of SLURM, also of ``srun --ntasks``: Lightning wants ``--ntasks-per-node``."""
+
+    @staticmethod
+    def _validate_srun_variables() -> None:
+        """Not here: :func:`check_number` has."""
+
+
 def environment() -> ClusterEnvironment:
     """How a process finds the others."""
     if started() == 1:
         return LightningEnvironment()
     if cluster_environment.launcher() == "torchrun":
         return TorchElasticEnvironment()
-    # What SLURM's signals mean is not for Lightning to say.
-    return SLURMEnvironment(auto_requeue=False)
+    return _Step(auto_requeue=False)  # what SLURM's signals mean is not for Lightning to say
 
 
 @contextmanager
