@@ -195,6 +195,52 @@ def test_options_have_names() -> None:
         ScoredAttention(8, 8, DotProduct, Softmax)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalizer": "softmax"}, "normalizer='softmax': must be a Normalizer.*=Softmax"),
+        ({"normalizer": Softmax()}, "normalizer=Softmax.*must be a Normalizer.*use.*=Softmax$"),
+        ({"normalizer": ScaledDotProduct}, "must be a Normalizer class"),
+        ({"normalizer": lambda: 3}, "normalizer must make a Normalizer, but made 3"),
+        ({"score": "scaled_dot_product"}, "score='scaled_dot_product'.*use score=ScaledDotProduct"),
+        ({"positions": "rotray"}, "positions='rotray'.*use positions=Rotary"),
+        ({"score": "elu"}, "score='elu': must be a Score class.*there is "),
+        ({"mask": "causal"}, r"mask='causal': must be a Mask; use mask=Causal\(\)"),
+        ({"mask": Causal}, r"mask=Causal: must be a Mask; use mask=Causal\(\)"),
+    ],
+    ids=str,
+)
+def test_names_and_finished_parts_are_refused_with_what_is_wanted(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+# A remembered memory
+
+
+@pytest.mark.parametrize("memory_dim", [6, 8, 10])
+@pytest.mark.parametrize("latent_dim", [None, 3])
+def test_a_remembered_memory_may_have_its_own_width(
+    memory_dim: int, latent_dim: int | None
+) -> None:
+    layer = make(8, memory_dim, heads=2, latent_dim=latent_dim)
+    query, memory = torch.randn(2, 3, 8), torch.randn(2, 5, memory_dim)
+    remembered = layer(query, cache=layer.remember(memory)).output
+    assert_close(remembered, layer(query, memory).output)
+
+
+def test_a_remembered_memory_is_checked() -> None:
+    layer = make(8, 6)
+    with pytest.raises(ValueError, match=r"memory: \(batch, length, 6\) expected, got \(2, 5, 8\)"):
+        layer.remember(torch.randn(2, 5, 8))
+    with pytest.raises(ValueError, match="1 queries and 2 memories in one batch"):
+        layer(torch.randn(1, 3, 8), cache=layer.remember(torch.randn(2, 5, 6)))
+    with pytest.raises(ValueError, match=r"query: \(batch, length, 8\) expected"):
+        layer(torch.randn(2, 3, 6), cache=layer.remember(torch.randn(2, 5, 6)))
+
+
 # Observation
 
 

@@ -178,6 +178,52 @@ def test_a_learned_temperature_has_a_gradient_beside_hidden_keys(dtype: torch.dt
     assert normalizer.log_temperature.grad.isfinite()
 
 
+LOGITS = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (0, 1), (2, 2)])
+def test_second_derivatives_of_entmax(first: int, second: int) -> None:
+    """Against differences of the entmax package's gradient; 0.0422 at the first logit."""
+
+    def gradient(logits: Tensor, of: Callable[..., Tensor]) -> Tensor:
+        x = logits.clone().requires_grad_()
+        return torch.autograd.grad(of(x)[0], x, create_graph=True)[0]
+
+    hessian = torch.autograd.functional.hessian(lambda x: Entmax15()(x)[0], LOGITS)
+    assert hessian[0, 0].item() == pytest.approx(0.0422, abs=1e-4)
+    step = torch.zeros_like(LOGITS)
+    step[second] = 1e-5
+    up, down = (
+        gradient(LOGITS + sign * step, lambda x: entmax.entmax15(x, dim=-1)).detach()
+        for sign in (1, -1)
+    )
+    assert_close(hessian[first, second], ((up - down) / 2e-5)[first], rtol=1e-4, atol=1e-7)
+
+
+def test_second_derivatives_of_a_temperature_do_not_drown_in_hidden_keys() -> None:
+    normalizer = TemperedSoftmax(1.3, learned=True).double()
+    visible = torch.tensor([True, True, True, False])
+    logits = torch.tensor([0.3, -0.2, 0.1, torch.finfo(torch.float64).min], dtype=torch.float64)
+
+    def second(logits: Tensor, visible: Tensor | None) -> Tensor:
+        x = logits.clone().requires_grad_()
+        weight = normalizer(x, visible)[0]
+        temperature = normalizer.log_temperature
+        (slope,) = torch.autograd.grad(weight, temperature, create_graph=True)
+        return torch.autograd.grad(slope, x)[0]
+
+    assert_close(second(logits, visible)[:3], second(logits[:3], None))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_entmax_of_many_keys(dtype: torch.dtype) -> None:
+    """Long rows, in which every key has weight: the threshold is a difference of near numbers."""
+    logits = 1e-3 * torch.randn(2, 20_000, dtype=dtype)
+    weights = Entmax15()(logits)
+    assert_close(weights.sum(-1), torch.ones(2, dtype=dtype), rtol=1e-3, atol=0)
+    assert_close(weights, entmax.entmax15(logits.double(), dim=-1).to(dtype), rtol=1e-2, atol=1e-7)
+
+
 def test_bad_normalizers() -> None:
     for temperature in (0.0, -1.0):
         with pytest.raises(ValueError, match="temperature"):

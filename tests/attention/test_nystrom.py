@@ -134,6 +134,7 @@ def test_examples_of_a_batch_are_alone() -> None:
 
 
 def test_memory_is_linear_unless_weights_are_asked_for() -> None:
+    """Those are made beside the output, which keeps nothing more for its gradient."""
     layer, length = make(landmarks=4), 200
     sizes: list[int] = []
 
@@ -141,12 +142,14 @@ def test_memory_is_linear_unless_weights_are_asked_for() -> None:
         sizes.append(tensor.numel())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-        layer.attend(*(x.requires_grad_() for x in triple(1, length)), None, False)
-    assert max(sizes) <= H * length * E
-    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-        layer.attend(*(x.requires_grad_() for x in triple(1, length)), None, True)
-    assert max(sizes) == H * length * length
+    for need_weights in (False, True):
+        inputs = [x.requires_grad_() for x in triple(1, length)]
+        with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
+            _, weights = layer.attend(*inputs, None, need_weights)
+            assert max(sizes) <= H * length * E
+            if weights is not None:
+                weights.square()
+    assert max(sizes) == H * length * length, "nothing is counted"
 
 
 def test_it_stays_within_one_sequence() -> None:

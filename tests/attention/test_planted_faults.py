@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from attention_lab.attention import Mask, ScaledDotProduct, ScoredAttention, Softmax
 from attention_lab.contract import checks as contract
+from attention_lab.contract import transforms
 from attention_lab.contract.checks import Example, example
 
 DROPOUT = 0.25
@@ -317,6 +320,94 @@ class ForgetsItsState(Naive):
         return super().logits(query, key) * self.temperature
 
 
+class SecondDerivativesAreWrong(Naive):
+    """The right weights with the right gradient, in which the weights are constants."""
+
+    def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
+        fixed = super().normalize(logits, visible).detach()
+        change = (logits - logits.detach()).masked_fill(~visible, 0)
+        return fixed * (1 + change - (fixed * change).sum(-1, keepdim=True))
+
+
+class RefusesSecondDerivatives(Naive):
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        @once_differentiable  # type: ignore[untyped-decorator]
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return 2 * grad
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return cast("Tensor", self.Double.apply(super().logits(query, key) / 2))
+
+
+class ObservedInAnotherPrecision(Sound):
+    """Weights and then the output in single precision, where they are asked for."""
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask | None,
+        need_weights: bool,
+        start: int = 0,
+    ) -> Attended:
+        if not need_weights:
+            return super().attend(query, key, value, mask, False)
+        inputs = (x.float() for x in (query, key, value))
+        output, weights = super().attend(*inputs, mask, True)
+        return output.to(query.dtype), weights
+
+
+class DependsOnData(Naive):
+    """A graph break, and nothing that vmap or the meta device can know."""
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().logits(query, key) * (1.0 if query.sum().item() < torch.inf else 2.0)
+
+
+class CountsKeys(Naive):
+    """One operation for each key: a graph for each length."""
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        logits = super().logits(query, key)
+        for _ in range(key.shape[2]):
+            logits = logits + 0
+        return logits
+
+
+class CannotBePickled(Naive):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = lambda logits: logits
+
+
+class KeepsABufferOutOfTheState(Naive):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones(()), persistent=False)
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().logits(query, key) * self.one
+
+
+class MakesTensorsOnTheCPU(Naive):
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return super().logits(query, key) + torch.zeros(key.shape[2], device="cpu")
+
+
+class AsksWithATensor(Naive):
+    """As flags of shapes are while torch.jit.trace runs."""
+
+    def groups(self, x: Tensor, heads: int) -> Tensor:
+        F.scaled_dot_product_attention(x, x, x, enable_gqa=x.shape[1] > heads)
+        return super().groups(x, heads)
+
+
 Check = Callable[[Callable[[], ScoredAttention]], None]
 
 
@@ -349,6 +440,17 @@ def low_precision(reference: Callable[[], ScoredAttention] | None) -> Check:
 
 def saving(make: Callable[[], ScoredAttention]) -> None:
     contract.check_saving(make)
+
+
+def observing(dtype: torch.dtype) -> Check:
+    def check(make: Callable[[], ScoredAttention]) -> None:
+        contract.check_observing_changes_nothing(make(), example("padding"), dtype)
+
+    return check
+
+
+def of_a_layer(check: Callable[[Any], None]) -> Check:
+    return lambda make: check(make())
 
 
 hidden_keys = partial(on, contract.check_hidden_keys_do_not_matter)
@@ -395,17 +497,32 @@ FAULTS: list[tuple[type[ScoredAttention], Check]] = [
     (RoundsWeights, low_precision(Sound)),
     (RoundsWeights, low_precision(None)),
     (ForgetsItsState, saving),
+    (SecondDerivativesAreWrong, on(contract.check_second_derivatives, "padding")),
+    (RefusesSecondDerivatives, on(contract.check_second_derivatives, "padding")),
+    (WeightsChangeTheOutput, observing(torch.float64)),
+    (ObservedInAnotherPrecision, observing(torch.bfloat16)),
+    (DependsOnData, transforms.check_compiling),
+    (DependsOnData, of_a_layer(transforms.check_vmap)),
+    (DependsOnData, transforms.check_meta_device),
+    (CountsKeys, of_a_layer(transforms.check_compiled_decoding)),
+    (CountsKeys, of_a_layer(transforms.check_export)),
+    (CannotBePickled, of_a_layer(transforms.check_copies)),
+    (KeepsABufferOutOfTheState, transforms.check_meta_device),
+    (MakesTensorsOnTheCPU, transforms.check_meta_device),
+    (AsksWithATensor, of_a_layer(transforms.check_tracing)),
 ]
 NAMES = [fault.__name__ for fault, _ in FAULTS]
 
 
 @pytest.mark.filterwarnings("ignore:Error detected in")  # anomaly detection finds what it should
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(("fault", "check"), FAULTS, ids=NAMES)
 def test_fault_is_caught(fault: type[ScoredAttention], check: Check) -> None:
     with pytest.raises(AssertionError):
         check(fault)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("check", [check for _, check in FAULTS], ids=NAMES)
 @pytest.mark.parametrize("sound", [Sound, Naive])
 def test_sound_mechanism_passes(sound: type[ScoredAttention], check: Check) -> None:

@@ -201,6 +201,27 @@ def test_talking_heads(name: str) -> None:
     check(layer, tensors, mask, (torch.from_numpy(output), torch.from_numpy(weights)))
 
 
+def test_a_talking_head_that_sees_nothing_says_nothing() -> None:
+    """Heads may have masks of their own; a head without keys adds nothing to the others."""
+    layer = ScoredAttention(
+        8, score=ScaledDotProduct, normalizer=Softmax, heads=2, talking_heads=True
+    ).double()
+    assert layer.mixing is not None
+    with torch.no_grad():
+        layer.mixing.weights_map.copy_(torch.tensor([[1.0, 0.5], [0.25, 1.0]]))
+    query, key, value = (torch.randn(1, 2, n, 4, dtype=torch.float64) for n in (3, 4, 4))
+    visible = torch.ones(1, 2, 3, 4, dtype=torch.bool)
+    visible[:, 0] = False  # the first head sees nothing
+    visible[:, 1, :, 3] = False  # nor the second the last key
+    visible[:, :, 2] = True  # but the last query everything
+    weights = layer.attend(query, key, value, Dense(visible), True)[1]
+    assert weights is not None
+    assert_close(weights.sum(-1)[0, :, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]).double())
+    assert_close(weights.sum(-1)[0, :, 2], torch.tensor([1.25, 1.5]).double())
+    alone = (query[:, 1] @ key[:, 1].mT / 2)[..., :3].softmax(-1)
+    assert_close(weights[:, 1, :2, :3], alone[:, :2])
+
+
 @pytest.mark.parametrize("positions", [Rotary, ALiBi, T5Bias, Shaw, Learned, Sinusoidal])
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 @pytest.mark.parametrize("start", [0, 3])

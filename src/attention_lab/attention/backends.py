@@ -5,16 +5,19 @@ faster where they can work at all; each says as data what it can do.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_lab.attention.heads import HeadMixing
 from attention_lab.attention.masks import Causal, Everything, Mask
 from attention_lab.attention.normalizers import Normalizer, Softmax
+from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import DotProductFamily, Score
 
 
@@ -41,6 +44,8 @@ class Problem:
     bias: Tensor | None = None
     #: Position of the first query.
     start: int = 0
+    #: Whether a bias may need a gradient; under torch.func.vmap its requires_grad does not tell.
+    bias_needs_grad: bool = False
 
     @property
     def groups(self) -> int:
@@ -62,12 +67,12 @@ def repeat_heads(x: Tensor, groups: int) -> Tensor:
 
 
 def eager_weights(problem: Problem) -> Tensor:
-    """Weights before dropout (B, H, L, S), step by step.
+    """Weights before dropout (B, H, L, S) in at least single precision, step by step.
 
     A query that may look at nothing gets zero weights, with zero gradient.
     """
     axes = problem.axes
-    logits = axes.score(problem.query, repeat_heads(problem.key, problem.groups))
+    logits = wide(axes.score(problem.query, repeat_heads(problem.key, problem.groups)))
     if problem.bias is not None:
         logits = logits + problem.bias
     if axes.mixing is not None:
@@ -79,8 +84,12 @@ def eager_weights(problem: Problem) -> Tensor:
         logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
     # Over no keys at all there is no largest logit, and nothing to normalize.
     weights = axes.normalizer(logits, visible) if logits.shape[-1] else logits
-    if axes.mixing is not None:
-        weights = axes.mixing.mix_weights(weights)
+    if visible is not None:
+        weights = weights.masked_fill(~visible, 0.0)
+    if axes.mixing is None:
+        return weights
+    # Heads may have masks of their own: nothing from a hidden key, and nothing to one.
+    weights = axes.mixing.mix_weights(weights)
     return weights if visible is None else weights.masked_fill(~visible, 0.0)
 
 
@@ -88,29 +97,46 @@ def eager(problem: Problem) -> tuple[Tensor, Tensor]:
     """Output (B, H, L, E_v) and weights before dropout (B, H, L, S)."""
     weights = eager_weights(problem)
     value = repeat_heads(problem.value, problem.groups)
-    return F.dropout(weights, problem.axes.dropout) @ value, weights
+    return F.dropout(weights, problem.axes.dropout).to(value.dtype) @ value, weights
 
 
 def sdpa(problem: Problem) -> tuple[Tensor, None]:
     """Output (B, H, L, E_v) by PyTorch's fused scaled dot-product attention; no weights."""
     assert isinstance(problem.axes.score, DotProductFamily)
     query, key, scale = problem.axes.score.fold(problem.query, problem.key)
-    # SDPA's is_causal aligns both sequences at their first position, as our masks do.
-    causal_only = type(problem.mask) is Causal and problem.start == 0 and problem.bias is None
-    visible = None if causal_only else problem.dense_mask()
+    visible, is_causal = None, False
+    # SDPA's is_causal aligns both sequences at their first position, as our masks do. A branch,
+    # since it must be a bool, which the comparison is not while start is a compiler's symbol.
+    if type(problem.mask) is Causal and problem.bias is None and problem.start == 0:
+        is_causal = True
+    else:
+        visible = problem.dense_mask()
     if problem.bias is not None:
         visible = _additive(problem, visible)
-    output = F.scaled_dot_product_attention(
-        query,
-        key,
-        problem.value,
-        attn_mask=visible,
-        dropout_p=problem.axes.dropout,
-        is_causal=causal_only,
-        scale=scale,
-        enable_gqa=problem.groups > 1,
-    )
+    with _kernels(problem):
+        output = F.scaled_dot_product_attention(
+            query,
+            key,
+            problem.value,
+            attn_mask=visible,
+            dropout_p=problem.axes.dropout,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=bool(problem.groups > 1),
+        )
     return output, None
+
+
+def _kernels(problem: Problem) -> AbstractContextManager[None]:
+    """Kernels that PyTorch may choose from: on the CPU only one of them gives a bias its gradient.
+
+    PyTorch sees that itself, but not under torch.func.vmap.
+    """
+    on_cpu = problem.query.device.type == "cpu"
+    may_need_grad = problem.bias is not None and problem.bias_needs_grad
+    if on_cpu and may_need_grad and torch.is_grad_enabled():
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def flex(problem: Problem) -> tuple[Tensor, None]:
@@ -187,11 +213,22 @@ class Backend:
     compute: Callable[[Problem], tuple[Tensor, Tensor | None]]
     scores: tuple[type, ...]
     normalizers: tuple[type, ...]
-    gives_weights: bool
     #: The kinds of device on which it can train, if not on all. Everywhere it can infer.
     trains_on: tuple[str, ...] = ("cpu", "cuda", "mps")
     mixes_heads: bool = False
     drops_weights: bool = True
+    #: Whether it promises second derivatives; where it does not, it may raise.
+    double_backward: bool = False
+
+    def attend(self, problem: Problem, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+        """Output (B, H, L, E_v), the same whether or not the weights (B, H, L, S) are asked for.
+
+        Where the backend gives none, they are computed beside it, in at least single precision.
+        """
+        output, weights = self.compute(problem)
+        if not need_weights:
+            return output, None
+        return output, eager_weights(problem) if weights is None else weights
 
     def refusal(self, axes: Axes) -> str | None:
         """Why this backend cannot compute these axes; None if it can."""
@@ -206,14 +243,13 @@ class Backend:
         return None
 
 
-EAGER = Backend("eager", eager, (Score,), (Normalizer,), gives_weights=True, mixes_heads=True)
-SDPA = Backend("sdpa", sdpa, (DotProductFamily,), (Softmax,), gives_weights=False)
+EAGER = Backend("eager", eager, (Score,), (Normalizer,), mixes_heads=True, double_backward=True)
+SDPA = Backend("sdpa", sdpa, (DotProductFamily,), (Softmax,))
 FLEX = Backend(
     "flex",
     flex,
     (DotProductFamily,),
     (Softmax,),
-    gives_weights=False,
     trains_on=("cuda",),
     drops_weights=False,
 )

@@ -32,6 +32,8 @@ class Capabilities:
     positional: bool = False
     #: Whether fewer key and value heads than query heads are possible.
     grouped_heads: bool = True
+    #: Whether it promises second derivatives; otherwise it may raise, but never gives wrong ones.
+    double_backward: bool = True
 
     @property
     def causal(self) -> bool:

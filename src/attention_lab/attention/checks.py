@@ -1,5 +1,10 @@
 """Checks of constructor arguments, shared by everything that is made of attention."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attention_lab.spelling import closest, listed
+
 
 def check_positive(**sizes: int) -> None:
     """Raise ValueError, naming the culprit, unless every size is at least 1."""
@@ -12,3 +17,55 @@ def check_dropout(dropout: float) -> None:
     """Raise ValueError unless ``dropout`` is a probability below 1."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+
+
+def make_part(name: str, factory: Callable[..., Any], kind: type, *sizes: int) -> Any:
+    """What ``factory(*sizes)`` makes of an axis of attention.
+
+    Raises:
+        ValueError: if the factory is a name or a finished part, or makes anything but a ``kind``.
+    """
+    is_other_class = isinstance(factory, type) and not issubclass(factory, kind)
+    if is_other_class or isinstance(factory, kind) or not callable(factory):
+        raise ValueError(
+            f"{name}={_shown(factory)}: must be a {kind.__name__} class, or what makes one"
+            f"{_suggestion(name, factory, kind, '')}"
+        )
+    part = factory(*sizes)
+    if not isinstance(part, kind):
+        raise ValueError(f"{name} must make a {kind.__name__}, but made {_shown(part)}")
+    return part
+
+
+def check_part(name: str, part: object, kind: type) -> None:
+    """Raise ValueError unless ``part`` is a ``kind``, rather than its name or its class."""
+    if not isinstance(part, kind):
+        suggestion = _suggestion(name, part, kind, "()")
+        raise ValueError(f"{name}={_shown(part)}: must be a {kind.__name__}{suggestion}")
+
+
+def _shown(x: object) -> str:
+    if isinstance(x, type):
+        return x.__name__
+    return repr(x) if isinstance(x, str | int | float | None) else f"{type(x).__name__}(…)"
+
+
+def _suggestion(name: str, given: object, kind: type, call: str) -> str:
+    """The end of a message: the class that was meant, if it can be told."""
+    known = {_plain(known.__name__): known.__name__ for known in _subclasses(kind)}
+    if isinstance(given, str):
+        meant = closest(_plain(given), known)
+    else:
+        meant = _plain((given if isinstance(given, type) else type(given)).__name__)
+    return f"; use {name}={known[meant]}{call}" if meant in known else listed(known.values())
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    subclass: type
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from attention_lab.attention.precision import without_autocast
+
 
 class HeadMixing(nn.Module):
     """Talking heads: linear maps across the heads, before and after normalization.
@@ -18,10 +20,12 @@ class HeadMixing(nn.Module):
         self.logits_map = nn.Parameter(torch.eye(heads))
         self.weights_map = nn.Parameter(torch.eye(heads))
 
+    @without_autocast
     def mix_logits(self, logits: Tensor) -> Tensor:
         """(B, H, L, S) → (B, H, L, S)."""
-        return torch.einsum("bhls,hg->bgls", logits, self.logits_map)
+        return torch.einsum("bhls,hg->bgls", logits, self.logits_map.to(logits.dtype))
 
+    @without_autocast
     def mix_weights(self, weights: Tensor) -> Tensor:
         """(B, H, L, S) → (B, H, L, S)."""
-        return torch.einsum("bhls,hg->bgls", weights, self.weights_map)
+        return torch.einsum("bhls,hg->bgls", weights, self.weights_map.to(weights.dtype))

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from attention_lab.attention.backends import EAGER, Backend
 from attention_lab.attention.cache import Cache, restored_on_failure
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_positive
+from attention_lab.attention.checks import check_part, check_positive
 from attention_lab.attention.masks import Everything, Mask
 
 Projections = Literal["all", "values", "none"]
@@ -72,6 +71,8 @@ class AttentionLayer(nn.Module, ABC):
         width = query_dim if width is None else width
         kv_heads = heads if kv_heads is None else kv_heads
         _check(query_dim, memory_dim, width, heads, kv_heads, latent_dim, projections, bias)
+        if mask is not None:
+            check_part("mask", mask, Mask)
         self.query_dim, self.memory_dim = query_dim, memory_dim
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, width // heads
         self.mask = Everything() if mask is None else mask
@@ -89,6 +90,7 @@ class AttentionLayer(nn.Module, ABC):
         self.gate_projection = nn.Linear(query_dim, width) if gate else None
         self.output_projection = projection(projections != "none", width, query_dim)
         self.caches_latent = latent_dim is not None
+        self._crosses: bool | None = None
 
     @property
     def variants(self) -> dict[str, str]:
@@ -188,12 +190,12 @@ class AttentionLayer(nn.Module, ABC):
         split_query = self._split(self.query_projection(query), self.heads)
         with restored_on_failure(cache):
             if cache is None:
-                mask.check(len(query), self.heads, start + query.shape[1], memory.shape[1])
+                mask.check(query.shape[0], self.heads, start + query.shape[1], memory.shape[1])
                 key, value = self._keys_and_values(self.latent_projection(memory))
                 output, weights = self.attend(split_query, key, value, mask, observed, start)
             elif cache.is_memory:
                 key, value = cache.tensors["key"], cache.tensors["value"]
-                mask.check(len(query), self.heads, start + query.shape[1], key.shape[2])
+                mask.check(query.shape[0], self.heads, start + query.shape[1], key.shape[2])
                 output, weights = self.attend(split_query, key, value, mask, observed, start)
                 cache.length += query.shape[1]
             else:
@@ -213,7 +215,11 @@ class AttentionLayer(nn.Module, ABC):
         """A cache of another sequence (B, S, memory_dim), to attend to it step by step.
 
         Given in place of the memory, it spares projecting that anew at each step.
+
+        Raises:
+            ValueError: if the shape is wrong, or the mechanism attends to no other sequence.
         """
+        self._check_memory(memory)
         key, value = self._keys_and_values(self.latent_projection(memory))
         return Cache({"key": key, "value": value}, is_memory=True)
 
@@ -222,7 +228,7 @@ class AttentionLayer(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """Self-attention of the positions after those in the cache."""
         seen = cache.length + sequence.shape[1]
-        mask.check(len(sequence), self.heads, seen, seen)
+        mask.check(sequence.shape[0], self.heads, seen, seen)
         if mask.looks_ahead:
             raise ValueError(
                 f"step by step, queries cannot look ahead as {mask} lets them; add Causal()"
@@ -239,36 +245,49 @@ class AttentionLayer(nn.Module, ABC):
             self._split(self.value_projection(source), self.kv_heads),
         )
 
-    @cached_property
+    @property
     def _can_cross(self) -> bool:
-        """Asked once: making capabilities costs about a tenth of a small layer's pass."""
-        return self.capabilities.cross_attention
+        """Asked once: making capabilities costs about a tenth of a small layer's pass.
+
+        Not while compiling: the graph would hold only until the answer is kept.
+        """
+        if torch.compiler.is_compiling():
+            return self.capabilities.cross_attention
+        if self._crosses is None:
+            self._crosses = self.capabilities.cross_attention
+        return self._crosses
 
     def _check_inputs(self, query: Tensor, memory: Tensor | None, cache: Cache | None) -> Tensor:
         """The memory; raises ValueError if it, queries and cache do not go together."""
         if cache is not None and memory is not None:
             raise ValueError("with a cache, leave the memory out: remember(memory) makes one of it")
-        memory = query if memory is None else memory
+        _check_sequence("query", query, self.query_dim)
+        if cache is not None and cache.is_memory:
+            batch = cache.tensors["key"].shape[0]
+        else:
+            memory = query if memory is None else memory
+            self._check_memory(memory, query)
+            batch = memory.shape[0]
+        if query.shape[0] != batch:
+            raise ValueError(f"{query.shape[0]} queries and {batch} memories in one batch")
+        return query if memory is None else memory
+
+    def _check_memory(self, memory: Tensor, query: Tensor | None = None) -> None:
         if memory is not query and not self._can_cross:
             raise ValueError(
                 f"{type(self).__name__} attends within one sequence only: leave the memory out"
             )
-        for name, sequence, width in (
-            ("query", query, self.query_dim),
-            ("memory", memory, self.memory_dim),
-        ):
-            if sequence.ndim != 3 or sequence.shape[-1] != width:
-                raise ValueError(
-                    f"{name}: (batch, length, {width}) expected, got {tuple(sequence.shape)}"
-                )
-        if len(query) != len(memory):
-            raise ValueError(f"{len(query)} queries and {len(memory)} memories in one batch")
-        return memory
+        _check_sequence("memory", memory, self.memory_dim)
 
     @staticmethod
     def _split(sequence: Tensor, heads: int) -> Tensor:
         """(B, L, heads · E) → (B, heads, L, E)."""
         return sequence.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _check_sequence(name: str, sequence: Tensor, width: int) -> None:
+    if sequence.ndim != 3 or sequence.shape[-1] != width:
+        raise ValueError(f"{name}: (batch, length, {width}) expected, got {tuple(sequence.shape)}")
 
 
 def _check(

@@ -73,11 +73,13 @@ class TemperedSoftmax(Normalizer):
             self.register_buffer("log_temperature", log)
 
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
-        # Differences first, and none infinite: 0 · ∞ would be T's gradient.
         z = wide(logits)
         shifted = z - z.amax(-1, keepdim=True).detach()
-        shifted = shifted.clamp(min=torch.finfo(z.dtype).min / 2)
-        return (shifted * (-self.log_temperature).exp()).softmax(dim=-1).to(logits.dtype)
+        hidden = torch.zeros_like(z, dtype=torch.bool) if visible is None else ~visible
+        # T never meets the huge logits of hidden keys, in which its derivatives would drown.
+        scaled = shifted.masked_fill(hidden, 0.0) * (-self.log_temperature).exp()
+        weights = scaled.masked_fill(hidden, torch.finfo(z.dtype).min).softmax(dim=-1)
+        return weights.to(logits.dtype)
 
 
 class SoftmaxPlusOne(Normalizer):
@@ -151,12 +153,13 @@ class Entmax15(Normalizer):
         z = wide(logits)
         z = ((z - z.amax(-1, keepdim=True)) / 2).clamp(min=-1)
         with torch.no_grad():
-            threshold = self._threshold(z)
-        # One step of Newton's method changes nothing but gives τ its gradient.
-        excess = (z - threshold).relu()
-        slope = 2 * excess.sum(-1, keepdim=True).detach()
-        threshold = threshold + (excess.square().sum(-1, keepdim=True) - 1) / slope
-        return (z - threshold).relu().square().to(logits.dtype)
+            support = z > self._threshold(z)
+        # τ in closed form from the logits of the support, which gives it all its derivatives.
+        size = support.sum(-1, keepdim=True)
+        mean = (z * support).sum(-1, keepdim=True) / size
+        deviation = (z - mean) * support
+        distance = ((1 - deviation.square().sum(-1, keepdim=True)) / size).sqrt()
+        return ((deviation + distance) * support).square().to(logits.dtype)
 
     @staticmethod
     def _threshold(z: Tensor) -> Tensor:
@@ -192,8 +195,10 @@ class TopK(Normalizer):
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
         # topk would leave it open which of equal logits it takes.
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        values, indices = ordered[..., : self.k], order[..., : self.k]
-        return torch.zeros_like(logits).scatter(-1, indices, values.softmax(dim=-1))
+        # A mask, not a slice: the length stays open in torch.export.
+        dropped = torch.arange(logits.shape[-1], device=logits.device) >= self.k
+        largest = ordered.masked_fill(dropped, torch.finfo(logits.dtype).min)
+        return torch.zeros_like(logits).scatter(-1, order, largest.softmax(dim=-1))
 
 
 def _count(logits: Tensor, visible: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_lab.attention.checks import check_positive
+from attention_lab.attention.precision import wide, without_autocast
 
 
 class Positions(nn.Module, ABC):
@@ -29,6 +30,8 @@ class Positions(nn.Module, ABC):
     paper: ClassVar[str]
     #: Whether there is a :meth:`bias`.
     adds_to_logits: ClassVar[bool] = False
+    #: Whether that bias may need a gradient.
+    bias_needs_grad: ClassVar[bool] = True
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__()
@@ -148,14 +151,12 @@ class ALiBi(Positions):
     formula = "l − m·|i − j|"
     paper = "Press et al. 2022"
     adds_to_logits = True
-
-    def __init__(self, heads: int, head_dim: int) -> None:
-        super().__init__(heads, head_dim)
-        self.register_buffer("slopes", _slopes(heads).view(heads, 1, 1), persistent=False)
-        self.slopes: Tensor
+    bias_needs_grad = False
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
-        return -self.slopes.to(query.dtype) * _distance(query, start, keys).abs().to(query.dtype)
+        # Slopes are no buffer: one that is not in the state is garbage once a layer that was made
+        # on the meta device has loaded its state.
+        return -_slopes(query, self.heads) * _distance(query, start, keys).abs()
 
 
 class T5Bias(Positions):
@@ -190,7 +191,7 @@ class T5Bias(Positions):
         self.table = nn.Parameter(torch.randn(heads, buckets) * 0.1)
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
-        return self.table[:, self._bucket(_distance(query, start, keys))].to(query.dtype)
+        return wide(self.table)[:, self._bucket(_distance(query, start, keys))]
 
     def _bucket(self, distance: Tensor) -> Tensor:
         per_side = self.table.shape[1] // 2
@@ -227,9 +228,10 @@ class Shaw(Positions):
         self.max_distance = max_distance
         self.table = nn.Parameter(torch.randn(2 * max_distance + 1, head_dim) * head_dim**-0.5)
 
+    @without_autocast
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
         # One product with each distance, then a lookup: no (L, S, E) tensor.
-        by_distance = (query * self.head_dim**-0.5) @ self.table.to(query.dtype).mT
+        by_distance = (wide(query) * self.head_dim**-0.5) @ wide(self.table).mT
         limit = self.max_distance
         index = _distance(query, start, keys).clamp(-limit, limit) + limit
         return by_distance.gather(-1, index.expand(*query.shape[:3], keys))
@@ -245,16 +247,24 @@ def _distance(query: Tensor, start: int, keys: int) -> Tensor:
     return _positions(query, 0, keys) - rows.unsqueeze(-1)
 
 
+def _wide_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def _angles(x: Tensor, start: int, width: int, base: float = 10000.0) -> Tensor:
     """Position · base^(−2i / width), (L, ⌈width / 2⌉); never in half precision."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = _wide_dtype(x)
     exponents = torch.arange(0, width, 2, dtype=dtype, device=x.device) / width
     return _positions(x, start, x.shape[2]).to(dtype).unsqueeze(-1) * base**-exponents
 
 
-def _slopes(heads: int) -> Tensor:
-    """Geometric, down to 2⁻⁸: where H is no power of two, from two neighbouring powers' series."""
+def _slopes(x: Tensor, heads: int) -> Tensor:
+    """(H, 1, 1), geometric, down to 2⁻⁸; never in half precision.
+
+    Where H is no power of two, they are of two neighbouring powers' series.
+    """
     lower = 2 ** (heads.bit_length() - 1)
-    exact = [2 ** (-8 * (i + 1) / lower) for i in range(lower)]
-    between = [2 ** (-8 * (i + 1) / (2 * lower)) for i in range(0, 2 * (heads - lower), 2)]
-    return torch.tensor(exact + between)
+    dtype, device = _wide_dtype(x), x.device
+    rank = torch.arange(1, lower + 1, dtype=dtype, device=device)
+    exponents = torch.cat([rank, rank[: heads - lower] - 0.5]) / lower
+    return torch.exp2(-8 * exponents).view(heads, 1, 1)

@@ -20,7 +20,11 @@ def without_autocast(method: Function) -> Function:
 
     @functools.wraps(method)
     def run(self: Any, query: Tensor, *arguments: Any, **named: Any) -> Any:
-        with torch.autocast(query.device.type, enabled=False):
+        device = query.device.type
+        # Some devices have no autocast, "meta" among them.
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return method(self, query, *arguments, **named)
+        with torch.autocast(device, enabled=False):
             return method(self, query, *arguments, **named)
 
     return cast("Function", run)

@@ -34,8 +34,8 @@ class Case(NamedTuple):
     name: str
     node: Node
 
-    def layer(self) -> AttentionLayer:
-        layer: AttentionLayer = create(self.node)(WIDTH)
+    def layer(self, memory_dim: int | None = None) -> AttentionLayer:
+        layer: AttentionLayer = create(self.node)(WIDTH, memory_dim)
         return layer.double().eval()
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd.gradcheck import GradcheckError, gradcheck
+from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from torch.testing import assert_close
 
 from attention_lab.attention import AttentionLayer, Cache, Causal, Dense, Mask, Padding
@@ -134,6 +134,27 @@ def check_gradients(layer: AttentionLayer, it: Example) -> None:
         gradcheck(attend, inputs, fast_mode=True)
     except GradcheckError as error:
         raise AssertionError("gradients are wrong") from error
+
+
+def check_second_derivatives(layer: AttentionLayer, it: Example) -> None:
+    """Second derivatives are those of finite differences, or refused where none are promised.
+
+    Also for queries below 0, where features such as elu(q) + 1 are small.
+    """
+    for query in (it.query, -it.query.abs()):
+        example = with_gradients(it._replace(query=query))
+
+        def attend(*_: Tensor, example: Example = example) -> Tensor:
+            return output_of(layer, example)
+
+        inputs = (*example[:3], *mechanism_parameters(layer))
+        try:
+            gradgradcheck(attend, inputs, fast_mode=True)
+        except GradcheckError as error:
+            raise AssertionError("second derivatives are wrong") from error
+        except RuntimeError as error:
+            if layer.capabilities.double_backward:
+                raise AssertionError("second derivatives are promised, but refused") from error
 
 
 def check_agreement(layer: AttentionLayer, reference: AttentionLayer, it: Example) -> None:
@@ -267,6 +288,28 @@ def check_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
     )
 
 
+def check_observing_changes_nothing(layer: AttentionLayer, it: Example, dtype: torch.dtype) -> None:
+    """Asking for weights does not change one bit of the output, in no precision, of no size.
+
+    Nor does it in training, whatever is dropped.
+    """
+    layer = copy.deepcopy(layer).to(dtype)
+    for size in (1, 100):
+        query, key, value = (
+            (it.query * size).to(dtype),
+            (it.key * size).to(dtype),
+            it.value.to(dtype),
+        )
+        for train in (False, True):
+            layer.train(train)
+            outputs = []
+            for need_weights in (False, True):
+                torch.manual_seed(0)
+                outputs.append(layer.attend(query, key, value, it.mask, need_weights)[0])
+            assert outputs[0].isfinite().all(), f"inputs {size} times as large overflow"
+            assert torch.equal(*outputs), "asking for weights changes the output"
+
+
 def check_eval_is_deterministic(layer: AttentionLayer, it: Example) -> None:
     """Nothing random happens in eval, whatever the dropout."""
     assert torch.equal(output_of(layer, it), output_of(layer, it)), "eval is random"
@@ -322,6 +365,9 @@ def check_low_precision(
     rounding = torch.finfo(dtype).eps * it.value.abs().max().item()
     assert error(reference) <= 4 * rounding
     assert error(layer) <= 2 * error(reference) + rounding
+    if layer.capabilities.weights:
+        weights, exact = weights_of(layer, rounded), weights_of(copy.deepcopy(layer).double(), wide)
+        assert_close(weights.double(), exact, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
 def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
@@ -381,7 +427,10 @@ def check_decoding(layer: AttentionLayer, length: int = 7) -> None:
 
 
 def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
-    """Step by step to another sequence, projected once, gives what the whole pass gives."""
+    """Step by step to another sequence, projected once, gives what the whole pass gives.
+
+    Its width may be another than that of the queries.
+    """
     memory = torch.randn(2, length, layer.memory_dim, dtype=torch.float64)
     queries = torch.randn(2, 4, layer.query_dim, dtype=torch.float64)
     valid = torch.ones(2, length, dtype=torch.bool)
@@ -423,6 +472,7 @@ def check_bad_input(layer: AttentionLayer) -> None:
     sequence = torch.randn(2, 4, layer.query_dim, dtype=torch.float64)
     wrong = [
         lambda: layer(sequence[0]),
+        lambda: layer.remember(sequence[..., :-1]),
         lambda: layer(sequence[..., :-1]),
         lambda: layer(sequence, sequence[:1]),
         lambda: layer(sequence, mask=Padding(torch.ones(2, 5, dtype=torch.bool))),
@@ -430,8 +480,10 @@ def check_bad_input(layer: AttentionLayer) -> None:
         lambda: layer(sequence, mask=torch.ones(4, 4, dtype=torch.bool)),
         lambda: layer(sequence, sequence, cache=Cache()),
     ]
-    if not layer.capabilities.cross_attention:
-        wrong.append(lambda: layer(sequence, sequence.clone()))
+    if layer.capabilities.cross_attention:
+        wrong.append(lambda: layer(sequence[:1], cache=layer.remember(sequence)))
+    else:
+        wrong += [lambda: layer(sequence, sequence.clone()), lambda: layer.remember(sequence)]
     for call in wrong:
         with pytest.raises(ValueError, match=r"^[^\n]{10,}$"):
             call()

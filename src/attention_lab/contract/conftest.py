@@ -29,8 +29,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 ("case", "it"), list(_with_examples(able, metafunc)), indirect=["it"]
             )
         else:
-            quick = pytest.mark.quick
-            metafunc.parametrize("case", [pytest.param(c, id=c.name, marks=quick) for c in able])
+            is_slow = metafunc.definition.get_closest_marker("slow") is not None
+            marks = () if is_slow else (pytest.mark.quick,)
+            metafunc.parametrize("case", [pytest.param(c, id=c.name, marks=marks) for c in able])
     if "mask_option" in names:
         metafunc.parametrize(
             "mask_option", [] if only else list(group_options("attention/mask", extra))
@@ -44,6 +45,7 @@ def _can(layer: AttentionLayer, wanted: pytest.Mark | None) -> bool:
 def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]:
     """Each mechanism with each example that it can be given."""
     with_empty_rows = metafunc.definition.get_closest_marker("empty_rows") is not None
+    few = metafunc.definition.get_closest_marker("few") is not None
     masks = checks.MASKS_WITH_EMPTY_ROWS if with_empty_rows else checks.MASKS
     for case, mask, device in product(able, masks, DEVICES):
         layer = case.layer()
@@ -53,6 +55,8 @@ def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]
         hardest = "causal-and-padding" if can.any_mask else "padding"
         for queries, keys in LENGTHS if can.cross_attention else SAME_LENGTHS:
             is_quick = queries == LENGTHS[0][0] and mask == hardest
+            if few and not is_quick:
+                continue
             yield pytest.param(
                 case,
                 partial(

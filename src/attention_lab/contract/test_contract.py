@@ -7,12 +7,13 @@ import torch
 
 from attention_lab.attention import AttentionLayer
 from attention_lab.attention.backends import EAGER
-from attention_lab.contract import checks
+from attention_lab.contract import checks, transforms
 from attention_lab.contract.cases import DROPOUT, WIDTH, Case, compose_attention
 from attention_lab.contract.checks import Example
 from attention_lab.training.nodes import create
 
 Need = Callable[[AttentionLayer], bool]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 def weights(layer: AttentionLayer) -> bool:
@@ -44,8 +45,17 @@ def a_faster_backend(layer: AttentionLayer) -> bool:
     return layer.backend is not EAGER
 
 
+def the_fastest_backend(layer: AttentionLayer) -> bool:
+    return layer.backend.name == layer.capabilities.backends[0]
+
+
 def test_gradients(layer: AttentionLayer, it: Example) -> None:
     checks.check_gradients(layer, it)
+
+
+@pytest.mark.few
+def test_second_derivatives(layer: AttentionLayer, it: Example) -> None:
+    checks.check_second_derivatives(layer, it)
 
 
 @pytest.mark.needs(layer=a_faster_backend)
@@ -88,6 +98,13 @@ def test_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
     checks.check_weights_only_when_asked(layer, it)
 
 
+@pytest.mark.needs(layer=weights)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.few
+def test_observing_changes_nothing(layer: AttentionLayer, it: Example, dtype: torch.dtype) -> None:
+    checks.check_observing_changes_nothing(layer, it, dtype)
+
+
 def test_eval_is_deterministic(layer: AttentionLayer, it: Example) -> None:
     checks.check_eval_is_deterministic(layer, it)
 
@@ -119,8 +136,44 @@ def test_decoding(layer: AttentionLayer) -> None:
 
 
 @pytest.mark.needs(layer=across)
-def test_remembering(layer: AttentionLayer) -> None:
-    checks.check_remembering(layer)
+def test_remembering(case: Case) -> None:
+    checks.check_remembering(case.layer(memory_dim=WIDTH + 4))
+
+
+@pytest.mark.needs(layer=the_fastest_backend)
+@pytest.mark.slow
+def test_compiling(case: Case) -> None:
+    transforms.check_compiling(case.layer)
+
+
+@pytest.mark.needs(backend=the_fastest_backend, layer=causal)
+@pytest.mark.slow
+def test_compiled_decoding(layer: AttentionLayer) -> None:
+    transforms.check_compiled_decoding(layer)
+
+
+@pytest.mark.needs(layer=the_fastest_backend)
+@pytest.mark.slow
+def test_export(layer: AttentionLayer) -> None:
+    transforms.check_export(layer)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_tracing(layer: AttentionLayer) -> None:
+    transforms.check_tracing(layer)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap(layer: AttentionLayer) -> None:
+    transforms.check_vmap(layer)
+
+
+def test_copies(layer: AttentionLayer) -> None:
+    transforms.check_copies(layer)
+
+
+def test_meta_device(case: Case) -> None:
+    transforms.check_meta_device(case.layer)
 
 
 def test_lengths(layer: AttentionLayer) -> None:

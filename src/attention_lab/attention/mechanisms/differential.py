@@ -84,6 +84,7 @@ class DifferentialAttention(AttentionLayer):
             memory="L·S" if self.backend is EAGER else "S·d",
             linear_in_values=False,  # the norm
             distribution=False,
+            double_backward=self.backend.double_backward,
         )
 
     def attend(
@@ -97,15 +98,14 @@ class DifferentialAttention(AttentionLayer):
     ) -> tuple[Tensor, Tensor | None]:
         a, b, c, d = self.lambda_vectors
         factor = (a @ b).exp() - (c @ d).exp() + self.initial_lambda
-        backend = EAGER if need_weights else self.backend
         (first, its_map), (second, other_map) = (
-            backend.compute(Problem(q, k, value, mask, self._axes(), start=start))
+            self.backend.attend(Problem(q, k, value, mask, self._axes(), start=start), need_weights)
             for q, k in zip(query.chunk(2, dim=-1), key.chunk(2, dim=-1), strict=True)
         )
         output = (1 - self.initial_lambda) * self._normalize(first - factor * second)
-        if its_map is None or other_map is None or not need_weights:
+        if its_map is None or other_map is None:
             return output, None
-        return output, its_map - factor * other_map
+        return output, (its_map - factor * other_map).to(query.dtype)
 
     def _normalize(self, x: Tensor) -> Tensor:
         """RMSNorm per head, not in half precision."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attention_lab.attention.backends import repeat_heads
 from attention_lab.attention.cache import Cache
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_positive
+from attention_lab.attention.checks import check_positive, make_part
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Everything, Mask, split_causal
 from attention_lab.attention.precision import wide, without_autocast
@@ -56,9 +56,11 @@ class EluPlusOne(FeatureMap):
     paper = "Katharopoulos et al. 2020"
 
     def forward(self, x: Tensor, is_query: bool) -> Features:
+        below = x.clamp(max=0)
         if is_query:  # far below 0 every feature would vanish; the factor e^−max cancels
-            x = x - x.amax(-1, keepdim=True).detach().clamp(max=0)
-        return Features(F.elu(x) + 1)
+            below = below - below.amax(-1, keepdim=True).detach()
+        # Not elu, whose second derivative at 0, where the largest now is, is that from above.
+        return Features(x.relu() + below.exp())
 
 
 class PositiveRandomFeatures(FeatureMap):
@@ -129,7 +131,8 @@ class KernelAttention(AttentionLayer):
         bias: whether the projections have one.
         gate: whether a sigmoid of the query gates the output.
         mask: the mechanism's own mask, on top of the one that each call brings.
-        chunk: positions that the causal form takes at once.
+        chunk: positions that the causal form takes at once; with torch.export, the longest
+            sequence that a causal layer takes.
 
     Raises:
         ValueError: if a value is out of range or sizes do not agree.
@@ -162,7 +165,9 @@ class KernelAttention(AttentionLayer):
             mask=mask,
         )
         check_positive(chunk=chunk)
-        self.feature_map = feature_map(self.head_dim)
+        self.feature_map: FeatureMap = make_part(
+            "feature_map", feature_map, FeatureMap, self.head_dim
+        )
         self.chunk = chunk
 
     @property
@@ -185,29 +190,21 @@ class KernelAttention(AttentionLayer):
         need_weights: bool,
         start: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        keys = key.shape[2]
         phi_q, phi_k, summed = self._features(query, key, value)
-        structure = None if need_weights or start else split_causal(mask)
-        if structure is None:
-            size = (len(query), query.shape[1], query.shape[2], keys)
+        structure = None if start else split_causal(mask)
+        weights = None
+        if need_weights or structure is None:
+            size = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
             visible = (Everything() if mask is None else mask).dense(*size, query.device, start)
-            products = (phi_q @ phi_k.values.mT).flatten(1, 2) * visible
-            if phi_k.log_scale is not None:
-                row = repeat_heads(phi_k.log_scale.squeeze(2), phi_q.shape[2]).mT
-                products = products * _relative(row.masked_fill(~visible, _lowest(row)), -1)
-            weights = products / _safe(products.sum(-1, keepdim=True))
-            output = weights @ repeat_heads(value, phi_q.shape[2]).to(weights.dtype)
-            given = weights.to(query.dtype) if need_weights else None
-            return output.to(query.dtype), given
-        causal, rest = structure
-        phi_k = _hide(phi_k, rest.dense(len(query), 1, 1, keys, query.device))
-        if causal:
-            sums, _ = self._causal(phi_q, phi_k, summed, _no_keys(phi_k, summed))
+            weights = _weights(phi_q, phi_k, visible)
+        if structure is not None:
+            output = _divide(self._sums(phi_q, phi_k, summed, *structure), query.dtype)
         else:
-            values, scale = phi_k
-            values = values if scale is None else values * _relative(scale, -2)
-            sums = phi_q @ (values.mT @ summed)
-        return _divide(sums, query.dtype), None
+            assert weights is not None
+            output = (weights @ repeat_heads(value, phi_q.shape[2]).to(weights.dtype)).to(
+                query.dtype
+            )
+        return output, weights.to(query.dtype) if need_weights and weights is not None else None
 
     @without_autocast
     def attend_next(
@@ -230,7 +227,7 @@ class KernelAttention(AttentionLayer):
             )
         seen = cache.length + key.shape[2]
         phi_q, phi_k, summed = self._features(query, key, value)
-        valid = structure[1].dense(len(query), 1, 1, seen, query.device)
+        valid = structure[1].dense(query.shape[0], 1, 1, seen, query.device)
         phi_k = _hide(phi_k, valid[..., cache.length :])
         past = Past(**cache.tensors) if cache.tensors else _no_keys(phi_k, summed)
         sums, past = self._causal(phi_q, phi_k, summed, past)
@@ -249,6 +246,18 @@ class KernelAttention(AttentionLayer):
         values, scale = self.feature_map(key, is_query=False)
         phi_k = Features(values.unsqueeze(2), None if scale is None else scale.unsqueeze(2))
         return phi_q, phi_k, F.pad(value, (0, 1), value=1.0).unsqueeze(2)
+
+    def _sums(
+        self, phi_q: Tensor, phi_k: Features, value: Tensor, causal: bool, rest: Mask
+    ) -> Tensor:
+        """Σ (φ(q)·φ(k)) v over the keys that each query may look at, linear in their number."""
+        batch, *_, keys, _ = phi_k.values.shape
+        phi_k = _hide(phi_k, rest.dense(batch, 1, 1, keys, value.device))
+        if causal:
+            return self._causal(phi_q, phi_k, value, _no_keys(phi_k, value))[0]
+        values, scale = phi_k
+        values = values if scale is None else values * _relative(scale, -2)
+        return phi_q @ (values.mT @ value)
 
     def _causal(
         self, phi_q: Tensor, phi_k: Features, value: Tensor, past: Past
@@ -278,6 +287,15 @@ class KernelAttention(AttentionLayer):
             outputs.append(pairs @ v + before)
             past = Past(sums + k.mT @ v, largest)
         return torch.cat(outputs, dim=-2), past
+
+
+def _weights(phi_q: Tensor, phi_k: Features, visible: Tensor) -> Tensor:
+    """From all pairs, (B, H, L, S)."""
+    products = (phi_q @ phi_k.values.mT).flatten(1, 2) * visible
+    if phi_k.log_scale is not None:
+        row = repeat_heads(phi_k.log_scale.squeeze(2), phi_q.shape[2]).mT
+        products = products * _relative(row.masked_fill(~visible, _lowest(row)), -1)
+    return products / _safe(products.sum(-1, keepdim=True))
 
 
 def _hide(phi_k: Features, valid: Tensor) -> Features:

@@ -78,6 +78,7 @@ class LinformerAttention(AttentionLayer):
             any_mask=False,
             weights=False,
             positional=True,
+            double_backward=False,  # nor has PyTorch's fused kernel
         )
 
     def check_lengths(self, queries: int, keys: int) -> None:
@@ -100,7 +101,8 @@ class LinformerAttention(AttentionLayer):
         key, value = repeat_heads(key, groups), repeat_heads(value, groups)
         if mask is not None:
             _check_mask(mask)
-            valid = mask.dense(len(query), query.shape[1], 1, keys, query.device).mT
+            batch, heads = query.shape[:2]
+            valid = mask.dense(batch, heads, 1, keys, query.device).mT
             key, value = key.masked_fill(~valid, 0.0), value.masked_fill(~valid, 0.0)
         key, value = self.key_slots[:, :keys] @ key, self.value_slots[:, :keys] @ value
         dropout = self.dropout if self.training else 0.0

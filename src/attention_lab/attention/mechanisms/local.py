@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attention_lab.attention.backends import Axes, Problem, eager_weights, repeat_heads
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.attention.checks import check_dropout, check_positive, make_part
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Dense, Everything, Mask
 from attention_lab.attention.normalizers import Softmax
@@ -71,7 +71,8 @@ class LocalAttention(AttentionLayer):
         check_positive(radius=radius)
         check_dropout(dropout)
         self.radius, self.dropout = radius, dropout
-        self.score, self.normalizer = score(heads, self.head_dim), Softmax()
+        self.score: Score = make_part("score", score, Score, heads, self.head_dim)
+        self.normalizer = Softmax()
         self.place_map = nn.Parameter(torch.empty(heads, self.head_dim, self.head_dim))
         self.place_vector = nn.Parameter(torch.randn(heads, self.head_dim, 1) * self.head_dim**-0.5)
         for matrix in self.place_map:
@@ -100,10 +101,11 @@ class LocalAttention(AttentionLayer):
         window = Dense(visible & (distance.abs() <= self.radius))
         problem = Problem(query, key, value, window, Axes(self.score, self.normalizer))
         nearness = torch.exp(-2 * (distance / self.radius).square())
-        weights = eager_weights(problem) * nearness.to(query.dtype)
+        weights = eager_weights(problem) * nearness
         dropout = self.dropout if self.training else 0.0
-        output = F.dropout(weights, dropout) @ repeat_heads(value, problem.groups)
-        return output, weights if need_weights else None
+        dropped = F.dropout(weights, dropout).to(value.dtype)
+        output = dropped @ repeat_heads(value, problem.groups)
+        return output, weights.to(query.dtype) if need_weights else None
 
     def _distance(
         self, query: Tensor, key: Tensor, mask: Mask | None, start: int

@@ -106,7 +106,7 @@ class NystromAttention(AttentionLayer):
         mask = Everything() if mask is None else mask
         _check_mask(mask)
         real = mask.dense(batch, heads, 1, length, query.device).mT  # (B, H, L, 1), or 1 for B, H
-        member = _segments(real, min(self.landmarks, length))
+        member = _segments(real, self.landmarks)
         used = member.any(-2, keepdim=True)  # (B, H, 1, m)
         groups = heads // key.shape[1]
         q, k, v = wide(query) * width**-0.5, *(repeat_heads(wide(x), groups) for x in (key, value))
@@ -116,10 +116,8 @@ class NystromAttention(AttentionLayer):
         between = _softmax(landmark_q @ landmark_k.mT, used & used.mT)
         to_all = _softmax(landmark_q @ k.mT, used.mT & real.mT)
         inverse = _pseudo_inverse(between, self.iterations)
-        if need_weights:
-            weights = from_all @ inverse @ to_all
-            return (weights @ v).to(query.dtype), weights.to(query.dtype)
-        return (from_all @ (inverse @ (to_all @ v))).to(query.dtype), None
+        output = (from_all @ (inverse @ (to_all @ v))).to(query.dtype)
+        return output, (from_all @ inverse @ to_all).to(query.dtype) if need_weights else None
 
 
 def _segments(real: Tensor, most: int) -> Tensor:
@@ -146,10 +144,7 @@ def _pseudo_inverse(matrix: Tensor, iterations: int) -> Tensor:
 
     That is Aᵀ / (‖A‖₁ ‖A‖∞); the rows of a softmax sum to 1, so ‖A‖∞ is 1, and ‖A‖₁ at least that.
     """
-    size = matrix.shape[-1]
-    if size == 0:
-        return matrix
-    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     largest_column = matrix.sum(-2, keepdim=True).amax(-1, keepdim=True).clamp(min=1)
     z = matrix.mT / largest_column
     for _ in range(iterations):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from attention_lab.attention.backends import EAGER, Axes, Problem, able_backends, choose_backend
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_dropout
+from attention_lab.attention.checks import check_dropout, make_part
 from attention_lab.attention.heads import HeadMixing
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Mask
@@ -77,14 +77,16 @@ class ScoredAttention(AttentionLayer):
             mask=mask,
         )
         check_dropout(dropout)
-        self.score = score(heads, self.head_dim)
-        self.normalizer = normalizer()
+        self.score: Score = make_part("score", score, Score, heads, self.head_dim)
+        self.normalizer: Normalizer = make_part("normalizer", normalizer, Normalizer)
         if self.normalizer.needs_positive and not self.score.ever_positive:
             raise ValueError(
                 f"{type(self.normalizer).__name__} weighs logits above 0 only, and those of "
                 f"{type(self.score).__name__} never are: nothing would be looked at"
             )
-        self.positions = positions(heads, self.head_dim)
+        self.positions: Positions = make_part(
+            "positions", positions, Positions, heads, self.head_dim
+        )
         places = not isinstance(self.positions, NoPositions) and not self.positions.adds_to_logits
         if places and not self.score.looks:
             raise ValueError(
@@ -119,6 +121,7 @@ class ScoredAttention(AttentionLayer):
             distribution=normalizer.sums_to_one and self.mixing is None,
             sparse=normalizer.sparse,
             positional=score.positional or not isinstance(positions, NoPositions),
+            double_backward=self.backend.double_backward,
         )
 
     def check_lengths(self, queries: int, keys: int) -> None:
@@ -136,10 +139,10 @@ class ScoredAttention(AttentionLayer):
     ) -> tuple[Tensor, Tensor | None]:
         bias = self.positions.bias(query, start, key.shape[2])
         query, key = self.positions.place(query, key, start)
-        problem = Problem(query, key, value, mask, self.axes(), bias, start)
-        backend = EAGER if need_weights and not self.backend.gives_weights else self.backend
-        output, weights = backend.compute(problem)
-        return output, weights if need_weights else None
+        needs_grad = self.positions.bias_needs_grad
+        problem = Problem(query, key, value, mask, self.axes(), bias, start, needs_grad)
+        output, weights = self.backend.attend(problem, need_weights)
+        return output, None if weights is None else weights.to(query.dtype)
 
     def axes(self) -> Axes:
         """What this attention is made of, in the present mode."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from attention_lab.attention.checks import check_positive
+from attention_lab.attention.precision import wide, without_autocast
 
 
 class Score(nn.Module, ABC):
@@ -40,7 +41,10 @@ class Score(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        """Logits (B, H, L, S) of queries (B, H, L, E) against keys (B, H, S, E)."""
+        """Logits (B, H, L, S) of queries (B, H, L, E) against keys (B, H, S, E).
+
+        They may be in a wider precision than the queries, where that of the queries could overflow.
+        """
 
 
 class DotProductFamily(Score):
@@ -57,5 +61,9 @@ class DotProductFamily(Score):
         """
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        query, key, scale = self.fold(query, key)
-        return (scale * query) @ key.mT  # scaled first: half precision overflows later
+        return self._product(*self.fold(query, key))
+
+    @without_autocast
+    def _product(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        # Half precision would overflow, where fused kernels accumulate in single precision.
+        return (scale * wide(query)) @ wide(key).mT

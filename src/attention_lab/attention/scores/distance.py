@@ -22,4 +22,4 @@ class L2(Score):
         q, k = wide(query), wide(key)
         squares = q.square().sum(-1, keepdim=True) + k.square().sum(-1).unsqueeze(-2)
         distance = (squares - 2 * (q @ k.mT)).clamp(min=0)
-        return (-(self.head_dim**-0.5) * distance).to(query.dtype)
+        return -(self.head_dim**-0.5) * distance

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_lab.attention.checks import check_positive
+from attention_lab.attention.precision import wide, without_autocast
 from attention_lab.attention.scores.base import Score
 
 
@@ -33,6 +34,7 @@ class Location(Score):
         if keys > places:
             raise ValueError(f"{keys} keys are more than max_length={places} places")
 
+    @without_autocast
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         self.check_lengths(key.shape[2])
-        return query @ self.weight[:, :, : key.shape[2]]
+        return wide(query) @ wide(self.weight[:, :, : key.shape[2]])
