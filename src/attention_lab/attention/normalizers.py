@@ -76,7 +76,7 @@ class TemperedSoftmax(Normalizer):
         z = wide(logits)
         shifted = z - z.amax(-1, keepdim=True).detach()
         hidden = torch.zeros_like(z, dtype=torch.bool) if visible is None else ~visible
-        # T never meets the huge logits of hidden keys, in which its derivatives would drown.
+        # T never meets the huge logits of hidden keys: its second derivative would overflow.
         scaled = shifted.masked_fill(hidden, 0.0) * (-self.log_temperature).exp()
         weights = scaled.masked_fill(hidden, torch.finfo(z.dtype).min).softmax(dim=-1)
         return weights.to(logits.dtype)
