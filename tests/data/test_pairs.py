@@ -12,7 +12,7 @@ import torch
 from attention_lab.data.pairs import Pairs
 from attention_lab.data.splits import stable_fraction
 from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK
-from attention_lab.data.written import SequenceAccuracy, WrittenText
+from attention_lab.data.written import MODES
 
 #: Tiny files share lines and lack tokens; what is said of that has tests of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|split as well)")
@@ -123,8 +123,6 @@ def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
     assert data.model_arguments()["target_vocabulary"] == 4 + letters
     expected = letters if tokens == "characters" else kinds[tokens]
     assert other.model_arguments()["target_vocabulary"] == 4 + expected
-    metric = SequenceAccuracy if tokens == "characters" else WrittenText
-    assert type(other.metric()) is metric
 
 
 # Baselines
@@ -135,9 +133,8 @@ def test_the_floor_always_writes_the_most_frequent_target(tmp_path: Path) -> Non
     test = written(tmp_path, [("e", "x y"), ("f", "x"), ("f", "x y"), ("g", "z z z")], "test")
     data = loaded(train, validation=train, test=test, target_tokens="whitespace")
     floor = data.floor("test")
-    assert floor["sequence_accuracy"] == pytest.approx(2 / 3)
+    assert floor["sequence_error_rate"] == pytest.approx(1 / 3)
     assert floor["token_error_rate"] == pytest.approx(3 / (2 + 2 + 3))
-    assert set(floor) == {"sequence_accuracy", "token_error_rate", "bleu", "chrf"}
     assert data.monitor in floor
 
 
@@ -147,7 +144,7 @@ def test_copying_is_known_to_do_well(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="never occur"):
         data = loaded(train, validation=train, test=test)
     copy = data.shortcuts("test")["copy"]
-    assert copy["sequence_accuracy"] == pytest.approx(1 / 3)  # "!" is not "?"
+    assert copy["sequence_error_rate"] == pytest.approx(2 / 3)  # "!" is not "?"
     assert copy["token_error_rate"] == pytest.approx(2 / 8)
 
 
@@ -168,14 +165,49 @@ def test_labels_name_what_is_read_and_what_is_written(numbers: Pairs) -> None:
     assert numbers.labels(batch) == [{"source": list(source), "target": [*target.split(), "</s>"]}]
 
 
+SYMBOLS = ["token_error_rate", "sequence_error_rate"]
+TEXTS = ["token_error_rate", "bleu", "chrf"]
+
+
 @pytest.mark.parametrize(
-    ("monitor", "mode"),
-    [("token_error_rate", "min"), ("sequence_accuracy", "max"), ("bleu", "max"), ("chrf", "max")],
+    ("source_tokens", "target_tokens", "options", "metrics", "monitor"),
+    [
+        ("characters", "characters", {}, SYMBOLS, "token_error_rate"),
+        ("characters", "whitespace", {}, SYMBOLS, "token_error_rate"),  # letters to phonemes
+        ("whitespace", "whitespace", {}, TEXTS, "token_error_rate"),
+        ("bytes", "bytes", {}, TEXTS, "token_error_rate"),
+        ("characters", "whitespace", {"metrics": ["per", "wer"]}, ["per", "wer"], "per"),
+        ("characters", "whitespace", {"metrics": ["per", "wer"], "monitor": "wer"}, None, "wer"),
+        ("whitespace", "whitespace", {"monitor": "bleu"}, TEXTS, "bleu"),
+        ("whitespace", "whitespace", {"metrics": ["chrf"]}, ["chrf"], "chrf"),
+        ("characters", "characters", {"monitor": "sequence_accuracy"}, None, "sequence_accuracy"),
+    ],
 )
-def test_what_is_monitored_can_be_chosen(monitor: Any, mode: str, numbers: Pairs) -> None:
-    data = Pairs(numbers.train, target_tokens="whitespace", monitor=monitor)
-    assert (data.monitor, data.mode) == (monitor, mode)
-    assert monitor in numbers.floor("test")
+def test_metrics_suit_the_tokens_and_can_be_chosen(
+    source_tokens: Any,
+    target_tokens: Any,
+    options: dict[str, Any],
+    metrics: list[str] | None,
+    monitor: str,
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, LINES)
+    data = loaded(path, source_tokens=source_tokens, target_tokens=target_tokens, **options)
+    floor = data.floor("test")
+    assert (data.monitor, data.mode) == (monitor, MODES[monitor])
+    assert monitor in floor
+    if metrics is not None:
+        assert list(floor) == metrics
+
+
+def test_the_word_error_rate_is_that_of_whole_words(tmp_path: Path) -> None:
+    train = written(tmp_path, [("cat", "K AE T"), ("at", "AE T")], "train")
+    test = written(tmp_path, [("act", "AE K T"), ("tat", "T AE T"), ("a", "AE")], "test")
+    options = {"target_tokens": "whitespace", "metrics": ["per", "wer"]}
+    data = loaded(train, validation=train, test=test, **options)
+    said = [data.target_vocabulary.read(text) for text in ("AE T", "T AE T", "AE")]
+    assert [source for source, _ in rows(data, "test")] == ["act", "tat", "a"]
+    assert data.scores(said, "test") == pytest.approx({"per": 1 / 7, "wer": 1 / 3})
 
 
 # What is not as it should be
@@ -226,7 +258,8 @@ def test_white_space_between_words_makes_no_other_source(tmp_path: Path) -> None
 def test_text_is_compared_with_what_stands_in_the_file(tmp_path: Path) -> None:
     train = written(tmp_path, [("a", "the cat sat on"), ("b", "a mat")], "train")
     test = written(tmp_path, [("c", "the dog sat on"), ("c", "the cow sat on")], "test")
-    data = loaded(train, validation=train, test=test, target_tokens="whitespace")
+    chosen = ["token_error_rate", "chrf"]
+    data = loaded(train, validation=train, test=test, target_tokens="whitespace", metrics=chosen)
     ((dog, cow),) = copy.deepcopy(data.references("test"))
     assert dog == cow == (*data.target_vocabulary.read("the")[:1], UNK, *dog[2:])
     metric = data.metric()
@@ -287,6 +320,10 @@ def test_a_bad_file_is_said_in_one_line(
         ({"train": "/"}, "^/: is a directory"),
         ({"train": "/no/such"}, "^/no/such: no such file or directory"),
         ({"monitor": "bleu"}, "monitor=bleu is for text of words; .*token_error_rate"),
+        ({"metrics": ["wer", "chrf"]}, "metrics=chrf is for text of words; .*token_error_rate"),
+        ({"metrics": ["wer", "loss"]}, "metrics must be one of token_error_rate, .*got 'loss'"),
+        ({"metrics": ["per"], "monitor": "wer"}, r"monitor=wer must be one of metrics=\['per'\]"),
+        ({"metrics": []}, r"monitor=None must be one of metrics=\[\]"),
         ({"monitor": "loss"}, "monitor must be one of token_error_rate, .*got 'loss'"),
         ({"source_tokens": "bpe", "vocabulary": 100}, "vocabulary must be at least 260"),
         ({"vocabulary": 0}, "vocabulary must be at least 1, got 0"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.text import edit_distance
 
 from attention_lab.data.vocabulary import Words
-from attention_lab.data.written import PronunciationErrors, WrittenText, token_errors
+from attention_lab.data.written import MODES, PronunciationErrors, SequenceMetrics, token_errors
 
 IDS = st.lists(st.integers(4, 7), max_size=8)
 
@@ -127,7 +127,7 @@ def chrf_of(pairs: list[tuple[str, str]]) -> float:
 
 
 def measured(written: list[str], wanted: list[list[str]]) -> dict[str, float]:
-    metric = WrittenText(WORDS)
+    metric = SequenceMetrics(list(MODES), WORDS)
     for text, accepted in zip(written, wanted, strict=True):  # as in batches of one
         metric.update([WORDS.read(text)], [[tuple(WORDS.read(other)) for other in accepted]])
     values = {name: float(value) for name, value in metric.compute().items()}
@@ -148,12 +148,14 @@ def test_text_is_measured_as_in_the_papers() -> None:
     assert values["chrf"] == pytest.approx(chrf_of(closest))
     assert 0.2 < values["bleu"] < values["chrf"] < 0.8
     assert values["sequence_accuracy"] == 0
+    assert values["wer"] == values["sequence_error_rate"] == 1
+    assert 0 < values["per"] == values["token_error_rate"] < 1
 
 
 def test_text_that_is_right_or_all_wrong_is_at_the_ends() -> None:
     assert measured(WRITTEN[:1], [WRITTEN[:1]]) == {
         "sequence_accuracy": 1,
-        "token_error_rate": 0,
+        **dict.fromkeys(("token_error_rate", "sequence_error_rate", "per", "wer"), 0),
         "bleu": pytest.approx(1),
         "chrf": pytest.approx(1),
     }

@@ -117,3 +117,15 @@ def test_slices_count_each_position(
         "accuracy/length=16,pairs=2": 0.5,
         "accuracy/length=24,pairs=4": 0.25,
     }
+
+
+def test_a_text_has_no_sequences_to_get_right(compose: Any, tmp_path: Any, own_cache: None) -> None:
+    """All of a window is never right, so that rate would say nothing."""
+    (tmp_path / "own.txt").write_text("to be or not to be, that is the question\n" * 40)
+    options = ["data.length=16", "model.width=16", "trainer=cpu", "logger=csv"]
+    config = compose("data=text", f"data.path={tmp_path / 'own.txt'}", *options)
+    run = build(config)
+    run.objective.evaluate(run.data.split("test").select(torch.arange(3)), "test")
+    metrics = {"loss", "perplexity", "accuracy", "bits_per_character"}
+    assert run.objective.results("test").keys() == metrics
+    assert run.data.floor("test").keys() == metrics

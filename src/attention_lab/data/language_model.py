@@ -1,5 +1,7 @@
 """What datasets for causal language models have in common."""
 
+from typing import ClassVar
+
 from attention_lab.data.batches import LabelledPositions
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.data.vocabulary import TextVocabulary
@@ -10,6 +12,9 @@ class LanguageModelData(SplitDataModule[LabelledPositions]):
 
     task = "language_model"
 
+    #: What is measured besides the loss: "perplexity", "accuracy" (of labelled positions),
+    #: "sequence_accuracy" (all of a sequence right), "bits_per_character" (where tokens are text).
+    metrics: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy", "sequence_accuracy")
     #: How text is made of the tokens; None where they are not of text.
     text_vocabulary: TextVocabulary | None = None
 

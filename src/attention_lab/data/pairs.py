@@ -1,6 +1,7 @@
 """Sequence-to-sequence learning on pairs of the user's own."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,17 +15,15 @@ from attention_lab.data.slices import Slices, by_length
 from attention_lab.data.splits import checked_split, warn_of_shared, warn_of_unknown
 from attention_lab.data.tsv import as_read, deal, read_columns
 from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK, Tokens, checked_size, vocabulary_of
-from attention_lab.data.written import Answer, Reference, SequenceAccuracy, WrittenText
+from attention_lab.data.written import MODES, OF_TEXT, Answer, Reference, SequenceMetrics
 
-#: The end of each metric's range that is good.
-MODES: dict[str, Literal["min", "max"]] = {
-    "token_error_rate": "min",
-    "sequence_accuracy": "max",
-    "bleu": "max",
-    "chrf": "max",
-}
-_OF_TEXT = ("bleu", "chrf")
+#: The metrics where none are chosen: of words spelt in symbols, and of running text.
+_OF_SYMBOLS = ("token_error_rate", "sequence_error_rate")
+_OF_TEXTS = ("token_error_rate", "bleu", "chrf")
 
+MetricName = Literal[
+    "token_error_rate", "sequence_error_rate", "sequence_accuracy", "per", "wer", "bleu", "chrf"
+]
 #: Source and target as they stand in a file.
 Line = tuple[str, str]
 
@@ -41,11 +40,13 @@ class Pairs(SequencePairsData):
     that remain; what else occurs is read as <unk>, with a warning. So are sources counted that two
     splits share, whatever their targets. Between words, one space is as good as several.
 
-    The metrics are ``token_error_rate`` and ``sequence_accuracy`` and, where targets are words,
-    bytes or byte pairs, ``bleu`` and ``chrf`` of the text, as it stands in the file. Runs
-    are compared by the first unless ``monitor`` says otherwise: unlike whether all of a sequence is
-    right, and unlike BLEU, which is 0 until some four words in a row are right, it moves from the
-    beginning; and it is there for every kind of token.
+    Where either side is characters, the metrics are ``token_error_rate`` and
+    ``sequence_error_rate``, the share of targets that are not right as a whole. Where both are
+    words, bytes or byte pairs, they are ``token_error_rate`` and, of the text as it stands in the
+    file, ``bleu`` and ``chrf``.
+    ``metrics`` chooses others: of words that are phonemes, ``[per,wer]`` are the error rates of
+    phonemes and of words (:class:`attention_lab.data.written.SequenceMetrics` explains each). Runs
+    are compared by the first unless ``monitor`` says otherwise.
 
     Known shortcut: where source and target are alike, as in spelling, copying does well.
 
@@ -57,7 +58,8 @@ class Pairs(SequencePairsData):
             pairs, trained on training sources).
         target_tokens: likewise.
         vocabulary: number of tokens on each side, for "bpe" only; None for 1024.
-        monitor: the metric by which checkpoints and runs are compared.
+        metrics: what to measure; None means by what tokens are.
+        monitor: the metric by which checkpoints and runs are compared; None means the first.
         batch_size: largest number of examples in a batch, per process.
         seed: of the order of the training batches, and of nothing else.
 
@@ -76,25 +78,19 @@ class Pairs(SequencePairsData):
         source_tokens: Tokens = "characters",
         target_tokens: Tokens = "characters",
         vocabulary: int | None = None,
-        monitor: Literal[
-            "token_error_rate", "sequence_accuracy", "bleu", "chrf"
-        ] = "token_error_rate",
+        metrics: Sequence[MetricName] | None = None,
+        monitor: MetricName | None = None,
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        if monitor not in MODES:
-            raise ValueError(f"monitor must be one of {', '.join(MODES)}, got {monitor!r}")
-        if monitor in _OF_TEXT and target_tokens == "characters":
-            raise ValueError(
-                f"monitor={monitor} is for text of words; with target_tokens=characters, "
-                "token_error_rate and sequence_accuracy work"
-            )
+        self.metrics = _checked_metrics(metrics, monitor, source_tokens, target_tokens)
         self.train = required("train", train, "a UTF-8 file of lines source TAB target")
         self.validation, self.test = validation, test
         self.source_tokens, self.target_tokens = source_tokens, target_tokens
         self.vocabulary = checked_size(vocabulary, source_tokens, target_tokens)
-        self.monitor, self.mode = monitor, MODES[monitor]
+        self.monitor = monitor or self.metrics[0]
+        self.mode = MODES[self.monitor]
         self._sources: dict[str, list[str]] = {}
         self._references: dict[str, list[list[Reference]]] = {}
 
@@ -117,10 +113,8 @@ class Pairs(SequencePairsData):
         return self._references[checked_split(split)]
 
     def metric(self) -> Metric:
-        """A new metric of written sequences, of their text, too, unless it is characters."""
-        if self.target_tokens == "characters":
-            return SequenceAccuracy()
-        return WrittenText(self.target_vocabulary)
+        """The chosen metrics of generated targets."""
+        return SequenceMetrics(self.metrics, self.target_vocabulary)
 
     def floor(self, split: str) -> dict[str, float]:
         """Metrics of always writing the most frequent training target."""
@@ -187,3 +181,30 @@ class Pairs(SequencePairsData):
     def _file(self, split: str) -> str:
         """The file in which a split's lines stand, as messages call it."""
         return shown({"validation": self.validation, "test": self.test}.get(split) or self.train)
+
+
+def _checked_metrics(
+    metrics: Sequence[str] | None, monitor: str | None, source_tokens: Tokens, target_tokens: Tokens
+) -> list[str]:
+    """The metrics to compute: those that were chosen, or those that suit the tokens.
+
+    Raises:
+        ValueError: if there is no such metric, the monitored one was not chosen, or targets of
+            such tokens have none of that kind.
+    """
+    usual = _OF_SYMBOLS if "characters" in (source_tokens, target_tokens) else _OF_TEXTS
+    chosen: Sequence[str] = usual if metrics is None else metrics
+    if metrics is None and monitor is not None and monitor not in usual:
+        chosen = [*usual, monitor]
+    for name in chosen:
+        option = "monitor" if metrics is None else "metrics"
+        if name not in MODES:
+            raise ValueError(f"{option} must be one of {', '.join(MODES)}, got {name!r}")
+        if name in OF_TEXT and target_tokens == "characters":
+            raise ValueError(
+                f"{option}={name} is for text of words; with target_tokens=characters, "
+                f"{' and '.join(_OF_SYMBOLS)} work"
+            )
+    if not chosen or (monitor is not None and monitor not in chosen):
+        raise ValueError(f"monitor={monitor} must be one of metrics={list(chosen)}")
+    return list(chosen)

@@ -75,6 +75,7 @@ class Text(LanguageModelData):
 
     monitor = "loss"
     mode = "min"
+    metrics = ("perplexity", "accuracy", "bits_per_character")
     vocabularies = ("text_vocabulary",)
     files = ("path", "validation", "test")
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -129,26 +129,48 @@ class SequenceAccuracy(WrittenErrors):
         return {"sequence_accuracy": 1 - sequences, "token_error_rate": tokens}
 
 
-class WrittenText(SequenceAccuracy):
-    """The same, and how near the text is to what was wanted, where it is made of words.
+#: The metrics of :class:`SequenceMetrics`, and the end of each one's range that is good.
+MODES: dict[str, Literal["min", "max"]] = {
+    "token_error_rate": "min",
+    "sequence_error_rate": "min",
+    "sequence_accuracy": "max",
+    "per": "min",
+    "wer": "min",
+    "bleu": "max",
+    "chrf": "max",
+}
+#: Those that compare texts made of words.
+OF_TEXT = ("bleu", "chrf")
 
-    ``bleu`` is BLEU (Papineni et al. 2002) as Post 2018, "A Call for Clarity in Reporting BLEU
-    Scores", has it: of the corpus, its words taken apart as in WMT ("13a"), without smoothing.
-    ``chrf`` is chrF2 of the corpus (:func:`chrf`). Both go from 0 to 1. What is wanted is the text
-    of an :class:`Answer`; of other references it is written from their ids.
+
+class SequenceMetrics(WrittenErrors):
+    """Chosen metrics of generated sequences.
+
+    ``token_error_rate``, ``sequence_error_rate`` (the share of sequences with any error) and
+    ``sequence_accuracy`` (1 minus that) are about tokens; the first two are called ``per`` and
+    ``wer`` where sequences are the phonemes of a word (Yao & Zweig 2015). ``bleu`` is BLEU
+    (Papineni et al. 2002) as Post 2018, "A Call for Clarity in Reporting BLEU Scores", has it: of
+    the corpus, its words taken apart as in WMT ("13a"), without smoothing. ``chrf`` is chrF2 of the
+    corpus (:func:`chrf`). Both compare with the text of an :class:`Answer`; of other references it
+    is made from their ids.
 
     Args:
-        vocabulary: writes ids as text.
+        names: the metrics, keys of ``MODES``.
+        vocabulary: makes text of ids, for ``bleu`` and ``chrf``.
     """
 
-    bounds: ClassVar = {**SequenceAccuracy.bounds, "bleu": (0.0, 1.0), "chrf": (0.0, 1.0)}
+    bounds: ClassVar = {
+        **dict.fromkeys(MODES, (0.0, 1.0)),
+        # Predicting too much takes more edits than the reference is long.
+        **dict.fromkeys(("token_error_rate", "per"), (0.0, None)),
+    }
 
-    #: Of each order: n-grams that agree, n-grams written, n-grams of the closest references.
+    #: Of each order: n-grams that agree, n-grams predicted, n-grams of the closest references.
     ngrams: Tensor
 
-    def __init__(self, vocabulary: TextVocabulary) -> None:
+    def __init__(self, names: Sequence[str], vocabulary: TextVocabulary) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
+        self.names, self.vocabulary = names, vocabulary
         self.bleu = SacreBLEUScore()
         self.add_state(
             "ngrams", torch.zeros(3, CHRF_ORDER, dtype=torch.int64), dist_reduce_fx="sum"
@@ -158,6 +180,8 @@ class WrittenText(SequenceAccuracy):
         self, predicted: Sequence[Sequence[int]], references: Sequence[Sequence[Reference]]
     ) -> None:
         super().update(predicted, references)
+        if not set(OF_TEXT) & set(self.names):
+            return
         texts = [self.vocabulary.write(ids) for ids in predicted]
         wanted = [[self._text(answer) for answer in accepted] for accepted in references]
         self.bleu.update(texts, wanted)
@@ -169,9 +193,17 @@ class WrittenText(SequenceAccuracy):
         return answer.text if isinstance(answer, Answer) else self.vocabulary.write(answer)
 
     def compute(self) -> dict[str, Tensor]:
-        """The rates of :class:`SequenceAccuracy`, ``bleu`` and ``chrf``."""
-        closeness = torch.tensor(chrf(self.ngrams), device=self.ngrams.device)
-        return {**super().compute(), "bleu": self.bleu.compute(), "chrf": closeness}
+        """The chosen metrics by name."""
+        tokens, sequences = self.rates()
+        known = {
+            **dict.fromkeys(("token_error_rate", "per"), tokens),
+            **dict.fromkeys(("sequence_error_rate", "wer"), sequences),
+            "sequence_accuracy": 1 - sequences,
+        }
+        if set(OF_TEXT) & set(self.names):
+            closeness = torch.tensor(chrf(self.ngrams), device=self.ngrams.device)
+            known |= {"bleu": self.bleu.compute(), "chrf": closeness}
+        return {name: known[name] for name in self.names}
 
     def reset(self) -> None:
         super().reset()

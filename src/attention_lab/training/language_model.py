@@ -18,9 +18,7 @@ from attention_lab.training.optimization import OptimizerOptions
 class LanguageModel(Objective):
     """Cross-entropy at the labelled positions, and at no others are there logits.
 
-    Evaluation gives ``loss`` (nats a position), ``perplexity``, ``accuracy`` (of positions),
-    ``sequence_accuracy`` (all positions of a sequence right) and, where tokens are made of text,
-    ``bits_per_character``.
+    Evaluation gives ``loss`` (nats a position) and the metrics that the data names.
 
     Args:
         model: the network.
@@ -57,17 +55,16 @@ class LanguageModel(Objective):
 
     def results(self, split: Split) -> dict[str, Tensor]:
         loss = self.mean_loss.compute()
-        values = {
-            "loss": loss,
+        known = {
             "perplexity": loss.exp(),
             "accuracy": self.accuracy.compute(),
             "sequence_accuracy": self.sequence_accuracy.compute(),
         }
         if (characters := self.data.characters_per_token(split)) is not None:
-            values["bits_per_character"] = loss / math.log(2) / characters
+            known["bits_per_character"] = loss / math.log(2) / characters
         for metric in (self.mean_loss, self.accuracy, self.sequence_accuracy):
             metric.reset()
-        return values
+        return {"loss": loss, **{name: known[name] for name in self.data.metrics}}
 
     def _asked(self, batch: LabelledPositions) -> tuple[Tensor, Tensor]:
         """The logits (N, V) and labels (N,) of the labelled positions.
