@@ -1,6 +1,6 @@
 """What Transformer stacks are made of: layers that add to a residual stream."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from attention_lab.attention import AttentionLayer, Cache, Mask
 from attention_lab.attention.checks import check_positive
 from attention_lab.models.protocol import AttentionFactory, Past
+
+#: Standard deviation of GPT-2's weights at the beginning.
+GPT2_STD = 0.02
 
 
 def feed_forward(
@@ -141,3 +144,31 @@ class SelfAttentionBlock(nn.Module):
             mixed = self.convolution(mixed, tail)
         x = x + self.dropout(self.self_attention(mixed, mask=mask, cache=seen).output)
         return self.feed_forward(x)
+
+
+def initialize_as_gpt2(blocks: Iterable[nn.Module]) -> None:
+    """Initialize the projections of self-attention blocks as GPT-2 does.
+
+    Weights are N(0, 0.02²) and biases 0. Those of the N projections that add to the residual stream
+    are divided by √N (Radford et al. 2019, §2.3), where N is 2 · layers with feed-forward networks.
+    What a mechanism learns besides the projections of every attention layer keeps its own
+    initialization.
+    """
+    inner: list[nn.Module] = []
+    residual: list[nn.Module] = []
+    for block in blocks:
+        assert isinstance(block, SelfAttentionBlock)
+        attention = block.self_attention
+        inner += [attention.query_projection, attention.latent_projection]
+        inner += [attention.key_projection, attention.value_projection]
+        residual.append(attention.output_projection)
+        if isinstance(block.feed_forward, FeedForwardBlock):
+            first, *_, last = block.feed_forward.layers
+            inner.append(first)
+            residual.append(last)
+    for projections, std in ((inner, GPT2_STD), (residual, GPT2_STD / len(residual) ** 0.5)):
+        for projection in projections:
+            if isinstance(projection, nn.Linear):  # some mechanisms do without
+                nn.init.normal_(projection.weight, std=std)
+                if projection.bias is not None:
+                    nn.init.zeros_(projection.bias)

@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from attention_lab.attention import Causal
 from attention_lab.attention.checks import check_dropout, check_positive
-from attention_lab.models.blocks import SelfAttentionBlock, in_turn, require_causal
+from attention_lab.models.blocks import (
+    GPT2_STD,
+    SelfAttentionBlock,
+    in_turn,
+    initialize_as_gpt2,
+    require_causal,
+)
 from attention_lab.models.embedding import position_embedding
 from attention_lab.models.protocol import AttentionFactory, LanguageNetwork, Past
 
@@ -15,7 +21,10 @@ from attention_lab.models.protocol import AttentionFactory, LanguageNetwork, Pas
 class Decoder(LanguageNetwork):
     """Transformer decoder, pre-norm, as in GPT-2 (Radford et al. 2019, §2.3).
 
-    Mechanisms keep their own initialization, whatever that of the embeddings.
+    Embeddings and learned positions have unit length at the beginning, in expectation and at any
+    width, and sinusoids as much. The logits of a tied readout then have a standard deviation of 1,
+    so the first loss is about log(vocabulary) + ½. Mechanisms keep their own initialization unless
+    ``init="gpt2"`` asks for another by name.
 
     Args:
         vocabulary: number of tokens.
@@ -29,8 +38,11 @@ class Decoder(LanguageNetwork):
         convolution: kernel of a short causal convolution before attention; None means none.
         positions: what is added to the embeddings: "learned", "sinusoidal" or "none".
         tied: whether the readout is the embedding transposed (Press & Wolf 2017).
+        init: "default", or "gpt2": embeddings, positions, readout and all projections begin with a
+            standard deviation of 0.02, those that end in the residual stream with
+            0.02 / √(2 · layers) (:func:`attention_lab.models.blocks.initialize_as_gpt2`).
         init_std: standard deviation of embeddings, readout and learned positions at the beginning,
-            to which sinusoids are scaled. GPT-2 has 0.02; narrow models may need more.
+            to which sinusoids are scaled; None means 1 / √width, or GPT-2's 0.02.
         dropout: probability, on embeddings and on what each sublayer adds.
 
     Raises:
@@ -50,7 +62,8 @@ class Decoder(LanguageNetwork):
         convolution: int | None = None,
         positions: Literal["learned", "sinusoidal", "none"] = "learned",
         tied: bool = True,
-        init_std: float = 0.02,
+        init: Literal["default", "gpt2"] = "default",
+        init_std: float | None = None,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -59,6 +72,10 @@ class Decoder(LanguageNetwork):
         if convolution is not None and convolution < 1:
             raise ValueError(f"convolution must be at least 1, or null for none, got {convolution}")
         hidden = 4 * width if feed_forward_width is None else feed_forward_width
+        if init not in ("default", "gpt2"):
+            raise ValueError(f"init must be default or gpt2, got {init!r}")
+        if init_std is None:
+            init_std = GPT2_STD if init == "gpt2" else width**-0.5
         if init_std <= 0:
             raise ValueError(f"init_std must be above 0, got {init_std}")
         self.embedding = nn.Embedding(vocabulary, width)
@@ -76,6 +93,8 @@ class Decoder(LanguageNetwork):
             )
             for attention in in_turn(self_attention, hybrid, layers)
         )
+        if init == "gpt2":
+            initialize_as_gpt2(self.layers)
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, vocabulary, bias=False)
         if tied:

@@ -29,8 +29,9 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         convolution: kernel of a short causal convolution before attention; None means none.
         positions: what is added to the embeddings: "sinusoidal" or "none".
         tied: whether the readout is the embedding transposed.
+        init: "default" or "gpt2", as in :class:`attention_lab.models.decoder.Decoder`.
         init_std: standard deviation of embeddings and readout at the beginning, to which sinusoids
-            are scaled.
+            are scaled; None means 1 / √width, or GPT-2's 0.02.
         dropout: probability, on embeddings and on what each sublayer adds.
         padding: the token id that marks absent positions.
 
@@ -51,7 +52,8 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         convolution: int | None = None,
         positions: Literal["sinusoidal", "none"] = "sinusoidal",
         tied: bool = True,
-        init_std: float = 0.02,
+        init: Literal["default", "gpt2"] = "default",
+        init_std: float | None = None,
         dropout: float = 0.1,
         padding: int = 0,
     ) -> None:
@@ -70,6 +72,7 @@ class PrefixDecoder(SequenceToSequenceNetwork):
             convolution=convolution,
             positions=positions,
             tied=tied,
+            init=init,
             init_std=init_std,
             dropout=dropout,
         )
