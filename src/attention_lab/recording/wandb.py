@@ -60,9 +60,9 @@ class LoggerOptions:
     entity: str | None = None
 
     def check(self) -> None:
-        """Raise ValueError if W&B cannot log as the command and the environment ask for.
+        """Raise ValueError if the options and the WANDB_ variables are invalid.
 
-        The server is not asked: whether it answers is no fault of theirs.
+        The server is not contacted: a run logs offline if it does not answer.
         """
         mode, asked = self.mode()
         if mode == "off":
@@ -83,9 +83,9 @@ class LoggerOptions:
     ) -> SafeLogger | None:
         """Start the W&B run of a run directory, which also keeps its files; None if W&B is off.
 
-        A run that was interrupted goes on in the same W&B run. Offline, W&B begins another
-        directory of the same id, which `wandb sync` puts after the first. So it is where a run
-        that began online has to continue offline.
+        A resumed run continues the same W&B run. Offline, and where an online run has to continue
+        offline, W&B starts another directory with the same id; `wandb sync` appends it to the
+        first.
 
         Args:
             directory: the run's directory.
@@ -243,7 +243,7 @@ def is_logged_in(server: str) -> bool:
 
 @functools.cache
 def problem(server: str) -> str | None:
-    """Why a W&B server would not take runs from here; None if it would. Asked once."""
+    """What keeps a W&B server from taking runs from here; None if nothing does. Asked once."""
     ours = {
         "WANDB_BASE_URL": server,
         "WANDB_MODE": "online",

@@ -93,7 +93,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
 
 
 def check_wandb(jobs: Sequence[Job], directory: Path) -> None:
-    """Ask W&B's server once for all jobs; if it takes nothing, they log offline from the start.
+    """Check W&B's server once for all jobs; if it takes no runs, they log offline from the start.
 
     Args:
         jobs: what is about to run.

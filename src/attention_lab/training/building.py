@@ -81,7 +81,7 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
 
 
 def check_logger(config: Config) -> None:
-    """Raise ConfigError if W&B cannot log as the command and the environment ask for."""
+    """Raise ConfigError if the logger's options or the WANDB_ variables are invalid."""
     with config_errors(config):
         options: LoggerOptions = create(config["logger"], (LoggerOptions,))
         options.check()
