@@ -1,6 +1,5 @@
 """A run from its config to its result: honest, repeatable, and recorded however it ends."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from attention_lab.attention import attention_layers
 from attention_lab.data.digits import Digits
 from attention_lab.data.splits import SplitDataModule
+from attention_lab.recording.record_files import read_record
 from attention_lab.training.building import build
 from attention_lab.training.classification import Classification
 from attention_lab.training.finished import evaluate, restored
@@ -30,8 +30,7 @@ from tests.training.conftest import (
 
 
 def read_result(directory: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((directory / "result.json").read_text())
-    return result
+    return read_record(directory / "result.json")
 
 
 def files(directory: Path) -> dict[Path, bytes]:
