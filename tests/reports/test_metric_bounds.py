@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attention_lab.data.written import PronunciationErrors, SequenceAccuracy, WrittenText
+from attention_lab.data.written import PronunciationErrors, SequenceAccuracy, SequenceMetrics
 from attention_lab.reports.metric_bounds import bounds_of
 from attention_lab.reports.statistics import UNBOUNDED, Bounds
 
@@ -45,7 +45,7 @@ def test_recorded_bounds_come_first(recorded: object, expected: Bounds) -> None:
     assert bounds_of("wer", {"bounds": {"wer": recorded}}) == expected
 
 
-@pytest.mark.parametrize("metric", [PronunciationErrors, SequenceAccuracy, WrittenText])
+@pytest.mark.parametrize("metric", [PronunciationErrors, SequenceAccuracy, SequenceMetrics])
 def test_bounds_are_those_that_values_reach(metric: type[SequenceAccuracy]) -> None:
     """Writing nothing, the right answer, or far too much."""
     assert all(low == 0 and high in (1, None) for low, high in metric.bounds.values())
