@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from attention_lab.data.bucketing import BucketBatchSampler
 from attention_lab.recording import run_directory
+from attention_lab.recording.wandb import LoggerOptions
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint_file import read
 from attention_lab.training.objective import Objective
@@ -219,7 +221,12 @@ def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nor is its job requeued, only to be told that it has finished."""
-    monkeypatch.setattr(run_module, "_finish", lambda *_, **__: os.kill(os.getpid(), number))
+
+    class Uploading(DummyLogger):
+        def close(self, exit_code: int) -> None:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(LoggerOptions, "logger", lambda *_: Uploading())
     assert train(config, tmp_path / "run", [])["steps"] == 26
     monkeypatch.undo()
     assert_identical(tmp_path / "run", whole)

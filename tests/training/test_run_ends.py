@@ -39,11 +39,9 @@ def run_that_fails(
 
     monkeypatch.setattr(Objective, "training_step", raise_in_third_step)
     handler = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises((type(error), SystemExit)):
-            train(config, directory, [])
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    with pytest.raises((type(error), SystemExit)):
+        train(config, directory, [])
+    assert signal.getsignal(signal.SIGINT) == handler  # a second Ctrl-C counts as well
     assert not (directory / "result.json").exists()
     return read_status(directory)
 

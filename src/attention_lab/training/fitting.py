@@ -1,5 +1,6 @@
 """Training a run, up to its last step: by the first of its processes, and by those beside it."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,10 +80,12 @@ def fit(
         # Its handler of SIGTERM waits for the other processes, which may be anywhere; not so ours.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         checkpoint = ranks.of_first(_to_go_on_from(kept) if record and record.goes_on else None)
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(run.objective, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
         except BaseException as error:
             if stems_from(error, _is_ctrl_c):  # which Lightning takes without a word
+                signal.signal(signal.SIGINT, on_ctrl_c)  # Lightning leaves it ignored
                 raise KeyboardInterrupt from error
             raise
     return Fitted(trainer, history, maps, checkpoints)
