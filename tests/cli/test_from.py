@@ -20,9 +20,9 @@ def run(tiny_digits: Compose, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def composed(command: Command, *overrides: str) -> dict[str, Any]:
+def composed(command: Command, *overrides: str, run: str = "run") -> dict[str, Any]:
     """What `train --from run OVERRIDES…` composes."""
-    answer = command("train", "--from", "run", *overrides, "--cfg", "job", "--resolve")
+    answer = command("train", "--from", run, *overrides, "--cfg", "job", "--resolve")
     assert answer.code == 0, answer.err
     config: dict[str, Any] = yaml.safe_load(answer.out)
     del config["sweep"]
@@ -38,6 +38,11 @@ def rewrite(run: Path, old: str, new: str) -> None:
 
 def test_it_is_the_recorded_config(command: Command, run: Path) -> None:
     assert composed(command) == read_config(run)
+
+
+@pytest.mark.parametrize("path", ["{}", "./run/", "../{0.parent.name}/run"])
+def test_a_run_is_found_by_any_path(path: str, command: Command, run: Path) -> None:
+    assert composed(command, run=path.format(run)) == read_config(run)
 
 
 def test_overrides_reach_all_that_the_shipped_configs_connect(command: Command, run: Path) -> None:

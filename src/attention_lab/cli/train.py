@@ -204,7 +204,7 @@ def _recorded(run: str, arguments: Sequence[str]) -> str:
     if not run:
         raise WrongCommand(f"{FROM}: needs a run's directory")
     overrides = [argument for argument in flags if not argument.startswith("-")]
-    name = f"from:{run}"
+    name = "from:run"  # without the path: Hydra would take its slashes for groups
     try:
         ConfigStore.instance().store(name, recorded_config(Path(run), overrides))
     except OmegaConfBaseException as error:  # as of a key that is no text
