@@ -6,15 +6,17 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
 from attention_lab.attention import attention_layers, observe
-from attention_lab.recording.attention_maps import AttentionMaps, attention_maps
+from attention_lab.recording.attention_maps import AttentionMaps, _log_pictures, attention_maps
 from attention_lab.recording.maps import AttentionMap
 from attention_lab.training.building import Run, build
 from attention_lab.training.run import train
@@ -269,6 +271,52 @@ def test_a_decoder_over_both_sequences_goes_by_both(compose: Compose) -> None:
 
 def test_only_where_both_stand_in_one_sequence_is_a_line_between(words_run: FinishedRun) -> None:
     assert all(each["sources"] is None for each in page(words_run.directory))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "teacher_forced"),
+    [
+        (("data=reverse", "model=recurrent_encoder_decoder"), {"cross_attention"}),
+        (
+            ("data=reverse", "model.encoder_layers=1", "model.decoder_layers=1"),
+            {"decoder.0.self_attention", "decoder.0.cross_attention"},
+        ),
+        (("data=reverse", "model=prefix_decoder", "model.layers=1"), None),
+        (("data=recall", "data.vocabulary=20", "model.layers=1"), None),
+        (("data=parity", "model.layers=1"), set()),
+    ],
+)
+def test_maps_say_where_the_targets_are_given(
+    overrides: tuple[str, ...], teacher_forced: set[str] | None, compose: Compose
+) -> None:
+    small = ("data.examples=40", "data.evaluation_examples=20", "model.width=16", "trainer=cpu")
+    maps = look(build(compose(*overrides, *small, "logger=csv")), 1)
+    noted = {each.layer for each in maps if each.note == "teacher-forced: the targets are given"}
+    assert noted == ({each.layer for each in maps} if teacher_forced is None else teacher_forced)
+    assert {each.note for each in maps if each.layer not in noted} <= {""}
+
+
+class Kept(WandbLogger):
+    """A logger that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.logged: dict[str, Any] = {}
+
+    @property
+    def experiment(self) -> Any:
+        return SimpleNamespace(log=self.logged.update)
+
+
+def test_wandb_shows_the_note_of_a_map(tmp_path: Path) -> None:
+    logger, callback = Kept(), AttentionMaps(tmp_path, 1)
+    maps = [
+        AttentionMap(3, "e", layer, ["row"], ["column"], torch.ones(1, 1, 1), note=note)
+        for layer, note in (("cross", "the targets are given"), ("self", ""))
+    ]
+    _log_pictures(logger, callback._draw(maps), 3)
+    captions = {key: getattr(image, "_caption", "") for key, image in logger.logged.items()}
+    assert captions["attention/e/cross"] == "the targets are given"
+    assert not captions["attention/e/self"]
 
 
 def test_white_space_has_names_that_can_be_seen(compose: Compose, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -151,6 +152,15 @@ def test_a_line_stands_between_source_and_target() -> None:
         assert picture.getpixel((place[1] - first[1] + first[0], second[1])) == (0x30, 0x34, 0x3B)
         assert draw(plain).getpixel(place) != (0x30, 0x34, 0x3B)
     assert picture.width > draw(plain).width  # the legend says what it is
+
+
+def test_a_note_stands_below_the_cells() -> None:
+    weights = torch.eye(5).unsqueeze(0)
+    plain = attention_map(weights)
+    noted = replace(plain, note="teacher-forced: the targets are given")
+    parted = replace(noted, sources=2)
+    assert draw(plain).width < draw(noted).width < draw(parted).width
+    assert draw(plain).height == draw(noted).height
 
 
 @pytest.mark.parametrize("length", [64, 128, 300])

@@ -178,15 +178,29 @@ def rendered(page: str, folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "caption"),
+    ("rows", "note", "caption"),
     [
-        (["B", HOSTILE, "T"], "Rows: what is being written. Columns: where it looks."),
-        (list("BOUT"), "Rows: the position that looks. Columns: the position it looks at."),
+        (
+            ["B", HOSTILE, "T"],
+            "teacher-forced: the targets are given",
+            "Rows: the predicted token (teacher-forced: the targets are given). "
+            "Columns: what it attends to.",
+        ),
+        (
+            list("BOUT"),
+            "",
+            "Rows: the position that attends. Columns: the position it attends to.",
+        ),
+        (["B", HOSTILE, "T"], None, "Rows: the predicted token. Columns: what it attends to."),
     ],
 )
-def test_the_script_runs(rows: list[str], caption: str, tmp_path: Path) -> None:
+def test_the_script_runs(rows: list[str], note: str | None, caption: str, tmp_path: Path) -> None:
     maps = some_maps(rows, list("BOUT"), heads=3)
-    write_viewer([encoded(each) for each in maps], tmp_path / "attention.html", "run")
+    pages = [encoded(each) | {"note": note} for each in maps]
+    if note is None:  # as runs have them that began before there were notes
+        for each in pages:
+            del each["note"]
+    write_viewer(pages, tmp_path / "attention.html", "run")
     page = (tmp_path / "attention.html").read_text("utf-8")
     document, complaints = rendered(page.replace("</body>", PRESS), tmp_path)
     assert complaints == ""

@@ -19,10 +19,15 @@ from attention_lab.recording.viewer import encoded, write_viewer
 
 #: Positions that a map shows of a longer sequence.
 MOST = 128
+#: Where a model predicts a target, it is shown the right one up to there, whatever it predicted.
+TEACHER_FORCED = "teacher-forced: the targets are given"
 
 
 class AttentionMaps(Callback):
-    """Looks at the same few validation examples at every validation.
+    """Records attention on the same few validation examples at every validation.
+
+    Weights are those of a pass as in training: where a model predicts a target, the right target is
+    given up to each position (teacher forcing), not what the model itself would have generated.
 
     Each map becomes a PNG in ``directory``/step-NNNNNN (and an image in W&B); all maps together
     become ``directory``/attention.html. Of long sequences they show the beginning.
@@ -75,14 +80,15 @@ class AttentionMaps(Callback):
             write_viewer(self.maps, self.directory / "attention.html", self.directory.parent.name)
         self.seconds += time.perf_counter() - started
 
-    def _draw(self, maps: list[AttentionMap]) -> dict[str, Path]:
+    def _draw(self, maps: list[AttentionMap]) -> dict[str, tuple[Path, str]]:
+        """The picture of each map and its note, by the name that W&B gives it."""
         pictures = {}
         for each in maps:
             folder = self._folder(each.step)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{_file_name(each.example)}-{each.layer}.png"
             draw(each).save(path, compress_level=3)  # a third faster than 6
-            pictures[f"attention/{each.example}/{each.layer}"] = path
+            pictures[f"attention/{each.example}/{each.layer}"] = path, each.note
         return pictures
 
     def _folder(self, step: int) -> Path:
@@ -113,6 +119,8 @@ def attention_maps(
     for layer, (over_rows, over_columns) in objective.model.attention_axes().items():
         if not calls[layer]:
             continue  # a mechanism without weights has nothing to show
+        predicts = over_rows in ("target", "both") or objective.task == "language_model"
+        note = TEACHER_FORCED if predicts else ""
         # A decoder that runs step by step calls its layer once for each row of the map.
         weights = torch.cat(calls[layer], dim=2).float().cpu()
         for number, example in enumerate(labels):
@@ -122,7 +130,7 @@ def attention_maps(
             name = _example_name(example, number)
             sources = len(example["source"]) if over_rows == over_columns == "both" else MOST
             boundary = sources if sources < MOST else None
-            maps.append(AttentionMap(step, name, layer, rows, columns, unpadded, boundary))
+            maps.append(AttentionMap(step, name, layer, rows, columns, unpadded, boundary, note))
     return maps
 
 
@@ -158,12 +166,15 @@ def _file_name(example: str) -> str:
     return re.sub(r"[^\w' ]", lambda odd: f"%{ord(odd[0]):02X}", example)[:60].replace(" ", "_")
 
 
-def _log_pictures(logger: Logger, pictures: dict[str, Path], step: int) -> None:
+def _log_pictures(logger: Logger, pictures: dict[str, tuple[Path, str]], step: int) -> None:
     """Log pictures to W&B; other loggers get none."""
     if isinstance(logger, SafeLogger):
         logger.attempt(lambda inner: _log_pictures(inner, pictures, step))
     elif isinstance(logger, WandbLogger):
         import wandb  # only where it is used: it takes most of a second to import
 
-        images = {key: wandb.Image(str(path)) for key, path in pictures.items()}
+        images = {
+            key: wandb.Image(str(path), caption=note or None)
+            for key, (path, note) in pictures.items()
+        }
         logger.experiment.log(images | {"trainer/global_step": step})

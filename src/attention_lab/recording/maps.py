@@ -77,6 +77,7 @@ class AttentionMap:
         columns: names of the S key positions.
         weights: (H, L, S) float, on the CPU.
         sources: of rows and columns that run over source and target, how many are the source's.
+        note: how the weights came about, for whoever sees the map.
 
     Raises:
         ValueError: if the weights are empty or do not match the names.
@@ -89,6 +90,7 @@ class AttentionMap:
     columns: list[str]
     weights: Tensor
     sources: int | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         shape, named = tuple(self.weights.shape), (len(self.rows), len(self.columns))
@@ -127,7 +129,7 @@ def draw(map: AttentionMap) -> Image.Image:
     Rows are queries and columns are keys. White is always 0, the darkest blue 1 and the darkest red
     -1, so pictures can be compared. Long sequences get smaller cells and fewer names; where even
     single pixels are too many, neighbours share one that shows what is farthest from 0. Below
-    stands the scale, and what the line between source and target is if there is one.
+    stands the scale, the map's note, and what the line between source and target is.
 
     Returns:
         An RGB picture at most 1600 pixels wide, to be seen at half that size.
@@ -137,7 +139,9 @@ def draw(map: AttentionMap) -> Image.Image:
     room = (_MAX_WIDTH - 2 * _MARGIN + _GAP) // across - _GAP
     panel = _Panel(map.rows, map.columns, room, heads > 1, map.sources)
     least, most = map.weights.min().item(), map.weights.max().item()
-    legend = _legend(least < 0, least < -1, most > 1, map.sources is not None)
+    boundary = "" if map.sources is None else "line: between source and target"
+    note = "; ".join(filter(None, (map.note, boundary)))
+    legend = _legend(least < 0, least < -1, most > 1, note)
     step_x, step_y = panel.size[0] + _GAP, panel.size[1] + _GAP
     below = _MARGIN + step_y * math.ceil(heads / across)
     width = 2 * _MARGIN + max(step_x * across - _GAP, legend.width)
@@ -252,8 +256,8 @@ def _colours() -> Tensor:
 
 
 @cache
-def _legend(below_0: bool, below_minus_1: bool, above_1: bool, with_boundary: bool) -> Image.Image:
-    """The scale as far as the weights need it, and the line between source and target."""
+def _legend(below_0: bool, below_minus_1: bool, above_1: bool, note: str) -> Image.Image:
+    """The scale as far as the weights need it, and a note."""
     least = -1 if below_0 else 0
     names = [(0.0, "0"), (0.01, "0.01"), (0.1, "0.1"), (0.5, "0.5"), (1.0, "1")]
     marks = [(-weight, f"−{name}") for weight, name in names[:1:-1] if least] + names
@@ -261,7 +265,7 @@ def _legend(below_0: bool, below_minus_1: bool, above_1: bool, with_boundary: bo
         marks[-1] = (1.0, "≥1")
     if below_minus_1:
         marks[0] = (-1.0, "≤−1")
-    title, note = "weight", "line: between source and target" if with_boundary else ""
+    title = "weight"
     left = math.ceil(_font().getlength(title)) + 2 * _PAD
     bar, end = (1 - least) * _BAR, left + (1 - least) * _BAR + 2 * _PAD
     size = end + math.ceil(_font().getlength(note)), _BAR_HEIGHT + _FONT + 2 * _DESCENT

@@ -101,6 +101,7 @@ def encoded(map: AttentionMap) -> dict[str, Any]:
         "rows": map.rows,
         "columns": map.columns,
         "sources": map.sources,
+        "note": map.note,
         "heads": len(map.weights),
         "limit": limit,
         "zero": zero,
