@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from attention_lab.recording.record_files import with_version
+from attention_lab.training import checkpoint_file
 from attention_lab.training.checkpoint_file import Damaged, read, write
 from attention_lab.training.checkpointing import AtomicCheckpointIO, newest
 from attention_lab.training.run import train
@@ -261,6 +262,18 @@ def test_a_received_checkpoint_is_refused_in_a_line(
     assert peak < 10_000_000
     assert str(error.value).startswith(f"{path} ")
     assert "\n" not in str(error.value)
+
+
+def test_an_archive_of_too_many_members_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    seal(path, saved(with_version({"a": torch.zeros(2)})))
+    read(path)
+    monkeypatch.setattr(checkpoint_file, "_LARGEST_DIRECTORY", 100)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(Damaged, match="lists too many members"):
+        read(path)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "device", "directory", "loop", "folder"])
