@@ -51,7 +51,9 @@ def job_starter(threads: int) -> Start:
 
     def start(job: Job, gpus: str | None) -> BaseProcess:
         process: BaseProcess = context.Process(
-            target=_run_job, args=(job, threads, gpus), name=job.directory.name
+            target=_run_job,
+            args=(job, threads, gpus, dict(os.environ)),
+            name=job.directory.name,
         )
         process.start()
         return process
@@ -59,10 +61,13 @@ def job_starter(threads: int) -> Start:
     return start
 
 
-def _run_job(job: Job, threads: int, gpus: str | None) -> None:
+def _run_job(job: Job, threads: int, gpus: str | None, environment: dict[str, str]) -> None:
     """In the job's own process: train, with everything printed going to the run's ``log.txt``."""
     log = job.directory / "log.txt"
     print_into(log)
+    # The fork server has the environment of the first sweep of its process.
+    os.environ.clear()
+    os.environ |= environment
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     # A shell's background job is started deaf to it, but it is how jobs are ended here.
