@@ -208,7 +208,6 @@ def test_options_have_names() -> None:
         ({"mask": "causal"}, r"mask='causal': must be a Mask; use mask=Causal\(\)"),
         ({"mask": Causal}, r"mask=Causal: must be a Mask; use mask=Causal\(\)"),
     ],
-    ids=str,
 )
 def test_names_and_finished_parts_are_refused_with_what_is_wanted(
     options: dict[str, Any], message: str
