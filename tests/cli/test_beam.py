@@ -1,11 +1,16 @@
 """Scores of what a beam search writes: `attention-lab evaluate --beam`, and in training."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from attention_lab.data.batches import SequencePairs
 from attention_lab.data.sequence_pairs import SequencePairsData
 from attention_lab.data.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import beam_search
+from attention_lab.recording.record_files import read_record
 from attention_lab.training.building import Run, build
 from tests.cli.conftest import Command
 from tests.conftest import Compose, FinishedRun
@@ -28,6 +33,16 @@ def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words
     assert f"validation/per {per:.4f}" in " ".join(answer.out.split())
     greedily = command("evaluate", str(words_run.directory), "--split", "validation")
     assert answer.out != greedily.out
+    directory = words_run.directory / "evaluations"
+    assert {"validation,beam=5,length_penalty=2.json", "validation.json"} <= {
+        path.name for path in directory.iterdir()
+    }
+    kept = read_record(directory / "validation,beam=5,length_penalty=2.json")
+    assert kept["metrics"]["per"] == pytest.approx(per)
+    assert (kept["split"], kept["checkpoint"]) == ("validation", "best")
+    assert kept["decoding"] == {"beam": 5, "length_penalty": 2.0}
+    whole = (words_run.directory / "checkpoints" / "best.ckpt").read_bytes()
+    assert whole.endswith(kept["checkpoint_sha256"].encode())
 
 
 def test_training_may_validate_with_a_beam(tiny: Compose) -> None:
@@ -41,3 +56,61 @@ def test_training_may_validate_with_a_beam(tiny: Compose) -> None:
     for wrong in ("objective.beams=0", "objective.length_penalty=-1"):
         with pytest.raises(ValueError, match="must be at least"):
             build(tiny(wrong), run.data)
+
+
+def test_a_report_compares_what_a_beam_made(
+    command: Command, words_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(words_run.directory, run)
+    shutil.rmtree(run / "evaluations", ignore_errors=True)
+    arguments = ("report", str(run), "--evaluation", "beam=3")
+    answer = command(*arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "attention-lab: --evaluation beam=3: 1 of 1 finished runs have none; attention-lab "
+        f"evaluate {run} --beam 3\n"
+    )
+    assert not (run / "report.html").exists()
+
+    evaluated = command("evaluate", str(run), "--beam", "3")
+    assert evaluated.code == 0
+    file = run / "evaluations" / "test,beam=3.json"
+    assert evaluated.out.splitlines()[-1] == f"kept in {file}"
+    answer = command(*arguments)
+    assert (answer.code, answer.err) == (0, "")
+    per = read_record(file)["metrics"]["per"]
+    assert f"is {100 * per:.1f} % (one seed)" in " ".join(answer.out.split())
+    assert "`attention-lab evaluate` kept with beam=3;" in " ".join(answer.out.split())
+    assert "kept with beam=3;" in (run / "report.html").read_text()
+
+    # The run was trained longer since.
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "checkpoint_sha256": "0" * 64}))
+    answer = command(*arguments)
+    assert answer.code == 2
+    assert f"{file} is of an older checkpoint; attention-lab evaluate {run} --beam 3" in answer.err
+
+    file.write_text(json.dumps({**record, "schema_version": 99}))
+    answer = command(*arguments)
+    assert answer.code == 2
+    assert "has schema_version 99" in answer.err
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_an_evaluation_that_cannot_be_kept_is_printed(
+    command: Command, words_run: FinishedRun, tmp_path: Path, is_link: bool
+) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(words_run.directory, run)
+    shutil.rmtree(run / "evaluations", ignore_errors=True)
+    elsewhere.mkdir()
+    if is_link:
+        (run / "evaluations").symlink_to(elsewhere)
+    else:
+        (run / "evaluations").write_text("a file")
+    answer = command("evaluate", str(run))
+    assert answer.code == 0
+    assert "test/per" in answer.out
+    assert "evaluations/test.json cannot be written: " in answer.err
+    assert not list(elsewhere.iterdir())

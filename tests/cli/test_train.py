@@ -39,7 +39,7 @@ def test_one_run_leaves_the_record_that_the_contract_promises(
     assert status["status"] == "finished"
     assert status["overrides"] == ["attention=additive", *TINY, "seed=3"]
     per = json.loads((run / "result.json").read_text())["test"]["per"]
-    assert f"test/per {per:.4f} floor 0." in " ".join(answer.out.split())
+    assert f"test/per {per:.4f} trivial baseline 0." in " ".join(answer.out.split())
 
     evaluated = command("evaluate", str(run))
     assert evaluated.code == 0
@@ -48,8 +48,8 @@ def test_one_run_leaves_the_record_that_the_contract_promises(
     assert set(floor) == {"per", "wer"}
     for name, value in floor.items():
         (line,) = (line for line in evaluated.out.splitlines() if f"test/{name} " in line)
-        assert f"   floor {value:.4f}   neighbours 0." in line
-    assert evaluated.out.count("floor") == 2
+        assert f"   trivial baseline {value:.4f}   neighbours 0." in line
+    assert evaluated.out.count("trivial baseline") == 2
 
 
 def test_evaluate_shows_floor_and_shortcuts_of_the_split(command: Command, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_evaluate_shows_floor_and_shortcuts_of_the_split(command: Command, tmp_p
         answer = command("evaluate", "run", "--split", split)
         (line,) = (line for line in answer.out.splitlines() if f"{split}/accuracy " in line)
         floor = data.floor(split)["accuracy"]
-        assert line.endswith(f"   floor {floor:.4f}   first and last symbol 1.0000")
+        assert line.endswith(f"   trivial baseline {floor:.4f}   first and last symbol 1.0000")
     assert data.floor("validation") != data.floor("test")
 
 

@@ -1,4 +1,7 @@
-"""`attention-lab evaluate`: the metrics of a finished run, from its checkpoint, and its floor."""
+"""`attention-lab evaluate`: the metrics of a finished run, from its checkpoint.
+
+They are printed beside those of trivial and shortcut baselines, and kept in the run's evaluations/.
+"""
 
 from collections.abc import Sequence
 
@@ -14,6 +17,7 @@ from attention_lab.cli.finished_run import (
 from attention_lab.cli.metrics import lines
 from attention_lab.cli.parser import Parser
 from attention_lab.printing import echo
+from attention_lab.recording.evaluations import evaluation_file, terms_of, write_evaluation
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,6 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     decoding = given(chosen, DECODING)
     try:
         with usable(chosen.run, chosen.checkpoint):
+            from attention_lab.training.checkpoint_file import checksum_of
             from attention_lab.training.finished import evaluate, restored, solves
 
             if decoding and (task := solves(chosen.run)) != "sequence_to_sequence":
@@ -33,11 +38,27 @@ def run(arguments: Sequence[str]) -> int:
             trained = restored(chosen.run, chosen.checkpoint, decoding)
             metrics = evaluate(trained, chosen.split)
             marks = {
-                "floor": trained.data.floor(chosen.split),
+                "trivial baseline": trained.data.floor(chosen.split),
                 **trained.data.shortcuts(chosen.split),
             }
+            checksum = checksum_of(chosen.run / "checkpoints" / f"{chosen.checkpoint}.ckpt")
     except UnusableRun as error:
         return fail(str(error), 1)
     for line in lines(metrics, chosen.split, marks):
         echo(line)
+    options = given(chosen, {name: name for name in DECODING})
+    file = evaluation_file(chosen.run, chosen.split, terms_of(chosen.checkpoint, options))
+    record = {
+        "split": chosen.split,
+        "checkpoint": chosen.checkpoint,
+        "checkpoint_sha256": checksum,
+        "decoding": options,
+        "metrics": metrics,
+    }
+    try:
+        write_evaluation(file, record)
+    except OSError as error:  # the directory may be another user's
+        echo(f"attention-lab: {file} cannot be written: {error.strerror}", error=True)
+    else:
+        echo(f"kept in {file}")
     return 0

@@ -20,6 +20,11 @@ def run(arguments: Sequence[str]) -> int:
         "sweep", type=Path, nargs="+", metavar="SWEEP", help="a sweep's or a run's directory"
     )
     parser.add_argument("--baseline", help="the group to compare with: attention=additive")
+    parser.add_argument(
+        "--evaluation",
+        metavar="beam=N",
+        help="compare what `evaluate --beam N` kept of each run: beam=5",
+    )
     parser.add_argument("--metric", help="the test metric to compare by: test/wer")
     parser.add_argument(
         "--output",
@@ -39,7 +44,8 @@ def run(arguments: Sequence[str]) -> int:
             watch(chosen.sweep)
         except (OSError, ValueError) as error:
             return fail(str(error), 1)
-    return report(chosen.sweep, chosen.baseline, chosen.output, chosen.metric, chosen.wandb)
+    options = (chosen.metric, chosen.wandb, chosen.evaluation)
+    return report(chosen.sweep, chosen.baseline, chosen.output, *options)
 
 
 def report(
@@ -48,6 +54,7 @@ def report(
     output: Path | None = None,
     metric: str | None = None,
     wandb: bool = False,
+    evaluation: str | None = None,
 ) -> int:
     """Report on sweeps; the exit code is 1 if it is not possible, 2 for what is not there.
 
@@ -57,6 +64,7 @@ def report(
         output: where to write; None means the sweep, or of several a directory of their names.
         metric: the test metric to compare by; None means the monitored one.
         wandb: whether to log the report to W&B as well.
+        evaluation: which results of `evaluate` to compare, as "beam=5"; None means the runs' own.
     """
     # Where it cannot keep a cache of its fonts, matters to Matplotlib alone.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -67,7 +75,12 @@ def report(
     from attention_lab.reports.terminal import terminal_table
 
     try:
-        comparison = compare(read_runs(sweeps), baseline, metric)
+        runs = read_runs(sweeps)
+        if evaluation:
+            from attention_lab.reports.evaluated import evaluated
+
+            runs = evaluated(runs, evaluation)
+        comparison = compare(runs, baseline, metric, evaluation)
         page = write_report(comparison, output or _place(sweeps))
     except (NotARun, OSError) as error:
         return fail(str(error), 1)

@@ -282,7 +282,9 @@ def _train_one(config: DictConfig) -> None:
         Directories.discard()
         return
     echo("", directory)
-    for line in lines(result["test"], "test", {"floor": result["floor"], **result["shortcuts"]}):
+    for line in lines(
+        result["test"], "test", {"trivial baseline": result["floor"], **result["shortcuts"]}
+    ):
         echo(f"  {line}")
     echo(f"  attention maps        {directory / 'attention' / 'attention.html'}")
 

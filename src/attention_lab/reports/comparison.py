@@ -25,6 +25,10 @@ from attention_lab.reports.tuned import Tuning, edges, not_tuned, same_optimizer
 LOWER_IS_BETTER = ("perplexity", "bits_per_character", "per", "wer", "cer")
 
 
+_OF_EVALUATION = (
+    "The test metrics are those that `attention-lab evaluate` kept with {}; validation and costs "
+    "are those of the runs."
+)
 #: A metric by seed.
 Scores = Mapping[int, float]
 
@@ -216,7 +220,10 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Run], baseline: str | None = None, metric: str | None = None
+    runs: Sequence[Run],
+    baseline: str | None = None,
+    metric: str | None = None,
+    evaluation: str | None = None,
 ) -> Comparison:
     """The runs, grouped by what was swept: every override but the seed that runs do not share.
 
@@ -225,6 +232,7 @@ def compare(
         baseline: a group by its label, or by overrides as "attention=scaled_dot_product".
         metric: the test metric to compare by, as "wer" or "test/wer"; None means the one that the
             runs monitored or, where they differ in that, one that all groups have.
+        evaluation: what the runs' test metrics are of, if not of their own test, as "beam=5".
 
     Raises:
         ValueError: if the baseline fits no group or several, or no run was tested for the metric;
@@ -254,6 +262,7 @@ def compare(
         baseline=named(baseline, groups) if baseline else None,
         same_question=same_question(groups),
         warnings=[
+            *([_OF_EVALUATION.format(evaluation)] if evaluation else []),
             *disagreements(groups, swept),
             *(line for group in groups for line in doubts(group, str(leading))),
             *(line for tuning in found for line in edges(tuning)),

@@ -150,6 +150,18 @@ def _ending(digest: str) -> bytes:
     return len(comment).to_bytes(2, "little") + comment
 
 
+def checksum_of(path: Path) -> str:
+    """The checksum that a checkpoint holds of itself: its identity. It is not checked here.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        UnreadableRecord: if it is a link out of the run, or not a regular file.
+    """
+    with open_file(path, root=path.parent.parent, limit=_ANY_SIZE) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _DIGEST_SIZE))
+        return file.read().decode("ascii", errors="replace")
+
+
 def _flaw(file: BinaryIO) -> str | None:
     """What is wrong with the bytes of a checkpoint."""
     size = len(_ending("0" * _DIGEST_SIZE))
