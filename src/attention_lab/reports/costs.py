@@ -31,6 +31,11 @@ class Cost:
         """The median over the group's seeds; None if it is not known."""
         return group.median(*self.keys)
 
+    def dearest(self, group: Group) -> float:
+        """What the group's dearest seed costs, or the speed of its slowest."""
+        values = group.values(*self.keys).values()
+        return min(values) if self.is_speed else max(values)
+
 
 COSTS = (
     Cost("parameters", ("parameters",), is_speed=False),
@@ -61,22 +66,17 @@ def front(comparison: Comparison, cost: Cost) -> list[Group]:
     A group dominates another if it is better beyond chance and costs no more, seeds considered.
     A better mean or a lower cost alone is not enough: the seeds may not distinguish the groups.
     """
-    groups = [group for group, _, _ in points(comparison, cost)]
+    medians = {group: value for group, value, _ in points(comparison, cost)}
+    most = {group: cost.dearest(group) for group in medians}
     return [
         group
-        for group in groups
+        for group in medians
         if not any(
-            _costs_no_more(cost, other, group) and comparison.is_better(other, group)
-            for other in groups
+            (median >= most[group] if cost.is_speed else median <= most[group])
+            and comparison.is_better(other, group)
+            for other, median in medians.items()
         )
     ]
-
-
-def _costs_no_more(cost: Cost, one: Group, other: Group) -> bool:
-    """Whether the median of one group is not beyond all seeds of another."""
-    median, seeds = cost.of(one), other.values(*cost.keys).values()
-    assert median is not None  # it is a point of the chart
-    return median >= min(seeds) if cost.is_speed else median <= max(seeds)
 
 
 def fronts_in_words(comparison: Comparison) -> list[str]:
