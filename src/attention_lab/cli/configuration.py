@@ -1,6 +1,8 @@
 """Where the config groups are, and what a composed config comes to."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -66,7 +68,7 @@ def composed(
         extra: the user's own config directory.
         primary: what to compose: "train", or one option of one group, as in "attention/additive".
     """
-    return plain_config(_composed(overrides, extra, primary))
+    return _resolved(_composed(overrides, extra, primary))
 
 
 def unresolved(
@@ -88,6 +90,13 @@ def chosen_groups(choices: Mapping[str, str | None]) -> list[Group]:
         for choice, option in choices.items()
         if option and not choice.startswith("hydra/") and "_global_" not in choice
     ]
+
+
+def typed_overrides(settings: Any) -> list[str]:
+    """The overrides in Hydra's settings as they were typed; Hydra's own list resolves them."""
+    from omegaconf import OmegaConf
+
+    return cast("list[str]", OmegaConf.to_container(settings.overrides.task))
 
 
 def check_groups(config: "DictConfig", choices: Mapping[str, str | None]) -> None:
@@ -120,7 +129,47 @@ def _composed(overrides: Sequence[str], extra: Path | None, primary: str) -> "Di
 
 
 def plain_config(config: "DictConfig") -> dict[str, Any]:
-    """A composed config as plain values, complete and resolved, without how it is launched."""
+    """A composed config as plain values, complete, without how it is launched.
+
+    All is resolved but the values of environment variables in texts, which may be secrets: those
+    stay as ``${oc.env:NAME}``, and are looked up when a run is built
+    (:func:`attention_lab.training.environment.with_environment`).
+    """
+    resolved = _resolved(config)
+    with _named_variables():
+        return cast("dict[str, Any]", _without_secrets(resolved, _resolved(config)))
+
+
+@contextmanager
+def _named_variables() -> Iterator[None]:
+    """While entered, what stands for an environment variable resolves to its own text."""
+    from omegaconf import OmegaConf
+    from omegaconf.resolvers import oc
+
+    def name(key: str, *default: Any) -> Any:
+        return f"${{oc.env:{key}}}" if key in os.environ else oc.env(key, *default)
+
+    OmegaConf.register_new_resolver("oc.env", name, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _without_secrets(value: Any, named: Any) -> Any:
+    """A value with texts as they are when variables stand by their names; numbers tell nothing."""
+    if isinstance(value, dict):
+        names = named if isinstance(named, dict) else {}
+        return {key: _without_secrets(inner, names.get(key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        same = isinstance(named, list) and len(named) == len(value)
+        each = named if same else [None] * len(value)
+        return [_without_secrets(*pair) for pair in zip(value, each, strict=True)]
+    is_text = isinstance(value, str) and isinstance(named, str)
+    return named if is_text and "${oc.env:" in named else value
+
+
+def _resolved(config: "DictConfig") -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     ours = OmegaConf.masked_copy(config, [str(k) for k in config if k not in NOT_OF_A_RUN])

@@ -19,6 +19,7 @@ from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.training import ranks
 from attention_lab.training.building import Run, has_gpu
 from attention_lab.training.children import cores
+from attention_lab.training.environment import with_environment
 from attention_lab.training.nodes import Config, create
 
 #: Of each stage of a sweep.
@@ -249,7 +250,7 @@ def _in_slurm(place: Slurm, launcher: str, jobs: Sequence[Job]) -> Iterator[Find
 
 def _wandb(config: Config, group: str) -> str:
     """Where a run is logged."""
-    options = create(config["logger"], (LoggerOptions,))
+    options = create(with_environment(config)["logger"], (LoggerOptions,))
     mode, why = options.mode()
     if mode == "off":
         return f"off: {why}"

@@ -4,6 +4,7 @@ Hydra instantiates callbacks, launchers, sweepers and log handlers, and sets env
 as the section says. What it blocks by itself is no boundary, as Hydra's source says.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from hydra._internal import hydra as hydra_internals
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
-from attention_lab.cli.configuration import WrongCommand
+from attention_lab.cli.configuration import WrongCommand, group_options
 
 #: What Hydra may instantiate, by where it stands under ``hydra``; "*" is any name.
 TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -48,6 +49,8 @@ LOG_PLACES = (
     "${hydra.runtime.output_dir}/${hydra.job.name}.log",
     *("ext://sys.stdout", "ext://sys.stderr"),
 )
+#: A choice of several options of a group, but for experiments, which may build on each other.
+SEVERAL = re.compile(r"\+?((?!experiment)\w+(?:/\w+)*)(?:@[\w.]+)?=\[(.*,.*)\]")
 REMEDY = "leave it out"
 
 
@@ -82,6 +85,8 @@ def check(config: DictConfig) -> None:
         if OmegaConf.is_config(config.hydra[name]):
             OmegaConf.resolve(config.hydra[name])  # what is checked is what Hydra gets
     settings: Any = OmegaConf.to_container(config.hydra)
+    for override in settings["overrides"]["task"]:
+        _check_choice(override)
     for path, target in _targets(settings):
         _check_target(path, target)
     _check_sweeper(settings["sweeper"])
@@ -89,6 +94,14 @@ def check(config: DictConfig) -> None:
         _check_logging(f"hydra.{name}", settings[name])
     _check_environment(settings["job"]["env_set"])
     _check_subdirectory(settings["output_subdir"])
+
+
+def _check_choice(override: str) -> None:
+    """Of several options of a group, Hydra merges one over the other, so the last one wins."""
+    match = SEVERAL.fullmatch(override)
+    if match and group_options(match[1]):
+        first = match[2].partition(",")[0].strip()
+        raise WrongCommand(f"{override}: only one option can be chosen, as {match[1]}={first}")
 
 
 def _targets(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

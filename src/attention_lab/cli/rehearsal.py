@@ -91,14 +91,16 @@ class Rehearsal:
         from attention_lab.recording.run_directory import goes_on
         from attention_lab.training import ranks
         from attention_lab.training.building import build, check_logger, from_anywhere
+        from attention_lab.training.environment import with_environment
         from attention_lab.training.launch import check_devices
         from attention_lab.training.sections import check
 
         plain = plain_config(config)
-        check(plain)
-        check_logger(plain)
-        check_devices(plain)
-        run = build(plain)
+        given = with_environment(plain)
+        check(given)
+        check_logger(given)
+        check_devices(given)
+        run = build(given)
         is_begun = goes_on(self.directory, from_anywhere(plain))
         if ranks.is_first():
             self._found = list(one_run(plain, run, self.directory, is_begun))

@@ -18,10 +18,11 @@ def sweep_name(config: "DictConfig") -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
+    from attention_lab.cli.configuration import typed_overrides
     from attention_lab.recording.identity import identity
 
     settings = config.hydra
-    overrides = OverridesParser.create().parse_overrides(list(settings.overrides.task))
+    overrides = OverridesParser.create().parse_overrides(typed_overrides(settings))
     swept = {o.get_key_element(): str(o.input_line) for o in overrides if o.is_sweep_override()}
     params = dict(settings.sweeper.get("params") or {})
     base: dict[str, Any] = {

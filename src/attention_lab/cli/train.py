@@ -26,6 +26,7 @@ from attention_lab.cli.configuration import (
     check_groups,
     config_directory,
     plain_config,
+    typed_overrides,
 )
 from attention_lab.cli.hints import missing_key
 from attention_lab.cli.hydra_settings import checked
@@ -277,7 +278,7 @@ def _train_one(config: DictConfig) -> None:
     directory = Path(settings.runtime.output_dir)
     if settings.sweeper.get("params"):
         echo("one run only; with -m this experiment is a sweep", error=True)
-    result = launch(plain, directory, list(settings.overrides.task))
+    result = launch(plain, directory, typed_overrides(settings))
     if not result:  # one of several processes that others have started, and not the first
         Directories.discard()
         return

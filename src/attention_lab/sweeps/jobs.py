@@ -12,6 +12,7 @@ from attention_lab.printing import echo
 from attention_lab.recording.identity import identity, is_immaterial
 from attention_lab.recording.wandb import LoggerOptions, problem, server, upload_later
 from attention_lab.training.building import build, check_logger, from_anywhere, load_data
+from attention_lab.training.environment import with_environment
 from attention_lab.training.nodes import ConfigError, create
 from attention_lab.training.sections import check, check_seed
 
@@ -81,11 +82,12 @@ def check_jobs(jobs: Sequence[Job]) -> None:
             if without_seed in built:
                 continue
             built.add(without_seed)
-            check(job.config)
-            key = _canonical(job.config["data"])
+            config = with_environment(job.config)
+            check(config)
+            key = _canonical(config["data"])
             if key not in data_by_config:
-                data_by_config[key] = load_data(job.config)
-            build(job.config, data_by_config[key])
+                data_by_config[key] = load_data(config)
+            build(config, data_by_config[key])
         except ConfigError as error:
             raise ConfigError(f"{job.name}: {error}".removeprefix(": ")) from error
     for job in _by_logger(jobs):  # what is wrong there is wrong with all of them
@@ -100,7 +102,9 @@ def check_wandb(jobs: Sequence[Job], directory: Path) -> None:
         directory: of the sweep.
     """
     kinds = (LoggerOptions,)
-    modes = {create(job.config["logger"], kinds).mode()[0] for job in _by_logger(jobs)}
+    modes = {
+        create(with_environment(job.config)["logger"], kinds).mode()[0] for job in _by_logger(jobs)
+    }
     if modes == {"online"} and (said := problem(server())) is not None:
         os.environ["WANDB_MODE"] = "offline"
         words = f"W&B: {said}; logging offline. {upload_later(directory)}"

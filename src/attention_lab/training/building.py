@@ -17,6 +17,7 @@ from attention_lab.data.files import shown
 from attention_lab.data.splits import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.training.environment import VARIABLE, with_environment
 from attention_lab.training.nodes import (
     Config,
     ConfigError,
@@ -83,7 +84,7 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
 def check_logger(config: Config) -> None:
     """Raise ConfigError if the logger's options or the WANDB_ variables are invalid."""
     with config_errors(config):
-        options: LoggerOptions = create(config["logger"], (LoggerOptions,))
+        options: LoggerOptions = create(with_environment(config)["logger"], (LoggerOptions,))
         options.check()
 
 
@@ -106,14 +107,18 @@ def from_anywhere(config: Config) -> Config:
     """
 
     def absolute(paths: Any) -> Any:
-        if isinstance(paths, str) and paths:
+        if isinstance(paths, str) and paths and not VARIABLE.search(paths):
             return str(Path(paths).expanduser().resolve())
         return [absolute(path) for path in paths] if isinstance(paths, list) else paths
 
     data, recorded = config["data"], config.get("data_files", {})
     kind: type[Any] = component_class("data", data["_target_"], (SplitDataModule,))
     found = {name: absolute(data[name]) for name in kind.files if name in data}
-    hashes = {name: recorded.get(name) or _hashes(paths) for name, paths in found.items() if paths}
+    hashes = {
+        name: recorded.get(name) or _hashes(paths)
+        for name, paths in with_environment(found).items()
+        if paths
+    }
     files = {name: each for name, each in hashes.items() if each}
     others = {key: value for key, value in config.items() if key != "data_files"}
     return others | {"data": {**data, **found}} | ({"data_files": files} if files else {})

@@ -14,6 +14,7 @@ from attention_lab.data.splits import SplitDataModule
 from attention_lab.recording.run_directory import read_config
 from attention_lab.training.building import Run, build, config_errors, load_data
 from attention_lab.training.checkpoint_file import read
+from attention_lab.training.environment import check_without_environment
 from attention_lab.training.nodes import Config, ConfigError, component_class, create
 from attention_lab.training.objective import Objective, Split
 from attention_lab.training.sections import check
@@ -46,6 +47,8 @@ def restored(
     config["objective"] |= decoding or {}
     kept = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
     check(config)
+    if with_data:
+        check_without_environment(config)
     data = load_data(config) if with_data else _data_of(kept, config)
     run = build(config, data)
     load_weights(run, kept)

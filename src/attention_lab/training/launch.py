@@ -35,6 +35,7 @@ from attention_lab.training.children import (
     stop,
 )
 from attention_lab.training.cluster_environment import ignore_leftovers, is_interactive_step
+from attention_lab.training.environment import with_environment
 from attention_lab.training.nodes import Config, ConfigError
 from attention_lab.training.objective import Diverged
 from attention_lab.training.preemption import SIGNALS, heeded, hold, let_through
@@ -75,11 +76,12 @@ def launch(
         RuntimeError: if one of several processes has ended without a word.
     """
     ignore_leftovers()
-    check(config)
-    devices, nodes = check_devices(config)
+    given = with_environment(config)
+    check(given)
+    devices, nodes = check_devices(given)
     if devices * nodes == 1 or ranks.started() > 1:
         return train(config, directory, overrides, group)
-    build(config)  # so that a mistake is said once, and before any process is started
+    build(given)  # so that a mistake is said once, and before any process is started
     _train_together(devices, (config, directory, overrides, group), log)
     return read_record(directory / "result.json")
 

@@ -15,6 +15,7 @@ from attention_lab.recording.run_directory import RunRecord, how_to_go_on
 from attention_lab.training import ranks
 from attention_lab.training.building import Run, build, config_errors, from_anywhere
 from attention_lab.training.cluster_environment import ignore_leftovers
+from attention_lab.training.environment import with_environment
 from attention_lab.training.finished import evaluate, load_weights
 from attention_lab.training.fitting import fit, stems_from
 from attention_lab.training.nodes import Config
@@ -95,7 +96,7 @@ def _prepared(config: Config) -> tuple[Run, float]:
 
     That is computed before training, which a mistake of a dataset of one's own must not cost.
     """
-    run = build(config)
+    run = build(with_environment(config))
     with config_errors(config):
         run.logger_options.mode()
     return run, run.data.floor("validation")[run.data.monitor]
@@ -160,7 +161,7 @@ def _fit_and_test(
     ranks.leave()
     signals.stop_waiting()
     if is_sharded(run.objective.model):
-        run = build(config, data)
+        run = build(with_environment(config), data)
     load_weights(run, checkpoints.read_best())
     test = evaluate(run, "test")
     for logger in trainer.loggers:

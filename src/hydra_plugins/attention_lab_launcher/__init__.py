@@ -12,7 +12,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from attention_lab.cli.configuration import WrongCommand, check_groups, plain_config
+from attention_lab.cli.configuration import (
+    WrongCommand,
+    check_groups,
+    plain_config,
+    typed_overrides,
+)
 
 if TYPE_CHECKING:
     from attention_lab.cli.rehearsal import Rehearsal
@@ -74,7 +79,7 @@ class SweepLauncher(Launcher):
                 Path(meant or self.config.hydra.sweep.dir).absolute(),
                 cast("dict[str, Any]", OmegaConf.to_container(self.config.sweep, resolve=True)),
             )
-        task = OverridesParser.create().parse_overrides(list(self.config.hydra.overrides.task))
+        task = OverridesParser.create().parse_overrides(typed_overrides(self.config.hydra))
         shared = {
             each.get_key_element().lstrip("+~") for each in task if not each.is_sweep_override()
         }
