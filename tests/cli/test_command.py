@@ -166,7 +166,7 @@ pairs: [0]
     lines = answer.out.splitlines()
     assert lines[1].split(None, 1)[0] == "digits"
     assert lines[2].strip() == (
-        "1,251 / 176 / 370; accuracy: floor 0.0703, nearest class mean 0.914; "
+        "1,251 / 176 / 370; accuracy: trivial baseline 0.0703, nearest class mean 0.914; "
         "Classification with SelfAttentionClassifier"
     )
     assert lines[3].split() == ["missing", *["A", "text", "that", "is", "not", "there"]]

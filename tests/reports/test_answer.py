@@ -53,9 +53,14 @@ ALIKE = [0.101, 0.100, 0.105, 0.101]
         ),
         (
             {"a": CLEAR, "b": WORSE, "c": ALIKE},
-            "4 seeds do not distinguish a and c, which have the lowest PER: a has 10.2 % "
-            "[9.9, 10.4] (trivial baseline 70.0 %), lower than b on the same seeds "
-            "(adjusted p < 0.001).",
+            "4 seeds do not distinguish a and c: a has the lowest PER, 10.2 % [9.9, 10.4] "
+            "(trivial baseline 70.0 %), lower than b on the same seeds (adjusted p < 0.001).",
+        ),
+        (
+            # c is not distinguished from a, and yet b is better than c.
+            {"a": CLEAR, "b": WORSE, "c": [0.45, None, None, None]},
+            "4 seeds do not distinguish a and c: a has the lowest PER, 10.2 % [9.9, 10.4] "
+            "(trivial baseline 70.0 %), lower than b on the same seeds (adjusted p < 0.001).",
         ),
         (
             {"a": [0.1, 0.2, 0.15], **{label: [0.2, 0.1, 0.16] for label in "bcde"}},
@@ -164,14 +169,20 @@ def test_the_answer_says_what_baselines_reach(
         ),
         (
             {"base": WORSE, "a": CLEAR, "c": ALIKE},
-            "4 seeds do not distinguish a and c, which have the lowest PER: a has 10.2 % "
-            "[9.9, 10.4] (trivial baseline 70.0 %); the difference of a to the baseline base is "
+            "4 seeds do not distinguish a and c: a has the lowest PER, 10.2 % [9.9, 10.4] "
+            "(trivial baseline 70.0 %); the difference of a to the baseline base is "
             "−10.1 points [−10.4, −9.8] on 4 shared seeds (adjusted p < 0.001).",
         ),
         (
             {"base": [0.2, 0.21, None, None], "a": CLEAR},
             "4 seeds do not distinguish the groups: PER is from 10.2 % for a to 20.5 % for base "
             "(trivial baseline 70.0 %); a shares too few seeds with the baseline base for a test.",
+        ),
+        (
+            {"base": [0.2] * 3, "a": [0.1] * 3},
+            "3 seeds do not distinguish the groups: PER is from 10.0 % for a to 20.0 % for base "
+            "(trivial baseline 70.0 %); the difference of a to the baseline base is −10.0 points "
+            "on each of 3 shared seeds: without spread there is no test.",
         ),
         (
             {"base": CLEAR, "a": WORSE},
@@ -392,6 +403,14 @@ def test_a_group_without_a_result_has_its_row(write_run: WriteRun) -> None:
     _, row, _ = csv_rows(compare(read_runs([sweep])))
     assert (row["group"], row["n"], row["finished"], row["diverged"]) == ("y", 0, 0, 1)
     assert "mean" not in row
+
+
+def test_the_csv_has_no_interval_where_the_page_shows_none(compared: Compared) -> None:
+    comparison = compared({"a": [0.1, 0.101], "b": [0.2, 0.201]}, "attention=a")
+    ends = ("low", "high", "difference_low", "difference_high", "adjusted_p_value")
+    row = next(row for row in csv_rows(comparison) if row["group"] == "b")
+    assert (row["n"], row["difference_n"]) == (2, 2)
+    assert [row[name] for name in ends] == [""] * len(ends)
 
 
 def test_the_report_goes_where_it_is_told(sweep: Path, tmp_path: Path) -> None:

@@ -221,3 +221,12 @@ def test_a_config_that_was_edited_after_the_run_is_said(
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     warnings = compare(read_runs([run])).warnings
     assert any("edited after" in line and run.name in line for line in warnings) == is_noted
+
+
+def test_metrics_beyond_single_precision_are_none(write_run: WriteRun) -> None:
+    for seed, value in enumerate((1e200, 2e200, 10**300)):
+        run = write_run("attention=x", seed, test={"per": value, "wer": 0.5}, curve={1: 1e308})
+    (group,) = compare(read_runs([run.parent])).groups
+    assert group.interval("per") is None
+    assert group.interval("wer") is not None
+    assert "wer" in write_report(compare(read_runs([run.parent])), run.parent).read_text().lower()

@@ -12,8 +12,8 @@ from attention_lab.cli.configuration import composed, group_options
 from attention_lab.cli.listing import description
 
 NOTES = """
-Sizes are those of training, validation and test. The floor is what a trivial baseline reaches on
-test, a shortcut what is known to do well without solving the task: both by the metric that chooses
+Sizes are those of training, validation and test. The trivial baseline is what needs no model, a
+shortcut what is known to do well without solving the task: both on test, by the metric that chooses
 checkpoints, and both computed now."""
 
 #: What takes seconds to import, and is imported once for all processes.
@@ -21,7 +21,7 @@ HEAVY = ("attention_lab.data.splits", "attention_lab.training.nodes")
 
 
 def table(extra: Path | None) -> Iterator[str]:
-    """The lines, each as soon as it is known: what a dataset is, how much, floor, shortcuts.
+    """The lines, each as soon as it is known: what a dataset is, how much, baselines.
 
     Datasets are loaded side by side, in as many processes as there are processors.
 
@@ -61,7 +61,7 @@ def _facts(name: str, extra: Path | None) -> str:
         check_node("data", config["data"], SplitDataModule)
         data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
         data.setup()
-        known = {"floor": data.floor("test"), **data.shortcuts("test")}
+        known = {"trivial baseline": data.floor("test"), **data.shortcuts("test")}
         marks = [f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items()]
     except Exception as error:  # of a user's own, too: the others can still be listed
         return f"not loaded: {' '.join(str(error).split()) or type(error).__name__}"

@@ -63,8 +63,8 @@ def _ranking(comparison: Comparison) -> str:
         return f"{best.label} has the {_extreme(comparison)} {name}, {value}{lead}"
     if behind:
         return (
-            f"{_seeds_do(ranked)} not distinguish {listed([group.label for group in leaders])}, "
-            f"which have the {_extreme(comparison)} {name}: {best.label} has {value}"
+            f"{_seeds_do(ranked)} not distinguish {listed([group.label for group in leaders])}: "
+            f"{best.label} has the {_extreme(comparison)} {name}, {value}"
             f"{_lead(comparison, best, behind)}"
         )
     first, known = with_unit(metric, interval.mean), _baselines(comparison)
@@ -121,11 +121,16 @@ def _difference_to_baseline(comparison: Comparison, best: Group) -> str:
     if difference is None or difference.interval.n < ENOUGH_SEEDS:
         return f"; {best.label} shares too few seeds with the baseline {label} for a test"
     interval = difference.interval
+    found = (
+        f"; the difference of {best.label} to the baseline {label} is "
+        f"{with_unit(metric, interval.mean, 'points')}"
+    )
+    if not interval.is_bounded:
+        return f"{found} on each of {interval.n} shared seeds: without spread there is no test"
     chance = "" if difference.is_supported else ": it may be chance"
     return (
-        f"; the difference of {best.label} to the baseline {label} is "
-        f"{with_unit(metric, interval.mean, 'points')} {bounds(metric, interval)} on {interval.n} "
-        f"shared seeds (adjusted {p_value(difference.adjusted_p)}{chance})"
+        f"{found} {bounds(metric, interval)} on {interval.n} shared seeds "
+        f"(adjusted {p_value(difference.adjusted_p)}{chance})"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from attention_lab.reports.comparison import Comparison, Difference
 from attention_lab.reports.groups import Group
+from attention_lab.reports.statistics import Interval
 
 _STATUSES = ("finished", "failed", "diverged", "preempted", "running", "waiting")
 CSV_COLUMNS = (
@@ -28,7 +29,8 @@ def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
         for group in comparison.groups:
             row = {"kind": "group", "group": group.label, "metric": metric, "n": 0}
             if interval := group.interval(metric):
-                row |= {name: getattr(interval, name) for name in ("n", "mean", "low", "high")}
+                low, high = _shown_ends(interval)
+                row |= {"n": interval.n, "mean": interval.mean, "low": low, "high": high}
             row |= {"floor": comparison.floor.get(metric), **_of_runs(group)}
             if metric == comparison.monitor:
                 row |= _of_training(group, metric)
@@ -70,17 +72,23 @@ def _of_training(group: Group, metric: str) -> dict[str, Any]:
 
 def _difference_columns(difference: Difference) -> dict[str, Any]:
     interval = difference.interval
+    low, high = _shown_ends(interval)
     return {
         "baseline": difference.reference.label,
         "difference_n": interval.n,
         "difference": interval.mean,
-        "difference_low": interval.low,
-        "difference_high": interval.high,
+        "difference_low": low,
+        "difference_high": high,
         "difference_confidence": difference.confidence,
         "p_value": difference.p_value,
         "adjusted_p_value": difference.adjusted_p,
         "effect_size": difference.effect_size,
     }
+
+
+def _shown_ends(interval: Interval) -> tuple[float, float]:
+    """The ends of an interval; nan where the page shows none."""
+    return interval.ends if interval.is_bounded else (math.nan, math.nan)
 
 
 def _is_nan(value: object) -> bool:

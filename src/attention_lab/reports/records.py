@@ -28,6 +28,8 @@ from attention_lab.recording.run_directory import (
 )
 
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
+#: No metric in single precision is larger; far beyond, sums of squares are infinite.
+_LARGEST = 2.0**128
 #: Of a run that has begun there is at least one of these.
 BEGUN = ("status.json", "metrics.csv", "result.json")
 
@@ -277,7 +279,7 @@ def _column(path: Path, column: str) -> dict[int, float]:
     return {
         int(step): value
         for step, value in values.items()
-        if math.isfinite(step) and math.isfinite(value)
+        if math.isfinite(step) and abs(value) <= _LARGEST
     }
 
 
@@ -289,11 +291,11 @@ def _number(cell: str) -> float:
 
 
 def number(mapping: Any, *keys: str) -> float | None:
-    """The finite number that the nested ``keys`` lead to; None where there is none."""
+    """The number that the nested ``keys`` lead to; None if it is none, or NaN or infinite."""
     for key in keys:
         mapping = mapping.get(key) if isinstance(mapping, Mapping) else None
     is_number = isinstance(mapping, int | float) and not isinstance(mapping, bool)
-    return float(mapping) if is_number and math.isfinite(mapping) else None
+    return float(mapping) if is_number and abs(mapping) <= _LARGEST else None
 
 
 def settings(run: Run) -> dict[str, str]:

@@ -117,7 +117,8 @@ def _on_log_scale(
         low, high = (least + math.exp(min(end, _LARGEST_EXPONENT)) for end in ends)
     else:
         below = _positive([most - value for value in values])
-        ends = _student([math.log(a / b) for a, b in zip(above, below, strict=True)], confidence)
+        log_odds = [math.log(a) - math.log(b) for a, b in zip(above, below, strict=True)]
+        ends = _student(log_odds, confidence)
         low, high = (least + (most - least) * float(expit(end)) for end in ends)
     return low, high
 
