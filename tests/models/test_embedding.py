@@ -35,7 +35,7 @@ def test_an_odd_width_is_refused() -> None:
         SinusoidalPositions(5)
 
 
-def test_positions_go_on_beyond_the_table() -> None:
+def test_positions_have_no_end() -> None:
     positions = SinusoidalPositions(6)
     vectors = torch.randn(2, 700, 6)
     before = positions(vectors[:, :256]) - vectors[:, :256]
@@ -48,6 +48,21 @@ def test_positions_learn_and_store_nothing() -> None:
     positions = SinusoidalPositions(6)
     assert not list(positions.parameters())
     assert not positions.state_dict()
+
+
+def test_positions_are_right_after_initialization_on_the_meta_device() -> None:
+    """And they follow the vectors' precision, but in mixed precision they keep their own."""
+    with torch.device("meta"):
+        positions = SinusoidalPositions(6)
+    positions = positions.to_empty(device="cpu")
+    for left_over in positions.buffers():
+        left_over.fill_(torch.nan)  # as memory may hold anything
+    positions.load_state_dict(SinusoidalPositions(6).state_dict())
+    vectors = torch.zeros(1, 9, 6)
+    torch.testing.assert_close(positions(vectors)[0], paper(9, 6), atol=1e-5, rtol=0)
+    assert positions(vectors.half()).dtype == torch.float16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert positions(vectors.bfloat16()).dtype == torch.float32
 
 
 def test_token_vectors_have_unit_length_on_average_and_padding_is_zero() -> None:
@@ -64,6 +79,6 @@ def test_token_vectors_have_unit_length_on_average_and_padding_is_zero() -> None
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
 def test_positions_vary_as_much_as_they_should(kind: str) -> None:
     positions = position_embedding(kind, width=64, length=600, deviation=0.3)
-    for start, end in ((0, 100), (400, 600)):  # sinusoids beyond what was tabled at first
+    for start, end in ((0, 100), (400, 600)):  # near the beginning and far from it
         added = positions(torch.zeros(1, end - start, 64), start)
         assert float(added.square().mean().sqrt().detach()) == pytest.approx(0.3, rel=0.05)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def sinusoids(length: int, width: int) -> Tensor:
+def sinusoids(length: int, width: int, device: torch.device | None = None) -> Tensor:
     """Sinusoidal position encodings (length, width) (Vaswani et al. 2017, §3.5).
 
     Raises:
@@ -14,8 +14,9 @@ def sinusoids(length: int, width: int) -> Tensor:
     """
     if width % 2:
         raise ValueError(f"sinusoidal positions need an even width, got {width}")
-    position = torch.arange(length).unsqueeze(1)
-    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    position = torch.arange(length, device=device).unsqueeze(1)
+    even = torch.arange(0, width, 2, device=device)
+    frequency = torch.exp(even * (-math.log(10_000.0) / width))
     return torch.stack([(position * frequency).sin(), (position * frequency).cos()], -1).flatten(1)
 
 
@@ -27,19 +28,17 @@ class SinusoidalPositions(nn.Module):
         amplitude: of the sinusoids; 1 suits vectors whose components have a variance near 1.
     """
 
-    table: Tensor
-
     def __init__(self, width: int, amplitude: float = 1.0) -> None:
         super().__init__()
+        sinusoids(0, width)  # raises if the width is odd
         self.amplitude = amplitude
-        self.register_buffer("table", amplitude * sinusoids(256, width), persistent=False)
 
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
-        end = start + vectors.shape[1]
-        if end > len(self.table):
-            grown = self.amplitude * sinusoids(2 * end, self.table.shape[1])
-            self.table = grown.to(self.table.device, self.table.dtype)
-        return vectors + self.table[start:end]
+        # Not a buffer: one that no checkpoint holds has no values after to_empty.
+        _, length, width = vectors.shape
+        added = self.amplitude * sinusoids(start + length, width, vectors.device)[start:]
+        is_mixed = torch.is_autocast_enabled(vectors.device.type)
+        return vectors + (added if is_mixed else added.to(vectors.dtype))
 
 
 class LearnedPositions(nn.Module):
