@@ -55,6 +55,30 @@ def test_warns_of_what_does_not_compare(
     assert [line for line in warnings if warning in line], warnings
 
 
+def test_data_files_are_compared_by_their_content(write_run: WriteRun) -> None:
+    """Separate runs before and after an edit have other data; a file that was moved is the same."""
+
+    def written(name: str, seed: int, path: str, digest: str) -> Path:
+        config = {
+            "data": {"_target_": "data.G2P", "train": path, "more": [path]},
+            "data_files": {"train": digest * 64, "more": [digest * 64]},
+        }
+        return write_run("a=x", seed, name=name, config=config, test={"per": 0.1 + seed})
+
+    written("1", 0, "/a/words.tsv", "1")
+    sweep = written("2", 1, "/b/words.tsv", "1").parent
+    comparison = compare(read_runs([sweep]))
+    assert (len(comparison.groups), comparison.warnings) == (1, [])
+    written("3", 0, "/a/words.tsv", "2")
+    comparison = compare(read_runs([sweep]))
+    assert [group.label for group in comparison.groups] == [
+        "SHA-256 11111111…",
+        "SHA-256 22222222…",
+    ]
+    (line,) = [line for line in comparison.warnings if "differ in" in line]
+    assert line.startswith("The runs differ in their data (data.train: SHA-256 11111111… for ")
+
+
 def test_a_seed_counts_once_and_the_last_run_of_it(write_run: WriteRun) -> None:
     write_run("a=x", 0, name="1", test={"per": 0.1})
     write_run("a=x", 1, name="2", test={"per": 0.3})

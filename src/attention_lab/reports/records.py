@@ -63,12 +63,21 @@ class Run:
 
     @cached_property
     def leaves(self) -> dict[str, str]:
-        """The config's values by dotted key, without those that do not change what is computed."""
-        return {
+        """The config's values by dotted key, without those that do not change what is computed.
+
+        A data file's value is the hash of its content, where that is recorded, and not its path.
+        """
+        leaves = {
             key: value
             for key, value in _leaves(self.config)
             if key.rpartition(".")[2] != "seed" and not is_immaterial(key)
         }
+        files = section(self.config, "data_files")
+        for name, hashes in files.items():
+            leaves.pop(f"data_files.{name}", None)
+            each = hashes if isinstance(hashes, list) else [hashes]
+            leaves[f"data.{name}"] = ", ".join(f"SHA-256 {str(digest)[:8]}…" for digest in each)
+        return leaves
 
     @property
     def is_edited(self) -> bool:
