@@ -233,7 +233,7 @@ def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
     assert not (tmp_path / "asked").exists()
     said = "the run has finished, but not all of it may have been uploaded"
     assert capsys.readouterr().err.splitlines() == [
-        f"attention-lab: {number.name}: {said}; attention-lab sync {tmp_path / 'run'}"
+        f"attention-lab: {number.name}: {said}. Upload later: attention-lab sync {tmp_path / 'run'}"
     ]
 
 

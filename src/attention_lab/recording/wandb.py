@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from attention_lab.data.files import shown
 from attention_lab.recording.loggers import SafeLogger, do_within, in_words
 from attention_lab.spelling import nearest
 
@@ -214,10 +215,8 @@ class _SafeWandbLogger(SafeLogger):
 
 
 def upload_later(directory: Path) -> str:
-    """How to upload what runs below a directory have logged offline."""
-    here = os.path.relpath(directory)
-    shown = str(directory) if here.startswith("..") else here
-    return f"Upload later: attention-lab sync {shlex.quote(shown)}"
+    """How to upload what the server does not have of the runs below a directory."""
+    return f"Upload later: attention-lab sync {shlex.quote(shown(directory))}"
 
 
 def server() -> str:

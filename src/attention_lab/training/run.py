@@ -1,7 +1,6 @@
 """Training a run: recorded as it goes, tested from its best checkpoint at the end."""
 
 import errno
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from attention_lab.attention import attention_layers
 from attention_lab.printing import echo
 from attention_lab.recording.run_directory import RunRecord, how_to_go_on
+from attention_lab.recording.wandb import upload_later
 from attention_lab.training import ranks
 from attention_lab.training.building import Run, build, config_errors, from_anywhere
 from attention_lab.training.cluster_environment import ignore_leftovers
@@ -143,8 +143,7 @@ def _recorded(
 def _warn_of_upload(error: BaseException, directory: Path) -> None:
     name = error.heard[0].name if isinstance(error, Preempted) else "SIGINT"
     said = f"{name}: the run has finished, but not all of it may have been uploaded"
-    how = f"attention-lab sync {shlex.quote(str(directory))}"
-    echo(f"attention-lab: {said}; {how}", error=True)
+    echo(f"attention-lab: {said}. {upload_later(directory)}", error=True)
 
 
 def _fit_and_test(
