@@ -236,9 +236,39 @@ def saved(content: object) -> bytes:
     return file.getvalue()
 
 
+def packed(data: bytes, before: bytes = b"") -> bytes:
+    """An archive with a pickle of this content, behind other bytes."""
+    file = io.BytesIO(before)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("archive/data.pkl", data)
+        archive.writestr("archive/version", "3")
+        archive.writestr("archive/byteorder", "little")
+    return file.getvalue()
+
+
+def behind_another_format() -> bytes:
+    """What torch reads from the beginning, and zipfile from the end."""
+    file = io.BytesIO()
+    torch.save(with_version({"a": Sized()}), file, _use_new_zipfile_serialization=False)
+    return packed(pickle.dumps({}, protocol=2), before=file.getvalue())
+
+
+def behind_another_archive() -> bytes:
+    """Two archives, of which torch reads the first, and zipfile the second."""
+    unsafe = pickle.dumps(with_version({"a": Sized()}), protocol=2)
+    harmless = pickle.dumps({}, protocol=2)
+    return packed(unsafe) + packed(harmless + bytes(len(unsafe) - len(harmless)))
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (
+            lambda: saved(with_version({"a": Sized()})).replace(b"/data.pkl", b"/Data.PKL"),
+            "holds a bytearray",
+        ),
+        (behind_another_format, "is not an archive of torch's"),
+        (behind_another_archive, "is not an archive of torch's"),
         (lambda: inflating(zipfile.ZIP_DEFLATED), "is compressed"),
         (lambda: inflating(zipfile.ZIP_LZMA), "is compressed"),
         (overlapping, "claims to hold more than"),

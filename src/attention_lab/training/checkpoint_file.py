@@ -183,7 +183,10 @@ def _flaw(file: BinaryIO) -> str | None:
 def _danger(file: BinaryIO) -> str | None:
     """What makes a whole archive unsafe to load, though it holds no code."""
     size = file.seek(0, os.SEEK_END)
-    if _directory_size(file) > _LARGEST_DIRECTORY:
+    directory = _directory_size(file)
+    if directory is None:
+        return "is not an archive of torch's"
+    if directory > _LARGEST_DIRECTORY:
         return f"lists too many members: more than {_LARGEST_DIRECTORY // MIB} MiB of them"
     try:
         with zipfile.ZipFile(file) as archive:
@@ -192,7 +195,9 @@ def _danger(file: BinaryIO) -> str | None:
                 return "is compressed, as torch never writes it; not loaded"
             if sum(member.file_size for member in members) > size:
                 return f"claims to hold more than its {size} bytes; not loaded"
-            pickles = [archive.read(it) for it in members if it.filename.endswith("data.pkl")]
+            # torch finds its pickle by a name in any case.
+            named = [it for it in members if it.filename.lower().endswith("data.pkl")]
+            pickles = [archive.read(it) for it in named]
         # The only type that torch loads whose size is a number in the file. It knows no other
         # opcode that names a type.
         has_bytearray = any(
@@ -205,10 +210,28 @@ def _danger(file: BinaryIO) -> str | None:
     return "holds a bytearray, which may be of any size; not loaded" if has_bytearray else None
 
 
-def _directory_size(file: BinaryIO) -> int:
-    """Bytes of the archive's directory, from its last records (APPNOTE.TXT 4.3.14 and 4.3.16)."""
+def _directory_size(file: BinaryIO) -> int | None:
+    """Bytes of the archive's directory, from its last records (APPNOTE.TXT 4.3.14 to 4.3.16).
+
+    None if it is not the one archive from the first byte of the file to the last: torch might then
+    read other members than ``zipfile``, or no archive at all.
+    """
+    file.seek(0)
+    begins = file.read(4) == b"PK\3\4"
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _SIZE_OF_END - len(_ending("0" * _DIGEST_SIZE)) + len(_NO_COMMENT)))
+    start = size - _SIZE_OF_END - len(_ending("0" * _DIGEST_SIZE)) + len(_NO_COMMENT)
+    file.seek(max(0, start))
     records = file.read(_SIZE_OF_END)
-    is_large = records[56:60] == b"PK\6\7"
-    return int.from_bytes(records[40:48] if is_large else records[88:92], "little")
+    if not begins or start < 0 or records[76:80] != b"PK\5\6":
+        return None
+    if records[56:60] == b"PK\6\7":
+        is_right = records[:4] == b"PK\6\6" and _number(records[64:72]) == start
+        end, length, offset = start, _number(records[40:48]), _number(records[48:56])
+    else:
+        is_right = True
+        end, length, offset = start + 76, _number(records[88:92]), _number(records[92:96])
+    return length if is_right and offset + length == end else None
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
