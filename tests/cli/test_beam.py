@@ -73,6 +73,9 @@ def test_a_report_compares_what_a_beam_made(
     )
     assert not (run / "report.html").exists()
 
+    answer = command("report", str(run), "--evaluation", "last,length_penalty=2")
+    assert answer.err.endswith(f"evaluate {run} --checkpoint last --length-penalty 2\n")
+
     evaluated = command("evaluate", str(run), "--beam", "3")
     assert evaluated.code == 0
     file = run / "evaluations" / "test,beam=3.json"

@@ -323,7 +323,7 @@ def test_a_bad_file_is_said_in_one_line(
         ({"metrics": ["wer", "chrf"]}, "metrics=chrf is for text of words; .*token_error_rate"),
         ({"metrics": ["wer", "loss"]}, "metrics must be one of token_error_rate, .*got 'loss'"),
         ({"metrics": ["per"], "monitor": "wer"}, r"monitor=wer must be one of metrics=\['per'\]"),
-        ({"metrics": []}, r"monitor=None must be one of metrics=\[\]"),
+        ({"metrics": []}, r"metrics=\[\] names none; null chooses"),
         ({"monitor": "loss"}, "monitor must be one of token_error_rate, .*got 'loss'"),
         ({"source_tokens": "bpe", "vocabulary": 100}, "vocabulary must be at least 260"),
         ({"vocabulary": 0}, "vocabulary must be at least 1, got 0"),

@@ -4,9 +4,19 @@ import math
 
 import pytest
 
-from attention_lab.data.written import PronunciationErrors, SequenceAccuracy, SequenceMetrics
+from attention_lab.data.vocabulary import Words
+from attention_lab.data.written import (
+    MODES,
+    OF_TEXT,
+    PronunciationErrors,
+    SequenceAccuracy,
+    SequenceMetrics,
+    WrittenErrors,
+)
 from attention_lab.reports.metric_bounds import bounds_of
 from attention_lab.reports.statistics import UNBOUNDED, Bounds
+
+WORDS = Words(["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -45,16 +55,22 @@ def test_recorded_bounds_come_first(recorded: object, expected: Bounds) -> None:
     assert bounds_of("wer", {"bounds": {"wer": recorded}}) == expected
 
 
-@pytest.mark.parametrize("metric", [PronunciationErrors, SequenceAccuracy, SequenceMetrics])
-def test_bounds_are_those_that_values_reach(metric: type[SequenceAccuracy]) -> None:
-    """Writing nothing, the right answer, or far too much."""
-    assert all(low == 0 and high in (1, None) for low, high in metric.bounds.values())
-
-
-def test_an_error_rate_has_no_upper_bound_where_too_much_may_be_written() -> None:
-    for metric in (PronunciationErrors(), SequenceAccuracy()):
-        metric.update([[7, 8, 9, 9, 9]], [[(5,)]])
-        for name, value in metric.compute().items():
-            low, high = metric.bounds[name]
-            assert low <= value <= (math.inf if high is None else high)
-            assert (high is None) == (value > 1)
+@pytest.mark.parametrize(
+    "metric",
+    [PronunciationErrors(), SequenceAccuracy(), SequenceMetrics(list(MODES), WORDS)],
+    ids=lambda metric: type(metric).__name__,
+)
+@pytest.mark.parametrize("predicted", ["", "a", "b", "b b b b b b"])
+def test_values_are_within_the_bounds_and_reach_them(metric: WrittenErrors, predicted: str) -> None:
+    """Predicting nothing, the right answer, a wrong one, or far too much."""
+    metric.reset()
+    metric.update([WORDS.read(predicted)], [[tuple(WORDS.read("a"))]])
+    values = {name: float(value) for name, value in metric.compute().items()}
+    assert values.keys() <= metric.bounds.keys()
+    for name, value in values.items():
+        low, high = metric.bounds[name]
+        assert low <= value <= (math.inf if high is None else high), name
+        is_right = value == (0 if MODES[name] == "min" else 1)
+        assert is_right == (predicted == "a") or name in OF_TEXT, name
+        if len(predicted) > 1:  # more edits than the reference is long
+            assert (value > 1) == (high is None), name

@@ -205,6 +205,8 @@ def _checked_metrics(
                 f"{option}={name} is for text of words; with target_tokens=characters, "
                 f"{' and '.join(_OF_SYMBOLS)} work"
             )
-    if not chosen or (monitor is not None and monitor not in chosen):
+    if not chosen:
+        raise ValueError("metrics=[] names none; null chooses those that suit the tokens")
+    if monitor is not None and monitor not in chosen:
         raise ValueError(f"monitor={monitor} must be one of metrics={list(chosen)}")
     return list(chosen)

@@ -35,10 +35,9 @@ def disagreements(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
     results = [run.result or {} for run in runs]
     lines = []
     if edited := [run.name for run in runs if run.is_edited]:
-        more = f" and {len(edited) - _MOST_SPELT} more" if len(edited) > _MOST_SPELT else ""
         lines.append(
-            f"config.yaml was edited after the run: {', '.join(edited[:_MOST_SPELT])}{more}. The "
-            "results are of the config before."
+            f"config.yaml was edited after the run: {_some(edited)}. The results are of the config "
+            "before."
         )
     if found := _differing_leaves(groups, _is_of_data):
         lines.append(

@@ -14,10 +14,11 @@ def evaluated(runs: Sequence[Run], terms: str) -> list[Run]:
 
     Args:
         runs: as they were read.
-        terms: what the evaluation did otherwise, as "beam=5" of `evaluate --beam 5`.
+        terms: what the evaluation did otherwise, as "beam=5" of `evaluate --beam 5`, or "last" of
+            `evaluate --checkpoint last`.
 
     Raises:
-        ValueError: if a finished run has no such evaluation of its best checkpoint.
+        ValueError: if a finished run has no such evaluation of its checkpoint.
     """
     if "/" in terms:
         raise ValueError(f"--evaluation {terms}: name what was evaluated, as beam=5")
@@ -47,6 +48,7 @@ def _evaluated(run: Run, terms: str) -> Run:
 
 def _command(directory: Path, terms: str) -> str:
     """How to make an evaluation."""
-    named = [term.partition("=") for term in terms.split(",") if "=" in term]
+    known = [term if "=" in term else f"checkpoint={term}" for term in terms.split(",")]
+    named = [term.partition("=") for term in known]
     options = "".join(f" --{name.replace('_', '-')} {value}" for name, _, value in named)
     return f"attention-lab evaluate {directory}{options}"
