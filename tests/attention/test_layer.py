@@ -201,7 +201,7 @@ def test_options_have_names() -> None:
         ({"normalizer": "softmax"}, "normalizer='softmax': must be a Normalizer.*=Softmax"),
         ({"normalizer": Softmax()}, "normalizer=Softmax.*must be a Normalizer.*use.*=Softmax$"),
         ({"normalizer": ScaledDotProduct}, "must be a Normalizer class"),
-        ({"normalizer": lambda: 3}, "normalizer must make a Normalizer, but made 3"),
+        ({"normalizer": lambda: 3}, "normalizer must return a Normalizer, but returned 3"),
         ({"score": "scaled_dot_product"}, "score='scaled_dot_product'.*use score=ScaledDotProduct"),
         ({"positions": "rotray"}, "positions='rotray'.*use positions=Rotary"),
         ({"score": "elu"}, "score='elu': must be a Score class.*there is "),

@@ -44,7 +44,7 @@ class Problem:
     bias: Tensor | None = None
     #: Position of the first query.
     start: int = 0
-    #: Whether a bias may need a gradient; under torch.func.vmap its requires_grad does not tell.
+    #: Whether a bias may need a gradient; its requires_grad is not reliable under vmap.
     bias_needs_grad: bool = False
 
     @property
@@ -88,7 +88,7 @@ def eager_weights(problem: Problem) -> Tensor:
         weights = weights.masked_fill(~visible, 0.0)
     if axes.mixing is None:
         return weights
-    # Heads may have masks of their own: nothing from a hidden key, and nothing to one.
+    # Masks may differ between heads, so mixing can give weight to a key that a head must not see.
     weights = axes.mixing.mix_weights(weights)
     return weights if visible is None else weights.masked_fill(~visible, 0.0)
 
@@ -105,8 +105,8 @@ def sdpa(problem: Problem) -> tuple[Tensor, None]:
     assert isinstance(problem.axes.score, DotProductFamily)
     query, key, scale = problem.axes.score.fold(problem.query, problem.key)
     visible, is_causal = None, False
-    # SDPA's is_causal aligns both sequences at their first position, as our masks do. A branch,
-    # since it must be a bool, which the comparison is not while start is a compiler's symbol.
+    # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
+    # bool, but start == 0 is symbolic while compiling, so this branches on it.
     if type(problem.mask) is Causal and problem.bias is None and problem.start == 0:
         is_causal = True
     else:
@@ -128,9 +128,9 @@ def sdpa(problem: Problem) -> tuple[Tensor, None]:
 
 
 def _kernels(problem: Problem) -> AbstractContextManager[None]:
-    """Kernels that PyTorch may choose from: on the CPU only one of them gives a bias its gradient.
+    """Restrict SDPA to its math kernel on the CPU if a bias may need a gradient.
 
-    PyTorch sees that itself, but not under torch.func.vmap.
+    PyTorch does so itself, but not under torch.func.vmap.
     """
     on_cpu = problem.query.device.type == "cpu"
     may_need_grad = problem.bias is not None and problem.bias_needs_grad
@@ -217,13 +217,14 @@ class Backend:
     trains_on: tuple[str, ...] = ("cpu", "cuda", "mps")
     mixes_heads: bool = False
     drops_weights: bool = True
-    #: Whether it promises second derivatives; where it does not, it may raise.
+    #: Whether second derivatives are supported; if not, asking for them may raise.
     double_backward: bool = False
 
     def attend(self, problem: Problem, need_weights: bool) -> tuple[Tensor, Tensor | None]:
-        """Output (B, H, L, E_v), the same whether or not the weights (B, H, L, S) are asked for.
+        """Output (B, H, L, E_v) and, if asked for, weights (B, H, L, S).
 
-        Where the backend gives none, they are computed beside it, in at least single precision.
+        The output is the same either way. If the backend returns no weights, they are computed
+        separately, in at least single precision.
         """
         output, weights = self.compute(problem)
         if not need_weights:

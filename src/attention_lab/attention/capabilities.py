@@ -32,7 +32,7 @@ class Capabilities:
     positional: bool = False
     #: Whether fewer key and value heads than query heads are possible.
     grouped_heads: bool = True
-    #: Whether it promises second derivatives; otherwise it may raise, but never gives wrong ones.
+    #: Whether second derivatives are supported; if not, they may raise, but are never wrong.
     double_backward: bool = True
 
     @property

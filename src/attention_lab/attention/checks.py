@@ -20,25 +20,25 @@ def check_dropout(dropout: float) -> None:
 
 
 def make_part(name: str, factory: Callable[..., Any], kind: type, *sizes: int) -> Any:
-    """What ``factory(*sizes)`` makes of an axis of attention.
+    """Create a part of an attention layer by ``factory(*sizes)``, such as its score.
 
     Raises:
-        ValueError: if the factory is a name or a finished part, or makes anything but a ``kind``.
+        ValueError: if the factory is a name or an instance, or returns anything but a ``kind``.
     """
     is_other_class = isinstance(factory, type) and not issubclass(factory, kind)
     if is_other_class or isinstance(factory, kind) or not callable(factory):
         raise ValueError(
-            f"{name}={_shown(factory)}: must be a {kind.__name__} class, or what makes one"
-            f"{_suggestion(name, factory, kind, '')}"
+            f"{name}={_shown(factory)}: must be a {kind.__name__} class or a callable that returns "
+            f"one{_suggestion(name, factory, kind, '')}"
         )
     part = factory(*sizes)
     if not isinstance(part, kind):
-        raise ValueError(f"{name} must make a {kind.__name__}, but made {_shown(part)}")
+        raise ValueError(f"{name} must return a {kind.__name__}, but returned {_shown(part)}")
     return part
 
 
 def check_part(name: str, part: object, kind: type) -> None:
-    """Raise ValueError unless ``part`` is a ``kind``, rather than its name or its class."""
+    """Raise ValueError unless ``part`` is an instance of ``kind``."""
     if not isinstance(part, kind):
         suggestion = _suggestion(name, part, kind, "()")
         raise ValueError(f"{name}={_shown(part)}: must be a {kind.__name__}{suggestion}")
@@ -51,7 +51,7 @@ def _shown(x: object) -> str:
 
 
 def _suggestion(name: str, given: object, kind: type, call: str) -> str:
-    """The end of a message: the class that was meant, if it can be told."""
+    """The end of a message: the class that was probably meant, or else all there are."""
     known = {_plain(known.__name__): known.__name__ for known in _subclasses(kind)}
     if isinstance(given, str):
         meant = closest(_plain(given), known)

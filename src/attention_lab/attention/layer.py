@@ -247,9 +247,10 @@ class AttentionLayer(nn.Module, ABC):
 
     @property
     def _can_cross(self) -> bool:
-        """Asked once: making capabilities costs about a tenth of a small layer's pass.
+        """Whether the layer can attend to another sequence.
 
-        Not while compiling: the graph would hold only until the answer is kept.
+        Kept, as making capabilities costs about a tenth of a small layer's pass. Not kept while
+        compiling: setting the attribute would invalidate the graph.
         """
         if torch.compiler.is_compiling():
             return self.capabilities.cross_attention

@@ -76,7 +76,7 @@ class TemperedSoftmax(Normalizer):
         z = wide(logits)
         shifted = z - z.amax(-1, keepdim=True).detach()
         hidden = torch.zeros_like(z, dtype=torch.bool) if visible is None else ~visible
-        # T never meets the huge logits of hidden keys: its second derivative would overflow.
+        # Hidden keys are scaled as 0: with their huge logits, T's second derivative would overflow.
         scaled = shifted.masked_fill(hidden, 0.0) * (-self.log_temperature).exp()
         weights = scaled.masked_fill(hidden, torch.finfo(z.dtype).min).softmax(dim=-1)
         return weights.to(logits.dtype)
@@ -154,7 +154,7 @@ class Entmax15(Normalizer):
         z = ((z - z.amax(-1, keepdim=True)) / 2).clamp(min=-1)
         with torch.no_grad():
             support = z > self._threshold(z)
-        # τ in closed form from the logits of the support, which gives it all its derivatives.
+        # τ in closed form from the logits of the support: all its derivatives are exact.
         size = support.sum(-1, keepdim=True)
         mean = (z * support).sum(-1, keepdim=True) / size
         deviation = (z - mean) * support
@@ -195,7 +195,7 @@ class TopK(Normalizer):
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
         # topk would leave it open which of equal logits it takes.
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        # A mask, not a slice: the length stays open in torch.export.
+        # A mask, not a slice, so that torch.export can keep the length dynamic.
         dropped = torch.arange(logits.shape[-1], device=logits.device) >= self.k
         largest = ordered.masked_fill(dropped, torch.finfo(logits.dtype).min)
         return torch.zeros_like(logits).scatter(-1, order, largest.softmax(dim=-1))

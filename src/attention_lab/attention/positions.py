@@ -154,8 +154,7 @@ class ALiBi(Positions):
     bias_needs_grad = False
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
-        # Slopes are no buffer: one that is not in the state is garbage once a layer that was made
-        # on the meta device has loaded its state.
+        # Not a buffer: a non-persistent one has no values after to_empty and load_state_dict.
         return -_slopes(query, self.heads) * _distance(query, start, keys).abs()
 
 
@@ -259,9 +258,9 @@ def _angles(x: Tensor, start: int, width: int, base: float = 10000.0) -> Tensor:
 
 
 def _slopes(x: Tensor, heads: int) -> Tensor:
-    """(H, 1, 1), geometric, down to 2⁻⁸; never in half precision.
+    """ALiBi's slopes (H, 1, 1), geometric, down to 2⁻⁸; never in half precision.
 
-    Where H is no power of two, they are of two neighbouring powers' series.
+    If H is not a power of two, they come from the series of the two nearest powers.
     """
     lower = 2 ** (heads.bit_length() - 1)
     dtype, device = _wide_dtype(x), x.device

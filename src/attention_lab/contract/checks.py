@@ -137,7 +137,7 @@ def check_gradients(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_second_derivatives(layer: AttentionLayer, it: Example) -> None:
-    """Second derivatives are those of finite differences, or refused where none are promised.
+    """Second derivatives match finite differences, or raise if they are not supported.
 
     Also for queries below 0, where features such as elu(q) + 1 are small.
     """
@@ -154,7 +154,7 @@ def check_second_derivatives(layer: AttentionLayer, it: Example) -> None:
             raise AssertionError("second derivatives are wrong") from error
         except RuntimeError as error:
             if layer.capabilities.double_backward:
-                raise AssertionError("second derivatives are promised, but refused") from error
+                raise AssertionError("second derivatives are claimed, but raise") from error
 
 
 def check_agreement(layer: AttentionLayer, reference: AttentionLayer, it: Example) -> None:
@@ -289,9 +289,9 @@ def check_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_observing_changes_nothing(layer: AttentionLayer, it: Example, dtype: torch.dtype) -> None:
-    """Asking for weights does not change one bit of the output, in no precision, of no size.
+    """Asking for weights changes no bit of the output, in any precision and for large inputs.
 
-    Nor does it in training, whatever is dropped.
+    Nor does it in training, with dropout.
     """
     layer = copy.deepcopy(layer).to(dtype)
     for size in (1, 100):
@@ -429,7 +429,7 @@ def check_decoding(layer: AttentionLayer, length: int = 7) -> None:
 def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
     """Step by step to another sequence, projected once, gives what the whole pass gives.
 
-    Its width may be another than that of the queries.
+    Its width may differ from that of the queries.
     """
     memory = torch.randn(2, length, layer.memory_dim, dtype=torch.float64)
     queries = torch.randn(2, 4, layer.query_dim, dtype=torch.float64)

@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "quick: the quick part of the contract",
         "needs(layer): only for layers of which this function of them is true",
         "empty_rows: only with queries that may look at nothing",
-        "few: only with the examples of the quick part",
-        "slow: compiles something, and is not in the quick part",
+        "few: only with the quick examples",
+        "slow: compiles a layer; not in the quick part",
     ):
         config.addinivalue_line("markers", marker)

@@ -1,7 +1,7 @@
-"""Checks that PyTorch can compile, export, trace, vmap and copy a layer, or make it on meta.
+"""Checks that a layer can be compiled, exported, traced, vmapped, copied and made on meta.
 
-Each takes a layer, or what makes one, and raises AssertionError. Shapes are small and no code is
-generated, so that a check takes a fraction of a second.
+Each takes a layer, or a function that makes one, and raises AssertionError. Shapes are small and
+no code is generated, so a check takes a fraction of a second.
 """
 
 import copy
@@ -31,7 +31,7 @@ def sequence(layer: AttentionLayer, *shape: int) -> Tensor:
 
 
 def check_compiling(make: Make) -> None:
-    """A fresh layer compiles into one graph, which gives what the layer gives, weights included."""
+    """A fresh layer compiles into one graph with the same output and weights."""
     torch._dynamo.reset()
     layer, can = make(), make().capabilities
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
@@ -45,7 +45,7 @@ def check_compiling(make: Make) -> None:
 
 
 def check_compiled_decoding(layer: AttentionLayer, steps: int = 5) -> None:
-    """A layer is compiled twice, not at each step: the second graph takes any length."""
+    """Decoding compiles a layer at most twice: the second graph takes any length."""
     torch._dynamo.reset()
     counter = CompileCounter()
     compiled = torch.compile(layer, fullgraph=True, backend=counter)
@@ -70,7 +70,7 @@ def _one_graph() -> Iterator[None]:
 
 
 class Padded(nn.Module):
-    """A layer whose mask is made of a tensor, as torch.export can take it."""
+    """A layer that takes its padding as a tensor, as torch.export needs it."""
 
     def __init__(self, layer: AttentionLayer) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def check_export(layer: AttentionLayer) -> None:
     try:
         exported = torch.export.export(padded, example(2, 6), dynamic_shapes=(sizes, sizes))
     except torch._dynamo.exc.UserError as error:
-        raise AssertionError(f"cannot be exported with open lengths: {error}") from error
+        raise AssertionError(f"cannot be exported with dynamic lengths: {error}") from error
     module = exported.module()
     for batch, length in ((3, 9), (1, 2), (2, 40)):
         inputs = example(batch, length)
@@ -112,7 +112,7 @@ def check_tracing(layer: AttentionLayer) -> None:
 
 
 def check_vmap(layer: AttentionLayer) -> None:
-    """torch.func.vmap gives outputs, and gradients of the parameters, of one example each."""
+    """torch.func.vmap gives the outputs and gradients that each example gives alone."""
     mask = causal_if_possible(layer)
     parameters: dict[str, Tensor] = dict(layer.named_parameters())
 
@@ -125,7 +125,7 @@ def check_vmap(layer: AttentionLayer) -> None:
         outputs = vmap(lambda x: layer(x, mask=mask).output)(xs)
         gradients = vmap(grad(loss), (None, 0))(parameters, xs)
     except RuntimeError as error:
-        raise AssertionError(f"vmap cannot take it: {error}") from error
+        raise AssertionError(f"cannot be vmapped: {error}") from error
     assert_close(outputs, torch.stack([layer(x, mask=mask).output for x in xs]))
     assert_close({k: g[1] for k, g in gradients.items()}, grad(loss)(parameters, xs[1]))
 
@@ -143,9 +143,9 @@ def check_copies(layer: AttentionLayer) -> None:
 
 
 def check_meta_device(make: Make) -> None:
-    """A layer made without memory works once it has been given some, and loaded a state.
+    """A layer made on the meta device works after to_empty and load_state_dict.
 
-    On the meta device itself it can be run, too, where a tensor on another device would be refused.
+    It also runs on the meta device itself, where a tensor on another device would raise.
     """
     expected = make()
     with torch.device("meta"):
@@ -160,7 +160,7 @@ def check_meta_device(make: Make) -> None:
     layer = layer.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*layer.parameters(), *layer.buffers()):
-            tensor.fill_(torch.nan)  # as garbage as can be
+            tensor.fill_(torch.nan)  # in place of uninitialized memory
     layer.load_state_dict(expected.state_dict())
     x = sequence(layer, 2, 4)
     assert torch.equal(layer(x).output, expected(x).output), "something is not in the state"

@@ -60,7 +60,7 @@ class EluPlusOne(FeatureMap):
         below = x - above  # min(x, 0), whose gradient costs less than that of clamp
         if is_query:  # far below 0 every feature would vanish; the factor e^−max cancels
             below = below - below.amax(-1, keepdim=True).detach()
-        # Not elu, whose second derivative at 0, where the largest now is, is that from above.
+        # Not elu: the largest is now 0, where elu's second derivative is that of its upper branch.
         return Features(above + below.exp())
 
 
@@ -251,7 +251,7 @@ class KernelAttention(AttentionLayer):
     def _sums(
         self, phi_q: Tensor, phi_k: Features, value: Tensor, causal: bool, rest: Mask
     ) -> Tensor:
-        """Σ (φ(q)·φ(k)) v over the keys that each query may look at, linear in their number."""
+        """Σ (φ(q)·φ(k)) v over the keys visible to each query, in linear time."""
         batch, *_, keys, _ = phi_k.values.shape
         phi_k = _hide(phi_k, rest.dense(batch, 1, 1, keys, value.device))
         if causal:
@@ -291,7 +291,7 @@ class KernelAttention(AttentionLayer):
 
 
 def _weights(phi_q: Tensor, phi_k: Features, visible: Tensor) -> Tensor:
-    """From all pairs, (B, H, L, S)."""
+    """Weights (B, H, L, S), computed from all pairs."""
     products = (phi_q @ phi_k.values.mT).flatten(1, 2) * visible
     if phi_k.log_scale is not None:
         row = repeat_heads(phi_k.log_scale.squeeze(2), phi_q.shape[2]).mT

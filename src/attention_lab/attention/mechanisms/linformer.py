@@ -78,7 +78,7 @@ class LinformerAttention(AttentionLayer):
             any_mask=False,
             weights=False,
             positional=True,
-            double_backward=False,  # nor has PyTorch's fused kernel
+            double_backward=False,  # PyTorch's fused kernel has none
         )
 
     def check_lengths(self, queries: int, keys: int) -> None:

@@ -43,7 +43,7 @@ class Score(nn.Module, ABC):
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """Logits (B, H, L, S) of queries (B, H, L, E) against keys (B, H, S, E).
 
-        They may be in a wider precision than the queries, where that of the queries could overflow.
+        They may be in a higher precision than the queries, in which they could overflow.
         """
 
 
@@ -65,5 +65,5 @@ class DotProductFamily(Score):
 
     @without_autocast
     def _product(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
-        # Half precision would overflow, where fused kernels accumulate in single precision.
+        # Half precision could overflow; fused kernels accumulate in single precision, too.
         return (scale * wide(query)) @ wide(key).mT
