@@ -81,6 +81,24 @@ def test_data_files_are_compared_by_their_content(write_run: WriteRun) -> None:
         assert f"data.{name}: SHA-256 11111111… for " in line
 
 
+def test_other_metrics_are_not_other_data(write_run: WriteRun) -> None:
+    for name, metrics in {"x": ["per", "wer"], "y": ["per"]}.items():
+        config = {"data": {"_target_": "data.Pairs", "metrics": metrics, "monitor": metrics[-1]}}
+        run = write_run(
+            f"a={name}",
+            0,
+            config=config,
+            test=dict.fromkeys(metrics, 0.1),
+            result={"monitor": metrics[-1]},
+        )
+    comparison = compare(read_runs([run.parent]))
+    assert comparison.same_question
+    assert [line.partition(" (")[0] for line in comparison.warnings] == [
+        "Not every run reports the same test metrics",
+        "The runs differ in their monitored metric; those of the first run are shown.",
+    ]
+
+
 def test_a_seed_counts_once_and_the_last_run_of_it(write_run: WriteRun) -> None:
     write_run("a=x", 0, name="1", test={"per": 0.1})
     write_run("a=x", 1, name="2", test={"per": 0.3})

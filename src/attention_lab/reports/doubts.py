@@ -9,6 +9,8 @@ from attention_lab.reports.records import Run, section
 
 #: Settings of the data that are of training, not of the question that is asked.
 _OF_TRAINING = ("data.batch_size",)
+#: Settings of the data that are of its measurement: results that differ by them say so themselves.
+_OF_MEASUREMENT = ("data.metrics", "data.monitor")
 #: Distinct values and names of metrics up to which a difference is spelt out.
 _MOST_SPELT = 3
 
@@ -128,7 +130,7 @@ def doubts(group: Group, metric: str) -> list[str]:
 
 
 def _is_of_data(key: str) -> bool:
-    return key.startswith("data.") and key not in _OF_TRAINING
+    return key.startswith("data.") and key not in (*_OF_TRAINING, *_OF_MEASUREMENT)
 
 
 def _is_of_budget(key: str) -> bool:
