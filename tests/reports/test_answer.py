@@ -185,6 +185,11 @@ def test_the_answer_says_what_baselines_reach(
             "on each of 3 shared seeds: without spread there is no test.",
         ),
         (
+            {"base": [None], "a": CLEAR, "b": WORSE},
+            "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than b on "
+            "the same seeds (adjusted p < 0.001); the baseline base has no result.",
+        ),
+        (
             {"base": CLEAR, "a": WORSE},
             "base has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than a "
             "on the same seeds (adjusted p < 0.001).",
@@ -253,6 +258,7 @@ def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
     [
         ({"a": [0.1, 0.2, 0.3], "b": [0.1]}, "With 3 seeds no test gives a p below 0.25 unless"),
         ({"a": [0.1], "b": [0.1]}, "One seed has no interval and no test"),
+        ({"a": [0.1, 0.2], "b": [0.1]}, "Two seeds have no interval and no test"),
         ({"a": [0.1, 0.2, 0.3], "b": [None]}, ""),
     ],
 )

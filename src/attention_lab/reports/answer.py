@@ -29,6 +29,8 @@ def answer(comparison: Comparison) -> str:
     sentence = _ranking(comparison)
     if comparison.baseline in [group for group, _ in ranked[1:]]:
         sentence += _difference_to_baseline(comparison, best)
+    elif comparison.baseline not in (None, best) and len(ranked) > 1:
+        sentence += f"; the baseline {comparison.baseline.label} has no result"
     if unbeaten := comparison.unbeaten:
         name, value = unbeaten
         return f"No group beats the {name}, {with_unit(metric, value)} {title(metric)}. {sentence}."
@@ -41,8 +43,9 @@ def limits(comparison: Comparison) -> str:
     if len(ranked) < 2:
         return ""
     most = max(interval.n for _, interval in ranked)
-    if most == 1:
-        return "One seed has no interval and no test: what another seed would give is not known."
+    if most < ENOUGH_SEEDS:
+        few = {1: "One seed has", 2: "Two seeds have"}[most]
+        return f"{few} no interval and no test: what another seed would give is not known."
     least = smallest_p_value(most)
     return (
         f"With {most} seeds no test gives a p below {least:.2g} unless it assumes a distribution; "
