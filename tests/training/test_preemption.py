@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -235,6 +235,35 @@ def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
     assert capsys.readouterr().err.splitlines() == [
         f"attention-lab: {number.name}: {said}. Upload later: attention-lab sync {tmp_path / 'run'}"
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_while_a_logger_finishes_does_not_hide_why_the_run_failed(
+    number: signal.Signals,
+    config: dict[str, Any],
+    tmp_path: Path,
+    scontrol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is its job requeued, which would fail again."""
+    recorded: list[str] = []
+
+    class Uploading(DummyLogger):
+        def close(self, exit_code: int) -> None:
+            recorded.append(read_status(tmp_path / "run")["status"])
+            os.kill(os.getpid(), number)
+
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(LoggerOptions, "logger", lambda *_: Uploading())
+    monkeypatch.setattr(Objective, "validation_step", fail)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        train(config, tmp_path / "run", [])
+    status = read_status(tmp_path / "run")
+    assert (recorded, status["status"]) == (["failed"], "failed")
+    assert status["error"] == "RuntimeError: a mistake"
+    assert not (tmp_path / "asked").exists()
 
 
 def test_a_signal_while_the_end_is_recorded_is_no_end(

@@ -165,8 +165,8 @@ class RunRecord:
         return bool(self._status["status"] == "finished")
 
     def end(self, status: Status, error: str) -> None:
-        """Say that the run ended without a result, and why; one that has its result keeps it."""
-        if self.has_finished:
+        """Say that the run ended without a result, and why; of several ends the first counts."""
+        if self._status["status"] != "running":
             return
         self._end(status, error=error[:LONGEST_ERROR])
 

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,22 +112,35 @@ def _recorded(
 ) -> dict[str, Any]:
     """Train and test a run whose end, whatever it is, gets into its record."""
     try:
-        with _loggers(run, record, group, config) as loggers:
-            # What concerns the run comes before W&B, which may take its time.
-            try:
-                result = _fit_and_test(run, config, threshold, record, loggers, signals)
-            except Preempted as error:
-                error.requeue()
-                raise
+        # Recorded before W&B, which may take its time to close; W&B's start may end it, too.
+        with (
+            _end_recorded(record),
+            _loggers(run, record, group, config) as loggers,
+            _end_recorded(record),
+        ):
+            result = _fit_and_test(run, config, threshold, record, loggers, signals)
             record.finish(result)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not record.has_finished:
+            raise
+        _warn_of_upload(error, record.directory)  # a logger was still uploading
+    finally:
+        record.close()
+    return result
+
+
+@contextmanager
+def _end_recorded(record: RunRecord) -> Iterator[None]:
+    """Records what ends a run without a result; a preempted SLURM job is requeued."""
+    try:
+        yield
     except Diverged as error:
         record.end("diverged", str(error))
         raise
     except (KeyboardInterrupt, SystemExit) as error:
-        if record.has_finished:  # a logger was still uploading
-            _warn_of_upload(error, record.directory)
-            return result
         record.end("preempted", str(error) if isinstance(error, Preempted) else "interrupted")
+        if isinstance(error, Preempted) and not record.has_finished:
+            error.requeue()
         raise
     except BaseException as error:
         if stems_from(error, _is_lack_of_room):  # of which the run knows nothing
@@ -135,9 +148,6 @@ def _recorded(
         else:
             record.end("failed", f"{type(error).__name__}: {error}")
         raise
-    finally:
-        record.close()
-    return result
 
 
 def _warn_of_upload(error: BaseException, directory: Path) -> None:
@@ -221,6 +231,7 @@ def _loggers(
     try:
         yield [logger]
     except BaseException:
-        logger.close(exit_code=1)
+        with suppress(KeyboardInterrupt, SystemExit):  # what ended the run is what to raise
+            logger.close(exit_code=1)
         raise
     logger.close(exit_code=0)
