@@ -224,7 +224,7 @@ def test_a_config_that_was_edited_after_the_run_is_said(
 
 
 def test_metrics_beyond_single_precision_are_none(write_run: WriteRun) -> None:
-    for seed, value in enumerate((1e200, 2e200, 10**300)):
+    for seed, value in enumerate((1e200, 2e200, 3e200)):
         run = write_run("attention=x", seed, test={"per": value, "wer": 0.5}, curve={1: 1e308})
     (group,) = compare(read_runs([run.parent])).groups
     assert group.interval("per") is None

@@ -13,8 +13,8 @@ def answer(comparison: Comparison) -> str:
     """The comparison in a sentence or two that claim no more than the seeds support.
 
     A difference is only called one if at least three seeds share it and its p-value, adjusted for
-    all the differences looked at, is below 0.05. A group is only named as the best if it differs
-    so from every other group; what the trivial and shortcut baselines reach is always said.
+    all the differences looked at, is below 0.05. The group with the best mean is named with those
+    that it does not differ from so; what the trivial and shortcut baselines reach is always said.
     """
     ranked = comparison.ranked()
     if not ranked:
