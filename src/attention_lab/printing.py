@@ -54,7 +54,7 @@ def rich_text(*lines: object, **options: Any) -> "Text":
     """A text of rich's, of :func:`printable` lines, for what a console prints and tables hold.
 
     Args:
-        lines: what it says.
+        lines: of the text.
         options: of ``rich.text.Text``, as ``style`` or ``no_wrap``.
     """
     from rich.text import Text

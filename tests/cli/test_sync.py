@@ -139,7 +139,7 @@ def test_parts_of_runs_are_sent_once_in_order_and_when_they_are_complete(
     answer = command("sync")
     assert answer.code == 0, answer.err
     assert f"2 parts of 1 runs sent to {wandb.url}\n" in answer.out
-    assert "1 runs at work still write to theirs\n" in answer.out
+    assert "1 parts not sent: their runs are still running\n" in answer.out
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0), (1, 2.0), (2, 1.0)]
     assert "bbbbbbbb" not in wandb.histories
     lock.release()
@@ -247,7 +247,7 @@ def test_ctrl_c_ends_watching_in_one_line(
     lock.release()
     assert answer == (
         1,
-        "1 runs at work still write to theirs\n",
+        "1 parts not sent: their runs are still running\n",
         "attention-lab: interrupted\n",
     )
 

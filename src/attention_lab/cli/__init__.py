@@ -76,7 +76,7 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def warn(message: str) -> None:
-    """Say in one line on standard error what the user should know; the command goes on."""
+    """Print a warning of one line on standard error; the command continues."""
     echo(f"attention-lab: {' '.join(message.split())}", error=True)
 
 

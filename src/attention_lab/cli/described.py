@@ -81,7 +81,7 @@ def one_run(config: Config, run: Run, directory: Path, is_begun: bool) -> Iterat
 
     Args:
         config: the resolved config.
-        run: what was built of it.
+        run: the run built from it.
         directory: of the run.
         is_begun: whether it would go on there.
     """

@@ -1,7 +1,8 @@
 """Hydra's own section of a config, checked before Hydra acts on any of it.
 
-Hydra instantiates callbacks, launchers, sweepers and log handlers, and sets environment variables,
-as the section says. What it blocks by itself is no boundary, as Hydra's source says.
+This section names the callbacks, launchers, sweepers and log handlers that Hydra instantiates, and
+the environment variables that it sets. Hydra's own block list is not a security boundary, as its
+source says.
 """
 
 import re
@@ -31,7 +32,7 @@ TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
         "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
     ),
-    # Without CmaEsSampler, which unpickles what it finds in the storage.
+    # Without CmaEsSampler, which unpickles data from the storage.
     ("sweeper", "sampler"): tuple(
         f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "Grid", "NSGAII", "MOTPE")
     ),
@@ -56,7 +57,7 @@ REMEDY = "leave it out"
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """While entered, every config that Hydra composes is checked before Hydra has it."""
+    """Check every config that Hydra composes in this context, before Hydra uses it."""
     vars(hydra_internals)["ConfigLoaderImpl"] = _CheckedLoader
     try:
         yield
@@ -77,13 +78,13 @@ def check(config: DictConfig) -> None:
     """Check the section ``hydra`` of a composed config.
 
     Raises:
-        WrongCommand: naming the key that asks for what is not allowed.
+        WrongCommand: if a key has a value that is not allowed.
     """
     for name in ("callbacks", "launcher", "sweeper"):
         if OmegaConf.is_interpolation(config.hydra, name):
             raise WrongCommand(f"hydra.{name}: must not be an interpolation; {REMEDY}")
         if OmegaConf.is_config(config.hydra[name]):
-            OmegaConf.resolve(config.hydra[name])  # what is checked is what Hydra gets
+            OmegaConf.resolve(config.hydra[name])  # so that Hydra gets what is checked
     settings: Any = OmegaConf.to_container(config.hydra)
     for override in settings["overrides"]["task"]:
         _check_choice(override)
@@ -137,7 +138,7 @@ def _check_sweeper(sweeper: Any) -> None:
 
 
 def _check_logging(path: str, value: Any) -> None:
-    """Python's logging calls what it is told to, and appends to any file."""
+    """Python's logging could call any function and append to any file."""
     if isinstance(value, str) and ("${" in value or "://" in value) and value not in LOG_PLACES:
         raise WrongCommand(f"{path}: {value} is not allowed; {REMEDY}")
     for key, inner in value.items() if isinstance(value, Mapping) else ():

@@ -1,7 +1,7 @@
 """`attention-lab train --from RUN`: the config of a recorded run, read as data.
 
-A run may come from a stranger. Nothing in its config tells Hydra what to do: what is composed here
-has none of its defaults, no section ``hydra`` of its own and none of its interpolations.
+A run may come from a stranger, so nothing in its config controls Hydra: the composed config has no
+defaults list, no ``hydra`` section and no interpolation of the recorded one.
 """
 
 import re
@@ -11,16 +11,16 @@ from typing import Any
 
 from attention_lab.cli.configuration import WrongCommand
 
-#: The groups of which another option can replace what was recorded.
+#: Config groups in which an override can choose another option than the recorded one.
 SWITCHED = re.compile(r"((?:attention|optimizer|trainer|logger)(?:/\w+)*)=")
-#: Those whose options go together with others, of which a run has recorded one combination.
+#: Config groups in which it cannot: their options only fit certain options of other groups.
 FIXED = re.compile(r"((?:data|model|objective|experiment)(?:/\w+)*)=")
 MISSING = "???"
 REFERENCES = ("${attention}", "${seed}")
 
 
 def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What Hydra is to compose: without overrides that comes to the config that was recorded.
+    """The config for Hydra to compose; without overrides the result equals the recorded config.
 
     Args:
         run: the run's directory.
@@ -37,7 +37,7 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise WrongCommand(f"--from {run}: {error}") from None
     if fixed := next(filter(FIXED.match, overrides), None):
         raise WrongCommand(
-            f"{fixed}: cannot be combined with --from, as its options go together with others; "
+            f"{fixed}: cannot be combined with --from, as its options depend on other groups; "
             "name all options in place of --from"
         )
     config = _with_references(config)
@@ -51,7 +51,7 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _switched(overrides: Sequence[str]) -> list[str]:
-    """The groups of which overrides choose an option, without those that another one brings."""
+    """The groups in which overrides choose an option, without subgroups of one another."""
     groups = [match[1] for match in map(SWITCHED.match, overrides) if match]
     return [each for each in groups if not any(each.startswith(f"{other}/") for other in groups)]
 

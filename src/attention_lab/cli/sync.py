@@ -97,7 +97,7 @@ def _send(directories: Sequence[Path]) -> int:
 
     known = _parts(directories)
     parts = [part for part in known if not _is_sent(part)]
-    # A run that is at work still writes to its latest.
+    # A running run still writes to its latest part.
     latest = {part.parent: part for part in known}
     ready = [p for p in parts if p != latest[p.parent] or not is_held(p.parent.parent)]
     if ready:
@@ -117,7 +117,7 @@ def _send(directories: Sequence[Path]) -> int:
             said = (errors or lines or [f"exit code {done.returncode}"])[-1]
             return fail(f"{len(ready) - len(sent)} parts were not sent: {said}", 1)
     if left := len(parts) - len(ready):
-        echo(f"{left} runs at work still write to theirs")
+        echo(f"{left} parts not sent: their runs are still running")
     elif not ready:
         echo("nothing to send")
     return 0

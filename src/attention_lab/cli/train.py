@@ -97,7 +97,7 @@ class Directories(Callback):
 
 
 def _is_named_by_time(settings: DictConfig) -> bool:
-    """Whether a run's directory is named by when it began, so that no two runs mean the same."""
+    """Whether a run's directory is named by the time of its start, so each run needs its own."""
     is_typed = any("hydra.run.dir" in override for override in settings.overrides.hydra)
     as_written = OmegaConf.to_container(settings.run, resolve=False)
     assert isinstance(as_written, dict)

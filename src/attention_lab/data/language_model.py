@@ -12,7 +12,7 @@ class LanguageModelData(SplitDataModule[LabelledPositions]):
 
     task = "language_model"
 
-    #: What is measured besides the loss: "perplexity", "accuracy" (of labelled positions),
+    #: Metrics besides the loss: "perplexity", "accuracy" (of labelled positions),
     #: "sequence_accuracy" (all of a sequence right), "bits_per_character" (where tokens are text).
     metrics: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy", "sequence_accuracy")
     #: How text is made of the tokens; None where they are not of text.

@@ -255,7 +255,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return TrainingLoader(self.split("train"), self._batches("train", shuffle=True))
 
     def steps_per_epoch(self, processes: int) -> int:
-        """Training batches in an epoch, where so many processes share the data."""
+        """Training batches per process in an epoch, if so many processes share the data."""
         lengths = self.split("train").lengths()
         return len(BucketBatchSampler(lengths, self.batch_size, False, 0, processes, rank=0))
 

@@ -42,10 +42,10 @@ class SafeLogger(Logger):
         self._replace()
 
     def attempt(self, action: Callable[[Logger], object], within: float | None = None) -> None:
-        """Do something with the logger, if there is one.
+        """Call the logger, if there is one; a failure replaces it by the next.
 
         Args:
-            action: is given the logger; what it raises ends this logger and not the run.
+            action: called with the logger; if it raises, this logger ends, not the run.
             within: seconds after which it counts as failed; None means any time.
         """
         if self.logger is None:
@@ -76,7 +76,7 @@ class SafeLogger(Logger):
         """Finish a logger; raises if that fails. Lightning has finalized it already."""
 
     def remedy(self) -> str:
-        """What lets the user send later what was logged; "" if nothing does."""
+        """How to upload later what was logged; "" if that is not possible."""
         return ""
 
     def _replace(self, error: Exception | None = None) -> None:
@@ -137,7 +137,7 @@ def in_words(error: Exception) -> str:
 
 
 def do_within(seconds: float | None, action: Callable[[], object]) -> None:
-    """Do something that may take too long, in a thread that is left alone then.
+    """Run ``action`` in a thread, and stop waiting for it after some time.
 
     Args:
         seconds: to wait; None means any time, and no thread.

@@ -77,7 +77,7 @@ class AttentionMap:
         columns: names of the S key positions.
         weights: (H, L, S) float, on the CPU.
         sources: of rows and columns that run over source and target, how many are the source's.
-        note: how the weights came about, for whoever sees the map.
+        note: how the weights were computed, for readers of the map.
 
     Raises:
         ValueError: if the weights are empty or do not match the names.

@@ -1,7 +1,7 @@
-"""Record files of runs and sweeps: read in bounded time and memory, whoever wrote them.
+"""Record files of runs and sweeps, read in bounded time and memory.
 
-A run directory may come from a stranger. What is read of it is a regular file inside the directory,
-of a limited size, and holds plain data of the schema that this release writes.
+A run directory may come from a stranger. Only regular files inside it are read, up to a size limit,
+and only if they hold plain data of the schema that this release writes.
 """
 
 import errno
@@ -50,7 +50,7 @@ Status = Literal["running", "finished", "failed", "diverged", "preempted"]
 
 
 class UnreadableRecord(ValueError):
-    """A file that is not read. The message is one line, for the user.
+    """A file that is refused. The message is one line, for the user.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ class UnreadableRecord(ValueError):
 
 
 class MalformedRecord(UnreadableRecord):
-    """A record that ends too early, as of a machine that lost power, or is no JSON or YAML."""
+    """A record that is cut off, such as by a power failure, or is not JSON or YAML."""
 
 
 class _Progress(TypedDict):
@@ -168,7 +168,7 @@ def open_file(path: Path, root: Path | None = None, limit: int | None = None) ->
 
 
 def open_to_append(path: Path) -> TextIO:
-    """Open a file to write at its end, and make it if there is none: never one elsewhere.
+    """Open a file for appending, and create it if missing; links are not followed.
 
     Raises:
         UnreadableRecord: if it is a link, a FIFO or a device.
@@ -244,7 +244,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def with_version(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as it is written: with its version, in the first place."""
+    """A record with its schema version as the first key, as it is written."""
     return {VERSION_KEY: SCHEMA_VERSION, **record}
 
 

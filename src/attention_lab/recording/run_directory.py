@@ -92,7 +92,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def is_edited(status: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a run's ``config.yaml`` is not the config that ran, of which status.json knows."""
+    """Whether ``config.yaml`` differs from the config that ran, by the hash in ``status.json``."""
     ran = status.get("identity")
     return ran is not None and ran != identity_of(config)
 
@@ -332,7 +332,7 @@ def _short(revision: str) -> str:
 
 
 def major_version(version: object) -> str:
-    """The part of a version that changes with what it breaks: before 1.0 that is the second."""
+    """The part of a version that changes with incompatible releases: before 1.0, the first two."""
     parts = str(version).split(".")
     return ".".join(parts[: 2 if parts[0] == "0" else 1])
 
@@ -411,7 +411,7 @@ def _git_revision() -> str | None:
         ).stdout
 
     revision = git("describe", "--always", "--dirty", "--abbrev=40").strip()
-    if revision.endswith("-dirty"):  # of two edits of a commit, each is code of its own
+    if revision.endswith("-dirty"):  # different edits of one commit are different code
         changes = git("diff", "HEAD", "--", "src", "conf")
         revision += f"-{blake2b(changes.encode(), digest_size=4).hexdigest()}" if changes else ""
     return revision or None

@@ -151,7 +151,7 @@ class LoggerOptions:
         return WandbLogger(experiment=run)
 
     def mode(self) -> tuple[Mode, str]:
-        """Whether a run is sent as it goes, kept for later or not logged at all, and why.
+        """W&B's mode for the run (online, offline or disabled), and why.
 
         Raises:
             ValueError: if WANDB_MODE is none of W&B's.
@@ -251,7 +251,7 @@ def problem(server: str) -> str | None:
         "WANDB_ERROR_REPORTING": "false",
     }
     try:
-        # In a process of its own, which can be ended, and whose service no run will use.
+        # In a separate process, which can be killed, and whose W&B service no run uses.
         done = subprocess.run(
             [sys.executable, "-P", "-c", CHECK],
             env=os.environ | ours,

@@ -13,8 +13,9 @@ def answer(comparison: Comparison) -> str:
     """The comparison in a sentence or two that claim no more than the seeds support.
 
     A difference is only called one if at least three seeds share it and its p-value, adjusted for
-    all the differences looked at, is below 0.05. The group with the best mean is named with those
-    that it does not differ from so; what the trivial and shortcut baselines reach is always said.
+    all the differences tested, is below 0.05. The group with the best mean is named together with
+    those that do not differ from it by that rule. The values of the trivial and shortcut baselines
+    are always given.
     """
     ranked = comparison.ranked()
     if not ranked:

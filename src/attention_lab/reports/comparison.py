@@ -101,7 +101,7 @@ class Comparison:
     same_question: bool
     #: What makes the comparison doubtful, a line each.
     warnings: list[str]
-    #: How the groups' optimizers came about: as tuned, and in a line on what was not, if known.
+    #: The hyperparameters that were tuned per group, and a line on groups that were not tuned.
     tunings: list[Tuning]
     untuned: str | None
 

@@ -14,7 +14,7 @@ _OF_MEASUREMENT = ("data.metrics", "data.monitor")
 #: Distinct values and names of metrics up to which a difference is spelt out.
 _MOST_SPELT = 3
 
-#: What is shown as the first run has it, and how it is called.
+#: Config values that the report takes from the first run, and their names in the report.
 _SHOWN_OF_FIRST = {
     "monitor": "monitored metric",
     "mode": "direction of it",

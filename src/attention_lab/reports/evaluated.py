@@ -21,7 +21,7 @@ def evaluated(runs: Sequence[Run], terms: str) -> list[Run]:
         ValueError: if a finished run has no such evaluation of its checkpoint.
     """
     if "/" in terms:
-        raise ValueError(f"--evaluation {terms}: name what was evaluated, as beam=5")
+        raise ValueError(f"--evaluation {terms}: name an evaluation, such as beam=5")
     finished = [run for run in runs if run.status == "finished"]
     missing = [r for r in finished if not evaluation_file(r.directory, "test", terms).exists()]
     if missing:

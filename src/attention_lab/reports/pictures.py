@@ -118,7 +118,7 @@ def _shared_seed(groups: Sequence[Group]) -> int | None:
 
 
 def _last_pictures(run: Run) -> tuple[int, list[Path]]:
-    """The step of the last validation that has maps, and those: what is no picture is none."""
+    """The step of the last validation that has attention maps, and their PNG files."""
     folders = {_step(folder): folder for folder in run.directory.glob("attention/step-*")}
     for step in sorted(folders, reverse=True):
         paths = sorted(folders[step].glob("*.png"))

@@ -33,7 +33,7 @@ class Interval:
     low: float
     #: nan where there is no interval.
     high: float
-    #: What it is the mean of.
+    #: The values that it is the mean of.
     values: tuple[float, ...] = ()
 
     @property

@@ -98,7 +98,7 @@ def check_wandb(jobs: Sequence[Job], directory: Path) -> None:
     """Check W&B's server once for all jobs; if it takes no runs, they log offline from the start.
 
     Args:
-        jobs: what is about to run.
+        jobs: the jobs that will start.
         directory: of the sweep.
     """
     kinds = (LoggerOptions,)

@@ -97,7 +97,7 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             if (flaw := _flaw(file) or _danger(file)) is not None:
                 raise Damaged(f"{path} {flaw}")
             file.seek(0)
-            # A checkpoint is data, whoever made it: never unpickle code.
+            # A checkpoint may come from a stranger: never unpickle code.
             kept = torch.load(file, map_location=map_location, weights_only=True)
         if not isinstance(kept, dict):
             raise Damaged(f"{path} holds no mapping")

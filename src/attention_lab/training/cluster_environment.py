@@ -1,4 +1,4 @@
-"""Which launcher started this process, torchrun or srun, and as which of its processes.
+"""The launcher that started this process, torchrun or srun, and the process's rank.
 
 The environment says so, but a shell may hold variables that are left over from another program.
 Nothing here imports torch, so it costs no time.
@@ -27,7 +27,7 @@ _WORLD_SIZE = {"torchrun": "WORLD_SIZE", "srun": "SLURM_STEP_NUM_TASKS"}
 
 
 def launcher() -> Literal["torchrun", "srun"] | None:
-    """The launcher that started this process with all it takes to find the others; None: alone."""
+    """The launcher that set all its variables for this process; None for a single process."""
     if set(TORCHRUN) <= set(os.environ) and _is_rank("torchrun"):
         return "torchrun"
     if set(SRUN) <= set(os.environ) and _is_rank("srun") and not is_interactive_step():
@@ -36,7 +36,7 @@ def launcher() -> Literal["torchrun", "srun"] | None:
 
 
 def rank() -> int:
-    """The number of this process among those started together, from 0."""
+    """The rank of this process; 0 if it is alone."""
     by = launcher()
     return int(os.environ[_RANK[by]]) if by else 0
 

@@ -18,8 +18,7 @@ VARIABLE = re.compile(r"\$\{oc\.env:([^,{}]+)\}")
 def with_environment(config: Config) -> Config:
     """The config with the values of environment variables in place of their names.
 
-    Only for a config that the user of this process has composed: one that came from elsewhere must
-    learn nothing of the environment.
+    Only for a config that this user has composed: a received one must not read the environment.
 
     Raises:
         ConfigError: if a variable is not set here.

@@ -1,4 +1,4 @@
-"""Where the modules that a config names may be: in installed packages, or where PYTHONPATH says.
+"""Importing what a config names: only from installed packages or directories in PYTHONPATH.
 
 A config may come from a stranger, together with Python files. Python itself would import these from
 the working directory, which ``python -m`` and ``PYTHONPATH=.`` put on its path.
@@ -31,9 +31,9 @@ def import_object(target: str) -> object:
 
 
 def forget_working_directory() -> None:
-    """Keep this process and those that it starts from importing from where they run.
+    """Remove the working directory from the import path of this process and its children.
 
-    Absolute directories in ``PYTHONPATH`` stay: whoever names one means it.
+    Absolute directories in ``PYTHONPATH`` stay: the user has named them.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     if not (entries := os.environ.get("PYTHONPATH", "")):
@@ -52,7 +52,7 @@ def _check(module: str) -> None:
     """
     parts = module.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise ImportError(f"{module!r} is no module")
+        raise ImportError(f"{module!r} is not a module's name")
     if parts[0] in sys.stdlib_module_names:
         raise ImportError("the standard library has no components")
     spec = PathFinder.find_spec(parts[0])
@@ -64,7 +64,7 @@ def _check(module: str) -> None:
     _check_is_package(spec)
     if not places <= _roots():
         raise ImportError(
-            f"{parts[0]} is no installed package; install it, or name its directory by its "
+            f"{parts[0]} is not an installed package; install it, or name its directory by its "
             "absolute path in PYTHONPATH"
         )
     name = parts[0]
@@ -72,7 +72,7 @@ def _check(module: str) -> None:
         path, name = spec.submodule_search_locations, f"{name}.{part}"
         try:
             spec = PathFinder.find_spec(name, path) if path else None
-        except KeyError:  # a mere directory; Python looks for its parent among what is imported
+        except KeyError:  # a directory without __init__.py, whose parent is not imported
             raise ImportError(f"{name} has no __init__.py") from None
         if spec is None:
             return
@@ -87,7 +87,7 @@ def _places(spec: ModuleSpec) -> set[Path]:
 
 
 def _check_is_package(spec: ModuleSpec) -> None:
-    """Raise ImportError for a mere directory: a package to Python, as one with runs would be."""
+    """Raise ImportError for a directory without ``__init__.py``, such as one with runs."""
     if spec.origin is None:
         raise ImportError(f"{spec.name} has no __init__.py")
 

@@ -73,7 +73,7 @@ def joined(make: Callable[[], T], accelerator: str) -> Iterator[T]:
         accelerator: "cpu", or where else the run may compute.
     """
     if started() == 1:
-        # Lightning may have been imported before what was left over in the environment was unset.
+        # Lightning may have been imported before the leftover variables were unset.
         rank_zero_only.rank = 0  # type: ignore[attr-defined]
         yield make()
         return

@@ -221,7 +221,7 @@ def _is_lack_of_room(error: BaseException) -> bool:
 def _loggers(
     run: Run, record: RunRecord, group: str | None, config: Config
 ) -> Iterator[list[Logger]]:
-    """What is logged to beside ``metrics.csv``; it ends as what the run was, finished or failed."""
+    """The run's logger beside ``metrics.csv``; it is closed as finished or failed, like the run."""
     directory = record.directory
     group = directory.resolve().parent.name if group is None else group
     logger = run.logger_options.logger(directory, group, config, record.wandb_id)
