@@ -23,6 +23,7 @@ SECRET = "0123456789abcdef-secret"
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", SECRET)
     monkeypatch.setenv("NUMBER", "7")
+    monkeypatch.setenv("CHOICE", "schedule")
     monkeypatch.delenv("NOWHERE", raising=False)
 
 
@@ -42,6 +43,8 @@ def plain(*overrides: str) -> dict[str, object]:
         ("${oc.select:nothing,${oc.env:SECRET}}", "${oc.env:SECRET}"),
         ("${oc.env:NOWHERE,x}", "x"),
         ("${optimizer.schedule}", "cosine"),
+        ("${optimizer.${oc.env:CHOICE}}", "cosine"),
+        ("${oc.select:optimizer.${oc.env:CHOICE}}", "cosine"),
     ],
 )
 def test_texts_keep_the_name_of_the_variable(value: str, recorded: str) -> None:

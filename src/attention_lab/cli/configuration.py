@@ -137,7 +137,7 @@ def plain_config(config: "DictConfig") -> dict[str, Any]:
     """
     resolved = _resolved(config)
     with _named_variables():
-        return cast("dict[str, Any]", _without_secrets(resolved, _resolved(config)))
+        return cast("dict[str, Any]", _without_secrets(resolved, config))
 
 
 @contextmanager
@@ -159,14 +159,21 @@ def _named_variables() -> Iterator[None]:
 def _without_secrets(value: Any, named: Any) -> Any:
     """A value with texts as they are when variables stand by their names; numbers tell nothing."""
     if isinstance(value, dict):
-        names = named if isinstance(named, dict) else {}
-        return {key: _without_secrets(inner, names.get(key)) for key, inner in value.items()}
+        return {key: _without_secrets(inner, _child(named, key)) for key, inner in value.items()}
     if isinstance(value, list):
-        same = isinstance(named, list) and len(named) == len(value)
-        each = named if same else [None] * len(value)
-        return [_without_secrets(*pair) for pair in zip(value, each, strict=True)]
+        return [_without_secrets(inner, _child(named, n)) for n, inner in enumerate(value)]
     is_text = isinstance(value, str) and isinstance(named, str)
     return named if is_text and "${oc.env:" in named else value
+
+
+def _child(node: Any, key: Any) -> Any:
+    """What a key of a node leads to; None where it leads nowhere, as ${sizes.${oc.env:NAME}}."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return node[key]
+    except (OmegaConfBaseException, LookupError, TypeError):
+        return None
 
 
 def _resolved(config: "DictConfig") -> dict[str, Any]:
