@@ -94,6 +94,15 @@ def test_a_report_compares_what_a_beam_made(
     assert answer.code == 2
     assert f"{file} is of an older checkpoint; attention-lab evaluate {run} --beam 3" in answer.err
 
+    file.write_text(json.dumps(record))
+    file.parent.rename(tmp_path / "elsewhere")
+    file.parent.symlink_to(tmp_path / "elsewhere")
+    answer = command(*arguments)
+    assert answer.code == 2
+    assert "test,beam=3.json is a symbolic link that leads out of" in answer.err
+    file.parent.unlink()
+    (tmp_path / "elsewhere").rename(file.parent)
+
     file.write_text(json.dumps({**record, "schema_version": 99}))
     answer = command(*arguments)
     assert answer.code == 2

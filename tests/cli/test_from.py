@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from attention_lab.cli.recorded_config import recorded_config
 from attention_lab.recording.run_directory import read_config, write_config
 from tests.cli.conftest import Command
 from tests.conftest import Compose
@@ -120,6 +121,7 @@ def test_what_cannot_be_combined_is_refused(more: str, command: Command, run: Pa
         ("entity: null", "entity: ${hydra:runtime.cwd}", "logger.entity is '${hydra:"),
         ("schedule:", "betas: ['${oc.env:SECRET}']\n  schedule:", "optimizer.betas is "),
         ("seed: 3", "seed: ${oc.decode:${oc.env:SECRET}}", "seed is '${oc.decode:"),
+        ("seed: 3", "seed: 3\n  x.y: ${oc.env:SECRET}", "data.x.y is '${oc.env:SECRET}'"),
         ("_target_: attention_lab.a", "_target_: evil.a", "cannot import evil.attention"),
         ("_target_: attention_lab.a", "_target_: os.a", "cannot import os."),
         ("\nseed:", "\nsweep: {tune: lr}\nseed:", "sweep"),
@@ -152,6 +154,11 @@ def test_a_strangers_config_is_data(
 def test_a_value_in_place_of_a_variable_is_taken(command: Command, run: Path) -> None:
     rewrite(run, "project: attention-lab", "project: ${oc.env:SECRET}")
     assert composed(command, "logger.project=mine")["logger"]["project"] == "mine"
+
+
+def test_no_variable_is_looked_up_beside_a_value_in_its_place(tmp_path: Path) -> None:
+    write_config(tmp_path, {"seed": 0, "data": {"a": {"b": 1}, "a.b": "${oc.env:SECRET}"}})
+    assert "SECRET" not in str(recorded_config(tmp_path, ["data.a.b=2"]))
 
 
 @pytest.mark.parametrize("name", ["nowhere", ""])

@@ -182,6 +182,34 @@ def test_nothing_is_sent_for_who_is_not_logged_in(
     assert command("sync", "nowhere").code == 2
 
 
+@pytest.mark.parametrize("kind", ["file", "part", "run"])
+def test_what_a_link_leads_to_is_not_sent(
+    kind: str,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    wandb: Wandb,
+) -> None:
+    mine, received = tmp_path / "mine", tmp_path / "received"
+    keep(mine / "a", "aaaaaaaa", [3.0])
+    keep(received / "b", "bbbbbbbb", [5.0])
+    (part,) = mine.glob("a/wandb/offline-run-*")
+    if kind == "file":
+        (into,) = received.glob("b/wandb/offline-run-*/files")
+        (into / "media.png").symlink_to(next(part.glob("*.wandb")))
+    elif kind == "part":
+        (received / "b" / "wandb" / part.name).symlink_to(part)
+    else:
+        (received / "a").symlink_to(mine / "a")
+    answer = command("sync", "received")
+    assert "aaaaaaaa" not in wandb.histories
+    if kind == "file":
+        assert answer.code == 1
+        assert "media.png is a symbolic link out of its run" in answer.err
+        assert wandb.histories == {}
+    else:
+        assert "1 parts of 1 runs sent" in answer.out
+
+
 def test_what_a_server_refuses_is_said_and_sent_again(
     command: Command,  # noqa: F811
     tmp_path: Path,

@@ -53,7 +53,7 @@ def test_the_report_is_a_run_in_the_group_of_its_sweep(
 @pytest.mark.parametrize(
     ("logger", "expected"),
     [
-        ({"wandb": "auto", "project": "mine", "entity": "us"}, ("auto", "mine", "us")),
+        ({"wandb": "auto", "project": "mine", "entity": "us"}, ("auto", "mine", None)),
         ({"wandb": "offline", "project": "mine"}, ("offline", "mine", None)),
         ({"wandb": "off"}, ("auto", "attention-lab", None)),
         ({}, ("auto", "attention-lab", None)),

@@ -5,7 +5,7 @@ defaults list, no ``hydra`` section and no interpolation of the recorded one.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,11 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     config = _with_references(config)
     groups = _switched(overrides)
     for group in groups:
-        _replace(config, group.split("/"))
+        _remove(config, group.split("/"))
     if any(re.match(r"[+~]*data\.", override) for override in overrides):
         config.pop("data_files", None)  # hashes of the files, which may be others now
-    _remove_interpolations(run, config, overrides)
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    config = _without_interpolations(run, config, given)
     return {"defaults": ["settings", *({group: None} for group in groups), "_self_"], **config}
 
 
@@ -56,15 +57,12 @@ def _switched(overrides: Sequence[str]) -> list[str]:
     return [each for each in groups if not any(each.startswith(f"{other}/") for other in groups)]
 
 
-def _replace(config: dict[str, Any], path: Sequence[str], value: Any = None) -> None:
-    """Replace a value deep inside; None removes it."""
+def _remove(config: dict[str, Any], path: Sequence[str]) -> None:
+    """Remove a value deep inside, if it is there."""
     *around, last = path
     for key in around:
         config = config[key] if isinstance(config.get(key), dict) else {}
-    if value is None:
-        config.pop(last, None)
-    elif last in config:
-        config[last] = value
+    config.pop(last, None)
 
 
 def _with_references(config: dict[str, Any]) -> dict[str, Any]:
@@ -81,25 +79,24 @@ def _with_references(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _remove_interpolations(run: Path, config: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Let no interpolation be resolved: an override has to give the value in its place."""
-    given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    for key, text in list(_interpolations(config)):
-        if key not in given:
-            raise WrongCommand(
-                f"--from {run}: {key} is {text!r}, and no variable of a recorded config is looked "
-                f"up; give its value, as {key}=…"
-            )
-        _replace(config, key.split("."), MISSING)
+def _without_interpolations(run: Path, value: Any, given: Collection[str], path: str = "") -> Any:
+    """A value without what OmegaConf would look up: an override has to give a value for it.
 
-
-def _interpolations(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The values that OmegaConf would look up, but for our own references, and their keys."""
+    Raises:
+        WrongCommand: if none does.
+    """
     if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _interpolations(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _interpolations(inner, path)
-    elif isinstance(value, str) and "${" in value and value not in REFERENCES:
-        yield path, value
+        return {
+            key: _without_interpolations(run, inner, given, f"{path}.{key}" if path else str(key))
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_interpolations(run, inner, given, path) for inner in value]
+    if not isinstance(value, str) or "${" not in value or value in REFERENCES:
+        return value
+    if path not in given:
+        raise WrongCommand(
+            f"--from {run}: {path} is {value!r}, and no variable of a recorded config is looked "
+            f"up; give its value, as {path}=…"
+        )
+    return MISSING

@@ -61,12 +61,13 @@ def _parts(directories: Sequence[Path]) -> list[Path]:
     """What W&B has kept of runs, in order: a part for each time that one was started or resumed."""
     kinds = ("offline-run-*", "run-*")
     patterns = ["*/" * depth + f"wandb/{kind}" for depth in range(DEPTH) for kind in kinds]
-    # One directory may be below another.
+    # One directory may be below another. What a link below leads to is another's.
     parts = {
         part.resolve()
         for directory in directories
         for pattern in patterns
         for part in directory.glob(pattern)
+        if part.resolve().is_relative_to(directory.resolve())
     }
     return sorted(parts, key=lambda part: (part.parent, part.name.removeprefix("offline-")))
 
@@ -93,6 +94,7 @@ def _send(directories: Sequence[Path]) -> int:
     W&B puts each after those of its run that come before it, or takes none where one of them fails.
     """
     from attention_lab.recording.lock import is_held
+    from attention_lab.recording.record_files import link_out
     from attention_lab.recording.wandb import server
 
     known = _parts(directories)
@@ -100,6 +102,9 @@ def _send(directories: Sequence[Path]) -> int:
     # A running run still writes to its latest part.
     latest = {part.parent: part for part in known}
     ready = [p for p in parts if p != latest[p.parent] or not is_held(p.parent.parent)]
+    for part in ready:
+        if (link := link_out(part, without="logs")) is not None:  # W&B would upload the file
+            return fail(f"{link} is a symbolic link out of its run; nothing sent; remove it", 1)
     if ready:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "wandb", "sync", "--include-online", *map(str, ready)],

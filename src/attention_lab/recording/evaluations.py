@@ -48,4 +48,4 @@ def read_evaluation(file: Path) -> dict[str, Any]:
         FileNotFoundError: if there is none.
         UnreadableRecord: if it is no record of an evaluation that this release reads.
     """
-    return read_record(file)
+    return read_record(file, root=file.parent.parent)

@@ -220,18 +220,35 @@ def last_lines(path: Path, root: Path | None = None) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def link_out(directory: Path, without: str) -> Path | None:
+    """A symbolic link below a directory that leads out of it; None if there is none.
+
+    Args:
+        directory: where to look.
+        without: the name of folders that are left out.
+    """
+    root = os.path.realpath(directory)
+    for folder, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if name != without]
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                return path
+    return None
+
+
+def read_record(path: Path, root: Path | None = None) -> dict[str, Any]:
     """A record of this release's schema, without its version.
 
     Args:
-        path: a ``config.yaml``, ``status.json``, ``result.json`` or ``sweep.json``.
+        path: a ``config.yaml``, ``status.json``, ``result.json``, ``sweep.json`` or an evaluation.
+        root: the directory that no link may lead out of; None means the record's own.
 
     Raises:
         FileNotFoundError: if there is none.
         MalformedRecord: if it is no JSON or YAML, as one that was cut off.
         UnreadableRecord: if it is of another version, or not plain data of the right types.
     """
-    content = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
+    content = (read_yaml if path.suffix == ".yaml" else read_json)(path, root)
     if not isinstance(content, dict):
         raise UnreadableRecord(path, "holds no mapping")
     check_version(path, content)

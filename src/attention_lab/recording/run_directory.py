@@ -27,6 +27,7 @@ from attention_lab.recording.record_files import (
     Status,
     UnreadableRecord,
     json_text,
+    link_out,
     read_record,
     with_version,
 )
@@ -368,16 +369,11 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
 
 def _refuse_links(directory: Path) -> None:
     """Raise RunExists if a run would write through a link to elsewhere, or read through one."""
-    root = os.path.realpath(directory)
-    for folder, folders, files in os.walk(directory):
-        if "wandb" in folders:  # it has links of its own
-            folders.remove("wandb")
-        for path in (Path(folder, name) for name in (*folders, *files)):
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-                raise RunExists(
-                    f"{path} is a symbolic link that leads out of {directory}; copy what it leads "
-                    "to, or name another directory"
-                )
+    if (path := link_out(directory, without="wandb")) is not None:  # W&B has links of its own
+        raise RunExists(
+            f"{path} is a symbolic link that leads out of {directory}; copy what it leads to, or "
+            "name another directory"
+        )
 
 
 def _is_whole(path: Path) -> bool:

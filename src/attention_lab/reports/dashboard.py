@@ -17,8 +17,9 @@ RUN_COLUMNS = ("run", "group", "seed", "status", "reason")
 def log_report(comparison: Comparison, directory: Path) -> str | None:
     """Log the tables of a report, and its files as an artifact, to a W&B run of their own.
 
-    The run is in the group of the sweep, in the project and for the entity of its runs. Whether it
-    goes to a server is decided as for those: not unless the user is logged in.
+    The run is in the group of the sweep and in the project of its runs, of the user's own entity:
+    that of WANDB_ENTITY, or W&B's default. Whether it goes to a server is decided as for those: not
+    unless the user is logged in.
 
     Args:
         comparison: what is reported.
@@ -50,9 +51,9 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
 
 
 def _options(comparison: Comparison) -> LoggerOptions:
-    """Where the compared runs went."""
+    """Where the compared runs went, but for the entity: whoever made them chose it."""
     known = section(comparison.runs[0].config, "logger") if comparison.runs else {}
-    named = {key: known[key] for key in ("project", "entity") if known.get(key)}
+    named = {"project": known["project"]} if known.get("project") else {}
     # Of runs that were to stay here no report goes away; of runs without W&B it is asked for now.
     return LoggerOptions(wandb="offline" if known.get("wandb") == "offline" else "auto", **named)
 

@@ -36,8 +36,9 @@ def _evaluated(run: Run, terms: str) -> Run:
     file = evaluation_file(run.directory, "test", terms)
     try:
         record = read_evaluation(file)
-        checkpoint = run.directory / "checkpoints" / f"{record.get('checkpoint')}.ckpt"
-        is_current = checksum_of(checkpoint) == record.get("checkpoint_sha256")
+        name = "last" if "last" in terms.split(",") else "best"
+        checksum = checksum_of(run.directory / "checkpoints" / f"{name}.ckpt")
+        is_current = checksum == record.get("checkpoint_sha256")
     except (FileNotFoundError, UnreadableRecord) as error:
         raise ValueError(f"--evaluation {terms}: {error}") from None
     if not is_current:
