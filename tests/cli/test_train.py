@@ -7,7 +7,7 @@ import subprocess
 import sys
 from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 import pytest
 
@@ -293,6 +293,17 @@ def test_runs_that_begin_in_the_same_second_have_a_directory_each(
     assert len(list(tmp_path.glob("outputs/*/*/result.json"))) == 2
     assert command("train", *DIGITS, "model.heads=3").code == 2
     assert list(tmp_path.glob("outputs/*/*")) == runs
+
+
+def test_a_run_that_is_interrupted_before_it_has_begun_leaves_no_directory(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "launch", interrupted)
+    assert command("train", *DIGITS) == (1, "", "attention-lab: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_is_typed_is_the_same_also_if_it_holds_the_time(

@@ -225,6 +225,7 @@ def _expect_signals() -> None:
 def _interrupted() -> int:
     """What to say after Ctrl-C, and the exit code."""
     if Directories.sweep is None:
+        Directories.discard()
         return fail(f"interrupted{_how_to_go_on()}", 1)
     if queued := _queued(Directories.sweep):
         echo(*queued.split("\n"))

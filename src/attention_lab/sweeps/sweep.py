@@ -174,7 +174,7 @@ class Sweep:
 
     def _is_wanted(self, found: Standing) -> bool:
         """Whether a job is to be run, or to go on."""
-        if found.state == "failed" and found.progress is None:
+        if found.state == "failed" and found.record and found.progress is None:
             return True  # before training, so for a reason outside its config
         return found.state in ("waiting", "running", "preempted", *self.options.retry)
 
