@@ -25,6 +25,7 @@ from attention_lab.recording.run_directory import (
     RunExists,
     RunRecord,
     read_config,
+    record_death,
     write_atomically,
     write_config,
 )
@@ -176,6 +177,22 @@ def test_progress_is_seen_at_once(tmp_path: Path) -> None:
         "updated": None,
     }
     assert after["updated"] >= before["updated"]
+
+
+@pytest.mark.parametrize(
+    ("status", "afterwards"), [("finished", "finished"), ("running", "preempted")]
+)
+def test_a_process_that_is_killed_after_its_result_costs_the_run_nothing(
+    status: str, afterwards: str, tmp_path: Path
+) -> None:
+    """As while a logger uploads: who launched it must not say that the run has not finished."""
+    record = RunRecord(tmp_path, CONFIG, [])
+    record.finish({"test": {}})
+    record.close()
+    path = tmp_path / "status.json"
+    path.write_text(path.read_text().replace('"status": "finished"', f'"status": "{status}"'))
+    record_death(tmp_path, CONFIG, [], "killed by SIGKILL")
+    assert read(tmp_path)["status"] == afterwards
 
 
 def test_a_run_finishes_with_its_result(tmp_path: Path) -> None:

@@ -222,8 +222,8 @@ def record_death(
 ) -> None:
     """Say of a run whose process is gone without a word that it failed, and why.
 
-    One that has its result already has been interrupted, and will soon have finished. Nothing is
-    said where another process is at work on it by now.
+    One that has its result already has been interrupted, and will soon have finished; one that has
+    finished stays so. Nothing is said where another process is at work on it by now.
 
     Args:
         directory: the run's directory.
@@ -245,10 +245,11 @@ def record_death(
     except UnreadableRecord:  # as one of another version: it is not ours to change
         lock.release()
         return
-    has_result = (directory / "result.json").exists()
-    state = "preempted" if has_result else state
-    status |= {"status": state, "error": error[:LONGEST_ERROR], "finished": _now()}
-    write_atomically(directory / "status.json", json_text(status))
+    if status.get("status") != "finished":  # as one that died while a logger was uploading
+        has_result = (directory / "result.json").exists()
+        state = "preempted" if has_result else state
+        status |= {"status": state, "error": error[:LONGEST_ERROR], "finished": _now()}
+        write_atomically(directory / "status.json", json_text(status))
     lock.release()
 
 
