@@ -76,4 +76,4 @@ def test_classes_that_changed_are_noticed(
     lines.write_text(lines.read_text().replace("True", "maybe"))
     answer = command("evaluate", str(tmp_path / "run"))
     assert (answer.code, answer.out) == (1, "")
-    assert "the labels are not the checkpoint's" in answer.err
+    assert "kinds.tsv has changed since this run's config was recorded" in answer.err

@@ -114,8 +114,8 @@ WRONG = {
     "atention.hed=4": "atention.hed: there is no such key; did you mean attention.heads?",
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
-    "foo.bar=1": "foo.bar: there is no such key; there is attention, model, objective, data, "
-    "optimizer, trainer, logger, seed, sweep\n",
+    "foo.bar=1": "foo.bar: there is no such key; there is sweep, attention, model, objective, "
+    "data, optimizer, trainer, logger, seed\n",
     "optimizer.foo=1": "optimizer.foo: there is no such key; there is optimizer.lr, "
     "optimizer.weight_decay, optimizer.betas, optimizer.warmup_steps, optimizer.schedule, "
     "optimizer.final_fraction\n",
