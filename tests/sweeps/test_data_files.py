@@ -1,5 +1,6 @@
 """A data file that was edited: the runs before and after are not the same run."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,20 @@ def test_an_unfinished_run_is_not_resumed_on_other_data(
     moved = file.rename(tmp_path / "moved.tsv")
     elsewhere = config | {"data": {**config["data"], "train": str(moved)}}
     assert goes_on(run, from_anywhere(elsewhere))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "link to a device"])
+def test_a_data_file_that_may_block_or_never_end_is_refused(
+    kind: str, config: dict[str, Any], file: Path, tmp_path: Path
+) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "other.tsv"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind != "device":
+        path.symlink_to("/dev/zero")
+    config["data"]["validation"] = str(path)
+    with pytest.raises(ConfigError, match=r"data.validation: .* is not a regular file; copy"):
+        train(config, tmp_path / "run", [])
 
 
 def test_a_recorded_config_trains_and_evaluates_on_the_data_that_it_records(

@@ -48,6 +48,7 @@ def load_data(config: Config) -> SplitDataModule[Any]:
     Raises:
         ConfigError: if its options cannot work, or a file is not the one that the config records.
     """
+    _check_kinds_of_files(config)
     _check_unchanged(config)
     with config_errors(config):
         data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
@@ -131,6 +132,17 @@ def data_files(config: Config) -> dict[str, str]:
         for name, hashes in config.get("data_files", {}).items()
         for path, digest in zip(_listed(config["data"].get(name)), _listed(hashes), strict=False)
     }
+
+
+def _check_kinds_of_files(config: Config) -> None:
+    """Raise ConfigError for a FIFO or a device, which may block or never end."""
+    kind: type[Any] = component_class("data", config["data"]["_target_"], (SplitDataModule,))
+    for name in kind.files:
+        for path in map(Path, filter(None, _listed(config["data"].get(name)))):
+            if path.expanduser().is_fifo() or path.expanduser().is_char_device():
+                raise ConfigError(
+                    f"data.{name}: {shown(path)} is not a regular file; copy its content into one"
+                )
 
 
 def _check_unchanged(config: Config) -> None:
