@@ -85,7 +85,15 @@ def test_a_report_compares_what_a_beam_made(
     per = read_record(file)["metrics"]["per"]
     assert f"is {100 * per:.1f} % (one seed)" in " ".join(answer.out.split())
     assert "`attention-lab evaluate` kept with beam=3;" in " ".join(answer.out.split())
-    assert "kept with beam=3;" in (run / "report.html").read_text()
+    assert "kept with beam=3;" in (run / "beam=3" / "report.html").read_text()
+    assert not (run / "report.html").exists()  # that is for the run's own test
+
+    (run / "beam=3").rename(tmp_path / "elsewhere")
+    (run / "beam=3").symlink_to(tmp_path / "elsewhere")
+    answer = command(*arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.endswith("beam=3 is a symbolic link; name another place with --output\n")
+    (run / "beam=3").unlink()
 
     # The run was trained longer since.
     record = json.loads(file.read_text())

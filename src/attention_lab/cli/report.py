@@ -30,7 +30,8 @@ def run(arguments: Sequence[str]) -> int:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where to write; default: the sweep, or a directory FIRST+SECOND beside the first",
+        help="where to write; default: the sweep, or a directory FIRST+SECOND beside the first; in "
+        "it, with --evaluation, a directory of that name",
     )
     parser.add_argument("--wandb", action="store_true", help="log the report to W&B, too")
     parser.add_argument(
@@ -61,7 +62,8 @@ def report(
     Args:
         sweeps: directories of sweeps or runs.
         baseline: the group to compare with, by label or overrides.
-        output: where to write; None means the sweep, or of several a directory of their names.
+        output: where to write; None means the sweep, or of several a directory of their names, and
+            of an evaluation a directory in it, so that the report of the runs' own tests stays.
         metric: the test metric to compare by; None means the monitored one.
         wandb: whether to log the report to W&B as well.
         evaluation: which results of `evaluate` to compare, as "beam=5"; None means the runs' own.
@@ -81,7 +83,7 @@ def report(
 
             runs = evaluated(runs, evaluation)
         comparison = compare(runs, baseline, metric, evaluation)
-        page = write_report(comparison, output or _place(sweeps))
+        page = write_report(comparison, output or _place(sweeps, evaluation))
     except (NotARun, OSError) as error:
         return fail(str(error), 1)
     except ValueError as error:
@@ -106,11 +108,19 @@ def report(
     return 0
 
 
-def _place(sweeps: Sequence[Path]) -> Path:
+def _place(sweeps: Sequence[Path], evaluation: str | None) -> Path:
     """Where the report goes: into the sweep, or of several beside the first, under all names.
 
-    The reports of the single sweeps stay what they are.
+    The reports of the single sweeps stay what they are, and those of the runs' own tests.
+
+    Raises:
+        ValueError: if a link in the sweep would lead the report elsewhere.
     """
+    if evaluation:
+        place = _place(sweeps, None) / evaluation
+        if place.is_symlink():
+            raise ValueError(f"{place} is a symbolic link; name another place with --output")
+        return place
     different = list(dict.fromkeys(path.resolve() for path in sweeps))
     if len(different) == 1:
         return sweeps[0]
