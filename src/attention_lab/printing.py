@@ -21,7 +21,7 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: object) -> str:
-    r"""Text in one line, with escapes such as ``\x1b`` in place of what a terminal would obey.
+    r"""Text in one line, with escapes such as ``\x1b`` in place of control characters.
 
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'

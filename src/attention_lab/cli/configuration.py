@@ -142,7 +142,7 @@ def plain_config(config: "DictConfig") -> dict[str, Any]:
 
 @contextmanager
 def _named_variables() -> Iterator[None]:
-    """While entered, what stands for an environment variable resolves to its own text."""
+    """In this context, ``${oc.env:NAME}`` resolves to itself, not to the variable's value."""
     from omegaconf import OmegaConf
     from omegaconf.resolvers import oc
 

@@ -12,9 +12,9 @@ from attention_lab.cli.configuration import composed, group_options
 from attention_lab.cli.listing import description
 
 NOTES = """
-Sizes are those of training, validation and test. The trivial baseline is what needs no model, a
-shortcut what is known to do well without solving the task: both on test, by the metric that chooses
-checkpoints, and both computed now."""
+Sizes are those of training, validation and test. The trivial baseline needs no model; a
+shortcut does well without solving the task. Both are computed now, on test, by the metric that
+chooses checkpoints."""
 
 #: What takes seconds to import, and is imported once for all processes.
 HEAVY = ("attention_lab.data.splits", "attention_lab.training.nodes")

@@ -111,7 +111,7 @@ def report(
 def _place(sweeps: Sequence[Path], evaluation: str | None) -> Path:
     """Where the report goes: into the sweep, or of several beside the first, under all names.
 
-    The reports of the single sweeps stay what they are, and those of the runs' own tests.
+    The reports of the single sweeps and of the runs' own tests stay as they are.
 
     Raises:
         ValueError: if a link in the sweep would lead the report elsewhere.

@@ -151,7 +151,7 @@ def initialize_as_gpt2(blocks: Iterable[nn.Module]) -> None:
 
     Weights are N(0, 0.02²) and biases 0. Those of the N projections that add to the residual stream
     are divided by √N (Radford et al. 2019, §2.3), where N is 2 · layers with feed-forward networks.
-    What a mechanism learns besides the projections of every attention layer keeps its own
+    Parameters of a mechanism other than the projections of every attention layer keep their own
     initialization.
     """
     inner: list[nn.Module] = []

@@ -69,7 +69,7 @@ def _material(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves below a value; what holds nothing is a leaf, too."""
+    """The leaves below a value; an empty mapping is a leaf, too."""
     if is_immaterial(path):
         return
     if not (isinstance(value, Mapping) and value):

@@ -34,7 +34,7 @@ class Heartbeat(Callback):
         self._last = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._beat(trainer)  # what fails before has not begun
+        self._beat(trainer)  # a run that fails before this has not started
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if time.monotonic() - self._last >= self.every_seconds:

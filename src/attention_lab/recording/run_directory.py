@@ -304,7 +304,7 @@ def changed_code(then: Mapping[str, Any]) -> list[str]:
     """How the code of a run differs from this process's, in what may change results.
 
     Args:
-        then: the run's ``status.json``; what it does not say is not compared.
+        then: the run's ``status.json``; keys that it lacks are not compared.
 
     Returns:
         A phrase for the git revision, and for each package of another major version.

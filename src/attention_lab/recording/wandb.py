@@ -35,10 +35,10 @@ MODES: dict[str, Mode] = {
 }
 #: Seconds that the server has to answer in when it is checked.
 CHECK_TIMEOUT = 5
-#: Seconds that W&B has to start a run in, and to upload what is left at its end, unless its own
-#: variables WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT say otherwise.
+#: Seconds to wait for W&B to start a run and to finish its upload, unless WANDB_INIT_TIMEOUT and
+#: WANDB_FINISH_TIMEOUT are set.
 INIT_TIMEOUT, FINISH_TIMEOUT = 10.0, 60.0
-#: Prints what is wrong with the server or the key.
+#: A script that prints what is wrong with W&B's server or key, if anything.
 CHECK = """
 import wandb
 try:
@@ -154,7 +154,7 @@ class LoggerOptions:
         """W&B's mode for the run (online, offline or disabled), and why.
 
         Raises:
-            ValueError: if WANDB_MODE is none of W&B's.
+            ValueError: if WANDB_MODE is not a mode of W&B.
         """
         asked = os.environ.get("WANDB_MODE")
         if asked is not None:

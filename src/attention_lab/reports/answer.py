@@ -106,7 +106,7 @@ def _seeds_do(ranked: Sequence[tuple[Group, Interval]]) -> str:
 
 
 def _lead(comparison: Comparison, best: Group, behind: Sequence[Group]) -> str:
-    """How clearly the best group is better than some others; of the baseline it is said apart."""
+    """How clearly the best group is better than some others, except the baseline."""
     behind = [group for group in behind if group is not comparison.baseline]
     if not behind:
         return ""

@@ -63,8 +63,9 @@ def differs(comparison: Comparison, cost: Cost) -> bool:
 def front(comparison: Comparison, cost: Cost) -> list[Group]:
     """The Pareto-optimal groups, the best mean first: those that no other group dominates.
 
-    A group dominates another if it is better beyond chance and costs no more, seeds considered.
-    A better mean or a lower cost alone is not enough: the seeds may not distinguish the groups.
+    A group dominates another if it is better beyond chance and its median cost is not beyond all
+    seeds of the other. A better mean or a lower cost alone is not enough: the seeds may not
+    distinguish the groups.
     """
     medians = {group: value for group, value, _ in points(comparison, cost)}
     most = {group: cost.dearest(group) for group in medians}

@@ -9,7 +9,7 @@ from attention_lab.reports.records import Run, section
 
 #: Settings of the data that are of training, not of the question that is asked.
 _OF_TRAINING = ("data.batch_size",)
-#: Settings of the data that are of its measurement: results that differ by them say so themselves.
+#: Data settings that only choose metrics; results with different metrics are named anyway.
 _OF_MEASUREMENT = ("data.metrics", "data.monitor")
 #: Distinct values and names of metrics up to which a difference is spelt out.
 _MOST_SPELT = 3

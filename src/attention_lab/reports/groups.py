@@ -61,7 +61,7 @@ class Group:
 
         Args:
             keys: where it stands in ``result.json``.
-            metric: what it is a value of; None means the last key.
+            metric: the metric of the value; None means the last key.
         """
         if keys not in self._means:
             values, bounds = list(self.values(*keys).values()), self.bounds(metric or keys[-1])

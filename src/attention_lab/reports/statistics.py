@@ -46,7 +46,7 @@ class Interval:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of what is shown: of the interval, or else the mean twice."""
+        """The ends of the interval; without one, the mean twice."""
         return (self.low, self.high) if self.is_bounded else (self.mean, self.mean)
 
     def __str__(self) -> str:

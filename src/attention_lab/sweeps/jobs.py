@@ -90,7 +90,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
             build(config, data_by_config[key])
         except ConfigError as error:
             raise ConfigError(f"{job.name}: {error}".removeprefix(": ")) from error
-    for job in _by_logger(jobs):  # what is wrong there is wrong with all of them
+    for job in _by_logger(jobs):  # a mistake there is the same in all of them
         check_logger(job.config)
 
 

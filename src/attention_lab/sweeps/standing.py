@@ -38,7 +38,7 @@ class Standing:
 def standing(directory: Path) -> Standing:
     """How the run of a directory stands; one that has not begun is waiting.
 
-    One whose record is not read, as it is of another version, has failed.
+    A run whose record has another schema version counts as failed.
     """
     try:
         return _standing(directory)

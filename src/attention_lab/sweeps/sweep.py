@@ -180,7 +180,7 @@ class Sweep:
 
 
 def _of_other_code(found: Mapping[Path, Standing]) -> Iterator[str]:
-    """Which runs were begun with other code than this process's: a line for each difference."""
+    """A line for each difference between this process's code and that of existing runs."""
     by_change: dict[str, list[str]] = {}
     for path, known in found.items():
         for change in changed_code(known.record):

@@ -89,8 +89,8 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        Damaged: if it is not what was written, of another schema version, or not safe to load: a
-            link out of the run, compressed, or of other Python objects than tensors and plain data.
+        Damaged: if it is corrupt, has another schema version or is not safe to load: a link out of
+            the run, compressed, or with Python objects other than tensors and plain data.
     """
     try:
         with open_file(path, root=path.parent.parent, limit=_ANY_SIZE) as file:
@@ -181,7 +181,7 @@ def _flaw(file: BinaryIO) -> str | None:
 
 
 def _danger(file: BinaryIO) -> str | None:
-    """What makes a whole archive unsafe to load, though it holds no code."""
+    """Why an intact archive without code is still unsafe to load, such as its size."""
     size = file.seek(0, os.SEEK_END)
     directory = _directory_size(file)
     if directory is None:

@@ -16,7 +16,7 @@ import attention_lab
 
 
 def import_object(target: str) -> object:
-    """The object that a dotted name stands for, as "cauchy.CauchyAttention".
+    """Import an object by its dotted name, such as "cauchy.CauchyAttention".
 
     Args:
         target: the name; its modules are found and checked before any of them is imported.

@@ -66,11 +66,11 @@ def create(node: Config, kinds: tuple[type, ...] = PARTS, /, **given: Any) -> An
 
     Args:
         node: the node.
-        kinds: what it may be; nodes inside it are PARTS.
+        kinds: the allowed base classes; nested nodes may be of PARTS.
         given: arguments that are not in the config: objects, sizes of the data.
 
     Raises:
-        ConfigError: if its class is none of these kinds; nothing is called then.
+        ConfigError: if its class is not of these kinds; nothing is called then.
         NodeError: if a constructor raises ValueError, at once or when the function is called.
     """
     component = component_class("", node.get("_target_", ""), kinds)

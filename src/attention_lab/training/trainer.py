@@ -112,7 +112,7 @@ class TrainerOptions:
         return (DEFAULT_EPOCHS, -1) if steps == -1 else (-1, steps)
 
     def budget(self, steps_per_epoch: int) -> str:
-        """How long training takes, in steps and epochs, and which of two limits decides.
+        """The length of training in steps and epochs, and which of two limits applies.
 
         >>> TrainerOptions(max_steps=300).budget(80)
         '300 steps (3.75 epochs of 80 steps)'
