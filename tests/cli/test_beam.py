@@ -88,8 +88,8 @@ def test_a_report_compares_what_a_beam_made(
     assert "kept with beam=3;" in (run / "beam=3" / "report.html").read_text()
     assert not (run / "report.html").exists()  # that is for the run's own test
 
-    (run / "beam=3").rename(tmp_path / "elsewhere")
-    (run / "beam=3").symlink_to(tmp_path / "elsewhere")
+    (run / "beam=3").rename(tmp_path / "moved")
+    (run / "beam=3").symlink_to(tmp_path / "moved")
     answer = command(*arguments)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.endswith("beam=3 is a symbolic link; name another place with --output\n")
