@@ -126,3 +126,12 @@ def test_nothing_beside_a_run_is_imported_by_the_command(
     assert done.returncode == 0, done.stderr
     assert "evil.X" in done.stdout
     assert not mark.exists()
+
+
+def test_an_editable_install_may_have_any_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    (tmp_path / "package.pth").write_bytes(os.fsencode(place) + b"\n")
+    monkeypatch.setattr(imports, "_site_directories", lambda: frozenset([tmp_path]))
+    assert imports._editable.__wrapped__() == {Path(place)}

@@ -33,7 +33,11 @@ def run(arguments: Sequence[str]) -> int:
         help="where to write; default: the sweep, or a directory FIRST+SECOND beside the first; in "
         "it, with --evaluation, a directory of that name",
     )
-    parser.add_argument("--wandb", action="store_true", help="log the report to W&B, too")
+    parser.add_argument(
+        "--wandb",
+        action="store_true",
+        help="log the report to W&B, too, for your entity or WANDB_ENTITY",
+    )
     parser.add_argument(
         "--watch", action="store_true", help="show how the jobs go on, and report when they ended"
     )

@@ -111,5 +111,6 @@ def _site_directories() -> frozenset[Path]:
 def _editable() -> frozenset[Path]:
     """The directories that .pth files name, as ``pip install --editable`` writes them."""
     files = (file for place in _site_directories() for file in place.glob("*.pth"))
-    lines = (line.strip() for file in files for line in file.read_text("utf-8").splitlines())
+    texts = (file.read_text("utf-8", errors="surrogateescape") for file in files)
+    lines = (line.strip() for text in texts for line in text.splitlines())
     return frozenset(Path(line).resolve() for line in lines if os.path.isabs(line))
