@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from attention_lab.data.files import shown
 from attention_lab.recording.identity import differences
 from attention_lab.recording.identity import identity as identity_of
 from attention_lab.recording.lock import Lock, Locked, is_held
@@ -195,9 +196,7 @@ def how_to_go_on(directory: Path) -> str:
     """What lets a run go on that was cut off, in a few words."""
     if (directory.parent / SWEEP).exists():
         return "the same command goes on"
-    here = Path.cwd()
-    shown = directory.relative_to(here) if directory.is_relative_to(here) else directory
-    return f"the same command with hydra.run.dir={shlex.quote(str(shown))} goes on"
+    return f"the same command with hydra.run.dir={shlex.quote(shown(directory))} goes on"
 
 
 def _lock(directory: Path) -> Lock:
