@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,6 +45,14 @@ Compose = Callable[..., dict[str, Any]]
 def hear_hangups() -> None:
     """Also where the tests run under ``nohup``, and with them what they start."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def import_from_tests() -> Iterator[None]:
+    """Lets configs name components of the tests themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+        yield
 
 
 @functools.cache

@@ -1,10 +1,9 @@
 """Running the command in this process, where it is fast, and in a fresh one, where it is true."""
 
 import io
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,14 +35,6 @@ class Answer(NamedTuple):
 
 
 Command = Callable[..., Answer]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def import_from_tests() -> Iterator[None]:
-    """Lets configs name components of the tests themselves."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
-        yield
 
 
 @pytest.fixture

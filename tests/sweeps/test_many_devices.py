@@ -33,7 +33,9 @@ def sweep(directory: Path, *overrides: str) -> Answer:
         "if __name__ == '__main__':\n"
         "    sys.exit(main(['train', '-m', 'hydra.sweep.dir=sweep', *sys.argv[1:]]))\n"
     )
-    return fresh(str(script), *DIGITS, *overrides, cwd=directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(directory))  # where own scores are
+        return fresh(str(script), *DIGITS, *overrides, cwd=directory)
 
 
 def own_score(directory: Path, name: str, act: str) -> None:
