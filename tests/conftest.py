@@ -42,9 +42,10 @@ Compose = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hear_hangups() -> None:
-    """Also where the tests run under ``nohup``, and with them what they start."""
+def receive_signals() -> None:
+    """Also where the tests run under ``nohup`` or in a background shell, which ignore them."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

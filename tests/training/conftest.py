@@ -153,7 +153,7 @@ class Cut(Exception):
     """What ends a run."""
 
 
-def raise_cut(*_: Any) -> NoReturn:
+def raise_cut(*_: Any, **__: Any) -> NoReturn:
     raise Cut
 
 
