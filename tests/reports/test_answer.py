@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,15 @@ def test_only_a_winner_is_bold(
     assert bold == ([winner] if winner else [])
 
 
+def test_a_long_name_of_a_baseline_does_not_widen_the_table(compared: Compared) -> None:
+    comparison = compared({"a": CLEAR, "b": ALIKE})
+    widths = {
+        max(len(line) for line in printed(replace(comparison, shortcuts=known), 200) if "─" in line)
+        for known in ({"x": {"per": 0.4}}, {"the same phoneme for each letter": {"per": 0.4}})
+    }
+    assert len(widths) == 1
+
+
 def test_no_group_is_called_better_on_other_data(write_run: WriteRun) -> None:
     for label, values in {"a": WORSE, "b": CLEAR}.items():
         for seed, value in enumerate(values):
@@ -318,8 +328,9 @@ def test_shortcuts_stand_beside_the_trivial_baseline(compared: Compared) -> None
     known = {"first letter": {"per": 0.25}, "nothing known": {}}
     comparison = compared({"a": [0.1, 0.2]}, floor={"per": 0.3}, shortcuts=known)
     lines = printed(comparison, 100)
-    values = [line.split()[-1] for line in lines if line.startswith("first letter (shortcut) ")]
+    values = [line.split()[-1] for line in lines if line.startswith("first letter ")]
     assert values == ["25.0"]
+    assert [line for line in lines if line.strip() == "(shortcut)"]  # wrapped
     assert not [line for line in lines if "nothing known" in line]
     drawn = re.findall(r">([^<]+)<", interval_chart(comparison))
     assert {"first letter (shortcut) 25.0 %", "trivial baseline 30.0 %"} <= set(drawn)

@@ -23,6 +23,8 @@ from attention_lab.reports.wording import (
 
 #: Runs without a result that are named; the page names all.
 MOST_NAMED = 10
+#: The shortest name of a baseline, which is not wrapped.
+TRIVIAL = "trivial baseline"
 #: Metrics that are tried to fit; the page has all.
 MOST_METRICS = 20
 
@@ -45,7 +47,10 @@ def _terminal_table(comparison: Comparison, metrics: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     differences = comparison.to_baseline(metrics[0]) if metrics else []
     difference_columns = [f"Δ {column_title(metrics[0], 'points')}"] if differences else []
-    table.add_column(rich_text(" × ".join(comparison.swept) or "group"), overflow="fold")
+    # Long names of baselines are wrapped, so that they do not push a metric out of the table.
+    widest = max(len(name) for name in (TRIVIAL, *(group.label for group in comparison.groups)))
+    title = rich_text(" × ".join(comparison.swept) or "group")
+    table.add_column(title, overflow="fold", max_width=max(widest, title.cell_len))
     for column in ("n", *map(column_title, metrics), *difference_columns, "params", "tokens/s"):
         table.add_column(rich_text(column), justify="right")
     winner = comparison.winner
