@@ -149,7 +149,7 @@ def open_file(path: Path, root: Path | None = None, limit: int | None = None) ->
     if not real.is_relative_to(os.path.realpath(root)):
         raise UnreadableRecord(path, f"is a symbolic link that leads out of {root}; copy the file")
     try:
-        # A FIFO that nobody writes to would block.
+        # Without O_NONBLOCK, opening a FIFO blocks until there is a writer.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing") from None

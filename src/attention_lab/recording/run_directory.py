@@ -222,7 +222,7 @@ def record_death(
     """Say of a run whose process is gone without a word that it failed, and why.
 
     One that has its result already has been interrupted, and will soon have finished; one that has
-    finished stays so. Nothing is said where another process is at work on it by now.
+    finished stays so. Nothing is written if another process has the run locked.
 
     Args:
         directory: the run's directory.
