@@ -29,14 +29,15 @@ Node = Mapping[str, Any]
 
 
 class Case(NamedTuple):
-    """A configured mechanism on one backend."""
+    """A configured mechanism on one backend and one device."""
 
     name: str
     node: Node
+    device: str = "cpu"
 
     def layer(self, memory_dim: int | None = None) -> AttentionLayer:
         layer: AttentionLayer = create(self.node)(WIDTH, memory_dim)
-        return layer.double().eval()
+        return layer.to(self.device, torch.float64).eval()
 
 
 @cache
@@ -57,24 +58,23 @@ def nodes(extra: Path | None, only: str | None) -> Iterator[tuple[str, Node]]:
 
 
 @cache
-def cases(extra: Path | None, only: str | None) -> list[Case]:
-    """Every mechanism of its own in the suite's sizes, on every backend that can compute it."""
+def cases(extra: Path | None, only: str | None, device: str = "cpu") -> list[Case]:
+    """Every mechanism in the suite's sizes, on each backend that trains it on the device."""
     found: dict[str, Case] = {}
     for name, node in nodes(extra, only):
         node = {**node, **{key: size for key, size in SIZES.items() if key in node}}
         node.pop("mask", None)  # applied by the layer, not by the mechanism: has its own test
         layer = create(node)(WIDTH)
-        for backend in _backends(node, layer):
+        for backend in _backends(node, layer, device):
             variant = node if backend is None else {**node, "backend": backend}
             label = name if backend is None else f"{name}-{backend}"
-            found.setdefault(json.dumps(variant, sort_keys=True), Case(label, variant))
+            found.setdefault(json.dumps(variant, sort_keys=True), Case(label, variant, device))
     return list(found.values())
 
 
-def _backends(node: Node, layer: AttentionLayer) -> Iterable[str | None]:
-    """What ``backend`` may be where this machine can train with it; None if there is no choice."""
+def _backends(node: Node, layer: AttentionLayer, device: str) -> Iterable[str | None]:
+    """The values of ``backend`` that train on the device; None if the mechanism has no backends."""
     if "backend" not in node:
         return [None]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     trainable = [backend.name for backend in BACKENDS if device in backend.trains_on]
     return [name for name in layer.capabilities.backends if name in trainable]

@@ -82,6 +82,17 @@ def example(
     )
 
 
+def device_of(layer: AttentionLayer) -> torch.device:
+    """Where the layer's parameters are; the CPU if it has none."""
+    return next(layer.parameters(), torch.empty(0)).device
+
+
+def sequence_for(layer: AttentionLayer, length: int, width: int | None = None) -> Tensor:
+    """A random batch (2, length, query_dim or another width) on the layer's device."""
+    width = layer.query_dim if width is None else width
+    return torch.randn(2, length, width, dtype=torch.float64, device=device_of(layer))
+
+
 def mechanism_parameters(layer: AttentionLayer) -> list[Tensor]:
     """The parameters that ``attend`` uses: all but the projections."""
     return [p for name, p in layer.named_parameters() if "_projection" not in name]
@@ -376,15 +387,16 @@ def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
     Some keys are zero vectors, as a recurrent encoder leaves them in the padding.
     """
     layer = copy.deepcopy(layer).float()
-    query = torch.randn(3, 6, layer.query_dim)
+    device = device_of(layer)
+    query = torch.randn(3, 6, layer.query_dim, device=device)
     across = layer.capabilities.cross_attention
-    memory = torch.randn(3, 6, layer.memory_dim) if across else query
-    valid = torch.ones(3, 6, dtype=torch.bool)
+    memory = torch.randn(3, 6, layer.memory_dim, device=device) if across else query
+    valid = torch.ones(3, 6, dtype=torch.bool, device=device)
     valid[0, 4:], valid[1] = False, False
     memory[~valid] = 0
     mask = Causal() & Padding(valid) if layer.capabilities.any_mask else Padding(valid)
     exact = layer(query, memory, mask).output
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(device.type, dtype):
         output = layer(query, memory, mask).output
     assert_close(output.float(), exact, rtol=0, atol=0.06)
     assert not output[1].any()
@@ -399,7 +411,7 @@ def check_saving(make: Callable[[], AttentionLayer]) -> None:
     saved = make()
     torch.manual_seed(2)
     loaded = make()
-    sequence = torch.randn(2, 5, saved.query_dim, dtype=torch.float64)
+    sequence = sequence_for(saved, 5)
     assert not torch.equal(saved(sequence).output, loaded(sequence).output)
     file = io.BytesIO()
     torch.save(saved.state_dict(), file)
@@ -410,9 +422,8 @@ def check_saving(make: Callable[[], AttentionLayer]) -> None:
 
 def check_decoding(layer: AttentionLayer, length: int = 7) -> None:
     """Step by step with a cache gives what the whole causal pass gives, whatever the steps."""
-    width = layer.query_dim
-    sequence = torch.randn(2, length, width, dtype=torch.float64)
-    valid = torch.ones(2, length, dtype=torch.bool)
+    sequence = sequence_for(layer, length)
+    valid = torch.ones(2, length, dtype=torch.bool, device=sequence.device)
     valid[0, 0] = False
     whole = layer(sequence, mask=Causal() & Padding(valid)).output
     for steps in ([1] * length, [3, 1, length - 4], [length]):
@@ -431,13 +442,12 @@ def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
 
     Its width may differ from that of the queries.
     """
-    memory = torch.randn(2, length, layer.memory_dim, dtype=torch.float64)
-    queries = torch.randn(2, 4, layer.query_dim, dtype=torch.float64)
-    valid = torch.ones(2, length, dtype=torch.bool)
+    memory, queries = sequence_for(layer, length, layer.memory_dim), sequence_for(layer, 4)
+    valid = torch.ones(2, length, dtype=torch.bool, device=memory.device)
     valid[0, -1] = False
     whole = layer(queries, memory, Padding(valid)).output
     cache = layer.remember(memory)
-    rows = torch.tensor([1, 0])  # the batch may go on in another order
+    rows = torch.tensor([1, 0], device=memory.device)  # the batch may go on in another order
     outputs = [layer(queries[:, :2], mask=Padding(valid), cache=cache).output]
     cache.select(rows)
     for step in queries[rows, 2:].split(1, dim=1):
@@ -448,7 +458,7 @@ def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
 def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, length: int) -> None:
     """A layer with a mask of its own is one without, called with what the mask spells out."""
     bare.load_state_dict(masked.state_dict())
-    sequence = torch.randn(2, length, masked.query_dim, dtype=torch.float64)
+    sequence = sequence_for(masked, length)
     visible = mask.dense(2, 1, length, length, sequence.device).expand(2, 1, length, length)
     assert not visible.all(), "the sequence is too short for the mask to hide anything"
     assert_close(masked(sequence).output, bare(sequence, mask=Dense(visible)).output)
@@ -460,8 +470,8 @@ def check_lengths(layer: AttentionLayer) -> None:
     """Sequences of length 0 and 1 are no special case."""
     across = layer.capabilities.cross_attention
     for queries, keys in ((1, 1), (0, 0), *(((0, 3), (3, 0)) if across else ())):
-        query = torch.randn(2, queries, layer.query_dim, dtype=torch.float64)
-        memory = torch.randn(2, keys, layer.memory_dim, dtype=torch.float64) if across else query
+        query = sequence_for(layer, queries)
+        memory = sequence_for(layer, keys, layer.memory_dim) if across else query
         output = layer(query, memory).output
         assert output.shape == query.shape
         assert output.isfinite().all()
@@ -469,7 +479,7 @@ def check_lengths(layer: AttentionLayer) -> None:
 
 def check_bad_input(layer: AttentionLayer) -> None:
     """Wrong shapes and masks are refused in words, before anything is computed."""
-    sequence = torch.randn(2, 4, layer.query_dim, dtype=torch.float64)
+    sequence = sequence_for(layer, 4)
     wrong = [
         lambda: layer(sequence[0]),
         lambda: layer.remember(sequence[..., :-1]),
@@ -526,7 +536,7 @@ def _fingerprint(node: Mapping[str, Any], make: Callable[[Any], AttentionLayer])
     torch.manual_seed(0)
     try:
         layer = make(node).double()
-        sequence = torch.randn(2, 40, layer.query_dim, dtype=torch.float64)
+        sequence = sequence_for(layer, 40)
         output = layer(sequence).output.detach()
     except ValueError as error:
         return str(error)

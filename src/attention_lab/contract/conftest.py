@@ -23,7 +23,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
     if "case" in names:
         wanted = metafunc.definition.get_closest_marker("needs")
-        able = [case for case in cases(extra, only) if _can(case.layer(), wanted)]
+        able = [
+            case
+            for device in DEVICES
+            for case in cases(extra, only, device)
+            if _can(case.layer(), wanted)
+        ]
         if "it" in names:
             metafunc.parametrize(
                 ("case", "it"), list(_with_examples(able, metafunc)), indirect=["it"]
@@ -31,7 +36,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         else:
             is_slow = metafunc.definition.get_closest_marker("slow") is not None
             marks = () if is_slow else (pytest.mark.quick,)
-            metafunc.parametrize("case", [pytest.param(c, id=c.name, marks=marks) for c in able])
+            metafunc.parametrize(
+                "case", [pytest.param(c, id=f"{c.name}-{c.device}", marks=marks) for c in able]
+            )
     if "mask_option" in names:
         metafunc.parametrize(
             "mask_option", [] if only else list(group_options("attention/mask", extra))
@@ -47,7 +54,7 @@ def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]
     with_empty_rows = metafunc.definition.get_closest_marker("empty_rows") is not None
     few = metafunc.definition.get_closest_marker("few") is not None
     masks = checks.MASKS_WITH_EMPTY_ROWS if with_empty_rows else checks.MASKS
-    for case, mask, device in product(able, masks, DEVICES):
+    for case, mask in product(able, masks):
         layer = case.layer()
         can = layer.capabilities
         if "causal" in mask and not can.any_mask:
@@ -68,9 +75,9 @@ def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]
                     kv_heads=layer.kv_heads,
                     head_dim=HEAD_DIM,
                     value_dim=HEAD_DIM,
-                    device=device,
+                    device=case.device,
                 ),
-                id=f"{case.name}-{mask}-{queries}x{keys}-{device}",
+                id=f"{case.name}-{mask}-{queries}x{keys}-{case.device}",
                 marks=[pytest.mark.quick] if is_quick else [],
             )
 
@@ -88,19 +95,15 @@ def it(request: pytest.FixtureRequest) -> checks.Example:
 
 
 @pytest.fixture
-def layer(case: Case, request: pytest.FixtureRequest) -> AttentionLayer:
-    """The mechanism, where the example is."""
-    layer = case.layer()
-    if "it" not in request.fixturenames:
-        return layer
-    example: checks.Example = request.getfixturevalue("it")
-    return layer.to(example.query.device)
+def layer(case: Case) -> AttentionLayer:
+    """The mechanism, on its device."""
+    return case.layer()
 
 
 @pytest.fixture
 def reference(case: Case, layer: AttentionLayer) -> AttentionLayer:
     """The same layer, computed eagerly."""
     eager = {"backend": "eager"} if "backend" in case.node else {}
-    twin = Case(case.name, {**case.node, **eager}).layer()
+    twin = case._replace(node={**case.node, **eager}).layer()
     twin.load_state_dict(layer.state_dict())
-    return twin.to(next(layer.parameters()).device)
+    return twin

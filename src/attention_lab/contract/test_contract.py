@@ -173,7 +173,7 @@ def test_copies(layer: AttentionLayer) -> None:
 
 
 def test_meta_device(case: Case) -> None:
-    transforms.check_meta_device(case.layer)
+    transforms.check_meta_device(case.layer, case._replace(device="meta").layer)
 
 
 def test_lengths(layer: AttentionLayer) -> None:
@@ -185,7 +185,7 @@ def test_bad_input(layer: AttentionLayer) -> None:
 
 
 def test_every_knob_turns_something(case: Case) -> None:
-    checks.check_knobs(case.node, lambda node: create(node)(WIDTH))
+    checks.check_knobs(case.node, lambda node: create(node)(WIDTH).to(case.device))
 
 
 def test_own_mask(mask_option: str, request: pytest.FixtureRequest) -> None:

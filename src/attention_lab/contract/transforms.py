@@ -18,6 +18,7 @@ from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 
 from attention_lab.attention import AttentionLayer, Cache, Causal, Mask, Padding
+from attention_lab.contract.checks import device_of, sequence_for
 
 Make = Callable[[], AttentionLayer]
 
@@ -27,7 +28,12 @@ def causal_if_possible(layer: AttentionLayer) -> Mask | None:
 
 
 def sequence(layer: AttentionLayer, *shape: int) -> Tensor:
-    return torch.randn(*shape, layer.query_dim, dtype=torch.float64)
+    return torch.randn(*shape, layer.query_dim, dtype=torch.float64, device=device_of(layer))
+
+
+def random_padding(layer: AttentionLayer, *shape: int) -> Tensor:
+    """(batch, length) bool on the layer's device: True at positions that are not padding."""
+    return torch.rand(*shape, device=device_of(layer)) < 0.7
 
 
 def check_compiling(make: Make) -> None:
@@ -37,7 +43,7 @@ def check_compiling(make: Make) -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     arguments: dict[str, object] = {"need_weights": can.weights}
     if can.cross_attention:
-        arguments["memory"] = torch.randn(2, 6, layer.memory_dim, dtype=torch.float64)
+        arguments["memory"] = sequence_for(layer, 6, layer.memory_dim)
     x = sequence(layer, 2, 4)
     with _one_graph():
         actual = compiled(x, **arguments)
@@ -88,7 +94,7 @@ def check_export(layer: AttentionLayer) -> None:
     padded = Padded(layer)
 
     def example(batch: int, length: int) -> tuple[Tensor, Tensor]:
-        return sequence(layer, batch, length), torch.rand(batch, length) < 0.7
+        return sequence(layer, batch, length), random_padding(layer, batch, length)
 
     sizes = {0: Dim("batch", min=1, max=64), 1: Dim("length", min=2, max=64)}
     try:
@@ -103,7 +109,7 @@ def check_export(layer: AttentionLayer) -> None:
 
 def check_tracing(layer: AttentionLayer) -> None:
     """torch.jit.trace records a layer."""
-    padded, inputs = Padded(layer), (sequence(layer, 2, 5), torch.rand(2, 5) < 0.7)
+    padded, inputs = Padded(layer), (sequence(layer, 2, 5), random_padding(layer, 2, 5))
     try:
         traced = torch.jit.trace(padded, inputs, check_trace=False)
     except (RuntimeError, TypeError) as error:
@@ -142,14 +148,14 @@ def check_copies(layer: AttentionLayer) -> None:
         assert torch.equal(twin(x).output, expected)
 
 
-def check_meta_device(make: Make) -> None:
+def check_meta_device(make: Make, make_on_meta: Make) -> None:
     """A layer made on the meta device works after to_empty and load_state_dict.
 
     It also runs on the meta device itself, where a tensor on another device would raise.
     """
     expected = make()
     with torch.device("meta"):
-        layer = make()
+        layer = make_on_meta()
         x, valid = torch.randn(2, 4, layer.query_dim).double(), torch.ones(2, 4, dtype=torch.bool)
     mask = causal_if_possible(layer)
     padded = Padding(valid) if mask is None else mask & Padding(valid)
@@ -157,7 +163,7 @@ def check_meta_device(make: Make) -> None:
         layer(x, mask=padded, need_weights=layer.capabilities.weights).output.sum().backward()
     except (NotImplementedError, RuntimeError) as error:
         raise AssertionError(f"cannot be run on the meta device: {error}") from error
-    layer = layer.to_empty(device="cpu")
+    layer = layer.to_empty(device=device_of(expected))
     with torch.no_grad():
         for tensor in (*layer.parameters(), *layer.buffers()):
             tensor.fill_(torch.nan)  # in place of uninitialized memory
