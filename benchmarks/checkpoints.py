@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from attention_lab.cli.configuration import composed
-from attention_lab.training.checkpoint_file import read, write
-from attention_lab.training.checkpointing import Checkpoints
+from attention_lab.config.compose import composed
+from attention_lab.training.checkpoint.callback import Checkpoints
+from attention_lab.training.checkpoint.checkpoint_io import read, write
 from attention_lab.training.run import train
 
 MILLION = 1_000_000

@@ -25,8 +25,8 @@ from overhead import Turns, WithTurns
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from attention_lab.cli.configuration import composed
-from attention_lab.training.building import Run, build
+from attention_lab.config.compose import composed
+from attention_lab.training.build import Run, build
 from attention_lab.training.run import train
 
 LAYERS, HEADS, WIDTH, LENGTH, BATCH = 4, 4, 128, 64, 12

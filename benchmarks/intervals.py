@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attention_lab.reports.statistics import Interval, mean_interval, paired_difference
+from attention_lab.reports.stats import Interval, mean_interval, paired_difference
 
 #: Mean and standard deviation over seeds.
 SHAPES = (

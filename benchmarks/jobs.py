@@ -19,10 +19,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from attention_lab.cli.configuration import composed
+from attention_lab.config.compose import composed
 from attention_lab.sweeps.jobs import check_jobs, make_job
-from attention_lab.sweeps.scheduler import Resources, run_jobs
-from attention_lab.sweeps.standing import Standing
+from attention_lab.sweeps.local_executor import Resources, run_jobs
+from attention_lab.sweeps.run_status import Standing
 
 
 class Stopwatch:

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from lightning import Callback, Trainer
 from torch.nn.utils import clip_grad_norm_
 
-from attention_lab.cli.configuration import composed
-from attention_lab.training.building import build
+from attention_lab.config.compose import composed
+from attention_lab.training.build import build
 from attention_lab.training.run import train
 from attention_lab.training.trainer import TrainerOptions
 

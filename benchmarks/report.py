@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attention_lab.cli.configuration import composed
-from attention_lab.recording.record_files import json_text
-from attention_lab.recording.run_directory import write_config
+from attention_lab.config.compose import composed
+from attention_lab.tracking.record_files import json_text
+from attention_lab.tracking.run_directory import write_config
 
 SLICES = ("1-8", "9-16", "17-24", "25-32")
 

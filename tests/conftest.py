@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.cli.configuration import composed
-from attention_lab.data import g2p, splits
+from attention_lab.config.compose import composed
+from attention_lab.data.bundled import g2p
+from attention_lab.data.core import splits
 
 #: Settings that make a run of a real model on real data take about a second.
 TINY = (

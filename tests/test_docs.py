@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from attention_lab.training.sections import check
+from attention_lab.config.validate import check
 from tests.conftest import Compose
 
 DOCS = Path(__file__).parents[1] / "docs"

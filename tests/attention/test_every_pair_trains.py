@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from attention_lab.attention import AttentionLayer, Location, Uniform
-from attention_lab.cli.configuration import group_options
+from attention_lab.config.components import create
+from attention_lab.config.compose import group_options
 from attention_lab.contract.cases import compose_attention
-from attention_lab.training.nodes import create
 
 AXES = ("score", "normalizer", "positions", "mask")
 WIDTH, STEPS = 16, 20

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from attention_lab.cli import main
-from attention_lab.training.building import Run
-from attention_lab.training.finished import restored
+from attention_lab.training.build import Run
+from attention_lab.training.evaluation import restored
 from tests.cli.letters import language_run
 from tests.conftest import Compose, FinishedRun
 

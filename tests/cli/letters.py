@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from attention_lab.data.batches import LabelledPositions
-from attention_lab.data.language_model import LanguageModelData
-from attention_lab.data.vocabulary import Characters
+from attention_lab.data.core.batches import LabelledPositions
+from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.vocabulary import Characters
 from attention_lab.training.run import train
 from tests.conftest import Compose
 

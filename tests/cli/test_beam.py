@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.data.batches import SequencePairs
-from attention_lab.data.sequence_pairs import SequencePairsData
-from attention_lab.data.vocabulary import BOS, EOS, PAD
+from attention_lab.data.core.batches import SequencePairs
+from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import beam_search
-from attention_lab.recording.record_files import read_record
-from attention_lab.training.building import Run, build
+from attention_lab.tracking.record_files import read_record
+from attention_lab.training.build import Run, build
 from tests.cli.conftest import Command
 from tests.conftest import Compose, FinishedRun
 

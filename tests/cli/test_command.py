@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.cli import VERBS, datasets
-from attention_lab.cli.configuration import config_directory, group_options
+from attention_lab.cli import VERBS, list_data
+from attention_lab.config.compose import config_directory, group_options
 from tests.cli.conftest import Command, fresh
 from tests.conftest import FinishedRun
 
@@ -151,14 +151,14 @@ def test_list_data_loads_each_and_computes_its_floor(
 defaults:
   - /objective@_global_: language_model
   - override /model@_global_.model: decoder
-_target_: attention_lab.data.recall.Recall
+_target_: attention_lab.data.synthetic.recall.Recall
 pairs: [0]
 """
     (mine / "missing.yaml").write_text(missing)
-    shipped = datasets.group_options
+    shipped = list_data.group_options
     chosen = {"digits", "missing"}
     monkeypatch.setattr(
-        datasets,
+        list_data,
         "group_options",
         lambda *where: {name: file for name, file in shipped(*where).items() if name in chosen},
     )

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attention_lab.cli import surroundings
-from attention_lab.recording.lock import Lock
+from attention_lab.cli import doctor_checks
+from attention_lab.tracking.lock import Lock
 from tests.cli.conftest import Command
-from tests.recording.servers import refusing, silent
-from tests.recording.test_wandb import forget_login
+from tests.tracking.servers import refusing, silent
+from tests.tracking.test_wandb_logger import forget_login
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_outputs_that_cannot_be_written_keep_a_run_from_working(
 def test_a_disk_that_is_nearly_full(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for free, mark, code in ((1 << 29, "!", 0), (1 << 19, "✗", 1)):
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr(doctor_checks.shutil, "disk_usage", lambda _, usage=usage: usage)
         assert found(command, code)["disk"].startswith(f"{mark} {free / 2**30:.1f} GiB free")
 
 
@@ -110,7 +110,7 @@ def test_more_threads_than_cores_are_marked(
 
 
 def test_a_missing_package_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(surroundings.PACKAGES, "gone", "a-package-that-is-not-there")
+    monkeypatch.setitem(doctor_checks.PACKAGES, "gone", "a-package-that-is-not-there")
     line = found(command, code=1)["packages"]
     assert line.startswith("✗ a-package-that-is-not-there missing; `pip install")
 
@@ -135,7 +135,7 @@ def test_why_there_is_no_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     driver = tmp_path / "version"
-    monkeypatch.setattr(surroundings, "DRIVER", driver)
+    monkeypatch.setattr(doctor_checks, "DRIVER", driver)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert found(command)["GPU"] == "  none: torch is built without CUDA"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -168,7 +168,7 @@ def test_wandb_as_a_run_would_have_it(
     (part / "run-x.wandb.synced").touch()
     assert "; 1 runs below outputs are yet to be sent" in found(command)["W&B"]
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr("attention_lab.recording.wandb.problem", lambda _: None)
+    monkeypatch.setattr("attention_lab.tracking.wandb_logger.problem", lambda _: None)
     assert found(command)["W&B"].startswith("  online: logged in to https://")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert found(command)["W&B"].startswith("  off: WANDB_MODE=disabled")
@@ -192,7 +192,7 @@ def test_a_server_that_takes_no_runs_is_found(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("attention_lab.recording.wandb.CHECK_TIMEOUT", 1)
+    monkeypatch.setattr("attention_lab.tracking.wandb_logger.CHECK_TIMEOUT", 1)
     monkeypatch.setenv("WANDB_API_KEY", key)
     with server() as url:
         monkeypatch.setenv("WANDB_BASE_URL", url)
@@ -246,7 +246,7 @@ def test_the_word_train_may_be_left_out(command: Command) -> None:
 
 def test_several_processes_of_a_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 6)
-    monkeypatch.setattr("attention_lab.training.launch.cores", lambda: 8)
+    monkeypatch.setattr("attention_lab.training.distributed.launch.cores", lambda: 8)
     lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.devices=2")
     assert lines["it has"] == ["2 processes, each on the CPU with 3 threads, by ddp"]
     assert lines["in total"] == ["2 processes, 6 CPU cores"]
@@ -333,7 +333,7 @@ def test_each_line_follows_the_command(command: Command, monkeypatch: pytest.Mon
 def test_more_threads_than_cores_at_a_time_are_marked(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attention_lab.cli.described.cores", lambda: 4)
+    monkeypatch.setattr("attention_lab.cli.launch_summary.cores", lambda: 4)
     arguments = [*SWEEP, "hydra.launcher.threads=2", "hydra.launcher.parallel=3"]
     assert launched(command, *arguments)["in total"] == [
         "! 3 processes, 6 CPU cores at a time; there are 4: hydra.launcher.parallel=2"
@@ -468,7 +468,7 @@ def test_no_room_for_what_would_be_written(
         answer = command("doctor", *TINY, *directory)
         assert (answer.code, answer.out) == (1, "")
         assert answer.err.startswith("attention-lab: cannot write the run: ")
-    monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    monkeypatch.setattr(doctor_checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     answer = command("doctor", *TINY)
     assert answer.code == 1
     assert answer.out.splitlines()[-1].startswith("✗ disk          0.0 GiB free for runs; ")

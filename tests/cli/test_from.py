@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from attention_lab.cli.recorded_config import recorded_config
-from attention_lab.recording.run_directory import read_config, write_config
+from attention_lab.tracking.run_directory import read_config, write_config
 from tests.cli.conftest import Command
 from tests.conftest import Compose
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.sequence_pairs import SequencePairsData
-from attention_lab.data.vocabulary import BOS, EOS, Words
+from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.vocabulary import BOS, EOS, Words
 from attention_lab.models.decoding import beam_search, greedy
-from attention_lab.training.building import Run
+from attention_lab.training.build import Run
 from attention_lab.training.prediction import Predictor
 from attention_lab.training.run import train
 from tests.cli.conftest import Ask

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attention_lab.training.finished import restored
+from attention_lab.training.evaluation import restored
 from attention_lab.training.run import train
 from tests.cli.conftest import Ask, Command
 from tests.conftest import Compose

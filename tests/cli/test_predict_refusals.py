@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.recording.run_directory import read_config, write_config
-from attention_lab.training.checkpoint_file import write
+from attention_lab.tracking.run_directory import read_config, write_config
+from attention_lab.training.checkpoint.checkpoint_io import write
 from attention_lab.training.run import train
 from tests.cli.conftest import Ask, Command
 from tests.conftest import Compose, FinishedRun

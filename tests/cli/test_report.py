@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.recording.record_files import with_version
+from attention_lab.tracking.record_files import with_version
 from tests.cli.conftest import Command
 
 

@@ -7,8 +7,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from attention_lab.cli.configuration import config_directory
 from attention_lab.cli.sweep_name import sweep_name
+from attention_lab.config.compose import config_directory
 
 
 def name(*overrides: str, swept: tuple[str, ...] = ("seed=0,1",)) -> str:

@@ -12,10 +12,10 @@ import pytest
 import wandb as client
 
 from attention_lab.cli import sync
-from attention_lab.recording.lock import Lock
-from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.tracking.lock import Lock
+from attention_lab.tracking.wandb_logger import LoggerOptions
 from tests.cli.conftest import Command, command  # noqa: F401
-from tests.recording.test_wandb import forget_login
+from tests.tracking.test_wandb_logger import forget_login
 
 
 class Wandb(ThreadingHTTPServer):

@@ -11,10 +11,10 @@ from typing import NoReturn, Self
 
 import pytest
 
-from attention_lab.cli.arguments import flags_last
-from attention_lab.recording.run_directory import read_config
-from attention_lab.training import launch
-from attention_lab.training.building import load_data
+from attention_lab.config.overrides import flags_last
+from attention_lab.tracking.run_directory import read_config
+from attention_lab.training.build import load_data
+from attention_lab.training.distributed import launch
 from tests.cli.conftest import TINY, Command, fresh
 
 
@@ -210,7 +210,7 @@ def test_a_dataset_of_ones_own_without_an_objective_is_told_how_to_name_one(
 ) -> None:
     (tmp_path / "mine" / "data").mkdir(parents=True)
     file = tmp_path / "mine" / "data" / "images.yaml"
-    own = "_target_: attention_lab.data.digits.Digits\nbatch_size: 32\n"
+    own = "_target_: attention_lab.data.bundled.digits.Digits\nbatch_size: 32\n"
     file.write_text(own)
     arguments = ["--config-dir", "mine", "data=images", "model=self_attention_classifier"]
     arguments += ["trainer=cpu", "trainer.max_steps=1", "logger=csv", "hydra.run.dir=run"]
@@ -227,7 +227,7 @@ def test_flags_may_stand_between_overrides(tmp_path: Path) -> None:
     answer = fresh("-m", "attention_lab", "train", *arguments, "data.batch_size=7", cwd=tmp_path)
     assert answer.code == 0, answer.err
     assert answer.out.splitlines()[1:] == [
-        "_target_: attention_lab.data.digits.Digits",
+        "_target_: attention_lab.data.bundled.digits.Digits",
         "read: rows",
         "batch_size: 7",
         "seed: 3",
@@ -431,7 +431,7 @@ def test_what_is_not_to_be_buffered_is_not() -> None:
     """Nor is it needed that there is a stderr at all."""
     script = (
         "import os\n"
-        "from attention_lab.training.children import outlive_readers\n"
+        "from attention_lab.training.distributed.workers import outlive_readers\n"
         "outlive_readers()\n"
         "print('now')\n"
         "os._exit(0)\n"  # which flushes nothing

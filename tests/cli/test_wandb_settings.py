@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.recording import wandb
 from attention_lab.sweeps.jobs import Job, check_wandb
+from attention_lab.tracking import wandb_logger
 from tests.cli.conftest import Command, command, fresh  # noqa: F401
 from tests.conftest import Compose
-from tests.recording.servers import silent
-from tests.recording.test_wandb import forget_login
+from tests.tracking.servers import silent
+from tests.tracking.test_wandb_logger import forget_login
 
 #: Composed and checked at once.
 TINY = ("logger=wandb", "trainer=cpu", "data=reverse", "data.examples=160", "model.width=16")
@@ -55,7 +55,7 @@ def test_a_sweep_asks_the_server_once(
     """Its jobs inherit the answer: they log offline from the start."""
     forget_login(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wandb, "CHECK_TIMEOUT", 1)
+    monkeypatch.setattr(wandb_logger, "CHECK_TIMEOUT", 1)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_MODE", "online")  # what the check sets is undone
     jobs = [Job(tmp_path, compose(*TINY, f"seed={seed}"), [], "", "") for seed in (0, 1)]

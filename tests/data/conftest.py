@@ -2,8 +2,8 @@
 
 import pytest
 
-from attention_lab.data.digits import Digits
-from attention_lab.data.g2p import G2P
+from attention_lab.data.bundled.digits import Digits
+from attention_lab.data.bundled.g2p import G2P
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.batches import IGNORE
-from attention_lab.data.text import Text
+from attention_lab.data.core.batches import IGNORE
+from attention_lab.data.files.text import Text
 
 #: Of every test that loads one. The poem repeats itself, of which it is warned.
 MARKS = [

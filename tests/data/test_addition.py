@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from scipy.stats import chisquare
 
-from attention_lab.data.addition import Addition
-from attention_lab.data.splits import SPLITS
+from attention_lab.data.core.splits import SPLITS
+from attention_lab.data.synthetic.addition import Addition
 
 SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 100}
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from attention_lab.data.batches import LabelledSequences, SequencePairs, pad
+from attention_lab.data.core.batches import LabelledSequences, SequencePairs, pad
 
 PAIRS = SequencePairs(
     source=torch.tensor([[5, 6, 7, 8], [5, 0, 0, 0], [6, 7, 0, 0]]),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from attention_lab.data.binary_strings import ALPHABET, BinaryStrings
-from attention_lab.data.even_pairs import EvenPairs
-from attention_lab.data.parity import Parity
+from attention_lab.data.synthetic.binary_strings import ALPHABET, BinaryStrings
+from attention_lab.data.synthetic.even_pairs import EvenPairs
+from attention_lab.data.synthetic.parity import Parity
 
 SPLITS = ("train", "validation", "test")
 TASKS = (Parity, EvenPairs)

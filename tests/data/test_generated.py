@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention_lab.data.batches import IGNORE, LabelledPositions
-from attention_lab.data.generated import SHARES, GeneratedData, deal
-from attention_lab.data.language_model import LanguageModelData
-from attention_lab.data.splits import SPLITS
+from attention_lab.data.core.batches import IGNORE, LabelledPositions
+from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.splits import SPLITS
+from attention_lab.data.synthetic.generated import SHARES, GeneratedData, deal
 
 
 class Coins(GeneratedData[LabelledPositions], LanguageModelData):

@@ -8,14 +8,14 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from attention_lab.data.batches import SequencePairs
-from attention_lab.data.copy import Copy
-from attention_lab.data.generated_pairs import SymbolPairs
-from attention_lab.data.reverse import Reverse
-from attention_lab.data.sort import Sort
-from attention_lab.data.splits import SPLITS
-from attention_lab.data.vocabulary import BOS, EOS, PAD
-from attention_lab.data.written import SequenceAccuracy
+from attention_lab.data.core.batches import SequencePairs
+from attention_lab.data.core.sequence_metrics import SequenceAccuracy
+from attention_lab.data.core.splits import SPLITS
+from attention_lab.data.core.vocabulary import BOS, EOS, PAD
+from attention_lab.data.synthetic.copying import Copy
+from attention_lab.data.synthetic.generated_pairs import SymbolPairs
+from attention_lab.data.synthetic.reversal import Reverse
+from attention_lab.data.synthetic.sorting import Sort
 
 SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 100}
 RIGHT = {

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from attention_lab.data.batches import IGNORE
-from attention_lab.data.induction import Induction
-from attention_lab.data.splits import SPLITS
+from attention_lab.data.core.batches import IGNORE
+from attention_lab.data.core.splits import SPLITS
+from attention_lab.data.synthetic.induction import Induction
 
 SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 100}
 

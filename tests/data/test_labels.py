@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.labels import Labels
-from attention_lab.data.splits import stable_fraction
-from attention_lab.data.vocabulary import UNK
+from attention_lab.data.core.splits import stable_fraction
+from attention_lab.data.core.vocabulary import UNK
+from attention_lab.data.files.labels import Labels
 
 SPLITS = ("train", "validation", "test")
 FILMS = [("a fine film", "good"), ("no film at all", "bad"), ("fine", "good")]

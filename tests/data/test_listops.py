@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.listops import ListOps
+from attention_lab.data.synthetic.listops import ListOps
 
 SPLITS = ("train", "validation", "test")
 EXAMPLE = "[MAX 4 [MED 1 9 7 ] [SM 5 8 ] ]"

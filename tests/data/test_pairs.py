@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.pairs import Pairs
-from attention_lab.data.splits import stable_fraction
-from attention_lab.data.vocabulary import BOS, EOS, PAD, UNK
-from attention_lab.data.written import MODES
+from attention_lab.data.core.sequence_metrics import MODES
+from attention_lab.data.core.splits import stable_fraction
+from attention_lab.data.core.vocabulary import BOS, EOS, PAD, UNK
+from attention_lab.data.files.pairs import Pairs
 
 #: Tiny files share lines and lack tokens; what is said of that has tests of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(never occur|split as well)")

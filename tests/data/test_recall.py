@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from attention_lab.data.batches import IGNORE, LabelledPositions
-from attention_lab.data.generated import distinct
-from attention_lab.data.recall import Recall
+from attention_lab.data.core.batches import IGNORE, LabelledPositions
+from attention_lab.data.synthetic.generated import distinct
+from attention_lab.data.synthetic.recall import Recall
 
 SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 50, "vocabulary": 64}
 

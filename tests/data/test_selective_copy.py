@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from scipy.stats import chisquare
 
-from attention_lab.data.batches import IGNORE
-from attention_lab.data.selective_copy import SelectiveCopy
-from attention_lab.data.splits import SPLITS
+from attention_lab.data.core.batches import IGNORE
+from attention_lab.data.core.splits import SPLITS
+from attention_lab.data.synthetic.selective_copy import SelectiveCopy
 
 SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 100, "length": 24, "copied": 4}
 

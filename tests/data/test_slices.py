@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention_lab.data.slices import by_length, by_share
+from attention_lab.data.core.slices import by_length, by_share
 
 
 @pytest.mark.parametrize("trained", [None, (1, 25), (5, 9), (1, 30), (8, 40), (40, 50)])

@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from attention_lab.data import slices, vocabulary, written
-from attention_lab.data.digits import Digits
-from attention_lab.data.g2p import G2P
-from attention_lab.data.splits import split_by_hash, stable_fraction
+from attention_lab.data.bundled.digits import Digits
+from attention_lab.data.bundled.g2p import G2P
+from attention_lab.data.core import sequence_metrics, slices, vocabulary
+from attention_lab.data.core.splits import split_by_hash, stable_fraction
 
 KEYS = [f"key {number}" for number in range(10_000)]
 
@@ -80,7 +80,7 @@ def test_the_floor_has_the_metric_to_watch(name: str, request: pytest.FixtureReq
     assert data.monitor in data.floor("validation")
 
 
-@pytest.mark.parametrize("module", [slices, vocabulary, written])
+@pytest.mark.parametrize("module", [slices, vocabulary, sequence_metrics])
 def test_examples_in_docstrings(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert failed == 0 < tried

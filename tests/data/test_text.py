@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from attention_lab.data import corpus as corpus_module
-from attention_lab.data.batches import IGNORE, LabelledPositions
-from attention_lab.data.corpus import Piece, texts
-from attention_lab.data.text import Text, Windows
-from attention_lab.data.vocabulary import PAD, UNK, BytePairs
+from attention_lab.data.core.batches import IGNORE, LabelledPositions
+from attention_lab.data.core.vocabulary import PAD, UNK, BytePairs
+from attention_lab.data.files import corpus as corpus_module
+from attention_lab.data.files.corpus import Piece, texts
+from attention_lab.data.files.text import Text, Windows
 from tests.data.poem import MARKS, POEM, SPLITS, loaded, read, written
 
 pytestmark = MARKS

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from attention_lab.data import corpus as corpus_module
-from attention_lab.data.corpus import cache_directory, texts
+from attention_lab.data.files import corpus as corpus_module
+from attention_lab.data.files.corpus import cache_directory, texts
 from tests.data.poem import MARKS, POEM, SPLITS, loaded, read, written
 
 pytestmark = MARKS

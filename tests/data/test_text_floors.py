@@ -17,7 +17,7 @@ pytestmark = MARKS
 def test_the_floor_and_the_shortcut_count_in_training(
     tokens: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attention_lab.data.text._BLOCK", 100)
+    monkeypatch.setattr("attention_lab.data.files.text._BLOCK", 100)
     other = written(tmp_path, "a wheel! 雨 depends" * 3, "other.txt")
     text = "glazed quick wizards vex jam\n" + POEM  # with pairs that come once
     data = loaded(written(tmp_path, text), test=other, tokens=tokens, vocabulary=270)
@@ -67,5 +67,5 @@ def test_the_floor_and_the_shortcut_count_in_training(
 def test_pairs_of_a_large_vocabulary_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attention_lab.data.text._MOST_IN_PAIRS", 259)
+    monkeypatch.setattr("attention_lab.data.files.text._MOST_IN_PAIRS", 259)
     assert loaded(written(tmp_path, POEM), tokens="bytes").shortcuts("test") == {}

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attention_lab.data import corpus as corpus_module
-from attention_lab.data.corpus import cut, texts, whole_files
+from attention_lab.data.files import corpus as corpus_module
+from attention_lab.data.files.corpus import cut, texts, whole_files
 from tests.data.poem import MARKS, POEM, SPLITS, loaded, read, written
 
 pytestmark = MARKS

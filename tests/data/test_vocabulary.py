@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention_lab.data.vocabulary import (
+from attention_lab.data.core.vocabulary import (
     BOS,
     EOS,
     PAD,

@@ -12,8 +12,8 @@ import torch
 from mnist1d.data import get_dataset_args, make_dataset
 from sklearn.linear_model import LogisticRegression
 
-from attention_lab.data.splits import stable_fraction
-from attention_lab.data.waveforms import Waveforms
+from attention_lab.data.bundled.waveforms import Waveforms
+from attention_lab.data.core.splits import stable_fraction
 
 SPLITS = ("train", "validation", "test")
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.training.objective import Objective
 from attention_lab.training.run import train
+from attention_lab.training.tasks.base import Objective
 from tests.conftest import Compose
 from tests.training.conftest import read_weights, same_weights
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Uniform, attention_layers, observe
-from attention_lab.cli.configuration import group_options
+from attention_lab.config.components import create
+from attention_lab.config.compose import group_options
 from attention_lab.models.encoder_decoder import EncoderDecoder
 from attention_lab.models.protocol import AttentionFactory, Network
-from attention_lab.training.nodes import create
 from tests.conftest import Compose
 from tests.models.conftest import ATTENTION
 

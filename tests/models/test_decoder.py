@@ -24,7 +24,7 @@ from attention_lab.attention import (
 from attention_lab.models.blocks import ShortConvolution
 from attention_lab.models.decoder import Decoder
 from attention_lab.models.protocol import AttentionFactory, Past
-from attention_lab.training.building import build
+from attention_lab.training.build import build
 from tests.conftest import Compose
 from tests.models.conftest import ATTENTION
 

@@ -11,6 +11,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from attention_lab.config.components import create
 from attention_lab.models.decoder import Decoder
 from attention_lab.models.decoding import beam_search, greedy, sample
 from attention_lab.models.protocol import (
@@ -18,7 +19,6 @@ from attention_lab.models.protocol import (
     LanguageNetwork,
     SequenceToSequenceNetwork,
 )
-from attention_lab.training.nodes import create
 from tests.conftest import Compose
 from tests.models.conftest import (
     ATTENTION,

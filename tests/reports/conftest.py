@@ -14,9 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from attention_lab.recording.record_files import with_version
 from attention_lab.reports.comparison import Comparison, compare
-from attention_lab.reports.records import read_runs
+from attention_lab.reports.runs import read_runs
+from attention_lab.tracking.record_files import with_version
 
 WriteRun = Callable[..., Path]
 Compared = Callable[..., Comparison]

@@ -11,7 +11,7 @@ from attention_lab.reports.charts.intervals import interval_chart
 from attention_lab.reports.charts.learning import learning_chart, learning_curve
 from attention_lab.reports.comparison import Comparison, compare
 from attention_lab.reports.costs import COSTS, front, fronts_in_words
-from attention_lab.reports.records import read_runs
+from attention_lab.reports.runs import read_runs
 from attention_lab.reports.slices import sliced
 from tests.reports.conftest import Compared, WriteRun
 

@@ -9,8 +9,8 @@ import pytest
 
 from attention_lab.reports.comparison import Comparison, Difference, compare, direction
 from attention_lab.reports.groups import Group
-from attention_lab.reports.records import read_runs
-from attention_lab.reports.statistics import holm_factors, paired_p_value
+from attention_lab.reports.runs import read_runs
+from attention_lab.reports.stats import holm_factors, paired_p_value
 from tests.reports.conftest import WriteRun
 
 

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from attention_lab.data.vocabulary import Words
-from attention_lab.data.written import (
+from attention_lab.data.core.sequence_metrics import (
     MODES,
     OF_TEXT,
     PronunciationErrors,
@@ -13,8 +12,9 @@ from attention_lab.data.written import (
     SequenceMetrics,
     WrittenErrors,
 )
+from attention_lab.data.core.vocabulary import Words
 from attention_lab.reports.metric_bounds import bounds_of
-from attention_lab.reports.statistics import UNBOUNDED, Bounds
+from attention_lab.reports.stats import UNBOUNDED, Bounds
 
 WORDS = Words(["a", "b"])
 

@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from attention_lab.recording.record_files import with_version
 from attention_lab.reports.charts.canvas import colour
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.page import render_page
-from attention_lab.reports.records import read_runs
 from attention_lab.reports.report import write_report
-from attention_lab.reports.terminal import terminal_table
+from attention_lab.reports.runs import read_runs
+from attention_lab.reports.terminal_table import terminal_table
+from attention_lab.tracking.record_files import with_version
 from tests.reports.conftest import WriteRun
 
 
@@ -183,7 +183,7 @@ def test_a_page_too_heavy_leaves_examples_out_by_name(
 ) -> None:
     run = write_run("a=x", 0, maps=["step-1/first-l.png", "step-1/second_%3F-l.png"])
     assert "in the run directories only" not in render_page(compare(read_runs([run])))
-    monkeypatch.setattr("attention_lab.reports.pictures.MOST_BYTES", 1)
+    monkeypatch.setattr("attention_lab.reports.attention_maps.MOST_BYTES", 1)
     page = render_page(compare(read_runs([run])))
     assert "Maps of second ? are in the run directories only." in page
     assert [image.get("alt") for image in parsed(page).iter("img")] == ["l of all runs on first"]

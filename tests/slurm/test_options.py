@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from attention_lab.config.components import ConfigError
 from attention_lab.sweeps.jobs import Job
-from attention_lab.sweeps.slurm import Slurm, no_ctrl_c
-from attention_lab.training.nodes import ConfigError
+from attention_lab.sweeps.slurm_executor import Slurm, no_ctrl_c
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.slurm.conftest import SWEEP, TINY
 

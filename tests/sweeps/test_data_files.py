@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from attention_lab.recording.run_directory import RunExists, RunRecord, goes_on, read_config
+from attention_lab.config.components import ConfigError
 from attention_lab.sweeps.sweep import Sweep
-from attention_lab.training.building import from_anywhere
-from attention_lab.training.finished import restored
-from attention_lab.training.nodes import ConfigError
+from attention_lab.tracking.run_directory import RunExists, RunRecord, goes_on, read_config
+from attention_lab.training.build import from_anywhere
+from attention_lab.training.evaluation import restored
 from attention_lab.training.run import train
 from tests.conftest import Compose
 

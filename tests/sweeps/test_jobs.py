@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.recording.identity import identity
+from attention_lab.config.components import ConfigError
+from attention_lab.config.identity import identity
 from attention_lab.sweeps.jobs import Job, check_jobs, make_job
-from attention_lab.training.nodes import ConfigError
 
 CONFIG = {
     "seed": 0,
-    "data": {"_target_": "attention_lab.data.g2p.G2P", "limit": 5},
+    "data": {"_target_": "attention_lab.data.bundled.g2p.G2P", "limit": 5},
     "logger": {"wandb": "off"},
 }
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from attention_lab.recording import run_directory
-from attention_lab.recording.run_directory import RunRecord, changed_code, provenance
 from attention_lab.sweeps.sweep import Sweep
+from attention_lab.tracking import run_directory
+from attention_lab.tracking.run_directory import RunRecord, changed_code, provenance
 from tests.conftest import Compose
 
 REVISION = "0" * 40

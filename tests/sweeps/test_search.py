@@ -15,10 +15,10 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
-from attention_lab.data.g2p import G2P
-from attention_lab.recording.record_files import with_version
-from attention_lab.sweeps.search import objective
-from attention_lab.training.sections import check
+from attention_lab.config.validate import check
+from attention_lab.data.bundled.g2p import G2P
+from attention_lab.sweeps.search_metric import objective
+from attention_lab.tracking.record_files import with_version
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.conftest import TINY_DIGITS, Compose
 

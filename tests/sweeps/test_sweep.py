@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.recording.lock import Lock, is_held
-from attention_lab.recording.run_directory import read_config
+from attention_lab.tracking.lock import Lock, is_held
+from attention_lab.tracking.run_directory import read_config
 from tests.cli.conftest import TINY, Answer, Command, command  # noqa: F401
 
 #: A sweep over faulty mechanisms.

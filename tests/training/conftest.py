@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention_lab.training import fitting
-from attention_lab.training.objective import Objective
+from attention_lab.training import fit
 from attention_lab.training.run import train
+from attention_lab.training.tasks.base import Objective
 from tests.conftest import Compose
 
 #: What says how long it took, and how much memory a process had.
@@ -145,7 +145,7 @@ def whole(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
 def with_a_bar(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The config of a run that shows its progress on a terminal."""
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(fitting, "sys", terminal)
+    monkeypatch.setattr(fit, "sys", terminal)
     return config | {"trainer": {**config["trainer"], "progress": True}}
 
 

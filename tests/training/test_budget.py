@@ -8,9 +8,9 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 
-from attention_lab.training.building import build
-from attention_lab.training.objective import Objective
+from attention_lab.training.build import build
 from attention_lab.training.run import train
+from attention_lab.training.tasks.base import Objective
 from attention_lab.training.trainer import TrainerOptions
 from tests.conftest import Compose
 from tests.training.conftest import read_metrics

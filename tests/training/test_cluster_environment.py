@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from attention_lab.training import cluster_environment
-from attention_lab.training.cluster_environment import (
+from attention_lab.training.distributed import cluster_environment
+from attention_lab.training.distributed.cluster_environment import (
     ignore_leftovers,
     is_interactive_step,
     launcher,

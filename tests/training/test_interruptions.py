@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.training.launch import launch
+from attention_lab.training.distributed.launch import launch
 from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.training.conftest import OPTIONS, assert_identical, read_status
@@ -28,30 +28,30 @@ STEPS = ("trainer.max_steps=12",)
 #: The phases of a run: a function that is called in each, and when, by its first argument.
 PHASES = {
     "before it has a directory": ("training.run:build", "True"),
-    "its record begins": ("recording.run_directory:write_config", "True"),
-    "the first step": ("training.objective:Objective.on_train_batch_end", "it.global_step == 1"),
-    "between steps": ("training.objective:Objective.on_train_batch_end", "it.global_step == 7"),
-    "the first validation": ("training.objective:Objective.on_validation_epoch_end", "True"),
+    "its record begins": ("tracking.run_directory:write_config", "True"),
+    "the first step": ("training.tasks.base:Objective.on_train_batch_end", "it.global_step == 1"),
+    "between steps": ("training.tasks.base:Objective.on_train_batch_end", "it.global_step == 7"),
+    "the first validation": ("training.tasks.base:Objective.on_validation_epoch_end", "True"),
     "a later validation": (
-        "training.objective:Objective.on_validation_epoch_end",
+        "training.tasks.base:Objective.on_validation_epoch_end",
         "it.global_step == 10",
     ),
-    "attention maps": ("recording.attention_maps:draw", "it.step == 10"),
+    "attention maps": ("tracking.map_callback:draw", "it.step == 10"),
     "saving a checkpoint": ("training.checkpoint_file:_save", "it['global_step'] == 10"),
     "after the last step": (
-        "training.objective:Objective.on_train_batch_end",
+        "training.tasks.base:Objective.on_train_batch_end",
         "it.global_step == 12",
     ),
     "the last validation": (
-        "training.objective:Objective.on_validation_epoch_end",
+        "training.tasks.base:Objective.on_validation_epoch_end",
         "it.global_step == 12",
     ),
     "saving the last checkpoint": ("training.checkpoint_file:_save", "it['global_step'] == 12"),
     "the end of training": ("training.history:History.on_train_end", "True"),
-    "writing the page": ("recording.attention_maps:write_viewer", "True"),
-    "the test": ("training.objective:Objective.on_test_epoch_end", "True"),
+    "writing the page": ("tracking.map_callback:write_viewer", "True"),
+    "the test": ("training.tasks.base:Objective.on_test_epoch_end", "True"),
     "writing the result": ("training.run:RunRecord.finish", "True"),
-    "finishing loggers": ("recording.loggers:SafeLogger.close", "True"),
+    "finishing loggers": ("tracking.loggers:SafeLogger.close", "True"),
 }
 #: Phases in which rank 0 alone is.
 OF_RANK_0 = {
@@ -64,9 +64,9 @@ AIM = """
 def aim():
     import importlib, os, time
     from lightning.pytorch.loggers.logger import DummyLogger
-    from attention_lab.recording import loggers, wandb
+    from attention_lab.tracking import loggers, wandb_logger
     log = lambda *_: loggers.SafeLogger("a service", {{"online": DummyLogger}}, None)
-    wandb.LoggerOptions.logger = log
+    wandb_logger.LoggerOptions.logger = log
     module, _, path = "attention_lab.{place}".partition(":")
     owner = importlib.import_module(module)
     *classes, name = path.split(".")
@@ -162,7 +162,7 @@ def pair(tiny_digits: Compose) -> dict[str, Any]:
 def uninterrupted_pair(pair: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("uninterrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attention_lab.training.launch.cores", lambda: 2)
+        patch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
         launch(pair, directory, [])
     return directory
 

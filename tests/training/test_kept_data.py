@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.splits import SplitDataModule
-from attention_lab.recording.run_directory import read_config, write_config
-from attention_lab.training.building import build
-from attention_lab.training.checkpoint_file import write
-from attention_lab.training.finished import evaluate, restored
-from attention_lab.training.nodes import ConfigError, create
+from attention_lab.config.components import ConfigError, create
+from attention_lab.data.core.splits import SplitDataModule
+from attention_lab.tracking.run_directory import read_config, write_config
+from attention_lab.training.build import build
+from attention_lab.training.checkpoint.checkpoint_io import write
+from attention_lab.training.evaluation import evaluate, restored
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import Train
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attention_lab.data.batches import IGNORE
-from attention_lab.data.recall import Recall
-from attention_lab.training.building import build, load_data
-from attention_lab.training.language_model import LanguageModel
+from attention_lab.data.core.batches import IGNORE
+from attention_lab.data.synthetic.recall import Recall
+from attention_lab.training.build import build, load_data
 from attention_lab.training.run import train
+from attention_lab.training.tasks.language_model import LanguageModel
 from tests.conftest import Compose
 
 TINY = (

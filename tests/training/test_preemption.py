@@ -18,14 +18,14 @@ from lightning import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
-from attention_lab.data.bucketing import BucketBatchSampler
-from attention_lab.recording import run_directory
-from attention_lab.recording.wandb import LoggerOptions
+from attention_lab.data.core.bucketing import BucketBatchSampler
+from attention_lab.tracking import run_directory
+from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training import run as run_module
-from attention_lab.training.checkpoint_file import read
-from attention_lab.training.objective import Objective
+from attention_lab.training.checkpoint.checkpoint_io import read
 from attention_lab.training.preemption import OF_SLURM, SIGNALS, Preempted, StopSignals
 from attention_lab.training.run import train
+from attention_lab.training.tasks.base import Objective
 from tests.conftest import Compose
 from tests.training.conftest import (
     OPTIONS,

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from attention_lab.attention import attention_layers
-from attention_lab.data.digits import Digits
-from attention_lab.data.splits import SplitDataModule
-from attention_lab.recording.record_files import read_record
-from attention_lab.training.building import build
-from attention_lab.training.classification import Classification
-from attention_lab.training.finished import evaluate, restored
-from attention_lab.training.objective import Objective
+from attention_lab.data.bundled.digits import Digits
+from attention_lab.data.core.splits import SplitDataModule
+from attention_lab.tracking.record_files import read_record
+from attention_lab.training.build import build
+from attention_lab.training.evaluation import evaluate, restored
 from attention_lab.training.run import train
+from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.classification import Classification
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import (
     Train,

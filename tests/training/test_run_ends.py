@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attention_lab.recording import run_directory
-from attention_lab.recording.run_directory import RunExists
-from attention_lab.training.launch import launch
-from attention_lab.training.nodes import ConfigError
-from attention_lab.training.objective import Diverged, Objective
+from attention_lab.config.components import ConfigError
+from attention_lab.tracking import run_directory
+from attention_lab.tracking.run_directory import RunExists
+from attention_lab.training.distributed.launch import launch
 from attention_lab.training.run import train
+from attention_lab.training.tasks.base import Diverged, Objective
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import Train, read_status
 

@@ -50,7 +50,6 @@ from attention_lab.attention.normalizers import (
     TemperedSoftmax,
     TopK,
 )
-from attention_lab.attention.observation import attention_layers, observe
 from attention_lab.attention.positions import (
     ALiBi,
     Learned,
@@ -61,6 +60,7 @@ from attention_lab.attention.positions import (
     Sinusoidal,
     T5Bias,
 )
+from attention_lab.attention.recording import attention_layers, observe
 from attention_lab.attention.scores import (
     L2,
     Additive,

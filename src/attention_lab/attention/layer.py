@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from attention_lab.attention.backends import EAGER, Backend
 from attention_lab.attention.cache import Cache, restored_on_failure
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_part, check_positive
 from attention_lab.attention.masks import Everything, Mask
+from attention_lab.attention.validation import check_part, check_positive
 
 Projections = Literal["all", "values", "none"]
 

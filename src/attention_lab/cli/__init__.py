@@ -6,9 +6,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from attention_lab.config.imports import forget_working_directory
 from attention_lab.printing import echo, printable
 from attention_lab.spelling import nearest
-from attention_lab.training.imports import forget_working_directory
 
 #: Each verb, the module it lives in, and what it does.
 VERBS = {
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module, _ = VERBS[verb]
     warnings.formatwarning = _one_line
     if verb in WITH_LIGHTNING:
-        from attention_lab.training.cluster_environment import ignore_leftovers
+        from attention_lab.training.distributed.cluster_environment import ignore_leftovers
 
         ignore_leftovers()
     try:

@@ -27,13 +27,13 @@ def run(arguments: Sequence[str]) -> int:
     if first in VERBS and first != "train":
         return fail(f"doctor: {first} launches nothing; only train does", 2)
 
-    from attention_lab.cli.rehearsal import rehearse
+    from attention_lab.cli.dry_run import rehearse
 
     return rehearse(rest if first == "train" else arguments)
 
 
 def _look_around() -> int:
-    from attention_lab.cli.surroundings import NOTHING, findings
+    from attention_lab.cli.doctor_checks import NOTHING, findings
 
     marks = set()
     for finding in findings():

@@ -6,7 +6,9 @@ They are printed beside those of trivial and shortcut baselines, and kept in the
 from collections.abc import Sequence
 
 from attention_lab.cli import fail
-from attention_lab.cli.finished_run import (
+from attention_lab.cli.metric_lines import lines
+from attention_lab.cli.parser import Parser
+from attention_lab.cli.run_argument import (
     DECODING,
     UnusableRun,
     add_decoding,
@@ -14,10 +16,8 @@ from attention_lab.cli.finished_run import (
     given,
     usable,
 )
-from attention_lab.cli.metrics import lines
-from attention_lab.cli.parser import Parser
 from attention_lab.printing import echo
-from attention_lab.recording.evaluations import evaluation_file, terms_of, write_evaluation
+from attention_lab.tracking.evaluations import evaluation_file, terms_of, write_evaluation
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,8 +30,8 @@ def run(arguments: Sequence[str]) -> int:
     decoding = given(chosen, DECODING)
     try:
         with usable(chosen.run, chosen.checkpoint):
-            from attention_lab.training.checkpoint_file import checksum_of
-            from attention_lab.training.finished import evaluate, restored, solves
+            from attention_lab.training.checkpoint.checkpoint_io import checksum_of
+            from attention_lab.training.evaluation import evaluate, restored, solves
 
             if decoding and (task := solves(chosen.run)) != "sequence_to_sequence":
                 return fail(f"{chosen.run} is for {task}; it writes nothing with a beam", 2)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attention_lab.cli import fail
-from attention_lab.cli.finished_run import (
+from attention_lab.cli.parser import Parser
+from attention_lab.cli.run_argument import (
     DECODING,
     UnusableRun,
     add_decoding,
@@ -22,7 +23,6 @@ from attention_lab.cli.finished_run import (
     usable,
     whole,
 )
-from attention_lab.cli.parser import Parser
 from attention_lab.printing import echo
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         with usable(chosen.run, chosen.checkpoint):
-            from attention_lab.training.finished import solves
+            from attention_lab.training.evaluation import solves
 
             if problem := _unfit(chosen, solves(chosen.run)):
                 return fail(problem, 2)
@@ -74,7 +74,7 @@ def _unfit(chosen: argparse.Namespace, task: str) -> str | None:
 
 
 def _predictor(chosen: argparse.Namespace) -> "Predictor":
-    from attention_lab.training.finished import restored
+    from attention_lab.training.evaluation import restored
     from attention_lab.training.prediction import CannotPredict, Sampling, predictor
 
     run = restored(chosen.run, chosen.checkpoint, given(chosen, DECODING), with_data=False)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from attention_lab.cli.configuration import WrongCommand
+from attention_lab.config.compose import WrongCommand
 
 #: Config groups in which an override can choose another option than the recorded one.
 SWITCHED = re.compile(r"((?:attention|optimizer|trainer|logger)(?:/\w+)*)=")
@@ -29,7 +29,7 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         WrongCommand: if there is no config that can be read, or if an override cannot work with it.
     """
-    from attention_lab.recording.run_directory import read_config
+    from attention_lab.tracking.run_directory import read_config
 
     try:
         config = read_config(run)

@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     chosen = parser.parse_args(arguments)
     if chosen.watch:
-        from attention_lab.sweeps.watching import watch
+        from attention_lab.sweeps.watch import watch
 
         try:
             watch(chosen.sweep)
@@ -76,14 +76,14 @@ def report(
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
     from attention_lab.reports.comparison import compare
-    from attention_lab.reports.records import NotARun, read_runs
     from attention_lab.reports.report import write_report
-    from attention_lab.reports.terminal import terminal_table
+    from attention_lab.reports.runs import NotARun, read_runs
+    from attention_lab.reports.terminal_table import terminal_table
 
     try:
         runs = read_runs(sweeps)
         if evaluation:
-            from attention_lab.reports.evaluated import evaluated
+            from attention_lab.reports.evaluations import evaluated
 
             runs = evaluated(runs, evaluation)
         comparison = compare(runs, baseline, metric, evaluation)
@@ -100,7 +100,7 @@ def report(
         for viewer in filter(Path.exists, viewers[:1]):
             echo(f"attention maps  {viewer}")
     if wandb:
-        from attention_lab.reports.dashboard import log_report
+        from attention_lab.reports.wandb_report import log_report
 
         try:
             place = log_report(comparison, page.parent)

@@ -18,8 +18,8 @@ def sweep_name(config: "DictConfig") -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    from attention_lab.cli.configuration import typed_overrides
-    from attention_lab.recording.identity import identity
+    from attention_lab.config.compose import typed_overrides
+    from attention_lab.config.identity import identity
 
     settings = config.hydra
     overrides = OverridesParser.create().parse_overrides(typed_overrides(settings))

@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     if find_spec("wandb") is None:
         return fail("wandb is not installed, so nothing was sent; `pip install wandb` first", 2)
 
-    from attention_lab.recording.wandb import is_logged_in, server
+    from attention_lab.tracking.wandb_logger import is_logged_in, server
 
     if not is_logged_in(server()):
         return fail(f"not logged in to {server()}, so nothing was sent; `wandb login` first", 2)
@@ -74,9 +74,9 @@ def _parts(directories: Sequence[Path]) -> list[Path]:
 
 def _at_work(directory: Path) -> bool:
     """Whether any run, or a sweep of some, is at work or in the queue."""
-    from attention_lab.recording.lock import LOCK, is_held
-    from attention_lab.recording.run_directory import IN_QUEUE
-    from attention_lab.sweeps.queue import NoQueue, in_queue
+    from attention_lab.sweeps.slurm_queue import NoQueue, in_queue
+    from attention_lab.tracking.lock import LOCK, is_held
+    from attention_lab.tracking.run_directory import IN_QUEUE
 
     patterns = ["*/" * depth for depth in range(DEPTH)]
     if any(is_held(lock.parent) for each in patterns for lock in directory.glob(each + LOCK)):
@@ -93,9 +93,9 @@ def _send(directories: Sequence[Path]) -> int:
 
     W&B puts each after those of its run that come before it, or takes none where one of them fails.
     """
-    from attention_lab.recording.lock import is_held
-    from attention_lab.recording.record_files import link_out
-    from attention_lab.recording.wandb import server
+    from attention_lab.tracking.lock import is_held
+    from attention_lab.tracking.record_files import link_out
+    from attention_lab.tracking.wandb_logger import server
 
     known = _parts(directories)
     parts = [part for part in known if not _is_sent(part)]

@@ -20,25 +20,25 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.cli import fail
-from attention_lab.cli.arguments import FROM, flags_last, recorded_run
-from attention_lab.cli.configuration import (
+from attention_lab.cli.metric_lines import lines
+from attention_lab.cli.sweep_name import sweep_name
+from attention_lab.config.compose import (
     WrongCommand,
     check_groups,
     config_directory,
     plain_config,
     typed_overrides,
 )
-from attention_lab.cli.hints import missing_key
-from attention_lab.cli.hydra_settings import checked
-from attention_lab.cli.metrics import lines
-from attention_lab.cli.sweep_name import sweep_name
+from attention_lab.config.hydra_section import checked
+from attention_lab.config.overrides import FROM, flags_last, recorded_run
+from attention_lab.config.suggestions import missing_key
 from attention_lab.printing import echo
 from attention_lab.spelling import nearest
-from attention_lab.training import cluster_environment
-from attention_lab.training.children import outlive_readers
+from attention_lab.training.distributed import cluster_environment
+from attention_lab.training.distributed.workers import outlive_readers
 
 if TYPE_CHECKING:
-    from attention_lab.cli.rehearsal import Rehearsal
+    from attention_lab.cli.dry_run import Rehearsal
 
 CONFIG_NAME = "train"
 MULTIRUN = {"-m", "--multirun"}
@@ -183,7 +183,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
         Directories.discard()
         return fail(explain(error, arguments), 2)
     except ValueError as error:  # of the command: what a run raises, train_one keeps
-        from attention_lab.recording.run_directory import RunExists
+        from attention_lab.tracking.run_directory import RunExists
 
         if not isinstance(error, RunExists):  # what is there then is another's
             Directories.discard()
@@ -236,7 +236,7 @@ def _interrupted() -> int:
 
 def _how_to_go_on() -> str:
     """How the run goes on, if it has begun."""
-    from attention_lab.recording.run_directory import how_to_go_on
+    from attention_lab.tracking.run_directory import how_to_go_on
 
     run = Directories.run
     return f"; {how_to_go_on(run)}" if run and (run / "status.json").exists() else ""
@@ -244,8 +244,8 @@ def _how_to_go_on() -> str:
 
 def _queued(sweep: Path) -> str | None:
     """What to do about the runs of a sweep that are in SLURM's queue; None if none is."""
-    from attention_lab.recording.run_directory import IN_QUEUE
-    from attention_lab.sweeps.queue import NoQueue, how_to_follow, in_queue
+    from attention_lab.sweeps.slurm_queue import NoQueue, how_to_follow, in_queue
+    from attention_lab.tracking.run_directory import IN_QUEUE
 
     files = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{IN_QUEUE}")]
     try:
@@ -269,9 +269,9 @@ def _train_one(config: DictConfig) -> None:
     check_one(config)
     settings = HydraConfig.get()
 
-    from attention_lab.training.building import check_logger
-    from attention_lab.training.launch import launch
-    from attention_lab.training.sections import check
+    from attention_lab.config.validate import check
+    from attention_lab.training.build import check_logger
+    from attention_lab.training.distributed.launch import launch
 
     plain = plain_config(config)
     check(plain)
@@ -294,7 +294,7 @@ def _train_one(config: DictConfig) -> None:
 def _report_sweep(sweep: Path) -> int:
     """Compare the runs of a sweep; the exit code says whether all of them finished."""
     from attention_lab.cli.report import report
-    from attention_lab.reports.records import read_runs
+    from attention_lab.reports.runs import read_runs
 
     if queued := _queued(sweep):
         echo(*queued.split("\n"))
@@ -318,7 +318,7 @@ def _not_uploaded(sweep: Path) -> str | None:
     if not runs:
         return None
 
-    from attention_lab.recording.wandb import is_logged_in, server, upload_later
+    from attention_lab.tracking.wandb_logger import is_logged_in, server, upload_later
 
     return f"{runs} runs logged offline. {upload_later(sweep)}" if is_logged_in(server()) else None
 
@@ -329,13 +329,13 @@ def _failed(error: Exception) -> int:
         Directories.discard()
         return fail(str(error), 2)
 
-    from attention_lab.recording.run_directory import RunExists
-    from attention_lab.training import ranks
-    from attention_lab.training.children import GRACE
-    from attention_lab.training.nodes import ConfigError
-    from attention_lab.training.objective import Diverged
+    from attention_lab.config.components import ConfigError
+    from attention_lab.tracking.run_directory import RunExists
+    from attention_lab.training.distributed import process_group
+    from attention_lab.training.distributed.workers import GRACE
+    from attention_lab.training.tasks.base import Diverged
 
-    if not ranks.is_first() and isinstance(error, (RunExists, ConfigError, Diverged)):
+    if not process_group.is_rank_zero() and isinstance(error, (RunExists, ConfigError, Diverged)):
         # Most likely the first one says it, and whoever has started us then ends us.
         time.sleep(GRACE)
     if isinstance(error, RunExists):  # what is there is another's

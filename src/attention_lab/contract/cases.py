@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from attention_lab.attention import BACKENDS, AttentionLayer
-from attention_lab.cli.configuration import composed, group_options
-from attention_lab.training.nodes import create
+from attention_lab.config.components import create
+from attention_lab.config.compose import composed, group_options
 
 #: Grouped heads, dropout, which must not show in eval, and fewer landmarks than positions.
 HEADS, KV_HEADS, HEAD_DIM, DROPOUT = 4, 2, 4, 0.25

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attention_lab.attention import AttentionLayer
-from attention_lab.cli.configuration import group_options
+from attention_lab.config.compose import group_options
 from attention_lab.contract import checks
 from attention_lab.contract.cases import HEAD_DIM, HEADS, Case, cases
 

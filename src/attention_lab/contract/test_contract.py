@@ -7,10 +7,10 @@ import torch
 
 from attention_lab.attention import AttentionLayer
 from attention_lab.attention.backends import EAGER
+from attention_lab.config.components import create
 from attention_lab.contract import checks, transforms
 from attention_lab.contract.cases import DROPOUT, WIDTH, Case, compose_attention
 from attention_lab.contract.checks import Example
-from attention_lab.training.nodes import create
 
 Need = Callable[[AttentionLayer], bool]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

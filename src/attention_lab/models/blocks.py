@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Cache, Mask
-from attention_lab.attention.checks import check_positive
+from attention_lab.attention.validation import check_positive
 from attention_lab.models.protocol import AttentionFactory, Past
 
 #: Standard deviation of GPT-2's weights at the beginning.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from attention_lab.attention import attention_layers
-from attention_lab.attention.checks import check_positive
 from attention_lab.attention.precision import wide
+from attention_lab.attention.validation import check_positive
 from attention_lab.models.embedding import LearnedPositions
 from attention_lab.models.protocol import LanguageNetwork, Past, SequenceToSequenceNetwork
 

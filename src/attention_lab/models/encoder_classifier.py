@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_lab.attention import Everything, Mask, Padding
-from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.attention.validation import check_dropout, check_positive
 from attention_lab.models.blocks import SelfAttentionBlock, in_turn
 from attention_lab.models.embedding import position_embedding, token_embedding
 from attention_lab.models.protocol import AttentionFactory, ClassificationNetwork

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Cache, Causal, Mask, Padding
-from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.attention.validation import check_dropout, check_positive
 from attention_lab.models.blocks import (
     SelfAttentionBlock,
     feed_forward_block,

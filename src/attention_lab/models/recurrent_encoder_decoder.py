@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attention_lab.attention import Cache, Padding
-from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.attention.validation import check_dropout, check_positive
 from attention_lab.models.embedding import token_embedding
 from attention_lab.models.protocol import (
     AttentionFactory,

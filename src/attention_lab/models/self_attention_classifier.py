@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from attention_lab.attention.checks import check_dropout, check_positive
+from attention_lab.attention.validation import check_dropout, check_positive
 from attention_lab.models.protocol import AttentionFactory, ClassificationNetwork
 
 

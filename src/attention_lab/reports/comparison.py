@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
-from attention_lab.reports.doubts import disagreements, doubts, same_question
+from attention_lab.reports.caveats import disagreements, doubts, same_question
 from attention_lab.reports.groups import Group, grouped, named
-from attention_lab.reports.records import Run, number, section
-from attention_lab.reports.statistics import (
+from attention_lab.reports.runs import Run, number, section
+from attention_lab.reports.stats import (
     Bounds,
     Interval,
     effect_size,
@@ -19,7 +19,7 @@ from attention_lab.reports.statistics import (
     paired_difference,
     paired_p_value,
 )
-from attention_lab.reports.tuned import Tuning, edges, not_tuned, same_optimizer, tunings
+from attention_lab.reports.tuning import Tuning, edges, not_tuned, same_optimizer, tunings
 
 #: Metrics of which less is better, besides those that end in "loss" or "error_rate".
 LOWER_IS_BETTER = ("perplexity", "bits_per_character", "per", "wer", "cer")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
-from attention_lab.reports.wording import duration, quantity, sentence, title
+from attention_lab.reports.labels import duration, quantity, sentence, title
 
 #: The relative difference up to which costs count as equal.
 _NEARLY_EQUAL = 0.01

@@ -11,8 +11,8 @@ from functools import cached_property
 from statistics import median
 
 from attention_lab.reports.metric_bounds import bounds_of
-from attention_lab.reports.records import Run, number, section, settings
-from attention_lab.reports.statistics import Bounds, Interval, mean_interval
+from attention_lab.reports.runs import Run, number, section, settings
+from attention_lab.reports.stats import Bounds, Interval, mean_interval
 
 
 @dataclass(frozen=True, eq=False)

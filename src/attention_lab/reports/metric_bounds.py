@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from attention_lab.reports.records import section
-from attention_lab.reports.statistics import UNBOUNDED, Bounds
+from attention_lab.reports.runs import section
+from attention_lab.reports.stats import UNBOUNDED, Bounds
 
 #: By the end of its name, of a metric whose bounds are not recorded.
 _BY_NAME: Mapping[str, Bounds] = {

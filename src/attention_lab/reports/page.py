@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from attention_lab.reports.answer import answer, limits
+from attention_lab.reports.attention_maps import gallery
 from attention_lab.reports.charts.canvas import colour, is_hollow, looks, on_page
 from attention_lab.reports.charts.costs import cost_chart
 from attention_lab.reports.charts.intervals import interval_chart
@@ -14,11 +14,8 @@ from attention_lab.reports.charts.learning import learning_chart
 from attention_lab.reports.charts.slices import slice_chart
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.costs import fronts_in_words
-from attention_lab.reports.pictures import gallery
-from attention_lab.reports.provenance import code_of, provenance, shared_overrides, summary
-from attention_lab.reports.records import number
-from attention_lab.reports.slices import sliced
-from attention_lab.reports.wording import (
+from attention_lab.reports.headline import answer, limits
+from attention_lab.reports.labels import (
     bounds,
     column_title,
     duration,
@@ -33,6 +30,9 @@ from attention_lab.reports.wording import (
     title,
     with_unit,
 )
+from attention_lab.reports.provenance import code_of, provenance, shared_overrides, summary
+from attention_lab.reports.runs import number
+from attention_lab.reports.slices import sliced
 
 
 def render_page(comparison: Comparison) -> str:

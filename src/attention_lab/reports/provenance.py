@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from attention_lab.reports.caveats import git_revision
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.doubts import git_revision
-from attention_lab.reports.records import Run, section, settings
+from attention_lab.reports.runs import Run, section, settings
 
 
 def summary(comparison: Comparison) -> str:

@@ -5,10 +5,10 @@ import io
 import re
 from pathlib import Path
 
-from attention_lab.recording.run_directory import write_atomically
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.numbers import CSV_COLUMNS, csv_rows
+from attention_lab.reports.csv_rows import CSV_COLUMNS, csv_rows
 from attention_lab.reports.page import render_page
+from attention_lab.tracking.run_directory import write_atomically
 
 #: With what a spreadsheet takes a cell for a formula, the last four as full-width characters.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from attention_lab.printing import echo, rich_console, rich_text
-from attention_lab.sweeps.standing import STATES, Standing, standing
+from attention_lab.sweeps.run_status import STATES, Standing, standing
 
 #: Seconds from one look at the files to the next.
 EVERY = 1.0

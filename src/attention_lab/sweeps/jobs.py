@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attention_lab.config.components import ConfigError, create
+from attention_lab.config.environment_variables import with_environment
+from attention_lab.config.identity import identity, is_immaterial
+from attention_lab.config.validate import check, check_seed
 from attention_lab.printing import echo
-from attention_lab.recording.identity import identity, is_immaterial
-from attention_lab.recording.wandb import LoggerOptions, problem, server, upload_later
-from attention_lab.training.building import build, check_logger, from_anywhere, load_data
-from attention_lab.training.environment import with_environment
-from attention_lab.training.nodes import ConfigError, create
-from attention_lab.training.sections import check, check_seed
+from attention_lab.tracking.wandb_logger import LoggerOptions, problem, server, upload_later
+from attention_lab.training.build import build, check_logger, from_anywhere, load_data
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.printing import echo
-from attention_lab.recording.lock import Lock, Locked, is_held
-from attention_lab.recording.run_directory import RunExists, changed_code
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
 from attention_lab.sweeps.jobs import Job, check_wandb, make_job
-from attention_lab.sweeps.options import RETRIED, SweepOptions
-from attention_lab.sweeps.standing import Standing, State, standing
+from attention_lab.sweeps.run_status import Standing, State, standing
 from attention_lab.sweeps.sweep_file import TUNING
+from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
+from attention_lab.tracking.lock import Lock, Locked, is_held
+from attention_lab.tracking.run_directory import RunExists, changed_code
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attention_lab.data.files import shown
-from attention_lab.recording.identity import differences, identity
-from attention_lab.recording.record_files import UnreadableRecord, json_text, read_record
-from attention_lab.recording.run_directory import (
+from attention_lab.config.components import ConfigError
+from attention_lab.config.identity import differences, identity
+from attention_lab.data.files.paths import shown
+from attention_lab.sweeps.jobs import Job, key_of
+from attention_lab.tracking.record_files import UnreadableRecord, json_text, read_record
+from attention_lab.tracking.run_directory import (
     SWEEP,
     command_line,
     read_config,
     write_atomically,
     write_config,
 )
-from attention_lab.sweeps.jobs import Job, key_of
-from attention_lab.training.building import data_files
-from attention_lab.training.nodes import ConfigError
+from attention_lab.training.build import data_files
 
 #: Where, below the sweep, the runs are from which settings are chosen.
 TUNING = "tuning"

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from attention_lab.config.components import ConfigError
 from attention_lab.sweeps.jobs import key_of
-from attention_lab.sweeps.options import SweepOptions
-from attention_lab.sweeps.standing import Standing
-from attention_lab.training.nodes import ConfigError
+from attention_lab.sweeps.run_status import Standing
+from attention_lab.sweeps.sweep_options import SweepOptions
 
 
 @dataclass(frozen=True)

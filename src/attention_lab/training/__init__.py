@@ -1,1 +1,1 @@
-"""Training: objectives, optimization, checkpoints, and building a run from a config."""
+"""Training one run: tasks, optimizer, checkpoints, several processes, evaluation."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from attention_lab.recording.progress import validation_metrics
-from attention_lab.training.objective import Objective
+from attention_lab.tracking.progress import validation_metrics
+from attention_lab.training.tasks.base import Objective
 
 _KEPT = ("training_seconds", "validation_seconds", "peak_memory_bytes")
 

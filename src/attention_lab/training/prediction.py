@@ -8,13 +8,13 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 
-from attention_lab.data.batches import pad
-from attention_lab.data.vocabulary import SPECIALS, UNK, TextVocabulary
+from attention_lab.data.core.batches import pad
+from attention_lab.data.core.vocabulary import SPECIALS, UNK, TextVocabulary
 from attention_lab.models.decoding import room, sample
-from attention_lab.training.classification import Classification
-from attention_lab.training.language_model import LanguageModel
-from attention_lab.training.objective import Objective
-from attention_lab.training.sequence_to_sequence import SequenceToSequence
+from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.classification import Classification
+from attention_lab.training.tasks.language_model import LanguageModel
+from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 
 #: How many tokens a language model writes if nobody says and it has positions for so many.
 _USUAL_LENGTH = 100

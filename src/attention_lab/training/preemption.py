@@ -10,10 +10,10 @@ from typing import Any, Self
 
 from lightning import Callback, LightningModule, Trainer
 
-from attention_lab.data.splits import TrainingLoader
+from attention_lab.data.core.splits import TrainingLoader
 from attention_lab.printing import echo
-from attention_lab.training import ranks
-from attention_lab.training.checkpointing import Checkpoints
+from attention_lab.training.checkpoint.callback import Checkpoints
+from attention_lab.training.distributed import process_group
 
 #: Before a time limit or a preemption, whichever of them a job asks for.
 OF_SLURM = (signal.SIGUSR1, signal.SIGUSR2)
@@ -101,9 +101,9 @@ class StopSignals:
 
     def heard(self) -> list[signal.Signals]:
         """The first signal of each process of the run that has heard any; all have to ask."""
-        if not ranks.any_of_all(self._heard is not None):
+        if not process_group.any_rank(self._heard is not None):
             return []
-        return [each for each in ranks.of_all(self._heard) if each is not None]
+        return [each for each in process_group.all_gather(self._heard) if each is not None]
 
     def stop_waiting(self) -> None:
         """From now on, stop wherever the process is; at once if any was heard since the last look.

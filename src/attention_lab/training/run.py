@@ -9,20 +9,20 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.attention import attention_layers
+from attention_lab.config.components import Config
+from attention_lab.config.environment_variables import with_environment
 from attention_lab.printing import echo
-from attention_lab.recording.run_directory import RunRecord, how_to_go_on
-from attention_lab.recording.wandb import upload_later
-from attention_lab.training import ranks
-from attention_lab.training.building import Run, build, config_errors, from_anywhere
-from attention_lab.training.cluster_environment import ignore_leftovers
-from attention_lab.training.environment import with_environment
-from attention_lab.training.finished import evaluate, load_weights
-from attention_lab.training.fitting import fit, stems_from
-from attention_lab.training.nodes import Config
-from attention_lab.training.objective import Diverged
+from attention_lab.tracking.run_directory import RunRecord, how_to_go_on
+from attention_lab.tracking.wandb_logger import upload_later
+from attention_lab.training.build import Run, build, config_errors, from_anywhere
+from attention_lab.training.checkpoint.rng_state import seed_rank
+from attention_lab.training.distributed import process_group
+from attention_lab.training.distributed.cluster_environment import ignore_leftovers
+from attention_lab.training.distributed.fsdp import is_sharded
+from attention_lab.training.evaluation import evaluate, load_weights
+from attention_lab.training.fit import fit, stems_from
 from attention_lab.training.preemption import Preempted, StopSignals, let_through
-from attention_lab.training.random_states import seed_rank
-from attention_lab.training.sharding import is_sharded
+from attention_lab.training.tasks.base import Diverged
 
 #: What status.json says of a run for which the disk was too full.
 NO_ROOM = "no room left on the disk"
@@ -56,12 +56,12 @@ def train(
     """
     ignore_leftovers()
     # Of several, none leaves on its own as long as others may be waiting for it.
-    with StopSignals(waits=ranks.started() > 1) as signals:
+    with StopSignals(waits=process_group.world_size() > 1) as signals:
         try:
             let_through()
             return _train(config, directory, overrides, group, signals)
         except Preempted as error:
-            if not ranks.is_first():
+            if not process_group.is_rank_zero():
                 return {}
             error.requeue()
             echo(f"{error}; {how_to_go_on(directory)}", error=True)
@@ -76,17 +76,19 @@ def _train(
     signals: StopSignals,
 ) -> dict[str, Any]:
     accelerator = config["trainer"].get("accelerator", "auto")
-    with ranks.joined(lambda: _prepared(config), accelerator) as (run, threshold):
+    with process_group.initialized(lambda: _prepared(config), accelerator) as (run, threshold):
         if heard := signals.heard():
             raise Preempted(heard)
-        directory = ranks.of_first(directory)
+        directory = process_group.broadcast(directory)
         config = from_anywhere(config)
-        record = ranks.in_step(
-            lambda: RunRecord(directory, config, overrides) if ranks.is_first() else None
+        record = process_group.on_every_rank(
+            lambda: (
+                RunRecord(directory, config, overrides) if process_group.is_rank_zero() else None
+            )
         )
         if record is not None:
             return _recorded(run, threshold, record, group, config, signals)
-        seed_rank(config["seed"], ranks.rank())
+        seed_rank(config["seed"], process_group.rank())
         fit(run, directory, None, [], signals)
         return {}
 
@@ -167,7 +169,7 @@ def _fit_and_test(
     data, monitor, mode = run.data, f"validation/{run.data.monitor}", run.data.mode
     trainer, history, maps, checkpoints = fit(run, record.directory, record, others, signals)
     tokens = int(run.objective.tokens)
-    ranks.leave()
+    process_group.destroy()
     signals.stop_waiting()
     if is_sharded(run.objective.model):
         run = build(with_environment(config), data)

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
-from attention_lab.training import ranks
-from attention_lab.training.checkpointing import AtomicCheckpointIO
-from attention_lab.training.optimization import total_steps
+from attention_lab.training.checkpoint.callback import AtomicCheckpointIO
+from attention_lab.training.distributed import process_group
+from attention_lab.training.optim import total_steps
 
 #: Passes over the training data where no limit is set.
 DEFAULT_EPOCHS = 10
@@ -164,7 +164,7 @@ class TrainerOptions:
                 *early_stopping,
             ],
             logger=list(loggers),
-            plugins=[AtomicCheckpointIO(), ranks.environment()],
+            plugins=[AtomicCheckpointIO(), process_group.lightning_environment()],
             default_root_dir=directory,
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -173,7 +173,7 @@ class TrainerOptions:
         )
 
     def _strategy(self) -> Strategy | Literal["auto"]:
-        if not ranks.are_many():
+        if not process_group.is_distributed():
             return "auto"
         if self.strategy == "fsdp":
             processes = self.devices * self.num_nodes

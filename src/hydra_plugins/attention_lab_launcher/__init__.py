@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from attention_lab.cli.configuration import (
+from attention_lab.config.compose import (
     WrongCommand,
     check_groups,
     plain_config,
@@ -20,11 +20,11 @@ from attention_lab.cli.configuration import (
 )
 
 if TYPE_CHECKING:
-    from attention_lab.cli.rehearsal import Rehearsal
+    from attention_lab.cli.dry_run import Rehearsal
     from attention_lab.sweeps.display import Display
     from attention_lab.sweeps.jobs import Job
-    from attention_lab.sweeps.scheduler import Resources
-    from attention_lab.sweeps.slurm import Slurm
+    from attention_lab.sweeps.local_executor import Resources
+    from attention_lab.sweeps.slurm_executor import Slurm
     from attention_lab.sweeps.sweep import Sweep
 
 
@@ -71,7 +71,7 @@ class SweepLauncher(Launcher):
         search, or None: a search takes that for a trial that failed, and stops at a nan.
         """
         # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
-        from attention_lab.sweeps.search import objective
+        from attention_lab.sweeps.search_metric import objective
 
         if self._sweep is None:
             meant = self._rehearsal and self._rehearsal.directory
@@ -108,10 +108,10 @@ class SweepLauncher(Launcher):
 
 
 class IsolatedLauncher(SweepLauncher):
-    """Runs each job in a fresh process; :class:`attention_lab.sweeps.scheduler.Resources`."""
+    """Runs each job in a fresh process; :class:`attention_lab.sweeps.local_executor.Resources`."""
 
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
-        from attention_lab.sweeps.scheduler import Resources, check_here, run_jobs
+        from attention_lab.sweeps.local_executor import Resources, check_here, run_jobs
         from attention_lab.sweeps.sweep import Sweep
 
         self.place = resources = Resources(**self.options)
@@ -123,10 +123,10 @@ class IsolatedLauncher(SweepLauncher):
 
 
 class SlurmLauncher(SweepLauncher):
-    """Makes each job one of SLURM's; :class:`attention_lab.sweeps.slurm.Slurm`."""
+    """Makes each job one of SLURM's; :class:`attention_lab.sweeps.slurm_executor.Slurm`."""
 
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
-        from attention_lab.sweeps.slurm import Slurm, check_installed
+        from attention_lab.sweeps.slurm_executor import Slurm, check_installed
         from attention_lab.sweeps.sweep import Sweep
 
         check_installed()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from attention_lab.training.launch import launch
+from attention_lab.training.distributed.launch import launch
 from tests.conftest import Compose
 
 TWO = ("trainer=ddp_cpu", "trainer.devices=2")
@@ -20,7 +20,7 @@ TWO = ("trainer=ddp_cpu", "trainer.devices=2")
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the tests train on, wherever they run."""
-    monkeypatch.setattr("attention_lab.training.launch.cores", lambda: 2)
+    monkeypatch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
 
 
 #: 5 epochs of 9 steps on 2 processes, with dropout, validated in mid-epoch.
@@ -40,7 +40,7 @@ def two(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A run of two processes that nothing interrupts."""
     directory = tmp_path_factory.mktemp("two") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attention_lab.training.launch.cores", lambda: 2)
+        patch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
         launch(config, directory, [])
     return directory
 
@@ -50,7 +50,7 @@ def sharded(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     """The same, of processes that share the model out."""
     directory = tmp_path_factory.mktemp("sharded") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attention_lab.training.launch.cores", lambda: 2)
+        patch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
         launch(fsdp(config), directory, [])
     return directory
 

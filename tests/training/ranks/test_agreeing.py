@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.recording.run_directory import RunExists
-from attention_lab.training import ranks
-from attention_lab.training.launch import check_devices, launch
-from attention_lab.training.nodes import ConfigError
+from attention_lab.config.components import ConfigError
+from attention_lab.tracking.run_directory import RunExists
+from attention_lab.training.distributed import process_group
+from attention_lab.training.distributed.launch import check_devices, launch
 from tests.conftest import Compose
 from tests.training.conftest import read_status
 from tests.training.ranks.conftest import TWO
@@ -81,7 +81,7 @@ def test_an_error_in_one_process_is_raised_in_all(tmp_path: Path) -> None:
         "def make():\n"
         "    if os.environ['RANK'] == '1': raise ValueError('one of us')\n"
         "try:\n"
-        "    with ranks.joined(make, 'cpu'):\n"
+        "    with process_group.initialized(make, 'cpu'):\n"
         "        print('met')\n"
         "except ValueError as error:\n"
         "    print(f'{error}\\n', end='')\n"
@@ -94,13 +94,14 @@ def test_what_processes_agree_on(tmp_path: Path) -> None:
     script.write_text(
         "import torch\n"
         "from attention_lab.training import ranks\n"
-        "with ranks.joined(lambda: None, 'cpu'):\n"
-        "    me = ranks.rank()\n"
-        "    found = [ranks.any_of_all(me == 1), ranks.any_of_all(False), ranks.of_all(me * 10)]\n"
-        "    sums = ranks.total([me, 3], torch.device('cpu')).tolist()\n"
-        "    found += [ranks.of_first(me + 5), sums]\n"
-        "    found += [ranks.is_first() == (me == 0)]\n"
-        "print(f'{found} {ranks.are_many()}\\n', end='')\n"  # at once, or lines mix
+        "with process_group.initialized(lambda: None, 'cpu'):\n"
+        "    me = process_group.rank()\n"
+        "    found = [process_group.any_rank(me == 1), process_group.any_rank(False)]\n"
+        "    found.append(process_group.all_gather(me * 10))\n"
+        "    sums = process_group.all_reduce_sum([me, 3], torch.device('cpu')).tolist()\n"
+        "    found += [process_group.broadcast(me + 5), sums]\n"
+        "    found += [process_group.is_rank_zero() == (me == 0)]\n"
+        "print(f'{found} {process_group.is_distributed()}\\n', end='')\n"  # at once, or lines mix
     )
     expected = [True, False, [0, 10], 5, [1, 6], True]
     assert torchrun(script).count(f"{expected} False") == 2
@@ -159,12 +160,15 @@ def torchrun(*arguments: object) -> str:
 
 
 def test_one_process_waits_for_nobody() -> None:
-    assert ranks.of_all(7) == [7]
-    assert ranks.of_first(7) == 7
-    assert ranks.any_of_all(True)
-    assert not ranks.any_of_all(False)
-    assert ranks.in_step(lambda: 7) == 7
-    assert ranks.total([1, torch.tensor(2)], torch.device("cpu")).tolist() == [1, 2]
+    assert process_group.all_gather(7) == [7]
+    assert process_group.broadcast(7) == 7
+    assert process_group.any_rank(True)
+    assert not process_group.any_rank(False)
+    assert process_group.on_every_rank(lambda: 7) == 7
+    assert process_group.all_reduce_sum([1, torch.tensor(2)], torch.device("cpu")).tolist() == [
+        1,
+        2,
+    ]
 
 
 def test_torchrun_trains_one_run(

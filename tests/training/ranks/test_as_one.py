@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.training.finished import evaluate, restored
-from attention_lab.training.launch import launch
+from attention_lab.training.distributed.launch import launch
+from attention_lab.training.evaluation import evaluate, restored
 from tests.conftest import Compose
 from tests.training.conftest import read_status, result, rows
 from tests.training.ranks.conftest import TWO

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from attention_lab.recording.lock import is_held
-from attention_lab.recording.run_directory import RunExists
-from attention_lab.training.launch import launch
-from attention_lab.training.objective import Diverged
+from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.run_directory import RunExists
+from attention_lab.training.distributed.launch import launch
+from attention_lab.training.tasks.base import Diverged
 from tests.conftest import Compose
 from tests.training.conftest import assert_identical, read_status
 from tests.training.ranks.conftest import (
@@ -83,7 +83,7 @@ def test_a_process_that_dies_takes_the_run_with_it_and_is_named(
 
 RAISE = """
 import os
-from attention_lab.training.objective import Objective
+from attention_lab.training.tasks.base import Objective
 step = Objective.training_step
 def training_step(self, *arguments):
     if os.environ.get("RANK") == "{rank}" and self.global_step == 3:

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from attention_lab.attention.backends import EAGER, Axes, Problem, able_backends, choose_backend
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_dropout
 from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Mask
 from attention_lab.attention.normalizers import Softmax
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import ScaledDotProduct
+from attention_lab.attention.validation import check_dropout
 
 
 class DifferentialAttention(AttentionLayer):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from attention_lab.attention.backends import repeat_heads
 from attention_lab.attention.cache import Cache
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_positive, make_part
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Everything, Mask, split_causal
 from attention_lab.attention.precision import wide, without_autocast
+from attention_lab.attention.validation import check_positive, make_part
 
 
 class Features(NamedTuple):

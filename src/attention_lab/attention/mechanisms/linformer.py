@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from attention_lab.attention.backends import repeat_heads
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_dropout, check_positive
 from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Mask
+from attention_lab.attention.validation import check_dropout, check_positive
 
 
 class LinformerAttention(AttentionLayer):

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from attention_lab.attention.backends import Axes, Problem, eager_weights, repeat_heads
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_dropout, check_positive, make_part
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Dense, Everything, Mask
 from attention_lab.attention.normalizers import Softmax
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import Score
+from attention_lab.attention.validation import check_dropout, check_positive, make_part
 
 
 class LocalAttention(AttentionLayer):

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from attention_lab.attention.backends import repeat_heads
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_positive
 from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Everything, Mask
 from attention_lab.attention.precision import wide, without_autocast
+from attention_lab.attention.validation import check_positive
 
 
 class NystromAttention(AttentionLayer):

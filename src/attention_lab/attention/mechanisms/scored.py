@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 from attention_lab.attention.backends import EAGER, Axes, Problem, able_backends, choose_backend
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.checks import check_dropout, make_part
 from attention_lab.attention.heads import HeadMixing
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Mask
 from attention_lab.attention.normalizers import Normalizer, Softmax
 from attention_lab.attention.positions import NoPositions, Positions
 from attention_lab.attention.scores import Additive, Score
+from attention_lab.attention.validation import check_dropout, make_part
 
 
 class ScoredAttention(AttentionLayer):

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from attention_lab.attention.checks import check_positive
 from attention_lab.attention.precision import wide, without_autocast
+from attention_lab.attention.validation import check_positive
 
 
 class Score(nn.Module, ABC):

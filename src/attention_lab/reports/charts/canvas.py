@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
-from attention_lab.reports.wording import is_rate
+from attention_lab.reports.labels import is_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from attention_lab.reports.charts.canvas import (
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.costs import COSTS, Cost, differs, front, points
 from attention_lab.reports.groups import Group
-from attention_lab.reports.wording import column_title, unit_of
+from attention_lab.reports.labels import column_title, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ from attention_lab.reports.charts.canvas import (
     within,
 )
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.wording import column_title, shown, with_unit
+from attention_lab.reports.labels import column_title, shown, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,8 +21,8 @@ from attention_lab.reports.charts.canvas import (
 )
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
-from attention_lab.reports.statistics import Interval, mean_interval
-from attention_lab.reports.wording import column_title, with_unit
+from attention_lab.reports.labels import column_title, with_unit
+from attention_lab.reports.stats import Interval, mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from attention_lab.reports.charts.canvas import (
 )
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
+from attention_lab.reports.labels import column_title, is_rate
 from attention_lab.reports.slices import Sliced
-from attention_lab.reports.wording import column_title, is_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

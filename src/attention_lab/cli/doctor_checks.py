@@ -1,0 +1,211 @@
+"""What there is here for runs to use, and what is in their way."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import attention_lab
+
+#: Where runs go unless a command says otherwise.
+OUTPUTS = Path("outputs")
+#: What a finding means: nothing is wrong; less works than could; no default run works.
+FINE, LESS, NOTHING = " ", "!", "✗"
+PACKAGES = {"torch": "torch", "lightning": "lightning", "hydra": "hydra-core", "wandb": "wandb"}
+#: Bytes that a few checkpoints take, and that a sweep needs to go on at all.
+SCARCE, ROOM = 1 << 30, 1 << 20
+DRIVER = Path("/proc/driver/nvidia/version")
+#: Seconds that SLURM has to answer in.
+PATIENCE = 10
+
+
+class Finding(NamedTuple):
+    """One line of what there is."""
+
+    about: str
+    what: str
+    mark: str = FINE
+
+    def __str__(self) -> str:
+        return f"{self.mark} {self.about:<14}{self.what}"
+
+
+def findings() -> Iterator[Finding]:
+    """What there is, each as soon as it is known: what takes long to import comes last."""
+    yield Finding("attention-lab", f"{_version('attention-lab')}, {source()}")
+    yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
+    yield packages()
+    yield cpu()
+    yield slurm()
+    yield disk(OUTPUTS)
+    if find_spec("torch") is None:
+        return
+    yield gpus()
+    yield backends()
+    yield wandb()
+
+
+def source() -> str:
+    """Where the package is, and of which revision."""
+    from attention_lab.tracking.run_directory import provenance
+
+    place = Path(attention_lab.__file__).parent
+    revision: str | None = provenance()["git_revision"]
+    if revision is None:
+        why = "no git repository" if shutil.which("git") else "git is not installed"
+        return f"{place}; {why}, so runs record its version alone"
+    changed = ", with uncommitted changes" if revision.endswith("-dirty") else ""
+    return f"{place}; git {revision.removesuffix('-dirty')}{changed}"
+
+
+def packages() -> Finding:
+    """The versions of what everything is made of."""
+    found = {name: _version(package) for name, package in PACKAGES.items()}
+    missing = [PACKAGES[name] for name, number in found.items() if number is None]
+    if missing:
+        what = f"{', '.join(missing)} missing; `pip install {' '.join(missing)}`"
+        return Finding("packages", what, NOTHING)
+    return Finding("packages", ", ".join(f"{name} {number}" for name, number in found.items()))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def cpu() -> Finding:
+    """Cores, and the threads that a run by itself would have."""
+    from attention_lab.training.distributed.workers import cores
+
+    usable, there = cores(), os.cpu_count() or 1
+    some = f"{usable} cores" if usable == there else f"{usable} of {there} cores for this process"
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if not wanted.isdecimal():
+        return Finding("CPU", f"{some}; OMP_NUM_THREADS is not set, so a run alone takes all")
+    threads = f"{some}; OMP_NUM_THREADS={wanted} threads for each run"
+    if int(wanted) > usable:
+        return Finding("CPU", f"{threads}, which wait for each other; set {usable} or less", LESS)
+    return Finding("CPU", threads)
+
+
+def slurm() -> Finding:
+    """Whether SLURM is here and answers, and whether this is one of its jobs."""
+    if (job := os.environ.get("SLURM_JOB_ID")) is not None:
+        nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+        tasks = os.environ.get("SLURM_NTASKS", "1")
+        return Finding("SLURM", f"inside its job {job}, with nodes: {nodes}, tasks: {tasks}")
+    if shutil.which("sbatch") is None:
+        return Finding("SLURM", "none: no sbatch here, so this is no login node of a cluster")
+    if (problem := _said("scontrol", "ping").problem) is not None:
+        return Finding("SLURM", f"does not answer: {problem}; see SLURM_CONF", LESS)
+    known = _said("srun", "--version").words or "no srun here"
+    if find_spec("submitit") is None:
+        remedy = "`pip install 'attention-lab[slurm]'` brings what hydra/launcher=slurm needs"
+        return Finding("SLURM", f"{known}; {remedy}", LESS)
+    return Finding("SLURM", f"{known}; hydra/launcher=slurm submits jobs")
+
+
+class _Answer(NamedTuple):
+    words: str
+    #: Why there is none, in a line; None if all went well.
+    problem: str | None
+
+
+def _said(*command: str) -> _Answer:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return _Answer("", str(error))
+    words = " ".join(done.stdout.split())
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [words or f"exit code {done.returncode}"]
+        return _Answer(words, lines[0])
+    return _Answer(words, None)
+
+
+def disk(directory: Path) -> Finding:
+    """Whether runs can be written into a directory, which need not be there, and how much."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    elsewhere = "hydra.run.dir=… and hydra.sweep.dir=… choose another place"
+    if not nearest.is_dir():
+        return Finding("disk", f"{nearest} is no directory; {elsewhere}", NOTHING)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return Finding("disk", f"{nearest} cannot be written; {elsewhere}", NOTHING)
+    free = shutil.disk_usage(nearest).free
+    what = f"{free / 2**30:,.1f} GiB free for runs"
+    if free < SCARCE:
+        return Finding("disk", f"{what}; {elsewhere}", NOTHING if free < ROOM else LESS)
+    return Finding("disk", what)
+
+
+def gpus() -> Finding:
+    """The GPUs, or why there are none."""
+    import torch
+
+    with warnings.catch_warnings():  # which say at length what the finding does
+        warnings.simplefilter("ignore")
+        number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number:
+        each = [torch.cuda.get_device_properties(i) for i in range(number)]
+        kinds = [f"{one.name} ({one.total_memory / 2**30:.0f} GiB)" for one in each]
+        counted = (f"{kinds.count(kind)} × {kind}" for kind in dict.fromkeys(kinds))
+        return Finding("GPU", ", ".join(counted))
+    if torch.backends.mps.is_available():
+        return Finding("GPU", "Apple's, by Metal (mps)")
+    is_there = DRIVER.exists()
+    if torch.version.cuda is None:
+        remedy = "; there is a driver: https://pytorch.org says how to install one that is"
+        what = "none: torch is built without CUDA"
+        return Finding("GPU", what + remedy * is_there, LESS if is_there else FINE)
+    if not is_there:
+        return Finding("GPU", "none: there is no NVIDIA driver")
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return Finding("GPU", f"none: CUDA_VISIBLE_DEVICES={visible!r} hides them; unset it", LESS)
+    what = f"none: torch's CUDA {torch.version.cuda} does not work with the driver"
+    return Finding("GPU", f"{what}; `nvidia-smi` shows what it takes", LESS)
+
+
+def backends() -> Finding:
+    """The ways of computing attention with which a run can train here."""
+    import torch
+
+    from attention_lab.attention import BACKENDS
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    device = "cuda" if cuda else "mps" if mps else "cpu"
+    able = [each.name for each in BACKENDS if device in each.trains_on]
+    others = [each.name for each in BACKENDS if device not in each.trains_on]
+    rest = f"; {', '.join(others)} infers only" if others else ""
+    return Finding("backends", f"{', '.join(able)} train on {device}{rest}")
+
+
+def wandb() -> Finding:
+    """Where a run would be logged, and what waits to be sent."""
+    from attention_lab.cli.sync import unsent
+    from attention_lab.tracking.wandb_logger import LoggerOptions, problem, server
+
+    try:
+        LoggerOptions().check()
+        mode, why = LoggerOptions().mode()
+    except ValueError as error:
+        return Finding("W&B", str(error), NOTHING)
+    said = problem(server()) if mode == "online" else None
+    remedy = " (`wandb login`)" if "nobody" in why else ""
+    runs = len({part.parent for part in unsent(OUTPUTS)})
+    kept = (
+        f"; {runs} runs below {OUTPUTS} are yet to be sent (`attention-lab sync`)" if runs else ""
+    )
+    if said is not None:
+        return Finding("W&B", f"{said}, so runs would be logged offline{kept}", LESS)
+    return Finding("W&B", f"{mode}: {why}{remedy}{kept}")

@@ -1,0 +1,1 @@
+"""Configs: composed, validated, and turned into objects."""

@@ -1,0 +1,214 @@
+"""Nodes of a config: checked against the class that each names, and made into objects.
+
+A node is a mapping with a ``_target_``, the class it configures. Its other keys are arguments of
+that class, so a component's signature is its configuration. Unknown arguments, wrong types and
+classes of a wrong kind are found before anything is built or written.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import nn
+
+from attention_lab.attention import AttentionLayer, Mask
+from attention_lab.config.imports import import_object
+from attention_lab.spelling import nearest
+
+#: What nodes inside a component may name. Nothing else is ever imported and called: a config that
+#: came with somebody's run cannot name torch.load or os.system.
+PARTS = (nn.Module, Mask)
+
+Config = Mapping[str, Any]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot work. The message is one line, for the user."""
+
+
+class NodeError(ValueError):
+    """What a constructor found wrong with its arguments, and the node that they are from."""
+
+    def __init__(self, node: Config, message: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+def check_node(path: str, node: Config, kind: type) -> None:
+    """Check a component and every node inside it.
+
+    Args:
+        path: where it stands in the config, for messages.
+        node: the component's node.
+        kind: what it must be.
+
+    Raises:
+        ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
+    """
+    for inner_path, inner in _nodes(path, node):
+        is_section = inner_path == path
+        allowed = (kind,) if is_section else PARTS
+        made = component_class(inner_path, inner["_target_"], allowed)
+        _check_arguments(inner_path, inner, made)
+        if is_section:  # a model makes its attention, as it knows the widths
+            _check_partial(path, node, made, is_factory=kind is AttentionLayer)
+
+
+def create(node: Config, kinds: tuple[type, ...] = PARTS, /, **given: Any) -> Any:
+    """The object that a checked node describes.
+
+    Nodes inside it are created first. One with ``_partial_: true`` becomes a function that still
+    waits for the arguments only its user knows, such as widths. (Hydra's own ``instantiate`` would
+    copy the objects in ``given`` and change what constructors say.)
+
+    Args:
+        node: the node.
+        kinds: the allowed base classes; nested nodes may be of PARTS.
+        given: arguments that are not in the config: objects, sizes of the data.
+
+    Raises:
+        ConfigError: if its class is not of these kinds; nothing is called then.
+        NodeError: if a constructor raises ValueError, at once or when the function is called.
+    """
+    component = component_class("", node.get("_target_", ""), kinds)
+    arguments = {name: _created(value) for name, value in node.items() if not name.startswith("_")}
+    make = functools.partial(_construct, node, component, **arguments, **given)
+    return make if node.get("_partial_") else make()
+
+
+def _construct(node: Config, component: type, /, *sizes: Any, **arguments: Any) -> Any:
+    try:
+        return component(*sizes, **arguments)
+    except NodeError:  # of a part: the innermost node is the one to name
+        raise
+    except ValueError as error:
+        raise NodeError(node, str(error)) from error
+
+
+def path_of(node: Config, config: Config) -> str:
+    """Where a node of a config stands in it; of equal ones, the first."""
+    return next(path for key in config for path, it in _nodes(key, config[key]) if it == node)
+
+
+def _created(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "_target_" in value:
+        return create(value)
+    return {name: _created(inner) for name, inner in value.items()}
+
+
+def _nodes(path: str, value: object) -> Iterator[tuple[str, Config]]:
+    if not isinstance(value, Mapping):
+        return
+    if "_target_" in value:
+        yield path, value
+    for key, inner in value.items():
+        yield from _nodes(f"{path}.{key}", inner)
+
+
+def component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
+    """The class that a ``_target_`` names; ConfigError unless it is one of these kinds."""
+    key = f"{path}._target_".lstrip(".")
+    try:
+        component = import_object(str(target))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}: cannot import {target} ({error})") from error
+    if not (inspect.isclass(component) and issubclass(component, allowed)):
+        kinds = " or ".join(kind.__name__ for kind in allowed)
+        raise ConfigError(f"{key}: {target} is not a {kinds}")
+    if missing := sorted(getattr(component, "__abstractmethods__", ())):
+        raise ConfigError(f"{key}: {target} does not define {', '.join(missing)}")
+    return component
+
+
+def _check_arguments(path: str, node: Config, component: type) -> None:
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(component).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    constructor = component.__init__  # type: ignore[misc]  # perhaps inherited
+    hints = get_type_hints(constructor) if inspect.isfunction(constructor) else {}
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        if name == "_partial_":
+            check_value(f"{path}.{name}", value, bool)
+            continue
+        if name not in parameters:
+            ours = [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY] or parameters
+            raise ConfigError(
+                f"{path}.{name}: {component.__name__} has no such key{nearest(name, ours)}"
+            )
+        annotation = hints.get(name, Any)
+        if isinstance(value, Mapping):
+            _check_part(f"{path}.{name}", value, annotation)
+        elif isinstance(value, str) and _makes_attention(annotation):
+            by_name = ".a" if any(get_origin(it) is Mapping for it in get_args(annotation)) else ""
+            raise _not_a_mechanism(f"{path}.{name}", value, by_name)
+        else:
+            check_value(f"{path}.{name}", value, annotation)
+    for name, parameter in parameters.items():
+        # What is not keyword-only is given by whoever creates the object: widths, vocabularies.
+        required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if required and name not in node:
+            raise ConfigError(f"{path}.{name}: is missing, and {component.__name__} needs it")
+
+
+def _check_part(path: str, node: Config, annotation: Any) -> None:
+    """A node must be of the class, or (if partial) make the class, that its place is for."""
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    for member in members:
+        if get_origin(member) is Mapping and "_target_" not in node:
+            for name, inner in node.items():
+                if isinstance(inner, str) and _makes_attention(member):
+                    raise _not_a_mechanism(f"{path}.{name}", inner)
+                if not isinstance(inner, Mapping):
+                    raise ConfigError(f"{path}.{name}: must be a node with a _target_")
+                _check_part(f"{path}.{name}", inner, get_args(member)[1])
+            return
+        is_factory = get_origin(member) is Callable
+        wanted = get_args(member)[1] if is_factory else member
+        if not (inspect.isclass(wanted) and issubclass(wanted, PARTS)):
+            continue
+        made = component_class(path, node.get("_target_", ""), (wanted,))
+        _check_partial(path, node, made, is_factory)
+        return
+    raise ConfigError(f"{path}: must be a plain value, not a node of keys")
+
+
+def _check_partial(path: str, node: Config, made: type, is_factory: bool) -> None:
+    if bool(node.get("_partial_")) != is_factory:
+        needs = "needs" if is_factory else "must not have"
+        raise ConfigError(f"{path}: {made.__name__} {needs} _partial_: true here")
+
+
+def _makes_attention(annotation: Any) -> bool:
+    """Whether a place in a config is for a mechanism, or for several by name."""
+    return annotation is AttentionLayer or any(map(_makes_attention, get_args(annotation)))
+
+
+def _not_a_mechanism(path: str, value: str, inner: str = "") -> ConfigError:
+    """What to say where a mechanism's mere name stands in place of its node."""
+    meant = f"+attention@{path}{inner}={value}"
+    return ConfigError(f"{path}: must be a node of keys, got {value!r}; did you mean {meant}?")
+
+
+def check_value(path: str, value: object, annotation: Any) -> None:
+    """Raise ConfigError, naming the path, if a plain value is not of a type."""
+    adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        problems = " or ".join(
+            dict.fromkeys(
+                # Plain values that are Sequences but no text are lists.
+                detail["msg"].replace("an instance of Sequence", "a valid list, as in [1,5]")
+                for detail in error.errors()
+            )
+        )
+        raise ConfigError(f"{path}: {problems[:1].lower()}{problems[1:]}; got {value!r}") from None

@@ -1,0 +1,49 @@
+"""Environment variables in a config: recorded by their names, and looked up when a run is built.
+
+So a secret that a user's config takes from the environment, or a path of this machine, is in no
+record of the run, in no job's ticket and not in W&B.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attention_lab.config.components import Config, ConfigError
+
+#: As OmegaConf writes it, and :func:`attention_lab.config.compose.plain_config` leaves it.
+VARIABLE = re.compile(r"\$\{oc\.env:([^,{}]+)\}")
+
+
+def with_environment(config: Config) -> Config:
+    """The config with the values of environment variables in place of their names.
+
+    Only for a config that this user has composed: a received one must not read the environment.
+
+    Raises:
+        ConfigError: if a variable is not set here.
+    """
+    return {key: _looked_up(key, value) for key, value in config.items()}
+
+
+def _looked_up(path: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _looked_up(f"{path}.{key}", inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_looked_up(path, inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    for name in VARIABLE.findall(value):
+        if name not in os.environ:
+            raise ConfigError(f"{path}: the environment variable {name} is not set here")
+    return VARIABLE.sub(lambda match: os.environ[match[1]], value)
+
+
+def check_without_environment(config: Config) -> None:
+    """Raise ConfigError if the data of a recorded config needs an environment variable."""
+    for key, value in config["data"].items():
+        if VARIABLE.search(str(value)):
+            raise ConfigError(
+                f"data.{key} is {value}, and no variable of a recorded config is looked up; "
+                "write its value there"
+            )

@@ -1,0 +1,171 @@
+"""Hydra's own section of a config, checked before Hydra acts on any of it.
+
+This section names the callbacks, launchers, sweepers and log handlers that Hydra instantiates, and
+the environment variables that it sets. Hydra's own block list is not a security boundary, as its
+source says.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra._internal import hydra as hydra_internals
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, OmegaConf
+
+from attention_lab.config.compose import WrongCommand, group_options
+
+#: What Hydra may instantiate, by where it stands under ``hydra``; "*" is any name.
+TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("callbacks", "*"): (
+        "attention_lab.cli.train.Directories",
+        "attention_lab.cli.dry_run.Elsewhere",
+    ),
+    ("launcher",): (
+        "hydra_plugins.attention_lab_launcher.IsolatedLauncher",
+        "hydra_plugins.attention_lab_launcher.SlurmLauncher",
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    ),
+    ("sweeper",): (
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+    ),
+    # Without CmaEsSampler, which unpickles data from the storage.
+    ("sweeper", "sampler"): tuple(
+        f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "Grid", "NSGAII", "MOTPE")
+    ),
+}
+#: Environment variables that a config may set: none says where to send or load something.
+ENVIRONMENT = {
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TOKENIZERS_PARALLELISM"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"),
+    *("NCCL_DEBUG", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_SOCKET_IFNAME"),
+    "GLOO_SOCKET_IFNAME",
+}
+LOG_HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
+#: Hydra's log file, and the streams that it prints on.
+LOG_PLACES = (
+    "${hydra.runtime.output_dir}/${hydra.job.name}.log",
+    *("ext://sys.stdout", "ext://sys.stderr"),
+)
+#: A choice of several options of a group, but for experiments, which may build on each other.
+SEVERAL = re.compile(r"\+?((?!experiment)\w+(?:/\w+)*)(?:@[\w.]+)?=\[(.*,.*)\]")
+REMEDY = "leave it out"
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Check every config that Hydra composes in this context, before Hydra uses it."""
+    vars(hydra_internals)["ConfigLoaderImpl"] = _CheckedLoader
+    try:
+        yield
+    finally:
+        vars(hydra_internals)["ConfigLoaderImpl"] = ConfigLoaderImpl
+
+
+class _CheckedLoader(ConfigLoaderImpl):
+    """Composes as Hydra does: the command's config, and that of each job of a sweep."""
+
+    def load_configuration(self, *args: Any, **named: Any) -> DictConfig:
+        config = super().load_configuration(*args, **named)
+        check(config)
+        return config
+
+
+def check(config: DictConfig) -> None:
+    """Check the section ``hydra`` of a composed config.
+
+    Raises:
+        WrongCommand: if a key has a value that is not allowed.
+    """
+    for name in ("callbacks", "launcher", "sweeper"):
+        if OmegaConf.is_interpolation(config.hydra, name):
+            raise WrongCommand(f"hydra.{name}: must not be an interpolation; {REMEDY}")
+        if OmegaConf.is_config(config.hydra[name]):
+            OmegaConf.resolve(config.hydra[name])  # so that Hydra gets what is checked
+    settings: Any = OmegaConf.to_container(config.hydra)
+    for override in settings["overrides"]["task"]:
+        _check_choice(override)
+    for path, target in _targets(settings):
+        _check_target(path, target)
+    _check_sweeper(settings["sweeper"])
+    for name in ("job_logging", "hydra_logging"):
+        _check_logging(f"hydra.{name}", settings[name])
+    _check_environment(settings["job"]["env_set"])
+    _check_subdirectory(settings["output_subdir"])
+
+
+def _check_choice(override: str) -> None:
+    """Of several options of a group, Hydra merges one over the other, so the last one wins."""
+    match = SEVERAL.fullmatch(override)
+    if match and group_options(match[1]):
+        first = match[2].partition(",")[0].strip()
+        raise WrongCommand(f"{override}: only one option can be chosen, as {match[1]}={first}")
+
+
+def _targets(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Everything below a value that Hydra would instantiate, and where it stands."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return
+    if "_target_" in value:
+        yield path, value["_target_"]
+    for key, inner in value.items():
+        yield from _targets(inner, (*path, str(key)))
+
+
+def _check_target(path: tuple[str, ...], target: Any) -> None:
+    place = ("callbacks", "*") if path[:1] == ("callbacks",) and len(path) == 2 else path
+    known = TARGETS.get(place, ())
+    if target not in known:
+        names = " or ".join(name.rpartition(".")[2] for name in known) or "nothing"
+        key = ".".join(("hydra", *path, "_target_"))
+        raise WrongCommand(f"{key}: {target} is not allowed, only {names} is; {REMEDY}")
+
+
+def _check_sweeper(sweeper: Any) -> None:
+    """Two of Optuna's options can run code: a function by its name, and a database's pickles."""
+    options = sweeper if isinstance(sweeper, Mapping) else {}
+    if (function := options.get("custom_search_space")) is not None:
+        key = "hydra.sweeper.custom_search_space"
+        raise WrongCommand(f"{key}: {function} is not allowed; use hydra.sweeper.params")
+    storage = options.get("storage")
+    if storage is not None and not str(storage).startswith("sqlite:///"):
+        raise WrongCommand(f"hydra.sweeper.storage: must be a file, sqlite:///…, got {storage}")
+
+
+def _check_logging(path: str, value: Any) -> None:
+    """Python's logging could call any function and append to any file."""
+    if isinstance(value, str) and ("${" in value or "://" in value) and value not in LOG_PLACES:
+        raise WrongCommand(f"{path}: {value} is not allowed; {REMEDY}")
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        is_wrong = {
+            "()": True,
+            ".": True,
+            "class": inner not in LOG_HANDLERS,
+            "filename": inner not in LOG_PLACES,
+        }
+        if is_wrong.get(key, False):
+            raise WrongCommand(f"{path}.{key}: {inner} is not allowed; {REMEDY}")
+        _check_logging(f"{path}.{key}", inner)
+    if isinstance(value, list):
+        for inner in value:
+            _check_logging(path, inner)
+
+
+def _check_environment(variables: Any) -> None:
+    names = variables if isinstance(variables, Mapping) else [str(variables)]
+    for name in names:
+        if name not in ENVIRONMENT:
+            raise WrongCommand(
+                f"hydra.job.env_set.{name}: a config may not set it; set it in the shell, as in "
+                f"`{name}=… attention-lab train …`"
+            )
+
+
+def _check_subdirectory(name: str | None) -> None:
+    if name is not None and ("${" in name or name in ("", "..") or Path(name).name != name):
+        raise WrongCommand(f"hydra.output_subdir: must be a plain name, got {name!r}; {REMEDY}")

@@ -1,0 +1,79 @@
+"""Which runs are the same run: those whose configs say the same of all that can change a result."""
+
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Any
+
+#: What changes nothing about a result: where it is logged and shown, where it is computed, and how
+#: often it is saved.
+IMMATERIAL = (
+    *("logger", "sweep"),
+    *("trainer.accelerator", "trainer.progress", "trainer.checkpoint_every"),
+)
+
+
+def is_immaterial(key: str) -> bool:
+    """Whether a key of a config, as "trainer.progress", changes nothing about a result."""
+    return any(key == name or key.startswith(f"{name}.") for name in IMMATERIAL)
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """The identity of a run: 8 hex digits that depend on all of its config that is material.
+
+    The order of keys does not matter. Data files count by their content, whose SHA-256 is in
+    ``data_files`` (:func:`attention_lab.training.build.from_anywhere` puts it there), wherever
+    they are; those that are not listed there count by their paths.
+
+    >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "progress": True}}
+    >>> identity(config) == identity({"trainer": {"progress": False, "max_epochs": 3}, "seed": 0})
+    True
+    >>> identity(config) == identity(config | {"seed": 1})
+    False
+
+    Args:
+        config: the resolved config, of plain values.
+    """
+    text = json.dumps(sorted(_material(config)))
+    return blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def differences(known: Mapping[str, Any], config: Mapping[str, Any], most: int = 3) -> list[str]:
+    """What keeps two configs from being the same run, key by key.
+
+    >>> differences({"seed": 0, "model": {"width": 8}}, {"seed": 1, "model": {"width": 8}})
+    ['seed is 0 there, 1 here']
+
+    Args:
+        known: the config that is there.
+        config: the one that is asked for.
+        most: how many keys to name.
+    """
+    there, here = dict(_material(known)), dict(_material(config))
+    names = list(dict.fromkeys([*here, *there]))
+    lines = [
+        f"the content of data.{key.removeprefix('data_files.')} has changed"
+        if key.startswith("data_files.") and key in here and key in there
+        else f"{key} is {there.get(key, 'not')} there, {here.get(key, 'not')} here"
+        for key in names
+        if there.get(key) != here.get(key)
+    ]
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
+
+
+def _material(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The leaves of a config that count, as JSON, with their paths."""
+    files = config.get("data_files")
+    hashed = {f"data.{name}" for name in files} if isinstance(files, Mapping) else set()
+    return ((path, leaf) for path, leaf in _leaves(config) if path not in hashed)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves below a value; an empty mapping is a leaf, too."""
+    if is_immaterial(path):
+        return
+    if not (isinstance(value, Mapping) and value):
+        yield path, json.dumps(value, ensure_ascii=False)
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{path}.{key}" if path else str(key))

@@ -1,0 +1,82 @@
+"""Checking a whole config: its sections, and that they go together."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from attention_lab.config.components import (
+    Config,
+    ConfigError,
+    check_node,
+    check_value,
+    component_class,
+)
+from attention_lab.config.imports import import_object
+from attention_lab.spelling import nearest
+
+#: The base class of what each section of a config configures, by name: some live in packages above
+#: this one, and are imported when a config is checked.
+SECTIONS = {
+    "attention": "attention_lab.attention.AttentionLayer",
+    "model": "attention_lab.models.protocol.Network",
+    "data": "attention_lab.data.core.splits.SplitDataModule",
+    "objective": "attention_lab.training.tasks.base.Objective",
+    "optimizer": "attention_lab.training.optim.OptimizerOptions",
+    "trainer": "attention_lab.training.trainer.TrainerOptions",
+    "logger": "attention_lab.tracking.wandb_logger.LoggerOptions",
+}
+
+
+def base_class(section: str) -> type:
+    """What a section of a config must configure."""
+    return cast(type, import_object(SECTIONS[section]))
+
+
+def check(config: Config) -> None:
+    """Check every section and every node inside it.
+
+    Raises:
+        ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
+    """
+    check_seed(config)
+    for key in config:
+        if key not in (*SECTIONS, "seed", "data_files"):
+            raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
+    for section in SECTIONS:
+        if section == "objective" and section not in config:
+            raise ConfigError(_no_objective(config))
+        if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
+            raise ConfigError(f"{section}: must be a config group's option, with a _target_")
+        check_node(section, config[section], base_class(section))
+    _check_tasks(config)
+    check_value("data_files", config.get("data_files", {}), dict[str, str | list[str]])
+
+
+def check_seed(config: Config) -> None:
+    """Raise ConfigError unless a config has a seed."""
+    seed = config.get("seed")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
+
+
+def _no_objective(config: Config) -> str:
+    """What to say about a dataset of one's own whose config does not bring an objective along."""
+    data = component_class("data", config["data"]["_target_"], (base_class("data"),))
+    return (
+        "objective: the data's YAML names none; put `defaults: [/objective@_global_: "
+        f"{data.task}]` into it"  # type: ignore[attr-defined]
+    )
+
+
+def _check_tasks(config: Config) -> None:
+    """Model, data and objective must be for the same task."""
+    tasks = {
+        section: component_class(section, config[section]["_target_"], (base_class(section),)).task  # type: ignore[attr-defined]
+        for section in ("data", "objective", "model")
+    }
+    for section in ("objective", "model"):
+        if tasks[section] != tasks["data"]:
+            raise ConfigError(
+                f"{section}: {config[section]['_target_'].rpartition('.')[2]} is for "
+                f"{tasks[section]}, but the data is for {tasks['data']}; "
+                "`attention-lab list` shows the others"
+            )

@@ -1,0 +1,1 @@
+"""Datasets that Python packages ship."""

@@ -1,0 +1,89 @@
+"""Handwritten digits, read row by row or pixel by pixel."""
+
+from typing import Literal
+
+import torch
+
+from attention_lab.data.core.batches import LabelledSequences
+from attention_lab.data.core.labelled_sequences import LabelledSequencesData
+from attention_lab.data.core.slices import Slices, by_class
+from attention_lab.data.core.splits import split_by_hash
+
+CLASSES, ROWS, COLUMNS, BRIGHTEST = 10, 8, 8, 16
+
+
+class Digits(LabelledSequencesData):
+    """Handwritten digits as sequences of eight rows of eight pixels, or of pixels (scikit-learn).
+
+    Example: an image of a 3, (8, 8) with values from 0 to 1 → 3. Read as pixels it is (64, 1), row
+    after row, so that who sees no positions cannot know what is above what.
+
+    An image belongs to one split, by a hash of its number: 1,251 (70 %) to training, 176 (10 %) to
+    validation and 370 (20 %) to test.
+
+    Known shortcut: the images are all of one size and in place, so an average of each class goes
+    far (``shortcuts``). Also, the same 13 people wrote the images of all splits.
+
+    Source: Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine
+    Learning Repository; scikit-learn ships its test set of 1797 images.
+
+    Args:
+        read: "rows" for 8 vectors of 8 features, "pixels" for 64 vectors of one.
+        batch_size: largest number of examples in a batch, per process.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if ``read`` is something else, the batch size is below 1, or the seed is below
+            0.
+    """
+
+    def __init__(
+        self, read: Literal["rows", "pixels"] = "rows", batch_size: int = 32, seed: int = 0
+    ) -> None:
+        super().__init__(batch_size, seed)
+        if read not in ("rows", "pixels"):
+            raise ValueError(f"read must be rows or pixels, got {read!r}")
+        self.length, self.features = (ROWS, COLUMNS) if read == "rows" else (ROWS * COLUMNS, 1)
+
+    def load(self) -> dict[str, LabelledSequences]:
+        """Read the images and split them.
+
+        Raises:
+            ImportError: if scikit-learn is not installed.
+        """
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ImportError(
+                "data=digits needs scikit-learn: pip install 'attention-lab[digits]'"
+            ) from error
+        digits = load_digits()
+        inputs = torch.tensor(digits.images, dtype=torch.float32) / BRIGHTEST
+        inputs = inputs.reshape(-1, self.length, self.features)
+        labels = torch.tensor(digits.target, dtype=torch.int64)
+        images = split_by_hash(map(str, range(len(labels))), train=0.7, validation=0.1)
+        rows = {split: torch.tensor(list(map(int, chosen))) for split, chosen in images.items()}
+        return {split: LabelledSequences(inputs, labels).select(rows[split]) for split in rows}
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of a feature vector, of the set of classes, and of a sequence."""
+        return {"features": self.features, "classes": CLASSES, "length": self.length}
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Accuracy of answering the class whose mean image in training is nearest, by Euclid."""
+        train, images = self.split("train"), self.split(split).inputs.flatten(1).double()
+        of_class = (train.inputs[train.labels == label] for label in range(CLASSES))
+        means = torch.stack([inputs.flatten(1).double().mean(0) for inputs in of_class])
+        nearest = torch.cdist(images, means).argmin(1)
+        return {"nearest class mean": self.right(split, nearest)}
+
+    def slices(self, split: str) -> Slices:
+        """By class."""
+        return by_class([str(digit) for digit in range(CLASSES)])
+
+    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+        """The rows of each image, from the top, or its pixels, row by row."""
+        names = [f"row {row}" for row in range(1, ROWS + 1)]
+        if self.features == 1:
+            names = [f"{row}, {column}" for row in names for column in range(1, COLUMNS + 1)]
+        return [{"input": names} for _ in batch.labels]

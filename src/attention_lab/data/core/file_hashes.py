@@ -1,0 +1,60 @@
+"""Hashes of data files: what a file holds, whatever its name."""
+
+import functools
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from hashlib import blake2b, file_digest
+from pathlib import Path
+
+from attention_lab.data.files.corpus import cache_directory
+
+#: Bytes from which on a file's hash is kept in the cache.
+LARGE = 2**24
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex.
+
+    A large file is read once: its hash is kept in the cache, and holds as long as the file has the
+    same path, size and times.
+
+    Raises:
+        OSError: if it cannot be read, or is not a regular file.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(f"{path} is not a regular file")
+    # The time of the last change of any kind (ctime) also tells of a file whose mtime was set back.
+    return _sha256(path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@functools.lru_cache
+def _sha256(path: Path, size: int, *times: int) -> str:
+    if size < LARGE:
+        return _digest(path)
+    key = blake2b(f"{path} {size} {times}".encode(errors="surrogateescape"), digest_size=16)
+    kept = cache_directory() / "sha256" / key.hexdigest()
+    with suppress(OSError, ValueError):
+        known = kept.read_text(encoding="ascii")
+        if len(bytes.fromhex(known)) == 32:
+            return known
+    digest, now = _digest(path), path.stat()
+    if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) == (size, *times):
+        with suppress(OSError):  # where the cache cannot be written, the file is read each time
+            _keep(kept, digest)
+    return digest
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _keep(path: Path, digest: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(digest)
+    Path(partial).replace(path)

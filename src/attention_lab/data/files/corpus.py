@@ -1,0 +1,320 @@
+"""Text files as token ids on disk, however long: made once, block by block, and kept in a cache."""
+
+import codecs
+import filecmp
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_lab.data.core.vocabulary import UNK, TextVocabulary, Tokens, restored, vocabulary_of
+from attention_lab.data.files.overlap import Ids, shared_passages
+from attention_lab.data.files.paths import shown
+
+#: Bytes of text that are in memory at a time.
+BLOCK = 2**16
+#: Raised whenever the same text would give other files.
+_FORMAT = 2
+#: As much as can be taken of a block without cutting a word, or what byte pairs take for one.
+_WHOLE_WORDS = re.compile(r".*\S(?=[ \n])", re.DOTALL)
+
+Table = NDArray[np.int64]
+
+
+class Piece(NamedTuple):
+    """Bytes of a file from ``start`` up to ``stop``."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much there is of a split."""
+
+    tokens: int
+    characters: int
+    #: Tokens that do not occur in training.
+    unknown: int
+    #: Passages looked at, and those of them that stand in training, too; none of training itself.
+    passages: int = 0
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Splits of text as token ids, kept in a directory."""
+
+    vocabulary: TextVocabulary
+    counts: dict[str, Counts]
+    #: Each split's ids less ``vocabulary.lowest``, (tokens,) on disk.
+    ids: dict[str, Ids]
+    directory: Path
+
+    def counted(self, name: str, count: Callable[[], Table]) -> Table:
+        """A table of counts, made once and then kept beside the ids under some name."""
+        path = self.directory / f"{name}.npy"
+        try:
+            known: Table = np.load(path)
+        except (OSError, ValueError, EOFError):
+            counts = count()
+            with suppress(OSError):  # where nothing can be written any more, it is made each time
+                _save(path, counts)
+            return counts
+        return known
+
+
+def whole_files(paths: Sequence[str]) -> list[Piece]:
+    """All of some files, but for a byte order mark at the beginning.
+
+    Raises:
+        ValueError: naming the one that is no file, is empty or cannot be read.
+    """
+    pieces = []
+    for path in map(_absolute, paths):
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+        except OSError as error:
+            raise ValueError(
+                f"{shown(path)}: {str(error.strerror).lower()}; a text file is needed"
+            ) from None
+        if size <= start:
+            raise ValueError(f"{shown(path)}: is empty; a text file is needed")
+        pieces.append(Piece(path, start, size))
+    return pieces
+
+
+def shared_files(some: Sequence[Piece], others: Sequence[Piece]) -> list[Path]:
+    """Those of the other files that have the content of one of some files.
+
+    Only files of the same size are read.
+    """
+    return [
+        other.path
+        for other in others
+        if any(filecmp.cmp(each.path, other.path, shallow=False) for each in some)
+    ]
+
+
+def cut(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[Piece]]:
+    """Pieces cut into consecutive parts, between characters.
+
+    Args:
+        pieces: of UTF-8.
+        shares: of each part, in bytes; they sum to 1.
+    """
+    sizes = [piece.stop - piece.start for piece in pieces]
+    ends = [round(share * sum(sizes)) for share in np.cumsum(shares)]
+    parts: list[list[Piece]] = [[] for _ in shares]
+    before = 0
+    for (path, start, stop), size in zip(pieces, sizes, strict=True):
+        offset = start - before
+        bounds = [
+            _between_characters(path, offset + min(max(end, before), before + size), stop)
+            for end in ends
+        ]
+        for part, first, last in zip(parts, [start, *bounds], bounds, strict=False):
+            if first < last:
+                part.append(Piece(path, first, last))
+        before += size
+    return parts
+
+
+def texts(pieces: Sequence[Piece]) -> Iterator[str]:
+    """The text of some pieces in blocks that end between words, where words are not too long.
+
+    Raises:
+        ValueError: naming the file, the byte and the line that is not UTF-8.
+    """
+    for path, start, stop in pieces:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        rest = ""
+        with path.open("rb") as file:
+            file.seek(start)
+            while (place := file.tell()) < stop:
+                block = file.read(min(BLOCK, stop - place))
+                held = len(decoder.getstate()[0])
+                try:
+                    text = rest + decoder.decode(block, final=place + len(block) >= stop)
+                except UnicodeDecodeError as error:
+                    raise ValueError(_not_utf8(path, place - held + error.start)) from None
+                whole = _WHOLE_WORDS.match(text)
+                end = whole.end() if whole else len(text)
+                rest = text[end:]
+                yield text[:end]
+        if rest:
+            yield rest
+
+
+def corpus(
+    splits: Mapping[str, Sequence[Piece]],
+    tokens: Tokens,
+    size: int,
+    accept: Callable[[Mapping[str, Counts]], None],
+) -> Corpus:
+    """The ids of some splits, from the cache if the files are as they were when it was made.
+
+    Args:
+        splits: the pieces of each split; the vocabulary is that of "train".
+        tokens: what tokens are.
+        size: of the vocabulary; for "bpe" only.
+        accept: raises ValueError if there is too little of a split; then nothing is kept.
+
+    Raises:
+        ValueError: if it is not accepted, a file is not UTF-8 or changes meanwhile, or the cache
+            cannot be written.
+    """
+    home = cache_directory()
+    key = _key(splits, tokens, size)
+    directory = home / key
+    known = _read(directory)
+    if known:
+        accept(known.counts)
+        return known
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+    except OSError as error:
+        raise ValueError(_not_kept(home, error)) from None
+    try:
+        accept(_write(partial, splits, vocabulary_of(tokens, texts(splits["train"]), size)))
+        if _key(splits, tokens, size) != key:
+            raise ValueError("a text file changed while it was read; try again")
+        _put(partial, directory)
+    except OSError as error:
+        raise ValueError(_not_kept(home, error)) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    made = _read(directory)
+    assert made is not None
+    return made
+
+
+def cache_directory() -> Path:
+    """Where ids are kept: ``attention-lab`` in $XDG_CACHE_HOME or else in ~/.cache.
+
+    It may be deleted whenever no run is reading it; what is needed again is made again.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-lab"
+
+
+def _key(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> str:
+    """What the ids depend on, hashed."""
+    pieces = {
+        split: [
+            (str(path), start, stop, path.stat().st_size, path.stat().st_mtime_ns)
+            for path, start, stop in some
+        ]
+        for split, some in splits.items()
+    }
+    settings = [_FORMAT, pieces, tokens, size if tokens == "bpe" else None]
+    return blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()
+
+
+def _write(
+    directory: Path, splits: Mapping[str, Sequence[Piece]], vocabulary: TextVocabulary
+) -> dict[str, Counts]:
+    counts = {}
+    for split, pieces in splits.items():
+        tokens = characters = unknown = 0
+        with (directory / f"{split}.ids").open("wb") as file:
+            for text in texts(pieces):
+                ids = vocabulary.ids(text)
+                file.write((ids - vocabulary.lowest).astype(_stored_type(vocabulary)).tobytes())
+                tokens += len(ids)
+                characters += len(text)
+                unknown += int((ids == UNK).sum())
+        counts[split] = Counts(tokens, characters, unknown)
+    train, *others = (_mapped(directory / f"{split}.ids", vocabulary) for split in splits)
+    for split, (found, looked_at) in zip(
+        list(splits)[1:], shared_passages(train, others), strict=True
+    ):
+        counts[split] = replace(counts[split], passages=looked_at, shared=found)
+    about = {
+        "vocabulary": vocabulary.state(),
+        "counts": {split: asdict(known) for split, known in counts.items()},
+    }
+    (directory / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    return counts
+
+
+def _read(directory: Path) -> Corpus | None:
+    """What a directory of the cache holds; None if it is not there, or not whole."""
+    try:
+        about = json.loads((directory / "about.json").read_text(encoding="utf-8"))
+        vocabulary = restored(about["vocabulary"])
+        counts = {split: Counts(**known) for split, known in about["counts"].items()}
+        ids = {split: _mapped(directory / f"{split}.ids", vocabulary) for split in counts}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = all(len(ids[split]) == counts[split].tokens for split in counts)
+    return Corpus(vocabulary, counts, ids, directory) if whole else None
+
+
+def _mapped(path: Path, vocabulary: TextVocabulary) -> Ids:
+    stored = _stored_type(vocabulary)
+    return np.memmap(path, stored, "r") if path.stat().st_size else np.zeros(0, stored)
+
+
+def _save(path: Path, counts: Table) -> None:
+    """Write a table so that who reads meanwhile finds all of it or nothing."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        np.save(file, counts)
+    Path(file.name).replace(path)
+
+
+def _put(partial: Path, directory: Path) -> None:
+    """Rename a directory of the cache; if another process was faster, its work is as good."""
+    if directory.exists() and _read(directory) is None:
+        shutil.rmtree(directory)
+    try:
+        partial.rename(directory)
+    except OSError:
+        if _read(directory) is None:
+            raise
+
+
+def _stored_type(vocabulary: TextVocabulary) -> np.dtype[Any]:
+    return np.min_scalar_type(len(vocabulary) - 1 - vocabulary.lowest)
+
+
+def _between_characters(path: Path, place: int, stop: int) -> int:
+    """The first place from this one on at which a character begins."""
+    with path.open("rb") as file:
+        file.seek(place)
+        ahead = file.read(min(3, stop - place))
+    continued = (byte & 0b11000000 == 0b10000000 for byte in ahead)
+    return place + sum(takewhile(bool, continued))
+
+
+def _not_utf8(path: Path, place: int) -> str:
+    line, before = 1, 0
+    with path.open("rb") as file:
+        while before < place:
+            block = file.read(min(BLOCK, place - before))
+            line += block.count(b"\n")
+            before += len(block)
+        byte = file.read(1)
+    return f"{shown(path)}, line {line}: byte {place + 1} of the file (0x{byte.hex()}) is not UTF-8"
+
+
+def _not_kept(home: Path, error: OSError) -> str:
+    return f"cannot keep token ids in {home}: {error}; XDG_CACHE_HOME=DIRECTORY names another"
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()

@@ -1,0 +1,187 @@
+"""A user's own texts, each with a label."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attention_lab.data.core.batches import LabelledSequences, pad
+from attention_lab.data.core.labelled_sequences import LabelledSequencesData
+from attention_lab.data.core.slices import Slices, by_share
+from attention_lab.data.core.splits import SPLITS, warn_of_shared, warn_of_unknown
+from attention_lab.data.core.vocabulary import (
+    PAD,
+    UNK,
+    TextVocabulary,
+    Tokens,
+    checked_size,
+    vocabulary_of,
+)
+from attention_lab.data.files.paths import required, shown
+from attention_lab.data.files.tsv import as_read, deal, read_columns
+
+
+class _Line(NamedTuple):
+    text: str
+    label: str
+    place: str  # the file and the line in it, for messages
+
+
+class Labels(LabelledSequencesData):
+    """Which label has this text? On files of the user's own.
+
+    Example, a line of such a file, with a tab between text and label: a fine film → good.
+
+    The files are UTF-8. What is not given is dealt off the training file by a hash of the text, so
+    that equal texts stay together: 5 % for validation, 5 % for test. Tokens and labels are those of
+    the training split; other tokens are read as <unk>, with a warning. So are texts counted that
+    two splits share, whatever their labels. Between words, one space is as good as several.
+
+    Known shortcut: the tokens without their order, which naive Bayes goes by (``shortcuts``).
+
+    Args:
+        train: path of the file to train on.
+        validation: path of the file to validate on; None takes a part of ``train``.
+        test: path of the file to test on; None takes a part of ``train``.
+        tokens: "characters", "whitespace" (what stands between it), "bytes" or "bpe" (byte pairs,
+            trained on the training texts).
+        vocabulary: number of tokens, for "bpe" only; None for 1024.
+        batch_size: largest number of examples in a batch, per process.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if there is no training file, a number is below 1, or the seed is below 0; while
+            loading, if a file is no such file, naming its line.
+    """
+
+    vocabularies = ("text_vocabulary",)
+    files = ("train", "validation", "test")
+
+    text_vocabulary: TextVocabulary
+    #: The names of the classes, by their numbers.
+    classes: list[str]
+
+    def __init__(
+        self,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        tokens: Tokens = "characters",
+        vocabulary: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        self.train_file = required("train", train, "a UTF-8 file of lines text TAB label")
+        self.other_files = {"validation": validation, "test": test}
+        self.tokens, self.vocabulary = tokens, checked_size(vocabulary, tokens)
+
+    def load(self) -> dict[str, LabelledSequences]:
+        """Read the files, number the tokens and labels of the training split, encode each split.
+
+        Raises:
+            ValueError: naming the file, and the line if it is one line's fault.
+        """
+        lines = self._lines()
+        texts = [line.text for line in lines["train"]]
+        self.text_vocabulary = vocabulary_of(self.tokens, texts, self.vocabulary)
+        self.classes = sorted({line.label for line in lines["train"]})
+        if len(self.classes) == 1:
+            raise ValueError(
+                f"{shown(self.train_file)}: every training line has the label {self.classes[0]!r}"
+            )
+        for split in SPLITS[1:]:
+            self._check_labels(split, lines[split])
+        warn_of_shared({split: [line.text for line in lines[split]] for split in SPLITS}, "texts")
+        encoded = {split: self._encoded(lines[split]) for split in SPLITS}
+        for split in SPLITS[1:]:
+            inputs = encoded[split].inputs
+            unknown, tokens = (int(found.sum()) for found in (inputs == UNK, inputs != PAD))
+            warn_of_unknown(
+                shown(self.other_files[split] or self.train_file), split, unknown, tokens
+            )
+        return encoded
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "classes": self.classes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict["classes"] != self.classes:
+            raise ValueError(
+                "data: the labels are not the checkpoint's, so the data has changed since; "
+                "evaluate it as it was, or train again"
+            )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.classes = list(state["classes"])
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of the vocabulary, of the set of classes, and of the longest text."""
+        return {
+            "vocabulary": len(self.text_vocabulary),
+            "classes": len(self.classes),
+            "length": self.longest()[0],
+        }
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Accuracy of naive Bayes on the tokens, whatever their order (add-one smoothing)."""
+        train, chosen = self.split("train"), self.split(split)
+        counts = torch.ones(len(self.text_vocabulary), len(self.classes), dtype=torch.float64)
+        labels = train.labels.unsqueeze(1).expand_as(train.inputs)
+        counts.index_put_((train.inputs, labels), counts.new_tensor(1.0), accumulate=True)
+        counts[PAD] = 0
+        evidence = (counts / counts.sum(0)).log()
+        evidence[PAD] = 0
+        scores = train.labels.bincount().double().log().repeat(len(chosen.labels), 1)
+        for tokens in chosen.inputs.T:
+            scores += evidence[tokens]
+        return {"tokens without order": self.right(split, scores.argmax(1))}
+
+    def slices(self, split: str) -> Slices:
+        """By length in tokens, about as many training texts to each slice."""
+
+        def length_of(batch: LabelledSequences) -> Tensor:
+            return batch.lengths()[:, 0]
+
+        return by_share(length_of(self.split("train")), length_of)
+
+    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+        """The tokens of each text."""
+        return [
+            {"input": [self.text_vocabulary.token(id) for id in row if id != PAD]}
+            for row in batch.inputs.tolist()
+        ]
+
+    def _lines(self) -> dict[str, list[_Line]]:
+        """The lines of each split."""
+        given = {split: self._read(path) for split, path in self.other_files.items() if path}
+        return deal(self.train_file, self._read(self.train_file), given, "texts")
+
+    def _read(self, path: str) -> list[_Line]:
+        rows = enumerate(read_columns(path, ("text", "label")), start=1)
+        return [
+            _Line(as_read(text, self.tokens), label, f"{shown(path)}, line {number}")
+            for number, (text, label) in rows
+        ]
+
+    def _encoded(self, lines: Sequence[_Line]) -> LabelledSequences:
+        number = {label: number for number, label in enumerate(self.classes)}
+        return LabelledSequences(
+            inputs=pad(self.text_vocabulary.read(line.text) for line in lines),
+            labels=torch.tensor([number[line.label] for line in lines]),
+        )
+
+    def _check_labels(self, split: str, lines: Sequence[_Line]) -> None:
+        for line in lines:
+            if line.label in self.classes:
+                continue
+            if self.other_files[split]:
+                raise ValueError(f"{line.place}: no training text has the label {line.label!r}")
+            raise ValueError(
+                f"{line.place}: the label {line.label!r} is too rare to be dealt out: this text "
+                f"falls to {split}, and none with its label to training; give more such lines, or "
+                f"data.{split}=FILE"
+            )

@@ -1,0 +1,226 @@
+"""Sequence-to-sequence learning on pairs of the user's own."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from attention_lab.data.core.batches import SequencePairs, pad
+from attention_lab.data.core.sequence_metrics import (
+    MODES,
+    OF_TEXT,
+    Answer,
+    Reference,
+    SequenceMetrics,
+)
+from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.slices import Slices, by_length
+from attention_lab.data.core.splits import checked_split, warn_of_shared, warn_of_unknown
+from attention_lab.data.core.vocabulary import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    Tokens,
+    checked_size,
+    vocabulary_of,
+)
+from attention_lab.data.files.paths import required, shown
+from attention_lab.data.files.tsv import as_read, deal, read_columns
+
+#: The metrics where none are chosen: of words spelt in symbols, and of running text.
+_OF_SYMBOLS = ("token_error_rate", "sequence_error_rate")
+_OF_TEXTS = ("token_error_rate", "bleu", "chrf")
+
+MetricName = Literal[
+    "token_error_rate", "sequence_error_rate", "sequence_accuracy", "per", "wer", "bleu", "chrf"
+]
+#: Source and target as they stand in a file.
+Line = tuple[str, str]
+
+
+class Pairs(SequencePairsData):
+    """Pairs of texts of your own, from a file with a line "source TAB target" for each.
+
+    Example: "nineteen TAB 19" → 1 9, from n i n e t e e n.
+
+    Several lines with the same source give it several targets. Training has a row for each line.
+    Validation and test have a row for each source: its target is the first that stands in the file,
+    but any of them counts as right. A split that has no file of its own is made of training lines,
+    by a hash of the source: 5 % of the sources each. Vocabularies are those of the training lines
+    that remain; what else occurs is read as <unk>, with a warning. So are sources counted that two
+    splits share, whatever their targets. Between words, one space is as good as several.
+
+    Where either side is characters, the metrics are ``token_error_rate`` and
+    ``sequence_error_rate``, the share of targets that are not right as a whole. Where both are
+    words, bytes or byte pairs, they are ``token_error_rate`` and, of the text as it stands in the
+    file, ``bleu`` and ``chrf``.
+    ``metrics`` chooses others: of words that are phonemes, ``[per,wer]`` are the error rates of
+    phonemes and of words (:class:`~attention_lab.data.core.sequence_metrics.SequenceMetrics`).
+    Runs are compared by the first unless ``monitor`` says otherwise.
+
+    Known shortcut: where source and target are alike, as in spelling, copying does well.
+
+    Args:
+        train: the training file, in UTF-8.
+        validation: the validation file; None takes a part of ``train``.
+        test: the test file; None takes a part of ``train``.
+        source_tokens: "characters", "whitespace" (what stands between it), "bytes" or "bpe" (byte
+            pairs, trained on training sources).
+        target_tokens: likewise.
+        vocabulary: number of tokens on each side, for "bpe" only; None for 1024.
+        metrics: what to measure; None means by what tokens are.
+        monitor: the metric by which checkpoints and runs are compared; None means the first.
+        batch_size: largest number of examples in a batch, per process.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a number is below 1, the seed is below 0, there is no training file, or
+            targets of such tokens have no such metric.
+    """
+
+    files = ("train", "validation", "test")
+
+    def __init__(
+        self,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        source_tokens: Tokens = "characters",
+        target_tokens: Tokens = "characters",
+        vocabulary: int | None = None,
+        metrics: Sequence[MetricName] | None = None,
+        monitor: MetricName | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        self.metrics = _checked_metrics(metrics, monitor, source_tokens, target_tokens)
+        self.train = required("train", train, "a UTF-8 file of lines source TAB target")
+        self.validation, self.test = validation, test
+        self.source_tokens, self.target_tokens = source_tokens, target_tokens
+        self.vocabulary = checked_size(vocabulary, source_tokens, target_tokens)
+        self.monitor = monitor or self.metrics[0]
+        self.mode = MODES[self.monitor]
+        self._sources: dict[str, list[str]] = {}
+        self._references: dict[str, list[list[Reference]]] = {}
+
+    def load(self) -> dict[str, SequencePairs]:
+        """Read the files, deal the training lines where splits lack one, and encode each split.
+
+        Raises:
+            ValueError: naming the file and line that cannot be read, or the split that is empty.
+        """
+        lines = self._lines()
+        sources, targets = ([line[side] for line in lines["train"]] for side in (0, 1))
+        self.source_vocabulary = vocabulary_of(self.source_tokens, sources, self.vocabulary)
+        self.target_vocabulary = vocabulary_of(self.target_tokens, targets, self.vocabulary)
+        # As a dict, so that each source counts once.
+        warn_of_shared({split: dict(lines[split]) for split in lines}, "sources")
+        return {split: self._encode(split, lines[split]) for split in lines}
+
+    def references(self, split: str) -> list[list[Reference]]:
+        """The targets of each row's source, as token ids without BOS and EOS."""
+        return self._references[checked_split(split)]
+
+    def metric(self) -> Metric:
+        """The chosen metrics of generated targets."""
+        return SequenceMetrics(self.metrics, self.target_vocabulary)
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Metrics of always writing the most frequent training target."""
+        targets = Counter(tuple(row) for row in self.split("train").target.tolist())
+        (usual, _), *_ = targets.most_common(1)
+        ids = [id for id in usual if id not in (PAD, BOS, EOS)]
+        return self.scores([ids] * len(self.references(split)), split)
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Metrics of copying the source, but for what no target has."""
+        copies = [
+            # One unknown token must not stand for another.
+            [PAD if id == UNK else id for id in self.target_vocabulary.read(source)]
+            for source in self._sources[checked_split(split)]
+        ]
+        return {"copy": self.scores(copies, split)}
+
+    def slices(self, split: str) -> Slices:
+        """By length of the source."""
+
+        def length_of(batch: SequencePairs) -> Tensor:
+            return (batch.source != PAD).sum(1)
+
+        lengths = length_of(self.split(split))
+        return by_length(int(lengths.amin()), int(lengths.amax()), length_of)
+
+    def _lines(self) -> dict[str, list[Line]]:
+        """The lines of each split, in the order of its file."""
+        own = {"validation": self.validation, "test": self.test}
+        given = {split: self._read(path) for split, path in own.items() if path}
+        return deal(self.train, self._read(self.train), given, "sources")
+
+    def _read(self, path: str) -> list[Line]:
+        return [
+            (as_read(source, self.source_tokens), as_read(target, self.target_tokens))
+            for source, target in read_columns(path, ("source", "target"))
+        ]
+
+    def _encode(self, split: str, lines: list[Line]) -> SequencePairs:
+        """The rows of a split; what counts as right in each of them is kept aside."""
+        read = [
+            (self.source_vocabulary.read(source), self.target_vocabulary.read(target))
+            for source, target in lines
+        ]
+        for option, column in (("source_tokens", 0), ("target_tokens", 1)):
+            ids = [id for row in read for id in row[column]]
+            warn_of_unknown(self._file(split), split, ids.count(UNK), len(ids), option)
+        # By text: two that are alike but for unknown words are not the same answer.
+        accepted: dict[str, dict[str, Reference]] = {}
+        for (source, target), (_, written) in zip(lines, read, strict=True):
+            accepted.setdefault(source, {})[target] = Answer(written, target)
+        first = {source: row for row, (source, _) in reversed(list(enumerate(lines)))}
+        rows = range(len(lines)) if split == "train" else sorted(first.values())
+        self._sources[split] = [lines[row][0] for row in rows]
+        self._references[split] = [
+            list(accepted[source].values()) for source in self._sources[split]
+        ]
+        return SequencePairs(
+            source=pad(read[row][0] for row in rows),
+            target=pad([BOS, *read[row][1], EOS] for row in rows),
+            index=torch.arange(len(rows)),
+        )
+
+    def _file(self, split: str) -> str:
+        """The file in which a split's lines stand, as messages call it."""
+        return shown({"validation": self.validation, "test": self.test}.get(split) or self.train)
+
+
+def _checked_metrics(
+    metrics: Sequence[str] | None, monitor: str | None, source_tokens: Tokens, target_tokens: Tokens
+) -> list[str]:
+    """The metrics to compute: those that were chosen, or those that suit the tokens.
+
+    Raises:
+        ValueError: if there is no such metric, the monitored one was not chosen, or targets of
+            such tokens have none of that kind.
+    """
+    usual = _OF_SYMBOLS if "characters" in (source_tokens, target_tokens) else _OF_TEXTS
+    chosen: Sequence[str] = usual if metrics is None else metrics
+    if metrics is None and monitor is not None and monitor not in usual:
+        chosen = [*usual, monitor]
+    for name in chosen:
+        option = "monitor" if metrics is None else "metrics"
+        if name not in MODES:
+            raise ValueError(f"{option} must be one of {', '.join(MODES)}, got {name!r}")
+        if name in OF_TEXT and target_tokens == "characters":
+            raise ValueError(
+                f"{option}={name} is for text of words; with target_tokens=characters, "
+                f"{' and '.join(_OF_SYMBOLS)} work"
+            )
+    if not chosen:
+        raise ValueError("metrics=[] names none; null chooses those that suit the tokens")
+    if monitor is not None and monitor not in chosen:
+        raise ValueError(f"monitor={monitor} must be one of metrics={list(chosen)}")
+    return list(chosen)

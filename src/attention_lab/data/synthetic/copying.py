@@ -1,0 +1,33 @@
+"""Copying: write what was read."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_lab.data.synthetic.generated_pairs import SymbolPairs
+
+
+class Copy(SymbolPairs):
+    """Random symbols, to be written as they are (Graves et al. 2014).
+
+    Example: 7 31 0 7 → 7 31 0 7.
+
+    After "Neural Turing machines", arXiv 1410.5401, §4.1, where the symbols are random vectors of 8
+    bits, lengths are 1 to 20, and test goes up to 120. Here the symbols are tokens, and numbers and
+    lengths are those of :class:`~attention_lab.data.synthetic.reversal.Reverse`, so that the two
+    compare.
+
+    Known shortcut, as computed by ``shortcuts``: position i of the target is position i of the
+    source, so attention by position alone is enough, as far as there were positions in training.
+
+    Arguments and errors are those of :class:`SymbolPairs`.
+    """
+
+    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        return symbols
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Accuracy and error rate of copying as many symbols as there were in training at most."""
+        _, longest = self.lengths["train"]
+        return {
+            "trained positions": self.scores([row[:longest] for row in self.as_read(split)], split)
+        }

@@ -1,0 +1,155 @@
+"""Tasks whose examples are drawn by a seeded generator."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attention_lab.attention.validation import check_positive
+from attention_lab.data.core.batches import Batch, BatchT
+from attention_lab.data.core.splits import SPLITS, SplitDataModule
+
+#: Shares of all possible examples that may come up in training, validation and test.
+SHARES = (0.8, 0.1, 0.1)
+_MOST_ROUNDS = 50
+_AT_A_TIME = 256  # hashing takes several times the memory of what it hashes
+
+
+class GeneratedData(SplitDataModule[BatchT]):
+    """A dataset that draws its examples, the same on every machine.
+
+    Which split an example may come up in depends on a hash of the example itself, so the splits
+    never share one, whatever their sizes. Examples of a small space may repeat within a split.
+
+    Args:
+        examples: how many to train on.
+        evaluation_examples: how many to validate on, and as many to test on.
+        batch_size: largest number of examples in a batch, per process.
+        draw_seed: of the examples. The order of the training batches has a seed of its own.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a number is below 1, or a seed is below 0.
+    """
+
+    def __init__(
+        self, examples: int, evaluation_examples: int, batch_size: int, draw_seed: int, seed: int
+    ) -> None:
+        super().__init__(batch_size, seed)
+        check_positive(examples=examples, evaluation_examples=evaluation_examples)
+        if draw_seed < 0:
+            raise ValueError(f"draw_seed must be at least 0, got {draw_seed}")
+        self.examples, self.evaluation_examples = examples, evaluation_examples
+        self.draw_seed = draw_seed
+
+    #: How many examples are drawn at a time; fewer where they are large.
+    portion: ClassVar[int] = 2**18
+
+    @abstractmethod
+    def draw(self, random: np.random.Generator, count: int, split: str) -> BatchT:
+        """Examples like those of a split, as tensors of widths that depend on the split only."""
+
+    @abstractmethod
+    def identity(self, batch: BatchT) -> Tensor:
+        """What makes two examples the same, (N, W) whole numbers; trailing zeros mean nothing."""
+
+    def load(self) -> dict[str, BatchT]:
+        """Draw every split.
+
+        Raises:
+            ValueError: if hardly any example can be found for a split.
+        """
+        return {
+            "train": self._drawn("train", self.examples),
+            "validation": self._drawn("validation", self.evaluation_examples),
+            "test": self._drawn("test", self.evaluation_examples),
+        }
+
+    def _drawn(self, split: str, wanted: int) -> BatchT:
+        number = SPLITS.index(split)
+        random = np.random.default_rng((self.draw_seed, number))
+        patience = _MOST_ROUNDS * _enough(wanted, number)
+        kept: BatchT | None = None
+        found = 0
+        while found < wanted:
+            if patience <= 0:
+                raise ValueError(
+                    f"no more than {found} {split} examples could be found among as few as there "
+                    "are; allow longer ones, or more symbols"
+                )
+            batch = self.draw(random, min(_enough(wanted - found, number), self.portion), split)
+            dealt = [deal(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
+            patience -= sum(map(len, dealt))
+            mine = torch.from_numpy(np.concatenate(dealt) == number)
+            rows = mine.nonzero().flatten()[: wanted - found]
+            # Filled in place: joining portions afterwards would take the memory twice.
+            if kept is None:
+                kept = _room(batch, wanted)
+            for all_rows, drawn in zip(_tensors(kept), _tensors(batch), strict=True):
+                all_rows[found : found + len(rows)] = drawn[rows]
+            found += len(rows)
+        assert kept is not None
+        return kept
+
+
+def deal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The split (0, 1 or 2) that each row (N, W) belongs to, in ``SHARES``, by a hash of it.
+
+    The same for a row anywhere and for ever; zeros at its end do not count.
+    """
+    factors = scrambled(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+    hashes = scrambled((scrambled(rows.astype(np.uint64)) * factors * (rows != 0)).sum(1))
+    return np.searchsorted(np.cumsum(SHARES[:2]), hashes / 2.0**64, side="right")
+
+
+def distinct(random: np.random.Generator, rows: int, choices: int, size: int) -> NDArray[np.int64]:
+    """Rows of ``size`` different numbers below ``choices`` in random order, (rows, size).
+
+    Every such row is equally likely: Floyd's algorithm (Bentley & Floyd 1987, "A sample of
+    brilliance") for all rows at once, then a shuffle.
+    """
+    chosen = np.empty((rows, size), dtype=np.int64)
+    for taken, last in enumerate(range(choices - size, choices)):
+        candidate = random.integers(last + 1, size=rows)
+        known = (chosen[:, :taken] == candidate[:, None]).any(1)
+        chosen[:, taken] = np.where(known, last, candidate)
+    return random.permuted(chosen, axis=1)
+
+
+def scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", §5.1)."""
+    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def checked_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
+    """The shortest and the longest length, or other least and greatest number.
+
+    Raises:
+        ValueError: naming the range, unless it is two numbers from 1 up, the smaller first.
+    """
+    if len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
+        raise ValueError(
+            f"{name} must be two numbers from 1 up, the smaller first, got {list(ends)}"
+        )
+    return ends[0], ends[1]
+
+
+def _enough(wanted: int, number: int) -> int:
+    """How many to draw for so many of a split to be among them, most probably."""
+    return round(1.05 * wanted / SHARES[number]) + 10
+
+
+def _room(batch: BatchT, rows: int) -> BatchT:
+    """A batch of so many rows, to be filled with rows like those of another."""
+    return type(batch)(*(part.new_empty((rows, *part.shape[1:])) for part in _tensors(batch)))
+
+
+def _tensors(batch: Batch) -> Iterable[Tensor]:
+    return cast("Iterable[Tensor]", batch)  # each batch is a tuple of tensors

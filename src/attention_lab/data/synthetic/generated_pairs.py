@@ -1,0 +1,225 @@
+"""Generated tasks of reading one sequence and writing another."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attention_lab.data.core.batches import SequencePairs
+from attention_lab.data.core.sequence_metrics import Reference, SequenceAccuracy
+from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.slices import Slices, by_length
+from attention_lab.data.core.splits import checked_split
+from attention_lab.data.core.vocabulary import BOS, EOS, PAD, Words
+from attention_lab.data.synthetic.generated import GeneratedData, checked_range
+
+#: Numbers of tokens in a vocabulary, (N, W), and how many of them count in each row, (N, 1).
+Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+class GeneratedPairs(GeneratedData[SequencePairs], SequencePairsData):
+    """Pairs of sequences, of which the source determines the target.
+
+    Validation has the lengths of training, since choosing a checkpoint must not look at longer
+    ones; test has its own. A task says how sources are drawn, and what is to be written.
+
+    Args:
+        source_tokens: all tokens of sources.
+        target_tokens: all tokens of targets.
+        lengths: smallest and largest length in training and validation, as the task counts it.
+        test_lengths: smallest and largest length in test.
+        options: those of every generated dataset.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    monitor = "sequence_accuracy"
+    mode = "max"
+
+    source_vocabulary: Words
+    target_vocabulary: Words
+
+    def __init__(
+        self,
+        source_tokens: Sequence[str],
+        target_tokens: Sequence[str],
+        lengths: Sequence[int],
+        test_lengths: Sequence[int],
+        **options: int,
+    ) -> None:
+        super().__init__(**options)
+        trained = checked_range("lengths", lengths)
+        self.lengths = {
+            "train": trained,
+            "validation": trained,
+            "test": checked_range("test_lengths", test_lengths),
+        }
+        self.source_vocabulary, self.target_vocabulary = Words(source_tokens), Words(target_tokens)
+        # A vocabulary sorts its tokens as text; drawing is simpler with their numbers here.
+        self._source_ids = np.array(self.source_vocabulary.encode(source_tokens))
+        self._target_ids = np.array(self.target_vocabulary.encode(target_tokens))
+        self._references: dict[str, list[list[Reference]]] = {}
+
+    @abstractmethod
+    def pairs(
+        self, random: np.random.Generator, count: int, shortest: int, longest: int
+    ) -> tuple[Rows, Rows]:
+        """Sources and their targets; widths depend on nothing but the longest length."""
+
+    def length_of(self, batch: SequencePairs) -> Tensor:
+        """What ``lengths`` bounds, of each example of a batch, (B,) int64."""
+        return batch.lengths()[:, 0]
+
+    def load(self) -> dict[str, SequencePairs]:
+        splits = super().load()
+        return {
+            name: split._replace(index=torch.arange(len(split.source)))
+            for name, split in splits.items()
+        }
+
+    def draw(self, random: np.random.Generator, count: int, split: str) -> SequencePairs:
+        (sources, read), (targets, written) = self.pairs(random, count, *self.lengths[split])
+        source = np.full(sources.shape, PAD)
+        _fill(source, self._source_ids, sources, read)
+        target = np.full((count, targets.shape[1] + 2), PAD)
+        target[:, 0] = BOS
+        _fill(target[:, 1:], self._target_ids, targets, written)
+        np.put_along_axis(target, written + 1, EOS, axis=1)
+        return SequencePairs(
+            torch.from_numpy(source), torch.from_numpy(target), torch.arange(count)
+        )
+
+    def identity(self, batch: SequencePairs) -> Tensor:
+        return batch.source
+
+    def references(self, split: str) -> list[list[Reference]]:
+        """The one right target of each row of a split."""
+        if checked_split(split) not in self._references:
+            rows = self.split(split)
+            lengths = (rows.lengths()[:, 1] - 1).tolist()  # up to EOS
+            self._references[split] = [
+                [tuple(ids[1:length])]
+                for ids, length in zip(rows.target.tolist(), lengths, strict=True)
+            ]
+        return self._references[split]
+
+    def metric(self) -> SequenceAccuracy:
+        """A new metric of written targets."""
+        return SequenceAccuracy()
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Accuracy and error rate of writing what the length of the source alone suggests.
+
+        That is, for each length of sources in training, the most frequent length of their targets,
+        and at each position the token most frequent there; for other lengths what the nearest one
+        suggests. It is the most that can be had without reading a token.
+        """
+        suggested = self._suggestions()
+        lengths = self.split(split).lengths()[:, 0].tolist()
+        return self.scores(
+            [suggested[min(suggested, key=lambda known: abs(known - n))] for n in lengths], split
+        )
+
+    def slices(self, split: str) -> Slices:
+        """By length; none has lengths that were trained on together with others."""
+        shortest, longest = self.lengths[checked_split(split)]
+        return by_length(shortest, longest, self.length_of, trained=self.lengths["train"])
+
+    def _suggestions(self) -> dict[int, list[int]]:
+        """What to write, by the length of the source."""
+        train = self.split("train")
+        lengths = train.lengths()
+        suggested = {}
+        for read in lengths[:, 0].unique().tolist():
+            rows = lengths[:, 0] == read
+            most = int((lengths[rows, 1] - 2).bincount().argmax())  # without BOS and EOS
+            columns = train.target[rows, 1 : most + 1].T
+            suggested[read] = [int(column[column > EOS].bincount().argmax()) for column in columns]
+        return suggested
+
+
+class SymbolPairs(GeneratedPairs):
+    """A sequence of random symbols, 0 to ``symbols`` − 1, and what is to be made of it.
+
+    Args:
+        examples: how many to train on.
+        evaluation_examples: how many to validate on, and as many to test on.
+        symbols: how many different ones there are; each position has one of them, uniformly.
+        lengths: smallest and largest number of symbols in training and validation; each in between
+            is as likely.
+        test_lengths: the same in test.
+        batch_size: largest number of examples in a batch, per process.
+        draw_seed: of the examples.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        examples: int = 50_000,
+        evaluation_examples: int = 1_000,
+        symbols: int = 50,
+        lengths: Sequence[int] = (1, 25),
+        test_lengths: Sequence[int] = (1, 30),
+        batch_size: int = 128,
+        draw_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if symbols < 2:
+            raise ValueError(f"symbols must be at least 2, got {symbols}")
+        tokens = [str(symbol) for symbol in range(symbols)]
+        super().__init__(
+            tokens,
+            tokens,
+            lengths,
+            test_lengths,
+            examples=examples,
+            evaluation_examples=evaluation_examples,
+            batch_size=batch_size,
+            draw_seed=draw_seed,
+            seed=seed,
+        )
+        self.symbols = symbols
+
+    def as_read(self, split: str) -> list[list[int]]:
+        """The sources of a split as somebody would write who copies them; ids are the same."""
+        return [[id for id in row if id != PAD] for row in self.split(split).source.tolist()]
+
+    @abstractmethod
+    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What to write, (N, W), as long as what is read; what is behind does not matter.
+
+        Args:
+            symbols: (N, W), what is read.
+            lengths: (N, 1), how many of each row count.
+        """
+
+    def pairs(
+        self, random: np.random.Generator, count: int, shortest: int, longest: int
+    ) -> tuple[Rows, Rows]:
+        lengths = random.integers(shortest, longest + 1, size=(count, 1))
+        symbols = random.integers(self.symbols, size=(count, longest))
+        return (symbols, lengths), (self.answer(symbols, lengths), lengths)
+
+
+def backwards(numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows (N, W) from the last number that counts to the first; what is behind does not matter."""
+    places = (lengths - 1 - np.arange(numbers.shape[1])).clip(min=0)
+    return np.take_along_axis(numbers, places, axis=1)
+
+
+def _fill(
+    ids: NDArray[np.int64],
+    id_of: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> None:
+    """Put the ids of numbered tokens where they count."""
+    counts = np.arange(numbers.shape[1]) < lengths
+    ids[:, : numbers.shape[1]][counts] = id_of[numbers[counts]]

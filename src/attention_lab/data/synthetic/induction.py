@@ -1,0 +1,151 @@
+"""Induction: what followed this the last time?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attention_lab.data.core.batches import IGNORE, LabelledPositions
+from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.slices import Slices, by_length
+from attention_lab.data.synthetic.generated import GeneratedData, checked_range
+
+
+class Induction(GeneratedData[LabelledPositions], LanguageModelData):
+    """A random segment again and again: go on as it went before (Olsson et al. 2022).
+
+    Example, with a segment of 3 in 8 tokens: 5 2 7 5 2 7 5 2 → 2 7 5 2 7 at the last five.
+
+    After "In-context learning and induction heads", arXiv 2209.11895, where a sequence of random
+    tokens is repeated to find the heads that look for what followed the present token before. One
+    layer of attention sees tokens and positions only, not what stands before a token, and so cannot
+    do that; two layers can. Deviations: the model is trained on the task itself, and each segment
+    has a length of its own. With one length for all, the answer would always stand at the same
+    distance, where a single layer finds it by position.
+
+    A position is asked from the second token of the first repetition on: that the segment begins
+    anew comes without notice.
+
+    Known shortcuts, as computed by ``shortcuts``: "fixed distance" always answers the token at
+    that distance which is right most often. "last match" answers what followed the last
+    occurrence of the same token. That is all that a head matching one token can do, and not
+    everything, since a token may come more than once in a segment: to do better takes a match of
+    several tokens. The larger the vocabulary, the rarer that is.
+
+    Args:
+        examples: how many to train on.
+        evaluation_examples: how many to validate on, and as many to test on.
+        vocabulary: V, the number of tokens. Each position of a segment is one of them, uniformly.
+        length: T, number of tokens in an example.
+        periods: number of tokens in the shortest and in the longest segment; each in between is as
+            likely.
+        batch_size: largest number of examples in a batch, per process.
+        draw_seed: of the examples.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a value is out of range, or the longest segment does not repeat.
+    """
+
+    monitor = "accuracy"
+    mode = "max"
+
+    def __init__(
+        self,
+        examples: int = 80_000,
+        evaluation_examples: int = 1_000,
+        vocabulary: int = 32,
+        length: int = 48,
+        periods: Sequence[int] = (8, 16),
+        batch_size: int = 64,
+        draw_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
+        self.shortest_period, self.longest_period = checked_range("periods", periods)
+        if vocabulary < 2:
+            raise ValueError(f"vocabulary must be at least 2, got {vocabulary}")
+        if self.longest_period >= length:
+            raise ValueError(
+                f"periods={list(periods)} must be below length={length}, or nothing is repeated"
+            )
+        self.vocabulary, self.length = vocabulary, length
+
+    def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledPositions:
+        periods = random.integers(self.shortest_period, self.longest_period + 1, size=(count, 1))
+        segments = random.integers(self.vocabulary, size=(count, self.longest_period))
+        places = np.arange(self.length + 1)
+        tokens = np.take_along_axis(segments, places % periods, axis=1)
+        labels = np.where(places[:-1] < periods, IGNORE, tokens[:, 1:])
+        lengths = np.full(count, self.length)
+        return LabelledPositions(*map(torch.from_numpy, (tokens[:, :-1], labels, lengths)))
+
+    def identity(self, batch: LabelledPositions) -> Tensor:
+        return batch.inputs
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of the vocabulary and of an input."""
+        return {"vocabulary": self.vocabulary, "length": self.length}
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Accuracy of answering any of the tokens read so far, each as likely as often it came."""
+        inputs, labels = self._rows(split)
+        places = np.arange(self.length)
+        shares = np.zeros(labels.shape)
+        for place in places:
+            counts = (inputs[:, : place + 1] == labels[:, place, None]).sum(1)
+            shares[:, place] = counts / (place + 1)
+        return {"accuracy": float(shares[labels != IGNORE].mean())}
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Accuracy with the best fixed distance, and with the last occurrence of one token."""
+        train = self._rows("train")
+        distances = range(self.shortest_period, self.longest_period + 1)
+        right = [_rate(_before(train[0], distance), train[1]) for distance in distances]
+        inputs, labels = self._rows(split)
+        fixed = _before(inputs, distances[int(np.argmax(right))])
+        return {
+            "fixed distance": {"accuracy": _rate(fixed, labels)},
+            "last match": {"accuracy": _rate(_after_last_match(inputs), labels)},
+        }
+
+    def slices(self, split: str) -> Slices:
+        """By length of the segment, which is the number of positions that are not asked."""
+        return by_length(
+            self.shortest_period,
+            self.longest_period,
+            lambda batch: (batch.labels == IGNORE).sum(1),
+            what="period",
+        )
+
+    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+        """The tokens as numbers."""
+        return [{"input": [str(token) for token in row]} for row in batch.inputs.tolist()]
+
+    def _rows(self, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Inputs and labels of a split, (N, T) both."""
+        rows = self.split(split)
+        return rows.inputs.numpy(), rows.labels.numpy()
+
+
+def _rate(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    return float((answers == labels)[labels != IGNORE].mean())
+
+
+def _before(inputs: NDArray[np.int64], distance: int) -> NDArray[np.int64]:
+    """For each position the token so far before the next one, or -1 if there is none, (N, T)."""
+    answers = np.full(inputs.shape, -1)
+    answers[:, distance - 1 :] = inputs[:, : inputs.shape[1] - distance + 1]
+    return answers
+
+
+def _after_last_match(inputs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each position what followed the last occurrence of its token, or -1, (N, T)."""
+    answers = np.full(inputs.shape, -1)
+    for place in range(1, inputs.shape[1]):
+        for earlier in range(place):  # the last one overwrites those before
+            same = inputs[:, earlier] == inputs[:, place]
+            answers[same, place] = inputs[same, earlier + 1]
+    return answers

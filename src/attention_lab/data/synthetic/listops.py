@@ -1,0 +1,282 @@
+"""ListOps: nested operations on lists of digits."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attention_lab.attention.validation import check_positive
+from attention_lab.data.core.batches import LabelledSequences
+from attention_lab.data.core.labelled_sequences import LabelledSequencesData, most_frequent
+from attention_lab.data.core.slices import Slices, by_length
+from attention_lab.data.core.vocabulary import PAD, Words
+from attention_lab.data.synthetic.generated import GeneratedData, checked_range
+
+DIGITS = 10
+OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
+CLOSE = "]"
+VOCABULARY = Words([*map(str, range(DIGITS)), *OPERATORS, CLOSE])
+
+_DIGIT_IDS = np.array(VOCABULARY.encode(map(str, range(DIGITS))))
+_OPERATOR_IDS = np.array(VOCABULARY.encode(OPERATORS))
+(_CLOSE_ID,) = VOCABULARY.encode([CLOSE])
+
+#: Trees that are grown at a time, and after how many it is told whether right ones are too rare.
+_AT_A_TIME = 2048
+_ENOUGH_TO_TELL = 100 * _AT_A_TIME
+_RARE = 1e-4
+
+Numbers = NDArray[np.int64]
+
+
+class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
+    """The value of a nested operation on lists of digits (Nangia & Bowman 2018; LRA's long ones).
+
+    Example: [MAX 4 [MED 1 9 7 ] [SM 5 8 ] ] → 7.
+
+    MIN, MAX and MED (the median; of two in the middle the mean, rounded down) are as they are
+    called, SM is the sum modulo 10. Drawn as in the Long Range Arena (Tay et al. 2021, "Long Range
+    Arena: A Benchmark for Efficient Transformers", arXiv 2011.04006, §2.2.1, and its code): a tree
+    with one of the four operators at its root, from 2 to 10 arguments, each of which is again an
+    operation with a probability of 1/4, otherwise a digit, and a digit in any case at depth 10,
+    the root being at depth 1. Trees of a wrong length are thrown away, and drawn again.
+
+    A token is a digit, an operator with its opening bracket, or a closing bracket. The files of the
+    Arena have parentheses around every pair, too, "( ( ( [MAX 4 ) 2 ) ] )", but neither its lengths
+    count them nor do its models read them. Its own sizes, of which a CPU can only bear less, are
+    ``examples=96000 evaluation_examples=2000 lengths=[501,1999] batch_size=32``.
+
+    Known shortcut: the operator at the root alone tells much, as a minimum of many is mostly 0; the
+    digits that are its own arguments tell more (``shortcuts``). On the Arena's lengths the most
+    frequent class is right in 17 %, the root's operator in 36 % (see the tests).
+
+    Source: Nangia & Bowman 2018, "ListOps: A Diagnostic Dataset for Latent Tree Learning", arXiv
+    1804.06028.
+
+    Args:
+        examples: how many to train on.
+        evaluation_examples: how many to validate on, and as many to test on.
+        lengths: fewest and most tokens of an example.
+        test_lengths: the same for testing, if it is other than ``lengths``.
+        depth: greatest depth of a digit; the root's own digits are at depth 2.
+        arguments: fewest and most arguments of an operator.
+        operator_probability: of each argument to be an operation, where ``depth`` allows it.
+        batch_size: largest number of examples in a batch, per process.
+        draw_seed: of the examples.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a value is out of range; while loading, if hardly any tree is so long.
+    """
+
+    portion = 2048  # of thousands of tokens, which take eight bytes each while they are hashed
+
+    text_vocabulary = VOCABULARY
+    #: The names of the classes, by their numbers.
+    classes = tuple(map(str, range(DIGITS)))
+
+    def __init__(
+        self,
+        examples: int = 50_000,
+        evaluation_examples: int = 2_000,
+        lengths: Sequence[int] = (20, 100),
+        test_lengths: Sequence[int] | None = None,
+        depth: int = 10,
+        arguments: Sequence[int] = (2, 10),
+        operator_probability: float = 0.25,
+        batch_size: int = 64,
+        draw_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
+        trained = checked_range("lengths", lengths)
+        tested = trained if test_lengths is None else checked_range("test_lengths", test_lengths)
+        self.ranges = {"train": trained, "validation": trained, "test": tested}
+        self.arguments = checked_range("arguments", arguments)
+        check_positive(depth=depth)
+        if depth < 2:
+            raise ValueError("depth must be at least 2: the root is at depth 1, its digits below")
+        if not 0 <= operator_probability <= 1:
+            raise ValueError(f"operator_probability must be in [0, 1], got {operator_probability}")
+        self.depth, self.operator_probability = depth, operator_probability
+
+    def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledSequences:
+        shortest, longest = self.ranges[split]
+        inputs, labels = (
+            np.full((count, longest), PAD, dtype=np.int8),
+            np.empty(count, dtype=np.int64),
+        )
+        found = grown = 0
+        while found < count:
+            trees, tokens = self._grown(random, longest)
+            levels = _chosen(trees, (shortest <= tokens) & (tokens <= longest))
+            values, sizes = _solved(levels)
+            some = min(len(values[0]), count - found)
+            _write(levels, sizes, inputs[found : found + some])
+            labels[found : found + some] = values[0][:some]
+            found, grown = found + some, grown + _AT_A_TIME
+            if grown >= _ENOUGH_TO_TELL and found < _RARE * grown:
+                raise ValueError(
+                    f"hardly any operation of {shortest} to {longest} tokens has depth="
+                    f"{self.depth}, arguments={list(self.arguments)} and operator_probability="
+                    f"{self.operator_probability}"
+                )
+        return LabelledSequences(torch.from_numpy(inputs), torch.from_numpy(labels))
+
+    def identity(self, batch: LabelledSequences) -> Tensor:
+        return batch.inputs
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of the vocabulary, of the set of classes, and of the longest example."""
+        longest = max(longest for _, longest in self.ranges.values())
+        return {"vocabulary": len(VOCABULARY), "classes": len(self.classes), "length": longest}
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Accuracy of the class most frequent in training with the same operator at the root.
+
+        And with the same result of that operator on its own digits, leaving out all operations
+        below it.
+        """
+        return {
+            "root operator": self._most_frequent_by(_root_operator, len(OPERATORS), split),
+            "root operator on its own digits": self._most_frequent_by(
+                _root_outcome, len(OPERATORS) * (DIGITS + 1), split
+            ),
+        }
+
+    def slices(self, split: str) -> Slices:
+        """By length."""
+        return by_length(
+            *self.ranges[split],
+            lambda batch: batch.lengths()[:, 0],
+            trained=self.ranges["train"],
+        )
+
+    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+        """The tokens of each example."""
+        return [{"input": VOCABULARY.decode(row)} for row in batch.inputs.tolist()]
+
+    def _most_frequent_by(
+        self, kind: Callable[[Numbers], Numbers], kinds: int, split: str
+    ) -> dict[str, float]:
+        train, chosen = self.split("train"), self.split(split)
+        answers = most_frequent(_in_parts(kind, train.inputs), train.labels, kinds)
+        return self.right(split, answers[_in_parts(kind, chosen.inputs)])
+
+    def _grown(self, random: np.random.Generator, longest: int) -> tuple[list["_Level"], Numbers]:
+        """Random trees, level by level from the roots, and how many tokens each is.
+
+        Those that are longer than ``longest`` stop growing.
+        """
+        tree, parent = np.arange(_AT_A_TIME), np.zeros(_AT_A_TIME, dtype=np.int64)
+        sizes = np.zeros(_AT_A_TIME, dtype=np.int64)
+        fewest, most = self.arguments
+        levels = []
+        for depth in range(1, self.depth + 1):
+            chance = 1.0 if depth == 1 else self.operator_probability * (depth < self.depth)
+            goes_on = random.random(len(tree), dtype=np.float32) < chance
+            operates = np.flatnonzero(goes_on & (sizes <= longest)[tree])
+            operator = np.full(len(tree), -1, dtype=np.int8)
+            operator[operates] = random.integers(len(OPERATORS), size=len(operates), dtype=np.int8)
+            digit = random.integers(DIGITS, size=len(tree), dtype=np.int8)
+            levels.append(_Level(tree, parent, operator, digit))
+            for grown in (tree, tree[operates]):  # a closing bracket, too
+                sizes += np.bincount(grown, minlength=len(sizes))
+            parent = operates.repeat(random.integers(fewest, most + 1, size=len(operates)))
+            tree = tree[parent]
+        return levels, sizes
+
+
+class _Level(NamedTuple):
+    """The nodes of some trees that are at one depth, the arguments of an operator together."""
+
+    tree: Numbers
+    parent: Numbers  # its number in the level above
+    operator: NDArray[np.int8]  # −1 if the node is a digit
+    digit: NDArray[np.int8]
+
+
+def _chosen(levels: Sequence[_Level], right: NDArray[np.bool_]) -> list[_Level]:
+    """Some of the trees, numbered anew."""
+    number = above = np.cumsum(right) - 1
+    chosen = []
+    for tree, parent, operator, digit in levels:
+        rows = np.flatnonzero(right[tree])
+        chosen.append(_Level(number[tree[rows]], above[parent[rows]], operator[rows], digit[rows]))
+        above = np.cumsum(right[tree]) - 1
+    return chosen
+
+
+def _solved(levels: Sequence[_Level]) -> tuple[list[Numbers], list[Numbers]]:
+    """The values of all nodes, and how many tokens each is, level by level."""
+    values = [level.digit.astype(np.int64) for level in levels]
+    sizes = [np.ones_like(value) for value in values]
+    for depth in range(len(levels) - 1, 0, -1):
+        above, parent = levels[depth - 1].operator, levels[depth].parent
+        operators = np.flatnonzero(above >= 0)
+        if not len(operators):
+            continue
+        arguments = np.bincount(parent)[operators]
+        first = np.cumsum(arguments) - arguments
+        ordered = np.sort(parent * DIGITS + values[depth]) % DIGITS
+        lower, upper = (ordered[first + (arguments - more) // 2] for more in (1, 0))
+        outcomes = [
+            ordered[first],
+            ordered[first + arguments - 1],
+            (lower + upper) // 2,
+            np.add.reduceat(values[depth], first) % DIGITS,
+        ]
+        values[depth - 1][operators] = np.choose(above[operators], outcomes)
+        sizes[depth - 1][operators] = 2 + np.add.reduceat(sizes[depth], first)
+    return values, sizes
+
+
+def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: NDArray[np.int8]) -> None:
+    """Write the tokens of the first trees into rows, (some, longest)."""
+    above = np.zeros(len(levels[0].tree), dtype=np.int64)  # where the node above begins
+    for depth, (level, size) in enumerate(zip(levels, sizes, strict=True)):
+        begin = np.zeros_like(size)
+        if depth:
+            before = np.cumsum(size) - size
+            eldest = np.searchsorted(level.parent, level.parent)
+            begin = above[level.parent] + 1 + before - before[eldest]
+        above = begin
+        mine = level.tree < len(inputs)
+        tree, operator = level.tree[mine], level.operator[mine]
+        tokens = np.where(operator < 0, _DIGIT_IDS[level.digit[mine]], _OPERATOR_IDS[operator])
+        inputs[tree, begin[mine]] = tokens
+        closed = operator >= 0
+        inputs[tree[closed], (begin + size - 1)[mine][closed]] = _CLOSE_ID
+
+
+def _in_parts(kind: Callable[[Numbers], Numbers], inputs: Tensor) -> Tensor:
+    """The kind of each example, a thousand at a time: long ones are many numbers."""
+    return torch.cat([torch.from_numpy(kind(part.numpy())) for part in inputs.split(1000)])
+
+
+def _root_operator(inputs: Numbers) -> Numbers:
+    """The number of the operator at the root, (N,)."""
+    return (inputs[:, :1] == _OPERATOR_IDS).argmax(1)
+
+
+def _root_outcome(inputs: Numbers) -> Numbers:
+    """A number for the root's operator and what it makes of its own digits, if it has any, (N,)."""
+    depth = np.cumsum(np.isin(inputs, _OPERATOR_IDS), 1) - np.cumsum(inputs == _CLOSE_ID, 1)
+    counts = np.stack([((inputs == digit) & (depth == 1)).sum(1) for digit in _DIGIT_IDS], 1)
+    total, below = counts.sum(1), np.cumsum(counts, 1)
+
+    def ranked(rank: Numbers) -> Numbers:
+        return (below <= rank[:, None]).sum(1)
+
+    outcomes = [
+        ranked(np.zeros_like(total)),
+        ranked(total - 1),
+        (ranked((total - 1) // 2) + ranked(total // 2)) // 2,
+        counts @ np.arange(DIGITS) % DIGITS,
+    ]
+    operator = _root_operator(inputs)
+    outcome = np.where(total > 0, np.choose(operator, outcomes), DIGITS)
+    return operator * (DIGITS + 1) + outcome

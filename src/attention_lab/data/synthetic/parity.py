@@ -1,0 +1,29 @@
+"""Parity: is the number of b even?"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_lab.data.synthetic.binary_strings import BinaryStrings
+
+
+class Parity(BinaryStrings):
+    """Is the number of b even (class 0) or odd (class 1)? (Delétang et al. 2023).
+
+    Example: a a a b b a → 0.
+
+    As published ("Neural Networks and the Chomsky Hierarchy", arXiv 2207.02098, appendix A and its
+    code): a length is drawn first, each from 1 to 40 as likely as another, then every symbol by the
+    toss of a coin. There, tests go on strings of 41 to 500 (``test_lengths: [41, 500]``), and every
+    batch is drawn anew; here they go up to 100, which a CPU can bear, and the training examples
+    are a fixed set.
+
+    Known shortcut: none, and so none is computed: whatever is known of a string but one symbol, its
+    length, its ends, nearly all of its b, both classes are as likely as each other, which is the
+    floor. Strings of a few symbols are so few that they can be remembered, which
+    ``accuracy/length=…`` tells apart.
+
+    Arguments and errors are those of :class:`BinaryStrings`.
+    """
+
+    def odd(self, is_b: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return is_b.sum(1) % 2 == 1

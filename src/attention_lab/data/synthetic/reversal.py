@@ -1,0 +1,32 @@
+"""Reversal: write it from its end."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_lab.data.synthetic.generated_pairs import SymbolPairs, backwards
+
+
+class Reverse(SymbolPairs):
+    """Random symbols, to be written from the last to the first.
+
+    Example: 7 31 0 7 → 7 0 31 7.
+
+    By default as in the tutorial of Joey NMT (Kreutzer et al. 2019, arXiv 1907.12484;
+    generate_reverse_task.py): 50,000 training sequences of 1 to 25 integers from 0 to 49, each
+    length as likely, and 1,000 test sequences of up to 30. Its validation set has up to 30, too;
+    ours has the lengths of training, since choosing a checkpoint must not look at longer ones.
+    Those sets may share short sequences; ours never do.
+
+    Known shortcut: none by content. Attention that finds its place by counting from the beginning
+    alone cannot do it: position i of the target is position n + 1 − i of the source. The most that
+    comes of it is a copy, which is right where a sequence reads the same both ways (``shortcuts``).
+
+    Arguments and errors are those of :class:`SymbolPairs`.
+    """
+
+    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        return backwards(symbols, lengths)
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Accuracy and error rate of copying the source."""
+        return {"copy": self.scores(self.as_read(split), split)}

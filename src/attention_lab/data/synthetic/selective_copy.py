@@ -1,0 +1,136 @@
+"""Selective copying: write down the tokens that mattered, in their order."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attention_lab.attention.validation import check_positive
+from attention_lab.data.core.batches import IGNORE, LabelledPositions
+from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.slices import Slices, by_share
+from attention_lab.data.synthetic.generated import GeneratedData, distinct
+
+NOISE = 0
+
+
+class SelectiveCopy(GeneratedData[LabelledPositions], LanguageModelData):
+    """Tokens at random places among noise; then say them in their order (Gu & Dao 2023).
+
+    Example, with 3 tokens copied in an example of 9: · 4 · · 2 4 > > > → 4 2 4 at the markers >,
+    where · is noise.
+
+    As published (Mamba, arXiv 2312.00752, §4.1.1 and appendix E.1, after Jing et al. 2019, "Gated
+    orthogonal recurrent units"): 16 tokens of a vocabulary of 16, in which noise counts, in a
+    length of 4096. As in the code of its authors (state-spaces/s4, copying.py), the marker counts,
+    too, which leaves 14 tokens to copy; each is drawn uniformly and their places without
+    repetition; the markers are all the same, and the answers are never read. Deviation: the length
+    is 256 by default, which a CPU can do, and all tokens of an example count as its length: noise,
+    what is copied, and the markers.
+
+    Known shortcuts, as computed by ``shortcuts``: ``place`` answers with the token closest to where
+    the one in question stands on average; the random spacing is there to defeat that. ``frequency``
+    answers with the token that the example has most often.
+
+    Args:
+        examples: how many to train on.
+        evaluation_examples: how many to validate on, and as many to test on.
+        vocabulary: V, the number of tokens: noise is 0 and the marker V − 1.
+        length: number of tokens in an example.
+        copied: number of tokens to copy, and of markers.
+        batch_size: largest number of examples in a batch, per process.
+        draw_seed: of the examples.
+        seed: of the order of the training batches, and of nothing else.
+
+    Raises:
+        ValueError: if a value is out of range, or the tokens and markers do not fit the length.
+    """
+
+    monitor = "accuracy"
+    mode = "max"
+
+    def __init__(
+        self,
+        examples: int = 50_000,
+        evaluation_examples: int = 1_000,
+        vocabulary: int = 16,
+        length: int = 256,
+        copied: int = 16,
+        batch_size: int = 64,
+        draw_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
+        check_positive(copied=copied)
+        if vocabulary < 4:
+            raise ValueError(
+                f"vocabulary must be at least 4 (noise, two to copy, a marker), got {vocabulary}"
+            )
+        if length < 2 * copied:
+            raise ValueError(
+                f"copied={copied} tokens and as many markers do not fit length={length}"
+            )
+        self.vocabulary, self.length, self.copied = vocabulary, length, copied
+
+    def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledPositions:
+        copied = random.integers(1, self.vocabulary - 1, size=(count, self.copied))
+        context = self.length - self.copied
+        places = np.sort(distinct(random, count, context, self.copied), axis=1)
+        inputs = np.full((count, self.length), NOISE)
+        inputs[:, context:] = self.vocabulary - 1
+        np.put_along_axis(inputs, places, copied, axis=1)
+        labels = np.full((count, self.length), IGNORE)
+        labels[:, context:] = copied
+        lengths = np.full(count, self.length)
+        return LabelledPositions(*map(torch.from_numpy, (inputs, labels, lengths)))
+
+    def identity(self, batch: LabelledPositions) -> Tensor:
+        places, tokens = self._places_and_tokens(batch)  # far fewer numbers than all the noise
+        return torch.from_numpy(np.concatenate([tokens, places], axis=1))
+
+    def model_arguments(self) -> dict[str, int]:
+        """The sizes of the vocabulary and of an input."""
+        return {"vocabulary": self.vocabulary, "length": self.length}
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Accuracy of always answering the most frequent answer of the training split."""
+        _, known = self._places_and_tokens(self.split("train"))
+        _, asked = self._places_and_tokens(self.split(split))
+        return {"accuracy": float((asked == np.bincount(known.ravel()).argmax()).mean())}
+
+    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+        """Accuracy by the average place of each token in turn, and by the most frequent token."""
+        average = self._places_and_tokens(self.split("train"))[0].mean(0)
+        places, tokens = self._places_and_tokens(self.split(split))
+        closest = np.abs(places[:, None, :] - average[:, None]).argmin(2)
+        by_place = np.take_along_axis(tokens, closest, axis=1)
+        counts = (tokens[:, :, None] == np.arange(self.vocabulary)).sum(1)
+        return {
+            "place": {"accuracy": float((by_place == tokens).mean())},
+            "frequency": {"accuracy": float((counts.argmax(1)[:, None] == tokens).mean())},
+        }
+
+    def slices(self, split: str) -> Slices:
+        """By the mean distance of a marker from its token, as many training examples to each."""
+
+        def distance_of(batch: LabelledPositions) -> Tensor:
+            noise = batch.inputs[:, : self.length - self.copied] == NOISE
+            places = torch.arange(noise.shape[1], device=noise.device).expand_as(noise)
+            # The markers follow each other, so their mean place is the same in all examples.
+            markers = self.copied * noise.shape[1] + self.copied * (self.copied - 1) // 2
+            return (markers - places.masked_fill(noise, 0).sum(1)) // self.copied
+
+        return by_share(distance_of(self.split("train")), distance_of, what="distance")
+
+    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+        """The tokens as numbers, noise as ``·`` and markers as ``>``."""
+        names = ["·", *map(str, range(1, self.vocabulary - 1)), ">"]
+        return [{"input": [names[token] for token in row]} for row in batch.inputs.tolist()]
+
+    def _places_and_tokens(
+        self, batch: LabelledPositions
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the tokens to copy stand in each example, and which they are, (B, copied) both."""
+        context = batch.inputs.numpy()[:, : self.length - self.copied]
+        places = np.nonzero(context)[1].reshape(len(context), self.copied)
+        return places, np.take_along_axis(context, places, axis=1)

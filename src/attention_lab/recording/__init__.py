@@ -1,1 +1,0 @@
-"""Recording: what a run leaves behind, and how it is looked at."""

@@ -1,0 +1,132 @@
+"""The attention maps of the compared groups, for the page."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from attention_lab.reports.charts.canvas import looks
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.groups import Group
+from attention_lab.reports.runs import Run
+from attention_lab.tracking.record_files import is_png, read_bytes
+
+#: What the pictures of a page may weigh together before examples are left to the run directories.
+MOST_BYTES = 12_000_000
+#: The same of the first example, which is shown even if it is heavy.
+MOST_BYTES_OF_FIRST = 64_000_000
+
+
+class Map(NamedTuple):
+    """One attention map in the page."""
+
+    #: Of its group.
+    look: int
+    label: str
+    seed: int | None
+    step: int
+    #: A data URI.
+    image: str
+    #: Whether many heads stand side by side in the picture.
+    is_wide: bool
+
+
+@dataclass
+class Gallery:
+    """What the groups look at, on the same examples."""
+
+    #: By example and layer, one map for each group that has it.
+    maps: dict[str, dict[str, list[Map]]] = field(default_factory=dict)
+    #: Labels of finished groups that have no maps.
+    without: list[str] = field(default_factory=list)
+    #: Examples whose maps would make the page too heavy.
+    left_out: list[str] = field(default_factory=list)
+
+
+def gallery(comparison: Comparison) -> Gallery:
+    """The maps of the last validation of one seed of each group, the same one where all have it.
+
+    Of many groups it shows the best, as many as have a look of their own.
+    """
+    shown = {group: look for group, look in looks(comparison).items() if group.finished}
+    seed = _shared_seed(list(shown))
+    result = Gallery()
+    found: dict[str, dict[str, list[_Picture]]] = {}
+    for group, look in shown.items():
+        pictures = _pictures(look, group, seed)
+        result.without.extend([] if pictures else [group.label])
+        for picture in pictures:
+            example, _, layer = picture.path.stem.partition("-")
+            found.setdefault(_example(example), {}).setdefault(layer, []).append(picture)
+    weight = 0
+    for example, layers in found.items():
+        each = [picture for pictures in layers.values() for picture in pictures]
+        weight += sum(picture.path.stat().st_size for picture in each)
+        if weight > (MOST_BYTES if result.maps else MOST_BYTES_OF_FIRST):
+            result.left_out.append(example)
+        else:
+            result.maps[example] = {
+                layer: [picture.embedded() for picture in pictures]
+                for layer, pictures in layers.items()
+            }
+    return result
+
+
+class _Picture(NamedTuple):
+    """A map on disk."""
+
+    look: int
+    label: str
+    seed: int | None
+    step: int
+    path: Path
+
+    def embedded(self) -> Map:
+        """The same for the page."""
+        data = read_bytes(self.path)
+        # A PNG starts with a signature of 8 bytes and a header: length, "IHDR", width, height.
+        width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        image = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        return Map(self.look, self.label, self.seed, self.step, image, width > 2.2 * height)
+
+
+def _pictures(look: int, group: Group, seed: int | None) -> list[_Picture]:
+    """Those of a seed of a group; of its first seed that has any, if that one has none."""
+    runs = sorted(group.finished, key=lambda run: (run.seed != seed, run.seed or 0))
+    for run in runs:
+        step, paths = _last_pictures(run)
+        if paths:
+            return [_Picture(look, group.label, run.seed, step, path) for path in paths]
+    return []
+
+
+def _example(file_name: str) -> str:
+    """What an example was called before it became part of a file's name."""
+    return unquote(file_name.replace("_", " "))
+
+
+def _shared_seed(groups: Sequence[Group]) -> int | None:
+    """The first seed that has maps in every group that has any."""
+    each = [
+        {run.seed for run in group.finished if run.seed is not None and _last_pictures(run)[1]}
+        for group in groups
+    ]
+    shared = set.intersection(*filter(None, each)) if any(each) else set()
+    return min(shared, default=None)
+
+
+def _last_pictures(run: Run) -> tuple[int, list[Path]]:
+    """The step of the last validation that has attention maps, and their PNG files."""
+    folders = {_step(folder): folder for folder in run.directory.glob("attention/step-*")}
+    for step in sorted(folders, reverse=True):
+        paths = sorted(folders[step].glob("*.png"))
+        if pictures := [path for path in paths if is_png(path, root=run.directory)]:
+            return step, pictures
+    return 0, []
+
+
+def _step(folder: Path) -> int:
+    digits = folder.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else 0

@@ -1,0 +1,95 @@
+"""A comparison as rows of numbers in full precision, for ``report.csv`` and W&B."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from attention_lab.reports.comparison import Comparison, Difference
+from attention_lab.reports.groups import Group
+from attention_lab.reports.stats import Interval
+
+_STATUSES = ("finished", "failed", "diverged", "preempted", "running", "waiting")
+CSV_COLUMNS = (
+    *("kind", "group", "metric", "n", "mean", "low", "high", "floor", "runs", *_STATUSES),
+    *("parameters", "tokens_per_second", "peak_memory_bytes", "training_seconds"),
+    *("best_validation", "best_step", "last_validation", "area_under_curve"),
+    *("steps_to_threshold", "baseline"),
+    *("difference_n", "difference", "difference_low", "difference_high", "difference_confidence"),
+    *("p_value", "adjusted_p_value", "effect_size"),
+)
+
+
+def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """What is known of every group, and of the floor and each shortcut, in each test metric.
+
+    The ``kind`` of a row is "group", "floor" or "shortcut". What does not exist is left out.
+    """
+    for metric in (*comparison.metrics, *comparison.sliced):
+        differences = {d.group: d for d in comparison.to_baseline(metric)}
+        for group in comparison.groups:
+            row = {"kind": "group", "group": group.label, "metric": metric, "n": 0}
+            if interval := group.interval(metric):
+                low, high = _shown_ends(interval)
+                row |= {"n": interval.n, "mean": interval.mean, "low": low, "high": high}
+            row |= {"floor": comparison.floor.get(metric), **_of_runs(group)}
+            if metric == comparison.monitor:
+                row |= _of_training(group, metric)
+            if group in differences:
+                row |= _difference_columns(differences[group])
+            yield {name: "" if _is_nan(value) else value for name, value in row.items()}
+        known = [("floor", "floor", comparison.floor)]
+        known += [("shortcut", name, each) for name, each in comparison.shortcuts.items()]
+        for kind, name, values in known:
+            if metric in values:
+                yield {"kind": kind, "group": name, "metric": metric, "mean": values[metric]}
+
+
+def _of_runs(group: Group) -> dict[str, Any]:
+    """How many runs of a group came to what, and what they cost."""
+    return {
+        "runs": len(group.runs),
+        **{status: group.counts[status] for status in _STATUSES},
+        "parameters": group.median("parameters"),
+        "tokens_per_second": group.median("tokens_per_second"),
+        "peak_memory_bytes": group.median("peak_memory_bytes"),
+        "training_seconds": group.median("seconds", "training"),
+    }
+
+
+def _of_training(group: Group, metric: str) -> dict[str, Any]:
+    """How a group came to its results, in the metric that its runs monitored."""
+    means = {
+        "best_validation": group.mean("validation", metric),
+        "last_validation": group.mean("last", metric),
+        "area_under_curve": group.mean("area_under_curve", metric=metric),
+    }
+    return {
+        **{name: interval and interval.mean for name, interval in means.items()},
+        "best_step": group.median("best_step"),
+        "steps_to_threshold": group.steps_to_threshold,
+    }
+
+
+def _difference_columns(difference: Difference) -> dict[str, Any]:
+    interval = difference.interval
+    low, high = _shown_ends(interval)
+    return {
+        "baseline": difference.reference.label,
+        "difference_n": interval.n,
+        "difference": interval.mean,
+        "difference_low": low,
+        "difference_high": high,
+        "difference_confidence": difference.confidence,
+        "p_value": difference.p_value,
+        "adjusted_p_value": difference.adjusted_p,
+        "effect_size": difference.effect_size,
+    }
+
+
+def _shown_ends(interval: Interval) -> tuple[float, float]:
+    """The ends of an interval; nan where the page shows none."""
+    return interval.ends if interval.is_bounded else (math.nan, math.nan)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

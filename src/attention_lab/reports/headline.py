@@ -1,0 +1,146 @@
+"""A comparison in a sentence or two that claim no more than the seeds support."""
+
+import math
+from collections.abc import Sequence
+
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.groups import Group
+from attention_lab.reports.labels import bounds, p_value, title, with_unit
+from attention_lab.reports.stats import ENOUGH_SEEDS, Interval, smallest_p_value
+
+
+def answer(comparison: Comparison) -> str:
+    """The comparison in a sentence or two that claim no more than the seeds support.
+
+    A difference is only called one if at least three seeds share it and its p-value, adjusted for
+    all the differences tested, is below 0.05. The group with the best mean is named together with
+    those that do not differ from it by that rule. The values of the trivial and shortcut baselines
+    are always given.
+    """
+    ranked = comparison.ranked()
+    if not ranked:
+        return "No run has finished with a test metric, so there is nothing to compare."
+    (best, interval), metric = ranked[0], comparison.metrics[0]
+    if not comparison.same_question:
+        return (
+            "The runs have different data, so none is called better than another; the "
+            f"{_extreme(comparison)} {title(metric)} is that of {best.label}, "
+            f"{_value(metric, interval)}."
+        )
+    sentence = _ranking(comparison)
+    if comparison.baseline in [group for group, _ in ranked[1:]]:
+        sentence += _difference_to_baseline(comparison, best)
+    elif comparison.baseline not in (None, best) and len(ranked) > 1:
+        sentence += f"; the baseline {comparison.baseline.label} has no result"
+    if unbeaten := comparison.unbeaten:
+        name, value = unbeaten
+        return f"No group beats the {name}, {with_unit(metric, value)} {title(metric)}. {sentence}."
+    return f"{sentence}."
+
+
+def limits(comparison: Comparison) -> str:
+    """What the number of seeds leaves unsaid, in a sentence; "" where there are no differences."""
+    ranked = comparison.ranked()
+    if len(ranked) < 2:
+        return ""
+    most = max(interval.n for _, interval in ranked)
+    if most < ENOUGH_SEEDS:
+        few = {1: "One seed has", 2: "Two seeds have"}[most]
+        return f"{few} no interval and no test: what another seed would give is not known."
+    least = smallest_p_value(most)
+    return (
+        f"With {most} seeds no test gives a p below {least:.2g} unless it assumes a distribution; "
+        "a smaller one, as of the t-test here, rests on differences that are normal."
+    )
+
+
+def _ranking(comparison: Comparison) -> str:
+    """Which group is the best, or which ones the seeds do not distinguish."""
+    ranked, leaders, metric = comparison.ranked(), comparison.leaders, comparison.metrics[0]
+    (best, interval), (worst, last) = ranked[0], ranked[-1]
+    name, value = title(metric), f"{_value(metric, interval)}{_baselines(comparison)}"
+    if len(ranked) == 1:
+        return f"The {name} of {best.label} is {value}; no other group has a result"
+    behind = [group for group, _ in ranked[1:] if group not in leaders]
+    if len(leaders) == 1:
+        lead = _lead(comparison, best, behind)
+        return f"{best.label} has the {_extreme(comparison)} {name}, {value}{lead}"
+    if behind:
+        return (
+            f"{_seeds_do(ranked)} not distinguish {listed([group.label for group in leaders])}: "
+            f"{best.label} has the {_extreme(comparison)} {name}, {value}"
+            f"{_lead(comparison, best, behind)}"
+        )
+    first, known = with_unit(metric, interval.mean), _baselines(comparison)
+    if math.isclose(interval.mean, last.mean):
+        labels = listed([group.label for group, _ in ranked])
+        return f"{labels} have the same {name}, {first}{known}"
+    return (
+        f"{_seeds_do(ranked)} not distinguish the groups: {name} is from {first} for {best.label} "
+        f"to {with_unit(metric, last.mean)} for {worst.label}{known}"
+    )
+
+
+def _extreme(comparison: Comparison) -> str:
+    return "highest" if comparison.mode == "max" else "lowest"
+
+
+def _value(metric: str, interval: Interval) -> str:
+    return f"{with_unit(metric, interval.mean)} {bounds(metric, interval)}"
+
+
+def _baselines(comparison: Comparison) -> str:
+    """What the trivial baseline and the best shortcut reach, in parentheses."""
+    metric = comparison.metrics[0]
+    beaten = comparison.baselines_to_name[: -1 if comparison.unbeaten else None]
+    known = [f"{name} {with_unit(metric, value)}" for name, value in beaten]
+    if comparison.is_within_interval:
+        known[-1] += ", within the interval"
+    return f" ({', '.join(known)})" if known else ""
+
+
+def _seeds_do(ranked: Sequence[tuple[Group, Interval]]) -> str:
+    most = max(interval.n for _, interval in ranked)
+    few = {1: "One seed does", 2: "Two seeds do"}
+    return few.get(most, f"{most} seeds do")
+
+
+def _lead(comparison: Comparison, best: Group, behind: Sequence[Group]) -> str:
+    """How clearly the best group is better than some others, except the baseline."""
+    behind = [group for group in behind if group is not comparison.baseline]
+    if not behind:
+        return ""
+    p_values = [d.adjusted_p for group in behind if (d := comparison.difference(best, group))]
+    others = len(comparison.ranked()) - 1
+    rest = "every other group" if 1 < others == len(behind) else listed([g.label for g in behind])
+    better = "higher" if comparison.mode == "max" else "lower"
+    p = p_value(max(p_values), "=" if len(p_values) == 1 else "≤")
+    return f", {better} than {rest} on the same seeds (adjusted {p})"
+
+
+def _difference_to_baseline(comparison: Comparison, best: Group) -> str:
+    assert comparison.baseline is not None
+    metric, label = comparison.metrics[0], comparison.baseline.label
+    difference = comparison.difference(best, comparison.baseline)
+    if difference is None or difference.interval.n < ENOUGH_SEEDS:
+        return f"; {best.label} shares too few seeds with the baseline {label} for a test"
+    interval = difference.interval
+    found = (
+        f"; the difference of {best.label} to the baseline {label} is "
+        f"{with_unit(metric, interval.mean, 'points')}"
+    )
+    if not interval.is_bounded:
+        return f"{found} on each of {interval.n} shared seeds: without spread there is no test"
+    chance = "" if difference.is_supported else ": it may be chance"
+    return (
+        f"{found} {bounds(metric, interval)} on {interval.n} shared seeds "
+        f"(adjusted {p_value(difference.adjusted_p)}{chance})"
+    )
+
+
+def listed(labels: Sequence[str]) -> str:
+    """Labels in a sentence: "a, b and c", or how many groups they are."""
+    if len(labels) > 3:
+        return f"{len(labels)} groups"
+    separator = "; " if any(", " in label for label in labels) else ", "
+    return " and ".join(filter(None, [separator.join(labels[:-1]), labels[-1]]))

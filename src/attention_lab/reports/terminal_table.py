@@ -1,0 +1,92 @@
+"""A comparison as a table for the terminal."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group as Rows
+from rich.console import RenderableType
+from rich.table import Table
+
+from attention_lab.printing import rich_console, rich_text
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.headline import answer, limits
+from attention_lab.reports.labels import (
+    bounds,
+    column_title,
+    finished_of,
+    quantity,
+    reason,
+    shown,
+    status,
+)
+from attention_lab.reports.stats import Interval
+
+#: Runs without a result that are named; the page names all.
+MOST_NAMED = 10
+#: The shortest name of a baseline, which is not wrapped.
+TRIVIAL = "trivial baseline"
+#: Metrics that are tried to fit; the page has all.
+MOST_METRICS = 20
+
+
+def terminal_table(comparison: Comparison, width: int = 100) -> RenderableType:
+    """The comparison as a table of ``width`` columns, the answer above it, the doubts below.
+
+    The monitored metric and the costs always show, further metrics as far as they fit.
+    """
+    count = min(len(comparison.metrics), MOST_METRICS)
+    table = _terminal_table(comparison, comparison.metrics[:count])
+    while count > 1 and rich_console(width=1000).measure(table).maximum > width:
+        count -= 1
+        table = _terminal_table(comparison, comparison.metrics[:count])
+    head, foot = rich_text(answer(comparison), style="bold"), rich_text(*_footnotes(comparison))
+    return Rows(head, "", table, "", foot)
+
+
+def _terminal_table(comparison: Comparison, metrics: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    differences = comparison.to_baseline(metrics[0]) if metrics else []
+    difference_columns = [f"Δ {column_title(metrics[0], 'points')}"] if differences else []
+    # Long names of baselines are wrapped, so that they do not push a metric out of the table.
+    widest = max(len(name) for name in (TRIVIAL, *(group.label for group in comparison.groups)))
+    title = rich_text(" × ".join(comparison.swept) or "group")
+    table.add_column(title, overflow="fold", max_width=max(widest, title.cell_len))
+    for column in ("n", *map(column_title, metrics), *difference_columns, "params", "tokens/s"):
+        table.add_column(rich_text(column), justify="right")
+    winner = comparison.winner
+    for group in comparison.groups:
+        cells = [_cell(metric, group.interval(metric)) for metric in metrics]
+        if differences:
+            found = [d.interval for d in differences if d.group is group]
+            cells.append(_cell(metrics[0], found[0] if found else None))
+        cells += [quantity(group.median("parameters")), quantity(group.median("tokens_per_second"))]
+        style = "bold" if group is winner else ""
+        table.add_row(*map(rich_text, (group.label, finished_of(group), *cells)), style=style)
+    if comparison.baselines:
+        table.add_section()
+    for name, known in comparison.baselines.items():
+        values = (shown(metric, known.get(metric)) for metric in metrics)
+        table.add_row(*map(rich_text, (name, "", *values)), style="dim")
+    return table
+
+
+def _cell(metric: str, interval: Interval | None) -> str:
+    return f"{shown(metric, interval.mean)} {bounds(metric, interval)}" if interval else "–"
+
+
+def _footnotes(comparison: Comparison) -> list[str]:
+    few = any(interval.n == 2 for _, interval in comparison.ranked())
+    values = ", or both values of two seeds" if few else ""
+    lines = [f"Test metrics: the mean over n seeds and its 95 % interval{values}."]
+    if comparison.baseline:
+        lines.append(
+            f"Δ: paired difference to {comparison.baseline.label} on shared seeds, its interval "
+            "adjusted for the number of groups."
+        )
+    lines += [
+        line for line in (limits(comparison), comparison.tuning, *comparison.warnings) if line
+    ]
+    missing = [f"{status(run)}: {run.name}: {reason(run)}" for _, run in comparison.unfinished]
+    if len(missing) > MOST_NAMED:
+        missing[MOST_NAMED:] = [f"and {len(missing) - MOST_NAMED} more runs without a result"]
+    return lines + missing

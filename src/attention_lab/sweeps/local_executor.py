@@ -1,0 +1,246 @@
+"""Running the jobs of a sweep on one machine: some at a time, each to its end or to a known one."""
+
+import errno
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attention_lab.config.components import ConfigError
+from attention_lab.reports.runs import section
+from attention_lab.sweeps.display import Display
+from attention_lab.sweeps.forkserver import Start, cause_of_death, job_starter
+from attention_lab.sweeps.jobs import Job, check_jobs
+from attention_lab.sweeps.run_status import Standing, standing
+from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.run_directory import record_death
+from attention_lab.training.distributed.launch import check_devices
+from attention_lab.training.distributed.workers import GRACE, cores, stop
+from attention_lab.training.run import NO_ROOM
+
+POLL_SECONDS = 0.2
+#: What has to fit on the disk for the sweep to go on, in bytes.
+ROOM = 1 << 20
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the jobs of a sweep may use.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+
+    #: Jobs at a time; None means one for each CPU core or, where there are GPUs, for each of those.
+    parallel: int | None = None
+    #: CPU threads of each job; None means OMP_NUM_THREADS or, without it, that they share cores.
+    threads: int | None = None
+    #: GPUs of each job, where there are any.
+    gpus_per_job: int = 1
+    #: Minutes that a job may take; None means any time.
+    time_limit: float | None = None
+    #: How often a job that failed is tried again at once.
+    retries: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("parallel", 1), ("threads", 1), ("gpus_per_job", 1), ("retries", 0)):
+            value = getattr(self, name)
+            is_left_out = value is None and name in ("parallel", "threads")
+            if not is_left_out and (type(value) is not int or value < least):
+                raise ConfigError(
+                    f"hydra.launcher.{name}: must be a whole number, at least {least}; "
+                    f"got {value!r}"
+                )
+        limit = self.time_limit
+        if limit is not None and (type(limit) not in (int, float) or limit <= 0):
+            raise ConfigError(f"hydra.launcher.time_limit: must be above 0 minutes, got {limit!r}")
+
+    def slots_of(self, jobs: Sequence[Job]) -> list[str | None]:
+        """:meth:`slots` for these jobs."""
+        trainers = [section(job.config, "trainer") for job in jobs]
+        for_gpus = [trainer for trainer in trainers if trainer.get("accelerator") != "cpu"]
+        sharing = for_gpus if for_gpus and _gpus() else trainers
+        return self.slots(bool(for_gpus), max(trainer.get("devices", 1) for trainer in sharing))
+
+    def slots(self, on_gpus: bool, devices: int = 1) -> list[str | None]:
+        """One entry for each job at a time: its GPUs as CUDA_VISIBLE_DEVICES has them, or None.
+
+        Args:
+            on_gpus: whether any of the jobs would use one.
+            devices: how many a job trains on at most.
+
+        Raises:
+            ConfigError: if a job wants more GPUs than there are.
+        """
+        gpus = _gpus() if on_gpus else []
+        if not gpus:
+            at_once = cores() // (self.threads_of_each(cores()) * devices)
+            return [None] * (self.parallel or max(1, at_once))
+        if self.gpus_per_job > len(gpus):
+            raise ConfigError(
+                f"hydra.launcher.gpus_per_job={self.gpus_per_job}: there are {len(gpus)} GPUs"
+            )
+        each = max(self.gpus_per_job, devices)
+        sets = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+        # More jobs than sets of GPUs share them in turn.
+        return [sets[i % len(sets)] for i in range(self.parallel or len(sets))]
+
+    def threads_of_each(self, jobs: int) -> int:
+        """CPU threads of each of so many jobs at a time."""
+        usual = os.environ.get("OMP_NUM_THREADS", "")
+        shared = int(usual) if usual.isdecimal() else cores() // jobs
+        return max(1, self.threads or shared)
+
+
+def _gpus() -> list[str]:
+    """The GPUs of this process, by the names that CUDA_VISIBLE_DEVICES takes."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: BaseProcess
+    slot: str | None
+    started: float
+    #: What the run's status.json held then.
+    earlier: Mapping[str, Any]
+    #: What is to be recorded of its end if it does not do so itself.
+    error: str | None = None
+
+
+def check_here(jobs: Sequence[Job]) -> None:
+    """Find out whether jobs can work, on this machine.
+
+    Raises:
+        ConfigError: naming what cannot.
+    """
+    check_jobs(jobs)
+    for job in jobs:
+        check_devices(job.config)
+
+
+def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> None:
+    """Run jobs to their ends. What became of each is in its directory, whatever became of it.
+
+    A job that another process has at work is waited for.
+
+    Args:
+        jobs: what to run, each with a directory.
+        resources: what they may use.
+        display: shows how they stand.
+
+    Raises:
+        OSError: if there is no room left on the disk; then jobs can go on when there is.
+    """
+    slots = resources.slots_of(jobs)
+    start = job_starter(resources.threads_of_each(len(slots)))
+    waiting, running, tries = list(jobs), list[_Running](), Counter[Path]()
+    held = set[Path]()
+    try:
+        while waiting or running:
+            _start_some(waiting, running, slots, start, tries, held)
+            wait([each.process.sentinel for each in running], POLL_SECONDS)
+            if not running:  # all that is left is held by others
+                time.sleep(POLL_SECONDS)
+            display.refresh()
+            for each in [each for each in running if _has_ended(each, resources.time_limit)]:
+                running.remove(each)
+                found = _settled(each)
+                if found.state != "finished":
+                    _check_room(each.job.directory, found)
+                if found.state == "failed" and tries[each.job.directory] <= resources.retries:
+                    waiting.append(each.job)
+                else:
+                    display.ended(each.job.directory, found)
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):
+            for each in running:
+                each.process.terminate()
+        stop([each.process for each in running], 1.5 * GRACE)
+        raise
+
+
+def _start_some(
+    waiting: list[Job],
+    running: list[_Running],
+    slots: Sequence[str | None],
+    start: Start,
+    tries: Counter[Path],
+    held: set[Path],
+) -> None:
+    """Fill the free slots with jobs that nobody holds, and that whoever held them has not ended."""
+    free = Counter(slots) - Counter(each.slot for each in running)
+    for slot in free.elements():
+        job = _next_free(waiting, held)
+        if job is None:
+            return
+        waiting.remove(job)
+        ended = ("finished", "failed", "diverged")
+        if job.directory not in held or standing(job.directory).state not in ended:
+            tries[job.directory] += 1
+            earlier = standing(job.directory).record
+            running.append(_Running(job, start(job, slot), slot, time.monotonic(), earlier))
+
+
+def _next_free(waiting: Sequence[Job], held: set[Path]) -> Job | None:
+    """The first job at which nobody is at work; those passed over join ``held``."""
+    for job in waiting:
+        if not is_held(job.directory):
+            return job
+        held.add(job.directory)
+    return None
+
+
+def _has_ended(each: _Running, minutes: float | None) -> bool:
+    """Whether a job's process is gone, if need be because its time is up."""
+    if not each.process.is_alive():
+        return True
+    if minutes is None or time.monotonic() - each.started < 60 * minutes:
+        return False
+    each.process.kill()
+    each.process.join()
+    each.error = f"took longer than {minutes:g} minutes (hydra.launcher.time_limit)"
+    return True
+
+
+def _settled(each: _Running) -> Standing:
+    """How an ended job stands; a death that it had no time to record is recorded for it."""
+    directory, job = each.job.directory, each.job
+    found = standing(directory)
+    # What an earlier process has left behind says nothing of how this one ended.
+    if found.record != each.earlier and found.record["status"] != "running":
+        return found
+    error = each.error or cause_of_death(each.process, directory / "log.txt")
+    with suppress(OSError):  # no room: what was not said is taken for an interruption
+        # The processes of a run outlive the one that has started them, by their own grace.
+        record_death(directory, job.config, job.overrides, error, patience=1.5 * GRACE)
+    return standing(directory)
+
+
+def _check_room(directory: Path, found: Standing) -> None:
+    """Raise OSError if the disk is full: jobs would be cut off one after the other."""
+    probe = directory / ".room"
+    try:
+        if found.error == NO_ROOM:  # there may be some again, of what was cut off
+            raise OSError(errno.ENOSPC, NO_ROOM)
+        with probe.open("wb") as file:
+            file.write(b"\1" * ROOM)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        goes_on = "the same command goes on when there is"
+        raise OSError(error.errno, f"{NO_ROOM}; {goes_on}", str(directory.parent)) from error
+    finally:
+        probe.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""metrics.csv: every logged metric by step."""
+
+import csv
+import io
+import os
+import warnings
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from attention_lab.tracking.record_files import open_file
+from attention_lab.tracking.run_directory import write_atomically
+
+
+class MetricsFile(Logger):
+    """A CSV file with a row for each time that metrics were logged, and a column for each metric.
+
+    Rows are appended. Only where a metric is new, the whole is written anew; the old file stays
+    until then.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        #: How many rows there are.
+        self.rows = 0
+        self._columns: list[str] = []
+        self._waiting: list[dict[str, Any]] = []
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Not here: they are in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._waiting.append({**metrics, "step": step})
+        self.rows += 1
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that wait for it."""
+        if not self._waiting:
+            return
+        names = set[str]().union(*self._waiting)
+        if names <= set(self._columns):
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(_lines(self._columns, self._waiting))
+        else:
+            known = self._read()[: self.rows - len(self._waiting)] if self._columns else []
+            self._rewrite(sorted(names.union(self._columns)), [*known, *self._waiting])
+        self._waiting = []
+
+    def sync(self) -> None:
+        """See to it that every row outlasts a machine that loses power."""
+        self.save()
+        if self.path.exists():
+            with self.path.open("a") as file:
+                os.fsync(file.fileno())
+
+    def go_on(self, rows: int) -> None:
+        """Keep the first rows of the file that is there, and append to those."""
+        known = self._read()[:rows]
+        if len(known) < rows:
+            warnings.warn(f"{self.path}: of {rows} rows only {len(known)} are left", stacklevel=2)
+        self.rows, self._waiting = len(known), []
+        self._rewrite(list(known[0]) if known else [], known)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        with io.TextIOWrapper(open_file(self.path), "utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _rewrite(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        header = dict(zip(columns, columns, strict=True))
+        write_atomically(self.path, _lines(columns, [header, *rows]) if columns else "")
+        self._columns = list(columns)
+
+
+def _lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,63 @@
+"""How a run stands: in status.json for other processes, and on the screen."""
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from attention_lab.printing import echo
+from attention_lab.tracking.run_directory import RunRecord
+
+
+def validation_metrics(trainer: Trainer) -> dict[str, float]:
+    """The latest validation metrics by name."""
+    return {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("validation/")
+    }
+
+
+class Heartbeat(Callback):
+    """Writes the progress into ``status.json``: at the start, every second, at every validation.
+
+    Args:
+        record: the run's record.
+        monitor: the metric by which to tell how well it goes.
+        every_seconds: how often to write.
+    """
+
+    def __init__(self, record: RunRecord, monitor: str, every_seconds: float = 1.0) -> None:
+        self.record = record
+        self.monitor = monitor
+        self.every_seconds = every_seconds
+        self._last = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._beat(trainer)  # a run that fails before this has not started
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if time.monotonic() - self._last >= self.every_seconds:
+            self._beat(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._beat(trainer)
+
+    def _beat(self, trainer: Trainer) -> None:
+        self._last = time.monotonic()
+        steps = int(trainer.estimated_stepping_batches)
+        metrics = validation_metrics(trainer)
+        monitored = {self.monitor: metrics[self.monitor]} if metrics else {}
+        self.record.progress(trainer.global_step, steps, monitored)
+
+
+class ProgressLines(Callback):
+    """One line at each validation, for logs and pipes, where a bar would be noise."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = "  ".join(
+            f"{name} {value:.4g}"
+            for name, value in validation_metrics(trainer).items()
+            if name.count("/") == 1  # not of every slice: they are in metrics.csv
+        )
+        echo(f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}  {metrics}")

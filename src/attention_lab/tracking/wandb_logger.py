@@ -1,0 +1,320 @@
+"""Weights & Biases: one W&B run for each training run, offline unless the user is logged in."""
+
+import contextlib
+import functools
+import netrc
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from attention_lab.data.files.paths import shown
+from attention_lab.spelling import nearest
+from attention_lab.tracking.loggers import SafeLogger, do_within, in_words
+
+Mode = Literal["online", "offline", "off"]
+Logged = Literal["online", "offline"]
+
+#: W&B's own values of WANDB_MODE, and what each means here.
+MODES: dict[str, Mode] = {
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "off",
+}
+#: Seconds that the server has to answer in when it is checked.
+CHECK_TIMEOUT = 5
+#: Seconds to wait for W&B to start a run and to finish its upload, unless WANDB_INIT_TIMEOUT and
+#: WANDB_FINISH_TIMEOUT are set.
+INIT_TIMEOUT, FINISH_TIMEOUT = 10.0, 60.0
+#: A script that prints what is wrong with W&B's server or key, if anything.
+CHECK = """
+import wandb
+try:
+    wandb.login(verify=True)
+except Exception as error:
+    print(error)
+"""
+
+
+@dataclass(frozen=True)
+class LoggerOptions:
+    """Whether and where to log besides the run directory."""
+
+    #: "auto": online if logged in, else offline; "off": no W&B at all. The environment variable
+    #: WANDB_MODE, where set, has the last word.
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    #: The W&B project.
+    project: str = "attention-lab"
+    #: The W&B entity (user or team); None means the user's own.
+    entity: str | None = None
+
+    def check(self) -> None:
+        """Raise ValueError if the options and the WANDB_ variables are invalid.
+
+        The server is not contacted: a run logs offline if it does not answer.
+        """
+        mode, asked = self.mode()
+        if mode == "off":
+            return
+        _check_settings(self.project, self.entity)
+        if mode == "online" and not is_logged_in(server()):
+            raise ValueError(
+                f"{asked}: not logged in to {server()}; `wandb login` first, or leave it out to "
+                "log offline"
+            )
+
+    def logger(
+        self,
+        directory: Path,
+        group: str,
+        config: Mapping[str, Any],
+        run_id: str | None = None,
+    ) -> SafeLogger | None:
+        """Start the W&B run of a run directory, which also keeps its files; None if W&B is off.
+
+        A resumed run continues the same W&B run. Offline, and where an online run has to continue
+        offline, W&B starts another directory with the same id; `wandb sync` appends it to the
+        first.
+
+        Args:
+            directory: the run's directory.
+            group: the sweep.
+            config: the run's config, logged once.
+            run_id: by which W&B knows the run; None lets it choose.
+        """
+        mode, _ = self.mode()
+        if mode == "off":
+            return None
+        # Nothing leaves the machine that the user did not ask for.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        start = functools.partial(self._start, directory, group, config, run_id)
+        return _SafeWandbLogger(directory, start, mode)
+
+    def _start(
+        self,
+        directory: Path,
+        group: str,
+        config: Mapping[str, Any],
+        run_id: str | None,
+        mode: Logged,
+    ) -> WandbLogger:
+        """Start a W&B run.
+
+        Raises:
+            TimeoutError: if the server does not answer in time.
+            Exception: whatever W&B raises.
+        """
+        import wandb  # only where it is used: it takes most of a second to import
+
+        if mode == "online" and not is_logged_in(server()):  # in a terminal, W&B would ask
+            raise ValueError(f"not logged in to {server()}")
+        known = set(directory.glob("wandb/run-*"))
+        patience = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
+        try:
+            # Started here because Lightning would pass options that do not go with offline runs.
+            run = wandb.init(
+                project=self.project,
+                entity=self.entity,
+                name=directory.name,
+                group=group,
+                dir=directory,
+                config=dict(config),
+                mode=mode,
+                id=run_id,
+                resume="allow",
+                settings=wandb.Settings(
+                    init_timeout=patience,
+                    finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT),
+                    finish_timeout_raises=True,
+                ),
+            )
+        except Exception as error:
+            disconnect()
+            for empty in set(directory.glob("wandb/run-*")) - known:
+                shutil.rmtree(empty, ignore_errors=True)
+            raise _explained(error, patience) from error
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return WandbLogger(experiment=run)
+
+    def mode(self) -> tuple[Mode, str]:
+        """W&B's mode for the run (online, offline or disabled), and why.
+
+        Raises:
+            ValueError: if WANDB_MODE is not a mode of W&B.
+        """
+        asked = os.environ.get("WANDB_MODE")
+        if asked is not None:
+            if asked not in MODES:
+                raise ValueError(f"WANDB_MODE={asked}: W&B has no such mode{nearest(asked, MODES)}")
+            return MODES[asked], f"WANDB_MODE={asked}"
+        if self.wandb != "auto":
+            return self.wandb, f"logger.wandb={self.wandb}"
+        if is_logged_in(server()):
+            return "online", f"logged in to {server()}"
+        return "offline", f"nobody is logged in to {server()}"
+
+
+class _SafeWandbLogger(SafeLogger):
+    """W&B's logger, offline as soon as online does not work.
+
+    Args:
+        directory: the run's directory.
+        start: starts the W&B run in a mode.
+        mode: to begin with.
+    """
+
+    def __init__(
+        self, directory: Path, start: Callable[[Logged], WandbLogger], mode: Logged
+    ) -> None:
+        self.directory = directory
+
+        def offline() -> WandbLogger:
+            if mode == "online":
+                disconnect()  # or W&B would return the run that has failed
+            return start("offline")
+
+        starts = {"online": functools.partial(start, "online")} if mode == "online" else {}
+        super().__init__("W&B", {**starts, "offline": offline}, _finish_within())
+
+    def finish(self, logger: Logger, exit_code: int) -> None:
+        """End the W&B run; of one that was online, mark what the server has in full.
+
+        Raises:
+            TimeoutError: if the upload takes too long.
+            RuntimeError: if the server has refused data.
+        """
+        run: Any = logger.experiment  # type: ignore[attr-defined]
+        file, log, is_online = run.settings.sync_file, run.settings.log_internal, not run.offline
+        try:
+            run.finish(exit_code=exit_code)
+        except TimeoutError:
+            raise TimeoutError(f"{server()} did not take all data in time") from None
+        if is_online:
+            if "filestream: fatal error" in Path(log).read_text(encoding="utf-8"):
+                raise RuntimeError(f"{server()} has refused data")
+            Path(f"{file}.synced").touch()  # as `wandb sync` does
+
+    def remedy(self) -> str:
+        if not any(self.directory.glob("wandb/*run-*")):
+            return ""
+        return upload_later(self.directory)
+
+
+def upload_later(directory: Path) -> str:
+    """How to upload what the server does not have of the runs below a directory."""
+    return f"Upload later: attention-lab sync {shlex.quote(shown(directory))}"
+
+
+def server() -> str:
+    """Where W&B runs would go."""
+    import wandb
+
+    return os.environ.get("WANDB_BASE_URL") or str(wandb.Settings().base_url)
+
+
+def is_logged_in(server: str) -> bool:
+    """Whether a W&B key is at hand: in the environment or, after `wandb login`, in netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        keys = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    hosts = [urlparse(server).netloc]
+    if hosts[0] == "api.forge.coreweave.com":
+        hosts.append("api.wandb.ai")  # its other name, by which W&B takes a key, too
+    return any(password for _, _, password in filter(None, map(keys.authenticators, hosts)))
+
+
+@functools.cache
+def problem(server: str) -> str | None:
+    """What keeps a W&B server from taking runs from here; None if nothing does. Asked once."""
+    ours = {
+        "WANDB_BASE_URL": server,
+        "WANDB_MODE": "online",
+        "WANDB_HTTP_TIMEOUT": str(CHECK_TIMEOUT),
+        "WANDB_SILENT": "true",
+        "WANDB_ERROR_REPORTING": "false",
+    }
+    try:
+        # In a separate process, which can be killed, and whose W&B service no run uses.
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", CHECK],
+            env=os.environ | ours,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CHECK_TIMEOUT + 15,  # W&B takes a while to start, too
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return f"{server} did not answer in time"
+    if "did not respond in time" in done.stdout:
+        return f"{server} did not answer within {CHECK_TIMEOUT} s"
+    said = done.stdout.strip() or (done.stderr.strip() if done.returncode else "")
+    return in_words(RuntimeError(said)) if said else None
+
+
+def disconnect() -> None:
+    """End W&B's service of this process, with whatever it has not finished."""
+    import wandb
+
+    with contextlib.suppress(Exception, SystemExit):  # of a service that is gone already
+        do_within(_finish_within(), wandb.teardown)
+
+
+def _finish_within() -> float | None:
+    """Seconds to wait for W&B, which gives up by itself before that if it can."""
+    patience = _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT)
+    return patience + 10 if patience else None  # 0 is W&B's word for any time
+
+
+def _seconds(variable: str, default: float) -> float:
+    return float(os.environ.get(variable, default))
+
+
+def _explained(error: Exception, patience: float) -> Exception:
+    """What W&B raises, in a line where it means that the server does not answer."""
+    text = str(error)
+    if "deadline exceeded" not in text and not text.startswith("Timed out"):
+        return error
+    cause = re.search(r"connection refused|no such host|unreachable|HTTP \d+|x509: .*", text)
+    because = f" ({cause[0]})" if cause else ""
+    return TimeoutError(f"{server()} did not answer within {patience:g} s{because}")
+
+
+def _check_settings(project: str, entity: str | None) -> None:
+    """Raise ValueError if W&B would refuse a variable of its own, or the name of the project."""
+    import wandb
+
+    settings = wandb.Settings()
+    checks: dict[str, Callable[[], object]] = {
+        f"logger.project={project}": lambda: settings.update_from_dict({"project": project}),
+        f"logger.entity={entity}": lambda: settings.update_from_dict({"entity": entity}),
+    }
+    for name, value in os.environ.items():
+        if name.startswith("WANDB_"):
+            is_secret = "KEY" in name or "TOKEN" in name
+            said = name if is_secret else f"{name}={value}"
+            checks[said] = functools.partial(settings.update_from_env_vars, {name: value})
+    for said, check in checks.items():
+        try:
+            check()
+        except (ValueError, wandb.Error) as error:
+            # W&B's settings are of pydantic, whose messages have many lines.
+            details: list[Any] = getattr(error, "errors", list)()
+            raise ValueError(f"{said}: {details[0]['msg'] if details else error}") from error

@@ -1,0 +1,137 @@
+"""A config names modules; what lies around where a command runs is not imported for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attention_lab.config import imports
+from attention_lab.config.imports import forget_working_directory, import_object
+
+
+@pytest.fixture
+def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's directory with modules in it, which leave this mark when they are imported."""
+    mark = tmp_path.parent / f"{tmp_path.name} was imported"
+    code = f"open({str(mark)!r}, 'w')\nclass X: pass\n"
+    for place in ("evil.py", "outputs/evil.py", "package/__init__.py", "package/runs/evil.py"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(code)
+    (tmp_path / "package/empty.py").touch()
+    for name in ("evil", "outputs", "outputs.evil", "package", "package.runs", "package.runs.evil"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return mark
+
+
+@pytest.mark.parametrize("entry", ["", ".", "../{name}", "run"])
+@pytest.mark.parametrize("target", ["evil.X", "outputs.evil.X", "package.X", "package.empty.X"])
+def test_a_module_of_the_working_directory_is_not_imported(
+    entry: str, target: str, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is the package that it is in, which ``find_spec("package.empty")`` would import."""
+    monkeypatch.chdir(tmp_path.parent if entry == "run" else tmp_path)
+    entry = tmp_path.name if entry == "run" else entry.format(name=tmp_path.name)
+    monkeypatch.setenv("PYTHONPATH", f"{entry}{os.pathsep}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ImportError, match=r"absolute path in PYTHONPATH|has no __init__\.py"):
+        import_object(target)
+    assert not mark.exists()
+
+
+def test_a_directory_with_its_absolute_path_in_pythonpath_is_the_users(
+    mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"/nowhere{os.pathsep}{tmp_path}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert import_object("evil.X") is sys.modules["evil"].X
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("target", ["outputs.evil.X", "package.runs.evil.X"])
+def test_a_directory_of_runs_is_no_package(
+    target: str, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in a directory of the user's either, where a run from elsewhere may have been put."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ImportError, match=r"has no __init__\.py"):
+        import_object(target)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("target", ["..evil.X", "a b.X", "X", ".X", ""])
+def test_what_is_no_dotted_name_is_no_module(target: str) -> None:
+    with pytest.raises(ImportError, match="is not a module's name"):
+        import_object(target)
+
+
+@pytest.mark.parametrize("kind", ["site", "editable"])
+def test_installed_packages_are_imported(
+    kind: str, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Editable ones, too, whose directory a .pth file names."""
+    site = tmp_path if kind == "site" else tmp_path.parent / f"{tmp_path.name}-site"
+    site.mkdir(exist_ok=True)
+    (site / "_own.pth").write_text(f"# a comment\nimport os\n{tmp_path}\n")
+    monkeypatch.setattr(imports, "_site_directories", lambda: frozenset([site.resolve()]))
+    imports._editable.cache_clear()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        import_object("evil.X")
+    finally:
+        imports._editable.cache_clear()
+    assert mark.exists()
+
+
+def test_relative_entries_leave_the_path_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then no plugin of Hydra's and no module that a library asks for is found there either."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    entries = ["", ".", "lib", str(tmp_path / "mine")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(entries))
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    absolute = [str(tmp_path), str(tmp_path / "lib"), str(tmp_path / "mine")]
+    monkeypatch.setattr(sys, "path", [*absolute, *sys.path])
+    before = sys.path[3:]
+    forget_working_directory()
+    assert sys.path == [str(tmp_path / "mine"), *before]
+    assert os.environ["PYTHONPATH"] == str(tmp_path / "mine")
+    assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+@pytest.mark.parametrize("way", ["-m", "PYTHONPATH=."])
+def test_nothing_beside_a_run_is_imported_by_the_command(
+    way: str, mark: Path, tmp_path: Path
+) -> None:
+    """Neither what a config could name nor what Hydra or a library would look for."""
+    evil = (tmp_path / "evil.py").read_text()
+    (tmp_path / "hydra_plugins").mkdir()
+    for name in ("hydra_plugins/evil.py", "yaml.py", "torch.py", "omegaconf.py"):
+        (tmp_path / name).write_text(evil)
+    entry = "from attention_lab.cli import main; raise SystemExit(main())"
+    how = ["-m", "attention_lab"] if way == "-m" else ["-P", "-c", entry]
+    path = "" if way == "-m" else "."
+    done = subprocess.run(
+        [sys.executable, *how, "train", "--cfg", "job", "attention.score._target_=evil.X"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "evil.X" in done.stdout
+    assert not mark.exists()
+
+
+def test_an_editable_install_may_have_any_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    (tmp_path / "package.pth").write_bytes(os.fsencode(place) + b"\n")
+    monkeypatch.setattr(imports, "_site_directories", lambda: frozenset([tmp_path]))
+    assert imports._editable.__wrapped__() == {Path(place)}

@@ -1,0 +1,239 @@
+"""The shipped conf/: every option is a right config, and lists what its class takes."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from attention_lab.attention import AttentionLayer, FeatureMap, Positions, Score
+from attention_lab.config.compose import config_directory, group_options, plain_config
+from attention_lab.config.validate import SECTIONS, check
+from tests.conftest import Compose
+
+OPTIONS = [
+    (group, option)
+    for group in (*SECTIONS, "experiment")
+    for option in group_options(group)
+    if group != "objective"  # chosen by the dataset
+]
+TARGETS = [(group, option) for group in SECTIONS for option in group_options(group)]
+AXES = [
+    (axis, option)
+    for axis in ("score", "normalizer", "positions", "mask", "feature_map")
+    for option in group_options(f"attention/{axis}")
+]
+
+#: A dataset for each objective and model, where it is not that of pairs of sequences.
+DATA_FOR = {
+    "classification": "digits",
+    "language_model": "recall",
+    "self_attention_classifier": "digits",
+    "encoder_classifier": "digits",
+    "decoder": "recall",
+}
+
+#: Arguments that never stand in a config: sizes, and objects that are made elsewhere.
+GIVEN = {
+    "EncoderDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
+    "RecurrentEncoderDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
+    "SelfAttentionClassifier": {"features", "classes", "length"},
+    "PrefixDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
+    "EncoderClassifier": {"features", "vocabulary", "classes", "length", "padding"},
+    "Decoder": {"vocabulary", "length"},
+    "LanguageModel": {"model", "data", "optimizer"},
+    "SequenceToSequence": {"model", "data", "optimizer"},
+    "Classification": {"model", "data", "optimizer"},
+}
+
+#: The options that stand for nothing.
+NOTHING = {
+    "mask": {"_target_": "attention_lab.attention.Everything"},
+}
+
+#: The same, for every class of a kind.
+GIVEN_TO_PARTS = {
+    AttentionLayer: {"query_dim", "memory_dim"},
+    Score: {"heads", "head_dim"},
+    Positions: {"heads", "head_dim"},
+    FeatureMap: {"head_dim"},
+}
+
+#: Where an option differs from its class's defaults on purpose: that is what the option is for.
+DEVIATIONS = {
+    "attention=additive": {"projections": "values"},
+    "attention=concat": {"projections": "values"},
+    "attention=general": {"projections": "values"},
+    "attention=biaffine": {"projections": "values"},
+    "attention=location": {"projections": "values"},
+    "attention=none": {"projections": "values"},
+    "attention=multi_head": {"heads": 8},
+    "attention=masked": {"heads": 8, "mask": {"_target_": "attention_lab.attention.Causal"}},
+    "attention=grouped_query": {"heads": 8, "kv_heads": 2},
+    "attention=multi_query": {"heads": 8, "kv_heads": 1},
+    "attention=latent": {"heads": 8, "latent_dim": 32},
+    "attention=talking_heads": {"heads": 8, "talking_heads": True},
+    "attention=gated": {"heads": 8, "gate": True},
+    "attention=sparsemax": {"heads": 8},
+    "attention=sigmoid": {"heads": 8},
+    "attention=linear": {"heads": 8},
+    "attention=performer": {"heads": 8},
+    "attention=linformer": {"heads": 8},
+    "attention=nystrom": {"heads": 8},
+    "attention=differential": {"heads": 8},
+    "optimizer=adam": {
+        "weight_decay": 0.0,
+        "betas": [0.9, 0.999],
+        "warmup_steps": 0,
+        "schedule": "constant",
+    },
+    "trainer=cpu": {"accelerator": "cpu"},
+    "trainer=gpu": {"accelerator": "gpu", "precision": "bf16-mixed"},
+    "trainer=ddp": {"accelerator": "gpu", "precision": "bf16-mixed", "devices": 8},
+    "trainer=fsdp": {
+        "accelerator": "gpu",
+        "precision": "bf16-mixed",
+        "devices": 8,
+        "strategy": "fsdp",
+    },
+    "trainer=ddp_cpu": {"accelerator": "cpu", "devices": 2},
+    "logger=csv": {"wandb": "off"},
+}
+
+
+def right_overrides(group: str, option: str) -> list[str]:
+    """The command that uses an option, with whatever else it needs."""
+    if group == "objective":
+        group, option = "data", DATA_FOR.get(option, "g2p")
+    if group == "model":
+        return [f"data={DATA_FOR.get(option, 'g2p')}", f"{group}={option}"]
+    return [f"{group}={option}"]
+
+
+def nodes(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A node and the nodes inside it, but for the attention inside a model: that is its own."""
+    yield path, node
+    for key, value in node.items():
+        if isinstance(value, Mapping) and "_target_" in value and not key.endswith("attention"):
+            yield from nodes(f"{path}.{key}", value)
+
+
+def parameters(node: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    """What the class of a node takes by name."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(component(node)).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+
+
+def given(node: Mapping[str, Any]) -> set[str]:
+    """The arguments of a node's class that never stand in a config."""
+    found = component(node)
+    by_kind = (names for kind, names in GIVEN_TO_PARTS.items() if issubclass(found, kind))
+    return GIVEN.get(found.__name__, set()).union(*by_kind)
+
+
+def component(node: Mapping[str, Any]) -> type:
+    """The class of a node."""
+    module, _, name = node["_target_"].rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_is_right(group: str, option: str, compose: Compose) -> None:
+    check(compose(*right_overrides(group, option)))
+
+
+@pytest.mark.parametrize(("group", "option"), TARGETS)
+def test_an_option_lists_exactly_what_its_class_takes(
+    group: str, option: str, compose: Compose
+) -> None:
+    config = compose(*right_overrides(group, option))
+    for path, node in nodes(group, config[group]):
+        listed = {key for key in node if not key.startswith("_")}
+        assert listed == parameters(node).keys() - given(node), path
+
+
+@pytest.mark.parametrize(("group", "option"), TARGETS)
+def test_an_option_says_what_the_class_would_do_anyway_or_deviates_on_purpose(
+    group: str, option: str, compose: Compose
+) -> None:
+    config = compose(*right_overrides(group, option))
+    deviations = {}
+    for path, node in nodes(group, config[group]):
+        for name, parameter in parameters(node).items():
+            if parameter.default is parameter.empty or name not in node:
+                continue
+            default = parameter.default
+            if repr(default) == "<factory>":  # of a dataclass
+                default = getattr(component(node)(), name)
+            default = list(default) if isinstance(default, tuple) else default  # YAML knows lists
+            if node[name] in (NOTHING.get(name), default):
+                continue
+            if not (isinstance(node[name], dict) and inspect.isclass(default)):
+                deviations[f"{path}.{name}".removeprefix(f"{group}.")] = node[name]
+    assert deviations == DEVIATIONS.get(f"{group}={option}", {})
+
+
+@pytest.mark.parametrize(("axis", "option"), AXES)
+def test_an_axis_lists_exactly_what_its_class_takes(
+    axis: str, option: str, compose: Compose
+) -> None:
+    base = {"feature_map": "linear"}.get(axis, "scaled_dot_product")
+    config = compose(f"attention={base}", f"attention/{axis}={option}")
+    check(config)
+    for path, node in nodes(axis, config["attention"][axis]):
+        listed = {key for key in node if not key.startswith("_")}
+        assert listed == parameters(node).keys() - given(node), path
+        for name, parameter in parameters(node).items():
+            if name in listed and not isinstance(node[name], dict):
+                deviates = (option, name) in {
+                    ("tempered_softmax", "learned"),
+                    ("global_tokens", "window"),
+                    ("global_tokens", "centred"),
+                }
+                assert (node[name] != parameter.default) == deviates, f"{path}.{name}"
+
+
+def test_every_deviation_is_that_of_an_option() -> None:
+    assert set(DEVIATIONS) <= {f"{group}={option}" for group, option in TARGETS}
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g == "experiment"])
+def test_every_job_of_an_experiments_sweep_is_right(group: str, option: str) -> None:
+    """An experiment may name a sweep; each value it names must be right on its own."""
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        whole = hydra_compose("train", [f"{group}={option}"], return_hydra_config=True)
+        swept = whole.hydra.sweeper.params or {}
+        for name, values in swept.items():
+            for value in str(values).split(","):
+                job = [f"{group}={option}", f"{name}={value}"]
+                check(plain_config(hydra_compose("train", job)))
+
+
+def test_every_option_begins_with_a_line_that_says_what_it_is() -> None:
+    for group, option in (*OPTIONS, *TARGETS):
+        text = group_options(group)[option].read_text("utf-8")
+        comments = [line for line in text.splitlines() if not line.startswith("# @package")]
+        assert comments[0].startswith("# "), f"{group}/{option}"
+        assert yaml.safe_load(text) is not None
+
+
+def test_the_seed_is_one_for_everything(compose: Compose) -> None:
+    for data in group_options("data"):
+        config = compose(*right_overrides("data", data), "seed=5")
+        assert config["data"]["seed"] == config["seed"] == 5
+
+
+def test_self_attention_may_be_another_mechanism(compose: Compose) -> None:
+    """As the comment in conf/model/encoder_decoder.yaml says."""
+    config = compose("attention=additive", "+attention@model.self_attention=multi_head")
+    check(config)
+    assert config["model"]["self_attention"] == compose("attention=multi_head")["attention"]
+    assert config["model"]["cross_attention"] == compose("attention=additive")["attention"]

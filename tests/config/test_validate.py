@@ -1,0 +1,318 @@
+"""What a config may say is found wrong before anything is built, with one line that says why."""
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.attention import Causal, ScaledDotProduct, ScoredAttention, Softmax
+from attention_lab.config.components import ConfigError, create
+from attention_lab.config.imports import import_object
+from attention_lab.config.validate import check
+from attention_lab.models.protocol import Network
+from attention_lab.tracking.wandb_logger import LoggerOptions
+from attention_lab.training.optim import OptimizerOptions
+from tests.conftest import Compose
+
+
+def put(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """The config with one value replaced, deep inside it."""
+    *branch, last = path.split(".")
+    functools.reduce(lambda node, key: node[key], branch, config)[last] = value
+    return config
+
+
+def complaint(config: dict[str, Any]) -> str:
+    """What is wrong with a config, which must be one line."""
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("optimizer.lrr", "optimizer.lrr: OptimizerOptions has no such key; did you mean lr?"),
+        ("trainer.max_epoch", "TrainerOptions has no such key; did you mean max_epochs?"),
+        ("attention.head", "attention.head: ScoredAttention has no such key; did you mean heads?"),
+        ("data.batchsize", "data.batchsize: G2P has no such key; did you mean batch_size?"),
+        ("model.encoder_layer", "did you mean encoder_layers?"),
+        ("objective.max_len", "did you mean max_length?"),
+        ("logger.projet", "logger.projet: LoggerOptions has no such key; did you mean project?"),
+        ("attention.score.hidden", "attention.score.hidden: Additive has no such key; did you"),
+        ("optimizer.zzz", "no such key; there is lr, weight_decay, betas, warmup_steps, schedule"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_real_one(
+    path: str, message: str, compose: Compose
+) -> None:
+    assert message in complaint(put(compose("attention=additive"), path, 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optimizer.lr", "abc", "optimizer.lr: input should be a valid number; got 'abc'"),
+        ("optimizer.lr", "0.1", "optimizer.lr: input should be a valid number; got '0.1'"),
+        ("optimizer.lr", True, "optimizer.lr: input should be a valid number; got True"),
+        ("optimizer.lr", None, "optimizer.lr: input should be a valid number; got None"),
+        ("optimizer.betas", 0.9, "optimizer.betas: input should be a valid list; got 0.9"),
+        ("optimizer.betas", [0.9, "x"], "optimizer.betas: input should be a valid number; got"),
+        ("optimizer.schedule", "linear", "input should be 'cosine' or 'constant'; got 'linear'"),
+        ("trainer.max_epochs", 1.5, "trainer.max_epochs: input should be a valid integer; got 1.5"),
+        ("trainer.max_epochs", True, "trainer.max_epochs: input should be a valid integer; got T"),
+        ("trainer.progress", 1, "trainer.progress: input should be a valid boolean; got 1"),
+        ("trainer.precision", "16", "trainer.precision: input should be '32-true'"),
+        ("attention.heads", 2.0, "attention.heads: input should be a valid integer; got 2.0"),
+        ("attention.score.hidden_dim", "8", "attention.score.hidden_dim: input should be a valid"),
+        ("attention.projections", "keys", "input should be 'all', 'values' or 'none'; got 'keys'"),
+        ("model.width", "wide", "model.width: input should be a valid integer; got 'wide'"),
+        ("data.limit", 0.5, "data.limit: input should be a valid integer; got 0.5"),
+        ("data.stress", "no", "data.stress: input should be a valid boolean; got 'no'"),
+        ("logger.project", 3, "logger.project: input should be a valid string; got 3"),
+        ("seed", 1.0, "seed: must be a whole number from 0 to 2³² - 1, got 1.0"),
+        ("seed", -1, "seed: must be a whole number from 0 to 2³² - 1, got -1"),
+        ("seed", 2**32, "seed: must be a whole number from 0 to 2³² - 1, got 4294967296"),
+        ("seed", True, "seed: must be a whole number from 0 to 2³² - 1, got True"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused(
+    path: str, value: object, message: str, compose: Compose
+) -> None:
+    assert message in complaint(put(compose("attention=additive"), path, value))
+
+
+def test_one_number_is_no_list_of_them(compose: Compose) -> None:
+    said = complaint(put(compose("data=reverse"), "data.lengths", 5))
+    assert said == "data.lengths: input should be a valid list, as in [1,5]; got 5"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("optimizer.lr", 1),  # a whole number is a number
+        ("optimizer.betas", [0, 0.9]),
+        ("trainer.validate_every", 2),
+        ("trainer.max_epochs", None),
+        ("trainer.max_steps", None),
+        ("attention.width", None),
+        ("attention.mask", {"_target_": "attention_lab.attention.Causal"}),
+        ("seed", 2**32 - 1),
+    ],
+)
+def test_what_is_right_is_let_through(path: str, value: object, compose: Compose) -> None:
+    check(put(compose("attention=additive"), path, value))
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module ``trap`` whose functions and foreign classes leave a mark when they are called."""
+    mark = tmp_path / "it was called"
+    (tmp_path / "trap.py").write_text(
+        "from pathlib import Path\n"
+        f"def function(*_, **__): Path({str(mark)!r}).touch()\n"
+        "class Foreign:\n"
+        "    def __init__(self, *_, **__): function()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "trap", raising=False)
+    return mark
+
+
+@pytest.mark.parametrize("path", ["attention", "model", "data", "objective", "optimizer"])
+@pytest.mark.parametrize("target", ["trap.function", "trap.Foreign", "torch.load"])
+def test_a_section_can_name_nothing_but_its_own_kind(
+    path: str, target: str, trap: Path, compose: Compose
+) -> None:
+    assert f"{path}._target_: {target} is not a" in complaint(
+        put(compose(), f"{path}._target_", target)
+    )
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("path", ["attention.score", "attention.normalizer", "attention.mask"])
+@pytest.mark.parametrize("target", ["trap.function", "trap.Foreign", "torch.load"])
+def test_a_node_inside_can_name_nothing_but_a_part(
+    path: str, target: str, trap: Path, compose: Compose
+) -> None:
+    config = put(compose(), path, {"_target_": target})
+    kind = {"score": "Score", "normalizer": "Normalizer", "mask": "Mask"}[path.partition(".")[2]]
+    assert f"{path}._target_: {target} is not a {kind}" in complaint(config)
+    assert not trap.exists()
+
+
+def test_the_model_brings_no_attention_that_was_not_checked(compose: Compose, trap: Path) -> None:
+    config = put(compose(), "model.cross_attention.score._target_", "trap.function")
+    assert "model.cross_attention.score._target_: trap.function is not a" in complaint(config)
+    assert not trap.exists()
+
+
+DANGEROUS = ["trap.function", "trap.Foreign", "torch.load", "numpy.load", "joblib.load"]
+
+
+@pytest.mark.parametrize("target", [*DANGEROUS, "os.system", "subprocess.Popen", "builtins.eval"])
+def test_creating_checks_the_class_itself(target: str, trap: Path) -> None:
+    """So nothing that can call ``create``, as Hydra can, gets more out of it than a part."""
+    node = {"_target_": target, "args": f"touch {trap}"}
+    kinds = [(), ((Network,),), ((LoggerOptions,),)]
+    for kind in kinds:
+        with pytest.raises(ConfigError, match=f"{target} is not a|cannot import {target}"):
+            create(node, *kind)
+    with pytest.raises(ConfigError, match=target):
+        create({"_target_": "attention_lab.attention.Softmax", "inner": node})
+    assert not trap.exists()
+
+
+def test_dangerous_functions_are_real(trap: Path) -> None:
+    """Guards the tests above: the names are importable, and calling them would be seen."""
+    assert callable(torch.load)
+    import_object("trap.function")()  # type: ignore[operator]
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "antigravity.fly", "subprocess.Popen"])
+def test_the_standard_library_is_not_imported_for_a_config(target: str, compose: Compose) -> None:
+    said = complaint(put(compose(), "attention.score._target_", target))
+    assert said.endswith(f"cannot import {target} (the standard library has no components)")
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("attention._partial_", "abc", "attention._partial_: input should be a valid boolean; got"),
+        ("attention._partial_", 1, "attention._partial_: input should be a valid boolean; got 1"),
+        ("attention._partial_", False, "attention: ScoredAttention needs _partial_: true here"),
+        ("optimizer._partial_", True, "optimizer: OptimizerOptions must not have _partial_: true"),
+        ("data._partial_", True, "data: G2P must not have _partial_: true here"),
+        ("attention._args_", [1, 2], "attention._args_: ScoredAttention has no such key"),
+        ("model._args_", [], "model._args_: EncoderDecoder has no such key"),
+        ("attention._recursive_", True, "attention._recursive_: ScoredAttention has no such key"),
+        ("attention.score._convert_", "all", "attention.score._convert_: ScaledDotProduct has no"),
+        ("trainer._x_", None, "trainer._x_: TrainerOptions has no such key"),
+    ],
+)
+def test_keys_with_underscores_are_checked_like_others(
+    path: str, value: object, message: str, compose: Compose
+) -> None:
+    assert message in complaint(put(compose(), path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "kind"),
+    [
+        ("model", "attention_lab.data.bundled.g2p.G2P", "Network"),
+        ("data", "attention_lab.training.trainer.TrainerOptions", "SplitDataModule"),
+        ("optimizer", "attention_lab.training.trainer.TrainerOptions", "OptimizerOptions"),
+        ("trainer", "attention_lab.training.optim.OptimizerOptions", "TrainerOptions"),
+        ("logger", "attention_lab.training.trainer.TrainerOptions", "LoggerOptions"),
+        ("objective", "torch.nn.Linear", "Objective"),
+        ("attention", "torch.nn.MultiheadAttention", "AttentionLayer"),
+    ],
+)
+def test_a_class_of_a_wrong_kind_is_refused(
+    path: str, target: str, kind: str, compose: Compose
+) -> None:
+    message = f"{path}._target_: {target} is not a {kind}"
+    assert message in complaint(put(compose(), f"{path}._target_", target))
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["no_such_module.Thing", "attention_lab.attention.NoSuchThing", "Softmax", "", ".", None, 3],
+)
+def test_a_target_that_cannot_be_imported_is_refused(target: object, compose: Compose) -> None:
+    config = put(compose(), "attention.normalizer._target_", target)
+    assert f"attention.normalizer._target_: cannot import {target}" in complaint(config)
+
+
+@pytest.mark.parametrize("value", [None, "additive", {}, {"heads": 2}])
+@pytest.mark.parametrize("section", ["attention", "model", "data", "objective", "trainer"])
+def test_every_section_must_be_there(section: str, value: object, compose: Compose) -> None:
+    message = f"{section}: must be a config group's option, with a _target_"
+    assert message in complaint(put(compose(), section, value))
+    config = compose()
+    del config[section]
+    missing = (
+        "objective: the data's YAML names none; put `defaults: ["
+        if section == "objective"
+        else message
+    )
+    assert missing in complaint(config)
+
+
+def test_data_model_and_objective_must_be_for_the_same_task(compose: Compose) -> None:
+    message = complaint(compose("data=digits", "model=encoder_decoder"))
+    assert "model: EncoderDecoder is for sequence_to_sequence, but the data is for" in message
+    assert "classification; `attention-lab list` shows the others" in message
+    message = complaint(compose("data=g2p", "model=self_attention_classifier"))
+    assert "model: SelfAttentionClassifier is for classification" in message
+    config = compose("data=digits", "model=self_attention_classifier")
+    config["objective"] = compose()["objective"]
+    assert "objective: SequenceToSequence is for sequence_to_sequence" in complaint(config)
+
+
+def test_an_unknown_section_is_refused(compose: Compose) -> None:
+    """`attention-lab train +optimiser.lr=1` must not train with another learning rate."""
+    assert "optimiser: there is no such" in complaint(compose() | {"optimiser": {"lr": 1}})
+
+
+@pytest.mark.parametrize("key", ["args", "kwargs"])
+def test_what_a_signature_only_collects_is_no_key(key: str, compose: Compose) -> None:
+    config = put(compose(), f"attention.normalizer.{key}", 1)
+    assert f"attention.normalizer.{key}: Softmax has no such key" in complaint(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("optimizer.lr", {"_target_": "attention_lab.attention.Causal"}),
+        ("optimizer.lr", {"peak": 1}),
+        ("attention.mask", {"_target_": "attention_lab.attention.Softmax"}),
+        ("attention.mask", {"causal": True}),
+        ("attention.normalizer", {"_target_": "torch.nn.Identity", "_partial_": True}),
+        ("attention.score", {"_target_": "attention_lab.attention.Softmax", "_partial_": True}),
+        ("attention.score", {"_target_": "attention_lab.attention.DotProduct"}),  # not partial
+    ],
+)
+def test_a_part_must_be_of_the_kind_that_its_place_is_for(
+    path: str, value: object, compose: Compose
+) -> None:
+    assert path in complaint(put(compose(), path, value))
+
+
+def test_a_missing_argument_is_refused(compose: Compose) -> None:
+    config = compose()
+    del config["attention"]["score"]
+    assert "attention.score" in complaint(config)
+
+
+def test_create_makes_what_a_node_describes() -> None:
+    node = {"_target_": f"{OptimizerOptions.__module__}.OptimizerOptions", "lr": 0.5}
+    options = create(node, (OptimizerOptions,))
+    assert options == OptimizerOptions(lr=0.5)
+
+
+def test_create_makes_the_nodes_inside_first_and_leaves_partial_ones_waiting(
+    compose: Compose,
+) -> None:
+    factory = create(compose("attention=masked")["attention"])
+    assert isinstance(factory, functools.partial)
+    layer = factory(16, 16)
+    assert isinstance(layer, ScoredAttention)
+    assert isinstance(layer.score, ScaledDotProduct)
+    assert isinstance(layer.normalizer, Softmax)
+    assert layer.mask == Causal()
+    assert layer.heads == 8
+    assert factory(16, 16).score is not layer.score
+
+
+def test_create_passes_on_the_very_objects_it_is_given() -> None:
+    betas = [0.5, 0.6]
+    node = {"_target_": f"{OptimizerOptions.__module__}.OptimizerOptions"}
+    assert create(node, (OptimizerOptions,), betas=betas).betas is betas

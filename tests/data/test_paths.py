@@ -1,0 +1,29 @@
+"""How files of one's own are named in options and messages."""
+
+from pathlib import Path
+
+import pytest
+
+from attention_lab.data.files.paths import required, shown
+
+
+def test_files_are_called_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below, beside = tmp_path / "here" / "a" / "own.txt", tmp_path / "hereafter" / "own.txt"
+    below.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert shown(below) == shown("a/own.txt") == "a/own.txt"
+    assert shown(str(beside)) == str(beside)
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    assert shown("~/a/own.txt") == "a/own.txt"
+
+
+@pytest.mark.parametrize("paths", [None, "", []])
+def test_a_file_must_be_named(paths: str | list[str] | None) -> None:
+    with pytest.raises(ValueError, match=r"^no test: data\.test=FILE names a file of lines$"):
+        required("test", paths, "a file of lines")
+
+
+def test_what_is_named_is_given_back() -> None:
+    assert required("path", ["a", "b"], "files") == ["a", "b"]

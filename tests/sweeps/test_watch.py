@@ -1,0 +1,60 @@
+"""Watching a sweep from another process: until nobody is at work on it."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from attention_lab.reports.runs import NotARun
+from attention_lab.sweeps.run_status import standing
+from attention_lab.sweeps.watch import watch
+from attention_lab.tracking.lock import Lock
+from attention_lab.tracking.record_files import with_version
+from attention_lab.tracking.run_directory import RunRecord
+from tests.cli.conftest import Command, command  # noqa: F401
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep of two jobs, of which none has begun."""
+    jobs = [{"directory": name, "overrides": []} for name in ("a", "b")]
+    (tmp_path / "sweep.json").write_text(json.dumps(with_version({"jobs": jobs})))
+    return tmp_path
+
+
+def test_it_ends_with_the_sweep_and_says_how_each_job_ended(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("attention_lab.sweeps.watch.EVERY", 0.01)
+    lock = Lock(sweep)
+    watcher = threading.Thread(target=watch, args=([sweep],))
+    watcher.start()
+    for name, status in (("a", "diverged"), ("b", "failed")):
+        record = RunRecord(sweep / name, {"seed": 0}, [])
+        time.sleep(0.05)
+        assert standing(sweep / name).state == "running"
+        record.end(status, f"as {name} does")  # type: ignore[arg-type]
+        record.close()
+    time.sleep(0.05)
+    assert watcher.is_alive()  # the sweep might still start a job
+    lock.release()
+    watcher.join(5)
+    assert not watcher.is_alive()
+    assert capsys.readouterr().out.splitlines() == [
+        "[1/2] a  diverged: as a does",
+        "[2/2] b  failed: as b does",
+    ]
+
+
+def test_a_directory_without_a_sweep_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotARun, match=r"no sweep to watch: .*sweep.json is missing"):
+        watch([tmp_path])
+
+
+def test_the_report_follows_what_was_watched(command: Command, sweep: Path) -> None:  # noqa: F811
+    answer = command("report", str(sweep), "--watch")
+    assert answer.code == 0, answer.err
+    assert (sweep / "report.html").exists()
+    assert command("report", str(sweep.parent / "nowhere"), "--watch").code == 1

@@ -1,0 +1,328 @@
+"""Looking at attention while training: the true weights, and training never notices."""
+
+import base64
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+from torch import Tensor
+
+from attention_lab.attention import attention_layers, observe
+from attention_lab.tracking.attention_map import AttentionMap
+from attention_lab.tracking.map_callback import AttentionMaps, _log_pictures, attention_maps
+from attention_lab.training.build import Run, build
+from attention_lab.training.run import train
+from tests.conftest import Compose, FinishedRun
+
+LAYERS = {"encoder.0.self_attention", "decoder.0.self_attention", "decoder.0.cross_attention"}
+
+
+def page(directory: Path) -> list[dict[str, Any]]:
+    """The maps in a run's attention.html."""
+    text = (directory / "attention" / "attention.html").read_text("utf-8")
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert match is not None
+    maps: list[dict[str, Any]] = json.loads(match[1])["maps"]
+    return maps
+
+
+def look(run: Run, size: int = 3) -> list[AttentionMap]:
+    """The maps of a run's probe."""
+    batch = run.data.probe(size)
+    return attention_maps(run.objective, batch, run.data.labels(batch), step=7)
+
+
+# In a run
+
+
+def test_a_picture_for_each_example_layer_and_validation(words_run: FinishedRun) -> None:
+    data = build(words_run.config).data
+    labels = data.labels(data.probe(3))
+    words = ["".join(example["source"]) for example in labels]
+    folder = words_run.directory / "attention"
+    assert {path.name for path in folder.iterdir()} == {
+        "attention.html",
+        "step-000002",
+        "step-000004",
+    }
+    expected = {f"{word}-{layer}.png" for word in words for layer in LAYERS}
+    assert len(expected) == 9
+    for step in ("step-000002", "step-000004"):
+        assert {path.name for path in (folder / step).iterdir()} == expected | {"maps.json"}
+        for path in (folder / step).glob("*.png"):
+            with Image.open(path) as picture:
+                picture.verify()
+
+
+def test_the_page_holds_every_map(words_run: FinishedRun) -> None:
+    maps = page(words_run.directory)
+    assert len(maps) == 2 * 3 * 3
+    assert {(each["step"], each["layer"]) for each in maps} == {
+        (step, layer) for step in (2, 4) for layer in LAYERS
+    }
+    for each in maps:
+        letters = list(each["example"])
+        over_source = not each["layer"].endswith("decoder.0.self_attention")
+        assert (each["columns"] == letters) == over_source
+        if each["layer"].startswith("decoder"):
+            assert each["rows"][-1] == "</s>"
+            assert "<s>" not in each["rows"]
+            assert "<pad>" not in each["rows"]
+
+
+def test_the_page_shows_what_the_last_checkpoint_looks_at(words_run: FinishedRun) -> None:
+    run = build(words_run.config)
+    checkpoint = words_run.directory / "checkpoints" / "last.ckpt"
+    run.objective.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+    stored = [each for each in page(words_run.directory) if each["step"] == 4]
+    maps = {(each.example, each.layer): each for each in look(run)}
+    assert len(stored) == len(maps) == 9
+    for each in stored:
+        ours = maps[each["example"], each["layer"]]
+        assert (each["rows"], each["columns"]) == (ours.rows, ours.columns)
+        roots = torch.tensor(list(base64.b64decode(each["weights"]))).reshape(ours.weights.shape)
+        torch.testing.assert_close((roots / 255) ** 2, ours.weights, atol=1 / 255, rtol=0)
+
+
+# The weights
+
+
+ATTENTIONS = ["scaled_dot_product", "additive", "multi_head", "none", "masked"]
+MODELS = ["encoder_decoder", "recurrent_encoder_decoder"]
+
+
+@pytest.fixture(scope="module")
+def build_words(compose: Compose, tiny: Compose) -> Callable[..., Run]:
+    """Builds runs on the same tiny words."""
+    settings = ["trainer=cpu", "logger=csv", "data.limit=20", "data.evaluation_limit=9"]
+    data = build(tiny(*settings[2:])).data
+    return lambda *overrides: build(compose(*settings, "model.width=16", *overrides), data)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_weights_are_those_of_a_direct_call(
+    attention: str, model: str, build_words: Callable[..., Run]
+) -> None:
+    run = build_words(f"attention={attention}", f"model={model}")
+    run.objective.eval()
+    direct: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(_call_again(name, direct), with_kwargs=True)
+        for name, layer in attention_layers(run.objective.model).items()
+    ]
+    batch = run.data.probe(5)
+    run.objective.look_at(batch)
+    for hook in hooks:
+        hook.remove()
+    labels = run.data.labels(batch)
+    maps = look(run, 5)
+    assert len(maps) == 5 * len(direct)
+    for number, each in enumerate(maps):
+        rows, columns = len(each.rows), len(each.columns)
+        weights = direct[each.layer][number % 5, :, :rows, :columns]
+        torch.testing.assert_close(each.weights, weights)
+        assert each.example == "".join(labels[number % 5]["source"])
+        assert each.step == 7
+
+
+def _call_again(name: str, direct: dict[str, Tensor]) -> Callable[..., None]:
+    """A hook that calls its layer once more and keeps the weights it gives when asked."""
+
+    def hook(layer: Any, arguments: Any, named: Any) -> None:
+        with torch.no_grad():
+            direct[name] = layer.forward(*arguments, **named, need_weights=True).weights
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("model", "attention"),
+    [
+        *itertools.product(MODELS, ATTENTIONS),
+        *itertools.product(["recurrent_encoder_decoder model.input_feeding=true"], ATTENTIONS[:-1]),
+    ],
+)
+def test_rows_sum_to_one_without_the_padding(
+    attention: str, model: str, build_words: Callable[..., Run]
+) -> None:
+    run = build_words(f"attention={attention}", *f"model={model}".split())
+    maps = look(run, 5)
+    assert len({len(each.columns) for each in maps}) > 1  # so there was padding
+    for each in maps:
+        assert each.weights.shape[1:] == (len(each.rows), len(each.columns))
+        assert each.weights.min() >= 0
+        torch.testing.assert_close(each.weights.sum(-1), torch.ones(each.weights.shape[:2]))
+        if each.layer.endswith("decoder.0.self_attention"):
+            assert each.weights.triu(1).abs().max() == 0
+
+
+def test_a_decoder_that_runs_step_by_step_gives_the_same_maps(
+    build_words: Callable[..., Run],
+) -> None:
+    """A layer that is called once for each row gives one map, rows in order."""
+    run = build_words("model=recurrent_encoder_decoder", "model.input_feeding=true")
+    batch = run.data.probe(3)
+    with torch.no_grad(), observe(run.objective.model) as calls:
+        run.objective.eval().look_at(batch)
+    steps = calls["cross_attention"]
+    assert len(steps) == batch.target.shape[1] - 1
+    for number, each in enumerate(look(run)):
+        for row, weights in zip(range(len(each.rows)), steps, strict=False):
+            torch.testing.assert_close(
+                each.weights[:, row], weights[number, :, 0, : len(each.columns)]
+            )
+
+
+def test_images_are_looked_at_row_by_row(tiny_digits: Compose) -> None:
+    maps = look(build(tiny_digits()))
+    assert [each.example for each in maps] == ["example 1", "example 2", "example 3"]
+    assert maps[0].rows == maps[0].columns == [f"row {row}" for row in range(1, 9)]
+
+
+# Training never notices
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_looking_changes_nothing(training: bool, build_words: Callable[..., Run]) -> None:
+    run = build_words("model.dropout=0.5", "attention.dropout=0.5")
+    run.objective.train(training)
+    run.data.probe(3)
+    before = torch.random.get_rng_state()
+    first = look(run)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert {module.training for module in run.objective.modules()} == {training}
+    assert not any(layer.observers for layer in attention_layers(run.objective.model).values())
+    assert all(parameter.grad is None for parameter in run.objective.parameters())
+    for one, other in zip(first, look(run), strict=True):
+        assert torch.equal(one.weights, other.weights)  # no dropout where one looks
+        assert not one.weights.requires_grad
+
+
+def test_nobody_observes_after_a_look_that_failed(
+    build_words: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build_words()
+    monkeypatch.setattr(run.objective.model, "readout", None)
+    with pytest.raises(TypeError):
+        look(run)
+    assert not any(layer.observers for layer in attention_layers(run.objective.model).values())
+
+
+@pytest.mark.parametrize("task", ["words", "digits"])
+def test_a_run_that_is_watched_learns_the_same(
+    task: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: FinishedRun = request.getfixturevalue(f"{task}_run")
+    monkeypatch.setattr(AttentionMaps, "on_validation_end", lambda *_: None)
+    unwatched = train(watched.config, tmp_path / "run", [])
+    assert not (tmp_path / "run" / "attention").exists()
+    assert unwatched["validation"] == watched.result["validation"]
+    assert unwatched["test"] == watched.result["test"]
+    weights = [
+        torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for directory in (watched.directory, tmp_path / "run")
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name
+
+
+def test_time_spent_looking_is_told(words_run: FinishedRun) -> None:
+    seconds = words_run.result["seconds"]
+    assert 0 < seconds["attention_maps"] < seconds["total"]
+
+
+def test_words_that_differ_have_files_that_differ(tmp_path: Path) -> None:
+    maps = [
+        AttentionMap(0, name, "layer", ["row"], ["column"], torch.ones(1, 1, 1))
+        for name in ("a-b", "a.b")
+    ]
+    pictures = AttentionMaps(tmp_path, 2)._draw(maps)
+    assert len(set(pictures.values())) == 2
+
+
+def test_keys_of_a_target_go_by_what_was_read(words_run: FinishedRun) -> None:
+    """Position j of a target writes token j, and has read the one before it."""
+    for each in page(words_run.directory):
+        if each["layer"] == "decoder.0.self_attention":
+            assert each["columns"] == ["<s>", *each["rows"][:-1]]
+
+
+def test_a_decoder_over_both_sequences_goes_by_both(compose: Compose) -> None:
+    small = ["data.examples=100", "data.evaluation_examples=50", "model.width=16"]
+    run = build(compose("data=reverse", "model=prefix_decoder", "trainer=cpu", *small))
+    batch = run.data.probe(1)
+    (names,) = run.data.labels(batch)
+    for each in look(run, size=1):
+        assert each.example == " ".join(names["source"])
+        assert each.rows == [*names["source"], *names["target"]]
+        assert each.columns == [*names["source"], "<s>", *names["target"][:-1]]
+        assert each.sources == len(names["source"])
+
+
+def test_only_where_both_stand_in_one_sequence_is_a_line_between(words_run: FinishedRun) -> None:
+    assert all(each["sources"] is None for each in page(words_run.directory))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "teacher_forced"),
+    [
+        (("data=reverse", "model=recurrent_encoder_decoder"), {"cross_attention"}),
+        (
+            ("data=reverse", "model.encoder_layers=1", "model.decoder_layers=1"),
+            {"decoder.0.self_attention", "decoder.0.cross_attention"},
+        ),
+        (("data=reverse", "model=prefix_decoder", "model.layers=1"), None),
+        (("data=recall", "data.vocabulary=20", "model.layers=1"), None),
+        (("data=parity", "model.layers=1"), set()),
+    ],
+)
+def test_maps_say_where_the_targets_are_given(
+    overrides: tuple[str, ...], teacher_forced: set[str] | None, compose: Compose
+) -> None:
+    small = ("data.examples=40", "data.evaluation_examples=20", "model.width=16", "trainer=cpu")
+    maps = look(build(compose(*overrides, *small, "logger=csv")), 1)
+    noted = {each.layer for each in maps if each.note == "teacher-forced: the targets are given"}
+    assert noted == ({each.layer for each in maps} if teacher_forced is None else teacher_forced)
+    assert {each.note for each in maps if each.layer not in noted} <= {""}
+
+
+class Kept(WandbLogger):
+    """A logger that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.logged: dict[str, Any] = {}
+
+    @property
+    def experiment(self) -> Any:
+        return SimpleNamespace(log=self.logged.update)
+
+
+def test_wandb_shows_the_note_of_a_map(tmp_path: Path) -> None:
+    logger, callback = Kept(), AttentionMaps(tmp_path, 1)
+    maps = [
+        AttentionMap(3, "e", layer, ["row"], ["column"], torch.ones(1, 1, 1), note=note)
+        for layer, note in (("cross", "the targets are given"), ("self", ""))
+    ]
+    _log_pictures(logger, callback._draw(maps), 3)
+    captions = {key: getattr(image, "_caption", "") for key, image in logger.logged.items()}
+    assert captions["attention/e/cross"] == "the targets are given"
+    assert not captions["attention/e/self"]
+
+
+def test_white_space_has_names_that_can_be_seen(compose: Compose, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a b\tc\n" * 100)
+    options = ["data=text", f"data.path={tmp_path / 'text.txt'}", "data.length=12"]
+    run = build(compose(*options, "trainer=cpu", "model.width=16", "attention.heads=1"))
+    (each, *_) = look(run, size=1)
+    assert "".join(each.rows) in "a␣b⇥c↵" * 4
+    assert each.columns == each.rows

@@ -1,0 +1,88 @@
+"""How a run stands, for other processes and on the screen."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from attention_lab.tracking import progress as module
+from attention_lab.tracking.progress import Heartbeat, ProgressLines, validation_metrics
+from attention_lab.tracking.run_directory import RunRecord
+from tests.conftest import FinishedRun
+from tests.tracking.test_run_directory import read
+
+METRICS = {
+    "train/loss": torch.tensor(2.0),
+    "validation/loss": torch.tensor(1.5),
+    "validation/per": torch.tensor(0.25),
+    "epoch": torch.tensor(1.0),
+}
+
+
+def trainer(step: int, metrics: dict[str, torch.Tensor] = METRICS) -> Any:
+    """As much of a Trainer as progress needs."""
+    return SimpleNamespace(
+        global_step=step, estimated_stepping_batches=100.0, callback_metrics=metrics
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time that passes when a test says so."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_validation_metrics_are_plain_numbers() -> None:
+    metrics = validation_metrics(trainer(3))
+    assert metrics == {"validation/loss": 1.5, "validation/per": 0.25}
+    assert {type(value) for value in metrics.values()} == {float}
+
+
+def test_a_heart_beats_every_so_often(tmp_path: Path, clock: SimpleNamespace) -> None:
+    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per", every_seconds=2.0)
+    beats = []
+    for step in range(1, 9):
+        clock.now += 0.75
+        heartbeat.on_train_batch_end(trainer(step), None, None, None, step)
+        beats.append((read(tmp_path)["progress"] or {"step": None})["step"])
+    assert beats == [None, None, 3, 3, 3, 6, 6, 6]
+
+
+def test_a_heart_beats_at_every_validation(tmp_path: Path, clock: SimpleNamespace) -> None:
+    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per")
+    for step in (10, 20):
+        heartbeat.on_validation_end(trainer(step), None)  # type: ignore[arg-type]
+        assert read(tmp_path)["progress"]["step"] == step
+    progress = read(tmp_path)["progress"]
+    assert progress["steps"] == 100
+    assert progress["metrics"]["validation/per"] == 0.25
+
+
+def test_a_heart_beats_before_anything_was_measured(tmp_path: Path, clock: SimpleNamespace) -> None:
+    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per")
+    clock.now += 10
+    heartbeat.on_train_batch_end(trainer(1, {"train/loss": torch.tensor(1.0)}), None, None, None)
+    assert read(tmp_path)["progress"] == {"step": 1, "steps": 100, "metrics": {}}
+
+
+def test_a_line_for_each_validation(capsys: pytest.CaptureFixture[str]) -> None:
+    ProgressLines().on_validation_end(trainer(30), None)  # type: ignore[arg-type]
+    ProgressLines().on_validation_end(trainer(60), None)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == [
+        "step 30/100  validation/loss 1.5  validation/per 0.25",
+        "step 60/100  validation/loss 1.5  validation/per 0.25",
+    ]
+
+
+def test_a_finished_run_has_gone_all_its_way(digits_run: FinishedRun) -> None:
+    status = read(digits_run.directory)
+    assert status["status"] == "finished"
+    assert status["seed"] == 2
+    assert status["overrides"] == digits_run.overrides
+    assert status["progress"]["step"] == status["progress"]["steps"] == 20
+    assert status["progress"]["metrics"].keys() >= {"validation/accuracy"}

@@ -1,0 +1,436 @@
+"""The plain files of a run: always whole, always true."""
+
+import fcntl
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import yaml
+
+from attention_lab.config.identity import identity
+from attention_lab.tracking import run_directory
+from attention_lab.tracking.run_directory import (
+    RunExists,
+    RunRecord,
+    read_config,
+    record_death,
+    write_atomically,
+    write_config,
+)
+from tests.conftest import FinishedRun
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """A run's ``status.json``."""
+    status: dict[str, Any] = json.loads((directory / "status.json").read_text("utf-8"))
+    return status
+
+
+CONFIG = {"seed": 0, "trainer": {"max_epochs": 2, "progress": True}}
+
+
+def seconds_ago(moment: str) -> float:
+    """How long ago a moment was; it must say in which time zone it is."""
+    then = datetime.fromisoformat(moment)
+    assert then.utcoffset() == timedelta(0)
+    return (datetime.now(UTC) - then).total_seconds()
+
+
+# Writing
+
+
+def test_text_is_written_as_it_is(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", "e²\n")
+    write_atomically(tmp_path / "file", "Bahdanau · √d\n")
+    assert (tmp_path / "file").read_bytes() == "Bahdanau · √d\n".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    write_atomically(file, "old")
+
+    def break_off(_: int) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", break_off)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, "newer")
+    assert file.read_text() == "old"
+
+
+def test_a_reader_never_finds_half_a_file(tmp_path: Path) -> None:
+    file, texts = tmp_path / "file", ["a" * 500_000, "b" * 700_000]
+    write_atomically(file, texts[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for turn in range(60):
+            write_atomically(file, texts[turn % 2])
+        done.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        seen = set()
+        while not done.is_set() and not writing.done():
+            seen.add(file.read_text())
+        writing.result()
+    assert seen <= set(texts)
+
+
+def test_what_must_last_is_on_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace = Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append("fsync"))
+    monkeypatch.setattr(Path, "replace", lambda *paths: done.append("rename") or replace(*paths))
+    write_atomically(tmp_path / "file", "text")
+    write_atomically(tmp_path / "file", "text", durable=False)
+    assert done == ["fsync", "rename", "rename"]
+
+
+# The config
+
+
+def test_a_config_comes_back_as_it_was(tmp_path: Path) -> None:
+    config = {"seed": 3, "b": {"name": "Übung", "rates": [1e-3, 2], "mask": None}, "a": True}
+    write_config(tmp_path, config)
+    assert read_config(tmp_path) == config
+    assert list(read_config(tmp_path)) == ["seed", "b", "a"]
+
+
+def test_a_config_file_says_how_to_run_it_again(tmp_path: Path) -> None:
+    write_config(tmp_path, {"seed": 3})
+    text = (tmp_path / "config.yaml").read_text("utf-8")
+    assert "attention-lab train --from RUN_DIRECTORY" in text
+    assert yaml.safe_load(text) == {"schema_version": 1, "seed": 3}
+
+
+def test_a_run_keeps_its_config(words_run: FinishedRun) -> None:
+    assert read_config(words_run.directory) == words_run.config
+
+
+# The status
+
+
+def test_a_record_begins_as_running(tmp_path: Path) -> None:
+    directory = tmp_path / "sweep" / "run"
+    RunRecord(directory, CONFIG | {"seed": 7}, ["attention=additive", "seed=7"])
+    status = read(directory)
+    assert status.keys() == {
+        "schema_version",
+        "status",
+        "identity",
+        "started",
+        "resumed",
+        "updated",
+        "finished",
+        "pid",
+        "host",
+        "seed",
+        "overrides",
+        "wandb_id",
+        "git_revision",
+        "versions",
+        "command",
+        "error",
+        "progress",
+    }
+    assert status["status"] == "running"
+    assert (status["finished"], status["error"], status["progress"]) == (None, None, None)
+    assert (status["seed"], status["overrides"]) == (7, ["attention=additive", "seed=7"])
+    assert (status["pid"], status["host"]) == (os.getpid(), socket.gethostname())
+    assert status["command"] == " ".join(sys.argv)
+    assert -1 < seconds_ago(status["started"]) < 60
+    for package in ("torch", "lightning", "attention-lab"):
+        assert status["versions"][package] == version(package)
+    assert sys.version.startswith(status["versions"]["python"])
+    assert (status["identity"], status["resumed"]) == (identity(CONFIG | {"seed": 7}), [])
+    assert read_config(directory) == CONFIG | {"seed": 7}
+    names = {path.name for path in directory.iterdir()}
+    assert names == {".lock", "config.yaml", "status.json"}
+
+
+def test_progress_is_seen_at_once(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, CONFIG, [])
+    before = read(tmp_path)
+    record.progress(3, 10, {"validation/per": 0.5})
+    after = read(tmp_path)
+    assert after["progress"] == {"step": 3, "steps": 10, "metrics": {"validation/per": 0.5}}
+    assert before | {"progress": None, "updated": None} == after | {
+        "progress": None,
+        "updated": None,
+    }
+    assert after["updated"] >= before["updated"]
+
+
+@pytest.mark.parametrize(
+    ("status", "afterwards"), [("finished", "finished"), ("running", "preempted")]
+)
+def test_a_process_that_is_killed_after_its_result_costs_the_run_nothing(
+    status: str, afterwards: str, tmp_path: Path
+) -> None:
+    """As while a logger uploads: who launched it must not say that the run has not finished."""
+    record = RunRecord(tmp_path, CONFIG, [])
+    record.finish({"test": {}})
+    record.close()
+    path = tmp_path / "status.json"
+    path.write_text(path.read_text().replace('"status": "finished"', f'"status": "{status}"'))
+    record_death(tmp_path, CONFIG, [], "killed by SIGKILL")
+    assert read(tmp_path)["status"] == afterwards
+
+
+def test_a_run_finishes_with_its_result(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, CONFIG, [])
+    record.progress(3, 10, {})
+    record.finish({"test": {"per": 0.25}, "steps_to_threshold": None})
+    assert json.loads((tmp_path / "result.json").read_text()) == {
+        "schema_version": 1,
+        "test": {"per": 0.25},
+        "steps_to_threshold": None,
+    }
+    status = read(tmp_path)
+    assert (status["status"], status["error"]) == ("finished", None)
+    assert status["started"] <= status["finished"] <= status["updated"]
+    assert status["progress"]["step"] == 3
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".lock", "config.yaml", "status.json", "result.json"}
+
+
+def test_a_finished_run_has_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads "finished" will find result.json: it is written first."""
+    written: list[str] = []
+    write = run_directory.write_atomically
+
+    def spy(path: Path, text: str, durable: bool = True) -> None:
+        written.append(f"{path.name}: {json.loads(text).get('status')}")
+        assert durable
+        write(path, text)
+
+    record = RunRecord(tmp_path, CONFIG, [])
+    monkeypatch.setattr(run_directory, "write_atomically", spy)
+    record.finish({})
+    assert written == ["result.json: None", "status.json: finished"]
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged", "preempted"])
+def test_a_run_ends_without_a_result_for_a_reason(tmp_path: Path, status: Any) -> None:
+    RunRecord(tmp_path, CONFIG, []).end(status, "ValueError: √ of −1")
+    assert (read(tmp_path)["status"], read(tmp_path)["error"]) == (status, "ValueError: √ of −1")
+    assert -1 < seconds_ago(read(tmp_path)["finished"]) < 60
+    assert not (tmp_path / "result.json").exists()
+
+
+# One directory, one run
+
+
+@pytest.fixture(autouse=True)
+def fresh_provenance() -> Iterator[None]:
+    """What a process looks up once, looked up anew for each test."""
+    run_directory.provenance.cache_clear()
+    yield
+    run_directory.provenance.cache_clear()
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """The directory of a run that was cut off after three steps."""
+    record = RunRecord(tmp_path, CONFIG, ["first"])
+    record.progress(3, 10, {})
+    record.close()
+    return tmp_path
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("ending", [None, "failed", "diverged", "preempted"])
+def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> None:
+    first = RunRecord(tmp_path, CONFIG, ["first"])
+    assert not first.goes_on
+    first.progress(3, 10, {})
+    if ending:
+        first.end(ending, "an error")
+    first.close()
+    before = read(tmp_path)
+    for times in (1, 2):
+        again = RunRecord(tmp_path, CONFIG | {"logger": "another"}, ["second"])
+        assert again.goes_on
+        after = read(tmp_path)
+        assert (after["status"], after["error"], after["finished"]) == ("running", None, None)
+        for lasting in ("started", "progress", "wandb_id"):
+            assert after[lasting] == before[lasting]
+        assert after["overrides"] == ["second"]
+        assert len(after["resumed"]) == times
+        assert before["started"] <= after["resumed"][-1] <= after["updated"]
+        again.close()
+
+
+def test_other_code_that_goes_on_is_said(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_directory, "_git_revision", lambda: "abc")
+    run_directory.provenance.cache_clear()
+    status = read(begun)
+    status |= {"git_revision": "abc", "versions": status["versions"] | {"torch": "1.0"}}
+    (begun / "status.json").write_text(json.dumps(status))
+    message = rf"begun with other code \(torch was 1\.0, is {re.escape(version('torch'))}\)"
+    with pytest.warns(UserWarning, match=message):
+        RunRecord(begun, CONFIG, []).close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RunRecord(begun, CONFIG, []).close()
+
+
+def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
+    (begun / ".status.json.123.partial").write_text("{")
+    (begun / "notes.partial").write_text("mine")
+    RunRecord(begun, CONFIG, [])
+    names = {path.name for path in begun.iterdir()}
+    assert names == {".lock", "config.yaml", "status.json", "notes.partial"}
+
+
+def test_a_run_that_has_finished_stays(begun: Path) -> None:
+    record = RunRecord(begun, CONFIG, [])
+    record.finish({})
+    record.close()
+    before = files(begun)
+    with pytest.raises(RunExists, match="holds a run that has finished; name another directory"):
+        RunRecord(begun, CONFIG, [])
+    assert files(begun) == before
+
+
+@pytest.mark.parametrize(
+    ("other", "different"),
+    [
+        ({"seed": 1}, "seed is 0 there, 1 here"),
+        ({"trainer": {"max_epochs": 2.0}}, "trainer.max_epochs is 2 there, 2.0 here"),
+        ({"trainer": {}}, "trainer is not there, {} here; trainer.max_epochs is 2 there, not here"),
+        ({"a": 1, "b": "x", "c": None, "d": 4}, "a is not there, 1 here; .*; and 1 more"),
+    ],
+)
+def test_another_run_is_told_by_what_differs(
+    other: dict[str, Any], different: str, begun: Path
+) -> None:
+    before = files(begun)
+    with pytest.raises(
+        RunExists, match=f"holds another run \\({different}\\); name another"
+    ) as caught:
+        RunRecord(begun, CONFIG | other, [])
+    assert "\n" not in str(caught.value)
+    assert files(begun) == before
+
+
+def test_what_a_sweep_leaves_for_a_job_is_no_run(tmp_path: Path) -> None:
+    write_config(tmp_path, CONFIG | {"seed": 1})
+    (tmp_path / "log.txt").write_text("")
+    assert not RunRecord(tmp_path, CONFIG, []).goes_on
+    assert read_config(tmp_path) == CONFIG
+
+
+def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> None:
+    (begun / "status.json").write_text("")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record = RunRecord(begun, CONFIG, [])
+    assert record.goes_on
+    assert read(begun)["status"] == "running"
+
+
+def test_a_config_that_cannot_be_read_is_no_reason_to_train_over_it(begun: Path) -> None:
+    (begun / "config.yaml").write_text("{")
+    with pytest.raises(RunExists, match=r"config\.yaml is not valid YAML.*; name another"):
+        RunRecord(begun, CONFIG, [])
+
+
+def test_of_runs_that_start_together_one_gets_the_directory(tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def start(number: int) -> RunRecord | None:
+        together.wait()
+        try:
+            return RunRecord(tmp_path, CONFIG, [str(number)])
+        except RunExists:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        started = [record for record in pool.map(start, range(8)) if record is not None]
+    assert len(started) == 1
+    assert read(tmp_path)["resumed"] == []
+
+
+def test_a_process_at_work_is_named_and_a_killed_one_leaves_the_directory_free(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys, time; from pathlib import Path;"
+        "from attention_lab.tracking.run_directory import RunRecord;"
+        f"record = RunRecord(Path(sys.argv[1]), {CONFIG!r}, []);"
+        "print('begun', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        holder = f"process {process.pid} on {socket.gethostname()}, since 2"
+        with pytest.raises(RunExists, match=holder):
+            RunRecord(tmp_path, CONFIG, [])
+        process.kill()
+    assert RunRecord(tmp_path, CONFIG, []).goes_on
+    assert read(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> NoReturn:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(Function not implemented\)"):
+        RunRecord(tmp_path, CONFIG, [])
+    assert read(tmp_path)["status"] == "running"
+
+
+def test_a_directory_with_other_files_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    RunRecord(tmp_path, CONFIG, [])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_there_is_no_moment_with_an_empty_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever watches a sweep must not take a run that just starts for a broken one."""
+    seen: list[str] = []
+
+    def look() -> str:
+        file = tmp_path / "status.json"
+        seen.append(file.read_text() if file.exists() else "no file")
+        return "0123abc"
+
+    monkeypatch.setattr(run_directory, "_git_revision", look)
+    RunRecord(tmp_path, CONFIG, [])
+    assert seen
+    assert "" not in seen
+
+
+def test_a_machine_without_git_can_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    RunRecord(tmp_path / "run", CONFIG, [])
+    assert read(tmp_path / "run")["git_revision"] is None

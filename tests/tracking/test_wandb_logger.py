@@ -1,0 +1,479 @@
+"""One W&B run for each training run, and nothing sent anywhere unless the user is logged in."""
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlparse
+
+import pytest
+import wandb
+from google.protobuf.message import DecodeError
+from wandb.proto import wandb_internal_pb2
+
+from attention_lab.tracking.wandb_logger import LoggerOptions, is_logged_in
+from attention_lab.training.run import train
+from attention_lab.training.tasks.base import Objective
+from tests.conftest import Compose
+from tests.tracking.servers import closed, refusing, silent
+
+DEFAULT_HOST = str(urlparse(wandb.Settings().base_url).netloc)
+
+
+def forget_login(patch: pytest.MonkeyPatch, home: Path) -> None:
+    """Makes this process one of a user who has never heard of W&B."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") and name != "WANDB_SERVICE":
+            patch.delenv(name)
+    patch.setenv("HOME", str(home))
+    patch.delenv("NETRC", raising=False)
+
+
+class Stored(NamedTuple):
+    """What an offline W&B run holds, as `wandb sync` would send it."""
+
+    run: Any
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    exit_code: int
+
+    def curve(self, name: str) -> list[tuple[int, Any]]:
+        """The steps and values of one metric."""
+        return [(row["trainer/global_step"], row[name]) for row in self.history if name in row]
+
+
+def records(file: Path) -> Iterator[Any]:
+    """The records of a .wandb file: a LevelDB log of protocol buffers.
+
+    After a header of 7 bytes come blocks of 32 KiB with chunks of checksum (4 bytes), length (2),
+    type (1) and data. A record is one chunk (type 1), or several (2, then 3, then 4).
+    """
+    data, position, record = file.read_bytes(), 7, b""
+    while position < len(data):
+        left_in_block = 2**15 - position % 2**15
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        position += 7 + length
+        record += data[position - length : position]
+        if kind in (1, 4):
+            parsed = wandb_internal_pb2.Record()
+            parsed.ParseFromString(record)
+            record = b""
+            yield parsed
+
+
+def nested(items: Any) -> dict[str, Any]:
+    """The values of history items, each of which names its place in nested mappings."""
+    values: dict[str, Any] = {}
+    for item in items:
+        *branch, last = list(item.nested_key) or [item.key]
+        inside = values
+        for key in branch:
+            inside = inside.setdefault(key, {})
+        inside[last] = json.loads(item.value_json)
+    return values
+
+
+def stored(directory: Path) -> Stored:
+    """The one W&B run in a run's directory."""
+    (file,) = directory.glob("wandb/offline-run-*/*.wandb")
+    run, config, history, exit_codes = None, {}, [], []
+    for record in records(file):
+        if record.HasField("run"):
+            run = record.run
+            config |= {item.key: json.loads(item.value_json) for item in run.config.update}
+        elif record.HasField("config"):
+            config |= {item.key: json.loads(item.value_json) for item in record.config.update}
+        elif record.HasField("history"):
+            history.append(nested(record.history.item))
+        elif record.HasField("exit"):
+            exit_codes.append(record.exit.exit_code)
+    (exit_code,) = exit_codes
+    return Stored(run, config, history, exit_code)
+
+
+def when_written(directory: Path) -> Stored:
+    """What a W&B run holds, once its service has written the end of it."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return stored(directory)
+        except (ValueError, struct.error, DecodeError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def sweep(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs that finish and one that crashes, in one process and without a W&B login."""
+    sweep = tmp_path_factory.mktemp("outputs") / "my-sweep"
+
+    def crash(*_: object) -> NoReturn:
+        raise RuntimeError("crashed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        forget_login(patch, sweep.parent)
+        for seed in (1, 2):
+            train(tiny_digits("logger=wandb", f"seed={seed}"), sweep / f"seed={seed}", [])
+        patch.setattr(Objective, "validation_step", crash)
+        with pytest.raises(RuntimeError, match="crashed"):
+            train(tiny_digits("logger=wandb"), sweep / "crashed", [])
+        assert "WANDB_MODE" not in os.environ
+    return sweep
+
+
+def test_a_run_says_what_it_is(sweep: Path, tiny_digits: Compose) -> None:
+    run = stored(sweep / "seed=1")
+    assert (run.run.project, run.run.entity) == ("attention-lab", "")
+    assert (run.run.display_name, run.run.run_group) == ("seed=1", "my-sweep")
+    config = {key: value for key, value in run.config.items() if key != "_wandb"}
+    assert config == tiny_digits("logger=wandb", "seed=1")
+
+
+def test_curves_are_those_of_metrics_csv(sweep: Path) -> None:
+    run, result = stored(sweep / "seed=1"), json.loads((sweep / "seed=1/result.json").read_text())
+    lines = (sweep / "seed=1" / "metrics.csv").read_text().splitlines()
+    columns, rows = lines[0].split(","), [line.split(",") for line in lines[1:]]
+    for name in set(columns) - {"step", "epoch"}:
+        column = columns.index(name)
+        written = [float(row[column]) for row in rows if row[column]]
+        assert [value for _, value in run.curve(name)] == pytest.approx(written), name
+    assert [step for step, _ in run.curve("train/loss")] == list(range(8))
+    assert len(run.curve("validation/accuracy")) == 2
+    ((_, accuracy),) = run.curve("test/accuracy")
+    assert accuracy == pytest.approx(result["test"]["accuracy"])
+
+
+def test_attention_maps_are_images_at_every_validation(sweep: Path) -> None:
+    run = stored(sweep / "seed=1")
+    (files,) = (sweep / "seed=1").glob("wandb/offline-run-*/files")
+    logged: dict[int, set[bytes]] = {4: set(), 8: set()}
+    for example in ("example 1", "example 2", "example 3"):
+        images = run.curve(f"attention/{example}/self_attention")
+        assert [step for step, _ in images] == [4, 8]
+        for step, image in images:
+            assert image["_type"] == "image-file"
+            logged[step].add((files / image["path"]).read_bytes())
+    for step, images in logged.items():
+        ours = (sweep / "seed=1" / "attention" / f"step-{step:06d}").glob("*.png")
+        assert images == {path.read_bytes() for path in ours}
+        assert len(images) == 3
+
+
+def test_two_runs_of_one_process_are_two_wandb_runs(sweep: Path) -> None:
+    first, second = stored(sweep / "seed=1"), stored(sweep / "seed=2")
+    assert first.run.run_id != second.run.run_id
+    assert (first.config["seed"], second.config["seed"]) == (1, 2)
+    assert first.curve("train/loss") != second.curve("train/loss")
+    assert len(first.curve("train/loss")) == len(second.curve("train/loss")) == 8
+
+
+def test_a_run_ends_as_what_it_was(sweep: Path) -> None:
+    assert stored(sweep / "seed=1").exit_code == 0
+    assert stored(sweep / "crashed").exit_code == 1
+    assert len(stored(sweep / "crashed").curve("train/loss")) == 4
+
+
+def test_no_wandb_files_without_wandb(digits_run: Any) -> None:
+    assert not (digits_run.directory / "wandb").exists()
+
+
+def test_a_run_that_goes_on_is_the_same_wandb_run(
+    sweep: Path, tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline each process has a directory of its own, whose name has the second in it."""
+    forget_login(monkeypatch, sweep.parent)
+    directory = sweep / "crashed"
+    before = stored(directory)
+    time.sleep(1)
+    train(tiny_digits("logger=wandb"), directory, [])
+    first, second = sorted(directory.glob("wandb/offline-run-*/*.wandb"))
+    assert first.name == second.name == f"run-{before.run.run_id}.wandb"
+    assert json.loads((directory / "status.json").read_text())["wandb_id"] == before.run.run_id
+    found = {record.run.run_id for record in records(second) if record.HasField("run")}
+    assert found == {before.run.run_id}
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What wandb.init is called with, which starts nothing; the user is not logged in."""
+    calls: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> Any:
+        calls.append(options)
+        return SimpleNamespace(define_metric=lambda *_, **__: None)
+
+    forget_login(monkeypatch, tmp_path)
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr("attention_lab.tracking.wandb_logger.WandbLogger", SimpleNamespace)
+    return calls
+
+
+def mode(started: list[dict[str, Any]], option: Any = "auto") -> str:
+    """Where a run would go: "online", "offline", or "off" if there would be none."""
+    before = dict(os.environ)
+    logger = LoggerOptions(wandb=option).logger(Path("outputs/sweep/run"), "sweep", {"seed": 1})
+    assert os.environ.get("WANDB_MODE") == before.get("WANDB_MODE")
+    assert (logger is None) == (not started)
+    return started.pop()["mode"] if started else "off"
+
+
+def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, Any]]) -> None:
+    options = LoggerOptions(wandb="offline", project="my-project", entity="my-team")
+    options.logger(Path("outputs/sweep/run"), "sweep", {"seed": 1}, "0a1b2c3d")
+    assert [{k: v for k, v in call.items() if k != "settings"} for call in started] == [
+        {
+            "project": "my-project",
+            "entity": "my-team",
+            "name": "run",
+            "group": "sweep",
+            "dir": Path("outputs/sweep/run"),
+            "config": {"seed": 1},
+            "mode": "offline",
+            "id": "0a1b2c3d",
+            "resume": "allow",
+        }
+    ]
+
+
+def test_a_run_goes_on_in_its_wandb_run(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    for mode in ("online", "offline"):
+        LoggerOptions(wandb=mode).logger(Path("run"), "sweep", {}, "0a1b2c3d")  # type: ignore[arg-type]
+        assert (started[-1]["id"], started[-1]["resume"]) == ("0a1b2c3d", "allow")
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [("auto", "offline"), ("online", "offline"), ("offline", "offline"), ("off", "off")],
+)
+def test_the_option_without_a_login(
+    option: str, expected: str, started: list[dict[str, Any]]
+) -> None:
+    assert mode(started, option) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [("auto", "online"), ("online", "online"), ("offline", "offline"), ("off", "off")],
+)
+def test_the_option_with_a_key_in_the_environment(
+    option: str, expected: str, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert mode(started, option) == expected
+
+
+@pytest.mark.parametrize("option", ["auto", "online", "offline", "off"])
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [("online", "online"), ("offline", "offline"), ("dryrun", "offline"), ("disabled", "off")],
+)
+def test_the_variable_has_the_last_word(
+    variable: str,
+    option: str,
+    expected: str,
+    started: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", variable)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert mode(started, option) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (f"machine {DEFAULT_HOST} login user password secret", "online"),
+        ("machine example.org login user password secret", "offline"),
+        ("machinery", "offline"),  # no such word
+        ("", "offline"),
+        pytest.param(
+            f"machine {DEFAULT_HOST} login user",
+            "offline",
+        ),
+    ],
+)
+@pytest.mark.parametrize("where", ["home", "variable"])
+def test_a_key_in_netrc_is_a_login(
+    lines: str,
+    expected: str,
+    where: str,
+    started: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / (".netrc" if where == "home" else "elsewhere")
+    file.write_text(f"{lines}\n")
+    file.chmod(0o600)
+    if where == "variable":
+        monkeypatch.setenv("NETRC", str(file))
+    assert mode(started) == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "server"),
+    [
+        (DEFAULT_HOST, None),
+        ("wandb.example.org", "https://wandb.example.org"),
+        pytest.param(
+            "localhost:8080",
+            "http://localhost:8080",
+        ),
+    ],
+)
+def test_what_wandb_login_writes_is_a_login(
+    machine: str,
+    server: str | None,
+    started: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / ".netrc").write_text(f"machine {machine}\n  login user\n  password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    if server:
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    assert mode(started) == "online"
+
+
+def test_nothing_is_reported_to_wandb_about_our_errors(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mode(started)
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")  # who wants it, gets it
+    mode(started)
+    assert os.environ["WANDB_ERROR_REPORTING"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("server", "key", "said"),
+    [
+        (silent, "0" * 40, "did not answer within 1 s"),
+        (closed, "0" * 40, "did not answer within 1 s (connection refused)"),
+        (refusing, "0" * 40, "user is not logged in"),
+        (closed, "abc", "WANDB_API_KEY invalid: API key must have 40+ characters, has 3"),
+    ],
+)
+def test_a_server_that_takes_no_runs_costs_one_line(
+    server: Callable[[], AbstractContextManager[str]],
+    key: str,
+    said: str,
+    tiny_digits: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is logged offline, with the same id, as if nobody were logged in."""
+    forget_login(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+    with server() as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        wandb.teardown()  # which has read the variables already
+        train(tiny_digits("logger=wandb"), tmp_path / "run", [])
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "finished"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("attention-lab: W&B: ")
+    assert said in line
+    assert line.endswith("; logging offline. Upload later: attention-lab sync run")
+    kept = when_written(tmp_path / "run")
+    assert (kept.run.run_id, kept.exit_code) == (status["wandb_id"], 0)
+    assert len(kept.curve("train/loss")) == 8
+    assert not list((tmp_path / "run" / "wandb").glob("run-*"))
+
+
+def test_a_service_that_dies_costs_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was logged until then is on disk, and so is what is logged afterwards."""
+    forget_login(monkeypatch, tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(LoggerOptions, "mode", lambda _: ("online", "as if it were"))
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **o: init(**{**o, "mode": "offline"}))
+    logger = LoggerOptions().logger(tmp_path, "sweep", {}, "0a1b2c3d")
+    assert logger is not None
+    logger.log_metrics({"loss": 2.0}, step=0)
+    asked = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
+    for process in subprocess.run(asked, capture_output=True, check=True).stdout.split():
+        os.kill(int(process), signal.SIGKILL)
+    first = {path.name for path in tmp_path.glob("wandb/offline-run-*")}
+    deadline, step, said = time.monotonic() + 20, 0, ""
+    while not said:  # until W&B notices
+        assert time.monotonic() < deadline
+        step += 1
+        logger.log_metrics({"loss": 1.0}, step=step)
+        said = capsys.readouterr().err
+    logger.log_metrics({"loss": 0.0}, step=step + 1)
+    logger.close(exit_code=0)
+    assert said.startswith("attention-lab: W&B: ")
+    assert said.count("\n") == 1
+    assert "; logging offline. Upload later: attention-lab sync " in said
+    for name in first:
+        (tmp_path / "wandb" / name).rename(tmp_path / name)
+    # The row during which it was noticed is not lost.
+    assert when_written(tmp_path).curve("loss") == [(step, 1.0), (step + 1, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("WANDB_MODE", "ofline", "WANDB_MODE=ofline: W&B has no such mode; did you mean offline?"),
+        ("WANDB_MODE", "", "WANDB_MODE=: W&B has no such mode; there is online, "),
+        ("WANDB_MODE", "online", "WANDB_MODE=online: not logged in to https://"),
+        ("WANDB_BASE_URL", "nonsense", "WANDB_BASE_URL=nonsense: Input should be a valid URL"),
+        ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT=soon: Input should be a valid number"),
+        ("WANDB_API_KEY", " secret", "WANDB_API_KEY: API key cannot start or end with whitespace"),
+    ],
+)
+def test_a_variable_that_wandb_refuses_is_named(
+    variable: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=re.escape(said)) as raised:
+        LoggerOptions().check()
+    assert "secret" not in str(raised.value)
+
+
+def test_what_the_options_ask_for_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    LoggerOptions().check()
+    LoggerOptions(wandb="offline").check()
+    for options, said in (
+        (LoggerOptions(wandb="online"), "logger.wandb=online: not logged in to "),
+        (LoggerOptions(project="a/b"), "logger.project=a/b: Invalid project name"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            options.check()
+    monkeypatch.setenv("WANDB_BASE_URL", "nonsense")
+    LoggerOptions(wandb="off").check()  # concerns nobody then
+
+
+def test_a_key_of_the_default_server_by_its_other_name_is_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine api.wandb.ai login user password secret\n")
+    netrc.chmod(0o600)
+    assert is_logged_in("https://api.forge.coreweave.com")
+    assert not is_logged_in("https://wandb.example.org")

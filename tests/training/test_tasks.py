@@ -1,0 +1,216 @@
+"""Losses and metrics, against sums written out by hand."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_lab.data.bundled.g2p import G2P
+from attention_lab.data.core.batches import SequencePairs
+from attention_lab.data.core.splits import SPLITS
+from attention_lab.data.core.vocabulary import BOS, EOS, PAD
+from attention_lab.models.decoding import greedy
+from attention_lab.models.protocol import SequenceToSequenceNetwork
+from attention_lab.training.build import build, load_data
+from attention_lab.training.tasks import sequence_to_sequence
+from attention_lab.training.tasks.base import Diverged
+from tests.conftest import Compose
+
+
+@pytest.fixture(scope="module")
+def words(tiny: Compose) -> G2P:
+    """A tiny dataset of words."""
+    data: G2P = load_data(tiny())
+    return data
+
+
+def make(config: dict[str, Any], data: G2P) -> Any:
+    """The objective of a config, in eval mode."""
+    return build(config, data).objective.eval()
+
+
+def loss_by_hand(logits: Tensor, target: Tensor, smoothing: float) -> float:
+    """Mean over real positions of −Σ_v p_v log q_v, where p is smoothed over all tokens."""
+    losses = []
+    for row, tokens in zip(logits.log_softmax(-1), target[:, 1:].tolist(), strict=True):
+        for log_q, token in zip(row, tokens, strict=True):
+            if token != PAD:
+                p = torch.full_like(log_q, smoothing / len(log_q))
+                p[token] += 1 - smoothing
+                losses.append(-(p * log_q).sum().item())
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_label_smoothing_is_in_the_training_loss_and_nowhere_else(
+    smoothing: float, tiny: Compose, words: G2P
+) -> None:
+    objective = make(tiny(f"objective.label_smoothing={smoothing}"), words)
+    batch = words.split("validation")
+    logits = objective.model(batch.source, batch.target[:, :-1])
+    loss = objective.loss(batch).mean
+    assert loss.item() == pytest.approx(loss_by_hand(logits, batch.target, smoothing), rel=1e-5)
+    objective.evaluate(batch, "validation")
+    expected = loss_by_hand(logits, batch.target, 0.0)
+    assert float(objective.results("validation")["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_tokens_are_the_letters_read_and_the_phonemes_written(tiny: Compose, words: G2P) -> None:
+    spell = words.source_vocabulary.encode
+    batch = SequencePairs(
+        torch.tensor([spell("cat"), [*spell("a"), PAD, PAD]]),
+        torch.tensor([[BOS, 5, 6, EOS, PAD], [BOS, 7, 8, 9, EOS]]),
+        torch.tensor([0, 1]),
+    )
+    # Read: 3 + 1 letters. Written: 2 and 3 phonemes, each with its end.
+    tokens = make(tiny(), words).loss(batch).tokens
+    assert int(tokens) == 3 + 1 + 3 + 4
+
+
+@cache
+def distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Levenshtein distance, as the textbook has it."""
+    if not one or not other:
+        return len(one) + len(other)
+    return min(
+        distance(one[1:], other) + 1,
+        distance(one, other[1:]) + 1,
+        distance(one[1:], other[1:]) + (one[0] != other[0]),
+    )
+
+
+def test_validation_metrics_are_those_of_all_words_together(tiny: Compose, words: G2P) -> None:
+    """In batches of unequal sizes and lengths, which must not count for more than they hold."""
+    objective = make(tiny("data.batch_size=7", "objective.max_length=6"), words)
+    everything = words.split("validation")
+    with torch.no_grad():
+        for parameter in objective.model.parameters():
+            parameter.mul_(2)  # so that it writes different words
+        for rows in torch.arange(40).split(7):
+            objective.evaluate(everything.select(rows), "validation")
+        results = objective.results("validation")
+        logits = objective.model(everything.source, everything.target[:, :-1])
+    following = everything.target[:, 1:]
+    right = (logits.argmax(-1) == following)[following != PAD]
+    edits = length = wrong = 0
+    for row, references in enumerate(words.references("validation")):
+        written = greedy(objective.model, everything.source[row : row + 1], BOS, EOS, 6)[0].tolist()
+        written = written[: written.index(EOS)] if EOS in written else written
+        errors = [(distance(tuple(written), spoken), -len(spoken)) for spoken in references]
+        edits, length = edits + min(errors)[0], length - min(errors)[1]
+        wrong += min(errors)[0] > 0
+    assert results.keys() == {"loss", "token_accuracy", "per", "wer"}
+    assert float(results["loss"]) == pytest.approx(
+        loss_by_hand(logits, everything.target, 0.0), rel=1e-5
+    )
+    assert float(results["token_accuracy"]) == pytest.approx(float(right.float().mean()))
+    assert float(results["per"]) == pytest.approx(edits / length)
+    assert float(results["wer"]) == pytest.approx(wrong / 40)
+
+
+def test_a_word_that_is_written_right_has_no_errors(
+    tiny: Compose, words: G2P, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any accepted pronunciation will do, and what follows its end does not count."""
+    objective, batch = make(tiny(), words), words.split("test")
+    references = words.references("test")
+    longest = max(len(accepted[-1]) for accepted in references)
+    written = torch.full((len(references), longest + 3), 9)
+    for row, accepted in enumerate(references):
+        written[row, : len(accepted[-1]) + 1] = torch.tensor([*accepted[-1], EOS])
+    monkeypatch.setattr(sequence_to_sequence, "greedy", lambda *_: written)
+    objective.evaluate(batch, "test")
+    results = objective.results("test")
+    assert (float(results["per"]), float(results["wer"])) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["words", "digits"])
+def test_results_start_anew(kind: str, tiny: Compose, tiny_digits: Compose, words: G2P) -> None:
+    run = build(tiny(), words) if kind == "words" else build(tiny_digits())
+    objective, batch = run.objective.eval(), run.data.split("validation")
+    half, rest = (batch.select(rows) for rows in torch.arange(40).split(20))
+    objective.evaluate(half, "validation")
+    objective.results("validation")
+    objective.evaluate(rest, "validation")
+    after = objective.results("validation")
+    objective.evaluate(rest, "validation")
+    assert objective.results("validation") == after
+
+
+def test_the_metrics_of_a_classifier(tiny_digits: Compose) -> None:
+    run = build(tiny_digits())
+    objective, batch = run.objective.eval(), run.data.split("validation")
+    logits = objective.model(batch.inputs)
+    chosen = logits.log_softmax(-1)[torch.arange(len(batch.labels)), batch.labels]
+    loss, _, tokens = objective.loss(batch)
+    assert loss.item() == pytest.approx(-chosen.mean().item(), rel=1e-5)
+    assert int(tokens) == batch.inputs.shape[0] * 8
+    for rows in torch.arange(len(batch.labels)).split(50):
+        objective.evaluate(batch.select(rows), "validation")
+    results = objective.results("validation")
+    assert results.keys() == {"loss", "accuracy"}
+    assert float(results["loss"]) == pytest.approx(-chosen.mean().item(), rel=1e-5)
+    right = (logits.argmax(-1) == batch.labels).float().mean()
+    assert float(results["accuracy"]) == pytest.approx(float(right))
+
+
+def poison(batch: Any) -> Any:
+    """The batch with a NaN in it."""
+    inputs = batch.inputs.clone()
+    inputs[0] = float("nan")
+    return batch._replace(inputs=inputs)
+
+
+def test_a_nan_in_the_weights_is_divergence_on_words_too(tiny: Compose, words: G2P) -> None:
+    objective = make(tiny(), words)
+    torch.nn.init.constant_(objective.model.readout.bias, float("nan"))
+    with pytest.raises(Diverged, match="the test loss is nan at step 0"):
+        objective.evaluate(words.split("test"), "test")
+
+
+@pytest.mark.parametrize("poisoned", ["all", "one of two"])
+def test_a_validation_loss_that_is_no_number_is_divergence(
+    poisoned: str, tiny_digits: Compose
+) -> None:
+    run = build(tiny_digits())
+    objective, batch = run.objective.eval(), run.data.split("validation")
+    if poisoned == "one of two":
+        objective.evaluate(batch, "validation")
+    with pytest.raises(Diverged, match="the validation loss is nan at step 0"):
+        objective.evaluate(poison(batch), "validation")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective.label_smoothing=1.0", r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ("objective.label_smoothing=-0.1", r"label_smoothing must be in \[0, 1\), got -0.1"),
+        ("objective.max_length=0", "max_length must be at least 1, got 0"),
+    ],
+)
+def test_it_refuses(override: str, message: str, tiny: Compose, words: G2P) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(tiny(override), words)
+
+
+@pytest.mark.parametrize("given", [3, None])
+def test_max_length_bounds_what_is_written(
+    given: int | None, tiny: Compose, words: G2P, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default as many tokens as the longest target of any split has, its end counted."""
+    targets = [row for split in SPLITS for row in words.split(split).target.tolist()]
+    longest = max(len(words.target_vocabulary.decode(row)) for row in targets)
+    override = "null" if given is None else given
+    objective = make(tiny(f"objective.max_length={override}"), words)
+    asked: list[tuple[int, ...]] = []
+
+    def spy(model: SequenceToSequenceNetwork, source: Tensor, *options: int) -> Tensor:
+        asked.append(options)
+        written: Tensor = greedy(model, source, *options)
+        return written
+
+    monkeypatch.setattr(sequence_to_sequence, "greedy", spy)
+    objective.evaluate(words.probe(3), "validation")
+    assert asked == [(BOS, EOS, given or longest + 1)]
