@@ -43,16 +43,16 @@ def main() -> None:
         VOCABULARY,
         VOCABULARY,
         cross_attention=attention,
-        width=WIDTH,
-        encoder_layers=LAYERS,
-        decoder_layers=LAYERS,
+        d_model=WIDTH,
+        num_encoder_layers=LAYERS,
+        num_decoder_layers=LAYERS,
     )
     language = Decoder(
         VOCABULARY,
         SOURCE_LENGTH + chosen.length,
         self_attention=attention,
-        width=WIDTH,
-        layers=LAYERS,
+        d_model=WIDTH,
+        num_layers=LAYERS,
     )
     tokens = torch.randint(3, VOCABULARY, (BATCH, SOURCE_LENGTH))
     for name, network, ways in (
@@ -82,7 +82,7 @@ def continuers(network: Decoder, prompt: Tensor) -> tuple[Write, Write]:
         written = prompt
         for _ in range(length):
             states = network.states(written)[:, -1:]
-            written = torch.cat([written, network.readout(states).argmax(-1)], dim=1)
+            written = torch.cat([written, network.lm_head(states).argmax(-1)], dim=1)
         return written[:, prompt.shape[1] :]
 
     return partial(sample, network, prompt, temperature=0), again

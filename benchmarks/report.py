@@ -91,8 +91,8 @@ def write_sweep(sweep: Path, groups: int, seeds: int, rows: int) -> None:
         for seed in range(seeds):
             width = 16 * (group + 1)
             config["seed"] = config["data"]["seed"] = seed
-            config["model"]["width"] = width
-            job = [f"model.width={width}", f"seed={seed}"]
+            config["model"]["d_model"] = width
+            job = [f"model.d_model={width}", f"seed={seed}"]
             name = ",".join(job)
             write_run(sweep / name, config, job, rows)
             jobs.append({"directory": name, "overrides": job})

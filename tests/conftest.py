@@ -22,9 +22,9 @@ TINY = (
     "trainer=cpu",
     "trainer.max_epochs=2",
     "trainer.log_every=1",
-    "model.width=16",
-    "model.encoder_layers=1",
-    "model.decoder_layers=1",
+    "model.d_model=16",
+    "model.num_encoder_layers=1",
+    "model.num_decoder_layers=1",
     "data.limit=200",
     "data.evaluation_limit=40",
 )
@@ -35,7 +35,7 @@ TINY_DIGITS = (
     "trainer.max_epochs=2",
     "trainer.log_every=1",
     "attention.width=16",
-    "model.width=16",
+    "model.d_model=16",
     "data.batch_size=313",
 )
 

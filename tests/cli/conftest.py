@@ -20,7 +20,7 @@ TINY = (
     "logger=csv",
     "trainer=cpu",
     "trainer.max_steps=4",
-    "model.width=16",
+    "model.d_model=16",
     "data.limit=200",
     "data.evaluation_limit=40",
 )

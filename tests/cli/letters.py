@@ -47,6 +47,6 @@ class Alphabet(LanguageModelData):
 
 def language_run(compose: Compose, directory: Path, *overrides: str) -> Path:
     """A finished run of a tiny decoder on them."""
-    config = compose("data=recall", "trainer=cpu", "logger=csv", "model.width=16", *overrides)
+    config = compose("data=recall", "trainer=cpu", "logger=csv", "model.d_model=16", *overrides)
     train({**config, "data": {"_target_": f"{__name__}.Alphabet"}}, directory, [])
     return directory

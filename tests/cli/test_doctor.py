@@ -207,7 +207,7 @@ def test_a_server_that_takes_no_runs_is_found(
 #: A run of 8 steps on made-up symbols.
 TINY = (
     *("logger=csv", "trainer=cpu", "data=reverse", "data.examples=160", "data.batch_size=20"),
-    *("data.evaluation_examples=20", "model.width=16", "trainer.max_epochs=1"),
+    *("data.evaluation_examples=20", "model.d_model=16", "trainer.max_epochs=1"),
 )
 #: A sweep of four.
 SWEEP = ("-m", *TINY, "seed=0,1,2,3", "hydra.sweep.dir=sweep")

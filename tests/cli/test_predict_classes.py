@@ -19,7 +19,7 @@ def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path
     pairs = [(a + b, kind) for kind, of in kinds.items() for a in of for b in of]
     lines = tmp_path / "kinds.tsv"
     lines.write_text("".join(f"{text}\t{kind}\n" for text, kind in pairs))
-    options = ["trainer=cpu", "logger=csv", "model.width=16", "trainer.max_steps=30"]
+    options = ["trainer=cpu", "logger=csv", "model.d_model=16", "trainer.max_steps=30"]
     options += ["optimizer.lr=0.01", "optimizer.warmup_steps=0", "model.dropout=0.0"]
     files = [f"data.{split}={lines}" for split in ("train", "validation", "test")]
     with pytest.warns(UserWarning, match="in the training split as well"):
@@ -47,7 +47,7 @@ def test_tasks_on_symbols_are_answered(
     lines: Sequence[str],
 ) -> None:
     """As the network answers what it was trained on, without the code under test."""
-    options = ["trainer=cpu", "logger=csv", "model.width=32", "trainer.max_steps=120"]
+    options = ["trainer=cpu", "logger=csv", "model.d_model=32", "trainer.max_steps=120"]
     options += ["data.examples=500", "data.evaluation_examples=40", "optimizer.lr=0.01"]
     options += ["optimizer.warmup_steps=0", "model.dropout=0.0"]
     options += ["data.lengths=[4,6]", "data.test_lengths=[4,6]", "data.batch_size=32"]
@@ -71,7 +71,7 @@ def test_classes_that_changed_are_noticed(
     lines = tmp_path / "kinds.tsv"
     texts = map("".join, itertools.product("abcxyz", repeat=3))
     lines.write_text("".join(f"{text}\t{text > 'm'}\n" for text in texts))
-    options = ["trainer=cpu", "logger=csv", "model.width=16", "trainer.max_steps=1"]
+    options = ["trainer=cpu", "logger=csv", "model.d_model=16", "trainer.max_steps=1"]
     train(compose("data=labels", f"data.train={lines}", *options), tmp_path / "run", [])
     lines.write_text(lines.read_text().replace("True", "maybe"))
     answer = command("evaluate", str(tmp_path / "run"))

@@ -55,7 +55,7 @@ def test_one_run_leaves_the_record_that_the_contract_promises(
 def test_evaluate_shows_floor_and_shortcuts_of_the_split(command: Command, tmp_path: Path) -> None:
     """A floor of its own for each split, and what even pairs are known to fall to."""
     small = ["data.examples=200", "data.evaluation_examples=60", "data.batch_size=64"]
-    tiny = ["logger=csv", "trainer=cpu", "trainer.max_steps=1", "model.width=16"]
+    tiny = ["logger=csv", "trainer=cpu", "trainer.max_steps=1", "model.d_model=16"]
     assert command("train", "data=even_pairs", *small, *tiny, "hydra.run.dir=run").code == 0
     data = load_data(read_config(tmp_path / "run"))
     for split in ("validation", "test"):
@@ -264,7 +264,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(command: Command, tmp_
         assert answer.err.count("\n") == 1
 
 
-DIGITS = ("data=digits", "logger=csv", "trainer=cpu", "trainer.max_steps=1", "model.width=16")
+DIGITS = ("data=digits", "logger=csv", "trainer=cpu", "trainer.max_steps=1", "model.d_model=16")
 
 
 def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +375,7 @@ def test_a_warning_is_one_line_without_code(tmp_path: Path) -> None:
     for name, text in (("train", lines), ("other", lines + "zz\tx\n")):
         (tmp_path / f"{name}.tsv").write_text(text)
     files = ["data.train=train.tsv", "data.validation=other.tsv", "data.test=train.tsv"]
-    small = ["model.width=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv"]
+    small = ["model.d_model=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv"]
     answer = fresh("-m", "attention_lab", "train", "data=labels", *files, *small, cwd=tmp_path)
     assert answer.code == 0, answer.err
     warned = [line for line in answer.err.splitlines() if "validation" in line]
@@ -411,7 +411,7 @@ def test_ctrl_c_is_said_to_have_been_heard(tmp_path: Path) -> None:
 
 def test_a_run_outlives_whoever_reads_what_it_prints(tmp_path: Path) -> None:
     """As ``| head`` does, or a terminal that is closed."""
-    small = ["data=digits", "trainer=cpu", "logger=csv", "model.width=16", "trainer.max_epochs=2"]
+    small = ["data=digits", "trainer=cpu", "logger=csv", "model.d_model=16", "trainer.max_epochs=2"]
     with (tmp_path / "err").open("w") as errors:
         run = subprocess.Popen(
             [sys.executable, "-m", "attention_lab", "train", *small, "hydra.run.dir=run"],

@@ -14,7 +14,7 @@ from tests.tracking.servers import silent
 from tests.tracking.test_wandb_logger import forget_login
 
 #: Composed and checked at once.
-TINY = ("logger=wandb", "trainer=cpu", "data=reverse", "data.examples=160", "model.width=16")
+TINY = ("logger=wandb", "trainer=cpu", "data=reverse", "data.examples=160", "model.d_model=16")
 
 
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])

@@ -74,7 +74,7 @@ def test_a_path_by_a_variable_is_found_hashed_and_the_same_run(
 ) -> None:
     (tmp_path / "x.tsv").write_text("".join(f"{i} a\tb {i}\n" for i in range(200)))
     monkeypatch.setenv("DATA", str(tmp_path))
-    tiny = ("data=pairs", "trainer=cpu", "logger=csv", "model.width=16")
+    tiny = ("data=pairs", "trainer=cpu", "logger=csv", "model.d_model=16")
     by_name = from_anywhere(plain(*tiny, "data.train='${oc.env:DATA}/x.tsv'"))
     by_path = from_anywhere(plain(*tiny, f"data.train={tmp_path}/x.tsv"))
     assert by_name["data"]["train"] == "${oc.env:DATA}/x.tsv"

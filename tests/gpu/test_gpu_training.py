@@ -18,11 +18,11 @@ from tests.training.conftest import read_weights, same_weights
 
 #: A small run of each model. Without dropout: its random numbers differ between devices.
 SMALL = ("logger=csv", "trainer.log_every=1", "trainer.max_steps=20", "model.dropout=0")
-TRANSFORMER = ("model.width=32",)
+TRANSFORMER = ("model.d_model=32",)
 REVERSE = ("data=reverse", "data.examples=1280", "data.evaluation_examples=128")
 MODELS = {
     "encoder_decoder": (*TRANSFORMER, *REVERSE),
-    "recurrent_encoder_decoder": ("model.width=32", *REVERSE),
+    "recurrent_encoder_decoder": ("model.d_model=32", *REVERSE),
     "prefix_decoder": (*TRANSFORMER, *REVERSE),
     "decoder": (
         *TRANSFORMER,

@@ -32,7 +32,7 @@ MakeWriter = Callable[..., SequenceToSequenceNetwork]
 
 def transformer(attention: AttentionFactory = ATTENTION, **options: Any) -> EncoderDecoder:
     """A Transformer with two layers a side, in eval mode."""
-    sizes = {"width": 16, "feed_forward_width": 24, **options}
+    sizes = {"d_model": 16, "dim_feedforward": 24, **options}
     return EncoderDecoder(
         SOURCE_VOCABULARY, TARGET_VOCABULARY, cross_attention=attention, **sizes
     ).eval()
@@ -40,7 +40,7 @@ def transformer(attention: AttentionFactory = ATTENTION, **options: Any) -> Enco
 
 def recurrent(attention: AttentionFactory = ATTENTION, **options: Any) -> RecurrentEncoderDecoder:
     """A recurrent encoder–decoder with two layers a side, in eval mode."""
-    sizes = {"width": 16, "layers": 2, **options}
+    sizes = {"d_model": 16, "num_layers": 2, **options}
     return RecurrentEncoderDecoder(
         SOURCE_VOCABULARY, TARGET_VOCABULARY, cross_attention=attention, **sizes
     ).eval()
@@ -48,7 +48,7 @@ def recurrent(attention: AttentionFactory = ATTENTION, **options: Any) -> Recurr
 
 def prefix_decoder(attention: AttentionFactory = ATTENTION, **options: Any) -> PrefixDecoder:
     """A decoder over source and target with two layers, in eval mode."""
-    sizes = {"width": 16, "feed_forward_width": 24, "tied": False, **options}
+    sizes = {"d_model": 16, "dim_feedforward": 24, "tied": False, **options}
     return PrefixDecoder(
         SOURCE_VOCABULARY, TARGET_VOCABULARY, self_attention=attention, **sizes
     ).eval()
@@ -61,10 +61,10 @@ def talkative(model: SequenceToSequenceNetwork) -> SequenceToSequenceNetwork:
             parameter.mul_(3)
         if isinstance(model, PrefixDecoder):
             model.decoder.embedding.weight.mul_(10)
-            model.decoder.readout.weight.mul_(5)
+            model.decoder.lm_head.weight.mul_(5)
         else:
             model.target_embedding.weight.mul_(4)  # what was written last matters most
-            model.readout.bias.zero_()
+            model.lm_head.bias.zero_()
     return model
 
 

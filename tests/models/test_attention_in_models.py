@@ -62,7 +62,7 @@ def model_name(pair: tuple[str, str]) -> str:
 def config(compose: Compose, pair: tuple[str, str]) -> dict[str, Any]:
     """Each model with each mechanism, as `attention-lab train` would compose it."""
     model_name, attention = pair
-    overrides = [f"attention={attention}", f"model={model_name}", "model.width=16"]
+    overrides = [f"attention={attention}", f"model={model_name}", "model.d_model=16"]
     overrides.append(f"data={DATA.get(model_name, 'g2p')}")
     if attention in NEVER_CAUSAL and model_name == "encoder_decoder":
         overrides.append("+attention@model.self_attention=multi_head")
@@ -198,9 +198,9 @@ class Overwrites(EncoderDecoder):
 
 def test_a_model_that_overwrites_it_is_caught() -> None:
     factories: dict[str, AttentionFactory] = {"cross_attention": ATTENTION}
-    check_initialisation_is_kept(factories, partial(EncoderDecoder, 11, 13, width=16))
+    check_initialisation_is_kept(factories, partial(EncoderDecoder, 11, 13, d_model=16))
     with pytest.raises(AssertionError, match="projection"):
-        check_initialisation_is_kept(factories, partial(Overwrites, 11, 13, width=16))
+        check_initialisation_is_kept(factories, partial(Overwrites, 11, 13, d_model=16))
 
 
 def test_mechanisms_differ_in_what_they_compute(compose: Compose) -> None:
@@ -210,7 +210,7 @@ def test_mechanisms_differ_in_what_they_compute(compose: Compose) -> None:
     for name in able:
         torch.manual_seed(0)
         other = ["+attention@model.self_attention=none"] if name in NEVER_CAUSAL else []
-        config = compose(f"attention={name}", "model.width=16", *other)
+        config = compose(f"attention={name}", "model.d_model=16", *other)
         model = build(config, "encoder_decoder").eval()
         with torch.no_grad():
             for parameter in model.parameters():  # some begin as what they generalize

@@ -41,16 +41,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "learned positions": {},
     "sinusoidal": {"positions": "sinusoidal"},
     "rotary": {"positions": "none", "self_attention": ROTARY},
-    "hybrid": {"hybrid": {"a": LINEAR, "b": ROTARY}, "layers": 3},
+    "hybrid": {"hybrid": {"a": LINEAR, "b": ROTARY}, "num_layers": 3},
     "convolution": {"convolution": 3},
-    "attention only": {"feed_forward_width": 0},
+    "attention only": {"dim_feedforward": 0},
     "untied": {"tied": False},
 }
 
 
 def decoder(**options: Any) -> Decoder:
     """A small decoder in double precision whose parameters are all in use."""
-    sizes = {"width": 16, "self_attention": ATTENTION, **options}
+    sizes = {"d_model": 16, "self_attention": ATTENTION, **options}
     model = Decoder(11, 9, **sizes).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,7 +83,7 @@ def test_what_comes_later_never_matters(model: Decoder, tokens: Tensor) -> None:
 def test_step_by_step_it_says_the_same(model: Decoder, tokens: Tensor, parts: list[int]) -> None:
     past: Past = {}
     states = torch.cat([model.states(part, past) for part in tokens.split(parts, dim=1)], dim=1)
-    assert_close(model.readout(states), model(tokens))
+    assert_close(model.lm_head(states), model(tokens))
     again: Past = {}
     logits = [model.next(part, again) for part in tokens.split(parts, dim=1)]
     ends = torch.tensor(parts).cumsum(0) - 1
@@ -112,10 +112,10 @@ def test_a_hybrid_stack_takes_its_mechanisms_in_turn() -> None:
     assert kinds == [KernelAttention, ScoredAttention, KernelAttention]
 
 
-def test_the_readout_is_the_embedding_if_tied() -> None:
+def test_lm_head_is_the_embedding_if_tied() -> None:
     tied, untied = decoder(), decoder(tied=False)
-    assert tied.readout.weight is tied.embedding.weight
-    assert untied.readout.weight is not untied.embedding.weight
+    assert tied.lm_head.weight is tied.embedding.weight
+    assert untied.lm_head.weight is not untied.embedding.weight
     sizes = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
     assert sizes[1] - sizes[0] == 11 * 16
 
@@ -128,7 +128,7 @@ def deviation(weight: Tensor) -> float:
     ("options", "std"),
     [
         ({}, 64**-0.5),
-        ({"width": 16}, 16**-0.5),
+        ({"d_model": 16}, 16**-0.5),
         ({"init_std": 0.3}, 0.3),
         ({"init": "gpt2"}, 0.02),
         ({"init": "gpt2", "init_std": 0.1}, 0.1),
@@ -136,9 +136,9 @@ def deviation(weight: Tensor) -> float:
 )
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_begin_as_asked(options: dict[str, Any], std: float, tied: bool) -> None:
-    sizes = {"width": 64, "tied": tied, "self_attention": ATTENTION, **options}
+    sizes = {"d_model": 64, "tied": tied, "self_attention": ATTENTION, **options}
     model = Decoder(900, 600, **sizes)
-    for drawn in (model.embedding.weight, model.readout.weight, model.positions.table):
+    for drawn in (model.embedding.weight, model.lm_head.weight, model.positions.table):
         assert deviation(drawn) == pytest.approx(std, rel=0.04)
 
 
@@ -146,7 +146,7 @@ def test_embeddings_begin_as_asked(options: dict[str, Any], std: float, tied: bo
 @pytest.mark.parametrize("width", [16, 32, 128, 512])
 def test_at_any_width_a_model_begins_by_knowing_nothing(width: int, tied: bool) -> None:
     """The first loss is that of logits with a standard deviation of about 1, and no more."""
-    sizes = {"width": width, "tied": tied, "self_attention": ROTARY}
+    sizes = {"d_model": width, "tied": tied, "self_attention": ROTARY}
     model = Decoder(256, 32, **sizes).eval()
     tokens = torch.randint(256, (2, 8, 32))
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_at_any_width_attention_leaves_tokens_and_positions_to_be_told(
     width: int, positions: str
 ) -> None:
     """What the first layer adds does not drown what it was given."""
-    sizes = {"width": width, "positions": positions, "self_attention": ROTARY}
+    sizes = {"d_model": width, "positions": positions, "self_attention": ROTARY}
     model = Decoder(256, 32, **sizes).eval()
     tokens = torch.arange(32).unsqueeze(0)
     with torch.no_grad():
@@ -174,24 +174,26 @@ def test_at_any_width_attention_leaves_tokens_and_positions_to_be_told(
 
 def test_gpt2_is_initialized_as_published() -> None:
     """N(0, 0.02) everywhere, and the four projections that add to the stream over √4."""
-    sizes = {"self_attention": partial(MULTI_HEAD, bias=True), "layers": 2, "init": "gpt2"}
-    model = Decoder(300, 20, width=64, **sizes)
+    sizes = {"self_attention": partial(MULTI_HEAD, bias=True), "num_layers": 2, "init": "gpt2"}
+    model = Decoder(300, 20, d_model=64, **sizes)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             assert not parameter.any(), name
         elif "norm" not in name:
             adds = name.endswith(("output_projection.weight", "feed_forward.layers.3.weight"))
             assert deviation(parameter) == pytest.approx(0.01 if adds else 0.02, rel=0.1), name
-    alone = Decoder(300, 20, width=64, feed_forward_width=0, **sizes)
+    alone = Decoder(300, 20, d_model=64, dim_feedforward=0, **sizes)
     scaled = deviation(alone.layers[0].self_attention.output_projection.weight)
     assert scaled == pytest.approx(0.02 / 2**0.5, rel=0.1)
 
 
 def test_gpt2_leaves_a_mechanism_what_is_its_own() -> None:
     torch.manual_seed(0)
-    (ours,) = Decoder(30, 20, width=16, layers=1, self_attention=ATTENTION, init="gpt2").layers
+    (ours,) = Decoder(
+        30, 20, d_model=16, num_layers=1, self_attention=ATTENTION, init="gpt2"
+    ).layers
     torch.manual_seed(0)
-    (default,) = Decoder(30, 20, width=16, layers=1, self_attention=ATTENTION).layers
+    (default,) = Decoder(30, 20, d_model=16, num_layers=1, self_attention=ATTENTION).layers
     kept = dict(default.self_attention.score.named_parameters())
     assert kept
     for name, parameter in ours.self_attention.score.named_parameters():
@@ -201,7 +203,7 @@ def test_gpt2_leaves_a_mechanism_what_is_its_own() -> None:
 def test_a_narrow_model_learns_associative_recall_with_default_settings(compose: Compose) -> None:
     """With embeddings of 0.02 in place of 1 / √32 it stays at 40 %, after 480 steps, too."""
     task = ["data.vocabulary=12", "data.lengths=[16]", "data.pairs=[3]", "data.examples=6000"]
-    options = ["data=recall", *task, "data.batch_size=64", "optimizer.lr=3e-3", "model.width=32"]
+    options = ["data=recall", *task, "data.batch_size=64", "optimizer.lr=3e-3", "model.d_model=32"]
     run = build(compose(*options, "trainer=cpu", "logger=csv"))
     model, steps = run.objective.model, 240
     optimizer = run.objective.optimizer_options.optimizer(model)
@@ -223,11 +225,14 @@ def test_a_narrow_model_learns_associative_recall_with_default_settings(compose:
     [
         ({"self_attention": partial(LinformerAttention, heads=2)}, "cannot be causal"),
         ({"hybrid": {"a": LINEAR, "b": LinformerAttention}}, "cannot be causal"),
-        ({"layers": 0}, "layers must be at least 1"),
-        ({"hybrid": {"a": LINEAR, "b": ROTARY}, "layers": 1}, r"1 layers cannot take 2 .*a, b"),
+        ({"num_layers": 0}, "num_layers must be at least 1"),
+        (
+            {"hybrid": {"a": LINEAR, "b": ROTARY}, "num_layers": 1},
+            "2 mechanisms .*a, b.* need as many layers, got 1",
+        ),
         ({"init_std": 0.0}, "init_std must be above 0"),
         ({"init": "gpt3"}, "init must be default or gpt2, got 'gpt3'"),
-        ({"feed_forward_width": -1}, "feed_forward_width must be at least 0"),
+        ({"dim_feedforward": -1}, "dim_feedforward must be at least 0"),
         ({"convolution": 0}, "convolution must be at least 1, or null"),
         ({"positions": "rotary"}, "positions must be learned, sinusoidal or none"),
         ({"dropout": 1.0}, "dropout must be in"),

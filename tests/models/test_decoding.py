@@ -185,13 +185,13 @@ def test_it_stops_as_soon_as_nothing_better_can_come(source: Tensor) -> None:
     """With the end all but certain, nobody asks what might follow something else."""
     network = WRITERS["gru"]()
     with torch.no_grad():
-        network.readout.weight.zero_()
-        network.readout.bias.zero_()
-        network.readout.bias[END] = 20.0
+        network.lm_head.weight.zero_()
+        network.lm_head.bias.zero_()
+        network.lm_head.bias[END] = 20.0
     assert beam_search(network, source, START, END, 9, 4, 1.0).tolist() == [[END]] * 3
     # Where length is worth more than probability, something better may come, and comes.
     with torch.no_grad():
-        network.readout.bias[END] = 2.0
+        network.lm_head.bias[END] = 2.0
     written = beam_search(network, source, START, END, 9, 4, 20.0)
     assert [len(row) for row in until_end(written)] == [2] * 3
 
@@ -247,7 +247,7 @@ def language_model(
     attention: AttentionFactory = ATTENTION, vocabulary: int = 13, std: float = 0.2, **options: Any
 ) -> Decoder:
     """A decoder of two layers in double precision, the surer the larger ``std``, in eval mode."""
-    sizes = {"width": 16, "layers": 2, "positions": "sinusoidal", **options}
+    sizes = {"d_model": 16, "num_layers": 2, "positions": "sinusoidal", **options}
     network = Decoder(vocabulary, 20, self_attention=attention, **sizes).double().eval()
     torch.nn.init.normal_(network.embedding.weight, std=std)
     return network

@@ -15,7 +15,7 @@ TOKENS = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 0, 0], [4, 0, 0, 0, 0]])
 
 
 def model(**options: Any) -> EncoderClassifier:
-    sizes = {"vocabulary": 11, "width": 16, "self_attention": ATTENTION, **options}
+    sizes = {"vocabulary": 11, "d_model": 16, "self_attention": ATTENTION, **options}
     return EncoderClassifier(4, 5, **sizes).double().eval()
 
 
@@ -41,8 +41,8 @@ def test_order_matters_with_positions_only(options: dict[str, Any]) -> None:
 
 
 def test_the_first_position_or_the_mean_is_read() -> None:
-    made = model(pooling="first", layers=1)
-    mean = model(pooling="mean", layers=1)
+    made = model(pooling="first", num_layers=1)
+    mean = model(pooling="mean", num_layers=1)
     mean.load_state_dict(made.state_dict())
     one = TOKENS[2:, :1]
     assert_close(made(one), mean(one))
@@ -50,7 +50,7 @@ def test_the_first_position_or_the_mean_is_read() -> None:
 
 
 def test_vectors_are_read_whole() -> None:
-    made = EncoderClassifier(4, 5, features=3, width=16, self_attention=ATTENTION).eval()
+    made = EncoderClassifier(4, 5, features=3, d_model=16, self_attention=ATTENTION).eval()
     vectors = torch.randn(2, 5, 3)
     before = made(vectors)
     for position in range(5):
@@ -60,7 +60,7 @@ def test_vectors_are_read_whole() -> None:
 
 
 def test_a_hybrid_stack_takes_its_mechanisms_in_turn() -> None:
-    layers = model(hybrid={"a": LINEAR, "b": ROTARY}, layers=3).layers
+    layers = model(hybrid={"a": LINEAR, "b": ROTARY}, num_layers=3).layers
     kinds = [type(layer.self_attention) for layer in layers]
     assert kinds == [KernelAttention, ScoredAttention, KernelAttention]
 
@@ -72,8 +72,8 @@ def test_a_hybrid_stack_takes_its_mechanisms_in_turn() -> None:
         ({"features": 3}, "either vectors"),
         ({"pooling": "last"}, "pooling must be mean or first"),
         ({"positions": "rotary"}, "positions must be"),
-        ({"layers": 0}, "layers must be at least 1"),
-        ({"feed_forward_width": -1}, "feed_forward_width must be at least 0"),
+        ({"num_layers": 0}, "num_layers must be at least 1"),
+        ({"dim_feedforward": -1}, "dim_feedforward must be at least 0"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:

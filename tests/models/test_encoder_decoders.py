@@ -139,19 +139,19 @@ def test_greedy_stops_once_every_row_has_ended(make_writer: MakeWriter, source: 
 def test_greedy_gives_up_after_max_length(make_model: MakeModel, source: Tensor) -> None:
     model = make_model()
     with torch.no_grad():
-        model.readout.weight.zero_()
-        model.readout.bias.zero_()
-        model.readout.bias[5] = 1.0
+        model.lm_head.weight.zero_()
+        model.lm_head.bias.zero_()
+        model.lm_head.bias[5] = 1.0
     assert greedy(model, source, START, END, max_length=3).tolist() == [[5, 5, 5]] * 3
     with torch.no_grad():
-        model.readout.bias[END] = 2.0
+        model.lm_head.bias[END] = 2.0
     assert greedy(model, source, START, END, max_length=3).tolist() == [[END]] * 3
 
 
 def test_greedy_keeps_no_graph(make_model: MakeModel, source: Tensor) -> None:
     model = make_model()
     grad_enabled = []
-    model.readout.register_forward_hook(lambda *_: grad_enabled.append(torch.is_grad_enabled()))
+    model.lm_head.register_forward_hook(lambda *_: grad_enabled.append(torch.is_grad_enabled()))
     greedy(model, source, START, END, max_length=2)
     assert set(grad_enabled) == {False}
 
@@ -195,13 +195,13 @@ def test_input_feeding_passes_on_what_was_attended_to(source: Tensor, target: Te
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 0}, "width must be at least 1, got 0"),
-        ({"encoder_layers": 0}, "encoder_layers must be at least 1, got 0"),
-        ({"decoder_layers": -1}, "decoder_layers must be at least 1, got -1"),
-        ({"feed_forward_width": -1}, "feed_forward_width must be at least 0, got -1"),
+        ({"d_model": 0}, "d_model must be at least 1, got 0"),
+        ({"num_encoder_layers": 0}, "num_encoder_layers must be at least 1, got 0"),
+        ({"num_decoder_layers": -1}, "num_decoder_layers must be at least 1, got -1"),
+        ({"dim_feedforward": -1}, "dim_feedforward must be at least 0, got -1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
-        ({"width": 7}, "need an even width, got 7"),
+        ({"d_model": 7}, "need an even d_model, got 7"),
     ],
 )
 def test_a_transformer_refuses(options: dict[str, int], message: str) -> None:
@@ -212,9 +212,9 @@ def test_a_transformer_refuses(options: dict[str, int], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 0}, "width must be at least 1, got 0"),
-        ({"width": 7}, r"width must be even \(two encoder directions\), got 7"),
-        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"d_model": 0}, "d_model must be at least 1, got 0"),
+        ({"d_model": 7}, r"d_model must be even \(two encoder directions\), got 7"),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
         ({"cell": "rnn"}, "cell must be lstm or gru, got 'rnn'"),
@@ -265,16 +265,16 @@ def test_a_transformers_two_kinds_of_attention_may_differ() -> None:
 
 
 def test_options_do_what_they_say() -> None:
-    assert transformer(encoder_layers=3, decoder_layers=1).attention_axes().keys() == {
+    assert transformer(num_encoder_layers=3, num_decoder_layers=1).attention_axes().keys() == {
         "encoder.0.self_attention",
         "encoder.1.self_attention",
         "encoder.2.self_attention",
         "decoder.0.self_attention",
         "decoder.0.cross_attention",
     }
-    hidden = transformer(feed_forward_width=None).encoder[0].feed_forward.layers[0]
+    hidden = transformer(dim_feedforward=None).encoder[0].feed_forward.layers[0]
     assert hidden.weight.shape == (64, 16)
-    model = recurrent(layers=3, cell="gru", input_feeding=True)
+    model = recurrent(num_layers=3, cell="gru", input_feeding=True)
     assert isinstance(model.decoder, torch.nn.GRU)
     assert (model.decoder.num_layers, model.decoder.input_size) == (3, 32)
     assert isinstance(recurrent(cell="lstm").encoder, torch.nn.LSTM)

@@ -13,7 +13,7 @@ from tests.models.conftest import ATTENTION, END, SOURCE_VOCABULARY, START, TARG
 
 
 def model(**options: Any) -> PrefixDecoder:
-    sizes = {"width": 16, "self_attention": ATTENTION, **options}
+    sizes = {"d_model": 16, "self_attention": ATTENTION, **options}
     made = PrefixDecoder(SOURCE_VOCABULARY, TARGET_VOCABULARY, **sizes).double().eval()
     with torch.no_grad():
         for parameter in made.parameters():
@@ -87,7 +87,7 @@ def test_every_position_is_computed_once(source: Tensor) -> None:
         seen[kind] += vectors[..., 0].numel()
 
     made.decoder.norm.register_forward_hook(lambda module, inputs, out: count("states", out))
-    made.decoder.readout.register_forward_hook(lambda module, inputs, out: count("logits", out))
+    made.decoder.lm_head.register_forward_hook(lambda module, inputs, out: count("logits", out))
     past = made.read(source)
     cache_sizes = [sum(cache.size for cache in past.values())]
     for _ in range(6):

@@ -17,7 +17,7 @@ ATTENTION: AttentionFactory = partial(
 
 def classifier(width: int = 16, dropout: float = 0.0) -> SelfAttentionClassifier:
     return SelfAttentionClassifier(
-        5, 3, 7, self_attention=ATTENTION, width=width, dropout=dropout
+        5, 3, 7, self_attention=ATTENTION, d_model=width, dropout=dropout
     ).eval()
 
 
@@ -27,7 +27,7 @@ def test_logits_are_those_of_the_docstring() -> None:
         inputs @ model.embedding.weight.T + model.embedding.bias + model.positions
     )
     attended = model.self_attention(embedded).output
-    logits = attended.sum(1) / 7 @ model.readout.weight.T + model.readout.bias
+    logits = attended.sum(1) / 7 @ model.classifier.weight.T + model.classifier.bias
     assert logits.shape == (4, 3)
     assert_close(model(inputs), logits)
 
@@ -58,7 +58,7 @@ def test_dropout_is_off_in_eval_and_on_in_training() -> None:
 @pytest.mark.parametrize(
     ("width", "dropout", "message"),
     [
-        (0, 0.0, "width must be at least 1, got 0"),
+        (0, 0.0, "d_model must be at least 1, got 0"),
         (16, 1.0, r"dropout must be in \[0, 1\), got 1.0"),
         (16, -0.5, r"dropout must be in \[0, 1\), got -0.5"),
     ],

@@ -36,7 +36,10 @@ def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
             {"config": {"trainer": {"max_epochs": 9}}},
             "differ in their budget (trainer.max_epochs: unset for x, 9 for y): they were not",
         ),
-        ({"config": {"model": {"width": 9}}}, "differ in more than was swept (model.width: unset"),
+        (
+            {"config": {"model": {"d_model": 9}}},
+            "differ in more than was swept (model.d_model: unset",
+        ),
         ({"test": {"per": 0.1, "wer": 0.2}}, "same test metrics (wer)"),
         ({"test": dict.fromkeys(["per", *"abcde"], 0.1)}, "same test metrics (a, b, c and 2 more)"),
         ({"result": {"monitor": "wer"}}, "differ in their monitor"),
@@ -134,7 +137,7 @@ def test_says_whether_optimizers_were_tuned(
     [
         (["attention=x", "attention=y"], [{"attention": {"heads": n}} for n in (1, 2)], True),
         (["attention=x", "attention=y"], [{"model": {"cross": {"heads": n}}} for n in "12"], True),
-        (["model.width=1", "model.width=2"], [{"model": {"width": n}} for n in (1, 2)], True),
+        (["model.d_model=1", "model.d_model=2"], [{"model": {"d_model": n}} for n in (1, 2)], True),
         (["experiment=x", "experiment=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
         (["objective=x", "objective=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
         (["a@model.b=x", "a@model.b=y"], [{"model": {"b": {"c": n}}} for n in (1, 2)], True),

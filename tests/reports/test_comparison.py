@@ -57,9 +57,9 @@ def test_counts_and_reasons(sweep: Path) -> None:
     [
         (["attention=additive", "attention=dot"], ["additive", "dot"]),
         (["data=g2p,attention=b", "data=g2p,attention=a"], ["b", "a"]),
-        (["model.width=32", "model.width=64"], ["width=32", "width=64"]),
+        (["model.d_model=32", "model.d_model=64"], ["d_model=32", "d_model=64"]),
         (["attention=a,b.width=32", "attention=c,b.width=64"], ["a, width=32", "c, width=64"]),
-        (["attention=a", "attention=a,model.width=64"], ["default", "width=64"]),
+        (["attention=a", "attention=a,model.d_model=64"], ["default", "d_model=64"]),
         (["attention=a", "+attention=b", "hydra.verbose=true"], ["a", "b", "default"]),
         (["e.d=1,f.d=1", "e.d=2,f.d=2"], ["e.d=1, f.d=1", "e.d=2, f.d=2"]),
         (["x=a", "y=a"], ["x=a", "y=a"]),

@@ -23,7 +23,7 @@ TINY = (
     "data.examples=160",
     "data.evaluation_examples=20",
     "data.batch_size=20",
-    "model.width=16",
+    "model.d_model=16",
     "trainer.max_epochs=1",
 )
 #: Sweeps of it, over mechanisms that are below.

@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(compose: Compose, file: Path) -> dict[str, Any]:
-    small = ("model.width=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv")
+    small = ("model.d_model=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv")
     return compose("data=labels", f"data.train={file}", *small)
 
 

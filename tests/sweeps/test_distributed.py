@@ -10,7 +10,7 @@ import yaml
 
 from tests.cli.conftest import Answer, Command, command, fresh  # noqa: F401
 
-DIGITS = ("data=digits", "logger=csv", "model.width=16", "trainer.max_steps=3")
+DIGITS = ("data=digits", "logger=csv", "model.d_model=16", "trainer.max_steps=3")
 
 
 def of_each(sweep: Path, file: str) -> dict[str, Any]:

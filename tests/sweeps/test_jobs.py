@@ -59,7 +59,7 @@ def test_jobs_that_differ_in_seed_only_are_built_once(monkeypatch: pytest.Monkey
     jobs = [
         Job(
             Path("run"),
-            {"seed": seed, "data": {"seed": seed}, "model": {"width": width}, "logger": {}},
+            {"seed": seed, "data": {"seed": seed}, "model": {"d_model": width}, "logger": {}},
             [],
             "",
             "",

@@ -104,7 +104,7 @@ def build_words(compose: Compose, tiny: Compose) -> Callable[..., Run]:
     """Builds runs on the same tiny words."""
     settings = ["trainer=cpu", "logger=csv", "data.limit=20", "data.evaluation_limit=9"]
     data = build(tiny(*settings[2:])).data
-    return lambda *overrides: build(compose(*settings, "model.width=16", *overrides), data)
+    return lambda *overrides: build(compose(*settings, "model.d_model=16", *overrides), data)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -211,7 +211,7 @@ def test_nobody_observes_after_a_look_that_failed(
     build_words: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = build_words()
-    monkeypatch.setattr(run.objective.model, "readout", None)
+    monkeypatch.setattr(run.objective.model, "lm_head", None)
     with pytest.raises(TypeError):
         look(run)
     assert not any(layer.observers for layer in attention_layers(run.objective.model).values())
@@ -258,7 +258,7 @@ def test_keys_of_a_target_go_by_what_was_read(words_run: FinishedRun) -> None:
 
 
 def test_a_decoder_over_both_sequences_goes_by_both(compose: Compose) -> None:
-    small = ["data.examples=100", "data.evaluation_examples=50", "model.width=16"]
+    small = ["data.examples=100", "data.evaluation_examples=50", "model.d_model=16"]
     run = build(compose("data=reverse", "model=prefix_decoder", "trainer=cpu", *small))
     batch = run.data.probe(1)
     (names,) = run.data.labels(batch)
@@ -278,18 +278,18 @@ def test_only_where_both_stand_in_one_sequence_is_a_line_between(words_run: Fini
     [
         (("data=reverse", "model=recurrent_encoder_decoder"), {"cross_attention"}),
         (
-            ("data=reverse", "model.encoder_layers=1", "model.decoder_layers=1"),
+            ("data=reverse", "model.num_encoder_layers=1", "model.num_decoder_layers=1"),
             {"decoder.0.self_attention", "decoder.0.cross_attention"},
         ),
-        (("data=reverse", "model=prefix_decoder", "model.layers=1"), None),
-        (("data=recall", "data.vocabulary=20", "model.layers=1"), None),
-        (("data=parity", "model.layers=1"), set()),
+        (("data=reverse", "model=prefix_decoder", "model.num_layers=1"), None),
+        (("data=recall", "data.vocabulary=20", "model.num_layers=1"), None),
+        (("data=parity", "model.num_layers=1"), set()),
     ],
 )
 def test_maps_say_where_the_targets_are_given(
     overrides: tuple[str, ...], teacher_forced: set[str] | None, compose: Compose
 ) -> None:
-    small = ("data.examples=40", "data.evaluation_examples=20", "model.width=16", "trainer=cpu")
+    small = ("data.examples=40", "data.evaluation_examples=20", "model.d_model=16", "trainer=cpu")
     maps = look(build(compose(*overrides, *small, "logger=csv")), 1)
     noted = {each.layer for each in maps if each.note == "teacher-forced: the targets are given"}
     assert noted == ({each.layer for each in maps} if teacher_forced is None else teacher_forced)
@@ -322,7 +322,7 @@ def test_wandb_shows_the_note_of_a_map(tmp_path: Path) -> None:
 def test_white_space_has_names_that_can_be_seen(compose: Compose, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a b\tc\n" * 100)
     options = ["data=text", f"data.path={tmp_path / 'text.txt'}", "data.length=12"]
-    run = build(compose(*options, "trainer=cpu", "model.width=16", "attention.heads=1"))
+    run = build(compose(*options, "trainer=cpu", "model.d_model=16", "attention.heads=1"))
     (each, *_) = look(run, size=1)
     assert "".join(each.rows) in "a␣b⇥c↵" * 4
     assert each.columns == each.rows

@@ -154,7 +154,7 @@ def test_leftovers_cost_a_run_none_of_its_records(
 def test_the_command_says_so_and_trains(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     os.environ.update({"LOCAL_RANK": "1", "SLURM_PROCID": "3", "RANK": "0"})
     done = fresh(
-        *("-m", "attention_lab", "train", "data=digits", "model.width=16", "trainer=ddp_cpu"),
+        *("-m", "attention_lab", "train", "data=digits", "model.d_model=16", "trainer=ddp_cpu"),
         *("logger=csv", "trainer.max_steps=1", "trainer.devices=1", "hydra.run.dir=run"),
         cwd=tmp_path,
         python=Path(sys.executable),

@@ -17,7 +17,7 @@ from tests.training.conftest import Train
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-SETTINGS = ("trainer=cpu", "logger=csv", "trainer.max_epochs=1", "model.width=16")
+SETTINGS = ("trainer=cpu", "logger=csv", "trainer.max_epochs=1", "model.d_model=16")
 
 
 @pytest.fixture(params=["text", "pairs", "byte pairs"])

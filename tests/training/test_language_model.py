@@ -21,7 +21,7 @@ TINY = (
     "data.vocabulary=20",
     "data.lengths=[16,24]",
     "data.pairs=[2,4]",
-    "model.width=16",
+    "model.d_model=16",
     "model.tied=false",
     "trainer=cpu",
     "trainer.max_epochs=1",
@@ -61,7 +61,7 @@ def test_there_are_logits_at_labelled_positions_only(
     objective: LanguageModel, data: Recall
 ) -> None:
     seen: list[torch.Size] = []
-    objective.model.readout.register_forward_hook(lambda _, args, out: seen.append(out.shape))
+    objective.model.lm_head.register_forward_hook(lambda _, args, out: seen.append(out.shape))
     batch = data.split("train")
     objective.loss(batch)
     assert seen == [(int((batch.labels != IGNORE).sum()), 20)]
@@ -110,7 +110,7 @@ def test_slices_count_each_position(
         return F.one_hot(tokens[:, 1], 20).float().unsqueeze(1).expand(-1, tokens.shape[1], -1)
 
     monkeypatch.setattr(objective.model, "states", first_value)
-    objective.model.readout = torch.nn.Identity()
+    objective.model.lm_head = torch.nn.Identity()
     objective.evaluate(everything, "test")
     rates = objective._slice_accuracy("test").compute()
     assert {name: float(rate) for name, rate in rates.items()} == {
@@ -122,7 +122,7 @@ def test_slices_count_each_position(
 def test_a_text_has_no_sequences_to_get_right(compose: Any, tmp_path: Any, own_cache: None) -> None:
     """All of a window is never right, so that rate would say nothing."""
     (tmp_path / "own.txt").write_text("to be or not to be, that is the question\n" * 40)
-    options = ["data.length=16", "model.width=16", "trainer=cpu", "logger=csv"]
+    options = ["data.length=16", "model.d_model=16", "trainer=cpu", "logger=csv"]
     config = compose("data=text", f"data.path={tmp_path / 'own.txt'}", *options)
     run = build(config)
     run.objective.evaluate(run.data.split("test").select(torch.arange(3)), "test")

@@ -51,14 +51,14 @@ def run(request: pytest.FixtureRequest) -> FinishedRun:
 @pytest.mark.parametrize(
     "model",
     [
-        ["model=encoder_decoder", "model.encoder_layers=1", "model.decoder_layers=1"],
+        ["model=encoder_decoder", "model.num_encoder_layers=1", "model.num_decoder_layers=1"],
         ["model=recurrent_encoder_decoder"],
     ],
 )
 @pytest.mark.usefixtures("tiny")
 def test_a_few_words_are_learned_by_heart(model: list[str], compose: Compose) -> None:
     settings = ["trainer=cpu", "logger=csv", "data.limit=4", "data.evaluation_limit=3"]
-    options = ["model.width=32", "model.dropout=0.0", "objective.label_smoothing=0.0"]
+    options = ["model.d_model=32", "model.dropout=0.0", "objective.label_smoothing=0.0"]
     built = build(compose(*model, *settings, *options))
     objective, batch = built.objective, built.data.split("train")
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.01)
@@ -295,7 +295,7 @@ def test_files_of_ones_own_are_found_from_anywhere(
     texts = "".join(f"{a}{b}{c}\t{b}\n" for a in "abcdef" for b in "xy" for c in "stuvw")
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "texts.tsv").write_text(texts)
-    small = ("model.width=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv")
+    small = ("model.d_model=16", "trainer=cpu", "trainer.max_steps=1", "logger=csv")
     monkeypatch.chdir(tmp_path / "here")
     result = train(compose("data=labels", "data.train=texts.tsv", *small), tmp_path / "run", [])
     monkeypatch.chdir(tmp_path)

@@ -118,7 +118,7 @@ def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
         ("optimizer.lr=-1.0", "lr must be above 0, got -1.0"),
         ("optimizer.lr=fast", "optimizer.lr: input should be a valid number; got 'fast'"),
         ("data.batch_size=0", "batch_size must be at least 1, got 0"),
-        ("model.width=0", "width must be at least 1, got 0"),
+        ("model.d_model=0", "d_model must be at least 1, got 0"),
         ("attention.heads=5", "width 16 is not divisible by heads=5"),
         ("attention.dropout=1.0", r"dropout must be in \[0, 1\), got 1.0"),
         ("attention.backend=fast", "backend must be auto or one of sdpa, eager, flex; got 'fast'"),

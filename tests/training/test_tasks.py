@@ -165,7 +165,7 @@ def poison(batch: Any) -> Any:
 
 def test_a_nan_in_the_weights_is_divergence_on_words_too(tiny: Compose, words: G2P) -> None:
     objective = make(tiny(), words)
-    torch.nn.init.constant_(objective.model.readout.bias, float("nan"))
+    torch.nn.init.constant_(objective.model.lm_head.bias, float("nan"))
     with pytest.raises(Diverged, match="the test loss is nan at step 0"):
         objective.evaluate(words.split("test"), "test")
 

@@ -41,7 +41,7 @@ def identity(config: Mapping[str, Any]) -> str:
 def differences(known: Mapping[str, Any], config: Mapping[str, Any], most: int = 3) -> list[str]:
     """What keeps two configs from being the same run, key by key.
 
-    >>> differences({"seed": 0, "model": {"width": 8}}, {"seed": 1, "model": {"width": 8}})
+    >>> differences({"seed": 0, "model": {"d_model": 8}}, {"seed": 1, "model": {"d_model": 8}})
     ['seed is 0 there, 1 here']
 
     Args:

@@ -16,27 +16,31 @@ GPT2_STD = 0.02
 
 
 def feed_forward(
-    width: int, hidden: int, dropout: float, activation: type[nn.Module] = nn.ReLU
+    d_model: int, dim_feedforward: int, dropout: float, activation: type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
     """Position-wise feed-forward network (Vaswani et al. 2017, §3.3)."""
     return nn.Sequential(
-        nn.Linear(width, hidden), activation(), nn.Dropout(dropout), nn.Linear(hidden, width)
+        nn.Linear(d_model, dim_feedforward),
+        activation(),
+        nn.Dropout(dropout),
+        nn.Linear(dim_feedforward, d_model),
     )
 
 
 def in_turn(
-    attention: AttentionFactory, hybrid: Mapping[str, AttentionFactory] | None, layers: int
+    attention: AttentionFactory, hybrid: Mapping[str, AttentionFactory] | None, num_layers: int
 ) -> Sequence[AttentionFactory]:
     """The mechanism of each layer: those of a hybrid stack in turn, or one for all.
 
     Raises:
         ValueError: if there are fewer layers than mechanisms.
     """
-    if hybrid and len(hybrid) > layers:
+    if hybrid and len(hybrid) > num_layers:
         raise ValueError(
-            f"{layers} layers cannot take {len(hybrid)} mechanisms in turn ({', '.join(hybrid)})"
+            f"{len(hybrid)} mechanisms in turn ({', '.join(hybrid)}) need as many layers, "
+            f"got {num_layers}"
         )
-    return list(islice(cycle((hybrid or {"all": attention}).values()), layers))
+    return list(islice(cycle((hybrid or {"all": attention}).values()), num_layers))
 
 
 def require_causal(attention: AttentionLayer, key: str) -> AttentionLayer:
@@ -55,39 +59,43 @@ class ShortConvolution(nn.Module):
     Starts as the identity. (Before the mixer: Arora et al. 2023, §4; Gu & Dao 2023, §3.4.)
 
     Args:
-        width: number of channels.
+        d_model: number of channels.
         kernel: number of positions, the own included.
 
     Raises:
         ValueError: if ``kernel`` is below 1.
     """
 
-    def __init__(self, width: int, kernel: int) -> None:
+    def __init__(self, d_model: int, kernel: int) -> None:
         super().__init__()
         check_positive(kernel=kernel)
-        self.weight = nn.Parameter(torch.zeros(width, 1, kernel))
+        self.weight = nn.Parameter(torch.zeros(d_model, 1, kernel))
         with torch.no_grad():
             self.weight[:, :, -1] = 1.0
 
     def forward(self, x: Tensor, past: Cache | None = None) -> Tensor:
-        """(B, L, width) → (B, L, width), with the positions before it from the past."""
-        width, _, kernel = self.weight.shape
+        """(B, L, d_model) → (B, L, d_model), with the positions before it from the past."""
+        d_model, _, kernel = self.weight.shape
         before = None if past is None else past.tensors.get("inputs")
         whole = F.pad(x, (0, 0, kernel - 1, 0)) if before is None else torch.cat([before, x], 1)
         if past is not None:
             past.replace({"inputs": whole[:, whole.shape[1] - kernel + 1 :]})
-        return F.conv1d(whole.mT, self.weight, groups=width).mT
+        return F.conv1d(whole.mT, self.weight, groups=d_model).mT
 
 
 class FeedForwardBlock(nn.Module):
     """x + f(norm(x)), where f is a feed-forward network (Xiong et al. 2020)."""
 
     def __init__(
-        self, width: int, hidden: int, dropout: float, activation: type[nn.Module] = nn.ReLU
+        self,
+        d_model: int,
+        dim_feedforward: int,
+        dropout: float,
+        activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.layers = feed_forward(width, hidden, dropout, activation)
+        self.norm = nn.LayerNorm(d_model)
+        self.layers = feed_forward(d_model, dim_feedforward, dropout, activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,25 +103,29 @@ class FeedForwardBlock(nn.Module):
 
 
 def feed_forward_block(
-    width: int, hidden: int, dropout: float, activation: type[nn.Module] = nn.ReLU
+    d_model: int, dim_feedforward: int, dropout: float, activation: type[nn.Module] = nn.ReLU
 ) -> nn.Module:
-    """A feed-forward block; where ``hidden`` is 0, nothing.
+    """A feed-forward block; where ``dim_feedforward`` is 0, nothing.
 
     Raises:
-        ValueError: if ``hidden`` is below 0.
+        ValueError: if ``dim_feedforward`` is below 0.
     """
-    if hidden < 0:
-        raise ValueError(f"feed_forward_width must be at least 0, got {hidden}")
-    return FeedForwardBlock(width, hidden, dropout, activation) if hidden else nn.Identity()
+    if dim_feedforward < 0:
+        raise ValueError(f"dim_feedforward must be at least 0, got {dim_feedforward}")
+    return (
+        FeedForwardBlock(d_model, dim_feedforward, dropout, activation)
+        if dim_feedforward
+        else nn.Identity()
+    )
 
 
 class SelfAttentionBlock(nn.Module):
     """Self-attention and a feed-forward network, each as x + f(norm(x)) (Xiong et al. 2020).
 
     Args:
-        width: of the residual stream.
+        d_model: of the residual stream.
         attention: the mechanism.
-        hidden: width of the feed-forward network's hidden layer; 0 means that there is none.
+        dim_feedforward: width of the feed-forward network's hidden layer; 0 means no network.
         dropout: probability, on what each of them adds.
         activation: of the feed-forward network.
         convolution: kernel of a causal convolution before attention; None means none.
@@ -121,22 +133,22 @@ class SelfAttentionBlock(nn.Module):
 
     def __init__(
         self,
-        width: int,
+        d_model: int,
         attention: AttentionLayer,
-        hidden: int,
+        dim_feedforward: int,
         dropout: float,
         activation: type[nn.Module] = nn.ReLU,
         convolution: int | None = None,
     ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.convolution = None if convolution is None else ShortConvolution(width, convolution)
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.convolution = None if convolution is None else ShortConvolution(d_model, convolution)
         self.self_attention = attention
-        self.feed_forward = feed_forward_block(width, hidden, dropout, activation)
+        self.feed_forward = feed_forward_block(d_model, dim_feedforward, dropout, activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Mask, past: Past | None = None, name: str = "") -> Tensor:
-        """(B, L, width) → (B, L, width); in a past it keeps what it needs under its name."""
+        """(B, L, d_model) → (B, L, d_model); in a past it keeps what it needs under its name."""
         seen = None if past is None else past.setdefault(name, Cache())
         mixed = self.attention_norm(x)
         if self.convolution is not None:
@@ -150,7 +162,7 @@ def initialize_as_gpt2(blocks: Iterable[nn.Module]) -> None:
     """Initialize the projections of self-attention blocks as GPT-2 does.
 
     Weights are N(0, 0.02²) and biases 0. Those of the N projections that add to the residual stream
-    are divided by √N (Radford et al. 2019, §2.3), where N is 2 · layers with feed-forward networks.
+    are divided by √N (Radford et al. 2019, §2.3); with feed-forward networks N is 2 · num_layers.
     Parameters of a mechanism other than the projections of every attention layer keep their own
     initialization.
     """

@@ -14,7 +14,7 @@ from attention_lab.models.protocol import AttentionFactory, ClassificationNetwor
 
 
 class EncoderClassifier(ClassificationNetwork):
-    """Transformer encoder, pre-norm; the mean over real positions, or the first; linear readout.
+    """Transformer encoder, pre-norm; the mean over real positions, or the first; linear classifier.
 
     Args:
         classes: number of classes.
@@ -24,11 +24,11 @@ class EncoderClassifier(ClassificationNetwork):
         self_attention: makes the attention of every layer.
         hybrid: mechanisms by any names, which the layers use in turn, in place of
             ``self_attention``.
-        width: of the residual stream.
-        layers: number of layers.
-        feed_forward_width: of the hidden layer; None means 4 · width, 0 no feed-forward network.
+        d_model: of the residual stream.
+        num_layers: number of layers.
+        dim_feedforward: of the hidden layer; None means 4 · d_model, 0 no feed-forward network.
         positions: what is added to the embeddings: "sinusoidal", "learned" or "none".
-        pooling: what the readout sees: "mean" or "first".
+        pooling: what the classifier gets: "mean" or "first".
         dropout: probability, on embeddings and on what each sublayer adds.
         padding: the token id that marks absent positions.
 
@@ -45,37 +45,37 @@ class EncoderClassifier(ClassificationNetwork):
         *,
         self_attention: AttentionFactory,
         hybrid: Mapping[str, AttentionFactory] | None = None,
-        width: int = 128,
-        layers: int = 2,
-        feed_forward_width: int | None = None,
+        d_model: int = 128,
+        num_layers: int = 2,
+        dim_feedforward: int | None = None,
         positions: Literal["sinusoidal", "learned", "none"] = "sinusoidal",
         pooling: Literal["mean", "first"] = "mean",
         dropout: float = 0.1,
         padding: int = 0,
     ) -> None:
         super().__init__()
-        check_positive(width=width, layers=layers)
+        check_positive(d_model=d_model, num_layers=num_layers)
         check_dropout(dropout)
-        hidden = 4 * width if feed_forward_width is None else feed_forward_width
+        dim_feedforward = 4 * d_model if dim_feedforward is None else dim_feedforward
         if pooling not in ("mean", "first"):
             raise ValueError(f"pooling must be mean or first, got {pooling!r}")
         if (features is None) == (vocabulary is None):
             raise ValueError("inputs are either vectors (features) or tokens (vocabulary)")
         self.embedding: nn.Module = (
-            nn.Linear(features, width)
+            nn.Linear(features, d_model)
             if features is not None
-            else token_embedding(vocabulary or 0, width, padding)
+            else token_embedding(vocabulary or 0, d_model, padding)
         )
-        self.embedding_scale = width**0.5 if vocabulary is not None else 1.0
-        self.positions = position_embedding(positions, width, length, deviation=2**-0.5)
+        self.embedding_scale = d_model**0.5 if vocabulary is not None else 1.0
+        self.positions = position_embedding(positions, d_model, length, deviation=2**-0.5)
         self.pooling, self.padding = pooling, padding
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            SelfAttentionBlock(width, attention(width, width), hidden, dropout)
-            for attention in in_turn(self_attention, hybrid, layers)
+            SelfAttentionBlock(d_model, attention(d_model, d_model), dim_feedforward, dropout)
+            for attention in in_turn(self_attention, hybrid, num_layers)
         )
-        self.norm = nn.LayerNorm(width)
-        self.readout = nn.Linear(width, classes)
+        self.norm = nn.LayerNorm(d_model)
+        self.classifier = nn.Linear(d_model, classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         real = (inputs != self.padding) if inputs.ndim == 2 else inputs.new_ones(inputs.shape[:2])
@@ -85,9 +85,9 @@ class EncoderClassifier(ClassificationNetwork):
             x = layer(x, mask)
         x = self.norm(x)
         if self.pooling == "first":
-            return self.readout(x[:, 0])
+            return self.classifier(x[:, 0])
         shares = real.to(x.dtype) / real.sum(1, keepdim=True)
-        return self.readout(torch.einsum("bl,blw->bw", shares, x))
+        return self.classifier(torch.einsum("bl,blw->bw", shares, x))
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:
         return {

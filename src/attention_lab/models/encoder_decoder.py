@@ -28,19 +28,19 @@ class DecoderLayer(nn.Module):
 
     def __init__(
         self,
-        width: int,
-        hidden: int,
+        d_model: int,
+        dim_feedforward: int,
         self_attention: AttentionLayer,
         cross_attention: AttentionLayer,
         dropout: float,
     ) -> None:
         super().__init__()
         check_cross_attention(cross_attention)
-        self.self_norm = nn.LayerNorm(width)
+        self.self_norm = nn.LayerNorm(d_model)
         self.self_attention = require_causal(self_attention, "+attention@model.self_attention")
-        self.cross_norm = nn.LayerNorm(width)
+        self.cross_norm = nn.LayerNorm(d_model)
         self.cross_attention = cross_attention
-        self.feed_forward = feed_forward_block(width, hidden, dropout)
+        self.feed_forward = feed_forward_block(d_model, dim_feedforward, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -51,7 +51,7 @@ class DecoderLayer(nn.Module):
         seen: Cache | None = None,
         source: Cache | None = None,
     ) -> Tensor:
-        """(B, T, width) → (B, T, width); step by step, ``source`` stands for the memory."""
+        """(B, T, d_model) → (B, T, d_model); step by step, ``source`` stands for the memory."""
         own = self.self_attention(self.self_norm(x), mask=Causal(), cache=seen).output
         x = x + self.dropout(own)
         found = self.cross_attention(self.cross_norm(x), memory, visible, cache=source).output
@@ -69,10 +69,10 @@ class EncoderDecoder(EncoderDecoderNetwork):
             same mechanism as in cross-attention.
         hybrid: mechanisms by any names, which the layers of either stack use in turn for
             self-attention, in place of ``self_attention``.
-        width: of the residual stream.
-        encoder_layers: number of encoder layers.
-        decoder_layers: number of decoder layers.
-        feed_forward_width: of the hidden layer; None means 4 · width, 0 no feed-forward network.
+        d_model: of the residual stream.
+        num_encoder_layers: number of encoder layers.
+        num_decoder_layers: number of decoder layers.
+        dim_feedforward: of the hidden layer; None means 4 · d_model, 0 no feed-forward network.
         dropout: probability, on embeddings and on every sublayer's output.
         positions: what is added to the embeddings: "sinusoidal" or "none", where attention has
             positions of its own.
@@ -90,40 +90,50 @@ class EncoderDecoder(EncoderDecoderNetwork):
         cross_attention: AttentionFactory,
         self_attention: AttentionFactory | None = None,
         hybrid: Mapping[str, AttentionFactory] | None = None,
-        width: int = 128,
-        encoder_layers: int = 2,
-        decoder_layers: int = 2,
-        feed_forward_width: int | None = None,
+        d_model: int = 128,
+        num_encoder_layers: int = 2,
+        num_decoder_layers: int = 2,
+        dim_feedforward: int | None = None,
         dropout: float = 0.1,
         positions: Literal["sinusoidal", "none"] = "sinusoidal",
         padding: int = 0,
     ) -> None:
         super().__init__()
-        hidden = 4 * width if feed_forward_width is None else feed_forward_width
-        check_positive(width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+        dim_feedforward = 4 * d_model if dim_feedforward is None else dim_feedforward
+        check_positive(
+            d_model=d_model,
+            num_encoder_layers=num_encoder_layers,
+            num_decoder_layers=num_decoder_layers,
+        )
         check_dropout(dropout)
         self_attention = cross_attention if self_attention is None else self_attention
         self.padding = padding
-        self.source_embedding = token_embedding(source_vocabulary, width, padding)
-        self.target_embedding = token_embedding(target_vocabulary, width, padding)
+        self.source_embedding = token_embedding(source_vocabulary, d_model, padding)
+        self.target_embedding = token_embedding(target_vocabulary, d_model, padding)
         if positions not in ("sinusoidal", "none"):
             raise ValueError(f"positions must be sinusoidal or none, got {positions!r}")
-        self.positions = SinusoidalPositions(width) if positions == "sinusoidal" else NoPositions()
+        self.positions = (
+            SinusoidalPositions(d_model) if positions == "sinusoidal" else NoPositions()
+        )
         self.dropout = nn.Dropout(dropout)
         self.encoder = nn.ModuleList(
-            SelfAttentionBlock(width, attention(width, width), hidden, dropout)
-            for attention in in_turn(self_attention, hybrid, encoder_layers)
+            SelfAttentionBlock(d_model, attention(d_model, d_model), dim_feedforward, dropout)
+            for attention in in_turn(self_attention, hybrid, num_encoder_layers)
         )
-        self.encoder_norm = nn.LayerNorm(width)
+        self.encoder_norm = nn.LayerNorm(d_model)
         self.decoder = nn.ModuleList(
             DecoderLayer(
-                width, hidden, attention(width, width), cross_attention(width, width), dropout
+                d_model,
+                dim_feedforward,
+                attention(d_model, d_model),
+                cross_attention(d_model, d_model),
+                dropout,
             )
-            for attention in in_turn(self_attention, hybrid, decoder_layers)
+            for attention in in_turn(self_attention, hybrid, num_decoder_layers)
         )
-        self.decoder_norm = nn.LayerNorm(width)
-        self.readout = nn.Linear(width, target_vocabulary)
-        self.embedding_scale = width**0.5
+        self.decoder_norm = nn.LayerNorm(d_model)
+        self.lm_head = nn.Linear(d_model, target_vocabulary)
+        self.embedding_scale = d_model**0.5
 
     def encode(self, source: Tensor) -> Encoded:
         valid = source != self.padding
@@ -136,7 +146,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
         x = self._embed(self.target_embedding, target)
         for layer in self.decoder:
             x = layer(x, encoded.memory, Padding(encoded.valid))
-        return self.readout(self.decoder_norm(x))
+        return self.lm_head(self.decoder_norm(x))
 
     def read(self, source: Tensor) -> Past:
         encoded = self.encode(source)
@@ -153,7 +163,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
         for number, layer in enumerate(self.decoder):
             seen, source = past[f"decoder.{number}.self"], past[f"decoder.{number}.cross"]
             x = layer(x, None, visible, seen, source)
-        return self.readout(self.decoder_norm(x[:, -1]))
+        return self.lm_head(self.decoder_norm(x[:, -1]))
 
     def _embed(self, embedding: nn.Embedding, tokens: Tensor, start: int = 0) -> Tensor:
         return self.dropout(self.positions(embedding(tokens) * self.embedding_scale, start))

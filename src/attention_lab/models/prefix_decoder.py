@@ -23,15 +23,15 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         self_attention: makes the attention of every layer.
         hybrid: mechanisms by any names, which the layers use in turn, in place of
             ``self_attention``.
-        width: of the residual stream.
-        layers: number of layers.
-        feed_forward_width: of the hidden layer; None means 4 · width, 0 no feed-forward network.
+        d_model: of the residual stream.
+        num_layers: number of layers.
+        dim_feedforward: of the hidden layer; None means 4 · d_model, 0 no feed-forward network.
         convolution: kernel of a short causal convolution before attention; None means none.
         positions: what is added to the embeddings: "sinusoidal" or "none".
-        tied: whether the readout is the embedding transposed.
+        tied: whether lm_head is the embedding transposed.
         init: "default" or "gpt2", as in :class:`attention_lab.models.decoder.Decoder`.
-        init_std: standard deviation of embeddings and readout at the beginning, to which sinusoids
-            are scaled; None means 1 / √width, or GPT-2's 0.02.
+        init_std: standard deviation of embeddings and lm_head at the beginning, to which sinusoids
+            are scaled; None means 1 / √d_model, or GPT-2's 0.02.
         dropout: probability, on embeddings and on what each sublayer adds.
         padding: the token id that marks absent positions.
 
@@ -46,9 +46,9 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         *,
         self_attention: AttentionFactory,
         hybrid: Mapping[str, AttentionFactory] | None = None,
-        width: int = 128,
-        layers: int = 2,
-        feed_forward_width: int | None = None,
+        d_model: int = 128,
+        num_layers: int = 2,
+        dim_feedforward: int | None = None,
         convolution: int | None = None,
         positions: Literal["sinusoidal", "none"] = "sinusoidal",
         tied: bool = True,
@@ -66,9 +66,9 @@ class PrefixDecoder(SequenceToSequenceNetwork):
             length=0,  # of learned positions, which it has not
             self_attention=self_attention,
             hybrid=hybrid,
-            width=width,
-            layers=layers,
-            feed_forward_width=feed_forward_width,
+            d_model=d_model,
+            num_layers=num_layers,
+            dim_feedforward=dim_feedforward,
             convolution=convolution,
             positions=positions,
             tied=tied,
@@ -82,7 +82,7 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         states = self.decoder.states(self._joined(source, target, starts))
         places = starts + torch.arange(target.shape[1], device=target.device)
         written = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-        return self.decoder.readout(written)[..., self.source_vocabulary :]
+        return self.decoder.lm_head(written)[..., self.source_vocabulary :]
 
     def read(self, source: Tensor) -> Past:
         rows = _RowsByLength((source != self.padding).sum(1))

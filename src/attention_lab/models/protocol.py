@@ -27,9 +27,9 @@ def check_cross_attention(layer: AttentionLayer) -> None:
 class Encoded(NamedTuple):
     """An encoded source sequence."""
 
-    memory: Tensor  #: (B, S, width)
+    memory: Tensor  #: (B, S, d_model)
     valid: Tensor  #: (B, S) bool, True at real positions
-    summary: Tensor | None  #: (layers, B, width), where a recurrent decoder starts
+    summary: Tensor | None  #: (layers, B, d_model), where a recurrent decoder starts
 
 
 class Network(nn.Module, ABC):
@@ -105,23 +105,23 @@ class LanguageNetwork(Network):
 
     task = "language_model"
 
-    #: Logits (…, V) of states (…, width).
-    readout: nn.Module
+    #: Logits (…, V) of states (…, d_model).
+    lm_head: nn.Module
 
     @abstractmethod
     def states(self, tokens: Tensor, past: Past | None = None) -> Tensor:
-        """What the readout needs at each position, (B, L, width), of token ids (B, L).
+        """The input of lm_head at each position, (B, L, d_model), of token ids (B, L).
 
         With a past the tokens follow those in it, and join it.
         """
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, L, V) of what follows each position of (B, L)."""
-        return self.readout(self.states(tokens))
+        return self.lm_head(self.states(tokens))
 
     def next(self, tokens: Tensor, past: Past) -> Tensor:
         """Logits (B, V) of what follows the tokens (B, n ≥ 1), which follow those in the past.
 
         The past of a sequence that begins here is empty.
         """
-        return self.readout(self.states(tokens, past)[:, -1])
+        return self.lm_head(self.states(tokens, past)[:, -1])

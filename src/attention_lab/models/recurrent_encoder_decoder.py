@@ -23,7 +23,7 @@ CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 class RecurrentEncoderDecoder(EncoderDecoderNetwork):
     """Bidirectional recurrent encoder, recurrent decoder, attention in between.
 
-    The decoder's state h_t is the query and the encoder's states are the memory; readout and
+    The decoder's state h_t is the query and the encoder's states are the memory; lm_head and
     combination h̃_t = tanh(W [c_t; h_t]) follow Luong et al. 2015, §3. With ``input_feeding`` the
     previous h̃ also enters the decoder's next step (ibid., §3.3), so that earlier attention steers
     later attention as in Bahdanau et al. 2015; it is slower, since steps must run one by one.
@@ -32,11 +32,11 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         source_vocabulary: number of source tokens.
         target_vocabulary: number of target tokens.
         cross_attention: makes the decoder's attention to the source.
-        width: of embeddings and of the decoder's state; each encoder direction has half. Even.
-        layers: recurrent layers in the encoder and in the decoder.
+        d_model: of embeddings and of the decoder's state; each encoder direction has half. Even.
+        num_layers: recurrent layers in the encoder and in the decoder.
         cell: "lstm" or "gru".
         input_feeding: whether the attentional state enters the next step.
-        dropout: probability, on embeddings, between layers and before the readout.
+        dropout: probability, on embeddings, between layers and before lm_head.
         padding: the token id that marks absent positions.
 
     Raises:
@@ -49,35 +49,37 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         target_vocabulary: int,
         *,
         cross_attention: AttentionFactory,
-        width: int = 128,
-        layers: int = 1,
+        d_model: int = 128,
+        num_layers: int = 1,
         cell: Literal["lstm", "gru"] = "lstm",
         input_feeding: bool = False,
         dropout: float = 0.1,
         padding: int = 0,
     ) -> None:
         super().__init__()
-        check_positive(width=width, layers=layers)
+        check_positive(d_model=d_model, num_layers=num_layers)
         check_dropout(dropout)
-        if width % 2:
-            raise ValueError(f"width must be even (two encoder directions), got {width}")
+        if d_model % 2:
+            raise ValueError(f"d_model must be even (two encoder directions), got {d_model}")
         if cell not in CELLS:
             raise ValueError(f"cell must be lstm or gru, got {cell!r}")
-        recurrent, between = CELLS[cell], dropout if layers > 1 else 0.0
-        decoder_input = 2 * width if input_feeding else width
+        recurrent, between = CELLS[cell], dropout if num_layers > 1 else 0.0
+        decoder_input = 2 * d_model if input_feeding else d_model
         self.padding, self.input_feeding, self.is_lstm = padding, input_feeding, cell == "lstm"
-        self.source_embedding = token_embedding(source_vocabulary, width, padding)
-        self.target_embedding = token_embedding(target_vocabulary, width, padding)
+        self.source_embedding = token_embedding(source_vocabulary, d_model, padding)
+        self.target_embedding = token_embedding(target_vocabulary, d_model, padding)
         self.dropout = nn.Dropout(dropout)
         self.encoder = recurrent(
-            width, width // 2, layers, batch_first=True, bidirectional=True, dropout=between
+            d_model, d_model // 2, num_layers, batch_first=True, bidirectional=True, dropout=between
         )
-        self.bridge = nn.Linear(width, width)
-        self.decoder = recurrent(decoder_input, width, layers, batch_first=True, dropout=between)
-        self.cross_attention = cross_attention(width, width)
+        self.bridge = nn.Linear(d_model, d_model)
+        self.decoder = recurrent(
+            decoder_input, d_model, num_layers, batch_first=True, dropout=between
+        )
+        self.cross_attention = cross_attention(d_model, d_model)
         check_cross_attention(self.cross_attention)
-        self.combine = nn.Linear(2 * width, width)
-        self.readout = nn.Linear(width, target_vocabulary)
+        self.combine = nn.Linear(2 * d_model, d_model)
+        self.lm_head = nn.Linear(d_model, target_vocabulary)
 
     def encode(self, source: Tensor) -> Encoded:
         valid = source != self.padding
@@ -88,7 +90,7 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         )
         states, last = self.encoder(packed)
         memory, _ = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
-        last = last[0] if self.is_lstm else last  # (layers · 2, B, width / 2)
+        last = last[0] if self.is_lstm else last  # (layers · 2, B, d_model / 2)
         both_directions = last.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
         return Encoded(memory, valid, summary=torch.tanh(self.bridge(both_directions)))
 
@@ -101,16 +103,16 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
             mask = Padding(encoded.valid)
             context = self.cross_attention(hidden, encoded.memory, mask).output
             attentional = self._attentional(context, hidden)
-        return self.readout(self.dropout(attentional))
+        return self.lm_head(self.dropout(attentional))
 
     def read(self, source: Tensor) -> Past:
         return self._past(self.encode(source))
 
     def next(self, tokens: Tensor, past: Past) -> Tensor:
-        return self.readout(self._step_by_step(self.target_embedding(tokens), past)[:, -1])
+        return self.lm_head(self._step_by_step(self.target_embedding(tokens), past)[:, -1])
 
     def _start(self, encoded: Encoded) -> Tensor | tuple[Tensor, Tensor]:
-        """The decoder's first state, (layers, B, width), with an empty cell if it has one."""
+        """The decoder's first state, (layers, B, d_model), with an empty cell if it has one."""
         assert encoded.summary is not None
         start = encoded.summary
         return (start, torch.zeros_like(start)) if self.is_lstm else start
@@ -124,7 +126,7 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         }
 
     def _step_by_step(self, embedded: Tensor, past: Past) -> Tensor:
-        """The attentional states (B, n, width) of the next n embeddings; moves the past on."""
+        """The attentional states (B, n, d_model) of the next n embeddings; moves the past on."""
         mask = Padding(past["source"].tensors["valid"])
         last, *parts = past["state"].tensors.values()
         layers_first = tuple(part.transpose(0, 1).contiguous() for part in parts)

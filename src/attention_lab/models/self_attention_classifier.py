@@ -18,8 +18,8 @@ class SelfAttentionClassifier(ClassificationNetwork):
         classes: number of classes.
         length: number of input vectors.
         self_attention: makes the attention layer.
-        width: of the embedding.
-        dropout: probability, on the embedding and before the readout.
+        d_model: of the embedding.
+        dropout: probability, on the embedding and before the classifier.
 
     Raises:
         ValueError: if a value is out of range.
@@ -32,23 +32,23 @@ class SelfAttentionClassifier(ClassificationNetwork):
         length: int,
         *,
         self_attention: AttentionFactory,
-        width: int = 256,
+        d_model: int = 256,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_positive(width=width)
+        check_positive(d_model=d_model)
         check_dropout(dropout)
-        self.embedding = nn.Linear(features, width)
+        self.embedding = nn.Linear(features, d_model)
         nn.init.kaiming_normal_(self.embedding.weight, nonlinearity="relu")
-        self.positions = nn.Parameter(torch.randn(length, width))
-        self.self_attention = self_attention(width, width)
-        self.readout = nn.Linear(width, classes)
+        self.positions = nn.Parameter(torch.randn(length, d_model))
+        self.self_attention = self_attention(d_model, d_model)
+        self.classifier = nn.Linear(d_model, classes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inputs: Tensor) -> Tensor:
         x = self.dropout(torch.relu(self.embedding(inputs) + self.positions))
         x = self.self_attention(x).output.mean(dim=1)
-        return self.readout(self.dropout(x))
+        return self.classifier(self.dropout(x))
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:
         return {"self_attention": ("input", "input")}

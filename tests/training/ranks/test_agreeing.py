@@ -177,7 +177,7 @@ def test_torchrun_trains_one_run(
     monkeypatch.chdir(tmp_path)
     said = torchrun(
         *("-m", "attention_lab", "train", "data=digits", "trainer=ddp_cpu", "logger=csv"),
-        *("trainer.max_steps=2", "model.width=16"),
+        *("trainer.max_steps=2", "model.d_model=16"),
     )
     (found,) = (tmp_path / "outputs").glob("*/*")
     assert read_status(found)["status"] == "finished"

@@ -25,14 +25,14 @@ def losses(directory: Path) -> list[float]:
         ("data=digits", "accuracy", ["ddp", "fsdp"]),
         # Of different lengths: a mean over processes would not be one over tokens.
         ("data=reverse data.examples=300", "token_error_rate", ["ddp", "fsdp"]),
-        ("data=recall data.examples=300 model.layers=1", "accuracy", ["ddp"]),
+        ("data=recall data.examples=300 model.num_layers=1", "accuracy", ["ddp"]),
     ],
 )
 def test_two_processes_train_as_one_with_the_same_batches(
     data: str, metric: str, strategies: list[str], compose: Compose, tmp_path: Path
 ) -> None:
     common = [
-        *(*data.split(), "model.width=16", "model.dropout=0", "optimizer.lr=0.01"),
+        *(*data.split(), "model.d_model=16", "model.dropout=0", "optimizer.lr=0.01"),
         *("trainer.max_steps=50", "trainer.log_every=1", "trainer.max_epochs=100", "logger=csv"),
         "trainer.validate_every=5",
     ]

@@ -76,7 +76,7 @@ class LanguageModel(Objective):
         states = self.model.states(batch.inputs).flatten(0, 1)
         if len(places) < len(labels):  # otherwise nothing need be copied
             states, labels = states[places], labels[places]
-        return self.model.readout(states), labels
+        return self.model.lm_head(states), labels
 
     def bounds(self) -> Mapping[str, tuple[float, float | None]]:
         return {
