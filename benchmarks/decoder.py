@@ -71,14 +71,14 @@ class HandWritten(nn.Module):
 def around_the_same_layers(config: Mapping[str, Any]) -> Iterator[None]:
     """Trains the framework's model by a loop written by hand; yields after each step."""
     run = build(config)
-    return loop(run, run.objective.model.train(), config)
+    return loop(run, run.task.model.train(), config)
 
 
 def around_a_gpt(config: Mapping[str, Any]) -> Iterator[None]:
     """Trains the hand-written model by a loop written by hand; yields after each step."""
     run = build(config)
     model = HandWritten(run.data.model_arguments()["vocabulary"])
-    sizes = [sum(p.numel() for p in each.parameters()) for each in (model, run.objective.model)]
+    sizes = [sum(p.numel() for p in each.parameters()) for each in (model, run.task.model)]
     assert sizes[0] == sizes[1], f"{sizes[0]} parameters by hand, {sizes[1]} in the framework"
     return loop(run, model, config)
 
@@ -88,7 +88,7 @@ def loop(run: Run, model: nn.Module, config: Mapping[str, Any]) -> Iterator[None
     steps = config["trainer"]["max_steps"]
     first, second = config["optimizer"]["betas"]
     optimizer = torch.optim.AdamW(model.parameters(), config["optimizer"]["lr"], (first, second))
-    scheduler = run.objective.optimizer_options.scheduler(optimizer, steps)
+    scheduler = run.task.optimizer_options.scheduler(optimizer, steps)
     batches = run.data.train_dataloader()
     for epoch in itertools.count():
         batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]

@@ -78,9 +78,9 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
 def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
     """The loop that one would write by hand; yields after each step."""
     run = build(config)
-    model, steps = run.objective.model.train(), config["trainer"]["max_steps"]
-    optimizer = run.objective.optimizer_options.optimizer(model)
-    scheduler = run.objective.optimizer_options.scheduler(optimizer, steps)
+    model, steps = run.task.model.train(), config["trainer"]["max_steps"]
+    optimizer = run.task.optimizer_options.optimizer(model)
+    scheduler = run.task.optimizer_options.scheduler(optimizer, steps)
     batches = run.data.train_dataloader()
     for epoch in itertools.count():
         batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
@@ -91,7 +91,7 @@ def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
                 logits.flatten(0, 1),
                 batch.target[:, 1:].flatten(),
                 ignore_index=0,
-                label_smoothing=config["objective"]["label_smoothing"],
+                label_smoothing=config["task"]["label_smoothing"],
             ).backward()
             clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip"])
             optimizer.step()

@@ -84,7 +84,7 @@ def fresh(*arguments: str, cwd: Path, python: Path = Path(sys.executable)) -> An
 def words(words_run: FinishedRun) -> Run:
     """The run on words with the weights of its best checkpoint."""
     run = restored(words_run.directory)
-    run.objective.cpu().eval()
+    run.task.cpu().eval()
     return run
 
 

@@ -21,8 +21,8 @@ def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words
     answer = command("evaluate", str(words_run.directory), *beam)
     assert answer.code == 0, answer.err
     batch: SequencePairs = words.data.split("validation")
-    length = words.objective.max_length
-    written = beam_search(words.objective.model, batch.source, BOS, EOS, length, 5, 2.0).tolist()
+    length = words.task.max_length
+    written = beam_search(words.task.model, batch.source, BOS, EOS, length, 5, 2.0).tolist()
     assert isinstance(words.data, SequencePairsData)
     errors = words.data.metric()
     errors.update(
@@ -46,14 +46,14 @@ def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words
 
 
 def test_training_may_validate_with_a_beam(tiny: Compose) -> None:
-    run = build(tiny("objective.beams=3", "objective.length_penalty=1.5"))
-    objective, batch = run.objective.eval(), run.data.probe(3)
+    run = build(tiny("task.beams=3", "task.length_penalty=1.5"))
+    task, batch = run.task.eval(), run.data.probe(3)
     assert batch.source.min() == PAD
-    length = objective.max_length
-    expected = beam_search(objective.model, batch.source, BOS, EOS, length, 3, 1.5).tolist()
+    length = task.max_length
+    expected = beam_search(task.model, batch.source, BOS, EOS, length, 3, 1.5).tolist()
     expected = [row[: row.index(EOS)] if EOS in row else row for row in expected]
-    assert objective.write(batch.source) == expected  # type: ignore[operator]
-    for wrong in ("objective.beams=0", "objective.length_penalty=-1"):
+    assert task.write(batch.source) == expected  # type: ignore[operator]
+    for wrong in ("task.beams=0", "task.length_penalty=-1"):
         with pytest.raises(ValueError, match="must be at least"):
             build(tiny(wrong), run.data)
 

@@ -149,7 +149,7 @@ def test_list_data_loads_each_and_computes_its_floor(
     mine.mkdir(parents=True)
     missing = """# A text that is not there
 defaults:
-  - /objective@_global_: language_model
+  - /task@_global_: language_model
   - override /model@_global_.model: decoder
 _target_: attention_lab.data.synthetic.recall.Recall
 pairs: [0]

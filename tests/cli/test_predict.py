@@ -25,8 +25,8 @@ def pronounced(run: Run, word: str, **beam: Any) -> str:
     ids = run.data.source_vocabulary.read(word.strip(" "))
     if not ids:
         return ""
-    write, length = beam_search if beam else greedy, run.objective.max_length
-    written = write(run.objective.model, torch.tensor([ids]), BOS, EOS, length, **beam)[0].tolist()
+    write, length = beam_search if beam else greedy, run.task.max_length
+    written = write(run.task.model, torch.tensor([ids]), BOS, EOS, length, **beam)[0].tolist()
     return run.data.target_vocabulary.write(written)
 
 

@@ -56,7 +56,7 @@ def test_tasks_on_symbols_are_answered(
     batch = run.data.split("train").select(torch.arange(60))
     texts = [space.join(row["input"]) for row in run.data.labels(batch)]
     with torch.no_grad():
-        chosen = run.objective.cpu().eval().model(batch.inputs).argmax(-1).tolist()
+        chosen = run.task.cpu().eval().model(batch.inputs).argmax(-1).tolist()
     assert len(set(chosen)) > 1
     answer = ask(tmp_path, "\n".join(texts), *last)
     assert answer == (0, "".join(f"{names[label]}\n" for label in chosen), "")

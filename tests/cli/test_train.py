@@ -114,7 +114,7 @@ WRONG = {
     "atention.hed=4": "atention.hed: there is no such key; did you mean attention.heads?",
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
-    "foo.bar=1": "foo.bar: there is no such key; there is sweep, attention, model, objective, "
+    "foo.bar=1": "foo.bar: there is no such key; there is sweep, attention, model, task, "
     "data, optimizer, trainer, logger, seed\n",
     "optimizer.foo=1": "optimizer.foo: there is no such key; there is optimizer.lr, "
     "optimizer.weight_decay, optimizer.betas, optimizer.warmup_steps, optimizer.schedule, "
@@ -205,7 +205,7 @@ def test_a_users_own_options_are_among_the_hints(command: Command, tmp_path: Pat
         assert answer.err.endswith("; attention/mask=holes has it\n")
 
 
-def test_a_dataset_of_ones_own_without_an_objective_is_told_how_to_name_one(
+def test_a_dataset_of_ones_own_without_a_task_is_told_how_to_name_one(
     command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "mine" / "data").mkdir(parents=True)
@@ -215,8 +215,8 @@ def test_a_dataset_of_ones_own_without_an_objective_is_told_how_to_name_one(
     arguments = ["--config-dir", "mine", "data=images", "model=self_attention_classifier"]
     arguments += ["trainer=cpu", "trainer.max_steps=1", "logger=csv", "hydra.run.dir=run"]
     answer = command("train", *arguments)
-    advice = "defaults: [/objective@_global_: classification]"
-    says = f"objective: the data's YAML names none; put `{advice}` into it"
+    advice = "defaults: [/task@_global_: classification]"
+    says = f"task: the data's YAML names none; put `{advice}` into it"
     assert answer == (2, "", f"attention-lab: {says}\n")
     file.write_text(f"{advice}\n{own}")
     assert command("train", *arguments).code == 0

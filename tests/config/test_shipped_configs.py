@@ -19,7 +19,7 @@ OPTIONS = [
     (group, option)
     for group in (*SECTIONS, "experiment")
     for option in group_options(group)
-    if group != "objective"  # chosen by the dataset
+    if group != "task"  # chosen by the dataset
 ]
 TARGETS = [(group, option) for group in SECTIONS for option in group_options(group)]
 AXES = [
@@ -28,7 +28,7 @@ AXES = [
     for option in group_options(f"attention/{axis}")
 ]
 
-#: A dataset for each objective and model, where it is not that of pairs of sequences.
+#: A dataset for each task and model, where it is not that of pairs of sequences.
 DATA_FOR = {
     "classification": "digits",
     "language_model": "recall",
@@ -107,7 +107,7 @@ DEVIATIONS = {
 
 def right_overrides(group: str, option: str) -> list[str]:
     """The command that uses an option, with whatever else it needs."""
-    if group == "objective":
+    if group == "task":
         group, option = "data", DATA_FOR.get(option, "g2p")
     if group == "model":
         return [f"data={DATA_FOR.get(option, 'g2p')}", f"{group}={option}"]

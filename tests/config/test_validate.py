@@ -41,7 +41,7 @@ def complaint(config: dict[str, Any]) -> str:
         ("attention.head", "attention.head: ScoredAttention has no such key; did you mean heads?"),
         ("data.batchsize", "data.batchsize: G2P has no such key; did you mean batch_size?"),
         ("model.num_encoder_layer", "did you mean num_encoder_layers?"),
-        ("objective.max_len", "did you mean max_length?"),
+        ("task.max_len", "did you mean max_length?"),
         ("logger.projet", "logger.projet: LoggerOptions has no such key; did you mean project?"),
         ("attention.score.hidden", "attention.score.hidden: Additive has no such key; did you"),
         ("optimizer.zzz", "no such key; there is lr, weight_decay, betas, warmup_steps, schedule"),
@@ -124,7 +124,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return mark
 
 
-@pytest.mark.parametrize("path", ["attention", "model", "data", "objective", "optimizer"])
+@pytest.mark.parametrize("path", ["attention", "model", "data", "task", "optimizer"])
 @pytest.mark.parametrize("target", ["trap.function", "trap.Foreign", "torch.load"])
 def test_a_section_can_name_nothing_but_its_own_kind(
     path: str, target: str, trap: Path, compose: Compose
@@ -211,7 +211,7 @@ def test_keys_with_underscores_are_checked_like_others(
         ("optimizer", "attention_lab.training.trainer.TrainerOptions", "OptimizerOptions"),
         ("trainer", "attention_lab.training.optim.OptimizerOptions", "TrainerOptions"),
         ("logger", "attention_lab.training.trainer.TrainerOptions", "LoggerOptions"),
-        ("objective", "torch.nn.Linear", "Objective"),
+        ("task", "torch.nn.Linear", "AttentionTask"),
         ("attention", "torch.nn.MultiheadAttention", "AttentionLayer"),
     ],
 )
@@ -232,29 +232,25 @@ def test_a_target_that_cannot_be_imported_is_refused(target: object, compose: Co
 
 
 @pytest.mark.parametrize("value", [None, "additive", {}, {"heads": 2}])
-@pytest.mark.parametrize("section", ["attention", "model", "data", "objective", "trainer"])
+@pytest.mark.parametrize("section", ["attention", "model", "data", "task", "trainer"])
 def test_every_section_must_be_there(section: str, value: object, compose: Compose) -> None:
     message = f"{section}: must be a config group's option, with a _target_"
     assert message in complaint(put(compose(), section, value))
     config = compose()
     del config[section]
-    missing = (
-        "objective: the data's YAML names none; put `defaults: ["
-        if section == "objective"
-        else message
-    )
+    missing = "task: the data's YAML names none; put `defaults: [" if section == "task" else message
     assert missing in complaint(config)
 
 
-def test_data_model_and_objective_must_be_for_the_same_task(compose: Compose) -> None:
+def test_data_model_and_task_must_be_for_the_same_task(compose: Compose) -> None:
     message = complaint(compose("data=digits", "model=encoder_decoder"))
     assert "model: EncoderDecoder is for sequence_to_sequence, but the data is for" in message
     assert "classification; `attention-lab list` shows the others" in message
     message = complaint(compose("data=g2p", "model=self_attention_classifier"))
     assert "model: SelfAttentionClassifier is for classification" in message
     config = compose("data=digits", "model=self_attention_classifier")
-    config["objective"] = compose()["objective"]
-    assert "objective: SequenceToSequence is for sequence_to_sequence" in complaint(config)
+    config["task"] = compose()["task"]
+    assert "task: SequenceToSequence is for sequence_to_sequence" in complaint(config)
 
 
 def test_an_unknown_section_is_refused(compose: Compose) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.training.conftest import read_weights, same_weights
 
@@ -83,15 +83,15 @@ def test_a_run_on_a_gpu_is_resumed_exactly(
         *("model.dropout=0.1", "attention.dropout=0.1", "trainer.checkpoint_every=5"),
     )
     trained(config, tmp_path / "whole")
-    step = Objective.training_step
+    step = AttentionTask.training_step
 
-    def fail_at_12(self: Objective, *arguments: Any) -> Any:
+    def fail_at_12(self: AttentionTask, *arguments: Any) -> Any:
         if self.trainer.global_step == 12:
             raise RuntimeError("cut off")
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Objective, "training_step", fail_at_12)
+        patch.setattr(AttentionTask, "training_step", fail_at_12)
         with pytest.raises(RuntimeError, match="cut off"):
             train(config, tmp_path / "run", [])
     trained(config, tmp_path / "run")
@@ -108,9 +108,9 @@ def test_a_training_step_never_waits_for_the_gpu(
     config = composed(
         compose, model, "trainer=gpu", f"attention={mechanism}", "trainer.log_every=50"
     )
-    step = Objective.training_step
+    step = AttentionTask.training_step
 
-    def without_waiting(self: Objective, *arguments: Any) -> Any:
+    def without_waiting(self: AttentionTask, *arguments: Any) -> Any:
         # The first steps may choose kernels.
         torch.cuda.set_sync_debug_mode("error" if self.trainer.global_step > 2 else "default")
         try:
@@ -118,7 +118,7 @@ def test_a_training_step_never_waits_for_the_gpu(
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Objective, "training_step", without_waiting)
+    monkeypatch.setattr(AttentionTask, "training_step", without_waiting)
     train(config, tmp_path / "run", [])
 
 

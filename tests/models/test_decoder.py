@@ -205,19 +205,19 @@ def test_a_narrow_model_learns_associative_recall_with_default_settings(compose:
     task = ["data.vocabulary=12", "data.lengths=[16]", "data.pairs=[3]", "data.examples=6000"]
     options = ["data=recall", *task, "data.batch_size=64", "optimizer.lr=3e-3", "model.d_model=32"]
     run = build(compose(*options, "trainer=cpu", "logger=csv"))
-    model, steps = run.objective.model, 240
-    optimizer = run.objective.optimizer_options.optimizer(model)
-    scheduler = run.objective.optimizer_options.scheduler(optimizer, steps)
+    model, steps = run.task.model, 240
+    optimizer = run.task.optimizer_options.optimizer(model)
+    scheduler = run.task.optimizer_options.scheduler(optimizer, steps)
     for batch in islice(chain.from_iterable(repeat(run.data.train_dataloader())), steps):
         optimizer.zero_grad()
-        run.objective.loss(batch).mean.backward()
+        run.task.loss(batch).mean.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
     model.eval()
     with torch.no_grad():
-        run.objective.evaluate(run.data.split("test").select(torch.arange(500)), "test")
-    assert run.objective.results("test")["accuracy"] > 0.95
+        run.task.evaluate(run.data.split("test").select(torch.arange(500)), "test")
+    assert run.task.results("test")["accuracy"] > 0.95
 
 
 @pytest.mark.parametrize(

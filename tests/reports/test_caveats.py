@@ -138,11 +138,11 @@ def test_says_whether_optimizers_were_tuned(
         (["attention=x", "attention=y"], [{"attention": {"heads": n}} for n in (1, 2)], True),
         (["attention=x", "attention=y"], [{"model": {"cross": {"heads": n}}} for n in "12"], True),
         (["model.d_model=1", "model.d_model=2"], [{"model": {"d_model": n}} for n in (1, 2)], True),
-        (["experiment=x", "experiment=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
-        (["objective=x", "objective=y"], [{"objective": {"limit": n}} for n in (1, 2)], True),
+        (["experiment=x", "experiment=y"], [{"task": {"limit": n}} for n in (1, 2)], True),
+        (["task=x", "task=y"], [{"task": {"limit": n}} for n in (1, 2)], True),
         (["a@model.b=x", "a@model.b=y"], [{"model": {"b": {"c": n}}} for n in (1, 2)], True),
         (["a@model.b=x", "a@model.b=y"], [{"model": {"bc": n}} for n in (1, 2)], False),
-        (["attention=x", "attention=y"], [{"objective": {"limit": n}} for n in (1, 2)], False),
+        (["attention=x", "attention=y"], [{"task": {"limit": n}} for n in (1, 2)], False),
     ],
 )  # fmt: skip
 def test_what_was_swept_explains_what_it_brings_about(

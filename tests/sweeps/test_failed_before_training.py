@@ -8,7 +8,7 @@ import pytest
 
 from attention_lab.sweeps.sweep import Stage, Sweep
 from attention_lab.training import run
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 
 
@@ -24,9 +24,9 @@ def planned(tiny_digits: Compose, directory: Path) -> Stage:
     ("owner", "step", "is_again"),
     [
         (run, "fit", True),  # the trainer, the loggers, a checkpoint on a disk that is gone
-        (Objective, "configure_optimizers", True),
-        (Objective, "training_step", False),
-        (Objective, "validation_step", False),
+        (AttentionTask, "configure_optimizers", True),
+        (AttentionTask, "training_step", False),
+        (AttentionTask, "validation_step", False),
     ],
 )
 def test_a_run_that_failed_before_training_is_run_again(

@@ -37,7 +37,7 @@ def page(directory: Path) -> list[dict[str, Any]]:
 def look(run: Run, size: int = 3) -> list[AttentionMap]:
     """The maps of a run's probe."""
     batch = run.data.probe(size)
-    return attention_maps(run.objective, batch, run.data.labels(batch), step=7)
+    return attention_maps(run.task, batch, run.data.labels(batch), step=7)
 
 
 # In a run
@@ -81,7 +81,7 @@ def test_the_page_holds_every_map(words_run: FinishedRun) -> None:
 def test_the_page_shows_what_the_last_checkpoint_looks_at(words_run: FinishedRun) -> None:
     run = build(words_run.config)
     checkpoint = words_run.directory / "checkpoints" / "last.ckpt"
-    run.objective.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+    run.task.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     stored = [each for each in page(words_run.directory) if each["step"] == 4]
     maps = {(each.example, each.layer): each for each in look(run)}
     assert len(stored) == len(maps) == 9
@@ -113,14 +113,14 @@ def test_weights_are_those_of_a_direct_call(
     attention: str, model: str, build_words: Callable[..., Run]
 ) -> None:
     run = build_words(f"attention={attention}", f"model={model}")
-    run.objective.eval()
+    run.task.eval()
     direct: dict[str, Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(_call_again(name, direct), with_kwargs=True)
-        for name, layer in attention_layers(run.objective.model).items()
+        for name, layer in attention_layers(run.task.model).items()
     ]
     batch = run.data.probe(5)
-    run.objective.look_at(batch)
+    run.task.look_at(batch)
     for hook in hooks:
         hook.remove()
     labels = run.data.labels(batch)
@@ -171,8 +171,8 @@ def test_a_decoder_that_runs_step_by_step_gives_the_same_maps(
     """A layer that is called once for each row gives one map, rows in order."""
     run = build_words("model=recurrent_encoder_decoder", "model.input_feeding=true")
     batch = run.data.probe(3)
-    with torch.no_grad(), observe(run.objective.model) as calls:
-        run.objective.eval().look_at(batch)
+    with torch.no_grad(), observe(run.task.model) as calls:
+        run.task.eval().look_at(batch)
     steps = calls["cross_attention"]
     assert len(steps) == batch.target.shape[1] - 1
     for number, each in enumerate(look(run)):
@@ -194,14 +194,14 @@ def test_images_are_looked_at_row_by_row(tiny_digits: Compose) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_looking_changes_nothing(training: bool, build_words: Callable[..., Run]) -> None:
     run = build_words("model.dropout=0.5", "attention.dropout=0.5")
-    run.objective.train(training)
+    run.task.train(training)
     run.data.probe(3)
     before = torch.random.get_rng_state()
     first = look(run)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert {module.training for module in run.objective.modules()} == {training}
-    assert not any(layer.observers for layer in attention_layers(run.objective.model).values())
-    assert all(parameter.grad is None for parameter in run.objective.parameters())
+    assert {module.training for module in run.task.modules()} == {training}
+    assert not any(layer.observers for layer in attention_layers(run.task.model).values())
+    assert all(parameter.grad is None for parameter in run.task.parameters())
     for one, other in zip(first, look(run), strict=True):
         assert torch.equal(one.weights, other.weights)  # no dropout where one looks
         assert not one.weights.requires_grad
@@ -211,10 +211,10 @@ def test_nobody_observes_after_a_look_that_failed(
     build_words: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = build_words()
-    monkeypatch.setattr(run.objective.model, "lm_head", None)
+    monkeypatch.setattr(run.task.model, "lm_head", None)
     with pytest.raises(TypeError):
         look(run)
-    assert not any(layer.observers for layer in attention_layers(run.objective.model).values())
+    assert not any(layer.observers for layer in attention_layers(run.task.model).values())
 
 
 @pytest.mark.parametrize("task", ["words", "digits"])

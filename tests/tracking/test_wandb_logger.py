@@ -21,7 +21,7 @@ from wandb.proto import wandb_internal_pb2
 
 from attention_lab.tracking.wandb_logger import LoggerOptions, is_logged_in
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.tracking.servers import closed, refusing, silent
 
@@ -126,7 +126,7 @@ def sweep(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Pat
         forget_login(patch, sweep.parent)
         for seed in (1, 2):
             train(tiny_digits("logger=wandb", f"seed={seed}"), sweep / f"seed={seed}", [])
-        patch.setattr(Objective, "validation_step", crash)
+        patch.setattr(AttentionTask, "validation_step", crash)
         with pytest.raises(RuntimeError, match="crashed"):
             train(tiny_digits("logger=wandb"), sweep / "crashed", [])
         assert "WANDB_MODE" not in os.environ

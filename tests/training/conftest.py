@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attention_lab.training import fit
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 
 #: What says how long it took, and how much memory a process had.
@@ -163,16 +163,16 @@ Interrupt = Callable[[int], None]
 @pytest.fixture
 def cut_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     """Makes the next run end after some number of steps, counted from its beginning."""
-    step = Objective.training_step
+    step = AttentionTask.training_step
 
     def interrupt(steps: int) -> None:
-        def training_step(self: Objective, batch: Any, batch_index: int) -> Tensor:
+        def training_step(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
             if self.global_step == steps:
-                monkeypatch.setattr(Objective, "training_step", step)
+                monkeypatch.setattr(AttentionTask, "training_step", step)
                 raise Cut
             return step(self, batch, batch_index)
 
-        monkeypatch.setattr(Objective, "training_step", training_step)
+        monkeypatch.setattr(AttentionTask, "training_step", training_step)
 
     return interrupt
 

@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 
 from attention_lab.training.build import build
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.trainer import TrainerOptions
 from tests.conftest import Compose
 from tests.training.conftest import read_metrics
@@ -101,7 +101,7 @@ def test_a_plain_trainer_reaches_the_end_of_the_schedule(
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(run.objective, datamodule=run.data)
+    trainer.fit(run.task, datamodule=run.data)
     assert len(rates.rates) == steps
     assert rates.rates[-1] == pytest.approx(rates.rates[0] / 4)
 
@@ -109,8 +109,8 @@ def test_a_plain_trainer_reaches_the_end_of_the_schedule(
 def test_a_cosine_over_endless_training_is_refused(
     tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = build(tiny_digits("optimizer.schedule=cosine")).objective
-    monkeypatch.setattr(Objective, "_total_steps", math.inf)
-    monkeypatch.setattr(Objective, "trainer", Trainer(accelerator="cpu", logger=False))
+    task = build(tiny_digits("optimizer.schedule=cosine")).task
+    monkeypatch.setattr(AttentionTask, "_total_steps", math.inf)
+    monkeypatch.setattr(AttentionTask, "trainer", Trainer(accelerator="cpu", logger=False))
     with pytest.raises(ValueError, match="schedule=cosine needs an end: set max_epochs"):
-        objective.configure_optimizers()
+        task.configure_optimizers()

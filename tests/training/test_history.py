@@ -84,21 +84,21 @@ def test_time_in_training_and_in_validation_are_told_apart(
     clock, logged = Clock(), []
     monkeypatch.setattr(module, "time", clock)
     history = History()
-    objective: Any = SimpleNamespace(tokens=torch.tensor(0), device=torch.device("cpu"))
+    task: Any = SimpleNamespace(tokens=torch.tensor(0), device=torch.device("cpu"))
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
     metrics = {"validation/per": torch.tensor(0.5), "train/loss": torch.tensor(1.0)}
     trainer: Any = SimpleNamespace(loggers=[logger], global_step=0, callback_metrics=metrics)
-    history.on_train_start(trainer, objective)
+    history.on_train_start(trainer, task)
     for step, training, validation in [(10, 4.0, 3.0), (20, 6.0, 1.0)]:
         clock.tick(training)
-        objective.tokens += 100
+        task.tokens += 100
         trainer.global_step = step
-        history.on_validation_start(trainer, objective)
+        history.on_validation_start(trainer, task)
         clock.tick(validation)
-        history.on_validation_end(trainer, objective)
+        history.on_validation_end(trainer, task)
     kept = history.state_dict()
     clock.tick(2.0)
-    history.on_train_end(trainer, objective)
+    history.on_train_end(trainer, task)
     assert history.seconds == pytest.approx(16.0)
     assert history.training_seconds == pytest.approx(12.0)
     assert history.validation_seconds == pytest.approx(4.0)
@@ -112,9 +112,9 @@ def test_time_in_training_and_in_validation_are_told_apart(
     again = History()
     again.load_state_dict(kept)
     clock.tick(5.0)
-    again.on_train_start(trainer, objective)
+    again.on_train_start(trainer, task)
     clock.tick(3.0)
-    again.on_validation_start(trainer, objective)
+    again.on_validation_start(trainer, task)
     assert again.training_seconds == pytest.approx(13.0)
     assert again.validation_seconds == pytest.approx(4.0)
     assert again.seconds == pytest.approx(14.0 + 8.0)

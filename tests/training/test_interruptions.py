@@ -29,27 +29,33 @@ STEPS = ("trainer.max_steps=12",)
 PHASES = {
     "before it has a directory": ("training.run:build", "True"),
     "its record begins": ("tracking.run_directory:write_config", "True"),
-    "the first step": ("training.tasks.base:Objective.on_train_batch_end", "it.global_step == 1"),
-    "between steps": ("training.tasks.base:Objective.on_train_batch_end", "it.global_step == 7"),
-    "the first validation": ("training.tasks.base:Objective.on_validation_epoch_end", "True"),
+    "the first step": (
+        "training.tasks.base:AttentionTask.on_train_batch_end",
+        "it.global_step == 1",
+    ),
+    "between steps": (
+        "training.tasks.base:AttentionTask.on_train_batch_end",
+        "it.global_step == 7",
+    ),
+    "the first validation": ("training.tasks.base:AttentionTask.on_validation_epoch_end", "True"),
     "a later validation": (
-        "training.tasks.base:Objective.on_validation_epoch_end",
+        "training.tasks.base:AttentionTask.on_validation_epoch_end",
         "it.global_step == 10",
     ),
     "attention maps": ("tracking.map_callback:draw", "it.step == 10"),
     "saving a checkpoint": ("training.checkpoint_file:_save", "it['global_step'] == 10"),
     "after the last step": (
-        "training.tasks.base:Objective.on_train_batch_end",
+        "training.tasks.base:AttentionTask.on_train_batch_end",
         "it.global_step == 12",
     ),
     "the last validation": (
-        "training.tasks.base:Objective.on_validation_epoch_end",
+        "training.tasks.base:AttentionTask.on_validation_epoch_end",
         "it.global_step == 12",
     ),
     "saving the last checkpoint": ("training.checkpoint_file:_save", "it['global_step'] == 12"),
     "the end of training": ("training.history:History.on_train_end", "True"),
     "writing the page": ("tracking.map_callback:write_viewer", "True"),
-    "the test": ("training.tasks.base:Objective.on_test_epoch_end", "True"),
+    "the test": ("training.tasks.base:AttentionTask.on_test_epoch_end", "True"),
     "writing the result": ("training.run:RunRecord.finish", "True"),
     "finishing loggers": ("tracking.loggers:SafeLogger.close", "True"),
 }

@@ -1,4 +1,4 @@
-"""The objective of language models: what is asked, and nothing else, is scored."""
+"""The task of language models: what is asked, and nothing else, is scored."""
 
 import math
 from typing import Any
@@ -42,43 +42,39 @@ def data(config: dict[str, Any]) -> Recall:
 
 
 @pytest.fixture
-def objective(config: dict[str, Any], data: Recall) -> LanguageModel:
-    made = build(config, data).objective.eval()
+def task(config: dict[str, Any], data: Recall) -> LanguageModel:
+    made = build(config, data).task.eval()
     assert isinstance(made, LanguageModel)
     return made
 
 
-def test_the_loss_is_that_of_the_labelled_positions(objective: LanguageModel, data: Recall) -> None:
+def test_the_loss_is_that_of_the_labelled_positions(task: LanguageModel, data: Recall) -> None:
     batch = data.split("train")
-    loss, _, tokens = objective.loss(batch)
-    logits = objective.model(batch.inputs)
+    loss, _, tokens = task.loss(batch)
+    logits = task.model(batch.inputs)
     expected = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert int(tokens) == int(batch.length.sum())
 
 
-def test_there_are_logits_at_labelled_positions_only(
-    objective: LanguageModel, data: Recall
-) -> None:
+def test_there_are_logits_at_labelled_positions_only(task: LanguageModel, data: Recall) -> None:
     seen: list[torch.Size] = []
-    objective.model.lm_head.register_forward_hook(lambda _, args, out: seen.append(out.shape))
+    task.model.lm_head.register_forward_hook(lambda _, args, out: seen.append(out.shape))
     batch = data.split("train")
-    objective.loss(batch)
+    task.loss(batch)
     assert seen == [(int((batch.labels != IGNORE).sum()), 20)]
 
 
-def test_metrics_are_those_of_all_positions_together(
-    objective: LanguageModel, data: Recall
-) -> None:
+def test_metrics_are_those_of_all_positions_together(task: LanguageModel, data: Recall) -> None:
     """In batches of unequal sizes, which must not count for more than they hold."""
     everything = data.split("validation")
     with torch.no_grad():
-        for parameter in objective.model.parameters():
+        for parameter in task.model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
         for rows in torch.arange(300).split(70):
-            objective.evaluate(everything.select(rows), "validation")
-        logits = objective.model(everything.inputs)
-    results = objective.results("validation")
+            task.evaluate(everything.select(rows), "validation")
+        logits = task.model(everything.inputs)
+    results = task.results("validation")
     asked = everything.labels != IGNORE
     loss = F.cross_entropy(logits[asked], everything.labels[asked])
     right = (logits.argmax(-1) == everything.labels) & asked
@@ -101,7 +97,7 @@ def test_a_run_tells_its_slices_apart(config: dict[str, Any], tmp_path: Any) -> 
 
 
 def test_slices_count_each_position(
-    objective: LanguageModel, data: Recall, monkeypatch: pytest.MonkeyPatch
+    task: LanguageModel, data: Recall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that answers the first value everywhere is right once an example."""
     everything = data.split("test")
@@ -109,10 +105,10 @@ def test_slices_count_each_position(
     def first_value(tokens: torch.Tensor, past: object = None) -> torch.Tensor:
         return F.one_hot(tokens[:, 1], 20).float().unsqueeze(1).expand(-1, tokens.shape[1], -1)
 
-    monkeypatch.setattr(objective.model, "states", first_value)
-    objective.model.lm_head = torch.nn.Identity()
-    objective.evaluate(everything, "test")
-    rates = objective._slice_accuracy("test").compute()
+    monkeypatch.setattr(task.model, "states", first_value)
+    task.model.lm_head = torch.nn.Identity()
+    task.evaluate(everything, "test")
+    rates = task._slice_accuracy("test").compute()
     assert {name: float(rate) for name, rate in rates.items()} == {
         "accuracy/length=16,pairs=2": 0.5,
         "accuracy/length=24,pairs=4": 0.25,
@@ -125,7 +121,7 @@ def test_a_text_has_no_sequences_to_get_right(compose: Any, tmp_path: Any, own_c
     options = ["data.length=16", "model.d_model=16", "trainer=cpu", "logger=csv"]
     config = compose("data=text", f"data.path={tmp_path / 'own.txt'}", *options)
     run = build(config)
-    run.objective.evaluate(run.data.split("test").select(torch.arange(3)), "test")
+    run.task.evaluate(run.data.split("test").select(torch.arange(3)), "test")
     metrics = {"loss", "perplexity", "accuracy", "bits_per_character"}
-    assert run.objective.results("test").keys() == metrics
+    assert run.task.results("test").keys() == metrics
     assert run.data.floor("test").keys() == metrics

@@ -12,7 +12,7 @@ from torch import nn
 from attention_lab.training.build import build
 from attention_lab.training.optim import OptimizerOptions
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.training.conftest import Train
 
@@ -74,10 +74,10 @@ def test_a_real_run_trains_at_the_rates_of_the_formula(
 ) -> None:
     rates: list[set[float]] = []
 
-    def spy(_: Objective, optimizer: torch.optim.Optimizer) -> None:
+    def spy(_: AttentionTask, optimizer: torch.optim.Optimizer) -> None:
         rates.append({group["lr"] for group in optimizer.param_groups})
 
-    monkeypatch.setattr(Objective, "on_before_optimizer_step", spy)
+    monkeypatch.setattr(AttentionTask, "on_before_optimizer_step", spy)
     options = [f"optimizer.schedule={schedule}", "optimizer.warmup_steps=3", "optimizer.lr=0.01"]
     trained(tiny_digits(*options, "optimizer.final_fraction=0.1"))
     for step, seen in enumerate(rates):
@@ -156,7 +156,7 @@ def test_gradients_are_clipped(precision: str, tiny_digits: Compose, tmp_path: P
         directory = tmp_path / clip
         options = [f"trainer.precision={precision}", f"trainer.gradient_clip={clip}"]
         config = tiny_digits(*options, "trainer.max_steps=1", "optimizer.weight_decay=0")
-        before = {k: v.clone() for k, v in build(config).objective.state_dict().items()}
+        before = {k: v.clone() for k, v in build(config).task.state_dict().items()}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(OptimizerOptions, "optimizer", descent)
             patch.setattr(OptimizerOptions, "learning_rate", lambda self, *_: self.lr)
@@ -178,7 +178,7 @@ def test_every_precision_trains(precision: str, tiny_digits: Compose, tmp_path: 
 def test_gradients_that_are_scaled_are_not_left_to_a_fused_optimizer(
     tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch, precision: str, is_fused: bool
 ) -> None:
-    objective = build(tiny_digits()).objective
+    task = build(tiny_digits()).task
     trainer = SimpleNamespace(
         precision=precision,
         max_epochs=1,
@@ -186,6 +186,6 @@ def test_gradients_that_are_scaled_are_not_left_to_a_fused_optimizer(
         limit_train_batches=1.0,
         accumulate_grad_batches=1,
     )
-    monkeypatch.setattr(type(objective), "trainer", trainer)
-    optimizer = objective.configure_optimizers()["optimizer"]
+    monkeypatch.setattr(type(task), "trainer", trainer)
+    optimizer = task.configure_optimizers()["optimizer"]
     assert optimizer.defaults["fused"] == is_fused

@@ -25,7 +25,7 @@ from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint.checkpoint_io import read
 from attention_lab.training.preemption import OF_SLURM, SIGNALS, Preempted, StopSignals
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.training.conftest import (
     OPTIONS,
@@ -85,7 +85,7 @@ def test_a_run_that_is_stopped_ends_bit_for_bit_as_if_it_had_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for number in steps:
-        signal_in(Objective, "training_step", lambda self, n=number: self.global_step == n - 1)
+        signal_in(AttentionTask, "training_step", lambda self, n=number: self.global_step == n - 1)
         reason = train_until_stopped(config, tmp_path / "run")
         assert reason == f"SIGUSR1: saved at step {number}"
         again = f"the same command with hydra.run.dir={tmp_path / 'run'} goes on"
@@ -103,7 +103,7 @@ def test_a_validation_that_a_signal_breaks_off_is_done_anew(
     for number in steps:
         batch = itertools.count()
         signal_in(
-            Objective,
+            AttentionTask,
             "validation_step",
             lambda self, n=number, b=batch: self.global_step == n and next(b) == 1,
         )
@@ -136,7 +136,7 @@ def test_the_last_validation_is_done_anew_whatever_ends_training(
     train(config, tmp_path / "whole" / "run", [])
     last = last or result(tmp_path / "whole" / "run")["steps"]
     for _ in range(2):
-        signal_in(Objective, "validation_step", lambda self: self.global_step == last)
+        signal_in(AttentionTask, "validation_step", lambda self: self.global_step == last)
         assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {last}"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
@@ -153,7 +153,7 @@ def test_a_terminal_shows_a_bar_also_where_it_goes_on_with_a_validation(
     config = {**with_a_bar, "trainer": {**with_a_bar["trainer"], "max_steps": max_steps}}
     train(config, tmp_path / "whole" / "run", [])
     capsys.readouterr()
-    signal_in(Objective, "validation_step", lambda self: self.global_step == 10)
+    signal_in(AttentionTask, "validation_step", lambda self: self.global_step == 10)
     train_until_stopped(config, tmp_path / "run")
     capsys.readouterr()
     train(config, tmp_path / "run", [])
@@ -191,7 +191,7 @@ def test_what_cannot_be_saved_at_a_signal_is_trained_again(
 ) -> None:
     """Nor is it tried again after a validation, which Lightning would not know to be over."""
     refuse_to_save(Once([step]))
-    signal_in(Objective, "training_step", lambda self: self.global_step == step - 1)
+    signal_in(AttentionTask, "training_step", lambda self: self.global_step == step - 1)
     assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1: saved at step 5"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
@@ -200,7 +200,7 @@ def test_what_cannot_be_saved_at_a_signal_is_trained_again(
 def test_a_signal_outside_of_training_is_heard_at_once(
     config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
 ) -> None:
-    signal_in(Objective, "test_step", lambda self: True)
+    signal_in(AttentionTask, "test_step", lambda self: True)
     assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
@@ -257,7 +257,7 @@ def test_a_signal_while_a_logger_finishes_does_not_hide_why_the_run_failed(
         raise RuntimeError("a mistake")
 
     monkeypatch.setattr(LoggerOptions, "logger", lambda *_: Uploading())
-    monkeypatch.setattr(Objective, "validation_step", fail)
+    monkeypatch.setattr(AttentionTask, "validation_step", fail)
     with pytest.raises(RuntimeError, match="a mistake"):
         train(config, tmp_path / "run", [])
     status = read_status(tmp_path / "run")
@@ -315,7 +315,7 @@ def test_checkpoints_between_validations(
 def test_the_time_of_a_part_that_is_saved_in_mid_interval_counts(
     config: dict[str, Any], tmp_path: Path, signal_in: Ask
 ) -> None:
-    signal_in(Objective, "training_step", lambda self: self.global_step == 3)
+    signal_in(AttentionTask, "training_step", lambda self: self.global_step == 3)
     train_until_stopped(config, tmp_path / "run")
     kept = read(tmp_path / "run" / "checkpoints" / "last.ckpt")["callbacks"]["History"]
     assert kept["training_seconds"] > 0.01
@@ -358,12 +358,12 @@ def test_in_training_nobody_else_hears_signals(
     """Lightning's handler of SIGTERM would wait for other processes, wherever each may be."""
     found: list[Any] = []
 
-    def look(self: Objective, batch: Any, batch_index: int) -> Tensor:
+    def look(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
         found.extend(signal.getsignal(number) for number in SIGNALS)
         return step(self, batch, batch_index)
 
-    step = Objective.training_step
-    monkeypatch.setattr(Objective, "training_step", look)
+    step = AttentionTask.training_step
+    monkeypatch.setattr(AttentionTask, "training_step", look)
     train(config | {"trainer": {**config["trainer"], "max_steps": 1}}, tmp_path / "run", [])
     assert {type(getattr(handler, "__self__", None)) for handler in found} == {StopSignals}
 
@@ -440,14 +440,14 @@ def test_a_stopped_job_is_requeued_once_it_has_saved(
 ) -> None:
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     scontrol.write_text(scontrol.read_text() + f"stat {last} > /dev/null\n")
-    step = Objective.training_step
+    step = AttentionTask.training_step
 
-    def signalled(self: Objective, batch: Any, batch_index: int) -> Tensor:
+    def signalled(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
         if self.global_step == 2:
             os.kill(os.getpid(), number)
         return step(self, batch, batch_index)
 
-    monkeypatch.setattr(Objective, "training_step", signalled)
+    monkeypatch.setattr(AttentionTask, "training_step", signalled)
     reason = train_until_stopped(config, tmp_path / "run")
     assert reason == f"{number.name}: saved at step 3"
     asked = tmp_path / "asked"
@@ -524,7 +524,7 @@ def test_a_validation_at_the_end_of_an_epoch_is_done_anew(
     config = tiny_digits("attention.dropout=0.2", "data.batch_size=100", "trainer.max_epochs=3")
     train(config, tmp_path / "whole" / "run", [])
     for number in (13, 26):
-        signal_in(Objective, "validation_step", lambda self, n=number: self.global_step == n)
+        signal_in(AttentionTask, "validation_step", lambda self, n=number: self.global_step == n)
         assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {number}"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")

@@ -17,7 +17,7 @@ from attention_lab.tracking.record_files import read_record
 from attention_lab.training.build import build
 from attention_lab.training.evaluation import evaluate, restored
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.classification import Classification
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import (
@@ -58,21 +58,21 @@ def run(request: pytest.FixtureRequest) -> FinishedRun:
 @pytest.mark.usefixtures("tiny")
 def test_a_few_words_are_learned_by_heart(model: list[str], compose: Compose) -> None:
     settings = ["trainer=cpu", "logger=csv", "data.limit=4", "data.evaluation_limit=3"]
-    options = ["model.d_model=32", "model.dropout=0.0", "objective.label_smoothing=0.0"]
+    options = ["model.d_model=32", "model.dropout=0.0", "task.label_smoothing=0.0"]
     built = build(compose(*model, *settings, *options))
-    objective, batch = built.objective, built.data.split("train")
-    optimizer = torch.optim.Adam(objective.parameters(), lr=0.01)
+    task, batch = built.task, built.data.split("train")
+    optimizer = torch.optim.Adam(task.parameters(), lr=0.01)
     losses = []
     for _ in range(100):
-        loss = objective.loss(batch).mean
+        loss = task.loss(batch).mean
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
-    objective.eval()
-    objective.evaluate(batch, "train")
-    assert float(objective.results("train")["per"]) < 0.1
+    task.eval()
+    task.evaluate(batch, "train")
+    assert float(task.results("train")["per"]) < 0.1
 
 
 def test_training_improves_the_validation_loss(digits_run: FinishedRun, trained: Train) -> None:
@@ -152,7 +152,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
 
 def test_the_result_counts_what_there_is(run: FinishedRun) -> None:
     built, result = build(run.config), run.result
-    data, model = built.data, built.objective.model
+    data, model = built.data, built.task.model
     epochs = run.config["trainer"]["max_epochs"]
     train = data.split("train")
     lengths = train.lengths().sum(0)
@@ -241,7 +241,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Tensor]]:
     weights: dict[int, dict[str, Tensor]] = {}
     script = iter([0.2, 0.7, 0.7, 0.4, 0.5, 0.3])
 
-    def results(self: Objective, split: str) -> dict[str, Tensor]:
+    def results(self: AttentionTask, split: str) -> dict[str, Tensor]:
         if split == "validation":
             state = self.state_dict()
             weights[self.global_step] = {name: value.clone() for name, value in state.items()}

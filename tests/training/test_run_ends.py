@@ -16,7 +16,7 @@ from attention_lab.tracking import run_directory
 from attention_lab.tracking.run_directory import RunExists
 from attention_lab.training.distributed.launch import launch
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Diverged, Objective
+from attention_lab.training.tasks.base import AttentionTask, Diverged
 from tests.conftest import Compose, FinishedRun
 from tests.training.conftest import Train, read_status
 
@@ -30,14 +30,14 @@ def run_that_fails(
     error: BaseException, config: dict[str, Any], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
     """The status of a run in whose third step something is raised."""
-    step = Objective.training_step
+    step = AttentionTask.training_step
 
-    def raise_in_third_step(self: Objective, batch: Any, batch_index: int) -> Tensor:
+    def raise_in_third_step(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
         if batch_index == 2:
             raise error
         return step(self, batch, batch_index)
 
-    monkeypatch.setattr(Objective, "training_step", raise_in_third_step)
+    monkeypatch.setattr(AttentionTask, "training_step", raise_in_third_step)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises((type(error), SystemExit)):
         train(config, directory, [])
@@ -84,12 +84,12 @@ def test_an_exploding_loss_is_divergence(
 def test_a_loss_that_turns_nan_is_divergence_though_a_checkpoint_was_good(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Objective.training_step
+    step = AttentionTask.training_step
 
-    def turn_nan(self: Objective, batch: Any, batch_index: int) -> Tensor:
+    def turn_nan(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
         return step(self, batch, batch_index) * (float("nan") if self.global_step == 6 else 1)
 
-    monkeypatch.setattr(Objective, "training_step", turn_nan)
+    monkeypatch.setattr(AttentionTask, "training_step", turn_nan)
     with pytest.raises(Diverged, match="the training loss is nan at step 7"):
         train(tiny_digits(), tmp_path / "run", [])
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()

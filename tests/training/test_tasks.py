@@ -27,8 +27,8 @@ def words(tiny: Compose) -> G2P:
 
 
 def make(config: dict[str, Any], data: G2P) -> Any:
-    """The objective of a config, in eval mode."""
-    return build(config, data).objective.eval()
+    """The task of a config, in eval mode."""
+    return build(config, data).task.eval()
 
 
 def loss_by_hand(logits: Tensor, target: Tensor, smoothing: float) -> float:
@@ -47,14 +47,14 @@ def loss_by_hand(logits: Tensor, target: Tensor, smoothing: float) -> float:
 def test_label_smoothing_is_in_the_training_loss_and_nowhere_else(
     smoothing: float, tiny: Compose, words: G2P
 ) -> None:
-    objective = make(tiny(f"objective.label_smoothing={smoothing}"), words)
+    task = make(tiny(f"task.label_smoothing={smoothing}"), words)
     batch = words.split("validation")
-    logits = objective.model(batch.source, batch.target[:, :-1])
-    loss = objective.loss(batch).mean
+    logits = task.model(batch.source, batch.target[:, :-1])
+    loss = task.loss(batch).mean
     assert loss.item() == pytest.approx(loss_by_hand(logits, batch.target, smoothing), rel=1e-5)
-    objective.evaluate(batch, "validation")
+    task.evaluate(batch, "validation")
     expected = loss_by_hand(logits, batch.target, 0.0)
-    assert float(objective.results("validation")["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(task.results("validation")["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_tokens_are_the_letters_read_and_the_phonemes_written(tiny: Compose, words: G2P) -> None:
@@ -83,20 +83,20 @@ def distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 def test_validation_metrics_are_those_of_all_words_together(tiny: Compose, words: G2P) -> None:
     """In batches of unequal sizes and lengths, which must not count for more than they hold."""
-    objective = make(tiny("data.batch_size=7", "objective.max_length=6"), words)
+    task = make(tiny("data.batch_size=7", "task.max_length=6"), words)
     everything = words.split("validation")
     with torch.no_grad():
-        for parameter in objective.model.parameters():
+        for parameter in task.model.parameters():
             parameter.mul_(2)  # so that it writes different words
         for rows in torch.arange(40).split(7):
-            objective.evaluate(everything.select(rows), "validation")
-        results = objective.results("validation")
-        logits = objective.model(everything.source, everything.target[:, :-1])
+            task.evaluate(everything.select(rows), "validation")
+        results = task.results("validation")
+        logits = task.model(everything.source, everything.target[:, :-1])
     following = everything.target[:, 1:]
     right = (logits.argmax(-1) == following)[following != PAD]
     edits = length = wrong = 0
     for row, references in enumerate(words.references("validation")):
-        written = greedy(objective.model, everything.source[row : row + 1], BOS, EOS, 6)[0].tolist()
+        written = greedy(task.model, everything.source[row : row + 1], BOS, EOS, 6)[0].tolist()
         written = written[: written.index(EOS)] if EOS in written else written
         errors = [(distance(tuple(written), spoken), -len(spoken)) for spoken in references]
         edits, length = edits + min(errors)[0], length - min(errors)[1]
@@ -114,42 +114,42 @@ def test_a_word_that_is_written_right_has_no_errors(
     tiny: Compose, words: G2P, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any accepted pronunciation will do, and what follows its end does not count."""
-    objective, batch = make(tiny(), words), words.split("test")
+    task, batch = make(tiny(), words), words.split("test")
     references = words.references("test")
     longest = max(len(accepted[-1]) for accepted in references)
     written = torch.full((len(references), longest + 3), 9)
     for row, accepted in enumerate(references):
         written[row, : len(accepted[-1]) + 1] = torch.tensor([*accepted[-1], EOS])
     monkeypatch.setattr(sequence_to_sequence, "greedy", lambda *_: written)
-    objective.evaluate(batch, "test")
-    results = objective.results("test")
+    task.evaluate(batch, "test")
+    results = task.results("test")
     assert (float(results["per"]), float(results["wer"])) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["words", "digits"])
 def test_results_start_anew(kind: str, tiny: Compose, tiny_digits: Compose, words: G2P) -> None:
     run = build(tiny(), words) if kind == "words" else build(tiny_digits())
-    objective, batch = run.objective.eval(), run.data.split("validation")
+    task, batch = run.task.eval(), run.data.split("validation")
     half, rest = (batch.select(rows) for rows in torch.arange(40).split(20))
-    objective.evaluate(half, "validation")
-    objective.results("validation")
-    objective.evaluate(rest, "validation")
-    after = objective.results("validation")
-    objective.evaluate(rest, "validation")
-    assert objective.results("validation") == after
+    task.evaluate(half, "validation")
+    task.results("validation")
+    task.evaluate(rest, "validation")
+    after = task.results("validation")
+    task.evaluate(rest, "validation")
+    assert task.results("validation") == after
 
 
 def test_the_metrics_of_a_classifier(tiny_digits: Compose) -> None:
     run = build(tiny_digits())
-    objective, batch = run.objective.eval(), run.data.split("validation")
-    logits = objective.model(batch.inputs)
+    task, batch = run.task.eval(), run.data.split("validation")
+    logits = task.model(batch.inputs)
     chosen = logits.log_softmax(-1)[torch.arange(len(batch.labels)), batch.labels]
-    loss, _, tokens = objective.loss(batch)
+    loss, _, tokens = task.loss(batch)
     assert loss.item() == pytest.approx(-chosen.mean().item(), rel=1e-5)
     assert int(tokens) == batch.inputs.shape[0] * 8
     for rows in torch.arange(len(batch.labels)).split(50):
-        objective.evaluate(batch.select(rows), "validation")
-    results = objective.results("validation")
+        task.evaluate(batch.select(rows), "validation")
+    results = task.results("validation")
     assert results.keys() == {"loss", "accuracy"}
     assert float(results["loss"]) == pytest.approx(-chosen.mean().item(), rel=1e-5)
     right = (logits.argmax(-1) == batch.labels).float().mean()
@@ -164,10 +164,10 @@ def poison(batch: Any) -> Any:
 
 
 def test_a_nan_in_the_weights_is_divergence_on_words_too(tiny: Compose, words: G2P) -> None:
-    objective = make(tiny(), words)
-    torch.nn.init.constant_(objective.model.lm_head.bias, float("nan"))
+    task = make(tiny(), words)
+    torch.nn.init.constant_(task.model.lm_head.bias, float("nan"))
     with pytest.raises(Diverged, match="the test loss is nan at step 0"):
-        objective.evaluate(words.split("test"), "test")
+        task.evaluate(words.split("test"), "test")
 
 
 @pytest.mark.parametrize("poisoned", ["all", "one of two"])
@@ -175,19 +175,19 @@ def test_a_validation_loss_that_is_no_number_is_divergence(
     poisoned: str, tiny_digits: Compose
 ) -> None:
     run = build(tiny_digits())
-    objective, batch = run.objective.eval(), run.data.split("validation")
+    task, batch = run.task.eval(), run.data.split("validation")
     if poisoned == "one of two":
-        objective.evaluate(batch, "validation")
+        task.evaluate(batch, "validation")
     with pytest.raises(Diverged, match="the validation loss is nan at step 0"):
-        objective.evaluate(poison(batch), "validation")
+        task.evaluate(poison(batch), "validation")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("objective.label_smoothing=1.0", r"label_smoothing must be in \[0, 1\), got 1.0"),
-        ("objective.label_smoothing=-0.1", r"label_smoothing must be in \[0, 1\), got -0.1"),
-        ("objective.max_length=0", "max_length must be at least 1, got 0"),
+        ("task.label_smoothing=1.0", r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ("task.label_smoothing=-0.1", r"label_smoothing must be in \[0, 1\), got -0.1"),
+        ("task.max_length=0", "max_length must be at least 1, got 0"),
     ],
 )
 def test_it_refuses(override: str, message: str, tiny: Compose, words: G2P) -> None:
@@ -203,7 +203,7 @@ def test_max_length_bounds_what_is_written(
     targets = [row for split in SPLITS for row in words.split(split).target.tolist()]
     longest = max(len(words.target_vocabulary.decode(row)) for row in targets)
     override = "null" if given is None else given
-    objective = make(tiny(f"objective.max_length={override}"), words)
+    task = make(tiny(f"task.max_length={override}"), words)
     asked: list[tuple[int, ...]] = []
 
     def spy(model: SequenceToSequenceNetwork, source: Tensor, *options: int) -> Tensor:
@@ -212,5 +212,5 @@ def test_max_length_bounds_what_is_written(
         return written
 
     monkeypatch.setattr(sequence_to_sequence, "greedy", spy)
-    objective.evaluate(words.probe(3), "validation")
+    task.evaluate(words.probe(3), "validation")
     assert asked == [(BOS, EOS, given or longest + 1)]

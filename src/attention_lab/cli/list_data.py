@@ -66,7 +66,5 @@ def _facts(name: str, extra: Path | None) -> str:
     except Exception as error:  # of a user's own, too: the others can still be listed
         return f"not loaded: {' '.join(str(error).split()) or type(error).__name__}"
     sizes = " / ".join(f"{len(data.split(split).lengths()):,}" for split in SPLITS)
-    objective, model = (
-        config[section]["_target_"].rpartition(".")[2] for section in ("objective", "model")
-    )
-    return f"{sizes}; {data.monitor}: {', '.join(marks)}; {objective} with {model}"
+    task, model = (config[section]["_target_"].rpartition(".")[2] for section in ("task", "model"))
+    return f"{sizes}; {data.monitor}: {', '.join(marks)}; {task} with {model}"

@@ -79,7 +79,7 @@ def _predictor(chosen: argparse.Namespace) -> "Predictor":
 
     run = restored(chosen.run, chosen.checkpoint, given(chosen, DECODING), with_data=False)
     try:
-        return predictor(run.objective, Sampling(**given(chosen, SAMPLING)))
+        return predictor(run.task, Sampling(**given(chosen, SAMPLING)))
     except CannotPredict as error:
         raise UnusableRun(f"{chosen.run}: {error}") from error
 

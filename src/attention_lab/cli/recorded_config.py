@@ -14,7 +14,7 @@ from attention_lab.config.compose import WrongCommand
 #: Config groups in which an override can choose another option than the recorded one.
 SWITCHED = re.compile(r"((?:attention|optimizer|trainer|logger)(?:/\w+)*)=")
 #: Config groups in which it cannot: their options only fit certain options of other groups.
-FIXED = re.compile(r"((?:data|model|objective|experiment)(?:/\w+)*)=")
+FIXED = re.compile(r"((?:data|model|task|experiment)(?:/\w+)*)=")
 MISSING = "???"
 REFERENCES = ("${attention}", "${seed}")
 

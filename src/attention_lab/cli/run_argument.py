@@ -8,7 +8,7 @@ from typing import Any
 
 from attention_lab.cli import warn
 
-#: The objective's settings that options may replace.
+#: The task's settings that options may replace.
 DECODING = {"beam": "beams", "length_penalty": "length_penalty"}
 
 

@@ -19,7 +19,7 @@ SECTIONS = {
     "attention": "attention_lab.attention.AttentionLayer",
     "model": "attention_lab.models.protocol.Network",
     "data": "attention_lab.data.core.splits.SplitDataModule",
-    "objective": "attention_lab.training.tasks.base.Objective",
+    "task": "attention_lab.training.tasks.base.AttentionTask",
     "optimizer": "attention_lab.training.optim.OptimizerOptions",
     "trainer": "attention_lab.training.trainer.TrainerOptions",
     "logger": "attention_lab.tracking.wandb_logger.LoggerOptions",
@@ -42,8 +42,8 @@ def check(config: Config) -> None:
         if key not in (*SECTIONS, "seed", "data_files"):
             raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
     for section in SECTIONS:
-        if section == "objective" and section not in config:
-            raise ConfigError(_no_objective(config))
+        if section == "task" and section not in config:
+            raise ConfigError(_no_task(config))
         if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
             raise ConfigError(f"{section}: must be a config group's option, with a _target_")
         check_node(section, config[section], base_class(section))
@@ -58,22 +58,22 @@ def check_seed(config: Config) -> None:
         raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
 
 
-def _no_objective(config: Config) -> str:
-    """What to say about a dataset of one's own whose config does not bring an objective along."""
+def _no_task(config: Config) -> str:
+    """What to say about a dataset of one's own whose config does not bring a task along."""
     data = component_class("data", config["data"]["_target_"], (base_class("data"),))
     return (
-        "objective: the data's YAML names none; put `defaults: [/objective@_global_: "
+        "task: the data's YAML names none; put `defaults: [/task@_global_: "
         f"{data.task}]` into it"  # type: ignore[attr-defined]
     )
 
 
 def _check_tasks(config: Config) -> None:
-    """Model, data and objective must be for the same task."""
+    """Model, data and LightningModule must be for the same task."""
     tasks = {
         section: component_class(section, config[section]["_target_"], (base_class(section),)).task  # type: ignore[attr-defined]
-        for section in ("data", "objective", "model")
+        for section in ("data", "task", "model")
     }
-    for section in ("objective", "model"):
+    for section in ("task", "model"):
         if tasks[section] != tasks["data"]:
             raise ConfigError(
                 f"{section}: {config[section]['_target_'].rpartition('.')[2]} is for "

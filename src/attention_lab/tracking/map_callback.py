@@ -100,26 +100,26 @@ class AttentionMaps(Callback):
 
 
 def attention_maps(
-    objective: Any, batch: Any, labels: list[dict[str, list[str]]], step: int
+    task: Any, batch: Any, labels: list[dict[str, list[str]]], step: int
 ) -> list[AttentionMap]:
     """The maps of every example of a batch, for every attention layer.
 
     Args:
-        objective: what knows how to look at a batch, around a ``model`` made of attention.
+        task: what knows how to look at a batch, around a ``model`` made of attention.
         batch: the examples.
         labels: for each example, the names of its positions by sequence.
         step: when, in optimizer steps.
     """
-    was_training = objective.training
-    objective.eval()
-    with torch.no_grad(), observe(objective.model) as calls:
-        objective.look_at(batch)
-    objective.train(was_training)
+    was_training = task.training
+    task.eval()
+    with torch.no_grad(), observe(task.model) as calls:
+        task.look_at(batch)
+    task.train(was_training)
     maps = []
-    for layer, (over_rows, over_columns) in objective.model.attention_axes().items():
+    for layer, (over_rows, over_columns) in task.model.attention_axes().items():
         if not calls[layer]:
             continue  # a mechanism without weights has nothing to show
-        predicts = over_rows in ("target", "both") or objective.task == "language_model"
+        predicts = over_rows in ("target", "both") or task.task == "language_model"
         note = TEACHER_FORCED if predicts else ""
         # A decoder that runs step by step calls its layer once for each row of the map.
         weights = torch.cat(calls[layer], dim=2).float().cpu()

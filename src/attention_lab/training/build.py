@@ -28,7 +28,7 @@ from attention_lab.data.files.paths import shown
 from attention_lab.models.protocol import Network
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.optim import OptimizerOptions
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.trainer import TrainerOptions
 
 
@@ -37,7 +37,7 @@ class Run:
     """The parts of a run, built and ready to train."""
 
     data: SplitDataModule[Any]
-    objective: Objective
+    task: AttentionTask
     trainer_options: TrainerOptions
     logger_options: LoggerOptions
 
@@ -77,9 +77,9 @@ def build(config: Config, data: SplitDataModule[Any] | None = None) -> Run:
         model = create(config["model"], (Network,), **sizes)
         _check_backends(model, "cuda" if _trains_on_gpu(trainer_options) else "cpu")
         parts = {"model": model, "data": data, "optimizer": optimizer}
-        objective = create(config["objective"], (Objective,), **parts)
-        _check_lengths(model, data, getattr(objective, "max_length", 0))
-        return Run(data, objective, trainer_options, create(config["logger"], (LoggerOptions,)))
+        task = create(config["task"], (AttentionTask,), **parts)
+        _check_lengths(model, data, getattr(task, "max_length", 0))
+        return Run(data, task, trainer_options, create(config["logger"], (LoggerOptions,)))
 
 
 def check_logger(config: Config) -> None:

@@ -17,7 +17,7 @@ from attention_lab.data.core.splits import SplitDataModule
 from attention_lab.tracking.run_directory import read_config
 from attention_lab.training.build import Run, build, config_errors, load_data
 from attention_lab.training.checkpoint.checkpoint_io import read
-from attention_lab.training.tasks.base import Objective, Split
+from attention_lab.training.tasks.base import AttentionTask, Split
 
 
 def restored(
@@ -33,7 +33,7 @@ def restored(
     Args:
         directory: the run's.
         checkpoint: "best" or "last".
-        decoding: settings of the objective in place of those of the config, as ``beams``.
+        decoding: settings of the task in place of those of the config, as ``beams``.
         with_data: whether to load its data.
 
     Raises:
@@ -44,7 +44,7 @@ def restored(
     """
     config = read_config(directory)
     config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
-    config["objective"] |= decoding or {}
+    config["task"] |= decoding or {}
     kept = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
     check(config)
     if with_data:
@@ -52,7 +52,7 @@ def restored(
     data = load_data(config) if with_data else _data_of(kept, config)
     run = build(config, data)
     load_weights(run, kept)
-    for name, weight in run.objective.model.named_parameters():
+    for name, weight in run.task.model.named_parameters():
         if not weight.isfinite().all():
             raise RuntimeError(f"its weights are NaN or infinite, as in {name}; train it again")
     return run
@@ -66,9 +66,9 @@ def solves(directory: Path) -> str:
         ConfigError: if its config no longer works.
     """
     config = read_config(directory)
-    objective = component_class("objective", config["objective"]["_target_"], (Objective,))
-    assert issubclass(objective, Objective)
-    return objective.task
+    task = component_class("task", config["task"]["_target_"], (AttentionTask,))
+    assert issubclass(task, AttentionTask)
+    return task.task
 
 
 def load_weights(run: Run, kept: Mapping[str, Any]) -> None:
@@ -79,7 +79,7 @@ def load_weights(run: Run, kept: Mapping[str, Any]) -> None:
             run.data.load_state_dict(known)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    run.objective.load_state_dict(kept["state_dict"])
+    run.task.load_state_dict(kept["state_dict"])
 
 
 def evaluate(run: Run, split: Split) -> dict[str, float]:
@@ -97,7 +97,7 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
             enable_checkpointing=False,
         )
         look = trainer.validate if split == "validation" else trainer.test
-        (metrics,) = look(run.objective, loader, verbose=False)
+        (metrics,) = look(run.task, loader, verbose=False)
     prefix = f"{split}/"
     return {k.removeprefix(prefix): value for k, value in metrics.items() if k.startswith(prefix)}
 

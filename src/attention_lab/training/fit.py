@@ -84,7 +84,7 @@ def fit(
         )
         on_ctrl_c = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(run.objective, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
+            trainer.fit(run.task, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
         except BaseException as error:
             if stems_from(error, _is_ctrl_c):  # which Lightning takes without a word
                 signal.signal(signal.SIGINT, on_ctrl_c)  # Lightning leaves it ignored

@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from attention_lab.tracking.progress import validation_metrics
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 
 _KEPT = ("training_seconds", "validation_seconds", "peak_memory_bytes")
 
@@ -51,7 +51,9 @@ class History(Callback):
         self._since = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        tokens = int(cast(Objective, pl_module).tokens)  # waits for the device, so before the clock
+        tokens = int(
+            cast(AttentionTask, pl_module).tokens
+        )  # waits for the device, so before the clock
         self.training_seconds += self._lap()
         speed = {"train/tokens_per_second": tokens / self.training_seconds}
         for logger in trainer.loggers:

@@ -11,7 +11,7 @@ import torch
 from attention_lab.data.core.batches import pad
 from attention_lab.data.core.vocabulary import SPECIALS, UNK, TextVocabulary
 from attention_lab.models.decoding import room, sample
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.classification import Classification
 from attention_lab.training.tasks.language_model import LanguageModel
 from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
@@ -85,36 +85,36 @@ class Writer(Predictor):
     """Answers a source with its target.
 
     Args:
-        objective: what was trained, in evaluation mode.
+        task: what was trained, in evaluation mode.
     """
 
-    def __init__(self, objective: SequenceToSequence) -> None:
-        super().__init__(objective.data.source_vocabulary)
-        self.objective = objective
+    def __init__(self, task: SequenceToSequence) -> None:
+        super().__init__(task.data.source_vocabulary)
+        self.task = task
 
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
-        written = self.objective.write(pad(ids).to(self.objective.device))
-        return [self.objective.data.target_vocabulary.write(row) for row in written]
+        written = self.task.write(pad(ids).to(self.task.device))
+        return [self.task.data.target_vocabulary.write(row) for row in written]
 
 
 class Continuer(Predictor):
     """Answers a prompt with the prompt and how it goes on.
 
     Args:
-        objective: what was trained, in evaluation mode.
+        task: what was trained, in evaluation mode.
         sampling: how to go on. The seed is that of the first line; others follow.
     """
 
     one_by_one = True  # prompts differ in length, and padding has no place before what follows
     keeps_edges = True  # a prompt may end with a space
 
-    def __init__(self, objective: LanguageModel, sampling: Sampling) -> None:
-        vocabulary = objective.data.text_vocabulary
+    def __init__(self, task: LanguageModel, sampling: Sampling) -> None:
+        vocabulary = task.data.text_vocabulary
         if vocabulary is None:
-            raise CannotPredict(_NOT_TEXT.format(type(objective.data).__name__))
+            raise CannotPredict(_NOT_TEXT.format(type(task.data).__name__))
         super().__init__(vocabulary)
-        self.model, self.device, self.sampling = objective.model, objective.device, sampling
-        self.generator = torch.Generator(objective.device).manual_seed(sampling.seed)
+        self.model, self.device, self.sampling = task.model, task.device, sampling
+        self.generator = torch.Generator(task.device).manual_seed(sampling.seed)
 
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         return [text + self._after(prompt) for text, prompt in zip(texts, ids, strict=True)]
@@ -167,35 +167,35 @@ class Labeller(Predictor):
     """Answers a text with the name of its class.
 
     Args:
-        objective: what was trained, in evaluation mode.
+        task: what was trained, in evaluation mode.
     """
 
-    def __init__(self, objective: Classification) -> None:
-        if not isinstance(objective.data, LabelledText):
-            raise CannotPredict(_NOT_TEXT.format(type(objective.data).__name__))
-        super().__init__(objective.data.text_vocabulary)
-        self.objective, self.classes = objective, objective.data.classes
+    def __init__(self, task: Classification) -> None:
+        if not isinstance(task.data, LabelledText):
+            raise CannotPredict(_NOT_TEXT.format(type(task.data).__name__))
+        super().__init__(task.data.text_vocabulary)
+        self.task, self.classes = task, task.data.classes
 
     @torch.no_grad()
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
-        logits = self.objective.model(pad(ids).to(self.objective.device))
+        logits = self.task.model(pad(ids).to(self.task.device))
         return [self.classes[label] for label in logits.argmax(-1).tolist()]
 
 
-def predictor(objective: Objective, sampling: Sampling) -> Predictor:
-    """What answers lines of text with an objective's network, on the GPU if there is one.
+def predictor(task: AttentionTask, sampling: Sampling) -> Predictor:
+    """What answers lines of text with a task's network, on the GPU if there is one.
 
     Raises:
         CannotPredict: if the network or its data has nothing to do with text.
     """
-    objective.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(objective, SequenceToSequence):
-        return Writer(objective)
-    if isinstance(objective, LanguageModel):
-        return Continuer(objective, sampling)
-    if isinstance(objective, Classification):
-        return Labeller(objective)
-    raise CannotPredict(f"nothing is known of how {type(objective).__name__} answers text")
+    task.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(task, SequenceToSequence):
+        return Writer(task)
+    if isinstance(task, LanguageModel):
+        return Continuer(task, sampling)
+    if isinstance(task, Classification):
+        return Labeller(task)
+    raise CannotPredict(f"nothing is known of how {type(task).__name__} answers text")
 
 
 def answers(predictor: Predictor, lines: Iterable[bytes], batch: int) -> Iterator[list[str]]:

@@ -168,10 +168,10 @@ def _fit_and_test(
 ) -> dict[str, Any]:
     data, monitor, mode = run.data, f"validation/{run.data.monitor}", run.data.mode
     trainer, history, maps, checkpoints = fit(run, record.directory, record, others, signals)
-    tokens = int(run.objective.tokens)
+    tokens = int(run.task.tokens)
     process_group.destroy()
     signals.stop_waiting()
-    if is_sharded(run.objective.model):
+    if is_sharded(run.task.model):
         run = build(with_environment(config), data)
     load_weights(run, checkpoints.read_best())
     test = evaluate(run, "test")
@@ -184,13 +184,13 @@ def _fit_and_test(
         "task": data.task,
         "monitor": data.monitor,
         "mode": mode,
-        "bounds": {k: list(ends) for k, ends in run.objective.bounds().items() if k in test},
+        "bounds": {k: list(ends) for k, ends in run.task.bounds().items() if k in test},
         "validation": _short(best.metrics),
         "last": _short(last.metrics),
         "test": test,
         "floor": data.floor("test"),
         "shortcuts": data.shortcuts("test"),
-        "parameters": sum(p.numel() for p in run.objective.model.parameters()),
+        "parameters": sum(p.numel() for p in run.task.model.parameters()),
         "tokens_per_second": tokens / history.training_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,
         "steps": trainer.global_step,
@@ -205,8 +205,7 @@ def _fit_and_test(
             "attention_maps": maps.seconds,
         },
         "backends": {
-            name: layer.backend.name
-            for name, layer in attention_layers(run.objective.model).items()
+            name: layer.backend.name for name, layer in attention_layers(run.task.model).items()
         },
     }
 

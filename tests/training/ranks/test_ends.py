@@ -83,13 +83,13 @@ def test_a_process_that_dies_takes_the_run_with_it_and_is_named(
 
 RAISE = """
 import os
-from attention_lab.training.tasks.base import Objective
-step = Objective.training_step
+from attention_lab.training.tasks.base import AttentionTask
+step = AttentionTask.training_step
 def training_step(self, *arguments):
     if os.environ.get("RANK") == "{rank}" and self.global_step == 3:
         raise RuntimeError("out of luck")
     return step(self, *arguments)
-Objective.training_step = training_step
+AttentionTask.training_step = training_step
 """
 
 

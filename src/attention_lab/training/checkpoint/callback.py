@@ -16,7 +16,7 @@ from attention_lab.training.checkpoint.checkpoint_io import Damaged, read, write
 from attention_lab.training.checkpoint.rng_state import random_states, restore_random_states
 from attention_lab.training.distributed import process_group
 from attention_lab.training.history import History
-from attention_lab.training.tasks.base import Objective
+from attention_lab.training.tasks.base import AttentionTask
 
 #: Where a checkpoint has what Lightning does not keep.
 _KEPT = "attention_lab"
@@ -128,7 +128,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         # A checkpoint is what a run goes on from, so there must be something to go on from.
-        cast(Objective, trainer.lightning_module).require_finite_weights()
+        cast(AttentionTask, trainer.lightning_module).require_finite_weights()
         self._tried = trainer.global_step
         if trainer.is_global_zero:
             self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
@@ -181,7 +181,7 @@ class Checkpoints(Checkpoint):
         if self._loaded is not None:  # now, as to set up loaders draws random numbers
             restore_random_states(self._loaded["random"][process_group.rank()])
             trainer.should_stop = self._loaded["ended"]
-        cast(Objective, pl_module).before_validation.append(self._look)
+        cast(AttentionTask, pl_module).before_validation.append(self._look)
         if self._loaded is not None and self._loaded["validates"]:
             _validate(trainer)
 

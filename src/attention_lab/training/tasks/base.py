@@ -1,4 +1,4 @@
-"""What all objectives share: optimization, counting tokens, and noticing divergence."""
+"""What all tasks share: optimization, counting tokens, and noticing divergence."""
 
 import functools
 import math
@@ -37,7 +37,7 @@ class Loss(NamedTuple):
     tokens: Tensor
 
 
-class Objective(LightningModule, ABC):
+class AttentionTask(LightningModule, ABC):
     """Wraps a network: losses and metrics, and nothing about how attention works.
 
     Args:

@@ -12,10 +12,10 @@ from attention_lab.data.core.batches import LabelledSequences
 from attention_lab.data.core.splits import SplitDataModule
 from attention_lab.models.protocol import ClassificationNetwork
 from attention_lab.training.optim import OptimizerOptions
-from attention_lab.training.tasks.base import Loss, Objective, Split
+from attention_lab.training.tasks.base import AttentionTask, Loss, Split
 
 
-class Classification(Objective):
+class Classification(AttentionTask):
     """Cross-entropy and accuracy.
 
     Args:

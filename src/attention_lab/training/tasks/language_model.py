@@ -12,10 +12,10 @@ from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelData
 from attention_lab.models.protocol import LanguageNetwork
 from attention_lab.training.optim import OptimizerOptions
-from attention_lab.training.tasks.base import Loss, Objective, Split
+from attention_lab.training.tasks.base import AttentionTask, Loss, Split
 
 
-class LanguageModel(Objective):
+class LanguageModel(AttentionTask):
     """Cross-entropy at the labelled positions, and at no others are there logits.
 
     Evaluation gives ``loss`` (nats a position) and the metrics that the data names.

@@ -16,10 +16,10 @@ from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
 from attention_lab.training.distributed.fsdp import gather, scatter
 from attention_lab.training.optim import OptimizerOptions
-from attention_lab.training.tasks.base import Loss, Objective, Split
+from attention_lab.training.tasks.base import AttentionTask, Loss, Split
 
 
-class SequenceToSequence(Objective):
+class SequenceToSequence(AttentionTask):
     """Cross-entropy with teacher forcing; evaluation by greedy decoding, or by beam search.
 
     Args:
