@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from attention_lab.sweeps.sweep import Sweep
-from attention_lab.tracking import run_directory
-from attention_lab.tracking.run_directory import RunRecord, changed_code, provenance
+from attention_lab.tracking import code_version, run_directory
+from attention_lab.tracking.code_version import code_changes
+from attention_lab.tracking.run_directory import RunRecord
 from tests.conftest import Compose
 
 REVISION = "0" * 40
@@ -21,7 +22,8 @@ def code(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The code of this process."""
     versions = {"attention-lab": "0.3.1", "torch": "2.13.0+cpu", "lightning": "2.6.6", "wandb": "1"}
     code = {"git_revision": REVISION, "versions": versions}
-    monkeypatch.setattr(run_directory, "provenance", lambda: code)
+    for module in (code_version, run_directory):
+        monkeypatch.setattr(module, "code_version", lambda: code)
     return code
 
 
@@ -46,7 +48,7 @@ def code(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_revisions_and_major_versions_are_compared(
     then: Mapping[str, Any], changes: list[str]
 ) -> None:
-    found = changed_code(then)
+    found = code_changes(then)
     assert len(found) == len(changes)
     assert all(each.startswith(change) for each, change in zip(found, changes, strict=True))
 
@@ -83,17 +85,17 @@ def test_runs_of_other_code_are_named_before_anything_starts(
 def test_each_edit_of_a_commit_is_a_revision_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "src" / "attention_lab" / "recording" / "run_directory.py"
+    file = tmp_path / "src" / "attention_lab" / "tracking" / "code_version.py"
     file.parent.mkdir(parents=True)
     file.write_text("committed")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
         subprocess.run([*git, *arguments], check=True)
-    monkeypatch.setattr(run_directory, "__file__", str(file))
+    monkeypatch.setattr(code_version, "__file__", str(file))
     revisions = []
     for content in ("committed", "edited", "edited again", "edited"):
         file.write_text(content)
-        revisions.append(run_directory._git_revision())
+        revisions.append(code_version._git_revision())
     clean, edited, again, same = revisions
     assert clean is not None
     assert len(clean) == 40
@@ -102,7 +104,8 @@ def test_each_edit_of_a_commit_is_a_revision_of_its_own(
     assert edited == same != again
 
 
-def test_the_provenance_of_this_process_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_version_of_this_process_is_plain_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert json.loads(json.dumps(provenance())) == provenance()
-    assert changed_code(provenance()) == []
+    now = code_version.code_version()
+    assert json.loads(json.dumps(now)) == now
+    assert code_changes(now) == []

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 
 from attention_lab.tracking import metrics_csv as module
-from attention_lab.tracking.metrics_csv import MetricsFile
+from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -22,9 +22,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def written(path: Path) -> MetricsFile:
+def written(path: Path) -> MetricsCSVLogger:
     """A file with two rows of training and one of validation."""
-    metrics = MetricsFile(path)
+    metrics = MetricsCSVLogger(path)
     for step, loss in enumerate([2.5, 1 / 3]):
         metrics.log_metrics({"train/loss": loss, "epoch": 0}, step)
         metrics.save()
@@ -40,14 +40,16 @@ WRITTEN = [
 ]
 
 
-def test_a_row_for_each_time_and_a_column_for_each_metric(written: MetricsFile, path: Path) -> None:
+def test_a_row_for_each_call_and_a_column_for_each_metric(
+    written: MetricsCSVLogger, path: Path
+) -> None:
     assert read(path) == WRITTEN
     assert path.read_text().splitlines()[0] == "epoch,step,train/loss,validation/per"
     assert written.rows == 3
 
 
 def test_known_metrics_are_appended(
-    written: MetricsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+    written: MetricsCSVLogger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = path.read_bytes()
     inode = path.stat().st_ino
@@ -60,7 +62,7 @@ def test_known_metrics_are_appended(
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(
-    written: MetricsFile, path: Path, monkeypatch: pytest.MonkeyPatch
+    written: MetricsCSVLogger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_off(*_: Any) -> NoReturn:
         assert read(path) == WRITTEN
@@ -78,12 +80,12 @@ def test_the_old_file_stays_until_the_new_one_is_whole(
 
 @pytest.mark.parametrize("tail", ["", ",9,0.1", "0,9,0.1,\n0,10,0.05,\n"])
 def test_another_process_goes_on_after_the_rows_that_count(
-    tail: str, written: MetricsFile, path: Path
+    tail: str, written: MetricsCSVLogger, path: Path
 ) -> None:
     with path.open("a") as file:
         file.write(tail)  # after the checkpoint, the last of it perhaps cut off
-    metrics = MetricsFile(path)
-    metrics.go_on(3)
+    metrics = MetricsCSVLogger(path)
+    metrics.resume(3)
     assert read(path) == WRITTEN
     metrics.log_metrics({"train/loss": 0.5, "new": 1}, 3)
     metrics.save()
@@ -92,23 +94,25 @@ def test_another_process_goes_on_after_the_rows_that_count(
     assert metrics.rows == 4
 
 
-def test_a_run_that_begins_again_forgets_what_was_logged(written: MetricsFile, path: Path) -> None:
-    again = MetricsFile(path)
+def test_a_run_that_starts_over_discards_earlier_rows(
+    written: MetricsCSVLogger, path: Path
+) -> None:
+    again = MetricsCSVLogger(path)
     assert read(path) == WRITTEN
     again.log_metrics({"other": 1}, 0)
     again.save()
     assert read(path) == [{"step": "0", "other": "1"}]
 
 
-def test_rows_that_are_gone_are_missed(written: MetricsFile, path: Path) -> None:
+def test_rows_that_are_gone_are_missed(written: MetricsCSVLogger, path: Path) -> None:
     path.write_text(path.read_text().rpartition(",2,")[0])
-    metrics = MetricsFile(path)
+    metrics = MetricsCSVLogger(path)
     with pytest.warns(UserWarning, match=r"metrics\.csv: of 3 rows only 2 are left"):
-        metrics.go_on(3)
+        metrics.resume(3)
     assert metrics.rows == 2
     path.unlink()
     with pytest.warns(UserWarning, match="of 3 rows only 0 are left"):
-        metrics.go_on(3)
+        metrics.resume(3)
     metrics.log_metrics({"a": 1}, 0)
     metrics.save()
     assert read(path) == [{"a": "1", "step": "0"}]
@@ -121,7 +125,7 @@ def test_what_is_synced_is_on_disk(path: Path, monkeypatch: pytest.MonkeyPatch) 
         synced.append((os.fstat(file).st_ino, path.read_text() if path.exists() else ""))
 
     monkeypatch.setattr(os, "fsync", spy)
-    metrics = MetricsFile(path)
+    metrics = MetricsCSVLogger(path)
     metrics.sync()
     assert synced == []
     metrics.log_metrics({"a": 1}, 0)

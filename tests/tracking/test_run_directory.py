@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from attention_lab.config.identity import identity
-from attention_lab.tracking import run_directory
+from attention_lab.tracking import code_version, run_directory
 from attention_lab.tracking.run_directory import (
     RunExists,
     RunRecord,
@@ -240,11 +240,11 @@ def test_a_run_ends_without_a_result_for_a_reason(tmp_path: Path, status: Any) -
 
 
 @pytest.fixture(autouse=True)
-def fresh_provenance() -> Iterator[None]:
+def fresh_code_version() -> Iterator[None]:
     """What a process looks up once, looked up anew for each test."""
-    run_directory.provenance.cache_clear()
+    code_version.code_version.cache_clear()
     yield
-    run_directory.provenance.cache_clear()
+    code_version.code_version.cache_clear()
 
 
 @pytest.fixture
@@ -283,8 +283,8 @@ def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> Non
 
 
 def test_other_code_that_goes_on_is_said(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_directory, "_git_revision", lambda: "abc")
-    run_directory.provenance.cache_clear()
+    monkeypatch.setattr(code_version, "_git_revision", lambda: "abc")
+    code_version.code_version.cache_clear()
     status = read(begun)
     status |= {"git_revision": "abc", "versions": status["versions"] | {"torch": "1.0"}}
     (begun / "status.json").write_text(json.dumps(status))
@@ -424,7 +424,7 @@ def test_there_is_no_moment_with_an_empty_status(
         seen.append(file.read_text() if file.exists() else "no file")
         return "0123abc"
 
-    monkeypatch.setattr(run_directory, "_git_revision", look)
+    monkeypatch.setattr(code_version, "_git_revision", look)
     RunRecord(tmp_path, CONFIG, [])
     assert seen
     assert "" not in seen

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.viewer import encoded, write_viewer
+from attention_lab.tracking.viewer import encode_map, write_viewer
 
 HOSTILE = (
     "</script><script>document.title = 'broken'</script>"
@@ -45,7 +45,7 @@ def embedded(page: str) -> dict[str, Any]:
 
 def test_every_map_is_in_the_page(tmp_path: Path) -> None:
     maps = some_maps(["B", "UW", "T"], list("BOUT"))
-    write_viewer([encoded(each) for each in maps], tmp_path / "attention.html", "run")
+    write_viewer([encode_map(each) for each in maps], tmp_path / "attention.html", "run")
     data = embedded((tmp_path / "attention.html").read_text("utf-8"))
     for original, stored in zip(maps, data["maps"], strict=True):
         assert stored["step"] == original.step
@@ -67,7 +67,7 @@ def test_small_weights_and_those_out_of_range_are_in_the_page(tmp_path: Path) ->
     ):
         path = tmp_path / "attention.html"
         write_viewer(
-            [encoded(each) for each in [AttentionMap(0, "e", "l", ["r"], names, weights)]],
+            [encode_map(each) for each in [AttentionMap(0, "e", "l", ["r"], names, weights)]],
             path,
             "run",
         )
@@ -81,7 +81,7 @@ def test_small_weights_and_those_out_of_range_are_in_the_page(tmp_path: Path) ->
 
 def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
     write_viewer(
-        [encoded(each) for each in some_maps(["a"], ["b"])], tmp_path / "attention.html", "run"
+        [encode_map(each) for each in some_maps(["a"], ["b"])], tmp_path / "attention.html", "run"
     )
     page = (tmp_path / "attention.html").read_text("utf-8")
     assert "default-src 'none'" in page
@@ -91,7 +91,7 @@ def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     names = [HOSTILE, '"', "&amp;", "\ud800", "\u2028", "字"]
     maps = some_maps(names, names)
-    write_viewer([encoded(each) for each in maps], tmp_path / "attention.html", HOSTILE)
+    write_viewer([encode_map(each) for each in maps], tmp_path / "attention.html", HOSTILE)
     page = (tmp_path / "attention.html").read_text("utf-8")
     assert page.count("<script") == page.count("</script") == 2
     assert embedded(page)["maps"][0]["rows"] == names
@@ -101,7 +101,7 @@ def test_a_large_model_stays_below_a_megabyte(tmp_path: Path) -> None:
     names = [f"t{i}" for i in range(128)]
     weights = torch.rand(8, 128, 128)
     maps = [AttentionMap(0, "example", f"layer.{i}", names, names, weights) for i in range(4)]
-    write_viewer([encoded(each) for each in maps], tmp_path / "attention.html", "run")
+    write_viewer([encode_map(each) for each in maps], tmp_path / "attention.html", "run")
     assert (tmp_path / "attention.html").stat().st_size < 1_000_000
 
 
@@ -119,7 +119,7 @@ def test_the_old_page_stays_until_the_new_one_is_whole(
         replace(source, target)
 
     monkeypatch.setattr("os.replace", check_then_replace)
-    write_viewer([encoded(each) for each in some_maps(["a"], ["b"])], path, "run")
+    write_viewer([encode_map(each) for each in some_maps(["a"], ["b"])], path, "run")
     assert path.read_text("utf-8") != "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -196,7 +196,7 @@ def rendered(page: str, folder: Path) -> tuple[str, str]:
 )
 def test_the_script_runs(rows: list[str], note: str | None, caption: str, tmp_path: Path) -> None:
     maps = some_maps(rows, list("BOUT"), heads=3)
-    pages = [encoded(each) | {"note": note} for each in maps]
+    pages = [encode_map(each) | {"note": note} for each in maps]
     if note is None:  # as runs have them that began before there were notes
         for each in pages:
             del each["note"]
@@ -225,7 +225,7 @@ byId("colours").dispatchEvent(new Event("change"));
 def test_the_scale_says_what_the_colours_mean(tmp_path: Path) -> None:
     weights = torch.tensor([[[1.25, -0.25, 0.0], [0.004, 0.001, 0.0]]])
     each = AttentionMap(0, "e", "l", ["a", "b"], ["a", "<s>", "c"], weights, sources=1)
-    write_viewer([encoded(each) for each in [each]], tmp_path / "attention.html", "run")
+    write_viewer([encode_map(each) for each in [each]], tmp_path / "attention.html", "run")
     page = (tmp_path / "attention.html").read_text("utf-8")
     document, complaints = rendered(page, tmp_path)
     assert complaints == ""

@@ -42,8 +42,8 @@ PHASES = {
         "training.tasks.base:AttentionTask.on_validation_epoch_end",
         "it.global_step == 10",
     ),
-    "attention maps": ("tracking.map_callback:draw", "it.step == 10"),
-    "saving a checkpoint": ("training.checkpoint_file:_save", "it['global_step'] == 10"),
+    "attention maps": ("tracking.attention_callback:render", "it.step == 10"),
+    "saving a checkpoint": ("training.checkpoint.checkpoint_io:_save", "it['global_step'] == 10"),
     "after the last step": (
         "training.tasks.base:AttentionTask.on_train_batch_end",
         "it.global_step == 12",
@@ -52,12 +52,15 @@ PHASES = {
         "training.tasks.base:AttentionTask.on_validation_epoch_end",
         "it.global_step == 12",
     ),
-    "saving the last checkpoint": ("training.checkpoint_file:_save", "it['global_step'] == 12"),
+    "saving the last checkpoint": (
+        "training.checkpoint.checkpoint_io:_save",
+        "it['global_step'] == 12",
+    ),
     "the end of training": ("training.history:History.on_train_end", "True"),
-    "writing the page": ("tracking.map_callback:write_viewer", "True"),
+    "writing the page": ("tracking.attention_callback:write_viewer", "True"),
     "the test": ("training.tasks.base:AttentionTask.on_test_epoch_end", "True"),
     "writing the result": ("training.run:RunRecord.finish", "True"),
-    "finishing loggers": ("tracking.loggers:SafeLogger.close", "True"),
+    "finishing loggers": ("tracking.safe_logger:SafeLogger.close", "True"),
 }
 #: Phases in which rank 0 alone is.
 OF_RANK_0 = {
@@ -70,8 +73,8 @@ AIM = """
 def aim():
     import importlib, os, time
     from lightning.pytorch.loggers.logger import DummyLogger
-    from attention_lab.tracking import loggers, wandb_logger
-    log = lambda *_: loggers.SafeLogger("a service", {{"online": DummyLogger}}, None)
+    from attention_lab.tracking import safe_logger, wandb_logger
+    log = lambda *_: safe_logger.SafeLogger("a service", {{"online": DummyLogger}}, None)
     wandb_logger.LoggerOptions.logger = log
     module, _, path = "attention_lab.{place}".partition(":")
     owner = importlib.import_module(module)

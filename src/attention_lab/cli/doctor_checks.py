@@ -54,10 +54,10 @@ def findings() -> Iterator[Finding]:
 
 def source() -> str:
     """Where the package is, and of which revision."""
-    from attention_lab.tracking.run_directory import provenance
+    from attention_lab.tracking.code_version import code_version
 
     place = Path(attention_lab.__file__).parent
-    revision: str | None = provenance()["git_revision"]
+    revision: str | None = code_version()["git_revision"]
     if revision is None:
         why = "no git repository" if shutil.which("git") else "git is not installed"
         return f"{place}; {why}, so runs record its version alone"

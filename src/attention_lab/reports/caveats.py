@@ -5,7 +5,7 @@ from typing import Any
 
 from attention_lab.reports.groups import Group, quoted
 from attention_lab.reports.runs import Run, section
-from attention_lab.tracking.run_directory import major_version
+from attention_lab.tracking.code_version import major_version
 
 #: Settings of the data that are of training, not of the question that is asked.
 _OF_TRAINING = ("data.batch_size",)

@@ -14,8 +14,9 @@ from attention_lab.sweeps.run_status import Standing, State, standing
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
+from attention_lab.tracking.code_version import code_changes
 from attention_lab.tracking.lock import Lock, Locked, is_held
-from attention_lab.tracking.run_directory import RunExists, changed_code
+from attention_lab.tracking.run_directory import RunExists
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _of_other_code(found: Mapping[Path, Standing]) -> Iterator[str]:
     """A line for each difference between this process's code and that of existing runs."""
     by_change: dict[str, list[str]] = {}
     for path, known in found.items():
-        for change in changed_code(known.record):
+        for change in code_changes(known.record):
             by_change.setdefault(change, []).append(path.name)
     for change, names in by_change.items():
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")

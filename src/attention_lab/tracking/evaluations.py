@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attention_lab.tracking.code_version import code_version
 from attention_lab.tracking.record_files import json_text, read_record
-from attention_lab.tracking.run_directory import provenance, write_atomically
+from attention_lab.tracking.run_directory import write_atomically
 
 
 def evaluation_file(directory: Path, split: str, terms: str = "") -> Path:
@@ -38,7 +39,7 @@ def write_evaluation(file: Path, record: Mapping[str, Any]) -> None:
     if file.parent.is_symlink():
         raise OSError(errno.ELOOP, "it would be written through a symbolic link")
     file.parent.mkdir(exist_ok=True)
-    write_atomically(file, json_text({**record, **provenance()}))
+    write_atomically(file, json_text({**record, **code_version()}))
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from attention_lab.tracking.record_files import open_file
 from attention_lab.tracking.run_directory import write_atomically
 
 
-class MetricsFile(Logger):
+class MetricsCSVLogger(Logger):
     """A CSV file with a row for each time that metrics were logged, and a column for each metric.
 
     Rows are appended. Only where a metric is new, the whole is written anew; the old file stays
@@ -73,7 +73,7 @@ class MetricsFile(Logger):
             with self.path.open("a") as file:
                 os.fsync(file.fileno())
 
-    def go_on(self, rows: int) -> None:
+    def resume(self, rows: int) -> None:
         """Keep the first rows of the file that is there, and append to those."""
         known = self._read()[:rows]
         if len(known) < rows:

@@ -1,19 +1,13 @@
 """A run's directory: the plain files that say what ran, how it stands and what came out."""
 
-import functools
 import os
-import platform
 import secrets
 import shlex
-import shutil
 import socket
-import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +16,7 @@ import yaml
 from attention_lab.config.identity import differences
 from attention_lab.config.identity import identity as identity_of
 from attention_lab.data.files.paths import shown
+from attention_lab.tracking.code_version import code_version
 from attention_lab.tracking.lock import Lock, Locked, is_held
 from attention_lab.tracking.record_files import (
     MalformedRecord,
@@ -37,8 +32,6 @@ from attention_lab.tracking.record_files import (
 IN_QUEUE = "slurm.json"
 #: The file beside the runs of a sweep that lists them.
 SWEEP = "sweep.json"
-VERSIONED = ("attention-lab", "torch", "lightning", "hydra-core", "torchmetrics", "wandb")
-
 
 #: Characters of an error that a record keeps, so that it stays small enough to be read.
 LONGEST_ERROR = 10_000
@@ -266,20 +259,10 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         "seed": config["seed"],
         "overrides": list(overrides),
         "wandb_id": secrets.token_hex(4),
-        **provenance(),
+        **code_version(),
         "command": command_line(),
         "error": None,
         "progress": None,
-    }
-
-
-@functools.cache
-def provenance() -> dict[str, Any]:
-    """The source and the versions of this process's code; to be read only, as it is kept."""
-    return {
-        "git_revision": _git_revision(),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in VERSIONED},
     }
 
 
@@ -297,45 +280,6 @@ def _warn_of_versions(directory: Path, then: Mapping[str, Any], now: Mapping[str
     if changed:
         message = f"{directory} was begun with other code ({'; '.join(changed)})"
         warnings.warn(f"{message}, so it may not end as it would have", stacklevel=3)
-
-
-def changed_code(then: Mapping[str, Any]) -> list[str]:
-    """How the code of a run differs from this process's, in what may change results.
-
-    Args:
-        then: the run's ``status.json``; keys that it lacks are not compared.
-
-    Returns:
-        A phrase for the git revision, and for each package of another major version.
-    """
-    now = provenance()
-    changes = []
-    revision = then.get("git_revision")
-    if revision and now["git_revision"] and revision != now["git_revision"]:
-        changes.append(_change("git revision", revision, now["git_revision"], shown=_short))
-    versions = then.get("versions")
-    for package in ("attention-lab", "torch", "lightning"):
-        known = versions.get(package) if isinstance(versions, Mapping) else None
-        if known and major_version(known) != major_version(now["versions"][package]):
-            changes.append(_change(package, known, now["versions"][package]))
-    return changes
-
-
-def _change(name: str, then: object, now: object, shown: Callable[[str], str] = str) -> str:
-    # Records may come from anywhere, and this goes to a terminal.
-    printable = "".join(c for c in str(then)[:60] if c.isprintable())
-    return f"{name} {shown(printable)} then, {shown(str(now))} now"
-
-
-def _short(revision: str) -> str:
-    commit, dash, changes = revision.partition("-")
-    return commit[:10] + dash + changes
-
-
-def major_version(version: object) -> str:
-    """The part of a version that changes with incompatible releases: before 1.0, the first two."""
-    parts = str(version).split(".")
-    return ".".join(parts[: 2 if parts[0] == "0" else 1])
 
 
 def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -389,25 +333,3 @@ def _is_whole(path: Path) -> bool:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _git_revision() -> str | None:
-    """The commit of the source tree that this package runs from; None if it is installed.
-
-    Where files differ from the commit, "-dirty" follows, and a hash of the changes to the code.
-    """
-    source = Path(__file__).resolve().parents[3]
-    if not (source / ".git").exists() or shutil.which("git") is None:
-        return None
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(source), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False
-        ).stdout
-
-    revision = git("describe", "--always", "--dirty", "--abbrev=40").strip()
-    if revision.endswith("-dirty"):  # different edits of one commit are different code
-        changes = git("diff", "HEAD", "--", "src", "conf")
-        revision += f"-{blake2b(changes.encode(), digest_size=4).hexdigest()}" if changes else ""
-    return revision or None

@@ -1,4 +1,4 @@
-"""One HTML page to look through all attention maps of a run."""
+"""The viewer: one HTML page to browse all attention maps of a run."""
 
 import base64
 import functools
@@ -10,47 +10,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attention_lab.tracking.attention_map import WHITE_TO_BLUE, WHITE_TO_RED, AttentionMap, ramp
+from attention_lab.tracking.attention_map import AttentionMap
+from attention_lab.tracking.colormaps import (
+    NIGHT_TO_BLUE,
+    NIGHT_TO_RED,
+    WHITE_TO_BLUE,
+    WHITE_TO_RED,
+    interpolate,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-#: The same hue on dark paper: the lighter, the greater the weight.
-NIGHT_TO_BLUE = (
-    "#1b1e24",
-    "#223450",
-    "#2c4b79",
-    "#3c649f",
-    "#527fc1",
-    "#6e9adc",
-    "#8fb7f1",
-    "#b6d3fe",
-    "#e2f0ff",
-)
-#: Likewise for weights below 0.
-NIGHT_TO_RED = (
-    "#1b1e24",
-    "#4c2821",
-    "#72372c",
-    "#964b3c",
-    "#b86352",
-    "#d47e6e",
-    "#eb9f8f",
-    "#fac1b6",
-    "#ffe9e4",
-)
-
 
 def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Write one self-contained page that shows any example and layer as training goes on.
+    """Write one self-contained page to browse maps by example, layer and training step.
 
-    The page needs no network. The file appears whole or not at all.
+    The page needs no network. The file is replaced atomically.
 
     Args:
-        maps: as :func:`encoded`, in any order; examples and layers are offered in the order they
-            first occur.
+        maps: from :func:`encode_map`, in any order; examples and layers are listed in the order in
+            which they first occur.
         path: the HTML file.
-        title: of the page.
+        title: the page's title.
 
     Raises:
         ValueError: if there are no maps.
@@ -74,8 +56,8 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
 
 @functools.cache
 def template() -> "Template":
-    """The page without its maps."""
-    import jinja2  # only where it is used: whoever draws a map should not wait for it
+    """The page's template."""
+    import jinja2  # only where it is used: rendering a map must not wait for it
 
     environment = jinja2.Environment(
         autoescape=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
@@ -83,12 +65,12 @@ def template() -> "Template":
     return environment.from_string(Path(__file__).with_name("viewer.html.j2").read_text("utf-8"))
 
 
-def encoded(map: AttentionMap) -> dict[str, Any]:
-    """A map as JSON. Of its weights (H, L, S) there is base64 of one byte each.
+def encode_map(map: AttentionMap) -> dict[str, Any]:
+    """A map as JSON, with its weights (H, L, S) in base64, one byte for each weight.
 
-    The byte is for the root, so that of a small weight it knows more digits: what is shown of
-    weights from 0 to 1 is within 1/255 of the truth, and where a map has any below 0, within 2/255.
-    A byte b stands for ``limit · r · |r|``, where r = (b - zero) / (255 - zero).
+    A byte b encodes the weight ``limit · r · |r|``, where r = (b - zero) / (255 - zero). Encoding
+    the root gives small weights more precision: the error is at most 1/255 for weights from 0 to 1,
+    and 2/255 in a map that has weights below 0.
     """
     weights = map.weights.detach().float().nan_to_num()
     limit = max(1.0, float(weights.abs().max()))
@@ -114,7 +96,7 @@ def _bytes(levels: Tensor) -> bytes:
 
 
 def _colours(stops: tuple[str, ...]) -> str:
-    return _base64(ramp(stops))
+    return _base64(interpolate(stops))
 
 
 def _base64(data: bytes) -> str:

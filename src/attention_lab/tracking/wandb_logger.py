@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from attention_lab.data.files.paths import shown
 from attention_lab.spelling import nearest
-from attention_lab.tracking.loggers import SafeLogger, do_within, in_words
+from attention_lab.tracking.safe_logger import SafeLogger, do_within, in_words
 
 Mode = Literal["online", "offline", "off"]
 Logged = Literal["online", "offline"]

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.printing import echo
-from attention_lab.tracking.map_callback import AttentionMaps
-from attention_lab.tracking.metrics_csv import MetricsFile
+from attention_lab.tracking.attention_callback import AttentionMapCallback
+from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.tracking.progress import Heartbeat, ProgressLines
 from attention_lab.tracking.run_directory import RunRecord
 from attention_lab.training.build import Run
@@ -32,7 +32,7 @@ class Fitted(NamedTuple):
 
     trainer: Trainer
     history: History
-    maps: AttentionMaps
+    maps: AttentionMapCallback
     checkpoints: Checkpoints
 
 
@@ -59,8 +59,8 @@ def fit(
     """
     data, options, history = run.data, run.trainer_options, History()
     monitor, mode = f"validation/{data.monitor}", data.mode
-    maps = AttentionMaps(directory / "attention", PROBE_SIZE)
-    metrics = MetricsFile(directory / "metrics.csv")
+    maps = AttentionMapCallback(directory / "attention", PROBE_SIZE)
+    metrics = MetricsCSVLogger(directory / "metrics.csv")
     kept = directory / "checkpoints"
     checkpoints = Checkpoints(kept, monitor, mode, history, metrics, options.checkpoint_every)
     preemption = Preemption(signals, checkpoints)

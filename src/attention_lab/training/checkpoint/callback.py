@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from attention_lab.data.core.splits import TrainingLoader
-from attention_lab.tracking.metrics_csv import MetricsFile
+from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, read, write
 from attention_lab.training.checkpoint.rng_state import random_states, restore_random_states
 from attention_lab.training.distributed import process_group
@@ -82,7 +82,7 @@ class Checkpoints(Checkpoint):
         monitor: str,
         mode: str,
         history: History,
-        metrics: MetricsFile,
+        metrics: MetricsCSVLogger,
         every: int | None = None,
     ) -> None:
         self.last, self.best = directory / LAST, directory / BEST
@@ -170,7 +170,7 @@ class Checkpoints(Checkpoint):
         writer = trainer.strategy.checkpoint_io
         assert isinstance(writer, AtomicCheckpointIO)
         writer.whole = Path(str(trainer.ckpt_path))
-        self.metrics.go_on(kept["rows"])
+        self.metrics.resume(kept["rows"])
         source = Path(str(trainer.ckpt_path))
         if kept["best_step"] == step and source != self.best:
             self._keep_best(source, step)  # the process may have died just before it did

@@ -10,15 +10,15 @@ import torch
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from attention_lab.tracking.attention_map import (
+from attention_lab.tracking.attention_image import levels, render
+from attention_lab.tracking.attention_map import AttentionMap
+from attention_lab.tracking.colormaps import (
+    NIGHT_TO_BLUE,
+    NIGHT_TO_RED,
     WHITE_TO_BLUE,
     WHITE_TO_RED,
-    AttentionMap,
-    draw,
-    levels,
-    ramp,
+    interpolate,
 )
-from attention_lab.tracking.viewer import NIGHT_TO_BLUE, NIGHT_TO_RED
 
 Box = tuple[int, int, int, int]
 
@@ -47,9 +47,9 @@ def changed(one: Image.Image, other: Image.Image) -> Box:
 def cell(shape: tuple[int, int, int], head: int, row: int, column: int) -> Box:
     """Where a picture shows one weight."""
     weights = torch.zeros(shape)
-    before = draw(attention_map(weights))
+    before = render(attention_map(weights))
     weights[head, row, column] = 1.0
-    return changed(before, draw(attention_map(weights)))
+    return changed(before, render(attention_map(weights)))
 
 
 def colour(picture: Image.Image, box: Box) -> tuple[int, ...]:
@@ -61,7 +61,7 @@ def colour(picture: Image.Image, box: Box) -> tuple[int, ...]:
 def test_only_the_weights_cell_gets_darker() -> None:
     weights = torch.zeros(1, 3, 4)
     weights[0, 1, 2] = 1.0
-    picture = draw(attention_map(weights))
+    picture = render(attention_map(weights))
     assert colour(picture, cell((1, 3, 4), 0, 1, 2)) == (0x00, 0x2A, 0x66)
     for row, column in [(2, 1), (1, 1), (0, 2), (1, 3)]:
         assert colour(picture, cell((1, 3, 4), 0, row, column)) == (255, 255, 255)
@@ -95,20 +95,22 @@ def test_a_weight_has_the_same_colour_in_every_picture() -> None:
     alone, beside_one = torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
     alone[0, 0, 0] = beside_one[0, 0, 0] = 0.3
     box = cell((1, 2, 2), 0, 0, 0)
-    assert colour(draw(attention_map(alone)), box) == colour(draw(attention_map(beside_one)), box)
-    assert colour(draw(attention_map(alone)), box) != (255, 255, 255)
+    assert colour(render(attention_map(alone)), box) == colour(
+        render(attention_map(beside_one)), box
+    )
+    assert colour(render(attention_map(alone)), box) != (255, 255, 255)
 
 
 @pytest.mark.parametrize("keys", [64, 128])
 def test_an_even_share_of_many_keys_is_no_white(keys: int) -> None:
     weights = torch.full((1, keys, keys), 1 / keys)
-    shade = colour(draw(attention_map(weights)), cell((1, keys, keys), 0, keys // 2, keys // 2))
+    shade = colour(render(attention_map(weights)), cell((1, keys, keys), 0, keys // 2, keys // 2))
     assert oklab_lightness(torch.tensor(shade) / 255) < 0.95
 
 
 def test_weights_below_0_are_red_and_beyond_1_as_dark_as_1() -> None:
     weights = torch.tensor([[[-1.0, 1.0, -0.3, 0.3], [-1.5, 1.5, 0.0, 0.0]]])
-    picture = draw(attention_map(weights, columns=["a", "b", "c", "d"], rows=["a", "b"]))
+    picture = render(attention_map(weights, columns=["a", "b", "c", "d"], rows=["a", "b"]))
     # Where a weight changes is where it is shown, and the scale stays as it is.
     shown = []
     for place in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]:
@@ -116,7 +118,7 @@ def test_weights_below_0_are_red_and_beyond_1_as_dark_as_1() -> None:
         other[0, *place] = 0
         box = changed(
             picture,
-            draw(attention_map(other, list("ab"), list("abcd"))).crop((0, 0, *picture.size)),
+            render(attention_map(other, list("ab"), list("abcd"))).crop((0, 0, *picture.size)),
         )
         cells = (box[0], box[1], box[0] + 20, box[1] + 20)
         shown.append(colour(picture, cells))
@@ -132,12 +134,12 @@ def test_weights_below_0_are_red_and_beyond_1_as_dark_as_1() -> None:
 def test_the_scale_is_as_far_as_the_weights_need_it() -> None:
     """Three different weights that look alike stand over three different scales."""
     pictures = [
-        draw(attention_map(torch.tensor([[[1.0, weight]]]), ["a"], ["a", "b"]))
+        render(attention_map(torch.tensor([[[1.0, weight]]]), ["a"], ["a", "b"]))
         for weight in (0.0, 1e-9, -1e-9)
     ]
     assert pictures[0] == pictures[1]
     assert pictures[0].width < pictures[2].width
-    beyond = draw(attention_map(torch.tensor([[[1.01, 0.0]]]), ["a"], ["a", "b"]))
+    beyond = render(attention_map(torch.tensor([[[1.01, 0.0]]]), ["a"], ["a", "b"]))
     assert changed(pictures[0], beyond)[1] > 100  # below the cells
 
 
@@ -146,12 +148,12 @@ def test_a_line_stands_between_source_and_target() -> None:
     plain = attention_map(weights)
     parted = AttentionMap(0, "e", "l", plain.rows, plain.columns, weights, sources=2)
     first, second = (cell((1, 5, 5), 0, place, place) for place in (1, 2))
-    picture = draw(parted)
+    picture = render(parted)
     for place in [(second[0], first[1] + 9), (second[0], second[1] + 9)]:
         assert picture.getpixel(place) == (0x30, 0x34, 0x3B)
         assert picture.getpixel((place[1] - first[1] + first[0], second[1])) == (0x30, 0x34, 0x3B)
-        assert draw(plain).getpixel(place) != (0x30, 0x34, 0x3B)
-    assert picture.width > draw(plain).width  # the legend says what it is
+        assert render(plain).getpixel(place) != (0x30, 0x34, 0x3B)
+    assert picture.width > render(plain).width  # the legend says what it is
 
 
 def test_a_note_stands_below_the_cells() -> None:
@@ -159,25 +161,25 @@ def test_a_note_stands_below_the_cells() -> None:
     plain = attention_map(weights)
     noted = replace(plain, note="teacher-forced: the targets are given")
     parted = replace(noted, sources=2)
-    assert draw(plain).width < draw(noted).width < draw(parted).width
-    assert draw(plain).height == draw(noted).height
+    assert render(plain).width < render(noted).width < render(parted).width
+    assert render(plain).height == render(noted).height
 
 
 @pytest.mark.parametrize("length", [64, 128, 300])
 def test_names_of_both_kinds_are_shown_where_kinds_take_turns(length: int) -> None:
     """As keys and values do."""
     weights, none = torch.zeros(1, length, length), [""] * length
-    plain = draw(attention_map(weights, none, none))
+    plain = render(attention_map(weights, none, none))
     for kind in (0, 1):
         some = ["|" if place % 2 == kind else "" for place in range(length)]
-        assert changed(plain, draw(attention_map(weights, none, some))) is not None
+        assert changed(plain, render(attention_map(weights, none, some))) is not None
 
 
 def test_rows_are_named_at_the_left_and_columns_above() -> None:
     weights = torch.zeros(1, 3, 3)
-    plain = draw(attention_map(weights, ["A", "A", "A"], ["A", "A", "A"]))
-    row = changed(plain, draw(attention_map(weights, ["A", "A", "V"], ["A", "A", "A"])))
-    column = changed(plain, draw(attention_map(weights, ["A", "A", "A"], ["A", "V", "A"])))
+    plain = render(attention_map(weights, ["A", "A", "A"], ["A", "A", "A"]))
+    row = changed(plain, render(attention_map(weights, ["A", "A", "V"], ["A", "A", "A"])))
+    column = changed(plain, render(attention_map(weights, ["A", "A", "A"], ["A", "V", "A"])))
     # The names here are narrower than cell()'s: only the cells' size and order are comparable.
     middle = cell((1, 3, 3), 0, 1, 1)
     size = middle[2] - middle[0]
@@ -188,7 +190,7 @@ def test_rows_are_named_at_the_left_and_columns_above() -> None:
 
 
 def test_a_single_head_has_no_title() -> None:
-    one, two = (draw(attention_map(torch.zeros(heads, 3, 3))) for heads in (1, 2))
+    one, two = (render(attention_map(torch.zeros(heads, 3, 3))) for heads in (1, 2))
     assert one.height < two.height
     assert one.width < two.width
 
@@ -209,11 +211,11 @@ def test_long_sequences_stay_within_1600_pixels(
 ) -> None:
     weights = torch.zeros(shape)
     weights[0, 0, 0] = -0.5  # so that both have a scale for weights below 0
-    before = draw(attention_map(weights))
+    before = render(attention_map(weights))
     weights[-1, -1, -1] = weight
     assert before.width <= 1600
     # However small the cells, no weight gets lost or pale, and it is where the last must be.
-    after = draw(attention_map(weights))
+    after = render(attention_map(weights))
     box = changed(before, after)
     assert colour(after, box) == shade
     if shape[2] > 5:  # else the scale below is wider
@@ -223,20 +225,20 @@ def test_long_sequences_stay_within_1600_pixels(
 
 def test_names_may_be_anything() -> None:
     names = ["", " ", "\n", "two\nlines", "\ud800", "é", "字", "\u202e", "\x00", "x" * 500]
-    picture = draw(attention_map(torch.zeros(8, 10, 10), names, names))
+    picture = render(attention_map(torch.zeros(8, 10, 10), names, names))
     assert picture.width <= 1600
 
 
 def test_a_name_stays_on_its_line() -> None:
     broken, whole = (
-        draw(attention_map(torch.zeros(1, 1, 1), [name])) for name in ("two\nlines", "two lines")
+        render(attention_map(torch.zeros(1, 1, 1), [name])) for name in ("two\nlines", "two lines")
     )
     assert broken == whole
 
 
 def test_long_names_are_shortened() -> None:
     def named(name: str) -> Image.Image:
-        return draw(attention_map(torch.zeros(1, 1, 1), [name]))
+        return render(attention_map(torch.zeros(1, 1, 1), [name]))
 
     assert named("x" * 500).size == named("x" * 11).size
     assert named("x" * 11).width < named("x" * 9).width * 1.2
@@ -267,7 +269,7 @@ def test_levels_are_the_nearest_root(dtype: torch.dtype) -> None:
     [(WHITE_TO_BLUE, -1), (WHITE_TO_RED, -1), (NIGHT_TO_BLUE, 1), (NIGHT_TO_RED, 1)],
 )
 def test_lightness_changes_in_even_steps(stops: tuple[str, ...], direction: int) -> None:
-    colours = torch.frombuffer(bytearray(ramp(stops)), dtype=torch.uint8).reshape(256, 3)
+    colours = torch.frombuffer(bytearray(interpolate(stops)), dtype=torch.uint8).reshape(256, 3)
     steps = direction * oklab_lightness(colours.double() / 255).diff()
     assert (steps >= 0).all()
     # Over stretches long enough for rounding to whole RGB levels not to matter.
@@ -293,8 +295,8 @@ def oklab_lightness(rgb: Tensor) -> Tensor:
 def test_drawing_costs_less_than_saving() -> None:
     """What is drawn during training must not be what training waits for."""
     some = attention_map(torch.rand(8, 10, 10))
-    picture = draw(some)
-    assert fastest(lambda: draw(some)) < fastest(lambda: picture.save(io.BytesIO(), "png"))
+    picture = render(some)
+    assert fastest(lambda: render(some)) < fastest(lambda: picture.save(io.BytesIO(), "png"))
 
 
 def fastest(action: Callable[[], object]) -> float:

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from attention_lab.attention import attention_layers, observe
-from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.map_callback import AttentionMaps, _log_pictures, attention_maps
+from attention_lab.tracking.attention_callback import AttentionMapCallback, _log_images
+from attention_lab.tracking.attention_map import AttentionMap, attention_maps
 from attention_lab.training.build import Run, build
 from attention_lab.training.run import train
 from tests.conftest import Compose, FinishedRun
@@ -222,7 +222,7 @@ def test_a_run_that_is_watched_learns_the_same(
     task: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched: FinishedRun = request.getfixturevalue(f"{task}_run")
-    monkeypatch.setattr(AttentionMaps, "on_validation_end", lambda *_: None)
+    monkeypatch.setattr(AttentionMapCallback, "on_validation_end", lambda *_: None)
     unwatched = train(watched.config, tmp_path / "run", [])
     assert not (tmp_path / "run" / "attention").exists()
     assert unwatched["validation"] == watched.result["validation"]
@@ -246,7 +246,7 @@ def test_words_that_differ_have_files_that_differ(tmp_path: Path) -> None:
         AttentionMap(0, name, "layer", ["row"], ["column"], torch.ones(1, 1, 1))
         for name in ("a-b", "a.b")
     ]
-    pictures = AttentionMaps(tmp_path, 2)._draw(maps)
+    pictures = AttentionMapCallback(tmp_path, 2)._write_images(maps)
     assert len(set(pictures.values())) == 2
 
 
@@ -308,12 +308,12 @@ class Kept(WandbLogger):
 
 
 def test_wandb_shows_the_note_of_a_map(tmp_path: Path) -> None:
-    logger, callback = Kept(), AttentionMaps(tmp_path, 1)
+    logger, callback = Kept(), AttentionMapCallback(tmp_path, 1)
     maps = [
         AttentionMap(3, "e", layer, ["row"], ["column"], torch.ones(1, 1, 1), note=note)
         for layer, note in (("cross", "the targets are given"), ("self", ""))
     ]
-    _log_pictures(logger, callback._draw(maps), 3)
+    _log_images(logger, callback._write_images(maps), 3)
     captions = {key: getattr(image, "_caption", "") for key, image in logger.logged.items()}
     assert captions["attention/e/cross"] == "the targets are given"
     assert not captions["attention/e/self"]

@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from attention_lab.tracking.loggers import SafeLogger, do_within
+from attention_lab.tracking.safe_logger import SafeLogger, do_within
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.run import train
 from tests.conftest import Compose

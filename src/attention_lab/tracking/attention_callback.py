@@ -1,0 +1,110 @@
+"""The callback that records attention maps of fixed validation examples at every validation."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from attention_lab.tracking.attention_image import render
+from attention_lab.tracking.attention_map import AttentionMap, attention_maps
+from attention_lab.tracking.record_files import read_json
+from attention_lab.tracking.safe_logger import SafeLogger
+from attention_lab.tracking.viewer import encode_map, write_viewer
+
+
+class AttentionMapCallback(Callback):
+    """Records the attention on the same few validation examples at every validation.
+
+    The weights are those of a forward pass as in training: where a model predicts a target, the
+    right target is given up to each position (teacher forcing), not the model's own output.
+
+    Each map becomes a PNG in ``directory``/step-NNNNNN (and an image in W&B); all maps together
+    become ``directory``/attention.html. Only the beginning of a long sequence is shown. The eager
+    backend computes weights for these examples only, so training is not slowed down.
+
+    Args:
+        directory: where the maps are written.
+        examples: the number of examples to record.
+    """
+
+    def __init__(self, directory: Path, examples: int) -> None:
+        self.directory = directory
+        self.examples = examples
+        #: The maps so far, encoded for the viewer.
+        self.maps: list[dict[str, Any]] = []
+        #: Seconds spent in this callback so far.
+        self.seconds = 0.0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        started = time.perf_counter()
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        batch = trainer.strategy.batch_to_device(data.probe(self.examples))
+        # All ranks compute the maps, as each may hold a shard of the model; rank 0 writes them.
+        maps = attention_maps(pl_module, batch, data.labels(batch), trainer.global_step)
+        if not trainer.is_global_zero:
+            return
+        images = self._write_images(maps)
+        for logger in trainer.loggers:
+            _log_images(logger, images, trainer.global_step)
+        if maps:
+            encoded = [encode_map(each) for each in maps]
+            self._json_file(trainer.global_step).write_text(json.dumps(encoded), encoding="utf-8")
+            self.maps.extend(encoded)
+        self.seconds += time.perf_counter() - started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": sorted({each["step"] for each in self.maps}), "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        files = [self._json_file(step) for step in state_dict["steps"]]
+        root = self.directory.parent
+        pages = [read_json(file, root) for file in files if file.exists()]
+        self.maps = [each for page in pages for each in page]
+        self.seconds = state_dict["seconds"]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        started = time.perf_counter()
+        if self.maps and trainer.is_global_zero:
+            write_viewer(self.maps, self.directory / "attention.html", self.directory.parent.name)
+        self.seconds += time.perf_counter() - started
+
+    def _write_images(self, maps: list[AttentionMap]) -> dict[str, tuple[Path, str]]:
+        """Write a PNG for each map; returns its path and note by its name in W&B."""
+        images = {}
+        for each in maps:
+            folder = self._folder(each.step)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{_file_name(each.example)}-{each.layer}.png"
+            render(each).save(path, compress_level=3)  # a third faster than 6
+            images[f"attention/{each.example}/{each.layer}"] = path, each.note
+        return images
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / f"step-{step:06d}"
+
+    def _json_file(self, step: int) -> Path:
+        """The maps of one validation, from which a resumed run builds the viewer."""
+        return self._folder(step) / "maps.json"
+
+
+def _file_name(example: str) -> str:
+    """An example's name as part of a file name: special characters as %XX, as in a URL."""
+    return re.sub(r"[^\w' ]", lambda odd: f"%{ord(odd[0]):02X}", example)[:60].replace(" ", "_")
+
+
+def _log_images(logger: Logger, images: dict[str, tuple[Path, str]], step: int) -> None:
+    """Log images to W&B; other loggers get none."""
+    if isinstance(logger, SafeLogger):
+        logger.attempt(lambda inner: _log_images(inner, images, step))
+    elif isinstance(logger, WandbLogger):
+        import wandb  # only where it is used: it takes most of a second to import
+
+        logged = {
+            key: wandb.Image(str(path), caption=note or None)
+            for key, (path, note) in images.items()
+        }
+        logger.experiment.log(logged | {"trainer/global_step": step})

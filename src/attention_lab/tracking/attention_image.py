@@ -1,0 +1,264 @@
+"""An attention map as an image: one panel of cells for each head, with names and a colour scale."""
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
+from PIL.ImageFont import ImageFont as BitmapFont
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+from attention_lab.tracking.attention_map import AttentionMap
+from attention_lab.tracking.colormaps import WHITE_TO_BLUE, WHITE_TO_RED, interpolate
+
+# Sizes in pixels. The image is meant to be shown at half its size.
+_MAX_WIDTH = 1600  # of the image
+_MAX_HEIGHT = 960  # of one head's cells
+_MAX_CELL = 52
+_LINED_CELL = 16  # smaller cells have no grid lines
+_FONT = 20
+_DESCENT = 5  # below the baseline of letters such as g
+_NAME = 24  # minimum distance between two names
+_TITLE = 34
+_PAD = 12  # between names and cells
+_OVERHANG = 12  # by which the first and last name may extend beyond the cells
+_GAP = 40  # between heads
+_MARGIN = 28
+_BAR = 300  # length of the colour scale from 0 to 1
+_BAR_HEIGHT = 16
+_BOUNDARY = 3  # thickness of the line between source and target
+
+_PAPER = "#ffffff"
+_INK = "#30343b"
+_FAINT_INK = "#7b818c"
+_LINE = "#e6e9ee"
+_FRAME = "#b9bfc9"
+
+
+def levels(weights: Tensor) -> Tensor:
+    """Colour levels of weights: sign(w) · √|w| · 255, as int16 of the same shape.
+
+    In a long sequence each key has a small weight; its root still differs visibly from 0. Some
+    mechanisms have weights below 0 (differential, Nyström) or above 1: these are clamped to -1
+    and 1.
+    """
+    weights = weights.detach().float().nan_to_num().clamp(-1, 1)
+    return (weights.sign() * weights.abs().sqrt() * 255).round().to(torch.int16)
+
+
+def render(map: AttentionMap) -> Image.Image:
+    """Render all heads of a map side by side: the darker a cell, the greater its weight.
+
+    Rows are queries and columns are keys. White is always 0, the darkest blue 1 and the darkest red
+    -1, so images can be compared. Long sequences get smaller cells and fewer names; where cells
+    would be smaller than a pixel, neighbours share one pixel, which shows the weight farthest
+    from 0. Below the panels are the colour scale, the map's note, and a note on the line between
+    source and target.
+
+    Returns:
+        An RGB image at most 1600 pixels wide, meant to be shown at half that size.
+    """
+    heads = len(map.weights)
+    per_line = _panels_per_line(heads, len(map.columns))
+    width = (_MAX_WIDTH - 2 * _MARGIN + _GAP) // per_line - _GAP
+    panel = _Panel(map.rows, map.columns, width, heads > 1, map.sources)
+    least, most = map.weights.min().item(), map.weights.max().item()
+    boundary = "" if map.sources is None else "line: between source and target"
+    note = "; ".join(filter(None, (map.note, boundary)))
+    legend = _legend(least < 0, least < -1, most > 1, note)
+    step_x, step_y = panel.size[0] + _GAP, panel.size[1] + _GAP
+    below = _MARGIN + step_y * math.ceil(heads / per_line)
+    width = 2 * _MARGIN + max(step_x * per_line - _GAP, legend.width)
+    image = Image.new("RGB", (width, below + legend.height + _MARGIN), _PAPER)
+    for head, weights in enumerate(map.weights):
+        corner = _MARGIN + head % per_line * step_x, _MARGIN + head // per_line * step_y
+        panel.draw(image, corner, f"head {head + 1}", weights)
+    image.paste(legend, (_MARGIN, below))
+    return image
+
+
+class _Panel:
+    """The layout of one head's panel, which all heads of a map share.
+
+    Args:
+        rows: names of the L rows.
+        columns: names of the S columns.
+        max_width: of the panel, in pixels.
+        titled: whether the panel has a title.
+        sources: number of rows and columns before the line between source and target.
+    """
+
+    def __init__(
+        self, rows: list[str], columns: list[str], max_width: int, titled: bool, sources: int | None
+    ) -> None:
+        rows, columns = _shorten(rows), _shorten(columns)
+        left = _longest(rows) + _PAD
+        self.width, self.height = _sides(len(columns), len(rows), max_width - left - 1)
+        header = _draw_header(columns, self.width)
+        self.titled, self.sources = titled, sources
+        top = titled * _TITLE + header.height + _PAD
+        self.left, self.top = left, top
+        self.size = left + self.width + 1, top + self.height + 1
+        # Drawing names is the slowest part, so they are drawn once and copied.
+        width, height = self.size
+        self.names = Image.new("RGB", (width + _OVERHANG, height + _OVERHANG), _PAPER)
+        self.names.paste(header, (left - _OVERHANG, titled * _TITLE))
+        pen = ImageDraw.Draw(self.names)
+        for y, name in _name_positions(rows, self.height):
+            pen.text((left - _PAD, top + y), name, _INK, _font(), anchor="rm")
+
+    def draw(
+        self, image: Image.Image, corner: tuple[int, int], title: str, weights: Tensor
+    ) -> None:
+        """Draw one head's weights (L, S) with the panel's upper left corner at ``corner``."""
+        image.paste(self.names, corner)
+        left, top = corner[0] + self.left, corner[1] + self.top
+        right, bottom = left + self.width, top + self.height
+        image.paste(_draw_cells(weights, self.width, self.height), (left, top))
+        pen = ImageDraw.Draw(image)
+        if self.titled:
+            pen.text((left, corner[1]), title, _FAINT_INK, _font(), anchor="lt")
+        rows, columns = weights.shape
+        if min(self.width / columns, self.height / rows) >= _LINED_CELL:
+            for x in range(left, right, self.width // columns):
+                pen.line((x, top, x, bottom), _LINE)
+            for y in range(top, bottom, self.height // rows):
+                pen.line((left, y, right, y), _LINE)
+        if self.sources is not None:
+            x = left + round(self.sources * self.width / columns)
+            y = top + round(self.sources * self.height / rows)
+            pen.line((x, top, x, bottom), _INK, _BOUNDARY)
+            pen.line((left, y, right, y), _INK, _BOUNDARY)
+        pen.rectangle((left - 1, top - 1, right, bottom), outline=_FRAME)
+
+
+def _panels_per_line(heads: int, columns: int) -> int:
+    """The number of panels side by side, chosen so that all lines are about equally full."""
+    most = 2 if heads <= 4 and columns > 48 else 4
+    return math.ceil(heads / math.ceil(heads / most))
+
+
+def _sides(columns: int, rows: int, max_width: int) -> tuple[int, int]:
+    """Width and height of all cells together.
+
+    Cells are square unless names would then not fit along the shorter side.
+    """
+    fitting = max_width / columns, _MAX_HEIGHT / rows
+    square = min(*fitting, _MAX_CELL)
+    width, height = (min(fit, max(square, _NAME)) for fit in fitting)
+    return _side(columns, width), _side(rows, height)
+
+
+def _side(count: int, cell: float) -> int:
+    """The length of ``count`` cells in whole pixels; cells of a pixel or more have equal sizes."""
+    return count * int(cell) if cell >= 1 else int(count * cell)
+
+
+def _draw_cells(weights: Tensor, width: int, height: int) -> Image.Image:
+    rows, columns = weights.shape
+    if height < rows or width < columns:
+        weights = _farthest_from_zero(weights, min(height, rows), min(width, columns))
+    cells = Image.fromarray(_colours()[levels(weights).long() + 255].numpy())
+    return cells.resize((width, height), Image.Resampling.NEAREST)
+
+
+def _farthest_from_zero(weights: Tensor, rows: int, columns: int) -> Tensor:
+    """Weights (L, S) pooled to (rows, columns): of each pooled area the weight farthest from 0."""
+    both = torch.stack([weights, -weights]).float()
+    above, below = adaptive_max_pool2d(both, (rows, columns))
+    return torch.where(above >= below, above, -below)
+
+
+@cache
+def _colours() -> Tensor:
+    """RGB colours of the levels -255 to 255, as (511, 3) uint8."""
+    red, blue = (
+        torch.frombuffer(bytearray(interpolate(stops)), dtype=torch.uint8).reshape(256, 3)
+        for stops in (WHITE_TO_RED, WHITE_TO_BLUE)
+    )
+    return torch.cat([red.flip(0), blue[1:]])
+
+
+@cache
+def _legend(below_0: bool, below_minus_1: bool, above_1: bool, note: str) -> Image.Image:
+    """The colour scale over the range of the weights, and a note."""
+    least = -1 if below_0 else 0
+    names = [(0.0, "0"), (0.01, "0.01"), (0.1, "0.1"), (0.5, "0.5"), (1.0, "1")]
+    marks = [(-weight, f"−{name}") for weight, name in names[:1:-1] if least] + names
+    if above_1:
+        marks[-1] = (1.0, "≥1")
+    if below_minus_1:
+        marks[0] = (-1.0, "≤−1")
+    title = "weight"
+    left = math.ceil(_font().getlength(title)) + 2 * _PAD
+    bar, end = (1 - least) * _BAR, left + (1 - least) * _BAR + 2 * _PAD
+    size = end + math.ceil(_font().getlength(note)), _BAR_HEIGHT + _FONT + 2 * _DESCENT
+    legend = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(legend)
+    pen.text((0, _BAR_HEIGHT / 2), title, _FAINT_INK, _font(), anchor="lm")
+    pen.text((end, _BAR_HEIGHT / 2), note, _FAINT_INK, _font(), anchor="lm")
+    roots = torch.linspace(least, 1, bar).unsqueeze(0)
+    legend.paste(_draw_cells(roots * roots.abs(), bar, _BAR_HEIGHT), (left, 0))
+    pen.rectangle((left - 1, 0, left + bar, _BAR_HEIGHT), outline=_FRAME)
+    for weight, name in marks:
+        x = left + (math.copysign(math.sqrt(abs(weight)), weight) - least) * _BAR
+        pen.text((x, _BAR_HEIGHT + _DESCENT), name, _FAINT_INK, _font(), anchor="mt")
+    return legend
+
+
+def _draw_header(names: list[str], width: int) -> Image.Image:
+    """The columns' names: horizontal where they fit, otherwise rotated to read upwards.
+
+    The header extends beyond the cells by the overhang on either side.
+    """
+    places = [(_OVERHANG + place, name) for place, name in _name_positions(names, width)]
+    longest, breadth = _longest(names), width + 2 * _OVERHANG
+    if longest + 4 <= width / len(places):
+        header = Image.new("RGB", (breadth, _FONT + _DESCENT), _PAPER)
+        pen = ImageDraw.Draw(header)
+        for x, name in places:
+            pen.text((x, _FONT - 2), name, _INK, _font(), anchor="ms")
+        return header
+    header = Image.new("RGB", (longest, breadth), _PAPER)
+    pen = ImageDraw.Draw(header)
+    for y, name in places:
+        pen.text((0, y), name, _INK, _font(), anchor="lm")
+    return header.transpose(Image.Transpose.ROTATE_90)
+
+
+def _name_positions(names: list[str], side: int) -> Iterator[tuple[float, str]]:
+    """The positions of the names along a side, at the centres of their cells.
+
+    Where names would be too close, only every 3rd, 5th, … is shown. An even interval would show
+    only the keys of a sequence in which keys and values alternate.
+    """
+    cell = side / len(names)
+    every = math.ceil(_NAME / cell) | 1
+    for index in range(0, len(names), every):
+        yield (index + 0.5) * cell, names[index]
+
+
+def _shorten(names: list[str]) -> list[str]:
+    """Names of at most 10 characters, with spaces in place of unprintable characters."""
+    visible = ["".join(c if c.isprintable() else " " for c in name) for name in names]
+    return [name if len(name) <= 10 else name[:9] + "…" for name in visible]
+
+
+def _longest(names: list[str]) -> int:
+    return math.ceil(max(_font().getlength(name) for name in names))
+
+
+@cache
+def _font() -> FreeTypeFont | BitmapFont:
+    """Matplotlib's font, which covers many scripts; without it Pillow's, which covers English."""
+    matplotlib = find_spec("matplotlib")  # not imported, as that takes a second
+    if matplotlib and matplotlib.origin:
+        file = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if file.is_file():
+            return ImageFont.truetype(file, _FONT)
+    return ImageFont.load_default(_FONT)
