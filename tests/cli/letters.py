@@ -36,7 +36,7 @@ class Alphabet(LanguageModelData):
         """The sizes of the vocabulary and of a window."""
         return {"vocabulary": len(self.vocabulary), "length": self.length}
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Of knowing how many characters there are."""
         return {"loss": 1.6}
 

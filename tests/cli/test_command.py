@@ -142,7 +142,7 @@ def test_list_attention_is_read_from_the_code(command: Command) -> None:
         assert {line.split()[0] for line in part.splitlines()[1:]} == options(f"attention/{axis}")
 
 
-def test_list_data_loads_each_and_computes_its_floor(
+def test_list_data_loads_each_and_computes_its_trivial_baseline(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = tmp_path / "mine" / "data"

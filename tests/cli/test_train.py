@@ -44,16 +44,18 @@ def test_one_run_leaves_the_record_that_the_contract_promises(
     evaluated = command("evaluate", str(run))
     assert evaluated.code == 0
     assert f"test/per {per:.4f}" in " ".join(evaluated.out.split())
-    floor = json.loads((run / "result.json").read_text())["floor"]
-    assert set(floor) == {"per", "wer"}
-    for name, value in floor.items():
+    trivial = json.loads((run / "result.json").read_text())["trivial_baseline"]
+    assert set(trivial) == {"per", "wer"}
+    for name, value in trivial.items():
         (line,) = (line for line in evaluated.out.splitlines() if f"test/{name} " in line)
         assert f"   trivial baseline {value:.4f}   neighbours 0." in line
     assert evaluated.out.count("trivial baseline") == 2
 
 
-def test_evaluate_shows_floor_and_shortcuts_of_the_split(command: Command, tmp_path: Path) -> None:
-    """A floor of its own for each split, and what even pairs are known to fall to."""
+def test_evaluate_shows_trivial_and_shortcut_baselines_of_the_split(
+    command: Command, tmp_path: Path
+) -> None:
+    """Each split has a trivial baseline of its own; even pairs have a shortcut."""
     small = ["data.examples=200", "data.evaluation_examples=60", "data.batch_size=64"]
     tiny = ["logger=csv", "trainer=cpu", "trainer.max_steps=1", "model.d_model=16"]
     assert command("train", "data=even_pairs", *small, *tiny, "hydra.run.dir=run").code == 0
@@ -61,9 +63,9 @@ def test_evaluate_shows_floor_and_shortcuts_of_the_split(command: Command, tmp_p
     for split in ("validation", "test"):
         answer = command("evaluate", "run", "--split", split)
         (line,) = (line for line in answer.out.splitlines() if f"{split}/accuracy " in line)
-        floor = data.floor(split)["accuracy"]
-        assert line.endswith(f"   trivial baseline {floor:.4f}   first and last symbol 1.0000")
-    assert data.floor("validation") != data.floor("test")
+        trivial = data.trivial_baseline(split)["accuracy"]
+        assert line.endswith(f"   trivial baseline {trivial:.4f}   first and last symbol 1.0000")
+    assert data.trivial_baseline("validation") != data.trivial_baseline("test")
 
 
 def test_a_run_can_be_run_again_from_its_config_alone(command: Command, tmp_path: Path) -> None:

@@ -76,11 +76,13 @@ def test_the_draw_never_changes_and_depends_on_its_seed_only() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_floor_is_the_majority_of_training(task: type[BinaryStrings]) -> None:
+def test_the_trivial_baseline_is_the_majority_of_training(task: type[BinaryStrings]) -> None:
     data = loaded(task, examples=101, lengths=(1, 6), evaluation_examples=30)
     majority = Counter(data.split("train").labels.tolist()).most_common(1)[0][0]
     labels = data.split("test").labels.tolist()
-    assert data.floor("test") == {"accuracy": pytest.approx(labels.count(majority) / len(labels))}
+    assert data.trivial_baseline("test") == {
+        "accuracy": pytest.approx(labels.count(majority) / len(labels))
+    }
 
 
 def test_both_ends_are_enough_for_even_pairs() -> None:
@@ -93,9 +95,9 @@ def test_both_ends_are_enough_for_even_pairs() -> None:
             )
         ]
         expected = {"first and last symbol": {"accuracy": float(np.mean(right))}}
-        assert data.shortcuts(split) == expected
+        assert data.shortcut_baselines(split) == expected
         assert all(right)
-    assert loaded(Parity).shortcuts("test") == {}
+    assert loaded(Parity).shortcut_baselines("test") == {}
 
 
 def test_slices_are_of_neighbouring_lengths() -> None:

@@ -62,17 +62,17 @@ def test_the_batch_size_is_the_largest_batch() -> None:
     assert [len(batch.labels) for batch in data.test_dataloader()] == [93, 93, 92, 92]
 
 
-def test_the_floor_is_the_majority_class_of_training(digits: Digits) -> None:
+def test_the_trivial_baseline_is_the_majority_class_of_training(digits: Digits) -> None:
     counts = Counter(digits.split("train").labels.tolist())
     majority = max(counts, key=lambda label: (counts[label], -label))
     for split in SPLITS:
         labels = digits.split(split).labels.tolist()
         expected = labels.count(majority) / len(labels)
-        assert digits.floor(split) == {"accuracy": pytest.approx(expected)}
+        assert digits.trivial_baseline(split) == {"accuracy": pytest.approx(expected)}
 
 
 @pytest.mark.parametrize("read", ["rows", "pixels"])
-def test_the_shortcut_is_the_nearest_mean_image(read: str) -> None:
+def test_the_shortcut_baseline_is_the_nearest_mean_image(read: str) -> None:
     data = Digits(read=read)  # type: ignore[arg-type]
     data.setup()
     images, labels = data.split("train").inputs.flatten(1).numpy(), data.split("train").labels
@@ -84,7 +84,7 @@ def test_the_shortcut_is_the_nearest_mean_image(read: str) -> None:
         )
     ]
     expected = {"nearest class mean": {"accuracy": pytest.approx(sum(right) / 370)}}
-    assert data.shortcuts("test") == expected
+    assert data.shortcut_baselines("test") == expected
     assert 0.8 < sum(right) / 370 < 1
 
 

@@ -1,4 +1,4 @@
-"""CMUdict as a dataset: what is in it, its splits, its batches and its floor."""
+"""CMUdict as a dataset: what is in it, its splits, its batches and its trivial baseline."""
 
 from collections import Counter, defaultdict
 from functools import cache
@@ -202,7 +202,7 @@ def test_lightning_gets_the_splits_that_it_asks_for(small_g2p: G2P) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_floor_counts_phonemes_of_training_words(small_g2p: G2P, split: str) -> None:
+def test_the_trivial_baseline_counts_phonemes_of_training_words(small_g2p: G2P, split: str) -> None:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     rows = zip(words(small_g2p, "train"), targets(small_g2p, "train"), strict=True)
     for word, pronunciation in rows:
@@ -217,28 +217,28 @@ def test_the_floor_counts_phonemes_of_training_words(small_g2p: G2P, split: str)
         small_g2p.references(split),
     )
     expected = {name: float(rate) for name, rate in errors.compute().items()}
-    assert small_g2p.floor(split) == expected
+    assert small_g2p.trivial_baseline(split) == expected
 
 
-def test_the_floor_is_far_from_both_ends(g2p: G2P) -> None:
-    floor = g2p.floor("test")
-    assert 0.4 < floor["per"] < 0.6
-    assert 0.9 < floor["wer"] < 1
+def test_the_trivial_baseline_is_far_from_both_ends(g2p: G2P) -> None:
+    trivial = g2p.trivial_baseline("test")
+    assert 0.4 < trivial["per"] < 0.6
+    assert 0.9 < trivial["wer"] < 1
 
 
-def test_the_floor_is_perfect_where_each_letter_has_its_phoneme(
+def test_the_trivial_baseline_is_perfect_where_each_letter_has_its_phoneme(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spellings = [*product("abc", repeat=4), *product("abc", repeat=5)]
     lexicon = {"".join(letters): (" ".join(letters).upper(),) for letters in spellings}
     monkeypatch.setattr("attention_lab.data.bundled.g2p.read_cmudict", lambda stress: lexicon)
-    assert loaded().floor("train") == {"per": 0.0, "wer": 0.0}
+    assert loaded().trivial_baseline("train") == {"per": 0.0, "wer": 0.0}
 
 
-def test_the_floor_needs_no_aligned_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trivial_baseline_needs_no_aligned_word(monkeypatch: pytest.MonkeyPatch) -> None:
     lexicon = {"a" * length: ("AH",) for length in range(2, 60)}
     monkeypatch.setattr("attention_lab.data.bundled.g2p.read_cmudict", lambda stress: lexicon)
-    assert loaded().floor("test") == {"per": 1.0, "wer": 1.0}
+    assert loaded().trivial_baseline("test") == {"per": 1.0, "wer": 1.0}
 
 
 def usual(counts: Counter[str]) -> str:
@@ -246,7 +246,7 @@ def usual(counts: Counter[str]) -> str:
     return min(counts, key=lambda known: (-counts[known], known.split()))
 
 
-def test_the_shortcuts_count_in_training() -> None:
+def test_shortcut_baselines_count_in_training() -> None:
     g2p, split = loaded(30_000, 600), "test"
     alone: defaultdict[str, Counter[str]] = defaultdict(Counter)
     between: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -275,13 +275,17 @@ def test_the_shortcuts_count_in_training() -> None:
                 return f"{known[word[:cut]]} {usual(endings[word[cut:]])}"
         return by_neighbours(word)
 
-    found = g2p.shortcuts(split)
+    found = g2p.shortcut_baselines(split)
     for name, write in (("neighbours", by_neighbours), ("trained stem", by_stem)):
         errors = PronunciationErrors()
         answers = [write(word).split() for word in words(g2p, split)]
         errors.update(list(map(g2p.target_vocabulary.encode, answers)), g2p.references(split))
         assert found[name] == {rate: float(value) for rate, value in errors.compute().items()}
-    assert found["trained stem"]["per"] < found["neighbours"]["per"] < g2p.floor(split)["per"]
+    assert (
+        found["trained stem"]["per"]
+        < found["neighbours"]["per"]
+        < g2p.trivial_baseline(split)["per"]
+    )
 
 
 def test_slices_are_by_the_number_of_letters(g2p: G2P) -> None:

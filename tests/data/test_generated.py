@@ -34,7 +34,7 @@ class Coins(GeneratedData[LabelledPositions], LanguageModelData):
     def model_arguments(self) -> dict[str, int]:
         return {"vocabulary": 3, "length": self.width}
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         return {"accuracy": 0.5}
 
     def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:

@@ -116,7 +116,7 @@ def test_test_lengths_are_those_of_test_alone() -> None:
 
 
 @pytest.mark.parametrize("task", RIGHT)
-def test_the_floor_knows_the_length_and_nothing_else(task: type[SymbolPairs]) -> None:
+def test_the_trivial_baseline_knows_the_length_and_nothing_else(task: type[SymbolPairs]) -> None:
     data = loaded(task, symbols=5, lengths=(1, 4), test_lengths=(1, 6))
     seen: dict[int, list[list[int]]] = {}
     for symbols in written(data, "train"):
@@ -132,7 +132,7 @@ def test_the_floor_knows_the_length_and_nothing_else(task: type[SymbolPairs]) ->
         data.references("test"),
     )
     expected = {name: float(rate) for name, rate in accuracy.compute().items()}
-    assert data.floor("test") == expected
+    assert data.trivial_baseline("test") == expected
 
 
 def edits(one: list[int], other: list[int]) -> int:
@@ -147,13 +147,13 @@ def edits(one: list[int], other: list[int]) -> int:
 
 @pytest.mark.parametrize("task", RIGHT)
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_shortcuts_are_copies(task: type[SymbolPairs], split: str) -> None:
+def test_shortcut_baselines_are_copies(task: type[SymbolPairs], split: str) -> None:
     data = loaded(task, symbols=4, lengths=(1, 4), test_lengths=(1, 6))
     name, most = ("trained positions", 4) if task is Copy else ("copy", 6)
     right = written(data, split)
     guesses = [symbols[:most] for symbols in read(data, split)]
     wrong = [edits(*each) for each in zip(guesses, right, strict=True)]
-    ((found, metrics),) = data.shortcuts(split).items()
+    ((found, metrics),) = data.shortcut_baselines(split).items()
     assert found == name
     assert metrics["sequence_accuracy"] == pytest.approx(wrong.count(0) / len(wrong))
     assert metrics["token_error_rate"] == pytest.approx(sum(wrong) / sum(map(len, right)))
@@ -210,7 +210,7 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 def test_unknown_splits_are_refused() -> None:
     data = loaded(Copy)
-    for method in (data.references, data.slices, data.floor):
+    for method in (data.references, data.slices, data.trivial_baseline):
         with pytest.raises(ValueError, match="one of train, validation, test, got 'val'"):
             method("val")
 

@@ -82,7 +82,7 @@ def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
     assert rows(loaded(**knob), "train") != rows(loaded(), "train")
 
 
-def test_the_floor_is_any_token_read() -> None:
+def test_the_trivial_baseline_is_any_token_read() -> None:
     data = loaded()
     chances = [
         inputs[: place + 1].count(label) / (place + 1)
@@ -90,10 +90,10 @@ def test_the_floor_is_any_token_read() -> None:
         for place, label in enumerate(labels)
         if label != IGNORE
     ]
-    assert data.floor("test") == {"accuracy": pytest.approx(sum(chances) / len(chances))}
+    assert data.trivial_baseline("test") == {"accuracy": pytest.approx(sum(chances) / len(chances))}
 
 
-def test_shortcuts_are_what_they_say() -> None:
+def test_shortcut_baselines_are_what_they_say() -> None:
     data = loaded(vocabulary=16)
 
     def at_distance(split: str, distance: int) -> float:
@@ -113,15 +113,15 @@ def test_shortcuts_are_what_they_say() -> None:
             if label != IGNORE:
                 last = max(i for i in range(place) if inputs[i] == inputs[place])
                 matched.append(inputs[last + 1] == label)
-    assert data.shortcuts("test") == {
+    assert data.shortcut_baselines("test") == {
         "fixed distance": {"accuracy": pytest.approx(at_distance("test", best))},
         "last match": {"accuracy": pytest.approx(sum(matched) / len(matched))},
     }
 
 
 def test_one_period_is_solved_by_distance_and_many_tokens_by_one_match() -> None:
-    assert loaded(periods=[9, 9]).shortcuts("test")["fixed distance"] == {"accuracy": 1.0}
-    many = loaded(vocabulary=10**6).shortcuts("test")
+    assert loaded(periods=[9, 9]).shortcut_baselines("test")["fixed distance"] == {"accuracy": 1.0}
+    many = loaded(vocabulary=10**6).shortcut_baselines("test")
     assert many["last match"]["accuracy"] > 0.999 > 0.3 > many["fixed distance"]["accuracy"]
 
 

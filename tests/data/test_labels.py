@@ -74,15 +74,15 @@ def test_one_file_may_be_missing(tmp_path: Path, given: str, dealt: str) -> None
         assert rows(data, split) == expected
 
 
-def test_the_floor_is_the_majority_of_training(tmp_path: Path) -> None:
+def test_the_trivial_baseline_is_the_majority_of_training(tmp_path: Path) -> None:
     files = own(tmp_path, train=FILMS, validation=[("film", "bad")], test=FILMS)
     with pytest.warns(UserWarning, match="3 of the 3 test texts are in the training split as well"):
         data = loaded(**files)
-    assert data.floor("validation") == {"accuracy": 0.0}
-    assert data.floor("test") == {"accuracy": pytest.approx(2 / 3)}
+    assert data.trivial_baseline("validation") == {"accuracy": 0.0}
+    assert data.trivial_baseline("test") == {"accuracy": pytest.approx(2 / 3)}
 
 
-def test_the_shortcut_is_naive_bayes(tmp_path: Path) -> None:
+def test_the_shortcut_baseline_is_naive_bayes(tmp_path: Path) -> None:
     train = [("a b b", "x"), ("b c a a", "x"), ("c c b d", "y"), ("d a", "y"), ("c", "x")]
     other = [("a", "x"), ("c b", "y"), ("d d", "y"), ("b a c d", "x"), ("d", "x"), ("a a", "y")]
     data = loaded(**own(tmp_path, train=train, validation=other, test=other), tokens="whitespace")
@@ -97,7 +97,7 @@ def test_the_shortcut_is_naive_bayes(tmp_path: Path) -> None:
     right = [max("xy", key=lambda known: score(text, known)) == label for text, label in other]
     assert 0 < sum(right) < len(right)
     expected = {"tokens without order": {"accuracy": sum(right) / len(right)}}
-    assert data.shortcuts("test") == expected
+    assert data.shortcut_baselines("test") == expected
 
 
 def test_slices_are_by_length_in_tokens(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ListOps: its values by a reader of its own, its distribution, and what its shortcuts tell."""
+"""ListOps: its values by a reader of its own, its distribution, and its shortcut baselines."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -168,19 +168,19 @@ def guessed(data: ListOps, split: str, kind: Any) -> float:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_floor_and_shortcuts_are_what_counting_says(small: ListOps, split: str) -> None:
-    assert small.floor(split) == {"accuracy": guessed(small, split, lambda tree: None)}
-    assert small.shortcuts(split) == {
+def test_trivial_and_shortcut_baselines_are_what_counting_says(small: ListOps, split: str) -> None:
+    assert small.trivial_baseline(split) == {"accuracy": guessed(small, split, lambda tree: None)}
+    assert small.shortcut_baselines(split) == {
         "root operator": {"accuracy": guessed(small, split, lambda tree: tree[0])},
         "root operator on its own digits": {"accuracy": guessed(small, split, own_digits)},
     }
 
 
-def test_the_long_range_arenas_floors() -> None:
+def test_the_trivial_baseline_of_long_range_arena() -> None:
     """A majority class of 16.8 % and 35.9 % by the root's operator, on 96,000 examples."""
     data = loaded(examples=1500, evaluation_examples=10, lengths=(501, 1999))
-    assert data.floor("train")["accuracy"] == pytest.approx(0.168, abs=0.03)  # 3 sigma
-    root = data.shortcuts("train")["root operator"]["accuracy"]
+    assert data.trivial_baseline("train")["accuracy"] == pytest.approx(0.168, abs=0.03)  # 3 sigma
+    root = data.shortcut_baselines("train")["root operator"]["accuracy"]
     assert root == pytest.approx(0.359, abs=0.037)
     assert all(500 < len(tokens) < 2000 for tokens in examples(data, "train"))
 

@@ -128,14 +128,14 @@ def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
 # Baselines
 
 
-def test_the_floor_always_writes_the_most_frequent_target(tmp_path: Path) -> None:
+def test_the_trivial_baseline_always_writes_the_most_frequent_target(tmp_path: Path) -> None:
     train = written(tmp_path, [("a", "x y"), ("b", "x"), ("c", "x y"), ("d", "z")], "train")
     test = written(tmp_path, [("e", "x y"), ("f", "x"), ("f", "x y"), ("g", "z z z")], "test")
     data = loaded(train, validation=train, test=test, target_tokens="whitespace")
-    floor = data.floor("test")
-    assert floor["sequence_error_rate"] == pytest.approx(1 / 3)
-    assert floor["token_error_rate"] == pytest.approx(3 / (2 + 2 + 3))
-    assert data.monitor in floor
+    trivial = data.trivial_baseline("test")
+    assert trivial["sequence_error_rate"] == pytest.approx(1 / 3)
+    assert trivial["token_error_rate"] == pytest.approx(3 / (2 + 2 + 3))
+    assert data.monitor in trivial
 
 
 def test_copying_is_known_to_do_well(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_copying_is_known_to_do_well(tmp_path: Path) -> None:
     test = written(tmp_path, [("abab", "abab"), ("bb", "ba"), ("b!", "b?")], "test")
     with pytest.warns(UserWarning, match="never occur"):
         data = loaded(train, validation=train, test=test)
-    copy = data.shortcuts("test")["copy"]
+    copy = data.shortcut_baselines("test")["copy"]
     assert copy["sequence_error_rate"] == pytest.approx(2 / 3)  # "!" is not "?"
     assert copy["token_error_rate"] == pytest.approx(2 / 8)
 
@@ -193,11 +193,11 @@ def test_metrics_suit_the_tokens_and_can_be_chosen(
 ) -> None:
     path = written(tmp_path, LINES)
     data = loaded(path, source_tokens=source_tokens, target_tokens=target_tokens, **options)
-    floor = data.floor("test")
+    trivial = data.trivial_baseline("test")
     assert (data.monitor, data.mode) == (monitor, MODES[monitor])
-    assert monitor in floor
+    assert monitor in trivial
     if metrics is not None:
-        assert list(floor) == metrics
+        assert list(trivial) == metrics
 
 
 def test_the_word_error_rate_is_that_of_whole_words(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_lengths_are_mixed_and_told_apart() -> None:
     assert torch.equal(slices.of(train), (train.length == 32).long())
     assert recall().slices("test") is None
     asked = (data.split("test").labels != IGNORE).sum()
-    assert data.floor("test") == {"accuracy": pytest.approx(50 / float(asked))}
+    assert data.trivial_baseline("test") == {"accuracy": pytest.approx(50 / float(asked))}
 
 
 def test_distances_follow_the_power_law() -> None:
@@ -91,7 +91,7 @@ def test_rows_of_different_numbers_are_all_equally_likely() -> None:
     assert chisquare(list(counts.values())).pvalue > 1e-4
 
 
-def test_a_bag_of_the_values_reaches_the_floor() -> None:
+def test_a_bag_of_the_values_reaches_the_trivial_baseline() -> None:
     """Answering one of the values at random is right once in ``pairs``."""
     data = recall(evaluation_examples=2000)
     test = data.split("test")
@@ -99,7 +99,7 @@ def test_a_bag_of_the_values_reaches_the_floor() -> None:
     picked = values[torch.arange(2000)[:, None], torch.randint(4, (2000, 64))]
     asked = test.labels != IGNORE
     accuracy = (picked == test.labels)[asked].float().mean()
-    assert float(accuracy) == pytest.approx(data.floor("test")["accuracy"], abs=0.02)
+    assert float(accuracy) == pytest.approx(data.trivial_baseline("test")["accuracy"], abs=0.02)
 
 
 def as_numbers(batch: LabelledPositions) -> list[list[list[int]]]:

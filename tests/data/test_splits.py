@@ -54,7 +54,9 @@ def test_constructors_check_their_arguments(construct: Callable[[], object], mes
         construct()
 
 
-@pytest.mark.parametrize("method", ["split", "evaluation_dataloader", "floor", "references"])
+@pytest.mark.parametrize(
+    "method", ["split", "evaluation_dataloader", "trivial_baseline", "references"]
+)
 def test_unknown_splits_are_refused(method: str, small_g2p: G2P) -> None:
     with pytest.raises(ValueError, match="one of train, validation, test, got 'val'"):
         getattr(small_g2p, method)("val")
@@ -75,9 +77,11 @@ def test_setup_loads_once(name: str, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("name", ["small_g2p", "digits"])
-def test_the_floor_has_the_metric_to_watch(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_trivial_baseline_has_the_metric_to_watch(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     data: G2P | Digits = request.getfixturevalue(name)
-    assert data.monitor in data.floor("validation")
+    assert data.monitor in data.trivial_baseline("validation")
 
 
 @pytest.mark.parametrize("module", [slices, vocabulary, sequence_metrics])

@@ -108,17 +108,24 @@ def test_a_text_that_is_too_short_is_not_kept(tmp_path: Path) -> None:
 
 def test_tokens_and_pairs_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, POEM)
-    known = [(loaded(path).floor(split), loaded(path).shortcuts(split)) for split in SPLITS]
+    known = [
+        (loaded(path).trivial_baseline(split), loaded(path).shortcut_baselines(split))
+        for split in SPLITS
+    ]
     again = loaded(path)
     with monkeypatch.context() as patch:
         patch.setattr(again, "_blocks", lambda split: pytest.fail("it is counted again"))
-        assert [(again.floor(split), again.shortcuts(split)) for split in SPLITS] == known
+        assert [
+            (again.trivial_baseline(split), again.shortcut_baselines(split)) for split in SPLITS
+        ] == known
     (directory,) = cache_directory().iterdir()
     tables = list(directory.glob("*.npy"))
     assert len(tables) == 6
     for table in tables:
         table.write_bytes(b"")
-    assert [(again.floor(split), again.shortcuts(split)) for split in SPLITS] == known
+    assert [
+        (again.trivial_baseline(split), again.shortcut_baselines(split)) for split in SPLITS
+    ] == known
     assert all(table.stat().st_size for table in tables)
 
 
@@ -131,7 +138,7 @@ def test_what_cannot_be_kept_is_counted_each_time(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(corpus_module.tempfile, "NamedTemporaryFile", refuse)
-    assert data.floor("test") == data.floor("test")
+    assert data.trivial_baseline("test") == data.trivial_baseline("test")
     (directory,) = cache_directory().iterdir()
     assert not list(directory.glob("*.npy"))
 

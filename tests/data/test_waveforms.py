@@ -97,12 +97,12 @@ def test_other_random_numbers_are_left_alone() -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
 
 
-def test_the_floor_is_the_majority_of_training(small: Waveforms) -> None:
+def test_the_trivial_baseline_is_the_majority_of_training(small: Waveforms) -> None:
     majority = Counter(sorted(small.split("train").labels.tolist())).most_common(1)[0][0]
     for split in SPLITS:
         labels = small.split(split).labels.tolist()
         expected = labels.count(majority) / len(labels)
-        assert small.floor(split) == {"accuracy": pytest.approx(expected)}
+        assert small.trivial_baseline(split) == {"accuracy": pytest.approx(expected)}
 
 
 def test_logistic_regression_is_as_good_as_published(published: Waveforms) -> None:
@@ -111,7 +111,7 @@ def test_logistic_regression_is_as_good_as_published(published: Waveforms) -> No
     model = LogisticRegression(C=1e6, max_iter=2000)
     model.fit(train.inputs.squeeze(2).numpy(), train.labels.numpy())
     expected = model.score(test.inputs.squeeze(2).numpy(), test.labels.numpy())
-    found = published.shortcuts("test")["logistic regression"]["accuracy"]
+    found = published.shortcut_baselines("test")["logistic regression"]["accuracy"]
     assert found == pytest.approx(expected, abs=0.005)
     assert found == pytest.approx(0.32, abs=0.02)
 

@@ -134,7 +134,7 @@ def _result(test: Mapping[str, float] | None, changes: Mapping[str, Any] | None)
         "monitor": "per",
         "mode": "min",
         "test": test or {"per": 0.5},
-        "floor": {"per": 0.70, "wer": 0.99},
+        "trivial_baseline": {"per": 0.70, "wer": 0.99},
         "parameters": 1_234_567,
         "tokens_per_second": 10_123.0,
         "peak_memory_bytes": 612_000_000,

@@ -43,7 +43,7 @@ def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
         ({"test": {"per": 0.1, "wer": 0.2}}, "same test metrics (wer)"),
         ({"test": dict.fromkeys(["per", *"abcde"], 0.1)}, "same test metrics (a, b, c and 2 more)"),
         ({"result": {"monitor": "wer"}}, "differ in their monitor"),
-        ({"result": {"floor": {"per": 0.6}}}, "differ in their trivial baseline"),
+        ({"result": {"trivial_baseline": {"per": 0.6}}}, "differ in their trivial baseline"),
         ({"record": {"host": "another"}}, "differ in host"),
         ({"record": {"versions": {"torch": "2.12.0"}}}, "differ in versions"),
         ({"test": {"per": math.nan}}, "y: 1 finished runs have no per on test"),

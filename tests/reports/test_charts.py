@@ -64,30 +64,34 @@ def test_curves_that_fall_far_are_on_a_logarithmic_scale(
     assert re.findall(r">(\d\d(?:\.\d)?)<", chart)[: len(ticks)] == ticks
 
 
-def test_the_floor_and_outliers_are_pointed_at_when_off_the_scale(compared: Compared) -> None:
+def test_the_trivial_baseline_and_outliers_are_pointed_at_when_off_the_scale(
+    compared: Compared,
+) -> None:
     near = {"a": [0.10, 0.11, 0.12], "b": [0.12, 0.13, 0.14], "c": [0.5, 0.501, 0.502]}
-    chart = interval_chart(compared(near, floor={"per": 0.9}))
+    chart = interval_chart(compared(near, trivial_baseline={"per": 0.9}))
     assert "50.1 →" in chart
     assert "trivial baseline 90.0 % →" in chart
 
 
-def test_the_floor_is_drawn_in_place_when_near(compared: Compared) -> None:
+def test_the_trivial_baseline_is_drawn_in_place_when_near(compared: Compared) -> None:
     near = {"a": [0.10, 0.11, 0.12], "b": [0.12, 0.13, 0.14]}
-    chart = interval_chart(compared(near, floor={"per": 0.2}))
+    chart = interval_chart(compared(near, trivial_baseline={"per": 0.2}))
     assert "trivial baseline 20.0 %<" in chart
     assert "→" not in chart
 
 
 @pytest.mark.parametrize("scores", [[0.001, 0.004, 0.0], [0.999, 0.996, 1.0]])
 def test_no_axis_of_a_rate_leaves_0_to_100_percent(compared: Compared, scores: list[float]) -> None:
-    chart = interval_chart(compared({"a": scores, "b": scores[::-1]}, floor={}))
+    chart = interval_chart(compared({"a": scores, "b": scores[::-1]}, trivial_baseline={}))
     ticks = [float(text) for text in texts(chart) if re.fullmatch(r"[−-]?[\d.]+", text)]
     assert len(ticks) > 2
     assert all(0 <= tick <= 100 for tick in ticks)
 
 
 def test_an_error_rate_may_be_above_100_percent(compared: Compared) -> None:
-    chart = interval_chart(compared({"a": [1.5, 1.6, 1.7], "b": [1.2, 1.3, 1.4]}, floor={}))
+    chart = interval_chart(
+        compared({"a": [1.5, 1.6, 1.7], "b": [1.2, 1.3, 1.4]}, trivial_baseline={})
+    )
     assert {"120", "140", "160"} <= set(texts(chart))
     assert "→" not in chart
 
@@ -96,7 +100,7 @@ def test_an_error_rate_may_be_above_100_percent(compared: Compared) -> None:
 def test_an_interval_beyond_the_axis_has_an_arrowhead(
     compared: Compared, scores: list[float], heads: int
 ) -> None:
-    chart = interval_chart(compared({"a": scores}, floor={}))
+    chart = interval_chart(compared({"a": scores}, trivial_baseline={}))
     assert chart.count("arrowhead") == heads
 
 
@@ -104,7 +108,7 @@ def test_an_interval_beyond_the_axis_has_an_arrowhead(
 def test_labels_of_baselines_stay_in_sight(compared: Compared, per: float) -> None:
     known = {"a shortcut with a name that is rather long, and longer": {"per": per}}
     near = {"a": [0.10, 0.11, 0.12], "b": [0.12, 0.13, 0.14]}
-    chart = interval_chart(compared(near, floor={"per": 0.9}, shortcuts=known))
+    chart = interval_chart(compared(near, trivial_baseline={"per": 0.9}, shortcut_baselines=known))
     ((style, x, text),) = re.findall(
         r'<text style="([^"]*)" x="([\d.]+)"[^>]*>(a short[^<]*)', chart
     )
@@ -226,7 +230,7 @@ def ticks(chart: str) -> list[float]:
 )
 def test_axes_magnify_no_noise(compared: Compared, scores: list[float], least: float) -> None:
     """Differences of 0.04 points are drawn on an axis that is far longer."""
-    comparison = compared({"a": scores, "b": scores[::-1]}, floor={})
+    comparison = compared({"a": scores, "b": scores[::-1]}, trivial_baseline={})
     found = ticks(interval_chart(comparison))
     assert max(found) - min(found) >= least
 

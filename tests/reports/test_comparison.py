@@ -35,7 +35,7 @@ def test_numbers_of_a_group_by_hand(sweep: Path) -> None:
     assert additive.median("seconds", "training") == 75
     assert additive.median("seconds", "asleep") is None
     assert comparison.metrics == ["per", "wer", "loss"]
-    assert comparison.floor == {"per": 0.70, "wer": 0.99}
+    assert comparison.trivial_baseline == {"per": 0.70, "wer": 0.99}
     assert (comparison.mode, comparison.threshold) == ("min", 0.3)
 
 

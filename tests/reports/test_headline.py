@@ -113,32 +113,39 @@ def test_the_answer_claims_what_the_seeds_support(
     assert answer(compared(scores)) == sentence
 
 
+def trivial_and_shortcuts(
+    trivial: dict[str, float], **shortcuts: dict[str, float]
+) -> dict[str, object]:
+    """The baselines of a comparison, as its fields."""
+    return {"trivial_baseline": trivial, "shortcut_baselines": shortcuts}
+
+
 @pytest.mark.parametrize(
     ("known", "sentence"),
     [
         (
-            {"floor": {"per": 0.7}, "shortcuts": {"first letter": {"per": 0.4}}},
+            trivial_and_shortcuts({"per": 0.7}, **{"first letter": {"per": 0.4}}),
             "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %, shortcut baseline "
             "first letter 40.0 %), lower than b on the same seeds (adjusted p < 0.001).",
         ),
         (
-            {"floor": {"per": 0.7}, "shortcuts": {"first letter": {"per": 0.05}}},
+            trivial_and_shortcuts({"per": 0.7}, **{"first letter": {"per": 0.05}}),
             "No group beats the shortcut baseline first letter, 5.0 % PER. a has the lowest PER, "
             "10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than b on the same seeds "
             "(adjusted p < 0.001).",
         ),
         (
-            {"floor": {"per": 0.103}},
+            {"trivial_baseline": {"per": 0.103}},
             "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 10.3 %, within the "
             "interval), lower than b on the same seeds (adjusted p < 0.001).",
         ),
         (
-            {"floor": {}, "shortcuts": {"x": {"per": 0.9}, "y": {"per": 0.8}, "z": {"wer": 0.1}}},
+            trivial_and_shortcuts({}, x={"per": 0.9}, y={"per": 0.8}, z={"wer": 0.1}),
             "a has the lowest PER, 10.2 % [9.9, 10.4] (shortcut baseline y 80.0 %), lower than b "
             "on the same seeds (adjusted p < 0.001).",
         ),
         (
-            {"floor": {"per": 0.7}, "shortcuts": {"worse": {"per": 0.8}}},
+            trivial_and_shortcuts({"per": 0.7}, worse={"per": 0.8}),
             "a has the lowest PER, 10.2 % [9.9, 10.4] (trivial baseline 70.0 %), lower than b on "
             "the same seeds (adjusted p < 0.001).",
         ),
@@ -211,7 +218,8 @@ def test_the_answer_with_a_baseline(
         ({"a": [0.0] * 3, "b": [0.0] * 3}, None),
         ({"a": [0.1], "b": [0.2]}, None),
         ({"a": CLEAR, "b": [None]}, None),
-        ({"a": [0.9, 0.901, 0.903], "b": [0.95, 0.951, 0.952]}, None),  # the floor is 0.7
+        # The trivial baseline is 0.7.
+        ({"a": [0.9, 0.901, 0.903], "b": [0.95, 0.951, 0.952]}, None),
     ],
 )
 def test_only_a_winner_is_bold(
@@ -231,7 +239,11 @@ def test_only_a_winner_is_bold(
 def test_a_long_name_of_a_baseline_does_not_widen_the_table(compared: Compared) -> None:
     comparison = compared({"a": CLEAR, "b": ALIKE})
     widths = {
-        max(len(line) for line in printed(replace(comparison, shortcuts=known), 200) if "─" in line)
+        max(
+            len(line)
+            for line in printed(replace(comparison, shortcut_baselines=known), 200)
+            if "─" in line
+        )
         for known in ({"x": {"per": 0.4}}, {"the same phoneme for each letter": {"per": 0.4}})
     }
     assert len(widths) == 1
@@ -251,7 +263,7 @@ def test_no_group_is_called_better_on_other_data(write_run: WriteRun) -> None:
 
 
 def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
-    result = {"monitor": "accuracy", "mode": "max", "floor": {"accuracy": 0.1}}
+    result = {"monitor": "accuracy", "mode": "max", "trivial_baseline": {"accuracy": 0.1}}
     for seed, (low, high) in enumerate(zip(CLEAR, WORSE, strict=True)):
         write_run("a=low", seed, test={"accuracy": low + 0.5}, result=result)
         run = write_run("a=high", seed, test={"accuracy": high + 0.5}, result=result)
@@ -324,9 +336,11 @@ def printed(comparison: Comparison, width: int) -> list[str]:
     return capture.get().splitlines()
 
 
-def test_shortcuts_stand_beside_the_trivial_baseline(compared: Compared) -> None:
+def test_shortcut_baselines_stand_beside_the_trivial_baseline(compared: Compared) -> None:
     known = {"first letter": {"per": 0.25}, "nothing known": {}}
-    comparison = compared({"a": [0.1, 0.2]}, floor={"per": 0.3}, shortcuts=known)
+    comparison = compared(
+        {"a": [0.1, 0.2]}, trivial_baseline={"per": 0.3}, shortcut_baselines=known
+    )
     lines = printed(comparison, 100)
     values = [line.split()[-1] for line in lines if line.startswith("first letter ")]
     assert values == ["25.0"]
@@ -357,8 +371,8 @@ def test_the_terminal_table_fits(sweep: Path, width: int, baseline: str | None) 
     assert re.search(r"scaled +3 +21\.0 \[18\.5, 23\.6\] .* 1\.23 M +10\.1 k", scaled)
     (general,) = [line for line in lines if line.startswith("general ") and "n" in line]
     assert re.search(r"general +1/4 +15\.0 \(one seed\)", general)
-    (floor,) = [line for line in lines if line.startswith("trivial baseline ")]
-    assert "70.0" in floor
+    (trivial,) = [line for line in lines if line.startswith("trivial baseline ")]
+    assert "70.0" in trivial
     (heading,) = [line for line in lines if line.startswith("attention ")]
     assert ("Δ PER, points" in heading) == (baseline is not None)
 
@@ -387,9 +401,11 @@ def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
     with (sweep / "report.csv").open(newline="") as file:
         rows = {(row["group"], row["metric"]): row for row in csv.DictReader(file)}
     assert len(rows) == 9 + 2
-    assert {name: (row["kind"], row["mean"]) for name, row in rows.items() if "floor" in name} == {
-        ("floor", "per"): ("floor", "0.7"),
-        ("floor", "wer"): ("floor", "0.99"),
+    assert {
+        name: (row["kind"], row["mean"]) for name, row in rows.items() if "trivial baseline" in name
+    } == {
+        ("trivial baseline", "per"): ("trivial_baseline", "0.7"),
+        ("trivial baseline", "wer"): ("trivial_baseline", "0.99"),
     }
     row = rows["additive", "per"]
     values = [0.10 + 0.02 * seed for seed in range(3)]
@@ -400,7 +416,7 @@ def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
         interval.low,
         interval.high,
     ]
-    assert float(row["floor"]) == 0.70
+    assert float(row["trivial_baseline"]) == 0.70
     assert float(row["parameters"]) == 1_234_567
     assert float(row["training_seconds"]) == 75
     assert (row["baseline"], row["difference_n"]) == ("scaled", "3")

@@ -247,7 +247,9 @@ def empty_results(sweep: Path) -> None:
 
 def strange_results(sweep: Path) -> None:
     for file in sweep.glob("*/result.json"):
-        file.write_text('{"monitor": "f1", "test": {"per": "low", "f1": true}, "floor": 3}')
+        file.write_text(
+            '{"monitor": "f1", "test": {"per": "low", "f1": true}, "trivial_baseline": 3}'
+        )
 
 
 def no_record_at_all(sweep: Path) -> None:

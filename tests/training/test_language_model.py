@@ -124,4 +124,4 @@ def test_a_text_has_no_sequences_to_get_right(compose: Any, tmp_path: Any, own_c
     run.task.evaluate(run.data.split("test").select(torch.arange(3)), "test")
     metrics = {"loss", "perplexity", "accuracy", "bits_per_character"}
     assert run.task.results("test").keys() == metrics
-    assert run.data.floor("test").keys() == metrics
+    assert run.data.trivial_baseline("test").keys() == metrics

@@ -123,8 +123,8 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
         "validation",
         "last",
         "test",
-        "floor",
-        "shortcuts",
+        "trivial_baseline",
+        "shortcut_baselines",
         "monitor",
         "mode",
         "bounds",
@@ -141,7 +141,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
     }
     assert result["validation"].keys() == result["test"].keys()
     assert result["monitor"] in result["test"]
-    assert result["floor"].keys() <= result["test"].keys()
+    assert result["trivial_baseline"].keys() <= result["test"].keys()
     assert result["bounds"].keys() == {name for name in result["test"] if "/" not in name}
     assert 10**7 < result["peak_memory_bytes"] < 10**11
     seconds = result["seconds"]
@@ -167,8 +167,8 @@ def test_the_result_counts_what_there_is(run: FinishedRun) -> None:
     names = {name for name, _ in model.named_parameters()}
     held = sum(value.numel() for name, value in weights.items() if name[6:] in names)
     assert result["parameters"] == held
-    assert result["floor"] == data.floor("test")
-    assert result["threshold"] == data.floor("validation")[data.monitor]
+    assert result["trivial_baseline"] == data.trivial_baseline("test")
+    assert result["threshold"] == data.trivial_baseline("validation")[data.monitor]
     backend = "eager" if "Additive" in run.config["attention"]["score"]["_target_"] else "sdpa"
     assert result["backends"] == dict.fromkeys(attention_layers(model), backend)
 

@@ -38,8 +38,8 @@ def run(arguments: Sequence[str]) -> int:
             trained = restored(chosen.run, chosen.checkpoint, decoding)
             metrics = evaluate(trained, chosen.split)
             marks = {
-                "trivial baseline": trained.data.floor(chosen.split),
-                **trained.data.shortcuts(chosen.split),
+                "trivial baseline": trained.data.trivial_baseline(chosen.split),
+                **trained.data.shortcut_baselines(chosen.split),
             }
             checksum = checksum_of(chosen.run / "checkpoints" / f"{chosen.checkpoint}.ckpt")
     except UnusableRun as error:

@@ -61,7 +61,10 @@ def _facts(name: str, extra: Path | None) -> str:
         check_node("data", config["data"], SplitDataModule)
         data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
         data.setup()
-        known = {"trivial baseline": data.floor("test"), **data.shortcuts("test")}
+        known = {
+            "trivial baseline": data.trivial_baseline("test"),
+            **data.shortcut_baselines("test"),
+        }
         marks = [f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items()]
     except Exception as error:  # of a user's own, too: the others can still be listed
         return f"not loaded: {' '.join(str(error).split()) or type(error).__name__}"

@@ -11,7 +11,7 @@ def lines(
     Args:
         metrics: by name.
         split: what they are of.
-        marks: the same metrics, or some, of a trivial baseline and of shortcuts, by their names.
+        marks: some of these metrics for the trivial and each shortcut baseline, by its name.
     """
     width = max(map(len, metrics))
     for name, value in metrics.items():

@@ -285,7 +285,9 @@ def _train_one(config: DictConfig) -> None:
         return
     echo("", directory)
     for line in lines(
-        result["test"], "test", {"trivial baseline": result["floor"], **result["shortcuts"]}
+        result["test"],
+        "test",
+        {"trivial baseline": result["trivial_baseline"], **result["shortcut_baselines"]},
     ):
         echo(f"  {line}")
     echo(f"  attention maps        {directory / 'attention' / 'attention.html'}")

@@ -18,8 +18,8 @@ _MOST_SPELT = 3
 _SHOWN_OF_FIRST = {
     "monitor": "monitored metric",
     "mode": "direction of it",
-    "floor": "trivial baseline",
-    "shortcuts": "shortcut baselines",
+    "trivial_baseline": "trivial baseline",
+    "shortcut_baselines": "shortcut baselines",
     "threshold": "threshold",
 }
 

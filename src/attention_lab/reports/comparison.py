@@ -89,10 +89,10 @@ class Comparison:
     sliced: list[str]
     #: Of the first metric: "min" or "max".
     mode: str
-    #: What a trivial baseline reaches on test, by metric.
-    floor: Mapping[str, float]
-    #: What is known to do well without solving the task, by its name: metrics on test.
-    shortcuts: Mapping[str, Mapping[str, float]]
+    #: The test metrics of the trivial baseline.
+    trivial_baseline: Mapping[str, float]
+    #: The test metrics of each shortcut baseline, by its name.
+    shortcut_baselines: Mapping[str, Mapping[str, float]]
     #: The value on validation that ``steps_to_threshold`` counts the steps to, and its metric.
     threshold: float | None
     monitor: str
@@ -107,9 +107,9 @@ class Comparison:
 
     @property
     def baselines(self) -> dict[str, Mapping[str, float]]:
-        """What every group is held against, by name: the trivial baseline, then the shortcuts."""
-        shortcuts = {f"{name} (shortcut)": known for name, known in self.shortcuts.items()}
-        named = {"trivial baseline": self.floor, **shortcuts}
+        """The trivial baseline, then the shortcut baselines, by the names that are shown."""
+        named = {"trivial baseline": self.trivial_baseline}
+        named |= {f"{name} (shortcut)": known for name, known in self.shortcut_baselines.items()}
         return {name: known for name, known in named.items() if known}
 
     @property
@@ -198,9 +198,10 @@ class Comparison:
     def baselines_to_name(self) -> list[tuple[str, float]]:
         """The trivial baseline in the first metric and the best shortcut, if that is better."""
         metric = self.metrics[0]
-        known = [("trivial baseline", self.floor[metric])] if metric in self.floor else []
+        trivial = self.trivial_baseline.get(metric)
+        known = [] if trivial is None else [("trivial baseline", trivial)]
         shortcuts = [
-            (each[metric], name) for name, each in self.shortcuts.items() if metric in each
+            (each[metric], name) for name, each in self.shortcut_baselines.items() if metric in each
         ]
         if shortcuts:
             value, name = (max if self.mode == "max" else min)(shortcuts)
@@ -241,11 +242,11 @@ def compare(
     groups, swept = grouped([run for run in runs if run.overrides is not None])
     results = [run.result for group in groups for run in group.finished if run.result]
     first = results[0] if results else {}
-    floor = _numbers(section(first, "floor"))
+    trivial = _numbers(section(first, "trivial_baseline"))
     tested = dict.fromkeys(name for result in results for name in section(result, "test"))
     whole = [name for name in tested if "/" not in name]
     leading = _leading(groups, first, whole) if metric is None else _asked(metric, whole)
-    rank = (leading, first.get("monitor"), *floor, *tested)
+    rank = (leading, first.get("monitor"), *trivial, *tested)
     metrics = sorted(whole, key=rank.index)
     found = tunings(groups)
     return Comparison(
@@ -255,8 +256,10 @@ def compare(
         metrics=metrics,
         sliced=[name for name in tested if "/" in name],
         mode=direction(str(leading), first),
-        floor=floor,
-        shortcuts={name: _numbers(known) for name, known in section(first, "shortcuts").items()},
+        trivial_baseline=trivial,
+        shortcut_baselines={
+            name: _numbers(known) for name, known in section(first, "shortcut_baselines").items()
+        },
         threshold=number(first, "threshold"),
         monitor=str(first.get("monitor")),
         baseline=named(baseline, groups) if baseline else None,

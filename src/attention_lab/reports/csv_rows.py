@@ -10,7 +10,18 @@ from attention_lab.reports.stats import Interval
 
 _STATUSES = ("finished", "failed", "diverged", "preempted", "running", "waiting")
 CSV_COLUMNS = (
-    *("kind", "group", "metric", "n", "mean", "low", "high", "floor", "runs", *_STATUSES),
+    *(
+        "kind",
+        "group",
+        "metric",
+        "n",
+        "mean",
+        "low",
+        "high",
+        "trivial_baseline",
+        "runs",
+        *_STATUSES,
+    ),
     *("parameters", "tokens_per_second", "peak_memory_bytes", "training_seconds"),
     *("best_validation", "best_step", "last_validation", "area_under_curve"),
     *("steps_to_threshold", "baseline"),
@@ -20,9 +31,10 @@ CSV_COLUMNS = (
 
 
 def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """What is known of every group, and of the floor and each shortcut, in each test metric.
+    """One row for each test metric of each group, trivial baseline and shortcut baseline.
 
-    The ``kind`` of a row is "group", "floor" or "shortcut". What does not exist is left out.
+    The ``kind`` of a row is "group", "trivial_baseline" or "shortcut_baseline"; what does not exist
+    is left out.
     """
     for metric in (*comparison.metrics, *comparison.sliced):
         differences = {d.group: d for d in comparison.to_baseline(metric)}
@@ -31,14 +43,15 @@ def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
             if interval := group.interval(metric):
                 low, high = _shown_ends(interval)
                 row |= {"n": interval.n, "mean": interval.mean, "low": low, "high": high}
-            row |= {"floor": comparison.floor.get(metric), **_of_runs(group)}
+            row |= {"trivial_baseline": comparison.trivial_baseline.get(metric), **_of_runs(group)}
             if metric == comparison.monitor:
                 row |= _of_training(group, metric)
             if group in differences:
                 row |= _difference_columns(differences[group])
             yield {name: "" if _is_nan(value) else value for name, value in row.items()}
-        known = [("floor", "floor", comparison.floor)]
-        known += [("shortcut", name, each) for name, each in comparison.shortcuts.items()]
+        known = [("trivial_baseline", "trivial baseline", comparison.trivial_baseline)]
+        shortcuts = comparison.shortcut_baselines
+        known += [("shortcut_baseline", name, each) for name, each in shortcuts.items()]
         for kind, name, values in known:
             if metric in values:
                 yield {"kind": kind, "group": name, "metric": metric, "mean": values[metric]}

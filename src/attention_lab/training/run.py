@@ -94,14 +94,14 @@ def _train(
 
 
 def _prepared(config: Config) -> tuple[Run, float]:
-    """A run, and the floor of its validation by the metric that is monitored.
+    """A run, and its trivial baseline on validation in the metric that is monitored.
 
     That is computed before training, which a mistake of a dataset of one's own must not cost.
     """
     run = build(with_environment(config))
     with config_errors(config):
         run.logger_options.mode()
-    return run, run.data.floor("validation")[run.data.monitor]
+    return run, run.data.trivial_baseline("validation")[run.data.monitor]
 
 
 def _recorded(
@@ -188,8 +188,8 @@ def _fit_and_test(
         "validation": _short(best.metrics),
         "last": _short(last.metrics),
         "test": test,
-        "floor": data.floor("test"),
-        "shortcuts": data.shortcuts("test"),
+        "trivial_baseline": data.trivial_baseline("test"),
+        "shortcut_baselines": data.shortcut_baselines("test"),
         "parameters": sum(p.numel() for p in run.task.model.parameters()),
         "tokens_per_second": tokens / history.training_seconds,
         "peak_memory_bytes": history.peak_memory_bytes,

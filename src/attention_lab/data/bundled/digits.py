@@ -22,7 +22,7 @@ class Digits(LabelledSequencesData):
     validation and 370 (20 %) to test.
 
     Known shortcut: the images are all of one size and in place, so an average of each class goes
-    far (``shortcuts``). Also, the same 13 people wrote the images of all splits.
+    far (``shortcut_baselines``). Also, the same 13 people wrote the images of all splits.
 
     Source: Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine
     Learning Repository; scikit-learn ships its test set of 1797 images.
@@ -69,7 +69,7 @@ class Digits(LabelledSequencesData):
         """The sizes of a feature vector, of the set of classes, and of a sequence."""
         return {"features": self.features, "classes": CLASSES, "length": self.length}
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of answering the class whose mean image in training is nearest, by Euclid."""
         train, images = self.split("train"), self.split(split).inputs.flatten(1).double()
         of_class = (train.inputs[train.labels == label] for label in range(CLASSES))

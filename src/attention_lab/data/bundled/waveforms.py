@@ -35,7 +35,7 @@ class Waveforms(LabelledSequencesData):
     to about 30 %; the others stay as they are.
 
     Known shortcut: none; what a linear model of the samples makes of them, wherever the template
-    may have been shifted to, is computed (``shortcuts``).
+    may have been shifted to, is computed (``shortcut_baselines``).
 
     Source: Greydanus & Kobak, "Scaling Down Deep Learning with MNIST-1D", arXiv 2011.14439.
 
@@ -95,7 +95,7 @@ class Waveforms(LabelledSequencesData):
         """The sizes of a feature vector, of the set of classes, and of a sequence."""
         return {"features": 1, "classes": CLASSES, "length": SAMPLES}
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of logistic regression on the samples."""
         train = self.split("train")
         weights = torch.zeros(SAMPLES + 1, CLASSES, dtype=torch.float64, requires_grad=True)

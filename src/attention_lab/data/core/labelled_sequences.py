@@ -14,7 +14,7 @@ class LabelledSequencesData(SplitDataModule[LabelledSequences]):
     monitor = "accuracy"
     mode = "max"
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy of always answering the most frequent class of the training split."""
         majority = self.split("train").labels.bincount().argmax()
         return self.right(split, majority)

@@ -174,10 +174,10 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """The sizes that a model needs to know to fit the data, by argument name."""
 
     @abstractmethod
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Metrics of the trivial baseline, fitted to the training split, on a split."""
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Metrics on a split of what is known to do well without solving the task, by its name."""
         return {}
 

@@ -38,7 +38,7 @@ class Labels(LabelledSequencesData):
     the training split; other tokens are read as <unk>, with a warning. So are texts counted that
     two splits share, whatever their labels. Between words, one space is as good as several.
 
-    Known shortcut: the tokens without their order, which naive Bayes goes by (``shortcuts``).
+    Known shortcut (``shortcut_baselines``): naive Bayes, which ignores the order of the tokens.
 
     Args:
         train: path of the file to train on.
@@ -126,7 +126,7 @@ class Labels(LabelledSequencesData):
             "length": self.longest()[0],
         }
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of naive Bayes on the tokens, whatever their order (add-one smoothing)."""
         train, chosen = self.split("train"), self.split(split)
         counts = torch.ones(len(self.text_vocabulary), len(self.classes), dtype=torch.float64)

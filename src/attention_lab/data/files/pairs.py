@@ -130,14 +130,14 @@ class Pairs(SequencePairsData):
         """The chosen metrics of generated targets."""
         return SequenceMetrics(self.metrics, self.target_vocabulary)
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Metrics of always writing the most frequent training target."""
         targets = Counter(tuple(row) for row in self.split("train").target.tolist())
         (usual, _), *_ = targets.most_common(1)
         ids = [id for id in usual if id not in (PAD, BOS, EOS)]
         return self.scores([ids] * len(self.references(split)), split)
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Metrics of copying the source, but for what no target has."""
         copies = [
             # One unknown token must not stand for another.

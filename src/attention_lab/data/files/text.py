@@ -135,7 +135,7 @@ class Text(LanguageModelData):
         counts = self._loaded.counts[checked_split(split)]
         return counts.characters / counts.tokens
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Predicting by the frequencies of tokens in the training text, add-one smoothed."""
         frequencies = self._frequencies("train") + 1
         chances = frequencies / frequencies.sum()
@@ -143,11 +143,11 @@ class Text(LanguageModelData):
         right = asked[frequencies.argmax()]
         return self._metrics(split, -asked @ np.log(chances), right)
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Predicting by the frequencies after the token before, in vocabularies of up to 2048.
 
         Smoothed after Witten & Bell 1991, "The Zero-Frequency Problem", method C: a token that was
-        followed by c tokens of d kinds has d / (c + d) for the frequencies of the floor.
+        followed by c tokens of d kinds has d / (c + d) for the frequencies of the trivial baseline.
         """
         if len(self.text_vocabulary) > _MOST_IN_PAIRS:
             return {}

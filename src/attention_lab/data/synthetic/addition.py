@@ -30,7 +30,7 @@ class Addition(GeneratedPairs):
 
     The same two numbers in the other order belong to the same split.
 
-    Known shortcut, as computed by ``shortcuts``: "no carry" adds each pair of digits by itself,
+    Known shortcut (``shortcut_baselines``): "no carry" adds each pair of digits by itself,
     which is right where nothing is carried.
 
     Args:
@@ -91,7 +91,7 @@ class Addition(GeneratedPairs):
         one, other = ((digits != PAD).sum(1) for digits in self._operands(batch))
         return torch.maximum(one, other)
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of adding without carrying."""
         texts = map(self.source_vocabulary.decode, self.split(split).source.tolist())
         written = [self.target_vocabulary.encode(self._without_carries(text)) for text in texts]

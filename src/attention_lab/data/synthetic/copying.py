@@ -16,7 +16,7 @@ class Copy(SymbolPairs):
     lengths are those of :class:`~attention_lab.data.synthetic.reversal.Reverse`, so that the two
     compare.
 
-    Known shortcut, as computed by ``shortcuts``: position i of the target is position i of the
+    Known shortcut (``shortcut_baselines``): position i of the target is position i of the
     source, so attention by position alone is enough, as far as there were positions in training.
 
     Arguments and errors are those of :class:`SymbolPairs`.
@@ -25,7 +25,7 @@ class Copy(SymbolPairs):
     def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         return symbols
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of copying as many symbols as there were in training at most."""
         _, longest = self.lengths["train"]
         return {

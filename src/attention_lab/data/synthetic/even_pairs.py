@@ -19,7 +19,7 @@ class EvenPairs(BinaryStrings):
     CPU can bear, and the training examples are a fixed set.
 
     Known shortcut: the number is even just where the first symbol is the last one, too, so nobody
-    needs to count: to look at both ends is enough (``shortcuts``).
+    needs to count: to look at both ends is enough (``shortcut_baselines``).
 
     Arguments and errors are those of :class:`BinaryStrings`.
     """
@@ -28,7 +28,7 @@ class EvenPairs(BinaryStrings):
         within = np.arange(1, is_b.shape[1]) < lengths[:, None]
         return ((is_b[:, 1:] != is_b[:, :-1]) & within).sum(1) % 2 == 1
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of comparing the first symbol with the last."""
         batch = self.split(split)
         last = batch.inputs.gather(1, batch.lengths() - 1)[:, 0]

@@ -111,7 +111,7 @@ class GeneratedPairs(GeneratedData[SequencePairs], SequencePairsData):
         """A new metric of written targets."""
         return SequenceAccuracy()
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy and error rate of writing what the length of the source alone suggests.
 
         That is, for each length of sources in training, the most frequent length of their targets,

@@ -28,7 +28,7 @@ class Induction(GeneratedData[LabelledPositions], LanguageModelData):
     A position is asked from the second token of the first repetition on: that the segment begins
     anew comes without notice.
 
-    Known shortcuts, as computed by ``shortcuts``: "fixed distance" always answers the token at
+    Known shortcuts (``shortcut_baselines``): "fixed distance" always answers the token at
     that distance which is right most often. "last match" answers what followed the last
     occurrence of the same token. That is all that a head matching one token can do, and not
     everything, since a token may come more than once in a segment: to do better takes a match of
@@ -89,7 +89,7 @@ class Induction(GeneratedData[LabelledPositions], LanguageModelData):
         """The sizes of the vocabulary and of an input."""
         return {"vocabulary": self.vocabulary, "length": self.length}
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy of answering any of the tokens read so far, each as likely as often it came."""
         inputs, labels = self._rows(split)
         places = np.arange(self.length)
@@ -99,7 +99,7 @@ class Induction(GeneratedData[LabelledPositions], LanguageModelData):
             shares[:, place] = counts / (place + 1)
         return {"accuracy": float(shares[labels != IGNORE].mean())}
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy with the best fixed distance, and with the last occurrence of one token."""
         train = self._rows("train")
         distances = range(self.shortest_period, self.longest_period + 1)

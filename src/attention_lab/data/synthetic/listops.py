@@ -49,9 +49,10 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
     count them nor do its models read them. Its own sizes, of which a CPU can only bear less, are
     ``examples=96000 evaluation_examples=2000 lengths=[501,1999] batch_size=32``.
 
-    Known shortcut: the operator at the root alone tells much, as a minimum of many is mostly 0; the
-    digits that are its own arguments tell more (``shortcuts``). On the Arena's lengths the most
-    frequent class is right in 17 %, the root's operator in 36 % (see the tests).
+    Known shortcuts (``shortcut_baselines``): the operator at the root alone is informative, since
+    the minimum of many digits is mostly 0; the digits among its own arguments add to that. On the
+    Arena's lengths the most frequent class is right in 17 %, the root's operator in 36 % (see the
+    tests).
 
     Source: Nangia & Bowman 2018, "ListOps: A Diagnostic Dataset for Latent Tree Learning", arXiv
     1804.06028.
@@ -134,7 +135,7 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
         longest = max(longest for _, longest in self.ranges.values())
         return {"vocabulary": len(VOCABULARY), "classes": len(self.classes), "length": longest}
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of the class most frequent in training with the same operator at the root.
 
         And with the same result of that operator on its own digits, leaving out all operations

@@ -17,10 +17,8 @@ class Parity(BinaryStrings):
     batch is drawn anew; here they go up to 100, which a CPU can bear, and the training examples
     are a fixed set.
 
-    Known shortcut: none, and so none is computed: whatever is known of a string but one symbol, its
-    length, its ends, nearly all of its b, both classes are as likely as each other, which is the
-    floor. Strings of a few symbols are so few that they can be remembered, which
-    ``accuracy/length=…`` tells apart.
+    Known shortcut: none. As long as one symbol is unknown, both classes are equally likely. Short
+    strings are so few that a model can memorize them; ``accuracy/length=…`` shows their share.
 
     Arguments and errors are those of :class:`BinaryStrings`.
     """

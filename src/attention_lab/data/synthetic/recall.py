@@ -25,10 +25,9 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
     g = 0, 1, … drawn without repetition in proportion to a (g + 1)^(a − 1); all else is filled with
     random tokens. Only the second coming of each key is asked for its value.
 
-    Known shortcut: the values are known to be one of those seen, so a model that cannot match keys
-    answers 1 in ``pairs`` right; a bag of the values is enough for that. This is what ``floor``
-    computes, and there is no other to compute: each value is asked for just once, and its key and
-    the place of the question are drawn whatever it is.
+    Known shortcut: the answer is one of the values in the sequence, so a model that cannot match
+    keys is right once in ``pairs``. This is the trivial baseline. There is no other shortcut: each
+    value is asked for once, and keys and positions are drawn independently of the values.
 
     Args:
         examples: how many to train on, of every (length, pairs) about as many.
@@ -99,7 +98,7 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
         """The sizes of the vocabulary and of the longest input."""
         return {"vocabulary": self.vocabulary, "length": max(length for length, _ in self.mixture)}
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy of answering any of the values in the context: 1 in as many as it has pairs.
 
         Of several numbers of pairs, the mean over all questions.

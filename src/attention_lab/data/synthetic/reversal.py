@@ -17,9 +17,9 @@ class Reverse(SymbolPairs):
     ours has the lengths of training, since choosing a checkpoint must not look at longer ones.
     Those sets may share short sequences; ours never do.
 
-    Known shortcut: none by content. Attention that finds its place by counting from the beginning
-    alone cannot do it: position i of the target is position n + 1 − i of the source. The most that
-    comes of it is a copy, which is right where a sequence reads the same both ways (``shortcuts``).
+    Known shortcut: none by content. Counting from the beginning alone is not enough either, since
+    position i of the target is position n + 1 − i of the source: it gives a copy, which is right
+    for palindromes only (``shortcut_baselines``).
 
     Arguments and errors are those of :class:`SymbolPairs`.
     """
@@ -27,6 +27,6 @@ class Reverse(SymbolPairs):
     def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         return backwards(symbols, lengths)
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of copying the source."""
         return {"copy": self.scores(self.as_read(split), split)}

@@ -28,7 +28,7 @@ class SelectiveCopy(GeneratedData[LabelledPositions], LanguageModelData):
     is 256 by default, which a CPU can do, and all tokens of an example count as its length: noise,
     what is copied, and the markers.
 
-    Known shortcuts, as computed by ``shortcuts``: ``place`` answers with the token closest to where
+    Known shortcuts (``shortcut_baselines``): ``place`` answers with the token closest to where
     the one in question stands on average; the random spacing is there to defeat that. ``frequency``
     answers with the token that the example has most often.
 
@@ -92,13 +92,13 @@ class SelectiveCopy(GeneratedData[LabelledPositions], LanguageModelData):
         """The sizes of the vocabulary and of an input."""
         return {"vocabulary": self.vocabulary, "length": self.length}
 
-    def floor(self, split: str) -> dict[str, float]:
+    def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy of always answering the most frequent answer of the training split."""
         _, known = self._places_and_tokens(self.split("train"))
         _, asked = self._places_and_tokens(self.split(split))
         return {"accuracy": float((asked == np.bincount(known.ravel()).argmax()).mean())}
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy by the average place of each token in turn, and by the most frequent token."""
         average = self._places_and_tokens(self.split("train"))[0].mean(0)
         places, tokens = self._places_and_tokens(self.split(split))

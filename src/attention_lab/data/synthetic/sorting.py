@@ -16,9 +16,9 @@ class Sort(SymbolPairs):
     Here the numbers are tokens, whose order is to be learned; numbers and lengths are those of
     :class:`~attention_lab.data.synthetic.reversal.Reverse`, so that the two compare.
 
-    Known shortcuts: the length of the source and the position in the target tell roughly which
-    number comes there; ``floor`` uses that. A copy has all the right symbols (``shortcuts``), and
-    has them in order where there are few.
+    Known shortcuts: the length of the source and the position in the target suggest the number
+    (``trivial_baseline``). A copy of the source has the right symbols, and for short sources often
+    the right order (``shortcut_baselines``).
 
     Arguments and errors are those of :class:`SymbolPairs`.
     """
@@ -27,6 +27,6 @@ class Sort(SymbolPairs):
         absent = np.arange(symbols.shape[1]) >= lengths
         return np.sort(np.where(absent, self.symbols, symbols), axis=1)  # they go to the end
 
-    def shortcuts(self, split: str) -> dict[str, dict[str, float]]:
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of copying the source."""
         return {"copy": self.scores(self.as_read(split), split)}

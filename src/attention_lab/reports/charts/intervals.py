@@ -33,9 +33,10 @@ _ROW, _GAP, _MARGIN = 36, 44, 18
 def interval_chart(comparison: Comparison) -> str:
     """Mean, interval and single seeds of each group, beside the baselines, as an SVG element.
 
-    Shows the metric that groups are compared by and others that have a floor, three at most.
+    Shows the metric that groups are compared by, then others that the trivial baseline has; at
+    most three.
     """
-    known = [metric for metric in comparison.metrics[1:] if metric in comparison.floor]
+    known = [metric for metric in comparison.metrics[1:] if metric in comparison.trivial_baseline]
     metrics = [*comparison.metrics[:1], *known][:3]
     labels = [short(group.label) for group in comparison.groups]
     left = 24 + CHARACTER * max(map(len, labels))

@@ -44,11 +44,11 @@ def slice_chart(comparison: Comparison, sliced: Sliced, number: int) -> str:
         for group, look in shown.items():
             shift = _SPREAD * ((look + 0.5) / len(shown) - 0.5)
             _draw(axes, group, look, sliced, shift)
-        floors = [comparison.floor.get(column) for column in sliced.columns.values()]
-        for index, floor in enumerate(floors):
-            if floor is not None:
-                span, value = [index - 0.4, index + 0.4], scale(sliced.metric) * floor
-                axes.plot(span, [value] * 2, color=SOFT, linewidth=1.2, dashes=(4, 3))
+        trivial = [comparison.trivial_baseline.get(column) for column in sliced.columns.values()]
+        for index, value in enumerate(trivial):
+            if value is not None:
+                span, height = [index - 0.4, index + 0.4], scale(sliced.metric) * value
+                axes.plot(span, [height] * 2, color=SOFT, linewidth=1.2, dashes=(4, 3))
         if is_rate(sliced.metric):
             axes.set_ylim(0, 100)
         axes.set_xlim(-0.5, len(sliced.columns) - 0.5)

@@ -14,7 +14,7 @@ pytestmark = MARKS
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_floor_and_the_shortcut_count_in_training(
+def test_the_trivial_and_the_shortcut_baseline_count_in_training(
     tokens: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("attention_lab.data.files.text._BLOCK", 100)
@@ -42,12 +42,12 @@ def test_the_floor_and_the_shortcut_count_in_training(
     characters = len(vocabulary.write(asked)) if tokens != "characters" else len(asked)
     for found, losses, right in (
         (
-            data.floor(split),
+            data.trivial_baseline(split),
             [-math.log(chance[b]) for b in asked[1:]],
             [b == usual for b in asked[1:]],
         ),
         (
-            data.shortcuts(split)["bigram"],
+            data.shortcut_baselines(split)["bigram"],
             [-math.log(chance_after(a, b)) for a, b in pairwise(asked)],
             [
                 b == max(range(size), key=lambda other: (chance_after(a, other), -other))
@@ -61,11 +61,11 @@ def test_the_floor_and_the_shortcut_count_in_training(
         assert found["accuracy"] == pytest.approx(sum(right) / len(right))
         bits = loss / math.log(2) * len(asked) / characters
         assert found["bits_per_character"] == pytest.approx(bits)
-    assert data.shortcuts(split)["bigram"]["loss"] < data.floor(split)["loss"]
+    assert data.shortcut_baselines(split)["bigram"]["loss"] < data.trivial_baseline(split)["loss"]
 
 
 def test_pairs_of_a_large_vocabulary_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("attention_lab.data.files.text._MOST_IN_PAIRS", 259)
-    assert loaded(written(tmp_path, POEM), tokens="bytes").shortcuts("test") == {}
+    assert loaded(written(tmp_path, POEM), tokens="bytes").shortcut_baselines("test") == {}
