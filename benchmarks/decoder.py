@@ -96,7 +96,7 @@ def loop(run: Run, model: nn.Module, config: Mapping[str, Any]) -> Iterator[None
             optimizer.zero_grad()
             logits = model(batch.inputs)
             F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten()).backward()
-            clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip"])
+            clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
             optimizer.step()
             scheduler.step()
             yield

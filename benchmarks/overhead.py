@@ -93,7 +93,7 @@ def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
                 ignore_index=0,
                 label_smoothing=config["task"]["label_smoothing"],
             ).backward()
-            clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip"])
+            clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
             optimizer.step()
             scheduler.step()
             yield

@@ -31,7 +31,7 @@ def test_it_can_be_read_and_typed() -> None:
     "same",
     [
         ("logger=csv",),
-        ("trainer.progress=false",),
+        ("trainer.enable_progress_bar=false",),
         ("sweep.retry=failed",),
         ("hydra.launcher.parallel=3",),
     ],

@@ -65,7 +65,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_real_one(
         ("optimizer.schedule", "linear", "input should be 'cosine' or 'constant'; got 'linear'"),
         ("trainer.max_epochs", 1.5, "trainer.max_epochs: input should be a valid integer; got 1.5"),
         ("trainer.max_epochs", True, "trainer.max_epochs: input should be a valid integer; got T"),
-        ("trainer.progress", 1, "trainer.progress: input should be a valid boolean; got 1"),
+        (
+            "trainer.enable_progress_bar",
+            1,
+            "trainer.enable_progress_bar: input should be a valid boolean; got 1",
+        ),
         ("trainer.precision", "16", "trainer.precision: input should be '32-true'"),
         ("attention.heads", 2.0, "attention.heads: input should be a valid integer; got 2.0"),
         ("attention.score.hidden_dim", "8", "attention.score.hidden_dim: input should be a valid"),
@@ -96,7 +100,7 @@ def test_one_number_is_no_list_of_them(compose: Compose) -> None:
     [
         ("optimizer.lr", 1),  # a whole number is a number
         ("optimizer.betas", [0, 0.9]),
-        ("trainer.validate_every", 2),
+        ("trainer.val_check_interval", 2),
         ("trainer.max_epochs", None),
         ("trainer.max_steps", None),
         ("attention.width", None),

@@ -17,7 +17,7 @@ from tests.conftest import Compose
 from tests.training.conftest import read_weights, same_weights
 
 #: A small run of each model. Without dropout: its random numbers differ between devices.
-SMALL = ("logger=csv", "trainer.log_every=1", "trainer.max_steps=20", "model.dropout=0")
+SMALL = ("logger=csv", "trainer.log_every_n_steps=1", "trainer.max_steps=20", "model.dropout=0")
 TRANSFORMER = ("model.d_model=32",)
 REVERSE = ("data=reverse", "data.examples=1280", "data.evaluation_examples=128")
 MODELS = {
@@ -80,7 +80,7 @@ def test_a_run_on_a_gpu_is_resumed_exactly(
         compose,
         "encoder_decoder",
         *("trainer=gpu", "attention=multi_head", f"attention.backend={backend}"),
-        *("model.dropout=0.1", "attention.dropout=0.1", "trainer.checkpoint_every=5"),
+        *("model.dropout=0.1", "attention.dropout=0.1", "trainer.every_n_train_steps=5"),
     )
     trained(config, tmp_path / "whole")
     step = AttentionTask.training_step
@@ -106,7 +106,7 @@ def test_a_training_step_never_waits_for_the_gpu(
 ) -> None:
     """Waiting in each step would leave the GPU idle while the CPU prepares the next kernels."""
     config = composed(
-        compose, model, "trainer=gpu", f"attention={mechanism}", "trainer.log_every=50"
+        compose, model, "trainer=gpu", f"attention={mechanism}", "trainer.log_every_n_steps=50"
     )
     step = AttentionTask.training_step
 

@@ -81,7 +81,7 @@ def test_groups_by_what_was_swept(
 
 def test_what_changes_no_result_tells_nothing_apart(write_run: WriteRun) -> None:
     write_run("a=x,logger=csv,sweep.tune=lr", 0)
-    run = write_run("a=x,logger.wandb=off,trainer.progress=false,hydra.verbose=true", 1)
+    run = write_run("a=x,logger.wandb=off,trainer.enable_progress_bar=false,hydra.verbose=true", 1)
     assert labels(compare(read_runs([run.parent]))) == ["all runs"]
 
 
@@ -197,7 +197,8 @@ def test_without_a_threshold_there_are_no_steps_to_it(write_run: WriteRun) -> No
 def test_equal_overrides_of_two_sweeps_are_kept_apart_by_what_differs(write_run: WriteRun) -> None:
     for name, epochs in (("first", 2), ("second", 4)):
         for seed in range(2):
-            config = {"trainer": {"max_epochs": epochs, "progress": seed == 0}, "warmup": epochs}
+            trainer = {"max_epochs": epochs, "enable_progress_bar": seed == 0}
+            config = {"trainer": trainer, "warmup": epochs}
             run = write_run("a=x", seed, name=f"{name}{seed}", config=config)
     write_run("a=y", 0, status="failed")
     comparison = compare(read_runs([run.parent]))

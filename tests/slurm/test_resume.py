@@ -11,7 +11,7 @@ from tests.slurm.conftest import SWEEP, Start, ended, job_of, records
 from tests.training.conftest import read_weights, result, rows, same_weights
 
 #: About a minute of training, in which there is time to be interrupted.
-RUN = ("attention=slow", "data.examples=800", "model.dropout=0.1", "trainer.log_every=1")
+RUN = ("attention=slow", "data.examples=800", "model.dropout=0.1", "trainer.log_every_n_steps=1")
 
 
 def test_requeued_out_of_time_or_bereft_of_its_node_a_run_ends_as_if_nothing_had_been(

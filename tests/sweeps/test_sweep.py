@@ -15,7 +15,7 @@ from attention_lab.tracking.run_directory import read_config
 from tests.cli.conftest import TINY, Answer, Command, command  # noqa: F401
 
 #: A sweep over faulty mechanisms.
-FAULTY = ("--config-dir", "mine", "hydra.sweep.dir=sweep", *TINY, "trainer.log_every=1")
+FAULTY = ("--config-dir", "mine", "hydra.sweep.dir=sweep", *TINY, "trainer.log_every_n_steps=1")
 
 
 def statuses(sweep: Path) -> dict[str, dict]:
@@ -154,7 +154,7 @@ def test_a_sweep_that_was_killed_takes_its_jobs_with_it_and_goes_on(
         *(
             "trainer.max_steps=60",
             "trainer.max_epochs=99",
-            "trainer.validate_every=2",
+            "trainer.check_val_every_n_epoch=2",
             "hydra.launcher.parallel=1",
             "hydra.launcher.threads=1",
         ),
@@ -211,12 +211,12 @@ def test_other_settings_under_the_same_name_are_refused(command: Command, tmp_pa
     options = tmp_path / "mine" / "trainer"
     options.mkdir(parents=True)
     arguments = ("train", "-m", "--config-dir", "mine", "hydra.sweep.dir=sweep", *TINY, "trainer=t")
-    (options / "t.yaml").write_text("defaults: [cpu, _self_]\nlog_every: 3\n")
+    (options / "t.yaml").write_text("defaults: [cpu, _self_]\nlog_every_n_steps: 3\n")
     assert command(*arguments, "seed=0").code == 0
-    (options / "t.yaml").write_text("defaults: [cpu, _self_]\nlog_every: 4\n")
+    (options / "t.yaml").write_text("defaults: [cpu, _self_]\nlog_every_n_steps: 4\n")
     answer = command(*arguments, "seed=0,1")
     assert answer.code == 2
-    assert "trainer.log_every is 3 there, 4 here" in answer.err
+    assert "trainer.log_every_n_steps is 3 there, 4 here" in answer.err
     assert len(statuses(tmp_path / "sweep")) == 1
 
 

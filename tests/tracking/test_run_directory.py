@@ -38,7 +38,7 @@ def read(directory: Path) -> dict[str, Any]:
     return status
 
 
-CONFIG = {"seed": 0, "trainer": {"max_epochs": 2, "progress": True}}
+CONFIG = {"seed": 0, "trainer": {"max_epochs": 2, "enable_progress_bar": True}}
 
 
 def seconds_ago(moment: str) -> float:

@@ -122,8 +122,8 @@ OPTIONS = (
     "attention.dropout=0.2",
     "data.batch_size=100",
     "trainer.max_epochs=2",
-    "trainer.validate_every=0.4",
-    "trainer.log_every=3",
+    "trainer.val_check_interval=5",
+    "trainer.log_every_n_steps=3",
 )
 
 
@@ -146,7 +146,7 @@ def with_a_bar(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[
     """The config of a run that shows its progress on a terminal."""
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(fit, "sys", terminal)
-    return config | {"trainer": {**config["trainer"], "progress": True}}
+    return config | {"trainer": {**config["trainer"], "enable_progress_bar": True}}
 
 
 class Cut(Exception):

@@ -58,8 +58,8 @@ def test_a_run_trains_as_long_as_it_says_and_its_schedule_ends_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     directory = tmp_path / "run"
-    sparse = ["trainer.validate_every=99", "optimizer.final_fraction=0.5", "optimizer.lr=1e-3"]
-    config = tiny_digits("optimizer.schedule=cosine", *sparse, *options)
+    half = ["optimizer.schedule=cosine", "optimizer.final_fraction=0.5", "optimizer.lr=1e-3"]
+    config = tiny_digits("trainer.check_val_every_n_epoch=99", *half, *options)
     assert train(config, directory, [])["steps"] == steps
     assert said in capsys.readouterr().out.splitlines()[0]
     *_, (_, last_rate) = read_metrics(directory, "train/learning_rate")

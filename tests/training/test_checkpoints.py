@@ -328,7 +328,7 @@ def test_a_checkpoint_is_a_file_of_the_run(kind: str, target: Path, tmp_path: Pa
 
 
 #: Validated after the steps 2, 4, 6 and 8.
-SHORT = ("trainer.validate_every=0.5", "trainer.max_epochs=2")
+SHORT = ("trainer.val_check_interval=0.5", "trainer.max_epochs=2")
 NOT_SAVED = "ignore:.*checkpoint:UserWarning"
 
 

@@ -164,7 +164,8 @@ def test_one_process(
 @pytest.fixture(scope="module")
 def pair(tiny_digits: Compose) -> dict[str, Any]:
     """The same of two processes: an epoch has 13 steps of each."""
-    return tiny_digits(*OPTIONS, *STEPS, *TWO, "data.batch_size=50", "trainer.progress=false")
+    more = ("data.batch_size=50", "trainer.enable_progress_bar=false")
+    return tiny_digits(*OPTIONS, *STEPS, *TWO, *more)
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,7 @@ def test_gradients_are_clipped(precision: str, tiny_digits: Compose, tmp_path: P
 
     def moved(clip: str) -> float:
         directory = tmp_path / clip
-        options = [f"trainer.precision={precision}", f"trainer.gradient_clip={clip}"]
+        options = [f"trainer.precision={precision}", f"trainer.gradient_clip_val={clip}"]
         config = tiny_digits(*options, "trainer.max_steps=1", "optimizer.weight_decay=0")
         before = {k: v.clone() for k, v in build(config).task.state_dict().items()}
         with pytest.MonkeyPatch.context() as patch:

@@ -302,7 +302,7 @@ def test_checkpoints_between_validations(
         save(self, *arguments)
 
     monkeypatch.setattr(Trainer, "save_checkpoint", noted)
-    often = config | {"trainer": {**config["trainer"], "checkpoint_every": 3}}
+    often = config | {"trainer": {**config["trainer"], "every_n_train_steps": 3}}
     cut_after(19)
     train_until_cut(often, tmp_path / "run")
     assert saved == [3, 5, 6, 9, 10, 12, 15, 18]

@@ -100,7 +100,7 @@ def test_a_run_that_was_cut_off_after_training_does_not_train_again(
     [
         (["trainer.max_steps=17"], 8, 17),
         (["trainer.patience=2", "optimizer.lr=0.3", "trainer.max_epochs=5"], 7, 64),
-        (["trainer.validate_every=1.0"], 14, 26),
+        (["trainer.val_check_interval=1.0"], 14, 26),
     ],
 )
 def test_however_long_a_run_trains_and_whenever_it_validates(
@@ -126,7 +126,7 @@ def test_however_long_a_run_trains_and_whenever_it_validates(
 
 def test_sequences_go_on_as_well(tiny: Compose, tmp_path: Path, cut_after: Interrupt) -> None:
     """Batches of many lengths, smoothed labels, greedy decoding in validation, and dropout."""
-    options = ["model.dropout=0.3", "data.batch_size=32", "trainer.validate_every=0.3"]
+    options = ["model.dropout=0.3", "data.batch_size=32", "trainer.val_check_interval=0.3"]
     config = tiny("attention=additive", *options)
     train(config, tmp_path / "whole" / "run", [])
     for number in (5, 9):

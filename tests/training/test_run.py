@@ -213,7 +213,7 @@ def test_metrics_have_a_row_for_each_step_and_each_validation(run: FinishedRun) 
 def test_the_training_loss_is_logged_as_often_as_asked(
     every: int, tiny_digits: Compose, trained: Train
 ) -> None:
-    directory = trained(tiny_digits(f"trainer.log_every={every}"))
+    directory = trained(tiny_digits(f"trainer.log_every_n_steps={every}"))
     losses = read_metrics(directory, "train/loss")
     steps = [step for step, _ in losses]
     assert steps == [step for step in range(8) if (step + 1) % every == 0 or step == 7]
@@ -362,14 +362,20 @@ def test_training_stops_when_patience_is_at_an_end(
 @pytest.mark.parametrize(
     ("options", "validated"),
     [
-        (["trainer.validate_every=0.5"], [2, 4, 6, 8]),
-        (["trainer.validate_every=0.75"], [3, 6, 8]),
-        (["trainer.validate_every=2"], [8]),
-        (["trainer.validate_every=2", "trainer.max_epochs=3"], [8, 12]),
-        (["trainer.validate_every=3"], [8]),
+        (["trainer.val_check_interval=0.5"], [2, 4, 6, 8]),
+        (["trainer.val_check_interval=0.75"], [3, 7, 8]),
+        (["trainer.val_check_interval=3"], [3, 6, 8]),
+        (["trainer.val_check_interval=6"], [6, 8]),
+        (["trainer.check_val_every_n_epoch=2"], [8]),
+        (["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"], [8, 12]),
+        (["trainer.check_val_every_n_epoch=3"], [8]),
+        (
+            ["trainer.check_val_every_n_epoch=2", "trainer.val_check_interval=0.5"],
+            [6, 8],
+        ),
         (["trainer.max_steps=3"], [3]),
         (["trainer.max_steps=6"], [4, 6]),
-        (["trainer.max_steps=3", "trainer.validate_every=0.5"], [2, 3]),
+        (["trainer.max_steps=3", "trainer.val_check_interval=0.5"], [2, 3]),
         (["trainer.max_steps=100"], [4, 8]),
     ],
 )
@@ -400,7 +406,7 @@ def test_gradients_are_clipped_to_their_norm(
 
     hook = register_optimizer_step_post_hook(look)
     try:
-        trained(tiny_digits(f"trainer.gradient_clip={clip}"))
+        trained(tiny_digits(f"trainer.gradient_clip_val={clip}"))
     finally:
         hook.remove()
     assert len(norms) == 8

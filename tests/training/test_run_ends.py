@@ -73,7 +73,7 @@ def test_a_run_that_is_interrupted_is_recorded_as_preempted(
 def test_an_exploding_loss_is_divergence(
     log_every: int, message: str, tiny_digits: Compose, tmp_path: Path
 ) -> None:
-    config = tiny_digits("optimizer.lr=1e30", f"trainer.log_every={log_every}")
+    config = tiny_digits("optimizer.lr=1e30", f"trainer.log_every_n_steps={log_every}")
     with pytest.raises(Diverged, match=message):
         train(config, tmp_path / "run", [])
     status = read_status(tmp_path / "run")
@@ -110,11 +110,17 @@ def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
         ("trainer.max_epochs=0", "max_epochs must be at least 1, got 0"),
         ("trainer.max_epochs=-2", "max_epochs must be at least 1, got -2"),
         ("trainer.max_epochs=-1", "max_epochs=-1 never ends; set max_steps, too"),
-        ("trainer.gradient_clip=0.0", "gradient_clip must be above 0, got 0.0"),
-        ("trainer.validate_every=0.0", "validate_every must be above 0, got 0.0"),
+        ("trainer.gradient_clip_val=0.0", "gradient_clip_val must be above 0, got 0.0"),
+        (
+            "trainer.val_check_interval=0.0",
+            "so a fraction of an epoch, above 0 and at most 1",
+        ),
+        ("trainer.val_check_interval=2.0", "use check_val_every_n_epoch for more than one epoch"),
+        ("trainer.val_check_interval=0", "val_check_interval must be at least 1 step, got 0"),
+        ("trainer.check_val_every_n_epoch=0", "check_val_every_n_epoch must be at least 1, got 0"),
         ("trainer.patience=0", "patience must be at least 1, got 0"),
         ("trainer.max_steps=0", "max_steps must be at least 1, got 0"),
-        ("trainer.log_every=0", "log_every must be at least 1, got 0"),
+        ("trainer.log_every_n_steps=0", "log_every_n_steps must be at least 1, got 0"),
         ("optimizer.lr=-1.0", "lr must be above 0, got -1.0"),
         ("optimizer.lr=fast", "optimizer.lr: input should be a valid number; got 'fast'"),
         ("data.batch_size=0", "batch_size must be at least 1, got 0"),
@@ -142,9 +148,9 @@ def test_the_wrong_model_for_the_data_writes_nothing(compose: Compose, tmp_path:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_what_a_run_would_go_on_from_is_finite(tiny_digits: Compose, tmp_path: Path) -> None:
-    options = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "trainer.log_every=20"]
+    options = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "trainer.log_every_n_steps=20"]
     with pytest.raises(Diverged, match=r"the .* is (nan|inf) at step"):
-        train(tiny_digits(*options, "trainer.checkpoint_every=1"), tmp_path / "run", [])
+        train(tiny_digits(*options, "trainer.every_n_train_steps=1"), tmp_path / "run", [])
     assert read_status(tmp_path / "run")["status"] == "diverged"
     for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
         for weight in torch.load(path, weights_only=True)["state_dict"].values():
@@ -157,7 +163,7 @@ def test_a_gradient_that_is_no_number_is_noticed(
     clip = nn.utils.clip_grad_norm_
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *given: clip(*given) * math.inf)
     with pytest.raises(Diverged, match="the norm of the gradient is inf at step 1"):
-        train(tiny_digits("trainer.gradient_clip=1.0"), tmp_path / "run", [])
+        train(tiny_digits("trainer.gradient_clip_val=1.0"), tmp_path / "run", [])
 
 
 def test_a_gpu_that_is_not_there_writes_nothing(tiny_digits: Compose, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 #: often it is saved.
 IMMATERIAL = (
     *("logger", "sweep"),
-    *("trainer.accelerator", "trainer.progress", "trainer.checkpoint_every"),
+    *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
 )
 
 
 def is_immaterial(key: str) -> bool:
-    """Whether a key of a config, as "trainer.progress", changes nothing about a result."""
+    """Whether a key, such as "trainer.enable_progress_bar", changes nothing about a result."""
     return any(key == name or key.startswith(f"{name}.") for name in IMMATERIAL)
 
 
@@ -25,8 +25,9 @@ def identity(config: Mapping[str, Any]) -> str:
     ``data_files`` (:func:`attention_lab.training.build.from_anywhere` puts it there), wherever
     they are; those that are not listed there count by their paths.
 
-    >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "progress": True}}
-    >>> identity(config) == identity({"trainer": {"progress": False, "max_epochs": 3}, "seed": 0})
+    >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "enable_progress_bar": True}}
+    >>> quiet = {"trainer": {"enable_progress_bar": False, "max_epochs": 3}, "seed": 0}
+    >>> identity(config) == identity(quiet)
     True
     >>> identity(config) == identity(config | {"seed": 1})
     False

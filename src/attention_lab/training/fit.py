@@ -62,18 +62,16 @@ def fit(
     maps = AttentionMapCallback(directory / "attention", PROBE_SIZE)
     metrics = MetricsCSVLogger(directory / "metrics.csv")
     kept = directory / "checkpoints"
-    checkpoints = Checkpoints(kept, monitor, mode, history, metrics, options.checkpoint_every)
+    checkpoints = Checkpoints(kept, monitor, mode, history, metrics, options.every_n_train_steps)
     preemption = Preemption(signals, checkpoints)
     shown = [Heartbeat(record, monitor), _display(options)] if record else []
-    steps_per_epoch = len(data.train_dataloader())
     if record:
-        echo(f"training for {options.budget(steps_per_epoch)}")
+        echo(f"training for {options.budget(len(data.train_dataloader()))}")
     with quiet():
         trainer = options.trainer(
             directory,
             monitor,
             mode,
-            steps_per_epoch,
             [maps, history, *shown, preemption, checkpoints],
             [metrics, *others],
         )
@@ -117,5 +115,5 @@ def _is_ctrl_c(error: BaseException) -> bool:
 
 
 def _display(options: TrainerOptions) -> Callback:
-    in_terminal = options.progress and sys.stdout.isatty()
+    in_terminal = options.enable_progress_bar and sys.stdout.isatty()
     return RichProgressBar(leave=True) if in_terminal else ProgressLines()

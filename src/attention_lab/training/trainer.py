@@ -42,8 +42,11 @@ class ValidateAtLastStep(Callback):
         self._last_step = trainer.estimated_stepping_batches  # too slow to ask at every step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        # A request to stop is what makes it validate before it would otherwise be due.
-        trainer.should_stop |= trainer.global_step == self._last_step
+        if trainer.global_step == self._last_step:
+            # Lightning validates early if it was asked to stop, but not in a skipped epoch.
+            trainer.should_stop = True
+            if trainer.check_val_every_n_epoch is not None:
+                trainer.check_val_every_n_epoch = 1
 
 
 @dataclass(frozen=True)
@@ -72,23 +75,25 @@ class TrainerOptions:
     #: Optimizer steps; None or -1 means no limit. Training ends at the first limit it reaches.
     max_steps: int | None = None
     #: Largest norm of the gradient; None means no clipping.
-    gradient_clip: float | None = 1.0
-    #: Epochs from one validation to the next, in fractions if need be; the last step always is
-    #: followed by one.
-    validate_every: float = 1.0
-    #: Steps from one checkpoint between validations to the next; None means at validations only.
-    checkpoint_every: int | None = None
+    gradient_clip_val: float | None = 1.0
+    #: How often to validate: a float is a fraction of an epoch; an integer is a number of steps,
+    #: counted across epochs. The last step is always followed by a validation.
+    val_check_interval: float | int = 1.0
+    #: Validate in every n-th epoch only; not with an integer ``val_check_interval``.
+    check_val_every_n_epoch: int = 1
+    #: Steps between checkpoints, besides those at each validation; None means no others.
+    every_n_train_steps: int | None = None
     #: Steps from one logged training loss to the next.
-    log_every: int = 20
+    log_every_n_steps: int = 20
     #: Validations without improvement after which to stop; None means never.
     patience: int | None = None
     #: Whether to show a progress bar (in a terminal only).
-    progress: bool = True
+    enable_progress_bar: bool = True
 
     def __post_init__(self) -> None:
         for name in (
             *("devices", "num_nodes", "max_epochs", "max_steps"),
-            *("log_every", "patience", "checkpoint_every"),
+            *("check_val_every_n_epoch", "log_every_n_steps", "patience", "every_n_train_steps"),
         ):
             value = getattr(self, name)
             has_no_limit = value is None or (value == -1 and name.startswith("max_"))
@@ -98,10 +103,25 @@ class TrainerOptions:
             raise ValueError("max_epochs=-1 never ends; set max_steps, too")
         if self.strategy == "fsdp" and self.precision == "16-mixed":
             raise ValueError("strategy=fsdp goes with precision 32-true or bf16-mixed")
-        if self.gradient_clip is not None and self.gradient_clip <= 0:
-            raise ValueError(f"gradient_clip must be above 0, got {self.gradient_clip}")
-        if self.validate_every <= 0:
-            raise ValueError(f"validate_every must be above 0, got {self.validate_every}")
+        if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
+            raise ValueError(f"gradient_clip_val must be above 0, got {self.gradient_clip_val}")
+        self._check_validation_interval()
+
+    def _check_validation_interval(self) -> None:
+        interval = self.val_check_interval
+        if isinstance(interval, int):
+            if interval < 1:
+                raise ValueError(f"val_check_interval must be at least 1 step, got {interval}")
+            if self.check_val_every_n_epoch != 1:
+                raise ValueError(
+                    f"val_check_interval={interval} counts steps across epochs; "
+                    f"remove check_val_every_n_epoch={self.check_val_every_n_epoch}"
+                )
+        elif not 0 < interval <= 1:
+            raise ValueError(
+                f"val_check_interval={interval} is a float, so a fraction of an epoch, above 0 "
+                "and at most 1; use check_val_every_n_epoch for more than one epoch"
+            )
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -136,7 +156,6 @@ class TrainerOptions:
         directory: Path,
         monitor: str,
         mode: Literal["min", "max"],
-        steps_per_epoch: int,
         callbacks: Sequence[Callback],
         loggers: Sequence[Logger],
     ) -> Trainer:
@@ -145,6 +164,7 @@ class TrainerOptions:
             [EarlyStopping(monitor, mode=mode, patience=self.patience)] if self.patience else []
         )
         max_epochs, max_steps = self.limits
+        across_epochs = isinstance(self.val_check_interval, int)
         return Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -153,10 +173,10 @@ class TrainerOptions:
             precision=self.precision,
             max_epochs=max_epochs,
             max_steps=max_steps,
-            gradient_clip_val=self.gradient_clip,
-            val_check_interval=max(1, round(self.validate_every * steps_per_epoch)),
-            check_val_every_n_epoch=None,  # the interval counts steps, across epochs
-            log_every_n_steps=self.log_every,
+            gradient_clip_val=self.gradient_clip_val,
+            val_check_interval=self.val_check_interval,
+            check_val_every_n_epoch=None if across_epochs else self.check_val_every_n_epoch,
+            log_every_n_steps=self.log_every_n_steps,
             callbacks=[
                 EnterTrainingLoop(),
                 *callbacks,

@@ -25,14 +25,14 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 #: 5 epochs of 9 steps on 2 processes, with dropout, validated in mid-epoch.
 OPTIONS = (
-    *("attention.dropout=0.2", "data.batch_size=70", "trainer.validate_every=0.4"),
+    *("attention.dropout=0.2", "data.batch_size=70", "trainer.val_check_interval=4"),
     "trainer.max_epochs=5",
 )
 
 
 @pytest.fixture(scope="session")
 def config(tiny_digits: Compose) -> dict[str, Any]:
-    return tiny_digits(*OPTIONS, *TWO, "trainer.progress=false")
+    return tiny_digits(*OPTIONS, *TWO, "trainer.enable_progress_bar=false")
 
 
 @pytest.fixture(scope="session")
@@ -193,4 +193,4 @@ def has_checkpoint(directory: Path) -> bool:
 @pytest.fixture(scope="session")
 def long(tiny_digits: Compose) -> dict[str, Any]:
     """The same, for so long that there is time to interrupt it."""
-    return tiny_digits(*OPTIONS, *TWO, "trainer.max_epochs=300", "trainer.validate_every=2")
+    return tiny_digits(*OPTIONS, *TWO, "trainer.max_epochs=300", "trainer.val_check_interval=18")

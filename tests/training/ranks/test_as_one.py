@@ -33,8 +33,13 @@ def test_two_processes_train_as_one_with_the_same_batches(
 ) -> None:
     common = [
         *(*data.split(), "model.d_model=16", "model.dropout=0", "optimizer.lr=0.01"),
-        *("trainer.max_steps=50", "trainer.log_every=1", "trainer.max_epochs=100", "logger=csv"),
-        "trainer.validate_every=5",
+        *(
+            "trainer.max_steps=50",
+            "trainer.log_every_n_steps=1",
+            "trainer.max_epochs=100",
+            "logger=csv",
+        ),
+        "trainer.check_val_every_n_epoch=5",
     ]
     alone = ("trainer=cpu", "data.batch_size=62", f"trainer.strategy={strategies[-1]}")
     launch(compose(*common, *alone), tmp_path / "one", [])
