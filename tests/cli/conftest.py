@@ -1,6 +1,8 @@
 """Running the command in this process, where it is fast, and in a fresh one, where it is true."""
 
 import io
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from attention_lab.training.build import Run
 from attention_lab.training.evaluation import restored
 from tests.cli.letters import language_run
 from tests.conftest import Compose, FinishedRun
+from tests.tracking.test_wandb_logger import forget_login
 
 #: Settings that make one run of a real model on real data take a second.
 TINY = (
@@ -55,6 +58,35 @@ def command(
         return Answer(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not logged in to W&B, no SLURM, one thread for each run."""
+    forget_login(monkeypatch, tmp_path.parent / "home")
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    programs = tmp_path.parent / f"{tmp_path.name}-bin"
+    programs.mkdir()
+    (programs / "git").symlink_to(shutil.which("git") or "/usr/bin/git")
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+#: Makes a program of one line of shell.
+Program = Callable[[str, str], None]
+
+
+@pytest.fixture
+def program(tmp_path: Path, bare: None) -> Program:
+    """Makes programs that the command finds, in place of SLURM's."""
+
+    def make(name: str, line: str) -> None:
+        path = tmp_path.parent / f"{tmp_path.name}-bin" / name
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+
+    return make
 
 
 Ask = Callable[..., Answer]

@@ -77,14 +77,14 @@ def test_another_option_of_a_group_replaces_what_was_recorded(
 
 def test_a_sweep_is_made_of_it(command: Command, run: Path) -> None:
     arguments = ("-m", "--from=run", "seed=1,2", "attention=additive,none")
-    answer = command("doctor", "train", *arguments)
+    answer = command("train", *arguments, "--dry-run")
     assert answer.code == 0, answer.err
     assert "4: 4 new" in answer.out
     elsewhere = run.with_name("other")
     shutil.copytree(run, elsewhere)
     rewrite(elsewhere, "seed: 3", "seed: 4")
     directories = {
-        command("doctor", "train", "-m", "--from", name, "attention=additive,none").out
+        command("train", "--dry-run", "-m", "--from", name, "attention=additive,none").out
         for name in ("run", "other")
     }
     assert len(directories) == 2
@@ -105,7 +105,7 @@ def test_what_cannot_be_combined_is_refused(more: str, command: Command, run: Pa
     assert list(run.parent.iterdir()) == [run]
 
 
-@pytest.mark.parametrize("verb", ["train", "doctor train", "train -m seed=1,2"])
+@pytest.mark.parametrize("verb", ["train", "train --dry-run", "train -m seed=1,2"])
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -38,7 +38,7 @@ def test_what_cannot_be_logged_as_asked_starts_nothing(
     forget_login(monkeypatch, tmp_path)
     if mode is not None:
         monkeypatch.setenv("WANDB_MODE", mode)
-    for verb in (("train",), ("doctor", "train")):
+    for verb in (("train",), ("train", "--dry-run")):
         answer = command(*verb, *sweep, *TINY, f"logger.wandb={option}")
         assert (answer.code, answer.out) == (2, "")
         assert answer.err.startswith(f"attention-lab: {said}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, command  # noqa: F401
 
 #: What would leave a mark if it were called: allowed by Hydra's own blocklist.
 TOUCH = "{_target_: pathlib.Path.touch, self: {_target_: pathlib.Path, _args_: [MARK]}}"
@@ -64,10 +64,13 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("verb", ["train", "doctor train -m"])
+@pytest.mark.parametrize("verb", ["train", "train -m --dry-run"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_what_hydra_would_run_is_refused_in_one_line(
-    attack: str, verb: str, command: Command, tmp_path: Path
+    attack: str,
+    verb: str,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     mark = tmp_path.parent / f"{tmp_path.name} was run"
     (tmp_path / "theirs").mkdir()
@@ -86,7 +89,10 @@ def test_what_hydra_would_run_is_refused_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
-def test_a_job_of_a_sweep_is_checked_like_the_command(command: Command, tmp_path: Path) -> None:
+def test_a_job_of_a_sweep_is_checked_like_the_command(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     """What is swept over is not part of the command's own config."""
     mark = tmp_path.parent / f"{tmp_path.name} was run"
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
@@ -101,7 +107,10 @@ def test_a_job_of_a_sweep_is_checked_like_the_command(command: Command, tmp_path
     assert not mark.exists()
 
 
-def test_hydras_own_flags_still_work(command: Command, tmp_path: Path) -> None:
+def test_hydras_own_flags_still_work(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     answer = command("train", "--cfg", "job")
     assert answer.code == 0
     assert OmegaConf.create(answer.out).seed == 0
@@ -109,7 +118,9 @@ def test_hydras_own_flags_still_work(command: Command, tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
 
 
-def test_a_pickle_is_not_run_again(command: Command) -> None:
+def test_a_pickle_is_not_run_again(
+    command: Command,  # noqa: F811
+) -> None:
     for flag in ("--experimental-rerun", "--exp"):
         answer = command("train", flag, "config.pickle")
         assert answer.code == 2

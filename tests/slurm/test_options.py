@@ -63,9 +63,11 @@ def test_jobs_that_need_the_same_make_one_array() -> None:
 def test_more_jobs_than_an_array_may_have_make_several(login: Command) -> None:
     found = Slurm().requests([job(), job(), job(devices=2), job()], at_most=2)
     assert [len(alike) for _, alike in found] == [2, 1, 1]
-    answer = login("doctor", *SWEEP, "seed=range(5)")  # which asks sbatch; the cluster takes 4
+    answer = login(
+        "train", *SWEEP, "seed=range(5)", "--dry-run"
+    )  # which asks sbatch; the cluster takes 4
     assert answer.code == 0, answer.err
-    assert "2 arrays of jobs" in answer.out
+    assert "2 job arrays" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,20 @@ from attention_lab.spelling import nearest
 
 #: Each verb, the module it lives in, and what it does.
 VERBS = {
-    "train": ("train", "train one run, or with -m a sweep"),
+    "train": ("train", "train one run, or with -m a sweep; --dry-run shows what that launches"),
     "evaluate": ("evaluate", "metrics of a finished run, from its checkpoint"),
     "predict": ("predict", "answer lines of text with a finished run"),
     "report": ("report", "compare the runs of sweeps: table, report.html, report.csv"),
     "sync": ("sync", "upload W&B runs that were logged offline or cut off"),
-    "doctor": ("doctor", "what there is here, or what a train command would launch"),
-    "list": ("listing", "what there is: attention, data, model, experiment"),
+    "doctor": ("doctor", "check versions, devices, SLURM, disk and W&B"),
+    "list": ("list_options", "what there is: attention, data, model, experiment"),
 }
 
 #: Verbs that import Lightning, which reads a rank from the environment when it is imported.
 WITH_LIGHTNING = {"train", "evaluate", "predict", "doctor"}
+
+#: The flag of `train`, which Hydra does not know.
+DRY_RUN = "--dry-run"
 
 HELP = """\
 Compare attention mechanisms, and trust the answer.
@@ -61,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from attention_lab.training.distributed.cluster_environment import ignore_leftovers
 
         ignore_leftovers()
+    if verb == "train" and DRY_RUN in rest:
+        module, rest = "dry_run", [argument for argument in rest if argument != DRY_RUN]
     try:
         return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
     except KeyboardInterrupt:

@@ -1,17 +1,18 @@
-"""What a train command would launch, found out by letting Hydra and the launcher do all but that.
+"""`attention-lab train … --dry-run`: what the command would launch; nothing is launched or written.
 
-So jobs are composed, checked and counted here by the very code that runs them.
+Hydra and the launcher compose, check and count the runs as they do for the command itself, and stop
+where they would start them.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from attention_lab.cli import fail, train
 from attention_lab.cli.doctor_checks import NOTHING, Finding, disk
@@ -24,70 +25,51 @@ if TYPE_CHECKING:
     from attention_lab.sweeps.sweep import Stage
 
 
-class Unknown(BaseException):
-    """It cannot be told what would be launched; as no mere Exception, Hydra lets it through."""
+class Divert(Callback):
+    """Makes Hydra create its directory elsewhere; the config keeps the command's as ``planned``.
 
+    Args:
+        to: an existing directory.
+    """
 
-class Enough(BaseException):
-    """There is no more to see of a sweep, which without results does not go on."""
-
-
-class Elsewhere(Callback):
-    """Lets Hydra make its own directory and files in another place than the command's."""
-
-    #: That place.
-    place: ClassVar[Path]
-    #: The directory of the run or sweep, which Hydra would have made.
-    meant: ClassVar[Path | None] = None
+    def __init__(self, to: str) -> None:
+        self.to = to
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         self._divert(config.hydra.run)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        from hydra_plugins.attention_lab_launcher import SweepLauncher
-
-        launcher = config.hydra.launcher._target_
-        if not issubclass(get_class(launcher), SweepLauncher):
+        if config.hydra.launcher._target_.endswith(".BasicLauncher"):
             chosen = config.hydra.runtime.choices["hydra/launcher"]
-            raise Unknown(
-                f"hydra/launcher={chosen}: doctor knows isolated, slurm and what builds on them"
-            )
+            message = f"hydra/launcher={chosen}: not supported by --dry-run; leave it out"
+            raise SystemExit(fail(message, 2))  # Hydra catches a callback's exceptions
         self._divert(config.hydra.sweep)
-        if "storage" in config.hydra.sweeper:  # a search would enter its trials there
+        if "storage" in config.hydra.sweeper:  # a database, in which a search records its trials
             with read_write(config.hydra):
                 config.hydra.sweeper.storage = None
 
-    @staticmethod
-    def _divert(node: DictConfig) -> None:
-        Elsewhere.meant = Path(node.dir).absolute()
+    def _divert(self, node: DictConfig) -> None:
         with read_write(node), open_dict(node):
-            node.dir = str(Elsewhere.place)
+            node.planned, node.dir = str(Path(node.dir).absolute()), self.to
 
 
-class Rehearsal:
-    """Takes in what a command would launch, and says it."""
+class DryRun:
+    """Collects what a command would launch."""
 
     def __init__(self) -> None:
-        self._found: list[Finding] = []
+        self._run: list[Finding] = []
         self._stages: list[Stage] = []
-        self._place: Resources | Slurm | None = None
-        self._config: DictConfig | None = None
+        self._launcher: tuple[Resources | Slurm, DictConfig] | None = None
 
-    @property
-    def directory(self) -> Path:
-        """Of the run or the sweep."""
-        assert Elsewhere.meant is not None, "Hydra has not called back"
-        return Elsewhere.meant
-
-    def one(self, config: DictConfig) -> None:
-        """In place of training a run: take in what it would be.
+    def run(self, config: DictConfig) -> None:
+        """Hydra's task function in place of training: check and describe a single run.
 
         Raises:
             WrongCommand, ConfigError, RunExists: if it would not be trained.
         """
         train.check_one(config)
 
-        from attention_lab.cli.launch_summary import one_run
+        from attention_lab.cli.launch_summary import single_run
         from attention_lab.config.environment_variables import with_environment
         from attention_lab.config.validate import check
         from attention_lab.tracking.run_directory import goes_on
@@ -95,73 +77,73 @@ class Rehearsal:
         from attention_lab.training.distributed import process_group
         from attention_lab.training.distributed.launch import check_devices
 
-        plain = plain_config(config)
+        settings: Any = HydraConfig.get()
+        plain, directory = plain_config(config), Path(settings.run.planned)
         given = with_environment(plain)
         check(given)
         check_logger(given)
         check_devices(given)
         run = build(given)
-        is_begun = goes_on(self.directory, from_anywhere(plain))
+        is_resumed = goes_on(directory, from_anywhere(plain))
         if process_group.is_rank_zero():
-            self._found = list(one_run(plain, run, self.directory, is_begun))
+            self._run = [*single_run(plain, run, directory, is_resumed), disk(directory)]
 
-    def see(
+    def plan(
         self, stages: "Sequence[Stage]", place: "Resources | Slurm", config: DictConfig
     ) -> None:
-        """In place of running jobs of a sweep: take in what they are.
+        """Called by the launcher in place of running jobs of a sweep.
 
         Args:
-            stages: the jobs; a sweep may be cut into several lots.
-            place: where they run.
+            stages: the jobs; Hydra may launch a sweep in several batches.
+            place: where they would run.
             config: the command's, with Hydra's own settings.
+
+        Raises:
+            SystemExit: after the first batch of a search: the next depends on its results.
         """
         self._stages += stages
-        self._place, self._config = place, config
-        if _is_search(config.hydra):
-            raise Enough
+        self._launcher = place, config
+        if _is_search(config):
+            raise SystemExit(0)
 
     def findings(self) -> Iterator[Finding]:
-        """What was seen, a line each."""
-        if self._config is not None and self._place is not None:
+        """What the command would launch, one line each."""
+        yield from self._run
+        if self._launcher is not None:
             from attention_lab.cli.launch_summary import search, sweep
 
-            settings = self._config.hydra
-            if is_search := _is_search(settings):
-                yield from search(OmegaConf.to_container(settings.sweeper))  # type: ignore[arg-type]
-            launcher = settings.runtime.choices["hydra/launcher"]
-            yield from sweep(self._stages, self._place, launcher, self.directory, is_search)
-            yield disk(self.directory)
-        if self._found:
-            yield from self._found
-            yield disk(self.directory)
+            place, config = self._launcher
+            if _is_search(config):
+                yield from search(config.hydra.sweeper)
+            launcher = config.hydra.runtime.choices["hydra/launcher"]
+            directory = Path(config.hydra.sweep.planned)
+            yield from sweep(self._stages, place, launcher, directory, _is_search(config))
+            yield disk(directory)
 
 
-def _is_search(settings: DictConfig) -> bool:
-    """Whether the jobs of a sweep depend on what came out of those before."""
-    return "BasicSweeper" not in settings.sweeper._target_
+def _is_search(config: DictConfig) -> bool:
+    """Whether later jobs of a sweep depend on the results of earlier ones."""
+    return "BasicSweeper" not in config.hydra.sweeper._target_
 
 
-def rehearse(arguments: Sequence[str]) -> int:
-    """Say what `attention-lab train ARGUMENTS…` would launch, or what is wrong with it."""
-    rehearsal = Rehearsal()
-    Elsewhere.meant = None
-    callback = f"++hydra.callbacks.directories._target_={__name__}.{Elsewhere.__name__}"
-    logging.disable(logging.INFO)  # a search would announce itself
+def run(arguments: Sequence[str]) -> int:
+    """Print what `attention-lab train ARGUMENTS…` would launch, or what is wrong with it."""
+    dry_run = DryRun()
+    logging.disable(logging.INFO)  # of a search
     with TemporaryDirectory() as place:
-        Elsewhere.place = Path(place)
+        callback = [f"_target_={__name__}.{Divert.__name__}", f"to={place}"]
+        divert = [f"++hydra.callbacks.directories.{each}" for each in callback]
         try:
-            code = train.run([callback, *arguments], train.Task(rehearsal.one, rehearsal))
-        except Enough:
-            code = 0
-        except Unknown as error:
-            return fail(str(error), 2)
+            code = train.run([*divert, *arguments], train.Task(dry_run.run, dry_run.plan))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
         finally:
             logging.disable(logging.NOTSET)
     if code:
         return code
     try:
-        found = list(rehearsal.findings())
-    except ValueError as error:  # as where SLURM does not answer
+        found = list(dry_run.findings())
+    except ValueError as error:  # SLURM does not answer
         return fail(str(error), 2)
     for finding in found:
         echo(finding)

@@ -1,6 +1,6 @@
-"""What would be launched, in words."""
+"""The lines of `attention-lab train … --dry-run`: jobs, processes, steps, directories."""
 
-import os
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,31 +18,29 @@ from attention_lab.sweeps.slurm_queue import in_queue, longest_array
 from attention_lab.sweeps.sweep import Stage
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.tracking.wandb_logger import LoggerOptions, problem, server
-from attention_lab.training.build import Run, has_gpu
+from attention_lab.training.build import Run, has_gpu, load_data
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.workers import cores
+from attention_lab.training.trainer import TrainerOptions
 
-#: Of each stage of a sweep.
-SHOWN = 10
-SAVES = "saves between two steps"
-#: What becomes of a run at a signal.
-SIGNALS = f"SIGUSR1, SIGUSR2, SIGTERM: a run {SAVES} and stops"
+#: Jobs listed of each stage of a sweep.
+LISTED = 10
 
 
-class Shape(NamedTuple):
+class Processes(NamedTuple):
     """The processes of a run."""
 
     devices: int
     nodes: int
     on_gpus: bool
-    #: CPU threads of each; None if they are not known here.
+    #: CPU threads of each; None if SLURM decides.
     threads: int | None
-    #: What each of several holds of the model: "ddp" all of it, "fsdp" its share.
+    #: "ddp" or "fsdp".
     strategy: str
 
     @classmethod
-    def of(cls, config: Config, threads: int | None, on_gpus: bool | None = None) -> "Shape":
-        """The shape of a run that has so many threads for all its processes on a machine."""
+    def of(cls, config: Config, threads: int | None, on_gpus: bool | None = None) -> "Processes":
+        """The processes of a run, which share ``threads`` on each machine."""
         trainer = config["trainer"]
         devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
         if on_gpus is None:
@@ -52,66 +50,57 @@ class Shape(NamedTuple):
         return cls(devices, nodes, on_gpus, each, trainer.get("strategy", "ddp"))
 
     @property
-    def processes(self) -> int:
+    def number(self) -> int:
         return self.devices * self.nodes
 
     def __str__(self) -> str:
-        one = self.processes == 1
+        one = self.number == 1
         where = "" if self.nodes == 1 else f" ({self.devices} on each of {self.nodes} nodes)"
         device = f"{'' if one else 'each '}on {'a GPU' if self.on_gpus else 'the CPU'}"
-        threads = "as many threads as SLURM gives it cores"
+        threads = "one thread for each core that SLURM allocates"
         if self.threads is not None:
             threads = _counted(self.threads, "thread")
-        strategy = "" if one else f", by {self.strategy}"
-        return f"{_counted(self.processes, 'process')}{where}, {device} with {threads}{strategy}"
+        strategy = "" if one else f", {self.strategy}"
+        return f"{_counted(self.number, 'process')}{where}, {device} with {threads}{strategy}"
 
     def total(self, runs: int) -> str:
-        """What so many of them take."""
-        processes = runs * self.processes
+        """The resources of several such runs at a time."""
+        number = runs * self.number
         if self.on_gpus:
-            return f"{_counted(processes, 'process')}, {_counted(processes, 'GPU')}"
+            return f"{_counted(number, 'process')}, {_counted(number, 'GPU')}"
         if self.threads is None:
-            return _counted(processes, "process")
-        cores = _counted(processes * self.threads, "CPU core")
-        return f"{_counted(processes, 'process')}, {cores}"
+            return _counted(number, "process")
+        return f"{_counted(number, 'process')}, {_counted(number * self.threads, 'CPU core')}"
 
 
-def one_run(config: Config, run: Run, directory: Path, is_begun: bool) -> Iterator[Finding]:
-    """A run by itself.
+def single_run(config: Config, run: Run, directory: Path, is_resumed: bool) -> Iterator[Finding]:
+    """The lines for a single run.
 
     Args:
         config: the resolved config.
         run: the run built from it.
         directory: of the run.
-        is_begun: whether it would go on there.
+        is_resumed: whether it would resume there.
     """
     started, threads = process_group.world_size(), torch.get_num_threads()
-    # They share those of this process unless they have been started, each with its own.
-    shape = Shape.of(config, threads * (config["trainer"]["devices"] if started > 1 else 1))
-    yield Finding("one run", "goes on from its latest checkpoint" if is_begun else "new")
+    # They share the threads of this process, unless a launcher has started each with its own.
+    each = Processes.of(config, threads * (config["trainer"]["devices"] if started > 1 else 1))
+    yield Finding("run", "resumes from its latest checkpoint" if is_resumed else "new")
     if started > 1:
         yield Finding("launched by", f"torchrun or srun, as {started} processes")
-    yield Finding("it has", str(shape))
-    yield Finding("in total", shape.total(1))
-    steps_per_epoch = run.data.steps_per_epoch(shape.processes)
-    yield Finding("trains for", run.trainer_options.budget(steps_per_epoch))
+    yield Finding("processes", str(each))
+    yield Finding("in total", each.total(1))
+    steps_per_epoch = run.data.steps_per_epoch(each.number)
+    yield Finding("training", run.trainer_options.budget(steps_per_epoch))
     yield Finding("directory", str(directory))
     yield Finding("W&B", _wandb(config, directory.parent.name))
-    again = "the same command with the same hydra.run.dir goes on"
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        yield Finding("signals", f"{SIGNALS}; {again}")
-    else:
-        requeues = f"SIGUSR1, SIGUSR2: it {SAVES} and requeues SLURM job {job}"
-        yield Finding("signals", f"{requeues}; SIGTERM: it saves and stops; {again}")
-    yield Finding("Ctrl-C", "stops at once, and goes on from the latest checkpoint")
 
 
 def search(sweeper: Mapping[str, Any]) -> Iterator[Finding]:
-    """A search, whose trials are not known before."""
+    """The lines for a search, whose trials are drawn while it runs."""
     kind = str((sweeper.get("sampler") or sweeper)["_target_"]).rpartition(".")[2]
     trials, at_once = sweeper.get("n_trials", "some"), sweeper.get("n_jobs", 1)
-    yield Finding("search", f"{trials} trials, chosen as it goes: {kind}, {at_once} at a time")
+    yield Finding("search", f"{trials} trials, {at_once} at a time, drawn by {kind}")
     for name, interval in (sweeper.get("params") or {}).items():
         yield Finding("", f"{name}={interval}")
 
@@ -123,14 +112,14 @@ def sweep(
     directory: Path,
     is_search: bool = False,
 ) -> Iterator[Finding]:
-    """The jobs of a sweep, or the first trials of a search.
+    """The lines for the jobs of a sweep.
 
     Args:
-        stages: the jobs that are known together.
+        stages: jobs that are known together.
         place: where they run.
-        launcher: what that is called in the command.
+        launcher: its name on the command line.
         directory: of the sweep.
-        is_search: whether the jobs are its first trials only.
+        is_search: whether the jobs are only the first trials of a search.
     """
     jobs = [job for stage in stages for job in stage.jobs]
     to_run = [job for stage in stages for job in stage.to_run]
@@ -138,16 +127,18 @@ def sweep(
         yield from _stage(stage, is_search)
     yield Finding("sweep", str(directory))
     if to_run and isinstance(place, Slurm):
-        yield from _in_slurm(place, launcher, to_run)
-    if to_run and isinstance(place, Resources):
+        yield from _on_slurm(place, launcher, to_run)
+    elif to_run and isinstance(place, Resources):
         yield from _here(place, launcher, to_run)
+    for length in _distinct(_by_length(to_run), _training_length):
+        yield Finding("training", length)
     for logged in _distinct(jobs, lambda job: _wandb(job.config, job.group)):
         yield Finding("W&B", logged)
 
 
 def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
     """How many jobs there are, and the first of them."""
-    about = "first" if is_search else "jobs"
+    about = "first trials" if is_search else "jobs"
     if is_tuning := stage.jobs[0].directory.parent.name == TUNING:
         about = "tuning"
     if stage.is_open:
@@ -158,26 +149,21 @@ def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
     counts = Counter(states.values())
     parts = (f"{number} {state}" for state, number in counts.items())
     yield Finding(about, f"{len(stage.jobs)}: {', '.join(parts)}")
-    for job in stage.jobs[:SHOWN]:
+    for job in stage.jobs[:LISTED]:
         path = job.directory.relative_to(job.directory.parents[is_tuning])
-        yield Finding("", f"{states[job.directory]:<9} {job.name or 'as it is'}  in {path}")
-    if (more := len(stage.jobs) - SHOWN) > 0:
+        yield Finding("", f"{states[job.directory]:<9} {job.name or 'as composed'}  in {path}")
+    if (more := len(stage.jobs) - LISTED) > 0:
         yield Finding("", f"and {more} more")
-    shared = [each for each in stage.jobs[0].overrides if each not in _named(stage.jobs[0])]
+    first = stage.jobs[0]
+    shared = [each for each in first.overrides if f",{each}," not in f",{first.name},"]
     if shared:
         yield Finding("all with", " ".join(shared))
-
-
-def _named(job: Job) -> list[str]:
-    """Those of a job's overrides that its name has."""
-    return [override for override in job.overrides if f",{override}," in f",{job.name},"]
 
 
 def _state(stage: Stage, job: Job) -> str:
     state = stage.found[job.directory].state
     if job in stage.to_run:
-        known = {"waiting": "new", "preempted": "goes on", "running": "at work"}
-        return known.get(state, "again")
+        return {"waiting": "new", "preempted": "resumes", "running": "running"}.get(state, "again")
     return str(state)
 
 
@@ -187,65 +173,72 @@ def _here(place: Resources, launcher: str, jobs: Sequence[Job]) -> Iterator[Find
     threads = place.threads_of_each(len(slots))
     at_once = min(len(slots), len(jobs))
     yield Finding("launcher", f"{launcher}: on this machine, {at_once} at a time")
-    shapes = list(_distinct(jobs, lambda job: Shape.of(job.config, threads)))
-    for shape in shapes:
-        yield Finding("each job", str(shape))
-    largest = max(shapes, key=lambda shape: shape.processes)
-    yield _total(largest, at_once)
+    each = list(_distinct(jobs, lambda job: Processes.of(job.config, threads)))
+    for one in each:
+        yield Finding("each job", str(one))
+    yield _total(max(each, key=lambda one: one.number), at_once)
     gpus = sorted({slot for slot in slots if slot is not None})
     if gpus:
         yield Finding("", f"GPUs of each: {'; '.join(gpus)}")
     limit, retries = place.time_limit, place.retries
-    minutes = "none" if limit is None else f"a job is ended after {limit:g} minutes"
-    again = f"; one that failed is tried again, {retries} times at most" if retries else ""
-    yield Finding("time limit", minutes + again)
-    yield Finding("signals", f"{SIGNALS}; the same command goes on")
-    yield Finding("Ctrl-C", "stops all jobs at once; the same command goes on with them")
+    minutes = "none" if limit is None else f"{limit:g} minutes"
+    yield Finding("time limit", minutes + (f"; retries: {retries}" if retries else ""))
 
 
-def _total(shape: Shape, at_once: int) -> Finding:
-    """What jobs take together, marked where they would have to wait for each other."""
-    words, there = f"{shape.total(at_once)} at a time", cores()
-    of_each = shape.processes * (shape.threads or 1)
-    if shape.on_gpus or at_once * of_each <= there:
+def _total(each: Processes, at_once: int) -> Finding:
+    """What jobs take together, marked where they would share cores."""
+    words, available = f"{each.total(at_once)} at a time", cores()
+    needed = each.number * (each.threads or 1)
+    if each.on_gpus or at_once * needed <= available:
         return Finding("in total", words)
-    fit = max(1, there // of_each)
-    return Finding("in total", f"{words}; there are {there}: hydra.launcher.parallel={fit}", LESS)
+    remedy = f"hydra.launcher.parallel={max(1, available // needed)}"
+    return Finding("in total", f"{words}; only {available} available: use {remedy}", LESS)
 
 
-def _in_slurm(place: Slurm, launcher: str, jobs: Sequence[Job]) -> Iterator[Finding]:
-    """Jobs of SLURM's."""
+def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[Job]) -> Iterator[Finding]:
+    """SLURM jobs."""
     arrays = len(place.requests(jobs, longest_array()))
     queued = in_queue([job.directory for job in jobs])
     at_once = len(jobs) if place.at_once is None else min(place.at_once * arrays, len(jobs))
-    limited = "as many at a time as SLURM lets" if place.at_once is None else f"{at_once} at a time"
-    yield Finding("launcher", f"{launcher}: {_counted(arrays, 'array')} of jobs, {limited}")
+    limit = "any number" if place.at_once is None else at_once
+    yield Finding("launcher", f"{launcher}: {_counted(arrays, 'job array')}, {limit} at a time")
     if queued:
-        yield Finding("", f"{len(queued)} of them are in the queue already, and stay there")
+        yield Finding("", f"{len(queued)} of the jobs are in the queue already and stay there")
     largest = None
     for request, alike in place.requests(jobs):
-        threads = request.get("cpus_per_task")
-        devices = request["ntasks_per_node"]
-        shape = Shape.of(
-            alike[0].config, threads and threads * devices, bool(request.get("gpus_per_node"))
-        )
-        asked = " ".join(f"--{name.replace('_', '-')}={value}" for name, value in request.items())
-        yield Finding("each job", str(shape))
-        yield Finding("asks for", asked)
-        if largest is None or shape.processes > largest.processes:
-            largest = shape
+        threads, devices = request.get("cpus_per_task"), request["ntasks_per_node"]
+        on_gpus = bool(request.get("gpus_per_node"))
+        each = Processes.of(alike[0].config, threads and threads * devices, on_gpus)
+        yield Finding("each job", str(each))
+        options = (f"--{name.replace('_', '-')}={value}" for name, value in request.items())
+        yield Finding("sbatch", " ".join(options))
+        if largest is None or each.number > largest.number:
+            largest = each
     assert largest is not None
-    yield Finding("in total", f"{largest.total(at_once)} at a time, if there are as many")
-    limit = "that of the partition" if place.time is None else _counted(place.time, "minute")
-    yield Finding("time limit", f"{limit}; {place.signal} s before it a run is told to save")
-    then = "is queued again" if place.requeue else "ends (hydra.launcher.requeue=false)"
-    yield Finding(
-        "signals", f"SIGUSR1, SIGUSR2: a run {SAVES} and {then}; SIGTERM: it saves, stops"
-    )
-    if place.wait:
-        yield Finding("Ctrl-C", "leaves the jobs in the queue; `scancel` cancels them")
-    else:
-        yield Finding("this command", "submits the jobs, and returns")
+    yield Finding("in total", f"up to {largest.total(at_once)} at a time")
+    minutes = "the partition's" if place.time is None else _counted(place.time, "minute")
+    then = "is requeued" if place.requeue else "ends (hydra.launcher.requeue=false)"
+    yield Finding("time limit", f"{minutes}; a run saves {place.signal} s before it and {then}")
+    if not place.wait:
+        yield Finding("this command", "submits the jobs and returns")
+
+
+def _by_length(jobs: Sequence[Job]) -> Iterable[Job]:
+    """One job for each dataset and trainer: their seeds do not change the length of training."""
+
+    def key(job: Job) -> str:
+        data = {**job.config["data"], "seed": None}
+        return json.dumps([data, job.config["trainer"]], sort_keys=True, default=str)
+
+    return {key(job): job for job in jobs}.values()
+
+
+def _training_length(job: Job) -> str:
+    """The steps and epochs of a job."""
+    config = with_environment(job.config)
+    options: TrainerOptions = create(config["trainer"], (TrainerOptions,))
+    steps_per_epoch = load_data(config).steps_per_epoch(options.devices * options.num_nodes)
+    return options.budget(steps_per_epoch)
 
 
 def _wandb(config: Config, group: str) -> str:
@@ -257,7 +250,7 @@ def _wandb(config: Config, group: str) -> str:
     if mode == "online" and (said := problem(server())) is not None:
         mode, why = "offline", said
     entity = "" if options.entity is None else f"{options.entity}/"
-    send = "; `attention-lab sync` sends it" if mode == "offline" else ""
+    send = "; upload later with `attention-lab sync`" if mode == "offline" else ""
     return f"{mode}: {why}{send}; project {entity}{options.project}, group {group}"
 
 

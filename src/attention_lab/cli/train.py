@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -36,9 +36,6 @@ from attention_lab.printing import echo
 from attention_lab.spelling import nearest
 from attention_lab.training.distributed import cluster_environment
 from attention_lab.training.distributed.workers import outlive_readers
-
-if TYPE_CHECKING:
-    from attention_lab.cli.dry_run import Rehearsal
 
 CONFIG_NAME = "train"
 MULTIRUN = {"-m", "--multirun"}
@@ -125,13 +122,13 @@ class Task:
 
     Args:
         one: is given the config.
-        rehearsal: is shown what a sweep would run, which then is not run.
+        plan: takes what a sweep would run, in place of running it.
     """
 
     def __init__(
-        self, one: Callable[[DictConfig], None], rehearsal: "Rehearsal | None" = None
+        self, one: Callable[[DictConfig], None], plan: Callable[..., None] | None = None
     ) -> None:
-        self.one, self.rehearsal = one, rehearsal
+        self.one, self.plan = one, plan
         self.errors: list[Exception] = []
 
     def __call__(self, config: DictConfig) -> None:

@@ -21,7 +21,7 @@ from attention_lab.config.compose import WrongCommand, group_options
 TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("callbacks", "*"): (
         "attention_lab.cli.train.Directories",
-        "attention_lab.cli.dry_run.Elsewhere",
+        "attention_lab.cli.dry_run.Divert",
     ),
     ("launcher",): (
         "hydra_plugins.attention_lab_launcher.IsolatedLauncher",

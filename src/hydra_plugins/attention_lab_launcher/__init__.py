@@ -20,7 +20,6 @@ from attention_lab.config.compose import (
 )
 
 if TYPE_CHECKING:
-    from attention_lab.cli.dry_run import Rehearsal
     from attention_lab.sweeps.display import Display
     from attention_lab.sweeps.jobs import Job
     from attention_lab.sweeps.local_executor import Resources
@@ -57,8 +56,8 @@ class SweepLauncher(Launcher):
             )
         self.hydra_context = hydra_context
         self.config = config
-        # Of a task that is to be described rather than run.
-        self._rehearsal: Rehearsal | None = getattr(task_function, "rehearsal", None)
+        #: Takes the jobs of a dry run, in place of running them.
+        self._plan: Callable[..., None] | None = getattr(task_function, "plan", None)
         loader: Any = hydra_context.config_loader
         loader.load_sweep_config = _ComposedOnce(loader.load_sweep_config)
 
@@ -74,9 +73,9 @@ class SweepLauncher(Launcher):
         from attention_lab.sweeps.search_metric import objective
 
         if self._sweep is None:
-            meant = self._rehearsal and self._rehearsal.directory
+            place = self.config.hydra.sweep
             self._sweep = self._make_sweep(
-                Path(meant or self.config.hydra.sweep.dir).absolute(),
+                Path(place.get("planned", place.dir)).absolute(),
                 cast("dict[str, Any]", OmegaConf.to_container(self.config.sweep, resolve=True)),
             )
         task = OverridesParser.create().parse_overrides(typed_overrides(self.config.hydra))
@@ -84,8 +83,8 @@ class SweepLauncher(Launcher):
             each.get_key_element().lstrip("+~") for each in task if not each.is_sweep_override()
         }
         jobs = [list(overrides) for overrides in job_overrides]
-        if self._rehearsal is not None:
-            self._rehearsal.see(self._sweep.plan(jobs, shared), self.place, self.config)
+        if self._plan is not None:
+            self._plan(self._sweep.plan(jobs, shared), self.place, self.config)
             return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
         runs = self._sweep.run(jobs, shared)
         return [

@@ -1,0 +1,297 @@
+"""`attention-lab train … --dry-run`: what a command would launch."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from attention_lab.cli import doctor_checks
+from attention_lab.tracking.lock import Lock
+from tests.cli.conftest import Command, Program
+from tests.tracking.servers import refusing, silent
+
+pytestmark = pytest.mark.usefixtures("bare")
+
+
+#: A run of 8 steps on made-up symbols.
+TINY = (
+    *("logger=csv", "trainer=cpu", "data=reverse", "data.examples=160", "data.batch_size=20"),
+    *("data.evaluation_examples=20", "model.d_model=16", "trainer.max_epochs=1"),
+)
+#: A sweep of four.
+SWEEP = ("-m", *TINY, "seed=0,1,2,3", "hydra.sweep.dir=sweep")
+
+
+def launched(command: Command, *arguments: str) -> dict[str, list[str]]:
+    """The lines of what a command would launch, with their marks, by what they are about."""
+    answer = command("train", *arguments, "--dry-run")
+    assert (answer.code, answer.err) == (0, "")
+    lines: dict[str, list[str]] = {}
+    about = ""
+    for line in answer.out.splitlines():
+        about = line[2:16].rstrip() or about
+        lines.setdefault(about, []).append((line[:2] + line[16:]).strip())
+    del lines["disk"]  # on which others write meanwhile
+    return lines
+
+
+def test_a_single_run_is_described_and_not_started(command: Command, tmp_path: Path) -> None:
+    lines = launched(command, *TINY, "logger=wandb", "hydra.run.dir=there/run")
+    assert lines["run"] == ["new"]
+    assert lines["processes"] == ["1 process, on the CPU with 1 thread"]
+    assert lines["training"] == ["8 steps (1 epoch of 8 steps)"]
+    assert lines["directory"] == [str(tmp_path / "there" / "run")]
+    (logged,) = lines["W&B"]
+    assert logged.startswith("offline: nobody is logged in to https://")
+    assert logged.endswith("project attention-lab, group there")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("server", [silent, refusing])
+def test_runs_are_logged_offline_if_the_server_takes_none(
+    server: Callable[[], AbstractContextManager[str]],
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("attention_lab.tracking.wandb_logger.CHECK_TIMEOUT", 1)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with server() as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        (logged,) = launched(command, *TINY, "logger=wandb", "hydra.run.dir=there/run")["W&B"]
+    assert logged.startswith("offline: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_of_a_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 6)
+    monkeypatch.setattr("attention_lab.training.distributed.launch.cores", lambda: 8)
+    lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.devices=2")
+    assert lines["processes"] == ["2 processes, each on the CPU with 3 threads, ddp"]
+    assert lines["in total"] == ["2 processes, 6 CPU cores"]
+    assert lines["training"] == ["4 steps (1 epoch of 4 steps)"]
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 4), ("LOCAL_RANK", 0)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.num_nodes=2")
+    assert lines["launched by"] == ["torchrun or srun, as 4 processes"]
+    assert lines["processes"] == [
+        "4 processes (2 on each of 2 nodes), each on the CPU with 6 threads, ddp"
+    ]
+    monkeypatch.setenv("RANK", "1")
+    assert command("train", *TINY, "trainer=ddp_cpu", "trainer.num_nodes=2", "--dry-run") == (
+        0,
+        "",
+        "",
+    )
+
+
+def test_a_sweep_is_described_as_it_is_run(command: Command, tmp_path: Path) -> None:
+    sweep = ["-m", *TINY, "attention=general,none", "hydra.sweep.dir=sweep"]
+    lines = launched(command, *sweep)
+    assert list(tmp_path.iterdir()) == []
+    total, *jobs = lines["jobs"]
+    assert total == "2: 2 new"
+    names = ["attention=general", "attention=none"]
+    assert [job.split()[:2] for job in jobs] == [["new", name] for name in names]
+    assert lines["all with"] == [" ".join(TINY[1:])]
+    assert lines["sweep"] == [str(tmp_path / "sweep")]
+    directories = [job.split("  in ")[1] for job in jobs]
+    answer = command("train", *sweep)
+    assert answer.code == 0, answer.err
+    runs = [tmp_path / "sweep" / directory for directory in directories]
+    assert sorted(tmp_path.glob("sweep/*/result.json")) == [run / "result.json" for run in runs]
+    files = sorted(tmp_path.rglob("*"))
+    lines = launched(command, *sweep)
+    assert lines["jobs"] == [
+        "2: 2 finished",
+        f"finished  {names[0]}  in {directories[0]}",
+        f"finished  {names[1]}  in {directories[1]}",
+    ]
+    assert "launcher" not in lines
+    for run, state in zip(runs, ("failed", "running"), strict=True):
+        status = json.loads((run / "status.json").read_text())
+        (run / "status.json").write_text(json.dumps(status | {"status": state}))
+    lines = launched(command, *sweep, "hydra.launcher.parallel=2")
+    assert lines["jobs"][0] == "2: 1 failed, 1 resumes"
+    assert lines["launcher"] == ["isolated: on this machine, 1 at a time"]
+    lines = launched(command, *sweep, "sweep.retry=failed", "hydra.launcher.parallel=2")
+    assert lines["jobs"][0] == "2: 1 again, 1 resumes"
+    assert lines["launcher"] == ["isolated: on this machine, 2 at a time"]
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def changed(command: Command, before: dict[str, list[str]], *arguments: str) -> set[str]:
+    """What lines are about that a command has, and another had not."""
+    after = launched(command, *arguments)
+    return {about for about in after if after[about] != before.get(about)}
+
+
+def test_each_line_follows_the_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("sweeps.local_executor", "training.distributed.launch", "cli.launch_summary"):
+        monkeypatch.setattr(f"attention_lab.{module}.cores", lambda: 4)
+    before = launched(command, *SWEEP)
+    assert before["launcher"] == ["isolated: on this machine, 4 at a time"]
+    for override, about in {
+        "hydra.launcher.parallel=3": {"launcher", "in total"},
+        "hydra.launcher.threads=9": {"launcher", "each job", "in total"},
+        "hydra.launcher.time_limit=5": {"time limit"},
+        "hydra.launcher.retries=2": {"time limit"},
+        "hydra.sweep.dir=other": {"sweep"},
+        "logger=wandb": {"W&B"},
+        "seed=4,5,6,7": {"jobs"},
+        "trainer=ddp_cpu": {"jobs", "all with", "launcher", "each job", "training"},
+        "trainer.max_steps=3": {"jobs", "all with", "training"},
+    }.items():
+        assert changed(command, before, *SWEEP, override) == about, override
+
+
+def test_more_threads_than_cores_at_a_time_are_marked(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attention_lab.cli.launch_summary.cores", lambda: 4)
+    arguments = [*SWEEP, "hydra.launcher.threads=2", "hydra.launcher.parallel=3"]
+    assert launched(command, *arguments)["in total"] == [
+        "! 3 processes, 6 CPU cores at a time; only 4 available: use hydra.launcher.parallel=2"
+    ]
+
+
+def test_only_the_first_ten_jobs_are_shown(command: Command) -> None:
+    lines = launched(command, "-m", *TINY, "seed=range(12)")["jobs"]
+    assert (lines[0], lines[10].split()[1], lines[11:]) == ("12: 12 new", "seed=9", ["and 2 more"])
+
+
+def test_what_is_tuned_is_not_known_before(command: Command, tmp_path: Path) -> None:
+    lines = launched(command, *SWEEP, "sweep.tune=lr", "sweep.grid=[1e-3,2e-3,4e-3]")
+    assert lines["tuning"][0] == "3: 3 new"
+    assert "optimizer.lr=0.002,seed=1000  in tuning/optimizer.lr=0.002," in lines["tuning"][2]
+    assert lines["then"] == ["4 jobs, with the settings that the tuning chooses"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_search_the_first_trials_are_known(command: Command, tmp_path: Path) -> None:
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=7", "hydra.sweeper.n_jobs=3"]
+    storage = "hydra.sweeper.storage=sqlite:///trials.db"
+    lines = launched(command, "-m", *TINY, *search, storage)
+    assert lines["search"][:2] == [
+        "7 trials, 3 at a time, drawn by TPESampler",
+        "optimizer.lr=tag(log, interval(1e-4, 1e-2))",
+    ]
+    assert lines["first trials"][0] == "3: 3 new"
+    assert list(tmp_path.iterdir()) == []
+
+
+SLURM = (
+    *(*SWEEP, "hydra/launcher=slurm", "trainer.devices=4", "trainer.num_nodes=2"),
+    *("hydra.launcher.time=90", "hydra.launcher.cpus_per_task=3"),
+)
+
+
+@pytest.fixture
+def asked(program: Program, tmp_path: Path) -> Path:
+    """A file with what an sbatch was asked that has nothing against it."""
+    pytest.importorskip("submitit")
+    log = tmp_path.parent / f"{tmp_path.name}-asked"
+    program("sbatch", f'echo "$@" >> {log}')
+    program("scontrol", "echo 'MaxArraySize            = 1001'")
+    return log
+
+
+def test_jobs_of_slurm_are_not_submitted(command: Command, tmp_path: Path, asked: Path) -> None:
+    lines = launched(command, *SLURM, "hydra.launcher.at_once=3")
+    assert lines["launcher"] == ["slurm: 1 job array, 3 at a time"]
+    assert lines["each job"] == [
+        "8 processes (4 on each of 2 nodes), each on the CPU with 3 threads, ddp"
+    ]
+    assert lines["sbatch"] == ["--time=90 --cpus-per-task=3 --nodes=2 --ntasks-per-node=4"]
+    assert lines["in total"] == ["up to 24 processes, 72 CPU cores at a time"]
+    assert lines["time limit"] == ["90 minutes; a run saves 60 s before it and is requeued"]
+    assert asked.read_text().count("--test-only") == len(asked.read_text().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("asked")
+def test_each_line_about_slurm_follows_the_command(command: Command) -> None:
+    before = launched(command, *SLURM)
+    for override, about in {
+        "hydra.launcher.at_once=2": {"launcher", "in total"},
+        "hydra.launcher.cpus_per_task=null": {"each job", "sbatch", "in total"},
+        "trainer.num_nodes=3": {
+            *("jobs", "all with", "each job", "sbatch", "in total"),
+        },
+        "trainer.strategy=fsdp": {"jobs", "all with", "each job"},
+        "hydra.launcher.gpus=4": {"each job", "sbatch", "in total"},
+        "hydra.launcher.time=null": {"sbatch", "time limit"},
+        "hydra.launcher.signal=90": {"time limit"},
+        "hydra.launcher.requeue=false": {"time limit"},
+        "hydra.launcher.wait=false": {"this command"},
+    }.items():
+        assert changed(command, before, *SLURM, override) == about, override
+
+
+WRONG = [
+    [*TINY, "attention=aditive"],
+    [*TINY, "attention.head=4"],
+    [*TINY, "trainer.devices=9999"],
+    [*TINY, "trainer.num_nodes=2"],
+    [*TINY, "attention.heads=3"],
+    [*TINY, "hydra/launcher=slurm"],
+    [*TINY, "seed=0,1"],
+    [*SWEEP, "hydra/launcher=slurm"],
+    [*SWEEP, "hydra.launcher.parallel=0"],
+    [*SWEEP, "trainer.devices=9999"],
+    [*SWEEP, "sweep.retry=finished"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_what_is_wrong_is_said_as_train_says_it(
+    command: Command, tmp_path: Path, arguments: list[str]
+) -> None:
+    answer = command("train", "--dry-run", *arguments)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert list(tmp_path.iterdir()) == []
+    assert answer == command("train", *arguments)
+
+
+def test_a_directory_that_is_taken_is_refused(command: Command, tmp_path: Path) -> None:
+    one = [*TINY, "hydra.run.dir=run"]
+    assert command("train", *one).code == 0
+    (tmp_path / "sweep").mkdir()
+    lock = Lock(tmp_path / "sweep")
+    lock.sign()
+    for arguments in (one, [*one, "seed=5"], list(SWEEP)):
+        answer = command("train", "--dry-run", *arguments)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer == command("train", *arguments)
+    lock.release()
+    status = tmp_path / "run" / "status.json"
+    status.write_text(status.read_text().replace('"finished"', '"preempted"', 1))
+    assert launched(command, *one)["run"] == ["resumes from its latest checkpoint"]
+
+
+def test_another_launcher_is_not_started(command: Command, tmp_path: Path) -> None:
+    answer = command("train", "--dry-run", *SWEEP, "hydra/launcher=basic")
+    assert answer.err.startswith(
+        "attention-lab: hydra/launcher=basic: not supported by --dry-run; "
+    )
+    assert (answer.code, answer.out) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_what_would_be_written(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").touch()
+    for directory in (["hydra.run.dir=there/run"], ["-m", "hydra.sweep.dir=there/sweep"]):
+        answer = command("train", "--dry-run", *TINY, *directory)
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err.startswith("attention-lab: cannot write the run: ")
+    monkeypatch.setattr(doctor_checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    answer = command("train", "--dry-run", *TINY)
+    assert answer.code == 1
+    assert answer.out.splitlines()[-1].startswith("✗ disk          0.0 GiB free for runs; ")
