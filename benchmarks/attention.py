@@ -20,7 +20,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attention_lab.attention.backends import EAGER, FLEX, SDPA, Axes, Backend, Problem
+from attention_lab.attention.backends import (
+    EAGER,
+    FLEX,
+    SDPA,
+    AttentionInputs,
+    AttentionSpec,
+    Backend,
+)
 from attention_lab.attention.masks import Causal
 from attention_lab.attention.normalizers import Softmax
 from attention_lab.attention.scores import Additive, ScaledDotProduct, Score
@@ -51,8 +58,8 @@ class Measured(NamedTuple):
 
 
 def ours(score: Score, backend: Backend) -> Call:
-    axes = Axes(score, Softmax())
-    return lambda q, k, v: backend.compute(Problem(q, k, v, Causal(), axes))[0]
+    spec = AttentionSpec(score, Softmax())
+    return lambda q, k, v: backend.compute(AttentionInputs(q, k, v, Causal(), spec))[0]
 
 
 def torch_sdpa(kernel: SDPBackend | None) -> Call:

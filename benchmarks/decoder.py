@@ -124,7 +124,7 @@ def main() -> None:
                     f"data.length={LENGTH}",
                     f"data.batch_size={BATCH}",
                 ),
-                *("attention=multi_head", f"attention.heads={HEADS}", f"model.d_model={WIDTH}"),
+                *("attention=multi_head", f"attention.num_heads={HEADS}", f"model.d_model={WIDTH}"),
                 *(f"model.num_layers={LAYERS}", "model.dropout=0.0", "trainer=cpu"),
                 f"trainer.max_steps={chosen.steps}",
             ]

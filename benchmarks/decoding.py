@@ -38,7 +38,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    attention = partial(ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, heads=8)
+    attention = partial(ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, num_heads=8)
     pairs = EncoderDecoder(
         VOCABULARY,
         VOCABULARY,

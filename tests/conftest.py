@@ -34,7 +34,7 @@ TINY_DIGITS = (
     "experiment=self_attention_classifier",
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
-    "attention.width=16",
+    "attention.head_dim=null",
     "model.d_model=16",
     "data.batch_size=313",
 )

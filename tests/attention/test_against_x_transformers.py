@@ -38,7 +38,7 @@ H, E, D, T = 4, 6, 10, 9  # heads, their width, the sequence's width and length
 #: Options of theirs and of ours that mean the same, with parameters of the same layout.
 SAME_FORM: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "multi-head": ({}, {}),
-    "one key head": ({"one_kv_head": True}, {"kv_heads": 1}),
+    "one key head": ({"one_kv_head": True}, {"num_kv_heads": 1}),
     "latent": ({"use_latent_kv": True, "dim_latent_kv": 5}, {"latent_dim": 5}),
     "gated": ({"gate_values": True}, {"gate": True}),
     "cosine": ({"qk_norm": True, "qk_norm_scale": 3}, {"score": partial(Cosine, gain=3)}),
@@ -55,7 +55,7 @@ def pair(theirs: dict[str, Any], ours: dict[str, Any]) -> tuple[nn.Module, Score
     for parameter in their.parameters():  # a gate starts from zeros
         nn.init.normal_(parameter, std=0.4)
     parts: dict[str, Any] = {"score": ScaledDotProduct, "normalizer": Softmax} | ours
-    our = ScoredAttention(D, width=H * E, heads=H, backend="eager", **parts)
+    our = ScoredAttention(D, head_dim=E, num_heads=H, backend="eager", **parts)
     names = {
         "to_q": "query_projection",
         "to_k": "key_projection",
@@ -95,7 +95,7 @@ def test_same_form(name: str, causal: bool) -> None:
 @BOTH_WAYS
 def test_grouped_key_heads(causal: bool) -> None:
     """Theirs gives query heads h, h + 2, … one key head, ours neighbouring ones."""
-    theirs, ours = pair({"kv_heads": 2}, {"kv_heads": 2})
+    theirs, ours = pair({"kv_heads": 2}, {"num_kv_heads": 2})
 
     def neighbours(rows: Tensor) -> Tensor:
         return rows.unflatten(0, (H // 2, 2, E)).transpose(0, 1).flatten(0, 2)

@@ -28,21 +28,21 @@ from attention_lab.attention import (
     SlidingWindow,
     Softmax,
     TopK,
-    observe,
+    record_attention,
 )
 from tests.attention.loops import H_KV, E, H
 
 
 def scored(**options: Any) -> Callable[[], AttentionLayer]:
     defaults: dict[str, Any] = {"score": ScaledDotProduct, "normalizer": Softmax}
-    return lambda: ScoredAttention(H * E, heads=H, kv_heads=H_KV, **(defaults | options))
+    return lambda: ScoredAttention(H * E, num_heads=H, num_kv_heads=H_KV, **(defaults | options))
 
 
 def kernel(
     feature_map: Callable[[int], FeatureMap], chunk: int = 3
 ) -> Callable[[], AttentionLayer]:
     return lambda: KernelAttention(
-        H * E, feature_map=feature_map, heads=H, kv_heads=H_KV, chunk=chunk
+        H * E, feature_map=feature_map, num_heads=H, num_kv_heads=H_KV, chunk=chunk
     )
 
 
@@ -59,11 +59,13 @@ LAYERS: dict[str, tuple[Callable[[], AttentionLayer], int]] = {
     "own-window": (scored(mask=SlidingWindow(3), positions=Rotary), KEYS_AND_VALUES),
     "latent": (scored(latent_dim=5, positions=Rotary), 2 * T * 5 * WIDE),
     "differential": (
-        lambda: DifferentialAttention(H * E, heads=H, kv_heads=H_KV),
+        lambda: DifferentialAttention(H * E, num_heads=H, num_kv_heads=H_KV),
         KEYS_AND_VALUES,
     ),
     "local": (
-        lambda: LocalAttention(H * E, score=ScaledDotProduct, heads=H, kv_heads=H_KV, radius=2),
+        lambda: LocalAttention(
+            H * E, score=ScaledDotProduct, num_heads=H, num_kv_heads=H_KV, radius=2
+        ),
         KEYS_AND_VALUES,
     ),
     # Katharopoulos et al. 2020, eq. 18–19: Σ φ(k) vᵀ and Σ φ(k), however long the past; and the
@@ -136,7 +138,7 @@ def test_sums_are_never_in_half_precision(name: str) -> None:
 
 def test_observing_does_not_disturb_linear_attention_step_by_step() -> None:
     layer = KernelAttention(8, feature_map=EluPlusOne)
-    with observe(layer) as calls:
+    with record_attention(layer) as calls:
         layer(torch.randn(1, 2, 8), mask=Causal(), cache=Cache())
     assert calls == {"": []}
     with pytest.raises(ValueError, match="KernelAttention has no weights to give"):

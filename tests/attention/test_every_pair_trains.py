@@ -49,7 +49,7 @@ def test_a_pair_that_could_not_see_is_refused(pair: tuple[str, str]) -> None:
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in DEAD], ids="-".join)
 def test_a_pair_trains(pair: tuple[str, str]) -> None:
     node = compose_attention(None, "scaled_dot_product", *pair)
-    layer: AttentionLayer = create({**node, "heads": 2})(WIDTH)
+    layer: AttentionLayer = create({**node, "num_heads": 2})(WIDTH)
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
     x = torch.randn(8, 12, WIDTH)
     wanted = x.cumsum(1) / torch.arange(1, 13).view(1, 12, 1)  # the mean of what was so far

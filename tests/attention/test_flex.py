@@ -37,8 +37,8 @@ def make(backend: str, positions: type[Positions], **options: float) -> ScoredAt
         score=ScaledDotProduct,
         normalizer=Softmax,
         positions=positions,
-        heads=4,
-        kv_heads=2,
+        num_heads=4,
+        num_kv_heads=2,
         backend=backend,
         **options,
     ).eval()

@@ -16,7 +16,7 @@ from attention_lab.attention import (
     Softmax,
     T5Bias,
     TemperedSoftmax,
-    observe,
+    record_attention,
 )
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -24,7 +24,7 @@ HALVES = [torch.float16, torch.bfloat16]
 
 def make(backend: str, **options: Any) -> ScoredAttention:
     parts: dict[str, Any] = {"score": ScaledDotProduct, "normalizer": Softmax}
-    return ScoredAttention(16, heads=2, backend=backend, **(parts | options)).eval()
+    return ScoredAttention(16, num_heads=2, backend=backend, **(parts | options)).eval()
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -60,7 +60,7 @@ def test_observing_changes_no_bit(options: dict[str, Any], dtype: torch.dtype) -
     layer = make("auto", **options).to(dtype)
     x = (20 * torch.randn(2, 9, 16)).to(dtype)
     alone = layer(x, mask=Causal()).output
-    with observe(layer) as calls:
+    with record_attention(layer) as calls:
         observed = layer(x, mask=Causal()).output
     assert alone.isfinite().all()
     assert torch.equal(observed, alone)

@@ -53,7 +53,9 @@ def katharopoulos(head: int, q: Array, keys: Array, seen: list[int]) -> Array:
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("chunk", [1, 3, 64])
 def test_linear_attention(shape: tuple[int, int], name: str, chunk: int) -> None:
-    layer = KernelAttention(H * E, feature_map=EluPlusOne, heads=H, kv_heads=H_KV, chunk=chunk)
+    layer = KernelAttention(
+        H * E, feature_map=EluPlusOne, num_heads=H, num_kv_heads=H_KV, chunk=chunk
+    )
     tensors = triple(*shape)
     mask, sees = masked(name, shape[1])
     for start in (0, 2):
@@ -63,7 +65,7 @@ def test_linear_attention(shape: tuple[int, int], name: str, chunk: int) -> None
 
 def test_linear_attention_under_any_tensor() -> None:
     visible = torch.rand(2, H, 5, 6) < 0.5
-    layer = KernelAttention(H * E, feature_map=EluPlusOne, heads=H, kv_heads=H_KV)
+    layer = KernelAttention(H * E, feature_map=EluPlusOne, num_heads=H, num_kv_heads=H_KV)
     tensors = triple(5, 6)
     expected = by_loops(katharopoulos, tensors, lambda b, h, i, j: bool(visible[b, h, i, j]))
     check(layer, tensors, Dense(visible), expected)
@@ -125,7 +127,7 @@ FOUR = pytest.mark.parametrize("name", ["none", "causal", "causal-padding", "mix
 @FOUR
 def test_performer_weighs_by_its_features(name: str) -> None:
     few = partial(PositiveRandomFeatures, features=8)
-    layer = KernelAttention(H * E, feature_map=few, heads=H, kv_heads=H_KV).double()
+    layer = KernelAttention(H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV).double()
     directions = layer.feature_map.get_buffer("directions").numpy()
 
     def weigh(head: int, q: Array, keys: Array, seen: list[int]) -> Array:
@@ -185,7 +187,9 @@ def test_performer_has_no_largest_norm(
 ) -> None:
     """In full, chunk by chunk and with weights: outputs, and the gradients of all three."""
     few = partial(PositiveRandomFeatures, features=8)
-    layer = KernelAttention(H * E, feature_map=few, heads=H, kv_heads=H_KV, chunk=4).to(dtype)
+    layer = KernelAttention(H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk=4).to(
+        dtype
+    )
     query, key, value = long_triple(norm, which)
     inputs = query, key[:, :, :keys], value[:, :, :keys]
     query, key, value = inputs = tuple(x.to(dtype).requires_grad_() for x in inputs)
@@ -204,7 +208,9 @@ def test_performer_has_no_largest_norm(
 
 @pytest.mark.parametrize("name", ["none", "causal"])
 def test_a_key_whose_square_overflows_weighs_nothing(name: str) -> None:
-    layer = KernelAttention(H * E, feature_map=PositiveRandomFeatures, heads=H, kv_heads=H_KV)
+    layer = KernelAttention(
+        H * E, feature_map=PositiveRandomFeatures, num_heads=H, num_kv_heads=H_KV
+    )
     query, key, value = (x.float() for x in triple(T, T))
     mask, sees = masked(name, T)
     others = performer_by_logarithms(
@@ -221,7 +227,9 @@ def test_a_key_whose_square_overflows_weighs_nothing(name: str) -> None:
 def test_performer_remembers_long_keys(dtype: torch.dtype, norm: float, tolerance: float) -> None:
     """Step by step, past shorter keys and padding; each query and key as in one whole pass."""
     few = partial(PositiveRandomFeatures, features=8)
-    layer = KernelAttention(H * E, feature_map=few, heads=H, kv_heads=H_KV, chunk=4).to(dtype)
+    layer = KernelAttention(H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk=4).to(
+        dtype
+    )
     query, key, value = (x.to(dtype) for x in long_triple(norm, "keys"))
     mask, sees = masked("causal-padding", T)
     expected = performer_by_logarithms(layer, (query, key, value), sees)
@@ -241,7 +249,9 @@ def test_performer_remembers_long_keys(dtype: torch.dtype, norm: float, toleranc
 @pytest.mark.parametrize("name", ["none", "causal-padding"])
 def test_gradients_of_long_keys(name: str) -> None:
     few = partial(PositiveRandomFeatures, features=8)
-    layer = KernelAttention(H * E, feature_map=few, heads=H, kv_heads=H_KV, chunk=4).double()
+    layer = KernelAttention(
+        H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk=4
+    ).double()
     inputs = tuple(x.requires_grad_() for x in long_triple(50, "keys"))
     mask, _ = masked(name, T)
     gradcheck(lambda *x: layer.attend(*x, mask, False)[0], inputs, eps=1e-7, fast_mode=True)
@@ -258,5 +268,5 @@ def test_performer_is_near_softmax(name: str) -> None:
     tensors = 0.6 * query, 0.6 * key, value
     mask, sees = masked(name, 6)
     many = partial(PositiveRandomFeatures, features=20000)
-    layer = KernelAttention(H * E, feature_map=many, heads=H, kv_heads=H_KV).double()
+    layer = KernelAttention(H * E, feature_map=many, num_heads=H, num_kv_heads=H_KV).double()
     check(layer, tensors, mask, by_loops(vaswani, tensors, sees), tolerance=0.1)

@@ -26,7 +26,7 @@ from attention_lab.attention import (
     Softmax,
     Uniform,
     attention_layers,
-    observe,
+    record_attention,
 )
 
 SCORES = [DotProduct, ScaledDotProduct, General, Additive, Uniform]
@@ -42,10 +42,10 @@ class SharpSoftmax(Normalizer):
         return (2 * logits).softmax(-1)
 
 
-def make(query_dim: int = 8, memory_dim: int | None = None, **options: Any) -> ScoredAttention:
+def make(embed_dim: int = 8, kdim: int | None = None, **options: Any) -> ScoredAttention:
     return ScoredAttention(
-        query_dim,
-        memory_dim,
+        embed_dim,
+        kdim,
         **{"score": ScaledDotProduct, "normalizer": Softmax, **options},
     )
 
@@ -59,13 +59,13 @@ def test_no_keys_give_zeros() -> None:
 
 
 def test_without_memory_it_is_self_attention() -> None:
-    layer = make(heads=2)
+    layer = make(num_heads=2)
     query = torch.randn(2, 5, 8)
     assert_close(layer(query).output, layer(query, query).output)
 
 
 def test_projections_have_their_sizes() -> None:
-    layer = make(8, 6, width=12, heads=4, kv_heads=2)
+    layer = make(8, 6, head_dim=3, num_heads=4, num_kv_heads=2)
     sizes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
     assert sizes == {
         "query_projection.weight": (12, 8),
@@ -85,7 +85,7 @@ def test_bias_is_in_every_projection() -> None:
     [("all", {"query", "key", "value", "output"}), ("values", {"value", "output"}), ("none", {})],
 )
 def test_projections_that_are_absent(projections: str, learned: set[str]) -> None:
-    layer = make(projections=projections, heads=2)
+    layer = make(projections=projections, num_heads=2)
     for which in ("query", "key", "value", "output"):
         projection = getattr(layer, f"{which}_projection")
         assert isinstance(projection, nn.Linear if which in learned else nn.Identity)
@@ -138,25 +138,25 @@ def test_impossible_backend_is_refused_with_what_works(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"query_dim": 0}, "query_dim must be at least 1, got 0"),
-        ({"memory_dim": -1}, "memory_dim must be at least 1, got -1"),
-        ({"width": 0}, "width must be at least 1, got 0"),
-        ({"heads": 0}, "heads must be at least 1, got 0"),
-        ({"heads": -2}, "heads must be at least 1, got -2"),
-        ({"heads": 3}, "8.*3"),
-        ({"width": 6, "heads": 4}, "6.*4"),
-        ({"kv_heads": 0}, "kv_heads must be at least 1, got 0"),
-        ({"heads": 4, "kv_heads": 3}, "4.*3"),
-        ({"heads": 2, "kv_heads": 4}, "2.*4"),
+        ({"embed_dim": 0}, "embed_dim must be at least 1, got 0"),
+        ({"kdim": -1}, "kdim must be at least 1, got -1"),
+        ({"head_dim": 0}, "head_dim must be at least 1, got 0"),
+        ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        ({"num_heads": -2}, "num_heads must be at least 1, got -2"),
+        ({"num_heads": 3}, "8.*3"),
+        ({"embed_dim": 6, "num_heads": 4}, "embed_dim=6 is not divisible by num_heads=4"),
+        ({"num_kv_heads": 0}, "num_kv_heads must be at least 1, got 0"),
+        ({"num_heads": 4, "num_kv_heads": 3}, "4.*3"),
+        ({"num_heads": 2, "num_kv_heads": 4}, "2.*4"),
         ({"dropout": -0.1}, r"-0\.1"),
         ({"dropout": 1.5}, r"1\.5"),
         ({"dropout": float("nan")}, "nan"),
         ({"projections": "some"}, "all.*values.*none.*some"),
         ({"backend": "fast"}, "auto.*sdpa.*eager.*fast"),
-        ({"projections": "none", "memory_dim": 6}, "8.*6"),
-        ({"projections": "values", "memory_dim": 6}, "8.*6"),
-        ({"projections": "none", "width": 4}, "8.*4"),
-        ({"projections": "values", "heads": 4, "kv_heads": 2}, "2"),
+        ({"projections": "none", "kdim": 6}, "8.*6"),
+        ({"projections": "values", "kdim": 6}, "8.*6"),
+        ({"projections": "none", "head_dim": 4}, "8.*4"),
+        ({"projections": "values", "num_heads": 4, "num_kv_heads": 2}, "2"),
         ({"score": partial(Additive, hidden_dim=0)}, "hidden_dim must be at least 1, got 0"),
     ],
     ids=str,
@@ -168,7 +168,7 @@ def test_out_of_range(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("score", SCORES)
 def test_scores_are_of_at_least_one_head(score: type[Score]) -> None:
-    with pytest.raises(ValueError, match="heads must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_heads must be at least 1, got 0"):
         score(0, 4)
     with pytest.raises(ValueError, match="head_dim must be at least 1, got 0"):
         score(2, 0)
@@ -219,13 +219,11 @@ def test_names_and_finished_parts_are_refused_with_what_is_wanted(
 # A remembered memory
 
 
-@pytest.mark.parametrize("memory_dim", [6, 8, 10])
+@pytest.mark.parametrize("kdim", [6, 8, 10])
 @pytest.mark.parametrize("latent_dim", [None, 3])
-def test_a_remembered_memory_may_have_its_own_width(
-    memory_dim: int, latent_dim: int | None
-) -> None:
-    layer = make(8, memory_dim, heads=2, latent_dim=latent_dim)
-    query, memory = torch.randn(2, 3, 8), torch.randn(2, 5, memory_dim)
+def test_a_remembered_memory_may_have_its_own_width(kdim: int, latent_dim: int | None) -> None:
+    layer = make(8, kdim, num_heads=2, latent_dim=latent_dim)
+    query, memory = torch.randn(2, 3, 8), torch.randn(2, 5, kdim)
     remembered = layer(query, cache=layer.remember(memory)).output
     assert_close(remembered, layer(query, memory).output)
 
@@ -248,8 +246,8 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = nn.ModuleDict({"self": make(heads=2, mask=Causal())})
-        self.cross = make(heads=4, score=Additive)
+        self.inner = nn.ModuleDict({"self": make(num_heads=2, mask=Causal())})
+        self.cross = make(num_heads=4, score=Additive)
 
     def forward(self, query: Tensor, memory: Tensor, mask: Mask | None = None) -> Tensor:
         hidden: Tensor = self.inner["self"](query).output
@@ -270,7 +268,7 @@ def test_observed_weights_are_the_ones_used() -> None:
     query, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     padding = Padding(torch.tensor([[True] * 5, [True, False, True, False, False]]))
     unobserved = block(query, memory, padding)
-    with observe(block) as weights:
+    with record_attention(block) as weights:
         observed = block(query, memory, padding)
     assert_close(observed, unobserved)
     hidden, expected = block.inner["self"](query, need_weights=True)
@@ -282,7 +280,7 @@ def test_observed_weights_are_the_ones_used() -> None:
 def test_each_call_is_observed() -> None:
     """A step-by-step decoder calls its layers once a step; some layers may not run at all."""
     block = Block()
-    with observe(block) as weights:
+    with record_attention(block) as weights:
         block.cross(torch.randn(1, 2, 8))
         output = block.cross(torch.randn(1, 3, 8))
     assert output.weights is None, "the model did not ask"
@@ -292,7 +290,7 @@ def test_each_call_is_observed() -> None:
 
 def test_a_layer_is_a_model_too() -> None:
     layer = make()
-    with observe(layer) as weights:
+    with record_attention(layer) as weights:
         layer(torch.randn(1, 2, 8))
     assert [w.shape for w in weights[""]] == [(1, 1, 2, 2)]
 
@@ -301,7 +299,7 @@ def test_nothing_is_observed_afterwards() -> None:
     """Not even after an error, nor are weights given to whom did not ask."""
     block = Block()
     query = torch.randn(1, 3, 8)
-    with contextlib.suppress(RuntimeError), observe(block) as weights:
+    with contextlib.suppress(RuntimeError), record_attention(block) as weights:
         block(query, query)
         raise RuntimeError
     block(query, query)
@@ -311,14 +309,14 @@ def test_nothing_is_observed_afterwards() -> None:
 
 def test_observing_in_training_gives_weights_before_dropout() -> None:
     layer = make(dropout=0.9)
-    with observe(layer) as weights:
+    with record_attention(layer) as weights:
         layer(torch.randn(2, 5, 8))
     assert_close(weights[""][0].sum(-1), torch.ones(2, 1, 5))
 
 
 def test_observation_does_not_keep_the_graph() -> None:
     layer = make()
-    with observe(layer) as weights:
+    with record_attention(layer) as weights:
         layer(torch.randn(2, 5, 8))
     assert not weights[""][0].requires_grad
 

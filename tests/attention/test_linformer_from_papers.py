@@ -15,7 +15,9 @@ from tests.attention.loops import H_KV, SHAPES, E, H, masked, softmax, triple
 @pytest.mark.parametrize("name", ["none", "padding"])
 def test_linformer(shape: tuple[int, int], name: str) -> None:
     """Wang et al. 2020, eq. 7: softmax(q (E K)ᵀ / √d) (F V); padded keys and values are zero."""
-    layer = LinformerAttention(H * E, heads=H, kv_heads=H_KV, slots=3, max_length=9).double()
+    layer = LinformerAttention(
+        H * E, num_heads=H, num_kv_heads=H_KV, slots=3, max_length=9
+    ).double()
     tensors = triple(*shape)
     mask, sees = masked(name, shape[1])
     query, key, value = (x.numpy() for x in tensors)

@@ -31,7 +31,9 @@ def test_local(shape: tuple[int, int], name: str, radius: int) -> None:
     The align function of eq. 7 runs over the window of p only.
     """
     score = ScaledDotProduct
-    layer = LocalAttention(H * E, score=score, heads=H, kv_heads=H_KV, radius=radius).double()
+    layer = LocalAttention(
+        H * E, score=score, num_heads=H, num_kv_heads=H_KV, radius=radius
+    ).double()
     places = layer.place_map.detach().numpy(), layer.place_vector.detach().numpy()
 
     def luong(head: int, q: Array, keys: Array, seen: list[int]) -> Array:

@@ -19,13 +19,13 @@ from attention_lab.attention import (
     Dense,
     Dilated,
     Documents,
-    Everything,
     GlobalTokens,
     Mask,
+    NoMask,
     Padding,
     PrefixLM,
     SlidingWindow,
-    picture,
+    render,
 )
 
 CPU = torch.device("cpu")
@@ -104,10 +104,10 @@ def test_masks_do_not_change() -> None:
 
 
 def test_a_picture_shows_who_sees_whom() -> None:
-    assert picture(SlidingWindow(2) | GlobalTokens(1), 4, 3) == "\n".join(
+    assert render(SlidingWindow(2) | GlobalTokens(1), 4, 3) == "\n".join(
         ("■ ■ ■", "■ ■ ·", "■ ■ ■", "■ · ■")
     )
-    assert picture(Everything(), 1, 2) == "■ ■"
+    assert render(NoMask(), 1, 2) == "■ ■"
 
 
 def check_mask(
@@ -182,9 +182,9 @@ def test_composition(sizes: tuple[int, int, int], count: int, window: int) -> No
         lambda i, j: (i < count or j < count) and i - window < j <= i,
         *sizes,
     )
-    check_mask(Everything(), lambda i, j: True, *sizes)
-    check_mask(Everything() & near, lambda i, j: i - window < j <= i, *sizes)
-    check_mask(Everything() | near, lambda i, j: True, *sizes)
+    check_mask(NoMask(), lambda i, j: True, *sizes)
+    check_mask(NoMask() & near, lambda i, j: i - window < j <= i, *sizes)
+    check_mask(NoMask() | near, lambda i, j: True, *sizes)
 
 
 @quick
@@ -240,10 +240,10 @@ PADDING = Padding(torch.ones(1, 2, dtype=torch.bool))
         (SlidingWindow(3, centred=True), True, None),
         (Dilated(3), False, None),
         (PrefixLM(2), True, None),
-        (Everything(), True, None),
+        (NoMask(), True, None),
         (PADDING, True, "Padding((1, 2))"),
-        (Causal() & PADDING, False, "Both(left=Causal(), right=Padding((1, 2)))"),
-        (Causal() | GlobalTokens(), True, "Either(left=Causal(), right=GlobalTokens(count=1))"),
+        (Causal() & PADDING, False, "And(left=Causal(), right=Padding((1, 2)))"),
+        (Causal() | GlobalTokens(), True, "Or(left=Causal(), right=GlobalTokens(count=1))"),
     ],
 )
 def test_who_looks_ahead(mask: Mask, ahead: bool, name: str | None) -> None:

@@ -26,12 +26,12 @@ MANY = 40  # iterations, after which the pseudo-inverse is exact
 
 
 def make(**options: int) -> NystromAttention:
-    return NystromAttention(H * E, heads=H, kv_heads=H_KV, **options).double()
+    return NystromAttention(H * E, num_heads=H, num_kv_heads=H_KV, **options).double()
 
 
 def triple(batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    heads = (H, H_KV, H_KV)
-    query, key, value = (torch.randn(batch, h, length, E, dtype=torch.float64) for h in heads)
+    num_heads = (H, H_KV, H_KV)
+    query, key, value = (torch.randn(batch, h, length, E, dtype=torch.float64) for h in num_heads)
     return 2 * query, 2 * key, value
 
 
@@ -77,7 +77,7 @@ def test_nystrom(length: int, padded: bool) -> None:
 def test_with_a_landmark_for_each_position_it_is_softmax_attention(landmarks: int) -> None:
     nystrom = make(landmarks=landmarks, iterations=MANY)
     plain = ScoredAttention(
-        H * E, score=ScaledDotProduct, normalizer=Softmax, heads=H, kv_heads=H_KV
+        H * E, score=ScaledDotProduct, normalizer=Softmax, num_heads=H, num_kv_heads=H_KV
     ).double()
     plain.load_state_dict(nystrom.state_dict(), strict=False)
     x = torch.randn(3, 6, H * E, dtype=torch.float64)
@@ -160,7 +160,7 @@ def test_it_stays_within_one_sequence() -> None:
     query, key, value = triple(2, 5)
     with pytest.raises(ValueError, match="as many queries as keys, got 4 and 5"):
         layer.attend(query[:, :, :4], key, value, None, False)
-    with pytest.raises(ValueError, match="memory_dim must be query_dim=8, got 6"):
+    with pytest.raises(ValueError, match="kdim must be embed_dim=8, got 6"):
         NystromAttention(8, 6)
     with pytest.raises(ValueError, match=r"padding, but cannot use Causal\(\)"):
         layer(x, mask=Causal())

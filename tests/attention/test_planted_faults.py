@@ -28,8 +28,8 @@ class Sound(ScoredAttention):
             12,
             score=ScaledDotProduct,
             normalizer=Softmax,
-            heads=4,
-            kv_heads=2,
+            num_heads=4,
+            num_kv_heads=2,
             dropout=DROPOUT,
             backend="eager",
         )
@@ -48,21 +48,21 @@ class Naive(Sound):
         need_weights: bool,
         start: int = 0,
     ) -> Attended:
-        heads = query.shape[1]
-        logits = self.logits(query, self.groups(key, heads))
+        num_heads = query.shape[1]
+        logits = self.logits(query, self.groups(key, num_heads))
         visible = torch.ones_like(logits, dtype=torch.bool)
         if mask is not None:
             batch, _, queries, keys = logits.shape
-            visible = mask.dense(batch, heads, queries, keys, logits.device)
+            visible = mask.dense(batch, num_heads, queries, keys, logits.device)
         weights = self.normalize(logits, visible)
-        output = self.drop(weights) @ self.groups(value, heads)
+        output = self.drop(weights) @ self.groups(value, num_heads)
         return output, weights if need_weights else None
 
     def logits(self, query: Tensor, key: Tensor) -> Tensor:
         return query @ key.mT / query.shape[-1] ** 0.5
 
-    def groups(self, x: Tensor, heads: int) -> Tensor:
-        return x.repeat_interleave(heads // x.shape[1], dim=1)
+    def groups(self, x: Tensor, num_heads: int) -> Tensor:
+        return x.repeat_interleave(num_heads // x.shape[1], dim=1)
 
     def normalize(self, logits: Tensor, visible: Tensor) -> Tensor:
         some = visible.any(-1, keepdim=True)
@@ -181,8 +181,8 @@ class WrongScale(Naive):
 
 
 class TilesGroups(Naive):
-    def groups(self, x: Tensor, heads: int) -> Tensor:
-        return x.repeat(1, heads // x.shape[1], 1, 1)
+    def groups(self, x: Tensor, num_heads: int) -> Tensor:
+        return x.repeat(1, num_heads // x.shape[1], 1, 1)
 
 
 class KnowsPositions(Naive):
@@ -403,9 +403,9 @@ class MakesTensorsOnTheCPU(Naive):
 class AsksWithATensor(Naive):
     """As flags of shapes are while torch.jit.trace runs."""
 
-    def groups(self, x: Tensor, heads: int) -> Tensor:
-        F.scaled_dot_product_attention(x, x, x, enable_gqa=x.shape[1] > heads)
-        return super().groups(x, heads)
+    def groups(self, x: Tensor, num_heads: int) -> Tensor:
+        F.scaled_dot_product_attention(x, x, x, enable_gqa=x.shape[1] > num_heads)
+        return super().groups(x, num_heads)
 
 
 Check = Callable[[Callable[[], ScoredAttention]], None]

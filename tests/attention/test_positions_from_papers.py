@@ -70,14 +70,14 @@ SIXTEEN = [2.0 ** (-n / 2) for n in range(1, 17)]
 SLOPES = {1: [2.0**-8], 2: [2.0**-4, 2.0**-8], 8: EIGHT, 12: EIGHT + SIXTEEN[::2][:4]}
 
 
-@pytest.mark.parametrize("heads", SLOPES)
-def test_alibi(heads: int) -> None:
+@pytest.mark.parametrize("num_heads", SLOPES)
+def test_alibi(num_heads: int) -> None:
     """Press et al. 2022, §3, and for 12 heads their published ``get_slopes``."""
-    bias = ALiBi(heads, 2).bias(torch.randn(2, heads, 3, 2), 4, 9)
+    bias = ALiBi(num_heads, 2).bias(torch.randn(2, num_heads, 3, 2), 4, 9)
     assert bias is not None
-    bias = bias.expand(2, heads, 3, 9)
-    for h, i, j in np.ndindex(heads, 3, 9):
-        expected = -SLOPES[heads][h] * abs(4 + i - j)
+    bias = bias.expand(2, num_heads, 3, 9)
+    for h, i, j in np.ndindex(num_heads, 3, 9):
+        expected = -SLOPES[num_heads][h] * abs(4 + i - j)
         assert bias[1, h, i, j].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 

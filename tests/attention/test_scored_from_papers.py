@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from attention_lab.attention import (
     BACKENDS,
     ALiBi,
-    Axes,
+    AttentionSpec,
     Causal,
     Dense,
     Learned,
@@ -36,7 +36,7 @@ CASES = [
     pytest.param(score, backend.name, id=f"{score.__name__}-{backend.name}")
     for score in SCORES
     for backend in BACKENDS
-    if backend.refusal(Axes(score(1, 1), Softmax())) is None and "cpu" in backend.trains_on
+    if backend.refusal(AttentionSpec(score(1, 1), Softmax())) is None and "cpu" in backend.trains_on
 ]
 AUTO_AND_EAGER = ["auto", "eager"]
 
@@ -59,11 +59,11 @@ def by_formula(
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[dict[str, int], bool, bool, int]:
     """Sizes, whether float64, whether contiguous, and a seed for the rest."""
-    kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    num_kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     sizes = {
         "batch": draw(st.integers(1, 3)),
-        "heads": kv_heads * group,
-        "kv_heads": kv_heads,
+        "num_heads": num_kv_heads * group,
+        "num_kv_heads": num_kv_heads,
         "queries": draw(st.integers(1, 5)),
         "keys": draw(st.integers(1, 5)),
         "head_dim": draw(st.integers(1, 4)),
@@ -81,27 +81,27 @@ def strided(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("score_type", "backend"), CASES)
 @settings(max_examples=30, deadline=None, derandomize=True, database=None)
-@given(problem=problems())
+@given(inputs=problems())
 def test_any_shape(
-    score_type: type[Score], backend: str, problem: tuple[dict[str, int], bool, bool, int]
+    score_type: type[Score], backend: str, inputs: tuple[dict[str, int], bool, bool, int]
 ) -> None:
     """Any sizes, L ≠ S, length 1, any strides, any mask with rows of any emptiness."""
-    sizes, wide, contiguous, seed = problem
+    sizes, wide, contiguous, seed = inputs
     torch.manual_seed(seed)
     layer = ScoredAttention(
-        sizes["heads"] * sizes["head_dim"],
+        sizes["num_heads"] * sizes["head_dim"],
         score=score_type,
         normalizer=Softmax,
-        heads=sizes["heads"],
-        kv_heads=sizes["kv_heads"],
+        num_heads=sizes["num_heads"],
+        num_kv_heads=sizes["num_kv_heads"],
         backend=backend,
     ).to(torch.float64 if wide else torch.float32)
     query, key, value = (
-        torch.randn(sizes["batch"], sizes[heads], sizes[length], sizes[dim])
-        for heads, length, dim in [
-            ("heads", "queries", "head_dim"),
-            ("kv_heads", "keys", "head_dim"),
-            ("kv_heads", "keys", "value_dim"),
+        torch.randn(sizes["batch"], sizes[num_heads], sizes[length], sizes[dim])
+        for num_heads, length, dim in [
+            ("num_heads", "queries", "head_dim"),
+            ("num_kv_heads", "keys", "head_dim"),
+            ("num_kv_heads", "keys", "value_dim"),
         ]
     )
     if wide:
@@ -121,22 +121,22 @@ def test_any_shape(
 
 @pytest.mark.parametrize("backend", AUTO_AND_EAGER)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("memory_dim", [8, 6])
-def test_whole_layer_is_pytorchs(backend: str, bias: bool, memory_dim: int) -> None:
+@pytest.mark.parametrize("kdim", [8, 6])
+def test_whole_layer_is_pytorchs(backend: str, bias: bool, kdim: int) -> None:
     """``nn.MultiheadAttention``, whose masks are True where a query may NOT look."""
     torchs = nn.MultiheadAttention(
-        8, num_heads=2, bias=bias, kdim=memory_dim, vdim=memory_dim, batch_first=True
+        8, num_heads=2, bias=bias, kdim=kdim, vdim=kdim, batch_first=True
     )
     ours = ScoredAttention(
         8,
-        memory_dim,
+        kdim,
         score=ScaledDotProduct,
         normalizer=Softmax,
-        heads=2,
+        num_heads=2,
         bias=bias,
         backend=backend,
     )
-    if memory_dim == 8:
+    if kdim == 8:
         matrices = torchs.in_proj_weight.chunk(3)
     else:
         matrices = torchs.q_proj_weight, torchs.k_proj_weight, torchs.v_proj_weight
@@ -152,7 +152,7 @@ def test_whole_layer_is_pytorchs(backend: str, bias: bool, memory_dim: int) -> N
         )
         ours.output_projection.bias = torchs.out_proj.bias
 
-    query, memory = torch.randn(3, 4, 8), torch.randn(3, 5, memory_dim)
+    query, memory = torch.randn(3, 4, 8), torch.randn(3, 5, kdim)
     valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1]]).bool()
     future = torch.ones(4, 5, dtype=torch.bool).triu(1)
     expected, expected_weights = torchs(
@@ -176,8 +176,8 @@ def test_talking_heads(name: str) -> None:
         H * E,
         score=ScaledDotProduct,
         normalizer=Softmax,
-        heads=H,
-        kv_heads=H_KV,
+        num_heads=H,
+        num_kv_heads=H_KV,
         talking_heads=True,
     ).double()
     assert layer.mixing is not None
@@ -204,7 +204,7 @@ def test_talking_heads(name: str) -> None:
 def test_a_talking_head_that_sees_nothing_says_nothing() -> None:
     """Heads may have masks of their own; a head without keys adds nothing to the others."""
     layer = ScoredAttention(
-        8, score=ScaledDotProduct, normalizer=Softmax, heads=2, talking_heads=True
+        8, score=ScaledDotProduct, normalizer=Softmax, num_heads=2, talking_heads=True
     ).double()
     assert layer.mixing is not None
     with torch.no_grad():
@@ -232,8 +232,8 @@ def test_positions_join_the_logits(positions: type[Positions], backend: str, sta
         score=ScaledDotProduct,
         normalizer=Softmax,
         positions=positions,
-        heads=H,
-        kv_heads=H_KV,
+        num_heads=H,
+        num_kv_heads=H_KV,
         backend=backend,
     ).double()
     query, key, value = triple(4, 7)
@@ -261,9 +261,9 @@ def test_latent_and_gate(gate: bool, latent_dim: int | None) -> None:
         7,
         score=ScaledDotProduct,
         normalizer=Softmax,
-        width=H * E,
-        heads=H,
-        kv_heads=H_KV,
+        head_dim=E,
+        num_heads=H,
+        num_kv_heads=H_KV,
         latent_dim=latent_dim,
         gate=gate,
         bias=True,
@@ -278,9 +278,9 @@ def test_latent_and_gate(gate: bool, latent_dim: int | None) -> None:
             return x
         return x @ module.weight.detach().numpy().T + module.bias.detach().numpy()
 
-    def split(x: Array, heads: int) -> Tensor:
+    def split(x: Array, num_heads: int) -> Tensor:
         return torch.from_numpy(
-            np.stack([x[:, :, h * E : (h + 1) * E] for h in range(heads)], axis=1)
+            np.stack([x[:, :, h * E : (h + 1) * E] for h in range(num_heads)], axis=1)
         )
 
     source = linear("latent_projection", memory.numpy()) if latent_dim else memory.numpy()
@@ -289,10 +289,10 @@ def test_latent_and_gate(gate: bool, latent_dim: int | None) -> None:
         split(linear("key_projection", source), H_KV),
         split(linear("value_projection", source), H_KV),
     )
-    heads, weights = by_loops(
+    num_heads, weights = by_loops(
         lambda h, q, keys, seen: softmax([q @ k / math.sqrt(E) for k in keys]), tensors, sees
     )
-    merged = np.concatenate([heads[:, h].numpy() for h in range(H)], axis=-1)
+    merged = np.concatenate([num_heads[:, h].numpy() for h in range(H)], axis=-1)
     if gate:
         merged = merged * expit(linear("gate_projection", query.numpy()))
     actual = layer(query, memory, mask, need_weights=True)

@@ -25,7 +25,7 @@ from attention_lab.attention import (
 
 
 def scored(**options: Any) -> AttentionLayer:
-    return ScoredAttention(8, score=ScaledDotProduct, normalizer=Softmax, heads=2, **options)
+    return ScoredAttention(8, score=ScaledDotProduct, normalizer=Softmax, num_heads=2, **options)
 
 
 class Masked(nn.Module):
@@ -40,7 +40,7 @@ class Masked(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(
-    "options", [{}, {"kv_heads": 1}, {"positions": Rotary}, {"positions": ALiBi}], ids=str
+    "options", [{}, {"num_kv_heads": 1}, {"positions": Rotary}, {"positions": ALiBi}], ids=str
 )
 def test_a_traced_sdpa_layer_takes_any_length(options: dict[str, Any]) -> None:
     layer = Masked(scored(backend="sdpa", **options), Causal())
@@ -54,7 +54,7 @@ def test_a_traced_sdpa_layer_takes_any_length(options: dict[str, Any]) -> None:
 def test_an_exported_nystrom_layer_takes_fewer_and_more_positions_than_landmarks(
     length: int,
 ) -> None:
-    layer = Masked(NystromAttention(8, heads=2, landmarks=4), None)
+    layer = Masked(NystromAttention(8, num_heads=2, landmarks=4), None)
     sizes = {1: torch.export.Dim("length", min=2, max=512)}
     module = torch.export.export(layer, (torch.randn(1, 9, 8),), dynamic_shapes=(sizes,)).module()
     x = torch.randn(1, length, 8)
@@ -63,7 +63,10 @@ def test_an_exported_nystrom_layer_takes_fewer_and_more_positions_than_landmarks
 
 @pytest.mark.parametrize("mask", [None, Causal()])
 def test_linear_attention_trains_under_aot_eager(mask: Mask | None) -> None:
-    layer, x = KernelAttention(8, feature_map=EluPlusOne, heads=2, kv_heads=1), torch.randn(2, 4, 8)
+    layer, x = (
+        KernelAttention(8, feature_map=EluPlusOne, num_heads=2, num_kv_heads=1),
+        torch.randn(2, 4, 8),
+    )
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
 
     def gradients(of: Callable[..., Any]) -> list[Tensor]:
@@ -81,15 +84,15 @@ def test_second_derivatives_of_features_of_queries_below_zero(size: float) -> No
     assert gradgradcheck(lambda *qkv: layer.attend(*qkv, None, False)[0], inputs)
 
 
-@pytest.mark.parametrize("heads", [1, 2, 12])
-def test_alibi_works_after_making_it_on_the_meta_device(heads: int) -> None:
+@pytest.mark.parametrize("num_heads", [1, 2, 12])
+def test_alibi_works_after_making_it_on_the_meta_device(num_heads: int) -> None:
     """Its slopes are no part of the state, so they must not be kept in memory that is not set."""
     made = ScoredAttention(
-        24, score=ScaledDotProduct, normalizer=Softmax, heads=heads, positions=ALiBi
+        24, score=ScaledDotProduct, normalizer=Softmax, num_heads=num_heads, positions=ALiBi
     )
     with torch.device("meta"):
         layer = ScoredAttention(
-            24, score=ScaledDotProduct, normalizer=Softmax, heads=heads, positions=ALiBi
+            24, score=ScaledDotProduct, normalizer=Softmax, num_heads=num_heads, positions=ALiBi
         )
     layer = layer.to_empty(device="cpu")
     with torch.no_grad():

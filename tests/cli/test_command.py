@@ -38,7 +38,7 @@ def test_help_and_listings_do_without_hydra(tmp_path: Path) -> None:
 
 
 def test_the_guard_sees_heavy_imports(tmp_path: Path) -> None:
-    assert "torch" in imported_by(tmp_path, "train", "attention.heads=0")
+    assert "torch" in imported_by(tmp_path, "train", "attention.num_heads=0")
 
 
 def test_help_names_every_verb(command: Command) -> None:

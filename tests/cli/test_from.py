@@ -47,9 +47,9 @@ def test_a_run_is_found_by_any_path(path: str, command: Command, run: Path) -> N
 
 
 def test_overrides_reach_all_that_the_shipped_configs_connect(command: Command, run: Path) -> None:
-    config = composed(command, "seed=5", "attention.heads=4", "optimizer.lr=0.5")
+    config = composed(command, "seed=5", "attention.num_heads=4", "optimizer.lr=0.5")
     assert (config["seed"], config["data"]["seed"]) == (5, 5)
-    assert config["attention"]["heads"] == config["model"]["self_attention"]["heads"] == 4
+    assert config["attention"]["num_heads"] == config["model"]["self_attention"]["num_heads"] == 4
     assert config["optimizer"]["lr"] == 0.5
 
 

@@ -112,8 +112,8 @@ def test_a_mechanism_of_ones_own_is_one_file_and_one_yaml(
 WRONG = {
     "attention=aditive": "attention=aditive: there is no such option; did you mean additive?",
     "atention=additive": "atention: there is no such key; did you mean attention?",
-    "attention.head=4": "attention.head: there is no such key; did you mean attention.heads?",
-    "atention.hed=4": "atention.hed: there is no such key; did you mean attention.heads?",
+    "attention.head=4": "attention.head: there is no such key; did you mean attention.num_heads?",
+    "atention.hed=4": "atention.hed: there is no such key; did you mean attention.num_heads?",
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
     "foo.bar=1": "foo.bar: there is no such key; there is sweep, attention, model, task, "
@@ -139,11 +139,11 @@ WRONG = {
     "did you mean attention/mask=causal?\n",
     "attention=aditive -m seed=1,2": "attention=aditive: there is no such option; did you",
     "attention.mask=causal -m seed=1,2": "attention.mask: must be a node of keys, got 'causal'; ",
-    "+attention.head=4": "attention.head: ScoredAttention has no such key; did you mean heads?",
+    "+attention.head=4": "attention.head: ScoredAttention has no such key; did you mean num_heads?",
     "optimizer.lr=abc": "optimizer.lr: input should be a valid number; got 'abc'",
     "trainer.max_epochs=1.5": "trainer.max_epochs: input should be a valid integer",
-    "attention.heads=0": "attention: heads must be at least 1, got 0",
-    "attention.heads=3": "attention: width 16 is not divisible by heads=3",
+    "attention.num_heads=0": "attention: num_heads must be at least 1, got 0",
+    "attention.num_heads=3": "attention: embed_dim=16 is not divisible by num_heads=3",
     "attention.dropout=1.5": "attention: dropout must be in [0, 1), got 1.5",
     "optimizer.lr=-1": "optimizer: lr must be above 0, got -1",
     "model=self_attention_classifier": "model: SelfAttentionClassifier is for classification, but "
@@ -251,7 +251,7 @@ def test_a_backend_that_cannot_do_it_is_refused_with_one_that_can(command: Comma
 
 def test_directories_that_were_there_stay(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    assert command("train", "attention.heads=0", "hydra.run.dir=mine/run").code == 2
+    assert command("train", "attention.num_heads=0", "hydra.run.dir=mine/run").code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert list((tmp_path / "mine").iterdir()) == []
 

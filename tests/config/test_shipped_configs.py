@@ -52,14 +52,14 @@ GIVEN = {
 
 #: The options that stand for nothing.
 NOTHING = {
-    "mask": {"_target_": "attention_lab.attention.Everything"},
+    "mask": {"_target_": "attention_lab.attention.NoMask"},
 }
 
 #: The same, for every class of a kind.
 GIVEN_TO_PARTS = {
-    AttentionLayer: {"query_dim", "memory_dim"},
-    Score: {"heads", "head_dim"},
-    Positions: {"heads", "head_dim"},
+    AttentionLayer: {"embed_dim", "kdim"},
+    Score: {"num_heads", "head_dim"},
+    Positions: {"num_heads", "head_dim"},
     FeatureMap: {"head_dim"},
 }
 
@@ -71,20 +71,20 @@ DEVIATIONS = {
     "attention=biaffine": {"projections": "values"},
     "attention=location": {"projections": "values"},
     "attention=none": {"projections": "values"},
-    "attention=multi_head": {"heads": 8},
-    "attention=masked": {"heads": 8, "mask": {"_target_": "attention_lab.attention.Causal"}},
-    "attention=grouped_query": {"heads": 8, "kv_heads": 2},
-    "attention=multi_query": {"heads": 8, "kv_heads": 1},
-    "attention=latent": {"heads": 8, "latent_dim": 32},
-    "attention=talking_heads": {"heads": 8, "talking_heads": True},
-    "attention=gated": {"heads": 8, "gate": True},
-    "attention=sparsemax": {"heads": 8},
-    "attention=sigmoid": {"heads": 8},
-    "attention=linear": {"heads": 8},
-    "attention=performer": {"heads": 8},
-    "attention=linformer": {"heads": 8},
-    "attention=nystrom": {"heads": 8},
-    "attention=differential": {"heads": 8},
+    "attention=multi_head": {"num_heads": 8},
+    "attention=masked": {"num_heads": 8, "mask": {"_target_": "attention_lab.attention.Causal"}},
+    "attention=grouped_query": {"num_heads": 8, "num_kv_heads": 2},
+    "attention=multi_query": {"num_heads": 8, "num_kv_heads": 1},
+    "attention=latent": {"num_heads": 8, "latent_dim": 32},
+    "attention=talking_heads": {"num_heads": 8, "talking_heads": True},
+    "attention=gated": {"num_heads": 8, "gate": True},
+    "attention=sparsemax": {"num_heads": 8},
+    "attention=sigmoid": {"num_heads": 8},
+    "attention=linear": {"num_heads": 8},
+    "attention=performer": {"num_heads": 8},
+    "attention=linformer": {"num_heads": 8},
+    "attention=nystrom": {"num_heads": 8},
+    "attention=differential": {"num_heads": 8},
     "optimizer=adam": {
         "weight_decay": 0.0,
         "betas": [0.9, 0.999],

@@ -38,7 +38,7 @@ def complaint(config: dict[str, Any]) -> str:
     [
         ("optimizer.lrr", "optimizer.lrr: OptimizerOptions has no such key; did you mean lr?"),
         ("trainer.max_epoch", "TrainerOptions has no such key; did you mean max_epochs?"),
-        ("attention.head", "attention.head: ScoredAttention has no such key; did you mean heads?"),
+        ("attention.head", "ScoredAttention has no such key; did you mean num_heads?"),
         ("data.batchsize", "data.batchsize: G2P has no such key; did you mean batch_size?"),
         ("model.num_encoder_layer", "did you mean num_encoder_layers?"),
         ("task.max_len", "did you mean max_length?"),
@@ -71,7 +71,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_real_one(
             "trainer.enable_progress_bar: input should be a valid boolean; got 1",
         ),
         ("trainer.precision", "16", "trainer.precision: input should be '32-true'"),
-        ("attention.heads", 2.0, "attention.heads: input should be a valid integer; got 2.0"),
+        (
+            "attention.num_heads",
+            2.0,
+            "attention.num_heads: input should be a valid integer; got 2.0",
+        ),
         ("attention.score.hidden_dim", "8", "attention.score.hidden_dim: input should be a valid"),
         ("attention.projections", "keys", "input should be 'all', 'values' or 'none'; got 'keys'"),
         ("model.d_model", "wide", "model.d_model: input should be a valid integer; got 'wide'"),
@@ -103,7 +107,7 @@ def test_one_number_is_no_list_of_them(compose: Compose) -> None:
         ("trainer.val_check_interval", 2),
         ("trainer.max_epochs", None),
         ("trainer.max_steps", None),
-        ("attention.width", None),
+        ("attention.head_dim", None),
         ("attention.mask", {"_target_": "attention_lab.attention.Causal"}),
         ("seed", 2**32 - 1),
     ],
@@ -235,7 +239,7 @@ def test_a_target_that_cannot_be_imported_is_refused(target: object, compose: Co
     assert f"attention.normalizer._target_: cannot import {target}" in complaint(config)
 
 
-@pytest.mark.parametrize("value", [None, "additive", {}, {"heads": 2}])
+@pytest.mark.parametrize("value", [None, "additive", {}, {"num_heads": 2}])
 @pytest.mark.parametrize("section", ["attention", "model", "data", "task", "trainer"])
 def test_every_section_must_be_there(section: str, value: object, compose: Compose) -> None:
     message = f"{section}: must be a config group's option, with a _target_"

@@ -37,12 +37,12 @@ DRAWN = st.builds(
 )
 
 
-def strided(drawn: Drawn, heads: int, length: int) -> Tensor:
+def strided(drawn: Drawn, num_heads: int, length: int) -> Tensor:
     """(B, heads, length, E), as projections leave it or laid out at random."""
     if drawn.transposed:  # heads innermost but one, as after splitting a projection
-        flat = torch.randn(drawn.batch, length, heads, HEAD_DIM, dtype=drawn.dtype)
+        flat = torch.randn(drawn.batch, length, num_heads, HEAD_DIM, dtype=drawn.dtype)
         return flat.transpose(1, 2)
-    wide = torch.randn(drawn.batch, heads, 2 * length, HEAD_DIM + 1, dtype=drawn.dtype)
+    wide = torch.randn(drawn.batch, num_heads, 2 * length, HEAD_DIM + 1, dtype=drawn.dtype)
     return wide[:, :, ::2, 1:]
 
 
@@ -56,10 +56,10 @@ def test_any_problem(case: Case, drawn: Drawn) -> None:
     if not layer.capabilities.cross_attention:
         drawn = drawn._replace(queries=drawn.keys)
     query = strided(drawn, HEADS, drawn.queries)
-    key, value = (strided(drawn, layer.kv_heads, drawn.keys) for _ in range(2))
+    key, value = (strided(drawn, layer.num_kv_heads, drawn.keys) for _ in range(2))
     if layer.capabilities.any_mask:
-        heads = HEADS if drawn.by_head else 1
-        visible = torch.rand(drawn.batch, heads, drawn.queries, drawn.keys) < 0.6
+        num_heads = HEADS if drawn.by_head else 1
+        visible = torch.rand(drawn.batch, num_heads, drawn.queries, drawn.keys) < 0.6
         mask = Dense(visible)
         alone = [Dense(row.unsqueeze(0)) for row in visible]
     else:
@@ -77,4 +77,4 @@ def test_any_problem(case: Case, drawn: Drawn) -> None:
 
 
 def test_grouped_heads_are_among_them() -> None:
-    assert any(case.layer().kv_heads == KV_HEADS < HEADS for case in cases(None, None))
+    assert any(case.layer().num_kv_heads == KV_HEADS < HEADS for case in cases(None, None))

@@ -53,10 +53,10 @@ def test_it_is_listed_with_the_others(package: Path) -> None:
 
 def test_a_broken_one_does_not_hide_the_others(package: Path) -> None:
     node = package / "my_configs" / "attention" / "cauchy.yaml"
-    node.write_text(node.read_text("utf-8").replace("heads: 1", "heads: 0"), "utf-8")
+    node.write_text(node.read_text("utf-8").replace("num_heads: 1", "num_heads: 0"), "utf-8")
     done = run(package, "attention-lab list")
     assert "cauchy" in done.stdout
-    assert "cannot be used: heads must be at least 1, got 0" in done.stdout
+    assert "cannot be used: num_heads must be at least 1, got 0" in done.stdout
     assert "Bahdanau" in done.stdout
 
 

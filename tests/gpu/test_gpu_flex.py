@@ -30,15 +30,15 @@ LENGTH = 40
 
 
 def make(
-    backend: str, positions: type[Positions], width: int = 64, kv_heads: int = 2
+    backend: str, positions: type[Positions], width: int = 64, num_kv_heads: int = 2
 ) -> ScoredAttention:
     return ScoredAttention(
         width,
         score=ScaledDotProduct,
         normalizer=Softmax,
         positions=positions,
-        heads=4,
-        kv_heads=kv_heads,
+        num_heads=4,
+        num_kv_heads=num_kv_heads,
         backend=backend,
     ).cuda()
 
@@ -104,7 +104,7 @@ def test_a_run_with_flex_is_one_with_sdpa(compose: Compose, tmp_path: Path) -> N
             compose,
             "encoder_decoder",
             *("trainer=gpu", "trainer.precision=32-true", "attention=multi_head"),
-            *("attention.heads=2", f"attention.backend={backend}"),
+            *("attention.num_heads=2", f"attention.backend={backend}"),
         )
         train(config, tmp_path / backend, [])
     assert losses(tmp_path / "flex") == pytest.approx(losses(tmp_path / "sdpa"), rel=2e-3)

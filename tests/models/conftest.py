@@ -23,7 +23,7 @@ SOURCE_VOCABULARY, TARGET_VOCABULARY = 11, 13
 
 #: Attention with weights of its own and some heads, as its users would configure it.
 ATTENTION: AttentionFactory = partial(
-    ScoredAttention, score=Additive, normalizer=Softmax, heads=2, projections="values"
+    ScoredAttention, score=Additive, normalizer=Softmax, num_heads=2, projections="values"
 )
 
 MakeModel = Callable[..., EncoderDecoderNetwork]

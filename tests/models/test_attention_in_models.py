@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention_lab.attention import AttentionLayer, Uniform, attention_layers, observe
+from attention_lab.attention import AttentionLayer, Uniform, attention_layers, record_attention
 from attention_lab.config.components import create
 from attention_lab.config.compose import group_options
 from attention_lab.models.encoder_decoder import EncoderDecoder
@@ -136,7 +136,7 @@ def test_axes_name_exactly_the_attention_layers_and_their_maps_fit(
         "target": inputs[-1].shape[1],
         "both": inputs[0].shape[1] + inputs[-1].shape[1],
     }
-    with torch.no_grad(), observe(model) as calls:
+    with torch.no_grad(), record_attention(model) as calls:
         model(*inputs)
     for name, (rows, columns) in axes.items():
         layer = attention_layers(model)[name]
@@ -144,7 +144,7 @@ def test_axes_name_exactly_the_attention_layers_and_their_maps_fit(
             assert not calls[name]
             continue
         weights = torch.cat(calls[name], dim=2)
-        assert weights.shape == (3, layer.heads, lengths[rows], lengths[columns])
+        assert weights.shape == (3, layer.num_heads, lengths[rows], lengths[columns])
         if layer.capabilities.distribution:
             torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 

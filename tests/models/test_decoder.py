@@ -29,12 +29,12 @@ from tests.conftest import Compose
 from tests.models.conftest import ATTENTION
 
 MULTI_HEAD: AttentionFactory = partial(
-    ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, heads=2
+    ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, num_heads=2
 )
 ROTARY: AttentionFactory = partial(
-    ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, positions=Rotary, heads=2
+    ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, positions=Rotary, num_heads=2
 )
-LINEAR: AttentionFactory = partial(KernelAttention, feature_map=EluPlusOne, heads=2)
+LINEAR: AttentionFactory = partial(KernelAttention, feature_map=EluPlusOne, num_heads=2)
 
 #: Every kind of decoder.
 KINDS: dict[str, dict[str, Any]] = {
@@ -223,7 +223,7 @@ def test_a_narrow_model_learns_associative_recall_with_default_settings(compose:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"self_attention": partial(LinformerAttention, heads=2)}, "cannot be causal"),
+        ({"self_attention": partial(LinformerAttention, num_heads=2)}, "cannot be causal"),
         ({"hybrid": {"a": LINEAR, "b": LinformerAttention}}, "cannot be causal"),
         ({"num_layers": 0}, "num_layers must be at least 1"),
         (

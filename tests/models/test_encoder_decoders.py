@@ -14,7 +14,7 @@ from attention_lab.attention import (
     SlidingWindow,
     T5Bias,
     attention_layers,
-    observe,
+    record_attention,
 )
 from attention_lab.models.decoding import greedy
 from tests.models.conftest import (
@@ -229,7 +229,7 @@ def test_input_feeding_tells_attention_where_it_is(source: Tensor, target: Tenso
     """A mask and positions of the mechanism's own see the same positions step by step."""
     attention = partial(ATTENTION, mask=SlidingWindow(2), positions=ALiBi)
     model = recurrent(attention, input_feeding=True)
-    with observe(model) as calls:
+    with record_attention(model) as calls:
         model(source, target)
     weights = torch.cat(calls["cross_attention"], dim=2)
     visible = SlidingWindow(2).dense(3, 1, 4, 5, weights.device) & (source != PAD)[:, None, None]
@@ -257,11 +257,11 @@ def test_cross_attention_is_refused_to_what_stays_within_one_sequence(make: Make
 
 
 def test_a_transformers_two_kinds_of_attention_may_differ() -> None:
-    layers = attention_layers(transformer(self_attention=partial(ATTENTION, heads=4)))
-    heads = {name: layer.heads for name, layer in layers.items()}
+    layers = attention_layers(transformer(self_attention=partial(ATTENTION, num_heads=4)))
+    heads = {name: layer.num_heads for name, layer in layers.items()}
     assert heads == {name: 4 if name.endswith("self_attention") else 2 for name in layers}
     layers = attention_layers(transformer())
-    assert {layer.heads for layer in layers.values()} == {2}
+    assert {layer.num_heads for layer in layers.values()} == {2}
 
 
 def test_options_do_what_they_say() -> None:

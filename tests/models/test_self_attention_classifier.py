@@ -11,7 +11,7 @@ from attention_lab.models.protocol import AttentionFactory
 from attention_lab.models.self_attention_classifier import SelfAttentionClassifier
 
 ATTENTION: AttentionFactory = partial(
-    ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, heads=2
+    ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, num_heads=2
 )
 
 

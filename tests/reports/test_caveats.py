@@ -135,8 +135,8 @@ def test_says_whether_optimizers_were_tuned(
 @pytest.mark.parametrize(
     ("overrides", "configs", "is_explained"),
     [
-        (["attention=x", "attention=y"], [{"attention": {"heads": n}} for n in (1, 2)], True),
-        (["attention=x", "attention=y"], [{"model": {"cross": {"heads": n}}} for n in "12"], True),
+        (["attention=x", "attention=y"], [{"attention": {"num_heads": n}} for n in (1, 2)], True),
+        (["attention=x", "attention=y"], [{"model": {"cross": {"gate": n}}} for n in "12"], True),
         (["model.d_model=1", "model.d_model=2"], [{"model": {"d_model": n}} for n in (1, 2)], True),
         (["experiment=x", "experiment=y"], [{"task": {"limit": n}} for n in (1, 2)], True),
         (["task=x", "task=y"], [{"task": {"limit": n}} for n in (1, 2)], True),

@@ -282,7 +282,10 @@ def test_a_sweep_compares_by_what_was_swept(command: Command, tmp_path: Path) ->
     ("mistake", "says"),
     [
         ("attention=additive,aditive", "attention=aditive: there is no such option"),
-        ("attention.heads=1,3", "attention.heads=3: attention: width 16 is not divisible by"),
+        (
+            "attention.num_heads=1,3",
+            "attention.num_heads=3: attention: embed_dim=16 is not divisible by",
+        ),
         ("seed=0,x", "seed=x: seed: must be a whole number"),
         ("sweep.grid=[1,2]", "sweep.grid: sweep.tune says what to choose"),
         ("hydra.launcher.parallel=two", "hydra.launcher.parallel: must be a whole number"),

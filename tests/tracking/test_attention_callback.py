@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from attention_lab.attention import attention_layers, observe
+from attention_lab.attention import attention_layers, record_attention
 from attention_lab.tracking.attention_callback import AttentionMapCallback, _log_images
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
 from attention_lab.training.build import Run, build
@@ -171,7 +171,7 @@ def test_a_decoder_that_runs_step_by_step_gives_the_same_maps(
     """A layer that is called once for each row gives one map, rows in order."""
     run = build_words("model=recurrent_encoder_decoder", "model.input_feeding=true")
     batch = run.data.probe(3)
-    with torch.no_grad(), observe(run.task.model) as calls:
+    with torch.no_grad(), record_attention(run.task.model) as calls:
         run.task.eval().look_at(batch)
     steps = calls["cross_attention"]
     assert len(steps) == batch.target.shape[1] - 1
@@ -200,7 +200,7 @@ def test_looking_changes_nothing(training: bool, build_words: Callable[..., Run]
     first = look(run)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert {module.training for module in run.task.modules()} == {training}
-    assert not any(layer.observers for layer in attention_layers(run.task.model).values())
+    assert not any(layer.weight_hooks for layer in attention_layers(run.task.model).values())
     assert all(parameter.grad is None for parameter in run.task.parameters())
     for one, other in zip(first, look(run), strict=True):
         assert torch.equal(one.weights, other.weights)  # no dropout where one looks
@@ -214,7 +214,7 @@ def test_nobody_observes_after_a_look_that_failed(
     monkeypatch.setattr(run.task.model, "lm_head", None)
     with pytest.raises(TypeError):
         look(run)
-    assert not any(layer.observers for layer in attention_layers(run.task.model).values())
+    assert not any(layer.weight_hooks for layer in attention_layers(run.task.model).values())
 
 
 @pytest.mark.parametrize("task", ["words", "digits"])
@@ -322,7 +322,7 @@ def test_wandb_shows_the_note_of_a_map(tmp_path: Path) -> None:
 def test_white_space_has_names_that_can_be_seen(compose: Compose, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a b\tc\n" * 100)
     options = ["data=text", f"data.path={tmp_path / 'text.txt'}", "data.length=12"]
-    run = build(compose(*options, "trainer=cpu", "model.d_model=16", "attention.heads=1"))
+    run = build(compose(*options, "trainer=cpu", "model.d_model=16", "attention.num_heads=1"))
     (each, *_) = look(run, size=1)
     assert "".join(each.rows) in "a␣b⇥c↵" * 4
     assert each.columns == each.rows

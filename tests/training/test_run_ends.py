@@ -125,7 +125,7 @@ def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
         ("optimizer.lr=fast", "optimizer.lr: input should be a valid number; got 'fast'"),
         ("data.batch_size=0", "batch_size must be at least 1, got 0"),
         ("model.d_model=0", "d_model must be at least 1, got 0"),
-        ("attention.heads=5", "width 16 is not divisible by heads=5"),
+        ("attention.num_heads=5", "embed_dim=16 is not divisible by num_heads=5"),
         ("attention.dropout=1.0", r"dropout must be in \[0, 1\), got 1.0"),
         ("attention.backend=fast", "backend must be auto or one of sdpa, eager, flex; got 'fast'"),
         ("seed=-1", "seed: must be a whole number"),

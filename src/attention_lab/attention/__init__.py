@@ -4,29 +4,29 @@ Usable alone: nothing here knows Lightning, Hydra or Weights & Biases.
 
 Example:
     >>> from attention_lab.attention import Causal, ScaledDotProduct, ScoredAttention, Softmax
-    >>> layer = ScoredAttention(64, score=ScaledDotProduct, normalizer=Softmax, heads=8)
+    >>> layer = ScoredAttention(64, score=ScaledDotProduct, normalizer=Softmax, num_heads=8)
     >>> output, weights = layer(torch.randn(2, 10, 64), mask=Causal(), need_weights=True)
 """
 
-from attention_lab.attention.backends import BACKENDS, Axes, Backend
+from attention_lab.attention.backends import BACKENDS, AttentionSpec, Backend
 from attention_lab.attention.cache import Cache
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.layer import AttentionLayer, AttentionOutput
 from attention_lab.attention.masks import (
+    And,
     BlockSparse,
-    Both,
     Causal,
     Dense,
     Dilated,
     Documents,
-    Either,
-    Everything,
     GlobalTokens,
     Mask,
+    NoMask,
+    Or,
     Padding,
     PrefixLM,
     SlidingWindow,
-    picture,
+    render,
 )
 from attention_lab.attention.mechanisms.differential import DifferentialAttention
 from attention_lab.attention.mechanisms.kernel import (
@@ -60,7 +60,7 @@ from attention_lab.attention.positions import (
     Sinusoidal,
     T5Bias,
 )
-from attention_lab.attention.recording import attention_layers, observe
+from attention_lab.attention.recording import attention_layers, record_attention
 from attention_lab.attention.scores import (
     L2,
     Additive,
@@ -81,13 +81,13 @@ __all__ = [
     "L2",
     "ALiBi",
     "Additive",
+    "And",
     "AttentionLayer",
     "AttentionOutput",
-    "Axes",
+    "AttentionSpec",
     "Backend",
     "Biaffine",
     "BlockSparse",
-    "Both",
     "Cache",
     "Capabilities",
     "Causal",
@@ -99,10 +99,8 @@ __all__ = [
     "Documents",
     "DotProduct",
     "DotProductFamily",
-    "Either",
     "EluPlusOne",
     "Entmax15",
-    "Everything",
     "FeatureMap",
     "General",
     "GlobalTokens",
@@ -112,9 +110,11 @@ __all__ = [
     "LocalAttention",
     "Location",
     "Mask",
+    "NoMask",
     "NoPositions",
     "Normalizer",
     "NystromAttention",
+    "Or",
     "Padding",
     "Positions",
     "PositiveRandomFeatures",
@@ -136,6 +136,6 @@ __all__ = [
     "TopK",
     "Uniform",
     "attention_layers",
-    "observe",
-    "picture",
+    "record_attention",
+    "render",
 ]

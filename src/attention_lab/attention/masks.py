@@ -45,14 +45,14 @@ class Mask(ABC):
     def __and__(self, other: "Mask") -> "Mask":
         if not isinstance(other, Mask):
             return NotImplemented
-        if isinstance(other, Everything) or other == self:
+        if isinstance(other, NoMask) or other == self:
             return self
-        return Both(self, other)
+        return And(self, other)
 
     def __or__(self, other: "Mask") -> "Mask":
         if not isinstance(other, Mask):
             return NotImplemented
-        return self if other == self else Either(self, other)
+        return self if other == self else Or(self, other)
 
     def dense(
         self,
@@ -78,7 +78,7 @@ class Mask(ABC):
 
 
 @dataclass(frozen=True)
-class Everything(Mask):
+class NoMask(Mask):
     """Every query may look at every key: no mask."""
 
     @property
@@ -109,7 +109,7 @@ class Pair(Mask):
 
 
 @dataclass(frozen=True)
-class Both(Pair):
+class And(Pair):
     """May look where both masks allow it."""
 
     @property
@@ -121,7 +121,7 @@ class Both(Pair):
 
 
 @dataclass(frozen=True)
-class Either(Pair):
+class Or(Pair):
     """May look where at least one of the masks allows it."""
 
     @property
@@ -340,11 +340,11 @@ class Documents(Mask):
         return f"Documents({tuple(self.ids.shape)})"
 
 
-def picture(mask: Mask, queries: int, keys: int) -> str:
+def render(mask: Mask, queries: int, keys: int) -> str:
     """A mask as text, for one sequence and head: a row for each query, ■ where it may look.
 
     Example:
-        >>> print(picture(SlidingWindow(2), 3, 3))
+        >>> print(render(SlidingWindow(2), 3, 3))
         ■ · ·
         ■ ■ ·
         · ■ ■
@@ -361,12 +361,12 @@ def split_causal(mask: Mask | None) -> tuple[bool, Mask] | None:
     Linear-time mechanisms can compute such masks; of any other this returns None.
     """
     if mask is None:
-        return False, Everything()
+        return False, NoMask()
     if isinstance(mask, Causal):
-        return True, Everything()
+        return True, NoMask()
     if not mask.depends_on_query:
         return False, mask
-    if isinstance(mask, Both):
+    if isinstance(mask, And):
         left, right = split_causal(mask.left), split_causal(mask.right)
         if left is not None and right is not None:
             return left[0] or right[0], left[1] & right[1]

@@ -19,7 +19,7 @@ class Positions(nn.Module, ABC):
     """How attention knows where queries and keys stand.
 
     Args:
-        heads: number of query heads, H.
+        num_heads: number of query heads, H.
         head_dim: width of one head's queries and keys, E.
 
     Raises:
@@ -33,10 +33,10 @@ class Positions(nn.Module, ABC):
     #: Whether that bias may need a gradient.
     bias_needs_grad: ClassVar[bool] = True
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(self, num_heads: int, head_dim: int) -> None:
         super().__init__()
-        check_positive(heads=heads, head_dim=head_dim)
-        self.heads, self.head_dim = heads, head_dim
+        check_positive(num_heads=num_heads, head_dim=head_dim)
+        self.num_heads, self.head_dim = num_heads, head_dim
 
     def check_lengths(self, queries: int, keys: int) -> None:  # most know no end
         """Raise ValueError if there are no positions for so many queries or keys."""
@@ -80,7 +80,7 @@ class Learned(Positions):
     """A learned vector for each position, added to queries and keys (Gehring et al. 2017, §3.1).
 
     Args:
-        heads: number of query heads.
+        num_heads: number of query heads.
         head_dim: width of one head.
         max_length: number of positions there are.
 
@@ -91,8 +91,8 @@ class Learned(Positions):
     formula = "q + p_i, k + p_j"
     paper = "Gehring et al. 2017"
 
-    def __init__(self, heads: int, head_dim: int, max_length: int = 512) -> None:
-        super().__init__(heads, head_dim)
+    def __init__(self, num_heads: int, head_dim: int, max_length: int = 512) -> None:
+        super().__init__(num_heads, head_dim)
         check_positive(max_length=max_length)
         self.table = nn.Parameter(torch.randn(max_length, head_dim) * head_dim**-0.5)
 
@@ -116,7 +116,7 @@ class Rotary(Positions):
     q·k then depends on contents and distance only. Component i is paired with i + E/2.
 
     Args:
-        heads: number of query heads.
+        num_heads: number of query heads.
         head_dim: width of one head; even.
         base: frequencies go down from 1 to 1/base.
 
@@ -127,8 +127,8 @@ class Rotary(Positions):
     formula = "R_i q · R_j k"
     paper = "Su et al. 2021"
 
-    def __init__(self, heads: int, head_dim: int, base: float = 10000.0) -> None:
-        super().__init__(heads, head_dim)
+    def __init__(self, num_heads: int, head_dim: int, base: float = 10000.0) -> None:
+        super().__init__(num_heads, head_dim)
         if head_dim % 2:
             raise ValueError(f"rotary positions need an even width of a head, got {head_dim}")
         if base <= 1:
@@ -155,7 +155,7 @@ class ALiBi(Positions):
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
         # Not a buffer: a non-persistent one has no values after to_empty and load_state_dict.
-        return -_slopes(query, self.heads) * _distance(query, start, keys).abs()
+        return -_slopes(query, self.num_heads) * _distance(query, start, keys).abs()
 
 
 class T5Bias(Positions):
@@ -165,7 +165,7 @@ class T5Bias(Positions):
     and hold everything beyond it. Keys before and after the query have buckets of their own.
 
     Args:
-        heads: number of query heads.
+        num_heads: number of query heads.
         head_dim: width of one head.
         buckets: number of buckets; a multiple of 4.
         max_distance: where the last bucket begins.
@@ -179,15 +179,15 @@ class T5Bias(Positions):
     adds_to_logits = True
 
     def __init__(
-        self, heads: int, head_dim: int, buckets: int = 32, max_distance: int = 128
+        self, num_heads: int, head_dim: int, buckets: int = 32, max_distance: int = 128
     ) -> None:
-        super().__init__(heads, head_dim)
+        super().__init__(num_heads, head_dim)
         if buckets < 4 or buckets % 4:
             raise ValueError(f"buckets must be a multiple of 4, got {buckets}")
         if max_distance <= buckets // 4:
             raise ValueError(f"max_distance must be above {buckets // 4}, got {max_distance}")
         self.max_distance = max_distance
-        self.table = nn.Parameter(torch.randn(heads, buckets) * 0.1)
+        self.table = nn.Parameter(torch.randn(num_heads, buckets) * 0.1)
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
         return wide(self.table)[:, self._bucket(_distance(query, start, keys))]
@@ -209,7 +209,7 @@ class Shaw(Positions):
     Those of the keys only; the paper finds that the values' add nothing (ibid., table 3).
 
     Args:
-        heads: number of query heads.
+        num_heads: number of query heads.
         head_dim: width of one head.
         max_distance: distances are clipped to it.
 
@@ -221,8 +221,8 @@ class Shaw(Positions):
     paper = "Shaw et al. 2018"
     adds_to_logits = True
 
-    def __init__(self, heads: int, head_dim: int, max_distance: int = 16) -> None:
-        super().__init__(heads, head_dim)
+    def __init__(self, num_heads: int, head_dim: int, max_distance: int = 16) -> None:
+        super().__init__(num_heads, head_dim)
         check_positive(max_distance=max_distance)
         self.max_distance = max_distance
         self.table = nn.Parameter(torch.randn(2 * max_distance + 1, head_dim) * head_dim**-0.5)
@@ -257,13 +257,13 @@ def _angles(x: Tensor, start: int, width: int, base: float = 10000.0) -> Tensor:
     return _positions(x, start, x.shape[2]).to(dtype).unsqueeze(-1) * base**-exponents
 
 
-def _slopes(x: Tensor, heads: int) -> Tensor:
+def _slopes(x: Tensor, num_heads: int) -> Tensor:
     """ALiBi's slopes (H, 1, 1), geometric, down to 2⁻⁸; never in half precision.
 
     If H is not a power of two, they come from the series of the two nearest powers.
     """
-    lower = 2 ** (heads.bit_length() - 1)
+    lower = 2 ** (num_heads.bit_length() - 1)
     dtype, device = _wide_dtype(x), x.device
     rank = torch.arange(1, lower + 1, dtype=dtype, device=device)
-    exponents = torch.cat([rank, rank[: heads - lower] - 0.5]) / lower
-    return torch.exp2(-8 * exponents).view(heads, 1, 1)
+    exponents = torch.cat([rank, rank[: num_heads - lower] - 0.5]) / lower
+    return torch.exp2(-8 * exponents).view(num_heads, 1, 1)

@@ -1,4 +1,4 @@
-"""Looking at attention weights without touching the model that computes them."""
+"""Record attention weights without changing the model that computes them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,23 +16,23 @@ def attention_layers(model: nn.Module) -> dict[str, AttentionLayer]:
 
 
 @contextmanager
-def observe(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the weights (B, H, L, S) of every call of each attention layer, by layer name.
+def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Record the weights (B, H, L, S) of every call of each attention layer, by layer name.
 
-    While observed, layers compute with a backend that gives weights; afterwards, and whenever
-    nobody observes, weights cost nothing. A layer that runs step by step is called once a step.
+    Weights are computed inside this context only; outside it they cost nothing. A layer that
+    decodes step by step is called once a step.
 
     Example:
-        >>> with observe(model) as weights:
+        >>> with record_attention(model) as weights:
         ...     model(source, target)
         >>> weights["decoder.0.cross_attention"][0].shape
     """
     layers = attention_layers(model)
     calls: dict[str, list[Tensor]] = {name: [] for name in layers}
     for name, layer in layers.items():
-        layer.observers.append(calls[name].append)
+        layer.weight_hooks.append(calls[name].append)
     try:
         yield calls
     finally:
         for layer in layers.values():
-            layer.observers.pop()
+            layer.weight_hooks.pop()

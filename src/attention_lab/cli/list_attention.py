@@ -17,7 +17,7 @@ HEADER = (
     "paper",
     "causal",
     "weights",
-    "kv_heads",
+    "num_kv_heads",
     "cross",
     "backends",
     "time",
@@ -27,7 +27,7 @@ WIDTH = 64
 NOTES = """
 causal     can be causal, and then decodes step by step with a cache of the size `state`
 weights    shows which keys it looked at
-kv_heads   fewer key than query heads are possible: attention.kv_heads=2
+num_kv_heads   fewer key than query heads are possible: attention.num_kv_heads=2
 cross      attends to another sequence, too, as a decoder does to the source
 Costs grow with L queries, S keys, their width d, and a mechanism's own sizes: a hidden units, f
 features, K slots, m landmarks, r of a latent. Every mechanism takes padding."""

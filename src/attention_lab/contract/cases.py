@@ -15,8 +15,8 @@ from attention_lab.config.compose import composed, group_options
 #: Grouped heads, dropout, which must not show in eval, and fewer landmarks than positions.
 HEADS, KV_HEADS, HEAD_DIM, DROPOUT = 4, 2, 4, 0.25
 SIZES = {
-    "heads": HEADS,
-    "kv_heads": KV_HEADS,
+    "num_heads": HEADS,
+    "num_kv_heads": KV_HEADS,
     "projections": "all",
     "dropout": DROPOUT,
     "landmarks": 3,
@@ -35,8 +35,8 @@ class Case(NamedTuple):
     node: Node
     device: str = "cpu"
 
-    def layer(self, memory_dim: int | None = None) -> AttentionLayer:
-        layer: AttentionLayer = create(self.node)(WIDTH, memory_dim)
+    def layer(self, kdim: int | None = None) -> AttentionLayer:
+        layer: AttentionLayer = create(self.node)(WIDTH, kdim)
         return layer.to(self.device, torch.float64).eval()
 
 

@@ -42,8 +42,8 @@ MASKS_WITH_EMPTY_ROWS = ("padding", "causal-and-padding")
 def example(
     mask: str = "none",
     *,
-    heads: int = 4,
-    kv_heads: int = 2,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
     queries: int = 3,
     keys: int = 5,
     head_dim: int = 3,
@@ -61,7 +61,7 @@ def example(
         valid[0, -1] = False
         valid[1, 0] = False
         valid[2, :] = False
-    visible = torch.empty(3, heads, queries, keys, dtype=torch.bool)
+    visible = torch.empty(3, num_heads, queries, keys, dtype=torch.bool)
     for position in range(queries):
         for other in range(keys):
             allowed = other <= position or "causal" not in mask
@@ -74,9 +74,9 @@ def example(
         "causal-and-padding": Causal() & padding,
     }
     return Example(
-        torch.randn(3, heads, queries, head_dim, dtype=dtype, device=device),
-        torch.randn(3, kv_heads, keys, head_dim, dtype=dtype, device=device),
-        torch.randn(3, kv_heads, keys, value_dim, dtype=dtype, device=device),
+        torch.randn(3, num_heads, queries, head_dim, dtype=dtype, device=device),
+        torch.randn(3, num_kv_heads, keys, head_dim, dtype=dtype, device=device),
+        torch.randn(3, num_kv_heads, keys, value_dim, dtype=dtype, device=device),
         by_name[mask],
         visible,
     )
@@ -88,8 +88,8 @@ def device_of(layer: AttentionLayer) -> torch.device:
 
 
 def sequence_for(layer: AttentionLayer, length: int, width: int | None = None) -> Tensor:
-    """A random batch (2, length, query_dim or another width) on the layer's device."""
-    width = layer.query_dim if width is None else width
+    """A random batch (2, length, embed_dim or another width) on the layer's device."""
+    width = layer.embed_dim if width is None else width
     return torch.randn(2, length, width, dtype=torch.float64, device=device_of(layer))
 
 
@@ -119,9 +119,9 @@ def gradients(output: Tensor, layer: AttentionLayer, it: Example) -> list[Tensor
     return list(torch.autograd.grad(output, inputs, retain_graph=True, materialize_grads=True))
 
 
-def per_query_head(x: Tensor, heads: int) -> Tensor:
+def per_query_head(x: Tensor, num_heads: int) -> Tensor:
     """(B, H, S, E) from (B, H_kv, S, E): neighbouring query heads share one."""
-    return x.repeat_interleave(heads // x.shape[1], dim=1)
+    return x.repeat_interleave(num_heads // x.shape[1], dim=1)
 
 
 @contextmanager
@@ -388,9 +388,9 @@ def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
     """
     layer = copy.deepcopy(layer).float()
     device = device_of(layer)
-    query = torch.randn(3, 6, layer.query_dim, device=device)
+    query = torch.randn(3, 6, layer.embed_dim, device=device)
     across = layer.capabilities.cross_attention
-    memory = torch.randn(3, 6, layer.memory_dim, device=device) if across else query
+    memory = torch.randn(3, 6, layer.kdim, device=device) if across else query
     valid = torch.ones(3, 6, dtype=torch.bool, device=device)
     valid[0, 4:], valid[1] = False, False
     memory[~valid] = 0
@@ -442,7 +442,7 @@ def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
 
     Its width may differ from that of the queries.
     """
-    memory, queries = sequence_for(layer, length, layer.memory_dim), sequence_for(layer, 4)
+    memory, queries = sequence_for(layer, length, layer.kdim), sequence_for(layer, 4)
     valid = torch.ones(2, length, dtype=torch.bool, device=memory.device)
     valid[0, -1] = False
     whole = layer(queries, memory, Padding(valid)).output
@@ -471,7 +471,7 @@ def check_lengths(layer: AttentionLayer) -> None:
     across = layer.capabilities.cross_attention
     for queries, keys in ((1, 1), (0, 0), *(((0, 3), (3, 0)) if across else ())):
         query = sequence_for(layer, queries)
-        memory = sequence_for(layer, keys, layer.memory_dim) if across else query
+        memory = sequence_for(layer, keys, layer.kdim) if across else query
         output = layer(query, memory).output
         assert output.shape == query.shape
         assert output.isfinite().all()

@@ -137,7 +137,7 @@ def test_decoding(layer: AttentionLayer) -> None:
 
 @pytest.mark.needs(layer=across)
 def test_remembering(case: Case) -> None:
-    checks.check_remembering(case.layer(memory_dim=WIDTH + 4))
+    checks.check_remembering(case.layer(kdim=WIDTH + 4))
 
 
 @pytest.mark.needs(layer=the_fastest_backend)

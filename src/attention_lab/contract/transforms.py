@@ -28,7 +28,7 @@ def causal_if_possible(layer: AttentionLayer) -> Mask | None:
 
 
 def sequence(layer: AttentionLayer, *shape: int) -> Tensor:
-    return torch.randn(*shape, layer.query_dim, dtype=torch.float64, device=device_of(layer))
+    return torch.randn(*shape, layer.embed_dim, dtype=torch.float64, device=device_of(layer))
 
 
 def random_padding(layer: AttentionLayer, *shape: int) -> Tensor:
@@ -43,7 +43,7 @@ def check_compiling(make: Make) -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     arguments: dict[str, object] = {"need_weights": can.weights}
     if can.cross_attention:
-        arguments["memory"] = sequence_for(layer, 6, layer.memory_dim)
+        arguments["memory"] = sequence_for(layer, 6, layer.kdim)
     x = sequence(layer, 2, 4)
     with _one_graph():
         actual = compiled(x, **arguments)
@@ -156,7 +156,7 @@ def check_meta_device(make: Make, make_on_meta: Make) -> None:
     expected = make()
     with torch.device("meta"):
         layer = make_on_meta()
-        x, valid = torch.randn(2, 4, layer.query_dim).double(), torch.ones(2, 4, dtype=torch.bool)
+        x, valid = torch.randn(2, 4, layer.embed_dim).double(), torch.ones(2, 4, dtype=torch.bool)
     mask = causal_if_possible(layer)
     padded = Padding(valid) if mask is None else mask & Padding(valid)
     try:

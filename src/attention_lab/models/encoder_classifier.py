@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attention_lab.attention import Everything, Mask, Padding
+from attention_lab.attention import Mask, NoMask, Padding
 from attention_lab.attention.validation import check_dropout, check_positive
 from attention_lab.models.blocks import SelfAttentionBlock, in_turn
 from attention_lab.models.embedding import position_embedding, token_embedding
@@ -79,7 +79,7 @@ class EncoderClassifier(ClassificationNetwork):
 
     def forward(self, inputs: Tensor) -> Tensor:
         real = (inputs != self.padding) if inputs.ndim == 2 else inputs.new_ones(inputs.shape[:2])
-        mask: Mask = Padding(real) if inputs.ndim == 2 else Everything()
+        mask: Mask = Padding(real) if inputs.ndim == 2 else NoMask()
         x = self.dropout(self.positions(self.embedding(inputs) * self.embedding_scale))
         for layer in self.layers:
             x = layer(x, mask)

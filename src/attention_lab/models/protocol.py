@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Cache
 
-#: Makes an attention layer from (query_dim, memory_dim); models never see which mechanism it is.
+#: Makes an attention layer from (embed_dim, kdim); models never see which mechanism it is.
 AttentionFactory = Callable[[int, int], AttentionLayer]
 
 #: What a network that writes step by step keeps of what it has read and written, by its own names.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention_lab.attention import observe
+from attention_lab.attention import record_attention
 from attention_lab.data.core.vocabulary import BOS, SPECIALS
 
 #: The most positions of a sequence that a map shows; a longer one is cut off.
@@ -64,7 +64,7 @@ def attention_maps(
     """
     was_training = task.training
     task.eval()
-    with torch.no_grad(), observe(task.model) as calls:
+    with torch.no_grad(), record_attention(task.model) as calls:
         task.look_at(batch)
     task.train(was_training)
     maps = []

@@ -4,7 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention_lab.attention.backends import EAGER, Axes, Problem, able_backends, choose_backend
+from attention_lab.attention.backends import (
+    EAGER,
+    AttentionInputs,
+    AttentionSpec,
+    able_backends,
+    choose_backend,
+)
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Mask
@@ -21,11 +27,11 @@ class DifferentialAttention(AttentionLayer):
     eq. 2; the output of each head is normalized (RMS) and scaled by 1 − λ_init, as in eq. 3.
 
     Args:
-        query_dim: width of the queries, and of the output.
-        memory_dim: width of what is attended to; None means ``query_dim``.
-        width: width of all heads together; None means ``query_dim``. That of a head must be even.
-        heads: number of query heads.
-        kv_heads: number of key and value heads; None means ``heads``.
+        embed_dim: width of the queries, and of the output.
+        kdim: width of what is attended to; None means ``embed_dim``.
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads; None means ``num_heads``.
+        head_dim: size of one head; None means ``embed_dim / num_heads``.
         bias: whether the projections have one.
         gate: whether a sigmoid of the query gates the output.
         mask: the mechanism's own mask, on top of the one that each call brings.
@@ -39,12 +45,12 @@ class DifferentialAttention(AttentionLayer):
 
     def __init__(
         self,
-        query_dim: int,
-        memory_dim: int | None = None,
+        embed_dim: int,
+        kdim: int | None = None,
         *,
-        width: int | None = None,
-        heads: int = 1,
-        kv_heads: int | None = None,
+        num_heads: int = 1,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         bias: bool = False,
         gate: bool = False,
         mask: Mask | None = None,
@@ -53,18 +59,18 @@ class DifferentialAttention(AttentionLayer):
         backend: str = "auto",
     ) -> None:
         super().__init__(
-            query_dim,
-            memory_dim,
-            width=width,
-            heads=heads,
-            kv_heads=kv_heads,
+            embed_dim,
+            kdim,
+            head_dim=head_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
             bias=bias,
             gate=gate,
             mask=mask,
         )
         check_dropout(dropout)
         if self.head_dim % 2:
-            raise ValueError(f"the width of a head must be even (two maps), got {self.head_dim}")
+            raise ValueError(f"head_dim must be even (two maps), got {self.head_dim}")
         if not 0 <= initial_lambda < 1:
             raise ValueError(f"initial_lambda must be in [0, 1), got {initial_lambda}")
         self.initial_lambda, self.dropout = initial_lambda, dropout
@@ -72,15 +78,15 @@ class DifferentialAttention(AttentionLayer):
         #: λ = exp(a·b) − exp(c·d) + λ_init, rows a, b, c, d.
         self.lambda_vectors = nn.Parameter(torch.randn(4, half) * 0.1)
         self.norm = nn.RMSNorm(self.head_dim, eps=1e-5)
-        self.score, self.normalizer = ScaledDotProduct(heads, half), Softmax()
-        self.backend = choose_backend(backend, self._axes())
+        self.score, self.normalizer = ScaledDotProduct(num_heads, half), Softmax()
+        self.backend = choose_backend(backend, self._spec())
 
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
             formula="softmax(q₁·k₁ / √d) − λ softmax(q₂·k₂ / √d)",
             paper="Ye et al. 2025",
-            backends=tuple(backend.name for backend in able_backends(self._axes())),
+            backends=tuple(backend.name for backend in able_backends(self._spec())),
             memory="L·S" if self.backend is EAGER else "S·d",
             linear_in_values=False,  # the norm
             distribution=False,
@@ -99,7 +105,9 @@ class DifferentialAttention(AttentionLayer):
         a, b, c, d = self.lambda_vectors
         factor = (a @ b).exp() - (c @ d).exp() + self.initial_lambda
         (first, its_map), (second, other_map) = (
-            self.backend.attend(Problem(q, k, value, mask, self._axes(), start=start), need_weights)
+            self.backend.attend(
+                AttentionInputs(q, k, value, mask, self._spec(), start=start), need_weights
+            )
             for q, k in zip(query.chunk(2, dim=-1), key.chunk(2, dim=-1), strict=True)
         )
         output = (1 - self.initial_lambda) * self._normalize(first - factor * second)
@@ -112,5 +120,7 @@ class DifferentialAttention(AttentionLayer):
         weight = wide(self.norm.weight)
         return F.rms_norm(wide(x), self.norm.normalized_shape, weight, self.norm.eps).to(x.dtype)
 
-    def _axes(self) -> Axes:
-        return Axes(self.score, self.normalizer, dropout=self.dropout if self.training else 0.0)
+    def _spec(self) -> AttentionSpec:
+        return AttentionSpec(
+            self.score, self.normalizer, dropout=self.dropout if self.training else 0.0
+        )

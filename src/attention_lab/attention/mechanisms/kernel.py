@@ -13,7 +13,7 @@ from attention_lab.attention.backends import repeat_heads
 from attention_lab.attention.cache import Cache
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.layer import AttentionLayer, Projections
-from attention_lab.attention.masks import Everything, Mask, split_causal
+from attention_lab.attention.masks import Mask, NoMask, split_causal
 from attention_lab.attention.precision import wide, without_autocast
 from attention_lab.attention.validation import check_positive, make_part
 
@@ -122,12 +122,12 @@ class KernelAttention(AttentionLayer):
     keys and values. Sums are never in half precision.
 
     Args:
-        query_dim: width of the queries, and of the output.
-        memory_dim: width of what is attended to; None means ``query_dim``.
+        embed_dim: width of the queries, and of the output.
+        kdim: width of what is attended to; None means ``embed_dim``.
         feature_map: makes φ from head_dim.
-        width: width of all heads together; None means ``query_dim``.
-        heads: number of query heads.
-        kv_heads: number of key and value heads; None means ``heads``.
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads; None means ``num_heads``.
+        head_dim: size of one head; None means ``embed_dim / num_heads``.
         projections: "all", "values" or "none".
         bias: whether the projections have one.
         gate: whether a sigmoid of the query gates the output.
@@ -141,13 +141,13 @@ class KernelAttention(AttentionLayer):
 
     def __init__(
         self,
-        query_dim: int,
-        memory_dim: int | None = None,
+        embed_dim: int,
+        kdim: int | None = None,
         *,
         feature_map: Callable[[int], FeatureMap],
-        width: int | None = None,
-        heads: int = 1,
-        kv_heads: int | None = None,
+        num_heads: int = 1,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         projections: Projections = "all",
         bias: bool = False,
         gate: bool = False,
@@ -155,11 +155,11 @@ class KernelAttention(AttentionLayer):
         chunk: int = 64,
     ) -> None:
         super().__init__(
-            query_dim,
-            memory_dim,
-            width=width,
-            heads=heads,
-            kv_heads=kv_heads,
+            embed_dim,
+            kdim,
+            head_dim=head_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
             projections=projections,
             bias=bias,
             gate=gate,
@@ -196,7 +196,7 @@ class KernelAttention(AttentionLayer):
         weights = None
         if need_weights or structure is None:
             size = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-            visible = (Everything() if mask is None else mask).dense(*size, query.device, start)
+            visible = (NoMask() if mask is None else mask).dense(*size, query.device, start)
             weights = _weights(phi_q, phi_k, visible)
         if structure is not None:
             output = _divide(self._sums(phi_q, phi_k, summed, *structure), query.dtype)

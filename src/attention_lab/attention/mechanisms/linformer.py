@@ -18,11 +18,11 @@ class LinformerAttention(AttentionLayer):
     and has no weights over the keys. P and R are shared by the heads (ibid., §4, "headwise").
 
     Args:
-        query_dim: width of the queries, and of the output.
-        memory_dim: width of what is attended to; None means ``query_dim``.
-        width: width of all heads together; None means ``query_dim``.
-        heads: number of query heads.
-        kv_heads: number of key and value heads; None means ``heads``.
+        embed_dim: width of the queries, and of the output.
+        kdim: width of what is attended to; None means ``embed_dim``.
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads; None means ``num_heads``.
+        head_dim: size of one head; None means ``embed_dim / num_heads``.
         bias: whether the projections have one.
         gate: whether a sigmoid of the query gates the output.
         mask: the mechanism's own mask, on top of the one that each call brings.
@@ -37,12 +37,12 @@ class LinformerAttention(AttentionLayer):
 
     def __init__(
         self,
-        query_dim: int,
-        memory_dim: int | None = None,
+        embed_dim: int,
+        kdim: int | None = None,
         *,
-        width: int | None = None,
-        heads: int = 1,
-        kv_heads: int | None = None,
+        num_heads: int = 1,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         bias: bool = False,
         gate: bool = False,
         mask: Mask | None = None,
@@ -51,11 +51,11 @@ class LinformerAttention(AttentionLayer):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
-            query_dim,
-            memory_dim,
-            width=width,
-            heads=heads,
-            kv_heads=kv_heads,
+            embed_dim,
+            kdim,
+            head_dim=head_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
             bias=bias,
             gate=gate,
             mask=mask,
@@ -101,8 +101,8 @@ class LinformerAttention(AttentionLayer):
         key, value = repeat_heads(key, groups), repeat_heads(value, groups)
         if mask is not None:
             _check_mask(mask)
-            batch, heads = query.shape[:2]
-            valid = mask.dense(batch, heads, 1, keys, query.device).mT
+            batch, num_heads = query.shape[:2]
+            valid = mask.dense(batch, num_heads, 1, keys, query.device).mT
             key, value = key.masked_fill(~valid, 0.0), value.masked_fill(~valid, 0.0)
         key, value = self.key_slots[:, :keys] @ key, self.value_slots[:, :keys] @ value
         dropout = self.dropout if self.training else 0.0

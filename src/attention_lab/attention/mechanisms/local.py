@@ -6,10 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention_lab.attention.backends import Axes, Problem, eager_weights, repeat_heads
+from attention_lab.attention.backends import (
+    AttentionInputs,
+    AttentionSpec,
+    eager_weights,
+    repeat_heads,
+)
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.layer import AttentionLayer, Projections
-from attention_lab.attention.masks import Dense, Everything, Mask
+from attention_lab.attention.masks import Dense, Mask, NoMask
 from attention_lab.attention.normalizers import Softmax
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import Score
@@ -24,12 +29,12 @@ class LocalAttention(AttentionLayer):
     its weights are not normalized again after the Gaussian, whose σ is D/2.
 
     Args:
-        query_dim: width of the queries, and of the output.
-        memory_dim: width of what is attended to; None means ``query_dim``.
-        score: makes the score from (heads, head_dim).
-        width: width of all heads together; None means ``query_dim``.
-        heads: number of query heads.
-        kv_heads: number of key and value heads; None means ``heads``.
+        embed_dim: width of the queries, and of the output.
+        kdim: width of what is attended to; None means ``embed_dim``.
+        score: makes the score from (num_heads, head_dim).
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads; None means ``num_heads``.
+        head_dim: size of one head; None means ``embed_dim / num_heads``.
         projections: "all", "values" or "none".
         bias: whether the projections have one.
         gate: whether a sigmoid of the query gates the output.
@@ -43,13 +48,13 @@ class LocalAttention(AttentionLayer):
 
     def __init__(
         self,
-        query_dim: int,
-        memory_dim: int | None = None,
+        embed_dim: int,
+        kdim: int | None = None,
         *,
         score: Callable[[int, int], Score],
-        width: int | None = None,
-        heads: int = 1,
-        kv_heads: int | None = None,
+        num_heads: int = 1,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         projections: Projections = "all",
         bias: bool = False,
         gate: bool = False,
@@ -58,11 +63,11 @@ class LocalAttention(AttentionLayer):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
-            query_dim,
-            memory_dim,
-            width=width,
-            heads=heads,
-            kv_heads=kv_heads,
+            embed_dim,
+            kdim,
+            head_dim=head_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
             projections=projections,
             bias=bias,
             gate=gate,
@@ -71,10 +76,12 @@ class LocalAttention(AttentionLayer):
         check_positive(radius=radius)
         check_dropout(dropout)
         self.radius, self.dropout = radius, dropout
-        self.score: Score = make_part("score", score, Score, heads, self.head_dim)
+        self.score: Score = make_part("score", score, Score, num_heads, self.head_dim)
         self.normalizer = Softmax()
-        self.place_map = nn.Parameter(torch.empty(heads, self.head_dim, self.head_dim))
-        self.place_vector = nn.Parameter(torch.randn(heads, self.head_dim, 1) * self.head_dim**-0.5)
+        self.place_map = nn.Parameter(torch.empty(num_heads, self.head_dim, self.head_dim))
+        self.place_vector = nn.Parameter(
+            torch.randn(num_heads, self.head_dim, 1) * self.head_dim**-0.5
+        )
         for matrix in self.place_map:
             nn.init.xavier_uniform_(matrix)
 
@@ -99,23 +106,25 @@ class LocalAttention(AttentionLayer):
     ) -> tuple[Tensor, Tensor | None]:
         distance, visible = self._distance(query, key, mask, start)
         window = Dense(visible & (distance.abs() <= self.radius))
-        problem = Problem(query, key, value, window, Axes(self.score, self.normalizer))
+        inputs = AttentionInputs(
+            query, key, value, window, AttentionSpec(self.score, self.normalizer)
+        )
         nearness = torch.exp(-2 * (distance / self.radius).square())
-        weights = eager_weights(problem) * nearness
+        weights = eager_weights(inputs) * nearness
         dropout = self.dropout if self.training else 0.0
         dropped = F.dropout(weights, dropout).to(value.dtype)
-        output = dropped @ repeat_heads(value, problem.groups)
+        output = dropped @ repeat_heads(value, inputs.groups)
         return output, weights.to(query.dtype) if need_weights else None
 
     def _distance(
         self, query: Tensor, key: Tensor, mask: Mask | None, start: int
     ) -> tuple[Tensor, Tensor]:
         """S − p and what is visible, (B, H, L, S); a centre needs more than half precision."""
-        batch, heads, queries, _ = query.shape
+        batch, num_heads, queries, _ = query.shape
         keys = key.shape[2]
-        own = Everything() if mask is None else mask
-        visible = own.dense(batch, heads, queries, keys, query.device, start)
-        visible = visible.expand(batch, heads, queries, keys)
+        own = NoMask() if mask is None else mask
+        visible = own.dense(batch, num_heads, queries, keys, query.device, start)
+        visible = visible.expand(batch, num_heads, queries, keys)
         fraction = torch.sigmoid(wide(torch.tanh(query @ self.place_map) @ self.place_vector))
         rank = visible.cumsum(-1)
         return (rank - 1) - rank[..., -1:] * fraction, visible

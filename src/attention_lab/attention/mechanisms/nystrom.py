@@ -6,7 +6,7 @@ from torch import Tensor
 from attention_lab.attention.backends import repeat_heads
 from attention_lab.attention.capabilities import Capabilities
 from attention_lab.attention.layer import AttentionLayer
-from attention_lab.attention.masks import Everything, Mask
+from attention_lab.attention.masks import Mask, NoMask
 from attention_lab.attention.precision import wide, without_autocast
 from attention_lab.attention.validation import check_positive
 
@@ -24,11 +24,11 @@ class NystromAttention(AttentionLayer):
     attention (ibid., §3.3), is left out.
 
     Args:
-        query_dim: width of the sequence, and of the output.
-        memory_dim: as ``query_dim``; None means the same.
-        width: width of all heads together; None means ``query_dim``.
-        heads: number of query heads.
-        kv_heads: number of key and value heads; None means ``heads``.
+        embed_dim: width of the sequence, and of the output.
+        kdim: as ``embed_dim``; None means the same.
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads; None means ``num_heads``.
+        head_dim: size of one head; None means ``embed_dim / num_heads``.
         bias: whether the projections have one.
         gate: whether a sigmoid of the query gates the output.
         mask: the mechanism's own mask, on top of the one that each call brings.
@@ -42,12 +42,12 @@ class NystromAttention(AttentionLayer):
 
     def __init__(
         self,
-        query_dim: int,
-        memory_dim: int | None = None,
+        embed_dim: int,
+        kdim: int | None = None,
         *,
-        width: int | None = None,
-        heads: int = 1,
-        kv_heads: int | None = None,
+        num_heads: int = 1,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         bias: bool = False,
         gate: bool = False,
         mask: Mask | None = None,
@@ -55,19 +55,19 @@ class NystromAttention(AttentionLayer):
         iterations: int = 6,
     ) -> None:
         super().__init__(
-            query_dim,
-            memory_dim,
-            width=width,
-            heads=heads,
-            kv_heads=kv_heads,
+            embed_dim,
+            kdim,
+            head_dim=head_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
             bias=bias,
             gate=gate,
             mask=mask,
         )
-        if self.memory_dim != query_dim:
+        if self.kdim != embed_dim:
             raise ValueError(
-                "Nyström attention stays within one sequence: memory_dim must be "
-                f"query_dim={query_dim}, got {memory_dim}"
+                "Nyström attention stays within one sequence: kdim must be "
+                f"embed_dim={embed_dim}, got {kdim}"
             )
         check_positive(landmarks=landmarks, iterations=iterations)
         _check_mask(self.mask)
@@ -97,18 +97,20 @@ class NystromAttention(AttentionLayer):
         need_weights: bool,
         start: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        batch, heads, length, width = query.shape
+        batch, num_heads, length, width = query.shape
         if key.shape[2] != length:
             raise ValueError(
                 "Nyström attention stays within one sequence: it needs as many queries as keys, "
                 f"got {length} and {key.shape[2]}"
             )
-        mask = Everything() if mask is None else mask
+        mask = NoMask() if mask is None else mask
         _check_mask(mask)
-        real = mask.dense(batch, heads, 1, length, query.device).mT  # (B, H, L, 1), or 1 for B, H
+        real = mask.dense(
+            batch, num_heads, 1, length, query.device
+        ).mT  # (B, H, L, 1), or 1 for B, H
         member = _segments(real, self.landmarks)
         used = member.any(-2, keepdim=True)  # (B, H, 1, m)
-        groups = heads // key.shape[1]
+        groups = num_heads // key.shape[1]
         q, k, v = wide(query) * width**-0.5, *(repeat_heads(wide(x), groups) for x in (key, value))
         mean = member.mT / member.sum(-2).clamp(min=1).unsqueeze(-1).to(q.dtype)
         landmark_q, landmark_k = mean @ q, mean @ k

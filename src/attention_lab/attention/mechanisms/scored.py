@@ -4,9 +4,15 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from attention_lab.attention.backends import EAGER, Axes, Problem, able_backends, choose_backend
+from attention_lab.attention.backends import (
+    EAGER,
+    AttentionInputs,
+    AttentionSpec,
+    able_backends,
+    choose_backend,
+)
 from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.heads import HeadMixing
+from attention_lab.attention.head_mixing import HeadMixing
 from attention_lab.attention.layer import AttentionLayer, Projections
 from attention_lab.attention.masks import Mask
 from attention_lab.attention.normalizers import Normalizer, Softmax
@@ -22,14 +28,14 @@ class ScoredAttention(AttentionLayer):
     al. 2017, eq. 1).
 
     Args:
-        query_dim: width of the queries, and of the output.
-        memory_dim: width of what is attended to; None means ``query_dim``.
-        score: makes the score from (heads, head_dim).
+        embed_dim: width of the queries, and of the output.
+        kdim: width of what is attended to; None means ``embed_dim``.
+        score: makes the score from (num_heads, head_dim).
         normalizer: makes what turns logits into weights.
-        positions: makes what knows where queries and keys stand, from (heads, head_dim).
-        width: width of all heads together; None means ``query_dim``.
-        heads: number of query heads.
-        kv_heads: number of key and value heads; None means ``heads``.
+        positions: makes what knows where queries and keys stand, from (num_heads, head_dim).
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads; None means ``num_heads``.
+        head_dim: size of one head; None means ``embed_dim / num_heads``.
         latent_dim: width of the latent that keys and values are made from; None means no latent.
         talking_heads: whether learned maps mix the heads' logits and weights.
         projections: "all", "values" (the score has its own maps of queries and keys) or "none".
@@ -46,15 +52,15 @@ class ScoredAttention(AttentionLayer):
 
     def __init__(
         self,
-        query_dim: int,
-        memory_dim: int | None = None,
+        embed_dim: int,
+        kdim: int | None = None,
         *,
         score: Callable[[int, int], Score],
         normalizer: Callable[[], Normalizer],
         positions: Callable[[int, int], Positions] = NoPositions,
-        width: int | None = None,
-        heads: int = 1,
-        kv_heads: int | None = None,
+        num_heads: int = 1,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         latent_dim: int | None = None,
         talking_heads: bool = False,
         projections: Projections = "all",
@@ -65,11 +71,11 @@ class ScoredAttention(AttentionLayer):
         backend: str = "auto",
     ) -> None:
         super().__init__(
-            query_dim,
-            memory_dim,
-            width=width,
-            heads=heads,
-            kv_heads=kv_heads,
+            embed_dim,
+            kdim,
+            head_dim=head_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
             latent_dim=latent_dim,
             projections=projections,
             bias=bias,
@@ -77,7 +83,7 @@ class ScoredAttention(AttentionLayer):
             mask=mask,
         )
         check_dropout(dropout)
-        self.score: Score = make_part("score", score, Score, heads, self.head_dim)
+        self.score: Score = make_part("score", score, Score, num_heads, self.head_dim)
         self.normalizer: Normalizer = make_part("normalizer", normalizer, Normalizer)
         if self.normalizer.needs_positive and not self.score.ever_positive:
             raise ValueError(
@@ -85,7 +91,7 @@ class ScoredAttention(AttentionLayer):
                 f"{type(self.score).__name__} never are: nothing would be looked at"
             )
         self.positions: Positions = make_part(
-            "positions", positions, Positions, heads, self.head_dim
+            "positions", positions, Positions, num_heads, self.head_dim
         )
         places = not isinstance(self.positions, NoPositions) and not self.positions.adds_to_logits
         if places and not self.score.looks:
@@ -93,9 +99,9 @@ class ScoredAttention(AttentionLayer):
                 f"{type(self.score).__name__} looks at neither queries nor keys, so that "
                 f"{type(self.positions).__name__} positions in them would change nothing"
             )
-        self.mixing = HeadMixing(heads) if talking_heads else None
+        self.mixing = HeadMixing(num_heads) if talking_heads else None
         self.dropout = dropout
-        self.backend = choose_backend(backend, self.axes())
+        self.backend = choose_backend(backend, self.spec())
 
     @property
     def capabilities(self) -> Capabilities:
@@ -115,7 +121,7 @@ class ScoredAttention(AttentionLayer):
             paper=papers[-1],
             time="L·S·d·a" if isinstance(score, Additive) else "L·S·d",
             memory=memory,
-            backends=tuple(backend.name for backend in able_backends(self.axes())),
+            backends=tuple(backend.name for backend in able_backends(self.spec())),
             grouped_heads=isinstance(self.key_projection, nn.Linear),
             state="S·r" if self.caches_latent else "S·d",
             distribution=normalizer.sums_to_one and self.mixing is None,
@@ -140,11 +146,11 @@ class ScoredAttention(AttentionLayer):
         bias = self.positions.bias(query, start, key.shape[2])
         query, key = self.positions.place(query, key, start)
         needs_grad = self.positions.bias_needs_grad
-        problem = Problem(query, key, value, mask, self.axes(), bias, start, needs_grad)
-        output, weights = self.backend.attend(problem, need_weights)
+        inputs = AttentionInputs(query, key, value, mask, self.spec(), bias, start, needs_grad)
+        output, weights = self.backend.attend(inputs, need_weights)
         return output, None if weights is None else weights.to(query.dtype)
 
-    def axes(self) -> Axes:
+    def spec(self) -> AttentionSpec:
         """What this attention is made of, in the present mode."""
         dropout = self.dropout if self.training else 0.0
-        return Axes(self.score, self.normalizer, self.mixing, dropout)
+        return AttentionSpec(self.score, self.normalizer, self.mixing, dropout)

@@ -13,7 +13,7 @@ class Additive(Score):
     W and U are (A × E) and v is (A) for each head.
 
     Args:
-        heads: number of query heads, H.
+        num_heads: number of query heads, H.
         head_dim: width of one head's queries and keys, E.
         hidden_dim: width of the hidden layer, A; None means A = E.
 
@@ -24,13 +24,13 @@ class Additive(Score):
     formula = "v·tanh(W q + U k)"
     paper = "Bahdanau et al. 2015"
 
-    def __init__(self, heads: int, head_dim: int, hidden_dim: int | None = None) -> None:
-        super().__init__(heads, head_dim)
+    def __init__(self, num_heads: int, head_dim: int, hidden_dim: int | None = None) -> None:
+        super().__init__(num_heads, head_dim)
         hidden_dim = head_dim if hidden_dim is None else hidden_dim
         check_positive(hidden_dim=hidden_dim)
-        self.query_weight = nn.Parameter(torch.empty(heads, head_dim, hidden_dim))
-        self.key_weight = nn.Parameter(torch.empty(heads, head_dim, hidden_dim))
-        self.vector = nn.Parameter(torch.empty(heads, hidden_dim))
+        self.query_weight = nn.Parameter(torch.empty(num_heads, head_dim, hidden_dim))
+        self.key_weight = nn.Parameter(torch.empty(num_heads, head_dim, hidden_dim))
+        self.vector = nn.Parameter(torch.empty(num_heads, hidden_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -13,7 +13,7 @@ class Score(nn.Module, ABC):
     """How well each key answers each query, before normalization.
 
     Args:
-        heads: number of query heads, H. Parameters are per head.
+        num_heads: number of query heads, H. Parameters are per head.
         head_dim: width of one head's queries and keys, E.
 
     Raises:
@@ -30,10 +30,10 @@ class Score(nn.Module, ABC):
     #: Whether logits depend on the queries and keys at all.
     looks: ClassVar[bool] = True
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(self, num_heads: int, head_dim: int) -> None:
         super().__init__()
-        check_positive(heads=heads, head_dim=head_dim)
-        self.heads = heads
+        check_positive(num_heads=num_heads, head_dim=head_dim)
+        self.num_heads = num_heads
         self.head_dim = head_dim
 
     def check_lengths(self, keys: int) -> None:  # most know no end

@@ -14,7 +14,7 @@ class Cosine(DotProductFamily):
     Logits are bounded by g, so that no query or key can shout the others down.
 
     Args:
-        heads: number of query heads.
+        num_heads: number of query heads.
         head_dim: width of one head.
         gain: what g starts from.
 
@@ -25,11 +25,11 @@ class Cosine(DotProductFamily):
     formula = "g · cos(q, k)"
     paper = "Henry et al. 2020"
 
-    def __init__(self, heads: int, head_dim: int, gain: float = 10.0) -> None:
-        super().__init__(heads, head_dim)
+    def __init__(self, num_heads: int, head_dim: int, gain: float = 10.0) -> None:
+        super().__init__(num_heads, head_dim)
         if gain <= 0:
             raise ValueError(f"gain must be above 0, got {gain}")
-        self.gain = nn.Parameter(torch.full((heads, 1, 1), float(gain)))
+        self.gain = nn.Parameter(torch.full((num_heads, 1, 1), float(gain)))
 
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
         return self.gain.to(query.dtype) * _unit(query), _unit(key), 1.0

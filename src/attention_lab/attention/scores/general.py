@@ -12,9 +12,9 @@ class General(DotProductFamily):
     formula = "qᵀ W k"
     paper = "Luong et al. 2015"
 
-    def __init__(self, heads: int, head_dim: int) -> None:
-        super().__init__(heads, head_dim)
-        self.weight = nn.Parameter(torch.empty(heads, head_dim, head_dim))
+    def __init__(self, num_heads: int, head_dim: int) -> None:
+        super().__init__(num_heads, head_dim)
+        self.weight = nn.Parameter(torch.empty(num_heads, head_dim, head_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -32,9 +32,9 @@ class Biaffine(General):
     formula = "qᵀ W k + u·k"
     paper = "Dozat & Manning 2017"
 
-    def __init__(self, heads: int, head_dim: int) -> None:
-        super().__init__(heads, head_dim)
-        self.bias = nn.Parameter(torch.zeros(heads, 1, head_dim))
+    def __init__(self, num_heads: int, head_dim: int) -> None:
+        super().__init__(num_heads, head_dim)
+        self.bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))
 
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
         return query @ self.weight + self.bias, key, 1.0

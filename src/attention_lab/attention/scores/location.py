@@ -12,7 +12,7 @@ class Location(Score):
     """logits = (W q)_j for the key at position j (Luong et al. 2015, §3.1, "location").
 
     Args:
-        heads: number of query heads.
+        num_heads: number of query heads.
         head_dim: width of one head.
         max_length: number of key positions there are.
 
@@ -24,10 +24,10 @@ class Location(Score):
     paper = "Luong et al. 2015"
     positional = True
 
-    def __init__(self, heads: int, head_dim: int, max_length: int = 512) -> None:
-        super().__init__(heads, head_dim)
+    def __init__(self, num_heads: int, head_dim: int, max_length: int = 512) -> None:
+        super().__init__(num_heads, head_dim)
         check_positive(max_length=max_length)
-        self.weight = nn.Parameter(torch.randn(heads, head_dim, max_length) * head_dim**-0.5)
+        self.weight = nn.Parameter(torch.randn(num_heads, head_dim, max_length) * head_dim**-0.5)
 
     def check_lengths(self, keys: int) -> None:
         places = self.weight.shape[2]

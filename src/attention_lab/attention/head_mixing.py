@@ -12,13 +12,13 @@ class HeadMixing(nn.Module):
     (Shazeer et al. 2020, §3.) Both start at the identity, which is attention without talk.
 
     Args:
-        heads: number of query heads, H.
+        num_heads: number of query heads, H.
     """
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, num_heads: int) -> None:
         super().__init__()
-        self.logits_map = nn.Parameter(torch.eye(heads))
-        self.weights_map = nn.Parameter(torch.eye(heads))
+        self.logits_map = nn.Parameter(torch.eye(num_heads))
+        self.weights_map = nn.Parameter(torch.eye(num_heads))
 
     @without_autocast
     def mix_logits(self, logits: Tensor) -> Tensor:
