@@ -1,11 +1,11 @@
-"""The command itself: verbs, help, listings, and how little it imports to answer."""
+"""The command itself: subcommands, help, listings, and how little it imports to answer."""
 
 import itertools
 from pathlib import Path
 
 import pytest
 
-from attention_lab.cli import VERBS, list_data
+from attention_lab.cli import COMMANDS, list_data
 from attention_lab.config.compose import config_directory, group_options
 from tests.cli.conftest import Command, fresh
 from tests.conftest import FinishedRun
@@ -41,29 +41,29 @@ def test_the_guard_sees_heavy_imports(tmp_path: Path) -> None:
     assert "torch" in imported_by(tmp_path, "train", "attention.num_heads=0")
 
 
-def test_help_names_every_verb(command: Command) -> None:
+def test_help_names_every_command(command: Command) -> None:
     answer = command("--help")
     assert answer.code == 0
-    assert all(f"  {verb} " in answer.out for verb in VERBS)
+    assert all(f"  {subcommand} " in answer.out for subcommand in COMMANDS)
     assert command() == answer
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(command: Command, verb: str) -> None:
-    answer = command(verb, "--help")
+@pytest.mark.parametrize("subcommand", COMMANDS)
+def test_every_command_has_help(command: Command, subcommand: str) -> None:
+    answer = command(subcommand, "--help")
     assert answer.code == 0
-    assert f"attention-lab {verb}" in answer.out
+    assert f"attention-lab {subcommand}" in answer.out
 
 
-def test_an_unknown_verb_is_answered_with_the_nearest(command: Command) -> None:
+def test_an_unknown_command_names_the_nearest(command: Command) -> None:
     assert command("evalute") == (
         2,
         "",
-        "attention-lab: there is no verb 'evalute'; did you mean evaluate?\n",
+        "attention-lab: no such command: 'evalute'; did you mean evaluate?\n",
     )
 
 
-HELP = "; `attention-lab {} --help` says what there is"
+HELP = "; see `attention-lab {} --help`"
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ HELP = "; `attention-lab {} --help` says what there is"
     ],
 )
 def test_wrong_arguments_are_one_line(command: Command, arguments: str, message: str) -> None:
-    verb, *_ = arguments.split()
+    subcommand, *_ = arguments.split()
     answer = command(*arguments.split())
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err.startswith(f"attention-lab: {verb}: {message}")
+    assert answer.err.startswith(f"attention-lab: {subcommand}: {message}")
     assert answer.err.count("\n") == 1
 
 

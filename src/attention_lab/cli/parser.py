@@ -1,4 +1,4 @@
-"""How the verbs that Hydra does not read take their arguments."""
+"""The argument parser of the subcommands that Hydra does not parse."""
 
 import argparse
 from typing import NoReturn
@@ -8,31 +8,31 @@ from attention_lab.spelling import closest
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments of a verb, and what would work.
+    """An ArgumentParser whose errors are one line with the nearest valid option.
 
     Args:
-        verb: "evaluate".
-        description: what it does.
-        usage: in place of the one that is made from its arguments.
+        command: the subcommand, such as "evaluate".
+        description: shown by ``--help``.
+        usage: replaces the usage line that argparse makes.
     """
 
-    def __init__(self, verb: str, description: str | None, usage: str | None = None) -> None:
+    def __init__(self, command: str, description: str | None, usage: str | None = None) -> None:
         super().__init__(
-            f"attention-lab {verb}",
+            f"attention-lab {command}",
             usage,
             description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
     def error(self, message: str) -> NoReturn:
-        verb = self.prog.partition(" ")[2]
-        raise SystemExit(fail(f"{verb}: {message}{self._hint(message)}", 2))
+        command = self.prog.partition(" ")[2]
+        raise SystemExit(fail(f"{command}: {message}{self._hint(message)}", 2))
 
     def _hint(self, message: str) -> str:
         if message.startswith("argument "):
-            return ""  # it says what would work
+            return ""  # argparse lists the valid choices
         _, _, unknown = message.partition("unrecognized arguments: ")
         option = unknown.partition(" ")[0].partition("=")[0]
         if option and (meant := closest(option, self._option_string_actions)):
             return f"; did you mean {meant}?"
-        return f"; `{self.prog} --help` says what there is"
+        return f"; see `{self.prog} --help`"

@@ -1,4 +1,4 @@
-"""What the verbs about a finished run have in common: its directory, and what may be wrong."""
+"""The RUN argument of `evaluate` and `predict`: a finished run, checked."""
 
 import argparse
 from collections.abc import Callable, Iterator
