@@ -44,7 +44,7 @@ def test_the_metric_to_compare_by(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "f1"], "there is test/per, test/wer"),
+        (["--metric", "f1"], "available: test/per, test/wer"),
         (["--metric", "validation/per"], "--metric test/per"),
         (["--baseline", "attention=z"], "fits no group of: x; y"),
     ],

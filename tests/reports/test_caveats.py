@@ -18,7 +18,7 @@ def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
     for seed in range(2):
         write_run("a=x", seed, test={"per": 0.1 + seed})
         sweep = write_run("a=y", seed, test={"per": 0.2 + seed}).parent
-    assert compare(read_runs([sweep])).warnings == []
+    assert compare(read_runs([sweep])).caveats == []
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_warns_of_what_does_not_compare(
 ) -> None:
     write_run("a=x", 0, test={"per": 0.3})
     run = write_run("a=y", 0, **{"test": {"per": 0.4}, **changes})
-    warnings = compare(read_runs([run.parent])).warnings
+    warnings = compare(read_runs([run.parent])).caveats
     assert [line for line in warnings if warning in line], warnings
 
 
@@ -71,14 +71,14 @@ def test_data_files_are_compared_by_their_content(write_run: WriteRun) -> None:
     written("1", 0, "/a/words.tsv", "1")
     sweep = written("2", 1, "/b/words.tsv", "1").parent
     comparison = compare(read_runs([sweep]))
-    assert (len(comparison.groups), comparison.warnings) == (1, [])
+    assert (len(comparison.groups), comparison.caveats) == (1, [])
     written("3", 0, "/a/words.tsv", "2")
     comparison = compare(read_runs([sweep]))
     assert [group.label for group in comparison.groups] == [
         "SHA-256 11111111…",
         "SHA-256 22222222…",
     ]
-    (line,) = [line for line in comparison.warnings if "differ in" in line]
+    (line,) = [line for line in comparison.caveats if "differ in" in line]
     assert "differ in their data" in line
     for name in ("train", "more"):
         assert f"data.{name}: SHA-256 11111111… for " in line
@@ -95,8 +95,8 @@ def test_other_metrics_are_not_other_data(write_run: WriteRun) -> None:
             result={"monitor": metrics[-1]},
         )
     comparison = compare(read_runs([run.parent]))
-    assert comparison.same_question
-    assert [line.partition(" (")[0] for line in comparison.warnings] == [
+    assert comparison.same_data
+    assert [line.partition(" (")[0] for line in comparison.caveats] == [
         "Not every run reports the same test metrics",
         "The runs differ in their monitored metric; those of the first run are shown.",
     ]
@@ -109,14 +109,14 @@ def test_a_seed_counts_once_and_the_last_run_of_it(write_run: WriteRun) -> None:
     comparison = compare(read_runs([sweep]))
     assert comparison.groups[0].scores("per") == {0: 0.2, 1: 0.3}
     assert "all runs: a seed has finished more than once; its last run counts." in (
-        comparison.warnings
+        comparison.caveats
     )
 
 
 def test_seeds_without_effect_are_suspect(write_run: WriteRun) -> None:
     for seed in range(2):
         run = write_run("a=x", seed, test={"per": 0.1})
-    (warning,) = compare(read_runs([run.parent])).warnings
+    (warning,) = compare(read_runs([run.parent])).caveats
     assert "all seeds have the very same test metrics" in warning
 
 
@@ -150,7 +150,7 @@ def test_what_was_swept_explains_what_it_brings_about(
 ) -> None:
     for override, config in zip(overrides, configs, strict=True):
         run = write_run(override, 0, config=config)
-    warnings = compare(read_runs([run.parent])).warnings
+    warnings = compare(read_runs([run.parent])).caveats
     assert ("differ in more than was swept" in " ".join(warnings)) != is_explained
 
 
@@ -186,8 +186,8 @@ def test_what_was_tuned_tells_no_groups_apart_and_is_said(write_run: WriteRun) -
         "optimizer.lr was tuned for each group on validation, over 0.001, 0.003, 0.01 with seeds "
         "100, 101: 0.003 for x, 0.01 for y."
     )
-    assert comparison.warnings == [
-        "y: the best optimizer.lr, 0.01, is at the edge of the grid; a wider one may do better."
+    assert comparison.caveats == [
+        "y: the best optimizer.lr, 0.01, is at the edge of the grid; a wider grid may do better."
     ]
 
 
@@ -205,7 +205,7 @@ def test_what_is_chosen_need_be_no_number(sweep: Path) -> None:
         "optimizer.schedule was tuned for each group on validation, over cosine, none with seed 7: "
         "cosine for scaled, none for attention=gone."
     )
-    assert not [line for line in comparison.warnings if "edge" in line]
+    assert not [line for line in comparison.caveats if "edge" in line]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_runs_of_other_code_are_named(
         record = change if seed == 2 else {}
         run = write_run("a=x", seed, test={"per": 0.1 + seed}, record=record)
     comparison = compare(read_runs([run.parent]))
-    found = [line for line in comparison.warnings if "different code" in line]
+    found = [line for line in comparison.caveats if "different code" in line]
     assert bool(found) == (named is not None)
     if named:
         assert named in found[0]
@@ -255,7 +255,7 @@ def test_of_many_runs_of_other_code_some_are_named(write_run: WriteRun) -> None:
     for seed in range(11):
         record = {"git_revision": "9f8e"} if seed > 5 else {}
         run = write_run("a=x", seed, name=str(seed), test={"per": 0.1 + seed}, record=record)
-    (line,) = compare(read_runs([run.parent])).warnings
+    (line,) = compare(read_runs([run.parent])).caveats
     assert line.endswith("9f8e made sweep/6, sweep/7, sweep/8 and 2 more.")
 
 
@@ -288,10 +288,10 @@ def test_labels_with_commas_are_quoted_in_notes(write_run: WriteRun) -> None:
     for width, depth, epochs in ((1, 3, 10), (2, 4, 20)):
         config = {"trainer": {"max_epochs": epochs}}
         run = write_run(f"b.width={width},b.depth={depth}", 0, config=config)
-    (line,) = compare(read_runs([run.parent])).warnings
+    (line,) = compare(read_runs([run.parent])).caveats
     assert '10 for "width=1, depth=3", 20 for "width=2, depth=4"' in line
     write_run("b.width=1,b.depth=3", 1, status="failed")
-    lines = compare(read_runs([run.parent])).warnings
+    lines = compare(read_runs([run.parent])).caveats
     assert '"width=1, depth=3": 1 of 2 runs gave no result; the means leave them out.' in lines
 
 

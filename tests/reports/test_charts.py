@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from attention_lab.reports.charts.canvas import colour, is_hollow, looks
+from attention_lab.reports.breakdowns import breakdowns
 from attention_lab.reports.charts.costs import cost_chart
 from attention_lab.reports.charts.intervals import interval_chart
 from attention_lab.reports.charts.learning import learning_chart, learning_curve
+from attention_lab.reports.charts.styles import colour, group_styles, is_hollow
 from attention_lab.reports.comparison import Comparison, compare
-from attention_lab.reports.costs import COSTS, front, fronts_in_words
+from attention_lab.reports.costs import COSTS, pareto_front, pareto_sentences
 from attention_lab.reports.runs import read_runs
-from attention_lab.reports.slices import sliced
 from tests.reports.conftest import Compared, WriteRun
 
 
@@ -129,14 +129,14 @@ def test_identical_results_do_not_turn_the_axis_round(compared: Compared) -> Non
 
 def test_the_best_groups_have_looks_of_their_own(compared: Compared) -> None:
     scores = {f"g{i}": [0.5 - 0.01 * i] for i in range(14)}
-    known = {group.label: look for group, look in looks(compared(scores)).items()}
+    known = {group.label: style for group, style in group_styles(compared(scores)).items()}
     assert list(known) == [f"g{i}" for i in range(2, 14)]  # less is better
-    assert len({(colour(look), is_hollow(look)) for look in known.values()}) == 12
+    assert len({(colour(style), is_hollow(style)) for style in known.values()}) == 12
     assert colour(None) not in map(colour, known.values())
 
 
 def test_few_groups_have_looks_even_without_results(compared: Compared) -> None:
-    assert list(looks(compared({"a": [None], "b": [0.5]})).values()) == [0, 1]
+    assert list(group_styles(compared({"a": [None], "b": [0.5]})).values()) == [0, 1]
 
 
 def placed(compared: Compared, costs: dict[str, tuple[float, float, float]]) -> Comparison:
@@ -160,9 +160,13 @@ COSTS_OF = {
 def test_no_group_dominates_a_pareto_optimal_one(compared: Compared) -> None:
     comparison = placed(compared, COSTS_OF)
     parameters, speed, memory, _ = COSTS
-    assert {group.label for group in front(comparison, parameters)} == {"good", "cheap", "equal"}
-    assert {group.label for group in front(comparison, speed)} == {"good", "equal"}
-    assert {group.label for group in front(comparison, memory)} == {"good"}
+    assert {group.label for group in pareto_front(comparison, parameters)} == {
+        "good",
+        "cheap",
+        "equal",
+    }
+    assert {group.label for group in pareto_front(comparison, speed)} == {"good", "equal"}
+    assert {group.label for group in pareto_front(comparison, memory)} == {"good"}
 
 
 def test_the_front_by_brute_force(compared: Compared) -> None:
@@ -173,7 +177,7 @@ def test_the_front_by_brute_force(compared: Compared) -> None:
         for label, (per, cost, _) in drawn.items()
         if not any(p < per and c <= cost for p, c, _ in drawn.values())
     }
-    assert {group.label for group in front(placed(compared, drawn), COSTS[0])} == expected
+    assert {group.label for group in pareto_front(placed(compared, drawn), COSTS[0])} == expected
     assert 1 < len(expected) < 20
 
 
@@ -190,8 +194,8 @@ def test_what_the_seeds_do_not_distinguish_dominates_nothing(
 ) -> None:
     for parameters, label in enumerate(scores, 100):
         comparison = compared({label: scores[label]}, parameters=parameters)
-    assert [group.label for group in front(comparison, COSTS[0])] == ["a", "b"]
-    assert fronts_in_words(comparison)[1:] == [
+    assert [group.label for group in pareto_front(comparison, COSTS[0])] == ["a", "b"]
+    assert pareto_sentences(comparison)[1:] == [
         "Tokens/s: all have 10.1 k, within 1 %.",
         "Peak memory: all have 612 MB, within 1 %.",
         "Training time: all have 1.2 min, within 1 %.",
@@ -207,11 +211,11 @@ def test_a_cost_within_the_noise_of_the_seeds_is_no_more(write_run: WriteRun) ->
             test = {"per": per + 0.3 + seed ** (3 + per) / 1000}
             write_run(f"a={label}fast", seed, test=test, result={"tokens_per_second": 10 * speed})
     comparison = compare(read_runs([run.parent]))
-    assert [group.label for group in front(comparison, COSTS[1])] == ["a", "afast"]
+    assert [group.label for group in pareto_front(comparison, COSTS[1])] == ["a", "afast"]
 
 
 def test_the_front_is_named_in_words(compared: Compared) -> None:
-    assert fronts_in_words(placed(compared, COSTS_OF)) == [
+    assert pareto_sentences(placed(compared, COSTS_OF)) == [
         "PER against parameters: good (500); equal (100) and cheap (100) are Pareto-optimal; the "
         "other is dominated.",
         "PER against tokens/s: good (10) and equal (20) are Pareto-optimal; the other 2 are "
@@ -256,9 +260,11 @@ def test_nothing_is_drawn_where_no_cost_differs(compared: Compared) -> None:
     assert cost_chart(compared({"a": [0.1], "b": [0.2]})) == ""
 
 
-def test_slices_are_told_apart_and_put_in_order() -> None:
+def test_breakdowns_are_separate_and_in_order() -> None:
     names = ["accuracy/length=100-199", "accuracy/length=2-99", "loss/kind=b", "loss/kind=a", "x/y"]
-    assert [(one.metric, one.kind, list(one.columns), one.is_ordered) for one in sliced(names)] == [
+    assert [
+        (one.metric, one.kind, list(one.columns), one.is_ordered) for one in breakdowns(names)
+    ] == [
         ("accuracy", "length", ["2-99", "100-199"], True),
         ("loss", "kind", ["b", "a"], False),
         ("x", "slice", ["y"], False),

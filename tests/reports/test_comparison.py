@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attention_lab.reports.comparison import Comparison, Difference, compare, direction
+from attention_lab.reports.comparison import Comparison, compare
+from attention_lab.reports.differences import Difference
 from attention_lab.reports.groups import Group
+from attention_lab.reports.metrics import direction
 from attention_lab.reports.runs import read_runs
 from attention_lab.reports.stats import holm_factors, paired_p_value
 from tests.reports.conftest import WriteRun
@@ -35,7 +37,7 @@ def test_numbers_of_a_group_by_hand(sweep: Path) -> None:
     assert additive.median("seconds", "training") == 75
     assert additive.median("seconds", "asleep") is None
     assert comparison.metrics == ["per", "wer", "loss"]
-    assert comparison.trivial_baseline == {"per": 0.70, "wer": 0.99}
+    assert comparison.baselines.trivial == {"per": 0.70, "wer": 0.99}
     assert (comparison.mode, comparison.threshold) == ("min", 0.3)
 
 
@@ -46,9 +48,9 @@ def test_counts_and_reasons(sweep: Path) -> None:
     assert len(general.finished) == 1
     reasons = {run.seed: run.error for _, run in comparison.unfinished}
     assert reasons[1] == "the loss is nan at step 70"
-    assert "general: 3 of 4 runs gave no result; the means leave them out." in comparison.warnings
+    assert "general: 3 of 4 runs gave no result; the means leave them out." in comparison.caveats
     assert "The groups have not finished the same seeds; only shared seeds are paired." in (
-        comparison.warnings
+        comparison.caveats
     )
 
 
@@ -98,13 +100,13 @@ def test_differences_to_the_baseline_by_hand(sweep: Path, baseline: str) -> None
     assert additive.p_value == pytest.approx(1 - t / math.sqrt(t**2 + 2))
     # The other group shares one seed: nothing to test, so nothing to adjust for.
     assert additive.adjusted_p == additive.p_value
-    assert additive.is_supported
+    assert additive.is_significant
     # The deviations are 0.02 and 0.01, and Hedges' correction is Γ(1) / Γ(1/2), which is 1 / √π.
     deviation = math.sqrt((0.02**2 + 0.01**2) / 2)
     assert additive.effect_size == pytest.approx(-0.09 / deviation / math.sqrt(math.pi))
     assert (general.interval.n, general.interval.mean) == pytest.approx((1, -0.05))
     assert math.isnan(general.adjusted_p)
-    assert not general.is_supported
+    assert not general.is_significant
 
 
 def test_an_unknown_baseline_lists_the_groups(sweep: Path) -> None:
@@ -120,16 +122,16 @@ def test_the_best_group_is_judged_against_all_pairs(write_run: WriteRun) -> None
         write_run("a=best", seed, test={"per": 0.10 + 2 * noise})
         sweep = write_run("a=middle", seed, test={"per": 0.20 - noise}).parent
     comparison = compare(read_runs([sweep]))
-    best, middle, worst = (group for group, _ in comparison.ranked())
-    lead = comparison.difference(worst, best)
+    best, middle, worst = (group for group, _ in comparison.ranking.means)
+    lead = comparison.ranking.difference(worst, best)
     assert lead is not None
     assert (lead.group, lead.reference) == (best, worst)
     # The lead over the worst is the clearest of all three differences.
     assert lead.adjusted_p == pytest.approx(3 * lead.p_value)
-    assert comparison.is_better(best, worst)
-    assert comparison.is_better(middle, worst)
-    assert not comparison.is_better(worst, best)
-    assert comparison.leaders == [best]
+    assert comparison.ranking.is_better(best, worst)
+    assert comparison.ranking.is_better(middle, worst)
+    assert not comparison.ranking.is_better(worst, best)
+    assert comparison.ranking.leaders == [best]
 
 
 @pytest.mark.parametrize("n", [3, 5])
@@ -151,7 +153,7 @@ def test_an_interval_excludes_zero_exactly_if_the_adjusted_p_is_below_005(
         ):
             found = Difference(group, group, (each, baseline), (0.0, 1.0), p, factor)
             excludes_zero = not found.interval.low <= 0 <= found.interval.high
-            assert excludes_zero == (found.adjusted_p < 0.05) == found.is_supported
+            assert excludes_zero == (found.adjusted_p < 0.05) == found.is_significant
             assert -1 <= found.interval.low <= found.interval.high <= 1
             outcomes.add(excludes_zero)
     assert outcomes == {True, False}
@@ -164,7 +166,7 @@ def test_two_shared_seeds_and_equal_differences_support_nothing(write_run: Write
         run = write_run("a=few", seed + 1, test={"per": 0.01 + seed**2 / 100})
     found = compare(read_runs([run.parent]), "a=base").to_baseline("per")
     assert {d.group.label: d.interval.n for d in found} == {"same": 3, "few": 2}
-    assert all(math.isnan(d.adjusted_p) and not d.is_supported for d in found)
+    assert all(math.isnan(d.adjusted_p) and not d.is_significant for d in found)
     assert not any(d.interval.is_bounded for d in found)
 
 
@@ -173,7 +175,7 @@ def test_the_best_is_the_highest_where_higher_is_better(write_run: WriteRun) -> 
         for seed in range(2):
             result = {"monitor": "accuracy", "mode": "max"}
             run = write_run(f"a={name}", seed, test={"accuracy": accuracy}, result=result)
-    ranked = compare(read_runs([run.parent])).ranked()
+    ranked = compare(read_runs([run.parent])).ranking.means
     assert [group.label for group, _ in ranked] == ["high", "middle", "low"]
 
 
@@ -219,15 +221,15 @@ def test_a_setting_of_a_newer_version_tells_nothing_apart(write_run: WriteRun) -
 def test_the_metric_to_compare_by_may_be_named(sweep: Path, metric: str) -> None:
     comparison = compare(read_runs([sweep]), metric=metric)
     assert comparison.metrics == ["wer", "per", "loss"]
-    assert [group.label for group, _ in comparison.ranked()][:2] == ["additive", "general"]
+    assert [group.label for group, _ in comparison.ranking.means][:2] == ["additive", "general"]
 
 
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        ("f1", "--metric f1: no run was tested for it; there is test/loss, test/per, test/wer"),
+        ("f1", "--metric f1: no run was tested for it; available: test/loss, test/per, test/wer"),
         ("train/loss", "no run was tested for it"),
-        ("validation/per", "were chosen by validation, .* on test; --metric test/per"),
+        ("validation/per", "were selected on validation, .* on test; use --metric test/per"),
     ],
 )
 def test_another_metric_is_refused(sweep: Path, metric: str, message: str) -> None:
@@ -249,4 +251,4 @@ def test_runs_of_different_metrics_are_compared_by_one_that_all_have(write_run: 
     run = write_run("a=y", 0, test={"accuracy": 0.5, "loss": 0.3}, result=result)
     comparison = compare(read_runs([run.parent]))
     assert comparison.metrics[0] == "loss"
-    assert [group.label for group, _ in comparison.ranked()] == ["y", "x"]
+    assert [group.label for group, _ in comparison.ranking.means] == ["y", "x"]

@@ -11,17 +11,17 @@ from rich.console import Console
 
 from attention_lab.reports.charts.intervals import interval_chart
 from attention_lab.reports.comparison import Comparison, compare
-from attention_lab.reports.csv_rows import csv_rows
-from attention_lab.reports.headline import answer, limits
-from attention_lab.reports.labels import (
-    bounds,
-    duration,
-    effect,
-    p_value,
-    quantity,
-    shown,
-    with_unit,
+from attention_lab.reports.csv_table import csv_rows
+from attention_lab.reports.formatting import (
+    format_duration,
+    format_effect_size,
+    format_interval,
+    format_p_value,
+    format_quantity,
+    format_value,
+    format_with_unit,
 )
+from attention_lab.reports.headline import headline, seeds_caveat
 from attention_lab.reports.page import render_page
 from attention_lab.reports.report import write_report
 from attention_lab.reports.runs import read_runs
@@ -110,7 +110,7 @@ ALIKE = [0.101, 0.100, 0.105, 0.101]
 def test_the_answer_claims_what_the_seeds_support(
     compared: Compared, scores: dict[str, list[float | None]], sentence: str
 ) -> None:
-    assert answer(compared(scores)) == sentence
+    assert headline(compared(scores)) == sentence
 
 
 def trivial_and_shortcuts(
@@ -155,7 +155,7 @@ def test_the_answer_says_what_baselines_reach(
     compared: Compared, known: dict[str, dict[str, object]], sentence: str
 ) -> None:
     comparison = compared({"a": CLEAR, "b": WORSE}, **known)
-    assert answer(comparison) == sentence
+    assert headline(comparison) == sentence
     is_beaten = "No group beats" in sentence or "within" in sentence
     assert (comparison.winner is None) == is_beaten
 
@@ -207,7 +207,7 @@ def test_the_answer_says_what_baselines_reach(
 def test_the_answer_with_a_baseline(
     compared: Compared, scores: dict[str, list[float | None]], sentence: str
 ) -> None:
-    assert answer(compared(scores, "attention=base")) == sentence
+    assert headline(compared(scores, "attention=base")) == sentence
 
 
 @pytest.mark.parametrize(
@@ -238,12 +238,12 @@ def test_only_a_winner_is_bold(
 
 def test_a_long_name_of_a_baseline_does_not_widen_the_table(compared: Compared) -> None:
     comparison = compared({"a": CLEAR, "b": ALIKE})
+
+    def with_shortcuts(known: dict[str, dict[str, float]]) -> Comparison:
+        return replace(comparison, baselines=replace(comparison.baselines, shortcuts=known))
+
     widths = {
-        max(
-            len(line)
-            for line in printed(replace(comparison, shortcut_baselines=known), 200)
-            if "─" in line
-        )
+        max(len(line) for line in printed(with_shortcuts(known), 200) if "─" in line)
         for known in ({"x": {"per": 0.4}}, {"the same phoneme for each letter": {"per": 0.4}})
     }
     assert len(widths) == 1
@@ -255,7 +255,7 @@ def test_no_group_is_called_better_on_other_data(write_run: WriteRun) -> None:
             config = {"data": {"limit": label, "seed": seed}}
             run = write_run(f"a={label}", seed, test={"per": value}, config=config)
     comparison = compare(read_runs([run.parent]))
-    assert answer(comparison) == (
+    assert headline(comparison) == (
         "The runs have different data, so none is called better than another; the lowest PER is "
         "that of b, 10.2 % [9.9, 10.4]."
     )
@@ -268,7 +268,7 @@ def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
         write_run("a=low", seed, test={"accuracy": low + 0.5}, result=result)
         run = write_run("a=high", seed, test={"accuracy": high + 0.5}, result=result)
     comparison = compare(read_runs([run.parent]))
-    assert answer(comparison) == (
+    assert headline(comparison) == (
         "high has the highest accuracy, 70.2 % [70.0, 70.5] (trivial baseline 10.0 %), higher than "
         "low on the same seeds (adjusted p < 0.001)."
     )
@@ -288,30 +288,42 @@ def test_what_so_few_seeds_leave_unsaid(
     compared: Compared, scores: dict[str, list[float | None]], beginning: str
 ) -> None:
     comparison = compared(scores)
-    assert limits(comparison).startswith(beginning)
-    assert bool(limits(comparison)) == bool(beginning)
-    assert limits(comparison) in " ".join(printed(comparison, 400))
-    assert limits(comparison) in render_page(comparison)
+    assert seeds_caveat(comparison).startswith(beginning)
+    assert bool(seeds_caveat(comparison)) == bool(beginning)
+    assert seeds_caveat(comparison) in " ".join(printed(comparison, 400))
+    assert seeds_caveat(comparison) in render_page(comparison)
 
 
 def test_numbers_read_well() -> None:
-    assert (shown("per", 0.1234), shown("loss", -0.12345), shown("wer", None)) == (
+    assert (
+        format_value("per", 0.1234),
+        format_value("loss", -0.12345),
+        format_value("wer", None),
+    ) == (
         "12.3",
         "−0.123",
         "–",
     )
-    assert shown("per", -0.0001) == "0.0"
-    assert (with_unit("token_accuracy", 0.5), with_unit("loss", 0.5)) == ("50.0 %", "0.500")
-    assert bounds("per", mean_interval([0.1])) == "(one seed)"
-    assert bounds("per", mean_interval([0.1, 0.35])) == "(10.0, 35.0)"
-    assert bounds("loss", mean_interval([0.1] * 3)) == "(all equal)"
-    assert (p_value(0.0004), p_value(0.0123), p_value(0.04, "≤"), p_value(math.nan)) == (
+    assert format_value("per", -0.0001) == "0.0"
+    assert (format_with_unit("token_accuracy", 0.5), format_with_unit("loss", 0.5)) == (
+        "50.0 %",
+        "0.500",
+    )
+    assert format_interval("per", mean_interval([0.1])) == "(one seed)"
+    assert format_interval("per", mean_interval([0.1, 0.35])) == "(10.0, 35.0)"
+    assert format_interval("loss", mean_interval([0.1] * 3)) == "(all equal)"
+    assert (
+        format_p_value(0.0004),
+        format_p_value(0.0123),
+        format_p_value(0.04, "≤"),
+        format_p_value(math.nan),
+    ) == (
         "p < 0.001",
         "p = 0.012",
         "p ≤ 0.04",
         "no p",
     )
-    assert [quantity(x) for x in (950, 15_000, 123_456, 1_234_567, math.inf, None)] == [
+    assert [format_quantity(x) for x in (950, 15_000, 123_456, 1_234_567, math.inf, None)] == [
         "950",
         "15.0 k",
         "123 k",
@@ -319,14 +331,14 @@ def test_numbers_read_well() -> None:
         "never",
         "–",
     ]
-    assert quantity(612e6, "B") == "612 MB"
-    assert [effect(g) for g in (-1.25, 0.34, -0.001, math.nan)] == [
+    assert format_quantity(612e6, "B") == "612 MB"
+    assert [format_effect_size(g) for g in (-1.25, 0.34, -0.001, math.nan)] == [
         "g = −1.2",
         "g = 0.3",
         "g = 0.0",
         "no g",
     ]
-    assert [duration(x) for x in (45, 204, 4320, None)] == ["45 s", "3.4 min", "1.2 h", "–"]
+    assert [format_duration(x) for x in (45, 204, 4320, None)] == ["45 s", "3.4 min", "1.2 h", "–"]
 
 
 def printed(comparison: Comparison, width: int) -> list[str]:
@@ -359,7 +371,7 @@ def test_slices_are_numbers_but_no_columns(write_run: WriteRun) -> None:
     assert "length" not in " ".join(printed(comparison, 200))
     rows = {row["metric"]: row["mean"] for row in csv_rows(comparison)}
     assert rows == test
-    assert with_unit("accuracy/length=1-9", 0.75) == "75.0 %"
+    assert format_with_unit("accuracy/length=1-9", 0.75) == "75.0 %"
 
 
 @pytest.mark.parametrize("baseline", [None, "scaled"])

@@ -1,4 +1,4 @@
-"""The page holds what was compared, and looks right without any network."""
+"""The page holds what was compared, and styles right without any network."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from attention_lab.reports.charts.canvas import colour
+from attention_lab.reports.charts.styles import colour
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.page import render_page
 from attention_lab.reports.report import write_report

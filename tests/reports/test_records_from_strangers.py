@@ -11,10 +11,11 @@ import yaml
 
 from attention_lab.config.identity import identity
 from attention_lab.reports import terminal_table
-from attention_lab.reports.attention_maps import gallery
+from attention_lab.reports.attention_maps import map_gallery
 from attention_lab.reports.comparison import compare
+from attention_lab.reports.csv_table import cell
 from attention_lab.reports.page import render_page
-from attention_lab.reports.report import cell, write_report
+from attention_lab.reports.report import write_report
 from attention_lab.reports.runs import NotARun, read_runs
 from attention_lab.tracking.record_files import with_version
 from tests.cli.conftest import Command, command  # noqa: F401
@@ -71,7 +72,7 @@ def test_pictures_that_would_fill_the_memory_are_left_out(write_run: WriteRun) -
         with (folder / f"a-layer{layer}.png").open("wb") as file:
             file.write(b"\x89PNG\r\n\x1a\n")
             file.truncate(8_000_000)
-    found = gallery(compare(read_runs([run])))
+    found = map_gallery(compare(read_runs([run])))
     assert (found.maps, found.left_out) == ({}, ["a"])
 
 
@@ -219,7 +220,7 @@ def test_a_config_that_was_edited_after_the_run_is_said(
     config["optimizer"]["lr"] = lr
     config["logger"] = {"wandb": "off"}  # which changes no result
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    warnings = compare(read_runs([run])).warnings
+    warnings = compare(read_runs([run])).caveats
     assert any("edited after" in line and run.name in line for line in warnings) == is_noted
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.reports.comparison import compare
-from attention_lab.reports.labels import finished_of, status
+from attention_lab.reports.formatting import format_seed_count, format_status
 from attention_lab.reports.runs import NotARun, Run, read_runs
 from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.record_files import with_version
@@ -180,8 +180,8 @@ def test_the_runs_of_a_sweep_are_its_jobs(write_run: WriteRun) -> None:
     assert {run.error for run in runs[2:]} == {"the sweep ended before it"}
     # What has not started counts for its group.
     x, y = compare(runs).groups
-    assert (x.label, finished_of(x), y.label, finished_of(y)) == ("x", "2", "y", "0/2")
-    assert [status(run) for run in y.runs] == ["not started"] * 2
+    assert (x.label, format_seed_count(x), y.label, format_seed_count(y)) == ("x", "2", "y", "0/2")
+    assert [format_status(run) for run in y.runs] == ["not started"] * 2
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,9 @@ def report(
     try:
         runs = read_runs(sweeps)
         if evaluation:
-            from attention_lab.reports.evaluations import evaluated
+            from attention_lab.reports.evaluations import with_evaluation
 
-            runs = evaluated(runs, evaluation)
+            runs = with_evaluation(runs, evaluation)
         comparison = compare(runs, baseline, metric, evaluation)
         page = write_report(comparison, output or _place(sweeps, evaluation))
     except (NotARun, OSError) as error:

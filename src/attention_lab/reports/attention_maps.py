@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from attention_lab.reports.charts.canvas import looks
+from attention_lab.reports.charts.styles import group_styles
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
 from attention_lab.reports.runs import Run
@@ -23,7 +23,7 @@ class Map(NamedTuple):
     """One attention map in the page."""
 
     #: Of its group.
-    look: int
+    style: int
     label: str
     seed: int | None
     step: int
@@ -35,7 +35,7 @@ class Map(NamedTuple):
 
 @dataclass
 class Gallery:
-    """What the groups look at, on the same examples."""
+    """The attention maps of all groups on the same examples."""
 
     #: By example and layer, one map for each group that has it.
     maps: dict[str, dict[str, list[Map]]] = field(default_factory=dict)
@@ -45,17 +45,17 @@ class Gallery:
     left_out: list[str] = field(default_factory=list)
 
 
-def gallery(comparison: Comparison) -> Gallery:
-    """The maps of the last validation of one seed of each group, the same one where all have it.
+def map_gallery(comparison: Comparison) -> Gallery:
+    """The maps of the last validation of one seed of each group that has a style.
 
-    Of many groups it shows the best, as many as have a look of their own.
+    It is the same seed in all groups if one seed has maps in all of them.
     """
-    shown = {group: look for group, look in looks(comparison).items() if group.finished}
+    shown = {group: style for group, style in group_styles(comparison).items() if group.finished}
     seed = _shared_seed(list(shown))
     result = Gallery()
     found: dict[str, dict[str, list[_Picture]]] = {}
-    for group, look in shown.items():
-        pictures = _pictures(look, group, seed)
+    for group, style in shown.items():
+        pictures = _pictures(style, group, seed)
         result.without.extend([] if pictures else [group.label])
         for picture in pictures:
             example, _, layer = picture.path.stem.partition("-")
@@ -77,7 +77,7 @@ def gallery(comparison: Comparison) -> Gallery:
 class _Picture(NamedTuple):
     """A map on disk."""
 
-    look: int
+    style: int
     label: str
     seed: int | None
     step: int
@@ -89,16 +89,16 @@ class _Picture(NamedTuple):
         # A PNG starts with a signature of 8 bytes and a header: length, "IHDR", width, height.
         width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         image = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        return Map(self.look, self.label, self.seed, self.step, image, width > 2.2 * height)
+        return Map(self.style, self.label, self.seed, self.step, image, width > 2.2 * height)
 
 
-def _pictures(look: int, group: Group, seed: int | None) -> list[_Picture]:
+def _pictures(style: int, group: Group, seed: int | None) -> list[_Picture]:
     """Those of a seed of a group; of its first seed that has any, if that one has none."""
     runs = sorted(group.finished, key=lambda run: (run.seed != seed, run.seed or 0))
     for run in runs:
         step, paths = _last_pictures(run)
         if paths:
-            return [_Picture(look, group.label, run.seed, step, path) for path in paths]
+            return [_Picture(style, group.label, run.seed, step, path) for path in paths]
     return []
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from attention_lab.reports.groups import Group, quoted
+from attention_lab.reports.groups import Group, quote_label
 from attention_lab.reports.runs import Run, section
 from attention_lab.tracking.code_version import major_version
 
@@ -26,12 +26,12 @@ _SHOWN_OF_FIRST = {
 Leaf = Callable[[str], bool]
 
 
-def same_question(groups: Sequence[Group]) -> bool:
+def same_data(groups: Sequence[Group]) -> bool:
     """Whether all finished runs have the same data."""
     return not _differing_leaves(groups, _is_of_data)
 
 
-def disagreements(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
+def run_caveats(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
     """What finished runs do not have in common although a comparison rests on it."""
     runs = [run for group in groups for run in group.finished]
     results = [run.result or {} for run in runs]
@@ -55,7 +55,7 @@ def disagreements(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
     if keys := _differing(results, *_SHOWN_OF_FIRST):
         shown = ", ".join(_SHOWN_OF_FIRST[key] for key in keys)
         lines.append(f"The runs differ in their {shown}; those of the first run are shown.")
-    lines += other_code(runs)
+    lines += code_caveats(runs)
     if keys := _differing([run.record for run in runs], "host", "versions"):
         what = "speeds" if keys == ["host"] else "results and speeds"
         lines.append(f"The runs differ in {', '.join(keys)}: their {what} may not compare.")
@@ -64,7 +64,7 @@ def disagreements(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
     return lines
 
 
-def other_code(runs: Sequence[Run]) -> list[str]:
+def code_caveats(runs: Sequence[Run]) -> list[str]:
     """Which runs are of another git revision, or another major version of a package, than most."""
     lines = []
     for name, version in _CODE.items():
@@ -110,7 +110,7 @@ _CODE: Mapping[str, Callable[[Run], str | None]] = {
 }
 
 
-def doubts(group: Group, metric: str) -> list[str]:
+def group_caveats(group: Group, metric: str) -> list[str]:
     """What speaks against taking the numbers of one group at face value."""
     finished, scores, counts = group.finished, group.scores(metric), group.counts
     lines = []
@@ -126,7 +126,7 @@ def doubts(group: Group, metric: str) -> list[str]:
     tests = [section(run.result, "test") for run in finished]
     if len(scores) > 1 and all(test == tests[0] for test in tests):
         lines.append("all seeds have the very same test metrics; do they reach the run?")
-    return [f"{quoted(group.label)}: {line}" for line in lines]
+    return [f"{quote_label(group.label)}: {line}" for line in lines]
 
 
 def _is_of_data(key: str) -> bool:
@@ -186,7 +186,7 @@ def _spelt(key: str, values: Mapping[str | None, Sequence[str]]) -> str:
 
 
 def _labels(labels: Sequence[str]) -> str:
-    distinct = list(map(quoted, dict.fromkeys(labels)))
+    distinct = list(map(quote_label, dict.fromkeys(labels)))
     return " and ".join(distinct) if len(distinct) < 3 else f"{len(distinct)} groups"
 
 

@@ -9,7 +9,7 @@ from attention_lab.tracking.evaluations import evaluation_file, read_evaluation
 from attention_lab.tracking.record_files import UnreadableRecord
 
 
-def evaluated(runs: Sequence[Run], terms: str) -> list[Run]:
+def with_evaluation(runs: Sequence[Run], terms: str) -> list[Run]:
     """The runs, each finished one with the test metrics of an evaluation.
 
     Args:

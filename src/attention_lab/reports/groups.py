@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 
-from attention_lab.reports.metric_bounds import bounds_of
+from attention_lab.reports.metrics import bounds_of
 from attention_lab.reports.runs import Run, number, section, settings
 from attention_lab.reports.stats import Bounds, Interval, mean_interval
 
@@ -81,7 +81,7 @@ class Group:
         return median(math.inf if step is None else step for step in steps) if steps else None
 
 
-def grouped(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
+def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """The groups of runs, and the keys that tell them apart.
 
     Those are the overrides, all but the seed, that the runs do not share; then settings in which
@@ -111,7 +111,7 @@ def grouped(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     return groups, swept
 
 
-def named(wanted: str, groups: Sequence[Group]) -> Group:
+def find_group(wanted: str, groups: Sequence[Group]) -> Group:
     """The group of a label, or of overrides as "attention=scaled_dot_product".
 
     Raises:
@@ -131,7 +131,7 @@ def named(wanted: str, groups: Sequence[Group]) -> Group:
     raise ValueError(f'the baseline "{wanted}" {problem} of: {labels}')
 
 
-def quoted(label: str) -> str:
+def quote_label(label: str) -> str:
     """A label as part of a list: in quotes if it has a comma of its own."""
     return f'"{label}"' if "," in label else label
 

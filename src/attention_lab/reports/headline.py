@@ -1,30 +1,35 @@
-"""A comparison in a sentence or two that claim no more than the seeds support."""
+"""The headline of a report: one or two sentences that claim no more than the seeds support."""
 
 import math
 from collections.abc import Sequence
 
 from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.formatting import (
+    format_interval,
+    format_p_value,
+    format_with_unit,
+    metric_name,
+)
 from attention_lab.reports.groups import Group
-from attention_lab.reports.labels import bounds, p_value, title, with_unit
 from attention_lab.reports.stats import ENOUGH_SEEDS, Interval, smallest_p_value
 
 
-def answer(comparison: Comparison) -> str:
-    """The comparison in a sentence or two that claim no more than the seeds support.
+def headline(comparison: Comparison) -> str:
+    """The result of a comparison in one or two sentences.
 
-    A difference is only called one if at least three seeds share it and its p-value, adjusted for
-    all the differences tested, is below 0.05. The group with the best mean is named together with
-    those that do not differ from it by that rule. The values of the trivial and shortcut baselines
-    are always given.
+    A group is called better only if at least three seeds are shared and the p-value, adjusted for
+    all differences tested, is below 0.05. The group with the best mean is named together with the
+    groups that the seeds do not distinguish from it. The values of the trivial and shortcut
+    baselines are always given.
     """
-    ranked = comparison.ranked()
+    ranked = comparison.ranking.means
     if not ranked:
         return "No run has finished with a test metric, so there is nothing to compare."
     (best, interval), metric = ranked[0], comparison.metrics[0]
-    if not comparison.same_question:
+    if not comparison.same_data:
         return (
             "The runs have different data, so none is called better than another; the "
-            f"{_extreme(comparison)} {title(metric)} is that of {best.label}, "
+            f"{_extreme(comparison)} {metric_name(metric)} is that of {best.label}, "
             f"{_value(metric, interval)}."
         )
     sentence = _ranking(comparison)
@@ -32,15 +37,16 @@ def answer(comparison: Comparison) -> str:
         sentence += _difference_to_baseline(comparison, best)
     elif comparison.baseline not in (None, best) and len(ranked) > 1:
         sentence += f"; the baseline {comparison.baseline.label} has no result"
-    if unbeaten := comparison.unbeaten:
+    if unbeaten := comparison.ranking.unbeaten_baseline:
         name, value = unbeaten
-        return f"No group beats the {name}, {with_unit(metric, value)} {title(metric)}. {sentence}."
+        known = f"{format_with_unit(metric, value)} {metric_name(metric)}"
+        return f"No group beats the {name}, {known}. {sentence}."
     return f"{sentence}."
 
 
-def limits(comparison: Comparison) -> str:
-    """What the number of seeds leaves unsaid, in a sentence; "" where there are no differences."""
-    ranked = comparison.ranked()
+def seeds_caveat(comparison: Comparison) -> str:
+    """What so few seeds cannot show, in one sentence; "" for fewer than two groups."""
+    ranked = comparison.ranking.means
     if len(ranked) < 2:
         return ""
     most = max(interval.n for _, interval in ranked)
@@ -55,10 +61,11 @@ def limits(comparison: Comparison) -> str:
 
 
 def _ranking(comparison: Comparison) -> str:
-    """Which group is the best, or which ones the seeds do not distinguish."""
-    ranked, leaders, metric = comparison.ranked(), comparison.leaders, comparison.metrics[0]
+    """Which group is the best, or which groups the seeds do not distinguish."""
+    metric = comparison.metrics[0]
+    ranked, leaders = comparison.ranking.means, comparison.ranking.leaders
     (best, interval), (worst, last) = ranked[0], ranked[-1]
-    name, value = title(metric), f"{_value(metric, interval)}{_baselines(comparison)}"
+    name, value = metric_name(metric), f"{_value(metric, interval)}{_baselines(comparison)}"
     if len(ranked) == 1:
         return f"The {name} of {best.label} is {value}; no other group has a result"
     behind = [group for group, _ in ranked[1:] if group not in leaders]
@@ -66,18 +73,18 @@ def _ranking(comparison: Comparison) -> str:
         lead = _lead(comparison, best, behind)
         return f"{best.label} has the {_extreme(comparison)} {name}, {value}{lead}"
     if behind:
+        labels = join_labels([group.label for group in leaders])
         return (
-            f"{_seeds_do(ranked)} not distinguish {listed([group.label for group in leaders])}: "
-            f"{best.label} has the {_extreme(comparison)} {name}, {value}"
-            f"{_lead(comparison, best, behind)}"
+            f"{_seeds_do(ranked)} not distinguish {labels}: {best.label} has the "
+            f"{_extreme(comparison)} {name}, {value}{_lead(comparison, best, behind)}"
         )
-    first, known = with_unit(metric, interval.mean), _baselines(comparison)
+    first, known = format_with_unit(metric, interval.mean), _baselines(comparison)
     if math.isclose(interval.mean, last.mean):
-        labels = listed([group.label for group, _ in ranked])
+        labels = join_labels([group.label for group, _ in ranked])
         return f"{labels} have the same {name}, {first}{known}"
     return (
         f"{_seeds_do(ranked)} not distinguish the groups: {name} is from {first} for {best.label} "
-        f"to {with_unit(metric, last.mean)} for {worst.label}{known}"
+        f"to {format_with_unit(metric, last.mean)} for {worst.label}{known}"
     )
 
 
@@ -86,15 +93,18 @@ def _extreme(comparison: Comparison) -> str:
 
 
 def _value(metric: str, interval: Interval) -> str:
-    return f"{with_unit(metric, interval.mean)} {bounds(metric, interval)}"
+    return f"{format_with_unit(metric, interval.mean)} {format_interval(metric, interval)}"
 
 
 def _baselines(comparison: Comparison) -> str:
-    """What the trivial baseline and the best shortcut reach, in parentheses."""
-    metric = comparison.metrics[0]
-    beaten = comparison.baselines_to_name[: -1 if comparison.unbeaten else None]
-    known = [f"{name} {with_unit(metric, value)}" for name, value in beaten]
-    if comparison.is_within_interval:
+    """The values of the trivial baseline and the best shortcut, in parentheses.
+
+    A baseline that no group beats is left out, because a sentence of its own names it.
+    """
+    metric, ranking = comparison.metrics[0], comparison.ranking
+    named = ranking.strongest_baselines[: -1 if ranking.unbeaten_baseline else None]
+    known = [f"{name} {format_with_unit(metric, value)}" for name, value in named]
+    if ranking.is_baseline_within_interval:
         known[-1] += ", within the interval"
     return f" ({', '.join(known)})" if known else ""
 
@@ -106,39 +116,43 @@ def _seeds_do(ranked: Sequence[tuple[Group, Interval]]) -> str:
 
 
 def _lead(comparison: Comparison, best: Group, behind: Sequence[Group]) -> str:
-    """How clearly the best group is better than some others, except the baseline."""
+    """That the best group is better than the groups ``behind`` it, without the baseline."""
     behind = [group for group in behind if group is not comparison.baseline]
     if not behind:
         return ""
-    p_values = [d.adjusted_p for group in behind if (d := comparison.difference(best, group))]
-    others = len(comparison.ranked()) - 1
-    rest = "every other group" if 1 < others == len(behind) else listed([g.label for g in behind])
+    p_values = [
+        d.adjusted_p for group in behind if (d := comparison.ranking.difference(best, group))
+    ]
+    others = len(comparison.ranking.means) - 1
+    rest = (
+        "every other group" if 1 < others == len(behind) else join_labels([g.label for g in behind])
+    )
     better = "higher" if comparison.mode == "max" else "lower"
-    p = p_value(max(p_values), "=" if len(p_values) == 1 else "≤")
+    p = format_p_value(max(p_values), "=" if len(p_values) == 1 else "≤")
     return f", {better} than {rest} on the same seeds (adjusted {p})"
 
 
 def _difference_to_baseline(comparison: Comparison, best: Group) -> str:
     assert comparison.baseline is not None
     metric, label = comparison.metrics[0], comparison.baseline.label
-    difference = comparison.difference(best, comparison.baseline)
+    difference = comparison.ranking.difference(best, comparison.baseline)
     if difference is None or difference.interval.n < ENOUGH_SEEDS:
         return f"; {best.label} shares too few seeds with the baseline {label} for a test"
     interval = difference.interval
     found = (
         f"; the difference of {best.label} to the baseline {label} is "
-        f"{with_unit(metric, interval.mean, 'points')}"
+        f"{format_with_unit(metric, interval.mean, 'points')}"
     )
     if not interval.is_bounded:
         return f"{found} on each of {interval.n} shared seeds: without spread there is no test"
-    chance = "" if difference.is_supported else ": it may be chance"
+    chance = "" if difference.is_significant else ": it may be chance"
     return (
-        f"{found} {bounds(metric, interval)} on {interval.n} shared seeds "
-        f"(adjusted {p_value(difference.adjusted_p)}{chance})"
+        f"{found} {format_interval(metric, interval)} on {interval.n} shared seeds "
+        f"(adjusted {format_p_value(difference.adjusted_p)}{chance})"
     )
 
 
-def listed(labels: Sequence[str]) -> str:
+def join_labels(labels: Sequence[str]) -> str:
     """Labels in a sentence: "a, b and c", or how many groups they are."""
     if len(labels) > 3:
         return f"{len(labels)} groups"

@@ -6,33 +6,33 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from attention_lab.reports.attention_maps import gallery
-from attention_lab.reports.charts.canvas import colour, is_hollow, looks, on_page
+from attention_lab.reports.attention_maps import map_gallery
+from attention_lab.reports.breakdowns import breakdowns
+from attention_lab.reports.charts.breakdowns import breakdown_chart
 from attention_lab.reports.charts.costs import cost_chart
 from attention_lab.reports.charts.intervals import interval_chart
 from attention_lab.reports.charts.learning import learning_chart
-from attention_lab.reports.charts.slices import slice_chart
+from attention_lab.reports.charts.styles import colour, group_styles, is_hollow, on_page
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.costs import fronts_in_words
-from attention_lab.reports.headline import answer, limits
-from attention_lab.reports.labels import (
-    bounds,
+from attention_lab.reports.costs import pareto_sentences
+from attention_lab.reports.formatting import (
+    capitalize,
     column_title,
-    duration,
-    effect,
-    finished_of,
-    p_value,
-    quantity,
-    reason,
-    sentence,
-    shown,
-    status,
-    title,
-    with_unit,
+    failure_reason,
+    format_duration,
+    format_effect_size,
+    format_interval,
+    format_p_value,
+    format_quantity,
+    format_seed_count,
+    format_status,
+    format_value,
+    format_with_unit,
+    metric_name,
 )
+from attention_lab.reports.headline import headline, seeds_caveat
 from attention_lab.reports.provenance import code_of, provenance, shared_overrides, summary
 from attention_lab.reports.runs import number
-from attention_lab.reports.slices import sliced
 
 
 def render_page(comparison: Comparison) -> str:
@@ -55,16 +55,17 @@ def render_page(comparison: Comparison) -> str:
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
         differences=differences,
-        gallery=gallery(comparison),
-        looks=looks(comparison),
-        slices=sliced(comparison.sliced),
+        gallery=map_gallery(comparison),
+        styles=group_styles(comparison),
+        slices=breakdowns(comparison.slice_metrics),
         code={code_of(run) for run in comparison.runs} - {""},
     )
 
 
 _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
-    *(answer, bounds, code_of, colour, column_title, cost_chart, duration, effect, finished_of),
-    *(fronts_in_words, interval_chart, is_hollow, learning_chart, limits, number, on_page),
-    *(p_value, provenance, quantity, reason, sentence, shared_overrides, shown, slice_chart),
-    *(status, summary, title, with_unit),
+    *(breakdown_chart, capitalize, code_of, colour, column_title, cost_chart, failure_reason),
+    *(format_duration, format_effect_size, format_interval, format_p_value, format_quantity),
+    *(format_seed_count, format_status, format_value, format_with_unit, headline, interval_chart),
+    *(is_hollow, learning_chart, metric_name, number, on_page, pareto_sentences, provenance),
+    *(seeds_caveat, shared_overrides, summary),
 )

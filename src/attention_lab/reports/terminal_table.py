@@ -9,16 +9,16 @@ from rich.table import Table
 
 from attention_lab.printing import rich_console, rich_text
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.headline import answer, limits
-from attention_lab.reports.labels import (
-    bounds,
+from attention_lab.reports.formatting import (
     column_title,
-    finished_of,
-    quantity,
-    reason,
-    shown,
-    status,
+    failure_reason,
+    format_interval,
+    format_quantity,
+    format_seed_count,
+    format_status,
+    format_value,
 )
+from attention_lab.reports.headline import headline, seeds_caveat
 from attention_lab.reports.stats import Interval
 
 #: Runs without a result that are named; the page names all.
@@ -39,7 +39,7 @@ def terminal_table(comparison: Comparison, width: int = 100) -> RenderableType:
     while count > 1 and rich_console(width=1000).measure(table).maximum > width:
         count -= 1
         table = _terminal_table(comparison, comparison.metrics[:count])
-    head, foot = rich_text(answer(comparison), style="bold"), rich_text(*_footnotes(comparison))
+    head, foot = rich_text(headline(comparison), style="bold"), rich_text(*_footnotes(comparison))
     return Rows(head, "", table, "", foot)
 
 
@@ -59,23 +59,30 @@ def _terminal_table(comparison: Comparison, metrics: Sequence[str]) -> Table:
         if differences:
             found = [d.interval for d in differences if d.group is group]
             cells.append(_cell(metrics[0], found[0] if found else None))
-        cells += [quantity(group.median("parameters")), quantity(group.median("tokens_per_second"))]
+        cells += [
+            format_quantity(group.median("parameters")),
+            format_quantity(group.median("tokens_per_second")),
+        ]
         style = "bold" if group is winner else ""
-        table.add_row(*map(rich_text, (group.label, finished_of(group), *cells)), style=style)
-    if comparison.baselines:
+        table.add_row(*map(rich_text, (group.label, format_seed_count(group), *cells)), style=style)
+    if comparison.baselines.by_name:
         table.add_section()
-    for name, known in comparison.baselines.items():
-        values = (shown(metric, known.get(metric)) for metric in metrics)
+    for name, known in comparison.baselines.by_name.items():
+        values = (format_value(metric, known.get(metric)) for metric in metrics)
         table.add_row(*map(rich_text, (name, "", *values)), style="dim")
     return table
 
 
 def _cell(metric: str, interval: Interval | None) -> str:
-    return f"{shown(metric, interval.mean)} {bounds(metric, interval)}" if interval else "–"
+    return (
+        f"{format_value(metric, interval.mean)} {format_interval(metric, interval)}"
+        if interval
+        else "–"
+    )
 
 
 def _footnotes(comparison: Comparison) -> list[str]:
-    few = any(interval.n == 2 for _, interval in comparison.ranked())
+    few = any(interval.n == 2 for _, interval in comparison.ranking.means)
     values = ", or both values of two seeds" if few else ""
     lines = [f"Test metrics: the mean over n seeds and its 95 % interval{values}."]
     if comparison.baseline:
@@ -84,9 +91,12 @@ def _footnotes(comparison: Comparison) -> list[str]:
             "adjusted for the number of groups."
         )
     lines += [
-        line for line in (limits(comparison), comparison.tuning, *comparison.warnings) if line
+        line for line in (seeds_caveat(comparison), comparison.tuning, *comparison.caveats) if line
     ]
-    missing = [f"{status(run)}: {run.name}: {reason(run)}" for _, run in comparison.unfinished]
+    missing = [
+        f"{format_status(run)}: {run.name}: {failure_reason(run)}"
+        for _, run in comparison.unfinished
+    ]
     if len(missing) > MOST_NAMED:
         missing[MOST_NAMED:] = [f"and {len(missing) - MOST_NAMED} more runs without a result"]
     return lines + missing

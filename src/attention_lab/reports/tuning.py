@@ -1,32 +1,32 @@
-"""What was tuned on validation before the runs: over which grid, and what was chosen."""
+"""Hyperparameters that were tuned on validation before the runs: the grid and the best values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attention_lab.reports.groups import Group, quoted
+from attention_lab.reports.groups import Group, quote_label
 from attention_lab.reports.runs import Run, by_key, number, section, settings
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was chosen for one group."""
+class TunedValue:
+    """The tuned value of one group."""
 
     label: str
-    #: As it is written in an override; None where no value gave a result.
+    #: As in an override; None if no value gave a result.
     value: str | None
-    #: The mean validation metric of each value of the grid; None where a run of it gave none.
+    #: The mean validation metric of each value of the grid; None if a run with it gave no result.
     scores: Mapping[str, float | None]
 
     @property
     def is_tie(self) -> bool:
-        """Whether all values that gave a result did equally well."""
+        """Whether all values with a result have the same score."""
         known = {score for score in self.scores.values() if score is not None}
         return len(self.scores) > 1 and len(known) == 1
 
     @property
     def is_at_edge(self) -> bool:
-        """Whether a value beyond the grid may have done better, which only numbers have."""
+        """Whether the value is the smallest or the largest number of the grid."""
         if self.is_tie:
             return False
         numbers = [number for value in self.scores if (number := _number(value)) is not None]
@@ -35,27 +35,31 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The tuning of one sweep, as its ``sweep.json`` records it."""
+    """The tuning of one sweep, from its ``sweep.json``."""
 
     key: str
     grid: list[str]
     seeds: list[int]
-    #: Those of them that are reported as well.
+    #: The tuning seeds that the reported runs use as well.
     reported: list[int]
-    choices: list[Choice]
+    choices: list[TunedValue]
 
     def __str__(self) -> str:
         seeds = ", ".join(map(str, self.seeds))
-        each = ", ".join(f"{one.value or 'none'} for {quoted(one.label)}" for one in self.choices)
-        doubt = f" Of these seeds, {_and(self.reported)} reported as well." if self.reported else ""
+        each = ", ".join(
+            f"{one.value or 'none'} for {quote_label(one.label)}" for one in self.choices
+        )
+        reused = (
+            f" Of these seeds, {_and(self.reported)} reported as well." if self.reported else ""
+        )
         return (
             f"{self.key} was tuned for each group on validation, over {', '.join(self.grid)} with "
-            f"{'seed' if len(self.seeds) == 1 else 'seeds'} {seeds}: {each}.{doubt}"
+            f"{'seed' if len(self.seeds) == 1 else 'seeds'} {seeds}: {each}.{reused}"
         )
 
 
-def tunings(groups: Sequence[Group]) -> list[Tuning]:
-    """The tuning of every sweep that the groups' runs are of; what cannot be read is left out."""
+def read_tunings(groups: Sequence[Group]) -> list[Tuning]:
+    """The tuning of every sweep that the groups' runs belong to; unreadable ones are left out."""
     tuned: list[tuple[Mapping[str, Any], list[Group]]] = []
     for group in groups:
         for record in _records(group):
@@ -68,9 +72,9 @@ def tunings(groups: Sequence[Group]) -> list[Tuning]:
     return [tuning for tuning in found if tuning.choices]
 
 
-def not_tuned(groups: Sequence[Group]) -> str | None:
-    """Which groups have runs of sweeps that tuned nothing, where those of others did."""
-    plain = [quoted(group.label) for group in groups if any(map(_is_plain, group.finished))]
+def untuned_note(groups: Sequence[Group]) -> str | None:
+    """The groups with runs from sweeps without tuning, when other sweeps have tuning."""
+    plain = [quote_label(group.label) for group in groups if any(map(_is_plain, group.finished))]
     return (
         f"Nothing was tuned for the runs of another sweep: {', '.join(plain)}." if plain else None
     )
@@ -81,7 +85,7 @@ def _is_plain(run: Run) -> bool:
 
 
 def _records(group: Group) -> list[Mapping[str, Any]]:
-    """The different records of tuning of a group's runs."""
+    """The distinct tuning records of a group's runs."""
     found: list[Mapping[str, Any]] = []
     for run in group.runs:
         record = section(run.sweep, "tuning")
@@ -90,31 +94,32 @@ def _records(group: Group) -> list[Mapping[str, Any]]:
     return found
 
 
-def edges(tuning: Tuning) -> list[str]:
-    """A line for each group whose value is the last of the grid on its side, or no better."""
+def tuning_caveats(tuning: Tuning) -> list[str]:
+    """A line for each group whose value is at an edge of the grid, or tied with all others."""
     return [
-        f"{quoted(choice.label)}: the best {tuning.key}, {choice.value}, is at the edge of the "
-        "grid; a wider one may do better."
+        f"{quote_label(choice.label)}: the best {tuning.key}, {choice.value}, is at the edge of "
+        "the grid; a wider grid may do better."
         for choice in tuning.choices
         if choice.is_at_edge
     ] + [
-        f"{quoted(choice.label)}: no {tuning.key} of the grid did better than another; "
-        f"{choice.value} is the first that gave a result."
+        f"{quote_label(choice.label)}: all values of {tuning.key} in the grid have the same score; "
+        f"{choice.value} is the first with a result."
         for choice in tuning.choices
         if choice.is_tie
     ]
 
 
-def same_optimizer(groups: Sequence[Group]) -> str | None:
+def optimizer_note(groups: Sequence[Group]) -> str | None:
     """Whether groups that were not tuned had the same optimizer; None if that is unknown.
 
-    Runs that gave no result count as well: of several learning rates, one alone may have worked.
+    Runs without a result count as well: several learning rates may have been tried, of which only
+    one worked.
     """
     finished = [run for group in groups for run in group.finished]
     is_known = finished and all(section(run.config, "optimizer") for run in finished)
     if len(groups) < 2 or not is_known:
         return None
-    # A run that never began has no config, but the overrides that it was asked for.
+    # A run that has not started has no config, only overrides.
     asked = [settings(run) | run.leaves for group in groups for run in group.runs]
     keys = dict.fromkeys(key for one in asked for key in one if key.split(".")[0] == "optimizer")
     if differing := [k for k in keys if len({one[k] for one in asked if k in one}) > 1]:
@@ -126,7 +131,7 @@ def same_optimizer(groups: Sequence[Group]) -> str | None:
 def _tuning(record: Mapping[str, Any], groups: Sequence[Group]) -> Tuning:
     key = str(record.get("key"))
     choices = [
-        Choice(
+        TunedValue(
             label=_label(_list(choice, "overrides"), key, groups),
             value=None if (value := choice.get("value")) is None else str(value),
             scores={str(value): number(section(choice, "scores"), value) for value in scores},
@@ -157,7 +162,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _label(overrides: Sequence[Any], key: str, groups: Sequence[Group]) -> str:
-    """The label of the group with these overrides; the overrides if it has no runs."""
+    """The label of the group with these overrides; the overrides themselves if there is none."""
     asked = by_key(map(str, overrides))
     asked.pop(key, None)
     for group in groups:

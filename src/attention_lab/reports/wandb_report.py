@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.csv_rows import CSV_COLUMNS, csv_rows
-from attention_lab.reports.headline import answer
-from attention_lab.reports.labels import reason, status
+from attention_lab.reports.csv_table import CSV_COLUMNS, csv_rows
+from attention_lab.reports.formatting import failure_reason, format_status
+from attention_lab.reports.headline import headline
 from attention_lab.reports.runs import section
 from attention_lab.tracking.wandb_logger import LoggerOptions
 
@@ -29,7 +29,7 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
         Where the W&B run is, or that W&B is off; None if W&B failed, which has been printed.
     """
     options = _options(comparison)
-    config = {"answer": answer(comparison), "swept": comparison.swept}
+    config = {"answer": headline(comparison), "swept": comparison.swept}
     logger = options.logger(directory, _group(comparison, directory), config)
     if logger is None:
         return "is off"
@@ -80,7 +80,7 @@ def _runs(comparison: Comparison) -> Any:
 
     placed = [(group.label, run) for group in comparison.groups for run in group.runs]
     rows = [
-        [run.name, label, run.seed, status(run), "" if run.result else reason(run)]
+        [run.name, label, run.seed, format_status(run), "" if run.result else failure_reason(run)]
         for label, run in [*placed, *(("", run) for run in comparison.unplaced)]
     ]
     return wandb.Table(columns=list(RUN_COLUMNS), data=rows)

@@ -1,37 +1,25 @@
-"""What the charts are drawn on: matplotlib figures that become part of an HTML page."""
+"""Matplotlib figures as SVG elements of the page, and the ranges of their axes."""
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.groups import Group
-from attention_lab.reports.labels import is_rate
+from attention_lab.reports.charts.styles import INK, LINE, SOFT, on_page
+from attention_lab.reports.metrics import bounds_of, is_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Pixels of the page, which is as wide as a chart.
+#: The width of a chart and the height of a line of text, in pixels of the page.
 WIDTH, LINE_HEIGHT = 1040, 19
-#: Pixels that a character takes, on average and in words with wide letters.
+#: The width of a character in pixels, a little more than the average.
 CHARACTER = 7.4
-#: Okabe & Ito 2008, which the colour-blind can tell apart, without black and yellow.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-#: What an axis spans at least, as a share of its greatest value.
+#: The least span of an axis, as a share of its greatest value.
 LEAST_SPAN = 0.05
-#: How many groups differ in colour or shape.
-MOST_LOOKS = 2 * len(PALETTE)
-# Placeholders for the page's own colours, so that a chart turns dark with its page.
-INK, SOFT, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
-_PAGE_COLOURS = {
-    INK: "var(--ink)",
-    SOFT: "var(--soft)",
-    LINE: "var(--line)",
-    PAPER: "var(--paper)",
-}
 _STYLE: dict[Any, Any] = {
     "axes.formatter.useoffset": False,
     "svg.fonttype": "none",
@@ -56,63 +44,29 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def looks(comparison: Comparison) -> dict[Group, int]:
-    """The look of each group that has one of its own, the same all over the page.
-
-    Of many groups those are the best. All others are grey, and left out where names would crowd.
-    """
-    best = [group for group, _ in comparison.ranked()]
-    others = [group for group in comparison.groups if group not in best]
-    chosen = {*[*best, *others][:MOST_LOOKS]}
-    shown = [group for group in comparison.groups if group in chosen]
-    return {group: look for look, group in enumerate(shown)}
-
-
-def colour(look: int | None) -> str:
-    """The colour of a look; grey for a group without one."""
-    return SOFT if look is None else PALETTE[look % len(PALETTE)]
-
-
-def is_hollow(look: int | None) -> bool:
-    """Whether a look has to share its colour: then its marks are hollow, its lines dashed."""
-    return look is not None and look >= len(PALETTE)
-
-
-def face(look: int | None) -> str:
-    """What marks of a look are filled with."""
-    return PAPER if is_hollow(look) else colour(look)
-
-
-def on_page(tag: str) -> str:
-    """A tag or colour with the colours of the page in place of the charts' placeholders."""
-    for placeholder, page_colour in _PAGE_COLOURS.items():
-        tag = tag.replace(placeholder, page_colour)
-    return tag
-
-
 def scale(metric: str) -> float:
-    """What values of a metric are multiplied with: rates are drawn in percent."""
+    """The factor from values of a metric to the chart: rates are drawn in percent."""
     return 100.0 if is_rate(metric) else 1.0
 
 
 def within(
     metric: str, low: float, high: float, values: Sequence[float] = ()
 ) -> tuple[float, float]:
-    """The part of a range, as drawn, that a metric can have.
+    """A range, in units of the chart, clipped to the values that a metric can have.
 
-    No rate is below 0 %, no accuracy above 100 %. An error rate may be, where too much was
-    written: its range ends at 100 % unless one of the ``values`` is greater, or none are given.
+    No rate is below 0 %, and no accuracy above 100 %. An error rate exceeds 100 % where predictions
+    are too long, so its range is clipped at 100 % only if none of the ``values`` is greater.
     """
     if not is_rate(metric):
         return low, high
-    is_open = not metric.endswith("accuracy") and not (values and max(values) <= 100)
+    is_open = math.isinf(bounds_of(metric)[1]) and not (values and max(values) <= 100)
     return max(low, 0.0), high if is_open else min(high, 100.0)
 
 
 def range_of(values: Sequence[float], metric: str) -> tuple[float, float]:
-    """A range that shows all of some values of a metric, as drawn, with a margin.
+    """A range with a margin around values of a metric, in units of the chart.
 
-    It spans a share of the values at least, and of a rate one point: a chart magnifies no noise.
+    It has a minimum span, for a rate of at least one point, so that charts do not magnify noise.
     """
     low, high = min(values), max(values)
     least = max(LEAST_SPAN * max(abs(low), abs(high)), 1.0 if is_rate(metric) else 0.0) or 1.0
@@ -121,12 +75,12 @@ def range_of(values: Sequence[float], metric: str) -> tuple[float, float]:
 
 
 def short(label: str, length: int = 34) -> str:
-    """A label that is no longer than a chart has room for."""
+    """A label, cut to the length that fits beside a chart."""
     return label if len(label) <= length else f"{label[: length - 1]}…"
 
 
 def axes_at(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
-    """Axes at a place in pixels, measured from the top left."""
+    """Add axes at a position in pixels, measured from the top left."""
     whole_width, whole_height = figure.get_size_inches() * 72
     bottom = whole_height - top - height
     return figure.add_axes(
@@ -135,13 +89,13 @@ def axes_at(figure: "Figure", left: float, top: float, width: float, height: flo
 
 
 def svg(name: str, height: float, draw: Callable[["Figure"], None]) -> str:
-    """What ``draw`` draws, as an SVG element to stand in a page."""
+    """The figure that ``draw`` draws, as an SVG element for the page."""
     import matplotlib  # only where it is used: reading records must not wait for it
     from matplotlib.figure import Figure
 
     file = io.StringIO()
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # The text stays text, which the browser sets in a font that has the glyph.
+        # Text stays text in the SVG, and the browser finds a font that has the glyph.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH / 72, height / 72))
         draw(figure)
@@ -150,10 +104,10 @@ def svg(name: str, height: float, draw: Callable[["Figure"], None]) -> str:
     picture = file.getvalue()
     opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{name}">'
     picture = re.sub(r"^.*?<svg [^>]*>", opening, picture, count=1, flags=re.DOTALL)
-    return re.sub(r"<[^<>]+>", lambda tag: _at_home(tag[0], name), picture)
+    return re.sub(r"<[^<>]+>", lambda tag: _embedded(tag[0], name), picture)
 
 
-def _at_home(tag: str, name: str) -> str:
-    """A tag of a chart with the colours of its page, and with names that no other chart has."""
+def _embedded(tag: str, name: str) -> str:
+    """A tag of a chart with the page's colours and with ids that are unique in the page."""
     tag = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", tag)
     return on_page(tag).replace("xlink:href", "href")

@@ -2,21 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from attention_lab.reports.charts.canvas import (
-    LEAST_SPAN,
-    WIDTH,
-    axes_at,
-    colour,
-    face,
-    looks,
-    range_of,
-    scale,
-    svg,
-)
+from attention_lab.reports.charts.canvas import LEAST_SPAN, WIDTH, axes_at, range_of, scale, svg
+from attention_lab.reports.charts.styles import colour, face, group_styles
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.costs import COSTS, Cost, differs, front, points
+from attention_lab.reports.costs import COSTS, Cost, cost_points, costs_differ, pareto_front
+from attention_lab.reports.formatting import axis_unit, column_title
 from attention_lab.reports.groups import Group
-from attention_lab.reports.labels import column_title, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +21,9 @@ _WIDE_RANGE = 20
 def cost_chart(comparison: Comparison) -> str:
     """The first metric against each cost in which groups differ, as an SVG element; "" if in none.
 
-    Large dots are Pareto-optimal. Groups beyond those that have a look of their own are grey.
+    Large dots are Pareto-optimal. Groups without a style are grey.
     """
-    costs = [cost for cost in COSTS if differs(comparison, cost)]
+    costs = [cost for cost in COSTS if costs_differ(comparison, cost)]
     if not costs:
         return ""
     width = (WIDTH - _LEFT - _RIGHT - _GAP * (len(costs) - 1)) / len(costs)
@@ -52,17 +43,17 @@ def cost_chart(comparison: Comparison) -> str:
 
 def _draw(axes: "Axes", comparison: Comparison, cost: Cost) -> None:
     metric = comparison.metrics[0]
-    known, best = points(comparison, cost), front(comparison, cost)
-    shown = looks(comparison)
+    known, best = cost_points(comparison, cost), pareto_front(comparison, cost)
+    shown = group_styles(comparison)
     factor = scale(metric)
-    size, unit = unit_of(max(value for _, value, _ in known), cost.unit)
+    size, unit = axis_unit(max(value for _, value, _ in known), cost.unit)
     known = [(group, value / size, mean) for group, value, mean in known]
     for group, value, mean in known:
         number = shown.get(group)
-        look: dict[str, Any] = {"color": colour(number), "markerfacecolor": face(number)}
-        axes.plot([value] * 2, _whisker(group, metric), color=look["color"], alpha=0.45)
+        style: dict[str, Any] = {"color": colour(number), "markerfacecolor": face(number)}
+        axes.plot([value] * 2, _whisker(group, metric), color=style["color"], alpha=0.45)
         width = 10 if group in best else 6
-        axes.plot(value, factor * mean, "o", markersize=width, clip_on=False, **look)
+        axes.plot(value, factor * mean, "o", markersize=width, clip_on=False, **style)
     axes.set_ylim(*_values(comparison))
     _scale_cost(axes, [value for _, value, _ in known], unit)
     axes.set_xlabel(f"{cost.name} ({'higher' if cost.is_speed else 'lower'} is better)", labelpad=8)

@@ -6,22 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from attention_lab.reports.charts.canvas import (
     CHARACTER,
-    INK,
     LINE_HEIGHT,
-    SOFT,
     WIDTH,
     axes_at,
-    colour,
-    face,
-    looks,
     range_of,
     scale,
     short,
     svg,
     within,
 )
+from attention_lab.reports.charts.styles import INK, SOFT, colour, face, group_styles
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.labels import column_title, shown, with_unit
+from attention_lab.reports.formatting import column_title, format_value, format_with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +32,13 @@ def interval_chart(comparison: Comparison) -> str:
     Shows the metric that groups are compared by, then others that the trivial baseline has; at
     most three.
     """
-    known = [metric for metric in comparison.metrics[1:] if metric in comparison.trivial_baseline]
+    known = [metric for metric in comparison.metrics[1:] if metric in comparison.baselines.trivial]
     metrics = [*comparison.metrics[:1], *known][:3]
     labels = [short(group.label) for group in comparison.groups]
     left = 24 + CHARACTER * max(map(len, labels))
     height = _ROW * len(labels)
     width = (WIDTH - left - _GAP * (len(metrics) - 1) - _MARGIN) / len(metrics)
-    top = 13 + LINE_HEIGHT * max(1, len(comparison.baselines))
+    top = 13 + LINE_HEIGHT * max(1, len(comparison.baselines.by_name))
 
     def draw(figure: "Figure") -> None:
         for column, metric in enumerate(metrics):
@@ -53,9 +49,9 @@ def interval_chart(comparison: Comparison) -> str:
             axes.grid(visible=False, axis="y")
             axes.set_xlim(*_limits(comparison, metric))
             _draw_groups(axes, comparison, metric)
-            for line, (name, values) in enumerate(comparison.baselines.items()):
+            for line, (name, values) in enumerate(comparison.baselines.by_name.items()):
                 if metric in values:
-                    text = f"{name} {with_unit(metric, values[metric])}"
+                    text = f"{name} {format_with_unit(metric, values[metric])}"
                     above = 7 + LINE_HEIGHT * line
                     _draw_baseline(axes, scale(metric) * values[metric], text, above, width)
             axes.set_xlabel(_label(comparison, metric, width), labelpad=8)
@@ -72,26 +68,26 @@ def _label(comparison: Comparison, metric: str, width: float) -> str:
 
 def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
     left, right = axes.get_xlim()
-    known = looks(comparison)
+    known = group_styles(comparison)
     for row, group in enumerate(comparison.groups):
         interval = group.interval(metric)
         if interval is None:
             continue
         mean, low, high = (scale(metric) * x for x in (interval.mean, *interval.ends))
         if not left <= mean <= right:
-            _point_beyond(axes, mean, row, shown(metric, interval.mean))
+            _point_beyond(axes, mean, row, format_value(metric, interval.mean))
             continue
         seeds = [scale(metric) * score for score in group.scores(metric).values()]
         number = known.get(group)
-        look: dict[str, Any] = {"color": colour(number), "clip_on": False}
+        style: dict[str, Any] = {"color": colour(number), "clip_on": False}
         seeds = [seed for seed in seeds if left <= seed <= right]
         beneath = [row + 0.28] * len(seeds)
-        axes.plot(seeds, beneath, "o", alpha=0.6, markersize=4.5, mew=0, **look)
-        axes.plot([max(low, left), min(high, right)], [row, row], linewidth=2.5, **look)
+        axes.plot(seeds, beneath, "o", alpha=0.6, markersize=4.5, mew=0, **style)
+        axes.plot([max(low, left), min(high, right)], [row, row], linewidth=2.5, **style)
         for end, marker, is_cut in ((left, "<", low < left), (right, ">", high > right)):
             if is_cut:  # it goes on beyond the edge
-                axes.plot(end, row, marker, markersize=6, mew=0, gid="arrowhead", **look)
-        axes.plot(mean, row, "o", markerfacecolor=face(number), markersize=8, **look)
+                axes.plot(end, row, marker, markersize=6, mew=0, gid="arrowhead", **style)
+        axes.plot(mean, row, "o", markerfacecolor=face(number), markersize=8, **style)
 
 
 def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
@@ -105,7 +101,7 @@ def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
             values += seeds
     low, high = range_of([end for span in _uncrowded(spans) for end in span], metric)
     reach = 3 * (high - low)
-    for known in comparison.baselines.values():
+    for known in comparison.baselines.by_name.values():
         value = factor * known.get(metric, math.nan)
         if low - reach <= value <= high + reach:
             margin = 0.04 * (high - low)

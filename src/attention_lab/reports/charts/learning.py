@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Any
 from attention_lab.reports.charts.canvas import (
     CHARACTER,
     LINE_HEIGHT,
-    SOFT,
     WIDTH,
     axes_at,
-    colour,
-    face,
-    is_hollow,
-    looks,
     range_of,
     scale,
     short,
     svg,
 )
+from attention_lab.reports.charts.styles import SOFT, colour, face, group_styles, is_hollow
 from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.formatting import column_title, format_with_unit
 from attention_lab.reports.groups import Group
-from attention_lab.reports.labels import column_title, with_unit
 from attention_lab.reports.stats import Interval, mean_interval
 
 if TYPE_CHECKING:
@@ -39,17 +35,17 @@ def learning_chart(comparison: Comparison) -> str:
     """The first metric on validation by training step, as an SVG element; "" without any.
 
     A line is the mean over the finished seeds of a group, a band the 95 % interval of that mean, at
-    the steps that all of them have logged. Of many groups it shows the best, as many as have a look
-    of their own.
+    the steps that all of them have logged. Only groups with a style
+    are drawn.
     """
     metric = next(iter(comparison.metrics), "loss")
-    shown = looks(comparison)
+    shown = group_styles(comparison)
     curves = {
-        look: curve for group, look in shown.items() if (curve := learning_curve(group, metric))
+        style: curve for group, style in shown.items() if (curve := learning_curve(group, metric))
     }
     if not curves:
         return ""
-    labels = {look: short(group.label) for group, look in shown.items() if look in curves}
+    labels = {style: short(group.label) for group, style in shown.items() if style in curves}
     right = 24 + CHARACTER * max(map(len, labels.values()))
     threshold = comparison.threshold if metric == comparison.monitor else None
 
@@ -57,13 +53,13 @@ def learning_chart(comparison: Comparison) -> str:
         axes = axes_at(figure, _LEFT, _TOP, WIDTH - _LEFT - right, _HEIGHT)
         _scale_values(axes, comparison.mode, curves, metric)
         _scale_steps(axes, curves)
-        for look, curve in curves.items():
-            _draw_curve(axes, look, curve, metric)
+        for style, curve in curves.items():
+            _draw_curve(axes, style, curve, metric)
         if threshold is not None:
             _draw_threshold(axes, metric, threshold)
         axes.set_xlabel("training step", labelpad=8)
         axes.set_ylabel(f"validation {column_title(metric)}", labelpad=8)
-        _label_lines(axes, {look: _last(curve).mean for look, curve in curves.items()}, labels)
+        _label_lines(axes, {style: _last(curve).mean for style, curve in curves.items()}, labels)
 
     return svg("learning", _TOP + _HEIGHT + 50, draw)
 
@@ -121,21 +117,21 @@ def _draw_curve(axes: "Axes", number: int, curve: Curve, metric: str) -> None:
     bounded = {step: point for step, point in curve.items() if point.is_bounded}
     lows, highs = [p.low for p in bounded.values()], [p.high for p in bounded.values()]
     line = "--" if is_hollow(number) else "-"
-    look: dict[str, Any] = {"color": colour(number), "linewidth": 2, "linestyle": line}
+    style: dict[str, Any] = {"color": colour(number), "linewidth": 2, "linestyle": line}
     if len(bounded) == 1:  # a band without width
         axes.plot(list(bounded) * 2, [*lows, *highs], color=colour(number), alpha=0.3, linewidth=6)
     axes.fill_between(list(bounded), lows, highs, color=colour(number), alpha=0.12, linewidth=0)
     for edge in (lows, highs):
         axes.plot(list(bounded), edge, color=colour(number), alpha=0.35, linewidth=0.8)
     if len(steps) <= _MOST_MARKED:
-        look |= {"marker": "o", "markersize": 6, "markerfacecolor": face(number)}
-    axes.plot(steps, means, **look)
+        style |= {"marker": "o", "markersize": 6, "markerfacecolor": face(number)}
+    axes.plot(steps, means, **style)
 
 
 def _draw_threshold(axes: "Axes", metric: str, threshold: float) -> None:
     """What validation is held against, as a dashed line or, out of sight, as a note."""
     low, high = axes.get_ylim()
-    value, text = scale(metric) * threshold, f"threshold {with_unit(metric, threshold)}"
+    value, text = scale(metric) * threshold, f"threshold {format_with_unit(metric, threshold)}"
     is_above = value > high
     if low <= value <= high:
         axes.axhline(value, color=SOFT, linewidth=1.2, dashes=(4, 3))
@@ -161,18 +157,18 @@ def _label_lines(axes: "Axes", ends: Mapping[int, float], labels: Mapping[int, s
     gap = LINE_HEIGHT / _HEIGHT
     place, ceiling = -math.inf, 1.0
     places = {}
-    for look in sorted(ends, key=lambda look: ends[look]):
-        place = max(place + gap, to_fraction.transform((0, ends[look]))[1])
-        places[look] = place
-    for look, place in reversed(places.items()):
+    for style in sorted(ends, key=lambda style: ends[style]):
+        place = max(place + gap, to_fraction.transform((0, ends[style]))[1])
+        places[style] = place
+    for style, place in reversed(places.items()):
         ceiling = min(ceiling, place)
         axes.plot(
             *(1.015, ceiling, "o"),
-            color=colour(look),
-            markerfacecolor=face(look),
+            color=colour(style),
+            markerfacecolor=face(style),
             markersize=6,
             transform=axes.transAxes,
             clip_on=False,
         )
-        axes.text(1.03, ceiling, labels[look], va="center_baseline", transform=axes.transAxes)
+        axes.text(1.03, ceiling, labels[style], va="center_baseline", transform=axes.transAxes)
         ceiling -= gap

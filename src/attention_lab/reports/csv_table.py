@@ -1,64 +1,84 @@
-"""A comparison as rows of numbers in full precision, for ``report.csv`` and W&B."""
+"""A comparison as a table of numbers in full precision, for ``report.csv`` and W&B."""
 
+import csv
+import io
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from attention_lab.reports.comparison import Comparison, Difference
+from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.differences import Difference
 from attention_lab.reports.groups import Group
 from attention_lab.reports.stats import Interval
 
 _STATUSES = ("finished", "failed", "diverged", "preempted", "running", "waiting")
 CSV_COLUMNS = (
-    *(
-        "kind",
-        "group",
-        "metric",
-        "n",
-        "mean",
-        "low",
-        "high",
-        "trivial_baseline",
-        "runs",
-        *_STATUSES,
-    ),
+    *("kind", "group", "metric", "n", "mean", "low", "high"),
+    *("trivial_baseline", "runs", *_STATUSES),
     *("parameters", "tokens_per_second", "peak_memory_bytes", "training_seconds"),
     *("best_validation", "best_step", "last_validation", "area_under_curve"),
     *("steps_to_threshold", "baseline"),
     *("difference_n", "difference", "difference_low", "difference_high", "difference_confidence"),
     *("p_value", "adjusted_p_value", "effect_size"),
 )
+#: First characters that make a spreadsheet read a cell as a formula; the last four are full-width.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def cell(value: object) -> object:
+    """A value as a cell of a CSV file: text that a spreadsheet would evaluate gets a leading '.
+
+    >>> cell("=1+1"), cell(-0.5), cell("-0.5")
+    ("'=1+1", -0.5, '-0.5')
+    """
+    if not (isinstance(value, str) and value.startswith(_FORMULA)):
+        return value
+    is_number = re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value, re.ASCII)
+    return value if is_number else f"'{value}"
+
+
+def csv_text(comparison: Comparison) -> str:
+    """The text of ``report.csv``."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, CSV_COLUMNS)
+    writer.writeheader()
+    writer.writerows({key: cell(it) for key, it in row.items()} for row in csv_rows(comparison))
+    return text.getvalue()
 
 
 def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """One row for each test metric of each group, trivial baseline and shortcut baseline.
+    """A row for each test metric of every group, of the trivial and of each shortcut baseline.
 
-    The ``kind`` of a row is "group", "trivial_baseline" or "shortcut_baseline"; what does not exist
-    is left out.
+    The ``kind`` of a row is "group", "trivial_baseline" or "shortcut_baseline". Missing values are
+    left out.
     """
-    for metric in (*comparison.metrics, *comparison.sliced):
+    for metric in (*comparison.metrics, *comparison.slice_metrics):
         differences = {d.group: d for d in comparison.to_baseline(metric)}
         for group in comparison.groups:
             row = {"kind": "group", "group": group.label, "metric": metric, "n": 0}
             if interval := group.interval(metric):
                 low, high = _shown_ends(interval)
                 row |= {"n": interval.n, "mean": interval.mean, "low": low, "high": high}
-            row |= {"trivial_baseline": comparison.trivial_baseline.get(metric), **_of_runs(group)}
+            row |= {
+                "trivial_baseline": comparison.baselines.trivial.get(metric),
+                **_run_columns(group),
+            }
             if metric == comparison.monitor:
-                row |= _of_training(group, metric)
+                row |= _training_columns(group, metric)
             if group in differences:
                 row |= _difference_columns(differences[group])
             yield {name: "" if _is_nan(value) else value for name, value in row.items()}
-        known = [("trivial_baseline", "trivial baseline", comparison.trivial_baseline)]
-        shortcuts = comparison.shortcut_baselines
+        known = [("trivial_baseline", "trivial baseline", comparison.baselines.trivial)]
+        shortcuts = comparison.baselines.shortcuts
         known += [("shortcut_baseline", name, each) for name, each in shortcuts.items()]
         for kind, name, values in known:
             if metric in values:
                 yield {"kind": kind, "group": name, "metric": metric, "mean": values[metric]}
 
 
-def _of_runs(group: Group) -> dict[str, Any]:
-    """How many runs of a group came to what, and what they cost."""
+def _run_columns(group: Group) -> dict[str, Any]:
+    """The number of runs by status, and their costs."""
     return {
         "runs": len(group.runs),
         **{status: group.counts[status] for status in _STATUSES},
@@ -69,8 +89,8 @@ def _of_runs(group: Group) -> dict[str, Any]:
     }
 
 
-def _of_training(group: Group, metric: str) -> dict[str, Any]:
-    """How a group came to its results, in the metric that its runs monitored."""
+def _training_columns(group: Group, metric: str) -> dict[str, Any]:
+    """The course of training, in the monitored metric."""
     means = {
         "best_validation": group.mean("validation", metric),
         "last_validation": group.mean("last", metric),
@@ -100,7 +120,7 @@ def _difference_columns(difference: Difference) -> dict[str, Any]:
 
 
 def _shown_ends(interval: Interval) -> tuple[float, float]:
-    """The ends of an interval; nan where the page shows none."""
+    """The ends of an interval; NaN where the page shows none."""
     return interval.ends if interval.is_bounded else (math.nan, math.nan)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Sliced:
+class Breakdown:
     """A metric on neighbouring slices, as accuracy by length."""
 
     metric: str
@@ -21,10 +21,10 @@ class Sliced:
         return all(re.match(r"-?\d", value) for value in self.columns)
 
 
-def sliced(metrics: Iterable[str]) -> list[Sliced]:
+def breakdowns(metrics: Iterable[str]) -> list[Breakdown]:
     """Metrics such as "accuracy/length=1-9" by metric and kind; slices that grow are in order.
 
-    >>> sliced(["accuracy/length=10-19", "accuracy/length=1-9"])[0].columns
+    >>> breakdowns(["accuracy/length=10-19", "accuracy/length=1-9"])[0].columns
     {'1-9': 'accuracy/length=1-9', '10-19': 'accuracy/length=10-19'}
     """
     kinds: dict[tuple[str, str], dict[str, str]] = {}
@@ -33,9 +33,9 @@ def sliced(metrics: Iterable[str]) -> list[Sliced]:
         terms = [term.rpartition("=") for term in part.split(",")]
         kind = " and ".join(key for key, _, _ in terms if key) or "slice"
         kinds.setdefault((metric, kind), {})[", ".join(value for _, _, value in terms)] = name
-    found = [Sliced(metric, kind, columns) for (metric, kind), columns in kinds.items()]
+    found = [Breakdown(metric, kind, columns) for (metric, kind), columns in kinds.items()]
     return [
-        Sliced(one.metric, one.kind, dict(sorted(one.columns.items(), key=_numbers)))
+        Breakdown(one.metric, one.kind, dict(sorted(one.columns.items(), key=_numbers)))
         if one.is_ordered
         else one
         for one in found

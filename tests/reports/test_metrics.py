@@ -13,7 +13,7 @@ from attention_lab.data.core.sequence_metrics import (
     WrittenErrors,
 )
 from attention_lab.data.core.vocabulary import Words
-from attention_lab.reports.metric_bounds import bounds_of
+from attention_lab.reports.metrics import bounds_of
 from attention_lab.reports.stats import UNBOUNDED, Bounds
 
 WORDS = Words(["a", "b"])
