@@ -137,7 +137,7 @@ def test_what_cannot_be_kept_is_counted_each_time(
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(corpus_module.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(corpus_module, "replacing", refuse)
     assert data.trivial_baseline("test") == data.trivial_baseline("test")
     (directory,) = cache_directory().iterdir()
     assert not list(directory.glob("*.npy"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_lab.atomic_write import write_atomically
 from attention_lab.tracking import record_files
 from attention_lab.tracking.lock import Lock, Locked, is_held
 from attention_lab.tracking.record_files import (
@@ -24,7 +25,6 @@ from attention_lab.tracking.run_directory import (
     RunRecord,
     read_config,
     record_death,
-    write_atomically,
     write_config,
 )
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
+from attention_lab.atomic_write import write_atomically
 from attention_lab.config.identity import identity
 from attention_lab.tracking import code_version, run_directory
 from attention_lab.tracking.run_directory import (
@@ -26,7 +27,6 @@ from attention_lab.tracking.run_directory import (
     RunRecord,
     read_config,
     record_death,
-    write_atomically,
     write_config,
 )
 from tests.conftest import FinishedRun
@@ -297,11 +297,14 @@ def test_other_code_that_goes_on_is_said(begun: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
+    (begun / "checkpoints").mkdir()
     (begun / ".status.json.123.partial").write_text("{")
+    (begun / "checkpoints" / ".last.ckpt.123.partial").write_text("half")
     (begun / "notes.partial").write_text("mine")
     RunRecord(begun, CONFIG, [])
     names = {path.name for path in begun.iterdir()}
-    assert names == {".lock", "config.yaml", "status.json", "notes.partial"}
+    assert names == {".lock", "checkpoints", "config.yaml", "status.json", "notes.partial"}
+    assert not list((begun / "checkpoints").iterdir())
 
 
 def test_a_run_that_has_finished_stays(begun: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_checkpoint_is_on_disk_before_it_takes_its_name(
     monkeypatch.setattr(Path, "replace", renamed)
     write(NEW, target, target.with_name("previous.ckpt"))
     moved = "last.ckpt to previous.ckpt"
-    assert done == ["fsync", moved, ".last.ckpt.partial to last.ckpt", "fsync"]
+    assert done == ["fsync", moved, f".last.ckpt.{os.getpid()}.partial to last.ckpt", "fsync"]
 
 
 @contextmanager

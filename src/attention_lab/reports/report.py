@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from attention_lab.atomic_write import write_atomically
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.csv_table import csv_text
 from attention_lab.reports.page import render_page
-from attention_lab.tracking.run_directory import write_atomically
 
 
 def write_report(comparison: Comparison, directory: Path) -> Path:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from attention_lab.atomic_write import write_atomically
 from attention_lab.sweeps.run_status import Standing, standing
 from attention_lab.tracking.lock import is_held
 from attention_lab.tracking.record_files import (
@@ -28,7 +29,6 @@ from attention_lab.tracking.run_directory import (
     IN_QUEUE,
     read_config,
     record_death,
-    write_atomically,
 )
 
 #: Where, below a sweep, its submissions and SLURM's own logs are.

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from attention_lab.atomic_write import write_atomically
 from attention_lab.config.components import ConfigError
 from attention_lab.config.identity import differences, identity
 from attention_lab.data.files.paths import shown
@@ -16,7 +17,6 @@ from attention_lab.tracking.run_directory import (
     SWEEP,
     command_line,
     read_config,
-    write_atomically,
     write_config,
 )
 from attention_lab.training.build import data_files

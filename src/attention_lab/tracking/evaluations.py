@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attention_lab.atomic_write import write_atomically
 from attention_lab.tracking.code_version import code_version
 from attention_lab.tracking.record_files import json_text, read_record
-from attention_lab.tracking.run_directory import write_atomically
 
 
 def evaluation_file(directory: Path, split: str, terms: str = "") -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from attention_lab.atomic_write import PARTIAL_FILES, write_atomically
 from attention_lab.config.identity import differences
 from attention_lab.config.identity import identity as identity_of
 from attention_lab.data.files.paths import shown
@@ -39,27 +40,6 @@ LONGEST_ERROR = 10_000
 
 class RunExists(ValueError):
     """The directory already holds a run."""
-
-
-def write_atomically(path: Path, text: str, durable: bool = True) -> None:
-    """Write ``text`` so that a reader finds the old file or the new one, never half of one.
-
-    Args:
-        path: the file.
-        text: what it shall hold.
-        durable: whether that must outlast a machine that loses power, which takes milliseconds.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)  # never written through a link that is in its place
-    try:
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(text)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _NoAliases(yaml.SafeDumper):
@@ -118,8 +98,7 @@ class RunRecord:
             earlier = _unfinished(directory, config)
             #: Whether the run has been begun before.
             self.goes_on = earlier is not None
-            for partial in directory.glob(".*.partial"):  # of a process that was killed
-                partial.unlink()
+            _remove_partial_files(directory)
             self._status = _first_status(config, overrides)
             if earlier is not None:
                 lasting = ("started", "progress", "wandb_id")
@@ -172,6 +151,13 @@ class RunRecord:
         status = {**self._status, **changes, "updated": _now()}
         write_atomically(self.directory / "status.json", json_text(status), durable)
         self._status = status  # a signal may raise before, and then the run has not finished
+
+
+def _remove_partial_files(directory: Path) -> None:
+    """Remove what a killed process had written in part."""
+    for folder in (directory, directory / "checkpoints", directory / "attention"):
+        for partial in folder.glob(PARTIAL_FILES):
+            partial.unlink()
 
 
 def goes_on(directory: Path, config: Mapping[str, Any]) -> bool:

@@ -2,7 +2,6 @@
 
 import base64
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from attention_lab.atomic_write import write_atomically
 from attention_lab.tracking.attention_map import AttentionMap
 from attention_lab.tracking.colormaps import (
     NIGHT_TO_BLUE,
@@ -49,9 +49,7 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
             "maps": list(maps),
         },
     )
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(page, "utf-8")
-    os.replace(unfinished, path)
+    write_atomically(path, page, durable=False)
 
 
 @functools.cache

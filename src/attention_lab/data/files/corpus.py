@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_lab.atomic_write import replacing
 from attention_lab.data.core.vocabulary import UNK, TextVocabulary, Tokens, restored, vocabulary_of
 from attention_lab.data.files.overlap import Ids, shared_passages
 from attention_lab.data.files.paths import shown
@@ -271,10 +272,8 @@ def _mapped(path: Path, vocabulary: TextVocabulary) -> Ids:
 
 
 def _save(path: Path, counts: Table) -> None:
-    """Write a table so that who reads meanwhile finds all of it or nothing."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+    with replacing(path, durable=False) as file:
         np.save(file, counts)
-    Path(file.name).replace(path)
 
 
 def _put(partial: Path, directory: Path) -> None:

@@ -1,6 +1,5 @@
 """Checkpoints that are either whole or not there, from which training goes on exactly."""
 
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from attention_lab.atomic_write import replacing
 from attention_lab.data.core.splits import TrainingLoader
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, read, write
@@ -277,12 +277,5 @@ def _cause(error: OSError) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with source.open("rb") as old, partial.open("wb") as new:
-            shutil.copyfileobj(old, new, 1 << 20)
-            new.flush()
-            os.fsync(new.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with source.open("rb") as old, replacing(target) as new:
+        shutil.copyfileobj(old, new, 1 << 20)

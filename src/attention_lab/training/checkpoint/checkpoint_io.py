@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from attention_lab.atomic_write import replacing
 from attention_lab.tracking.record_files import (
     MIB,
     VERSION_KEY,
@@ -57,18 +58,9 @@ def write(checkpoint: dict[str, Any], path: Path, before: Path | None = None) ->
         OSError: if it cannot be written; then what was there before is there still.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w+b") as file:
-            _save(with_version(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
-        if before is not None and path.exists():
-            path.replace(before)
-        partial.replace(path)
-        _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, backup=before) as file:
+        _save(with_version(checkpoint), file)
+    _sync(path.parent)
 
 
 def _sync(directory: Path) -> None:
