@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from attention_lab.data.core.batches import LabelledPositions
-from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.vocabulary import Characters
 from attention_lab.training.run import train
 from tests.conftest import Compose
 
 
-class Alphabet(LanguageModelData):
+class Alphabet(LanguageModelDataModule):
     """Windows of letters in their order, a b c d a b c d …, and of lines in between."""
 
     monitor = "loss"

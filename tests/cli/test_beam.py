@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.data.core.batches import SequencePairs
-from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import beam_search
 from attention_lab.tracking.record_files import read_record
@@ -23,7 +23,7 @@ def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words
     batch: SequencePairs = words.data.split("validation")
     length = words.task.max_length
     written = beam_search(words.task.model, batch.source, BOS, EOS, length, 5, 2.0).tolist()
-    assert isinstance(words.data, SequencePairsData)
+    assert isinstance(words.data, SequenceToSequenceDataModule)
     errors = words.data.metric()
     errors.update(
         [row[: row.index(EOS)] if EOS in row else row for row in written],

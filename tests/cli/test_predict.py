@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, Words
 from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.training.build import Run
@@ -21,7 +21,7 @@ WORDS = ["tomato", "a", "", "knightly", "it's", "zoo", "   "]
 
 def pronounced(run: Run, word: str, **beam: Any) -> str:
     """What the network writes for one word, without the code under test."""
-    assert isinstance(run.data, SequencePairsData)
+    assert isinstance(run.data, SequenceToSequenceDataModule)
     ids = run.data.source_vocabulary.read(word.strip(" "))
     if not ids:
         return ""

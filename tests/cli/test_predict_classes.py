@@ -22,7 +22,7 @@ def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path
     options = ["trainer=cpu", "logger=csv", "model.d_model=16", "trainer.max_steps=30"]
     options += ["optimizer.lr=0.01", "optimizer.warmup_steps=0", "model.dropout=0.0"]
     files = [f"data.{split}={lines}" for split in ("train", "validation", "test")]
-    with pytest.warns(UserWarning, match="in the training split as well"):
+    with pytest.warns(UserWarning, match="in the training split too"):
         train(compose("data=labels", "data.batch_size=25", *files, *options), tmp_path / "run", [])
     lines.unlink()
     answer = ask(tmp_path / "run", "bcd\na \n\nuuiiaa\n\tg\n", "--batch", "4")

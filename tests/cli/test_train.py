@@ -382,12 +382,12 @@ def test_a_warning_is_one_line_without_code(tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     warned = [line for line in answer.err.splitlines() if "validation" in line]
     assert warned == [
-        "attention-lab: 16 of the 17 validation texts are in the training split as well: how they "
-        "are answered says little of new ones",
-        "attention-lab: 16 of the 16 test texts are in the validation split as well: how they are "
-        "answered says little of new ones",
-        "attention-lab: other.tsv: 2 of the 34 tokens of validation never occur in training; they "
-        "are read as <unk> (data.tokens=bytes knows all)",
+        "attention-lab: 16 of the 17 validation texts are in the training split too: scores on "
+        "them may be inflated by leakage",
+        "attention-lab: 16 of the 16 test texts are in the validation split too: scores on them "
+        "may be inflated by leakage",
+        "attention-lab: other.tsv: 2 of the 34 tokens of validation do not occur in training and "
+        "become <unk>; data.tokens=bytes avoids that",
     ]
 
 

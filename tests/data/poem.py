@@ -12,9 +12,7 @@ from attention_lab.data.files.text import Text
 #: Of every test that loads one. The poem repeats itself, of which it is warned.
 MARKS = [
     pytest.mark.usefixtures("own_cache"),
-    pytest.mark.filterwarnings(
-        "ignore:.*(never occur|text as well|is for bpe|in the training text)"
-    ),
+    pytest.mark.filterwarnings("ignore:.*(do not occur|is also a|is for bpe|in the training text)"),
 ]
 SPLITS = ("train", "validation", "test")
 #: Two kinds of words, characters of one to four bytes, and gaps of every kind.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.data.core import file_hashes
-from attention_lab.data.core.file_hashes import sha256
-from attention_lab.data.files.corpus import cache_directory
+from attention_lab.data.files import file_hashes
+from attention_lab.data.files.cache import cache_directory
+from attention_lab.data.files.file_hashes import sha256
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
-from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.splits import SPLITS
-from attention_lab.data.synthetic.generated import SHARES, GeneratedData, deal
+from attention_lab.data.synthetic.generated import SHARES, GeneratedDataModule, split_of
 
 
-class Coins(GeneratedData[LabelledPositions], LanguageModelData):
+class Coins(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
     """Rows of ones and twos, of which there are few."""
 
     monitor, mode = "accuracy", "max"
@@ -71,16 +71,16 @@ def test_no_more_are_drawn_at_a_time_than_a_portion(monkeypatch: pytest.MonkeyPa
     assert [len(data.split(split).inputs) for split in SPLITS] == [50, 20, 20]
     assert len(set.union(*rows.values())) == sum(map(len, rows.values()))
     for number, split in enumerate(SPLITS):
-        assert (deal(data.split(split).inputs.numpy()) == number).all()
+        assert (split_of(data.split(split).inputs.numpy()) == number).all()
 
 
 def test_dealing_is_by_the_row_alone() -> None:
     rows = np.random.default_rng(0).integers(0, 50, (5000, 6))
-    dealt = deal(rows)
+    dealt = split_of(rows)
     shares = np.bincount(dealt) / len(rows)
     assert shares == pytest.approx(SHARES, abs=0.02)
-    assert np.array_equal(deal(rows[::-1]), dealt[::-1])
-    assert np.array_equal(deal(np.pad(rows, ((0, 0), (0, 3)))), dealt)
+    assert np.array_equal(split_of(rows[::-1]), dealt[::-1])
+    assert np.array_equal(split_of(np.pad(rows, ((0, 0), (0, 3)))), dealt)
     assert dealt[:30].tolist() == FROZEN
 
 
@@ -92,4 +92,4 @@ FROZEN = [0, 2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0
 )
 def test_every_part_of_a_row_counts(change: Callable[[np.ndarray], np.ndarray]) -> None:
     rows = np.random.default_rng(0).integers(1, 50, (5000, 6))
-    assert (deal(change(rows)) == deal(rows)).mean() == pytest.approx(0.66, abs=0.03)
+    assert (split_of(change(rows)) == split_of(rows)).mean() == pytest.approx(0.66, abs=0.03)

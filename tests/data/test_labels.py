@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.data.core.splits import stable_fraction
+from attention_lab.data.core.hashing import stable_fraction
 from attention_lab.data.core.vocabulary import UNK
 from attention_lab.data.files.labels import Labels
 
@@ -76,7 +76,7 @@ def test_one_file_may_be_missing(tmp_path: Path, given: str, dealt: str) -> None
 
 def test_the_trivial_baseline_is_the_majority_of_training(tmp_path: Path) -> None:
     files = own(tmp_path, train=FILMS, validation=[("film", "bad")], test=FILMS)
-    with pytest.warns(UserWarning, match="3 of the 3 test texts are in the training split as well"):
+    with pytest.warns(UserWarning, match="3 of the 3 test texts are in the training split too"):
         data = loaded(**files)
     assert data.trivial_baseline("validation") == {"accuracy": 0.0}
     assert data.trivial_baseline("test") == {"accuracy": pytest.approx(2 / 3)}
@@ -104,7 +104,7 @@ def test_slices_are_by_length_in_tokens(tmp_path: Path) -> None:
     train = [(" ".join("a" * n), "xy"[n % 2]) for n in (1, 2, 2, 3, 3, 3, 4, 5, 8, 30)]
     other = [(" ".join("a" * n), "x") for n in (1, 2, 3, 4, 7, 31, 99)]
     files = own(tmp_path, train=train, validation=other, test=other)
-    with pytest.warns(UserWarning, match="as well"):
+    with pytest.warns(UserWarning, match="split too"):
         data = loaded(**files, tokens="whitespace")
     slices = data.slices("test")
     assert slices.names == ["length=1-2", "length=3", "length=4-5", "length=6+"]
@@ -123,23 +123,23 @@ def test_what_training_does_not_know_is_warned_of_once(tmp_path: Path) -> None:
         data = loaded(**files, tokens="whitespace")
         data.setup()
     assert [str(warning.message) for warning in caught] == [
-        "1 of the 2 test texts are in the training split as well: how they are answered says "
-        "little of new ones",
-        f"{files['validation']}: 1 of the 3 tokens of validation never occur in training; they are "
-        "read as <unk> (data.tokens=bytes knows all)",
+        "1 of the 2 test texts are in the training split too: scores on them may be inflated by "
+        "leakage",
+        f"{files['validation']}: 1 of the 3 tokens of validation do not occur in training and "
+        "become <unk>; data.tokens=bytes avoids that",
     ]
     assert data.split("validation").inputs[0, 1] == UNK
 
 
 def test_texts_that_splits_share_are_counted(tmp_path: Path) -> None:
     files = own(tmp_path, train=MANY)
-    with pytest.warns(UserWarning, match="as well") as caught:
+    with pytest.warns(UserWarning, match="split too") as caught:
         data = loaded(**files, validation=files["train"], test="")
     held_out = sum(stable_fraction(text) >= 0.95 for text, _ in MANY)
     assert len(rows(data, "test")) == held_out > 0
     assert [str(warning.message).partition(":")[0] for warning in caught] == [
-        f"{300 - held_out} of the 300 validation texts are in the training split as well",
-        f"{held_out} of the {held_out} test texts are in the validation split as well",
+        f"{300 - held_out} of the 300 validation texts are in the training split too",
+        f"{held_out} of the {held_out} test texts are in the validation split too",
     ]
 
 
@@ -181,14 +181,14 @@ def test_a_label_too_rare_to_be_dealt_is_named_with_its_line(tmp_path: Path, spl
     ) as caught:
         loaded(**own(tmp_path, train=rare))
     assert str(caught.value).endswith(
-        f"this text falls to {split}, and none with its label to training; give more such lines, "
-        f"or data.{split}=FILE"
+        f"this text is in {split}, and no training text has its label; add such lines, or use "
+        f"data.{split}=FILE"
     )
 
 
 def test_files_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"train\.tsv: of 3 different texts none falls to \w+; give"
+        ValueError, match=r"train\.tsv: none of 3 different texts is assigned to \w+; add"
     ):
         loaded(**own(tmp_path, train=FILMS))
     with pytest.raises(ValueError, match=r"train\.tsv: every training line has the label 'a'"):

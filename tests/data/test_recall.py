@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare
 
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
-from attention_lab.data.synthetic.generated import distinct
+from attention_lab.data.synthetic.generated import sample_without_replacement
 from attention_lab.data.synthetic.recall import Recall
 
 SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 50, "vocabulary": 64}
@@ -85,7 +85,7 @@ def test_distances_follow_the_power_law() -> None:
 
 
 def test_rows_of_different_numbers_are_all_equally_likely() -> None:
-    rows = distinct(np.random.default_rng(0), 24_000, 4, 3)
+    rows = sample_without_replacement(np.random.default_rng(0), 24_000, 4, 3)
     counts = Counter(map(tuple, rows.tolist()))
     assert set(counts) == set(itertools.permutations(range(4), 3))
     assert chisquare(list(counts.values())).pvalue > 1e-4

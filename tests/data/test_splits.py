@@ -11,7 +11,8 @@ import pytest
 from attention_lab.data.bundled.digits import Digits
 from attention_lab.data.bundled.g2p import G2P
 from attention_lab.data.core import sequence_metrics, slices, vocabulary
-from attention_lab.data.core.splits import split_by_hash, stable_fraction
+from attention_lab.data.core.hashing import stable_fraction
+from attention_lab.data.core.splits import split_by_hash
 
 KEYS = [f"key {number}" for number in range(10_000)]
 

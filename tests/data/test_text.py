@@ -12,7 +12,7 @@ import torch
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.vocabulary import PAD, UNK, BytePairs
 from attention_lab.data.files import corpus as corpus_module
-from attention_lab.data.files.corpus import Piece, texts
+from attention_lab.data.files.corpus import Piece, read_texts
 from attention_lab.data.files.text import Text, Windows
 from tests.data.poem import MARKS, POEM, SPLITS, loaded, read, written
 
@@ -82,7 +82,7 @@ def test_the_vocabulary_is_that_of_training(tmp_path: Path) -> None:
     path = written(tmp_path, "ab " * 200)
     other = written(tmp_path, "abxabyab" * 3, "other.txt")
     with pytest.warns(
-        UserWarning, match=r"other\.txt: 6 of the 24 tokens of test never occur in training"
+        UserWarning, match=r"other\.txt: 6 of the 24 tokens of test do not occur in training"
     ):
         data = loaded(path, test=other)
     assert data.model_arguments()["vocabulary"] == 4 + 3
@@ -99,7 +99,7 @@ def test_byte_pairs_of_blocks_are_those_of_the_whole(
     pairs = BytePairs.trained([POEM], 400)
     path = Path(written(tmp_path, POEM))
     monkeypatch.setattr(corpus_module, "BLOCK", 4 * block)
-    blocks = list(texts([Piece(path, 0, path.stat().st_size)]))
+    blocks = list(read_texts([Piece(path, 0, path.stat().st_size)]))
     assert max(map(len, blocks)) < 5 * block + 20
     ids = [id for text in blocks for id in pairs.read(text)]
     # A word that is longer than a block is cut; the longest here has 8 letters.

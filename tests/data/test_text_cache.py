@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from attention_lab.data.files import corpus as corpus_module
-from attention_lab.data.files.corpus import cache_directory, texts
+from attention_lab.data.files.cache import cache_directory
+from attention_lab.data.files.corpus import read_texts
 from tests.data.poem import MARKS, POEM, SPLITS, loaded, read, written
 
 pytestmark = MARKS
@@ -18,10 +19,10 @@ def made_of(path: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> bool:
 
     def spy(pieces: Any) -> Any:
         readings.append(pieces)
-        return texts(pieces)
+        return read_texts(pieces)
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_module, "texts", spy)
+        patch.setattr(corpus_module, "read_texts", spy)
         loaded(path, **options)
     return bool(readings)
 

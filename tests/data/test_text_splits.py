@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attention_lab.data.files import corpus as corpus_module
-from attention_lab.data.files.corpus import cut, texts, whole_files
+from attention_lab.data.files.corpus import file_pieces, read_texts, split_pieces
 from tests.data.poem import MARKS, POEM, SPLITS, loaded, read, written
 
 pytestmark = MARKS
@@ -33,10 +33,10 @@ def test_one_text_is_cut_by_position(
 
 def test_characters_are_never_cut(tmp_path: Path) -> None:
     text = "a雨🐔ü" * 5  # 50 bytes
-    pieces = whole_files([written(tmp_path, text)])
+    pieces = file_pieces([written(tmp_path, text)])
     for place in range(51):
-        parts = cut(pieces, [place / 50, 1 - place / 50])
-        first, second = ("".join(texts(part)) for part in parts)
+        parts = split_pieces(pieces, [place / 50, 1 - place / 50])
+        first, second = ("".join(read_texts(part)) for part in parts)
         assert first + second == text
         assert 0 <= len(first.encode()) - place <= 3
 
@@ -69,10 +69,10 @@ def test_a_file_that_two_splits_are_given_is_warned_of(tmp_path: Path) -> None:
         for name, text in (("a", POEM), ("b", POEM[:99]), ("c", POEM[:99]), ("d", POEM[:98] + "?"))
     )
     for options, expected in (
-        ({"validation": train}, [f"{train}: this validation text is a training text as well"]),
+        ({"validation": train}, [f"{train}: this validation text is also a training text"]),
         (
             {"validation": [other, longer], "test": [longer, same]},
-            [f"{path}: this test text is a validation text as well" for path in (longer, same)],
+            [f"{path}: this test text is also a validation text" for path in (longer, same)],
         ),
         ({"validation": other, "test": longer}, []),
     ):
@@ -80,7 +80,7 @@ def test_a_file_that_two_splits_are_given_is_warned_of(tmp_path: Path) -> None:
             warnings.simplefilter("always")
             loaded([train], **options)
         said = [str(warning.message).rpartition(":")[0] for warning in caught]
-        assert [line for line in said if "as well" in line] == expected
+        assert [line for line in said if "is also a" in line] == expected
 
 
 def test_passages_that_splits_share_are_counted(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_passages_that_splits_share_are_counted(tmp_path: Path) -> None:
         (
             {"validation": copied, "test": quoted},
             [
-                f"{copied}: 351 of 2351 passages of 50 tokens of the validation text stand in the "
-                "training text, too: how they are predicted says little of new ones"
+                f"{copied}: 351 of 2351 passages of 50 tokens of the validation text are also in "
+                "the training text: scores may be inflated by leakage"
             ],
         ),
         ({"test": quoted}, []),

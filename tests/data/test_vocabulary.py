@@ -21,9 +21,9 @@ from attention_lab.data.core.vocabulary import (
     TextVocabulary,
     Vocabulary,
     Words,
-    checked_size,
+    build_vocabulary,
+    check_vocabulary_size,
     restored,
-    vocabulary_of,
 )
 
 LETTER = "to be or not to be\nthat is the question <s> "
@@ -166,7 +166,7 @@ def test_byte_pairs_say_which_package_they_need(monkeypatch: pytest.MonkeyPatch)
     [("characters", Characters), ("whitespace", Words), ("bytes", Bytes), ("bpe", BytePairs)],
 )
 def test_a_vocabulary_is_restored_from_plain_values(tokens: str, kind: type) -> None:
-    vocabulary = vocabulary_of(tokens, [LETTER[:9], LETTER[9:]], 270)  # type: ignore[arg-type]
+    vocabulary = build_vocabulary(tokens, [LETTER[:9], LETTER[9:]], 270)  # type: ignore[arg-type]
     state = json.loads(json.dumps(vocabulary.state()))
     again = restored(state)
     assert type(vocabulary) is type(again) is kind
@@ -191,15 +191,15 @@ def test_long_texts_are_read_as_short_ones(text: str) -> None:
 
 
 def test_a_number_of_tokens_is_for_byte_pairs(recwarn: pytest.WarningsRecorder) -> None:
-    assert checked_size(None, "characters") == 1024
-    assert checked_size(300, "characters", "bpe") == 300
+    assert check_vocabulary_size(None, "characters") == 1024
+    assert check_vocabulary_size(300, "characters", "bpe") == 300
     with pytest.raises(ValueError, match="vocabulary must be at least 1, got 0"):
-        checked_size(0, "bpe")
+        check_vocabulary_size(0, "bpe")
     assert not recwarn
     with pytest.warns(UserWarning, match="vocabulary=9 changes nothing: .* whitespace and bytes"):
-        checked_size(9, "whitespace", "bytes")
+        check_vocabulary_size(9, "whitespace", "bytes")
 
 
 def test_there_are_four_kinds_of_tokens() -> None:
     with pytest.raises(ValueError, match="characters, whitespace, bytes or bpe, got 'sounds'"):
-        vocabulary_of("sounds", [], 0)  # type: ignore[arg-type]
+        build_vocabulary("sounds", [], 0)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from mnist1d.data import get_dataset_args, make_dataset
 from sklearn.linear_model import LogisticRegression
 
 from attention_lab.data.bundled.waveforms import Waveforms
-from attention_lab.data.core.splits import stable_fraction
+from attention_lab.data.core.hashing import stable_fraction
 
 SPLITS = ("train", "validation", "test")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attention_lab.config.components import ConfigError, create
-from attention_lab.data.core.splits import SplitDataModule
+from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.run_directory import read_config, write_config
 from attention_lab.training.build import build
 from attention_lab.training.checkpoint.checkpoint_io import write

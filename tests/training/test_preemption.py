@@ -18,7 +18,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
-from attention_lab.data.core.bucketing import BucketBatchSampler
+from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.tracking import run_directory
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training import run as run_module

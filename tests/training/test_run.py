@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from attention_lab.attention import attention_layers
 from attention_lab.data.bundled.digits import Digits
-from attention_lab.data.core.splits import SplitDataModule
+from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.record_files import read_record
 from attention_lab.training.build import build
 from attention_lab.training.evaluation import evaluate, restored

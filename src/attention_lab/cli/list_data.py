@@ -17,7 +17,7 @@ shortcut does well without solving the task. Both are computed now, on test, by 
 chooses checkpoints."""
 
 #: What takes seconds to import, and is imported once for all processes.
-HEAVY = ("attention_lab.data.core.splits", "attention_lab.config.components")
+HEAVY = ("attention_lab.data.core.datamodule", "attention_lab.config.components")
 
 
 def table(extra: Path | None) -> Iterator[str]:
@@ -54,7 +54,8 @@ def _begin() -> None:
 
 def _facts(name: str, extra: Path | None) -> str:
     from attention_lab.config.components import check_node, create
-    from attention_lab.data.core.splits import SPLITS, SplitDataModule
+    from attention_lab.data.core.datamodule import SplitDataModule
+    from attention_lab.data.core.splits import SPLITS
 
     config = composed([f"data={name}"], extra)
     try:

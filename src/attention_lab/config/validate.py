@@ -18,7 +18,7 @@ from attention_lab.spelling import nearest
 SECTIONS = {
     "attention": "attention_lab.attention.AttentionLayer",
     "model": "attention_lab.models.protocol.Network",
-    "data": "attention_lab.data.core.splits.SplitDataModule",
+    "data": "attention_lab.data.core.datamodule.SplitDataModule",
     "task": "attention_lab.training.tasks.base.AttentionTask",
     "optimizer": "attention_lab.training.optim.OptimizerOptions",
     "trainer": "attention_lab.training.trainer.TrainerOptions",

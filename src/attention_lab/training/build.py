@@ -22,8 +22,8 @@ from attention_lab.config.components import (
 )
 from attention_lab.config.environment_variables import VARIABLE, with_environment
 from attention_lab.config.validate import check
-from attention_lab.data.core.file_hashes import sha256
-from attention_lab.data.core.splits import SplitDataModule
+from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.data.files.file_hashes import sha256
 from attention_lab.data.files.paths import shown
 from attention_lab.models.protocol import Network
 from attention_lab.tracking.wandb_logger import LoggerOptions

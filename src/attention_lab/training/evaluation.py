@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from attention_lab.config.components import Config, ConfigError, component_class, create
 from attention_lab.config.environment_variables import check_without_environment
 from attention_lab.config.validate import check
-from attention_lab.data.core.splits import SplitDataModule
+from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.run_directory import read_config
 from attention_lab.training.build import Run, build, config_errors, load_data
 from attention_lab.training.checkpoint.checkpoint_io import read

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from lightning import Callback, LightningModule, Trainer
 
-from attention_lab.data.core.splits import TrainingLoader
+from attention_lab.data.core.dataloader import TrainingDataLoader
 from attention_lab.printing import echo
 from attention_lab.training.checkpoint.callback import Checkpoints
 from attention_lab.training.distributed import process_group
@@ -140,8 +140,10 @@ class Preemption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
         loader = trainer.train_dataloader
-        self.signals.waits = isinstance(loader, TrainingLoader)  # another has no place to stop at
-        if isinstance(loader, TrainingLoader):
+        self.signals.waits = isinstance(
+            loader, TrainingDataLoader
+        )  # another has no place to stop at
+        if isinstance(loader, TrainingDataLoader):
             loader.before_each.append(lambda: self._stop_if_asked(trainer))
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:

@@ -5,14 +5,14 @@ from typing import Literal
 import torch
 
 from attention_lab.data.core.batches import LabelledSequences
-from attention_lab.data.core.labelled_sequences import LabelledSequencesData
+from attention_lab.data.core.classification import ClassificationDataModule
 from attention_lab.data.core.slices import Slices, by_class
 from attention_lab.data.core.splits import split_by_hash
 
 CLASSES, ROWS, COLUMNS, BRIGHTEST = 10, 8, 8, 16
 
 
-class Digits(LabelledSequencesData):
+class Digits(ClassificationDataModule):
     """Handwritten digits as sequences of eight rows of eight pixels, or of pixels (scikit-learn).
 
     Example: an image of a 3, (8, 8) with values from 0 to 1 → 3. Read as pixels it is (64, 1), row
@@ -75,7 +75,7 @@ class Digits(LabelledSequencesData):
         of_class = (train.inputs[train.labels == label] for label in range(CLASSES))
         means = torch.stack([inputs.flatten(1).double().mean(0) for inputs in of_class])
         nearest = torch.cdist(images, means).argmin(1)
-        return {"nearest class mean": self.right(split, nearest)}
+        return {"nearest class mean": self.accuracy(split, nearest)}
 
     def slices(self, split: str) -> Slices:
         """By class."""

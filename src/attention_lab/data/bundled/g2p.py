@@ -15,16 +15,16 @@ from torch import Tensor
 from attention_lab.attention.validation import check_positive
 from attention_lab.data.core.batches import SequencePairs, pad
 from attention_lab.data.core.sequence_metrics import PronunciationErrors, Reference
-from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.slices import Slices, by_share
-from attention_lab.data.core.splits import checked_split, split_by_hash
+from attention_lab.data.core.splits import check_split, split_by_hash
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD, Characters, Words
 
 #: Words, and the pronunciations of each ("T AH M EY T OW").
 Lexicon = dict[str, tuple[str, ...]]
 
 
-class G2P(SequencePairsData):
+class G2P(SequenceToSequenceDataModule):
     """English words to their pronunciations, letters to phonemes (CMUdict).
 
     Example: t o m a t o → T AH M EY T OW, or T AH M AA T OW.
@@ -102,7 +102,7 @@ class G2P(SequencePairsData):
 
         A training word with several pronunciations has all of them in each of its rows.
         """
-        if checked_split(split) not in self._references:
+        if check_split(split) not in self._references:
             self._references[split] = [
                 [tuple(self._spell(pronunciation)) for pronunciation in accepted]
                 for accepted in self._accepted[split]

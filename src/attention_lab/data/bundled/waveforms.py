@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention_lab.data.core.batches import LabelledSequences
-from attention_lab.data.core.labelled_sequences import LabelledSequencesData
+from attention_lab.data.core.classification import ClassificationDataModule
 from attention_lab.data.core.slices import Slices, by_class
 from attention_lab.data.core.splits import split_by_hash
 
 CLASSES, SAMPLES = 10, 40
 
 
-class Waveforms(LabelledSequencesData):
+class Waveforms(ClassificationDataModule):
     """MNIST-1D: which of ten digits is in this wave of 40 samples? Greydanus & Kobak 2020.
 
     Example: 40 numbers, most of them noise, and among them a 3 as the pen would go → 3.
@@ -110,7 +110,7 @@ class Waveforms(LabelledSequencesData):
 
         optimizer.step(loss)
         answers = (_with_one(self.split(split).inputs) @ weights.detach()).argmax(1)
-        return {"logistic regression": self.right(split, answers)}
+        return {"logistic regression": self.accuracy(split, answers)}
 
     def slices(self, split: str) -> Slices:
         """By class."""

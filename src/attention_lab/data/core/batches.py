@@ -85,8 +85,8 @@ class LabelledPositions(NamedTuple):
 BatchT = TypeVar("BatchT", bound=Batch)
 
 
-class Rows(Dataset[BatchT]):
-    """A split as a dataset that is indexed with a tensor of rows and answers with their batch."""
+class SplitDataset(Dataset[BatchT]):
+    """A split as a Dataset: indexing it with a tensor of rows returns them as a batch."""
 
     def __init__(self, split: BatchT) -> None:
         self.split = split

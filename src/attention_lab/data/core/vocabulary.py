@@ -262,7 +262,7 @@ class BytePairs(TextVocabulary):
         return {"kind": "bpe", "tokenizer": self._tokenizer.to_str()}
 
 
-def checked_size(vocabulary: int | None, *kinds: Tokens) -> int:
+def check_vocabulary_size(vocabulary: int | None, *kinds: Tokens) -> int:
     """How many tokens byte pairs are to be; a number that changes nothing is warned of.
 
     Args:
@@ -284,7 +284,7 @@ def checked_size(vocabulary: int | None, *kinds: Tokens) -> int:
     return vocabulary
 
 
-def vocabulary_of(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabulary:
+def build_vocabulary(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabulary:
     """The vocabulary of some texts, which are read once and not kept.
 
     Args:

@@ -19,9 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_lab.atomic_write import replacing
-from attention_lab.data.core.vocabulary import UNK, TextVocabulary, Tokens, restored, vocabulary_of
-from attention_lab.data.files.overlap import Ids, shared_passages
+from attention_lab.data.core.vocabulary import (
+    UNK,
+    TextVocabulary,
+    Tokens,
+    build_vocabulary,
+    restored,
+)
+from attention_lab.data.files.cache import cache_directory
 from attention_lab.data.files.paths import shown
+from attention_lab.data.files.shared_passages import Ids, shared_passages
 
 #: Bytes of text that are in memory at a time.
 BLOCK = 2**16
@@ -64,7 +71,7 @@ class Corpus:
     ids: dict[str, Ids]
     directory: Path
 
-    def counted(self, name: str, count: Callable[[], Table]) -> Table:
+    def cached_counts(self, name: str, count: Callable[[], Table]) -> Table:
         """A table of counts, made once and then kept beside the ids under some name."""
         path = self.directory / f"{name}.npy"
         try:
@@ -77,7 +84,7 @@ class Corpus:
         return known
 
 
-def whole_files(paths: Sequence[str]) -> list[Piece]:
+def file_pieces(paths: Sequence[str]) -> list[Piece]:
     """All of some files, but for a byte order mark at the beginning.
 
     Raises:
@@ -99,7 +106,7 @@ def whole_files(paths: Sequence[str]) -> list[Piece]:
     return pieces
 
 
-def shared_files(some: Sequence[Piece], others: Sequence[Piece]) -> list[Path]:
+def duplicate_files(some: Sequence[Piece], others: Sequence[Piece]) -> list[Path]:
     """Those of the other files that have the content of one of some files.
 
     Only files of the same size are read.
@@ -111,7 +118,7 @@ def shared_files(some: Sequence[Piece], others: Sequence[Piece]) -> list[Path]:
     ]
 
 
-def cut(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[Piece]]:
+def split_pieces(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[Piece]]:
     """Pieces cut into consecutive parts, between characters.
 
     Args:
@@ -135,7 +142,7 @@ def cut(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[Piece]]:
     return parts
 
 
-def texts(pieces: Sequence[Piece]) -> Iterator[str]:
+def read_texts(pieces: Sequence[Piece]) -> Iterator[str]:
     """The text of some pieces in blocks that end between words, where words are not too long.
 
     Raises:
@@ -161,7 +168,7 @@ def texts(pieces: Sequence[Piece]) -> Iterator[str]:
             yield rest
 
 
-def corpus(
+def load_corpus(
     splits: Mapping[str, Sequence[Piece]],
     tokens: Tokens,
     size: int,
@@ -192,7 +199,7 @@ def corpus(
     except OSError as error:
         raise ValueError(_not_kept(home, error)) from None
     try:
-        accept(_write(partial, splits, vocabulary_of(tokens, texts(splits["train"]), size)))
+        accept(_write(partial, splits, build_vocabulary(tokens, read_texts(splits["train"]), size)))
         if _key(splits, tokens, size) != key:
             raise ValueError("a text file changed while it was read; try again")
         _put(partial, directory)
@@ -203,14 +210,6 @@ def corpus(
     made = _read(directory)
     assert made is not None
     return made
-
-
-def cache_directory() -> Path:
-    """Where ids are kept: ``attention-lab`` in $XDG_CACHE_HOME or else in ~/.cache.
-
-    It may be deleted whenever no run is reading it; what is needed again is made again.
-    """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-lab"
 
 
 def _key(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> str:
@@ -233,7 +232,7 @@ def _write(
     for split, pieces in splits.items():
         tokens = characters = unknown = 0
         with (directory / f"{split}.ids").open("wb") as file:
-            for text in texts(pieces):
+            for text in read_texts(pieces):
                 ids = vocabulary.ids(text)
                 file.write((ids - vocabulary.lowest).astype(_stored_type(vocabulary)).tobytes())
                 tokens += len(ids)

@@ -7,19 +7,23 @@ import torch
 from torch import Tensor
 
 from attention_lab.data.core.batches import LabelledSequences, pad
-from attention_lab.data.core.labelled_sequences import LabelledSequencesData
+from attention_lab.data.core.classification import ClassificationDataModule
 from attention_lab.data.core.slices import Slices, by_share
-from attention_lab.data.core.splits import SPLITS, warn_of_shared, warn_of_unknown
+from attention_lab.data.core.splits import SPLITS
 from attention_lab.data.core.vocabulary import (
     PAD,
     UNK,
     TextVocabulary,
     Tokens,
-    checked_size,
-    vocabulary_of,
+    build_vocabulary,
+    check_vocabulary_size,
 )
 from attention_lab.data.files.paths import required, shown
-from attention_lab.data.files.tsv import as_read, deal, read_columns
+from attention_lab.data.files.split_warnings import (
+    warn_about_shared_examples,
+    warn_about_unknown_tokens,
+)
+from attention_lab.data.files.tab_separated import assign_splits, normalize_whitespace, read_columns
 
 
 class _Line(NamedTuple):
@@ -28,7 +32,7 @@ class _Line(NamedTuple):
     place: str  # the file and the line in it, for messages
 
 
-class Labels(LabelledSequencesData):
+class Labels(ClassificationDataModule):
     """Which label has this text? On files of the user's own.
 
     Example, a line of such a file, with a tab between text and label: a fine film → good.
@@ -75,7 +79,7 @@ class Labels(LabelledSequencesData):
         super().__init__(batch_size, seed)
         self.train_file = required("train", train, "a UTF-8 file of lines text TAB label")
         self.other_files = {"validation": validation, "test": test}
-        self.tokens, self.vocabulary = tokens, checked_size(vocabulary, tokens)
+        self.tokens, self.vocabulary = tokens, check_vocabulary_size(vocabulary, tokens)
 
     def load(self) -> dict[str, LabelledSequences]:
         """Read the files, number the tokens and labels of the training split, encode each split.
@@ -85,7 +89,7 @@ class Labels(LabelledSequencesData):
         """
         lines = self._lines()
         texts = [line.text for line in lines["train"]]
-        self.text_vocabulary = vocabulary_of(self.tokens, texts, self.vocabulary)
+        self.text_vocabulary = build_vocabulary(self.tokens, texts, self.vocabulary)
         self.classes = sorted({line.label for line in lines["train"]})
         if len(self.classes) == 1:
             raise ValueError(
@@ -93,12 +97,14 @@ class Labels(LabelledSequencesData):
             )
         for split in SPLITS[1:]:
             self._check_labels(split, lines[split])
-        warn_of_shared({split: [line.text for line in lines[split]] for split in SPLITS}, "texts")
+        warn_about_shared_examples(
+            {split: [line.text for line in lines[split]] for split in SPLITS}, "texts"
+        )
         encoded = {split: self._encoded(lines[split]) for split in SPLITS}
         for split in SPLITS[1:]:
             inputs = encoded[split].inputs
             unknown, tokens = (int(found.sum()) for found in (inputs == UNK, inputs != PAD))
-            warn_of_unknown(
+            warn_about_unknown_tokens(
                 shown(self.other_files[split] or self.train_file), split, unknown, tokens
             )
         return encoded
@@ -138,7 +144,7 @@ class Labels(LabelledSequencesData):
         scores = train.labels.bincount().double().log().repeat(len(chosen.labels), 1)
         for tokens in chosen.inputs.T:
             scores += evidence[tokens]
-        return {"tokens without order": self.right(split, scores.argmax(1))}
+        return {"tokens without order": self.accuracy(split, scores.argmax(1))}
 
     def slices(self, split: str) -> Slices:
         """By length in tokens, about as many training texts to each slice."""
@@ -158,12 +164,12 @@ class Labels(LabelledSequencesData):
     def _lines(self) -> dict[str, list[_Line]]:
         """The lines of each split."""
         given = {split: self._read(path) for split, path in self.other_files.items() if path}
-        return deal(self.train_file, self._read(self.train_file), given, "texts")
+        return assign_splits(self.train_file, self._read(self.train_file), given, "texts")
 
     def _read(self, path: str) -> list[_Line]:
         rows = enumerate(read_columns(path, ("text", "label")), start=1)
         return [
-            _Line(as_read(text, self.tokens), label, f"{shown(path)}, line {number}")
+            _Line(normalize_whitespace(text, self.tokens), label, f"{shown(path)}, line {number}")
             for number, (text, label) in rows
         ]
 
@@ -181,7 +187,7 @@ class Labels(LabelledSequencesData):
             if self.other_files[split]:
                 raise ValueError(f"{line.place}: no training text has the label {line.label!r}")
             raise ValueError(
-                f"{line.place}: the label {line.label!r} is too rare to be dealt out: this text "
-                f"falls to {split}, and none with its label to training; give more such lines, or "
+                f"{line.place}: the label {line.label!r} is too rare to split: this text is in "
+                f"{split}, and no training text has its label; add such lines, or use "
                 f"data.{split}=FILE"
             )

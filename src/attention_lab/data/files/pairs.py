@@ -16,20 +16,24 @@ from attention_lab.data.core.sequence_metrics import (
     Reference,
     SequenceMetrics,
 )
-from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.slices import Slices, by_length
-from attention_lab.data.core.splits import checked_split, warn_of_shared, warn_of_unknown
+from attention_lab.data.core.splits import check_split
 from attention_lab.data.core.vocabulary import (
     BOS,
     EOS,
     PAD,
     UNK,
     Tokens,
-    checked_size,
-    vocabulary_of,
+    build_vocabulary,
+    check_vocabulary_size,
 )
 from attention_lab.data.files.paths import required, shown
-from attention_lab.data.files.tsv import as_read, deal, read_columns
+from attention_lab.data.files.split_warnings import (
+    warn_about_shared_examples,
+    warn_about_unknown_tokens,
+)
+from attention_lab.data.files.tab_separated import assign_splits, normalize_whitespace, read_columns
 
 #: The metrics where none are chosen: of words spelt in symbols, and of running text.
 _OF_SYMBOLS = ("token_error_rate", "sequence_error_rate")
@@ -42,7 +46,7 @@ MetricName = Literal[
 Line = tuple[str, str]
 
 
-class Pairs(SequencePairsData):
+class Pairs(SequenceToSequenceDataModule):
     """Pairs of texts of your own, from a file with a line "source TAB target" for each.
 
     Example: "nineteen TAB 19" → 1 9, from n i n e t e e n.
@@ -102,29 +106,29 @@ class Pairs(SequencePairsData):
         self.train = required("train", train, "a UTF-8 file of lines source TAB target")
         self.validation, self.test = validation, test
         self.source_tokens, self.target_tokens = source_tokens, target_tokens
-        self.vocabulary = checked_size(vocabulary, source_tokens, target_tokens)
+        self.vocabulary = check_vocabulary_size(vocabulary, source_tokens, target_tokens)
         self.monitor = monitor or self.metrics[0]
         self.mode = MODES[self.monitor]
         self._sources: dict[str, list[str]] = {}
         self._references: dict[str, list[list[Reference]]] = {}
 
     def load(self) -> dict[str, SequencePairs]:
-        """Read the files, deal the training lines where splits lack one, and encode each split.
+        """Read the files, assign the lines to splits, and encode each split.
 
         Raises:
             ValueError: naming the file and line that cannot be read, or the split that is empty.
         """
         lines = self._lines()
         sources, targets = ([line[side] for line in lines["train"]] for side in (0, 1))
-        self.source_vocabulary = vocabulary_of(self.source_tokens, sources, self.vocabulary)
-        self.target_vocabulary = vocabulary_of(self.target_tokens, targets, self.vocabulary)
+        self.source_vocabulary = build_vocabulary(self.source_tokens, sources, self.vocabulary)
+        self.target_vocabulary = build_vocabulary(self.target_tokens, targets, self.vocabulary)
         # As a dict, so that each source counts once.
-        warn_of_shared({split: dict(lines[split]) for split in lines}, "sources")
+        warn_about_shared_examples({split: dict(lines[split]) for split in lines}, "sources")
         return {split: self._encode(split, lines[split]) for split in lines}
 
     def references(self, split: str) -> list[list[Reference]]:
         """The targets of each row's source, as token ids without BOS and EOS."""
-        return self._references[checked_split(split)]
+        return self._references[check_split(split)]
 
     def metric(self) -> Metric:
         """The chosen metrics of generated targets."""
@@ -142,7 +146,7 @@ class Pairs(SequencePairsData):
         copies = [
             # One unknown token must not stand for another.
             [PAD if id == UNK else id for id in self.target_vocabulary.read(source)]
-            for source in self._sources[checked_split(split)]
+            for source in self._sources[check_split(split)]
         ]
         return {"copy": self.scores(copies, split)}
 
@@ -159,11 +163,14 @@ class Pairs(SequencePairsData):
         """The lines of each split, in the order of its file."""
         own = {"validation": self.validation, "test": self.test}
         given = {split: self._read(path) for split, path in own.items() if path}
-        return deal(self.train, self._read(self.train), given, "sources")
+        return assign_splits(self.train, self._read(self.train), given, "sources")
 
     def _read(self, path: str) -> list[Line]:
         return [
-            (as_read(source, self.source_tokens), as_read(target, self.target_tokens))
+            (
+                normalize_whitespace(source, self.source_tokens),
+                normalize_whitespace(target, self.target_tokens),
+            )
             for source, target in read_columns(path, ("source", "target"))
         ]
 
@@ -175,7 +182,7 @@ class Pairs(SequencePairsData):
         ]
         for option, column in (("source_tokens", 0), ("target_tokens", 1)):
             ids = [id for row in read for id in row[column]]
-            warn_of_unknown(self._file(split), split, ids.count(UNK), len(ids), option)
+            warn_about_unknown_tokens(self._file(split), split, ids.count(UNK), len(ids), option)
         # By text: two that are alike but for unknown words are not the same answer.
         accepted: dict[str, dict[str, Reference]] = {}
         for (source, target), (_, written) in zip(lines, read, strict=True):

@@ -13,22 +13,23 @@ from torch import Tensor
 
 from attention_lab.attention.validation import check_positive
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
-from attention_lab.data.core.language_model import LanguageModelData
-from attention_lab.data.core.splits import checked_split, shares_without, warn_of_unknown
-from attention_lab.data.core.vocabulary import PAD, TextVocabulary, checked_size
+from attention_lab.data.core.language_model import LanguageModelDataModule
+from attention_lab.data.core.splits import check_split, shares_without
+from attention_lab.data.core.vocabulary import PAD, TextVocabulary, check_vocabulary_size
 from attention_lab.data.files.corpus import (
     Corpus,
     Counts,
     Piece,
     Table,
-    corpus,
-    cut,
-    shared_files,
-    whole_files,
+    duplicate_files,
+    file_pieces,
+    load_corpus,
+    split_pieces,
 )
-from attention_lab.data.files.overlap import LENGTH as PASSAGE
-from attention_lab.data.files.overlap import Ids
 from attention_lab.data.files.paths import required, shown
+from attention_lab.data.files.shared_passages import LENGTH as PASSAGE
+from attention_lab.data.files.shared_passages import Ids
+from attention_lab.data.files.split_warnings import warn_about_unknown_tokens
 
 #: Ids that are counted at a time.
 _BLOCK = 2**16
@@ -40,7 +41,7 @@ _FEW = 0.01
 Paths = str | Sequence[str] | None
 
 
-class Text(LanguageModelData):
+class Text(LanguageModelDataModule):
     """The next token in a text file of your own: characters, bytes or byte pairs.
 
     Example, with a length of 4, of the characters "to be or", where · is a space: first
@@ -96,7 +97,7 @@ class Text(LanguageModelData):
         check_positive(length=length)
         self.path = required("path", path, "a UTF-8 file of text, data.path=[A,B] several")
         self.validation, self.test = validation, test
-        self.tokens, self.vocabulary = tokens, checked_size(vocabulary, tokens)
+        self.tokens, self.vocabulary = tokens, check_vocabulary_size(vocabulary, tokens)
         self.length = length
         self._corpus: Corpus | None = None
 
@@ -108,15 +109,15 @@ class Text(LanguageModelData):
                 is shorter than a window.
         """
         own = {"validation": self.validation, "test": self.test}
-        given = {split: whole_files(_listed(paths)) for split, paths in own.items() if paths}
+        given = {split: file_pieces(_listed(paths)) for split, paths in own.items() if paths}
         shares = shares_without(given)
-        train = whole_files(_listed(self.path))
+        train = file_pieces(_listed(self.path))
         _warn_of_shared_files({"training": train, **given})
-        parts = cut(train, list(shares.values()))
+        parts = split_pieces(train, list(shares.values()))
         splits = dict(zip(shares, parts, strict=True)) | given
-        read = corpus(splits, self.tokens, self.vocabulary, self._check_lengths)
+        read = load_corpus(splits, self.tokens, self.vocabulary, self._check_lengths)
         for split, counts in read.counts.items():
-            warn_of_unknown(self._files(split), split, counts.unknown, counts.tokens)
+            warn_about_unknown_tokens(self._files(split), split, counts.unknown, counts.tokens)
             _warn_of_shared_passages(self._files(split), split, counts)
         self._corpus, self.text_vocabulary = read, read.vocabulary
         windows = {
@@ -132,7 +133,7 @@ class Text(LanguageModelData):
 
     def characters_per_token(self, split: str) -> float:
         """Characters of a split's text for each of its tokens."""
-        counts = self._loaded.counts[checked_split(split)]
+        counts = self._loaded.counts[check_split(split)]
         return counts.characters / counts.tokens
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
@@ -188,7 +189,7 @@ class Text(LanguageModelData):
 
     def _blocks(self, split: str) -> Iterator[NDArray[np.int64]]:
         """The ids of a split, some at a time; a block begins with the last id of the one before."""
-        ids, lowest = self._loaded.ids[checked_split(split)], self.text_vocabulary.lowest
+        ids, lowest = self._loaded.ids[check_split(split)], self.text_vocabulary.lowest
         for start in range(0, len(ids) - 1, _BLOCK):
             yield ids[start : start + _BLOCK + 1].astype(np.int64) + lowest
 
@@ -201,7 +202,7 @@ class Text(LanguageModelData):
                 np.add.at(counts, block[1:], 1)
             return counts
 
-        return self._loaded.counted(f"{checked_split(split)}.tokens", count)
+        return self._loaded.cached_counts(f"{check_split(split)}.tokens", count)
 
     def _pairs(self, split: str) -> Table:
         """How often each token (row) is followed by each token (column) in a split, (V, V)."""
@@ -213,7 +214,7 @@ class Text(LanguageModelData):
                 np.add.at(counts, (block[:-1], block[1:]), 1)
             return counts
 
-        return self._loaded.counted(f"{checked_split(split)}.pairs", count)
+        return self._loaded.cached_counts(f"{check_split(split)}.pairs", count)
 
     def _metrics(self, split: str, nats: Any, right: Any) -> dict[str, float]:
         """The metrics of a language model, from sums over the tokens to be predicted."""
@@ -261,10 +262,10 @@ class Windows:
 
 def _warn_of_shared_files(splits: Mapping[str, Sequence[Piece]]) -> None:
     for (earlier, some), (later, others) in combinations(splits.items(), 2):
-        for path in map(shown, shared_files(some, others)):
+        for path in map(shown, duplicate_files(some, others)):
             warnings.warn(
-                f"{path}: this {later} text is a {earlier} text as well: how it is predicted "
-                "says little of new ones",
+                f"{path}: this {later} text is also a {earlier} text: scores on it may be inflated "
+                "by leakage",
                 stacklevel=2,
             )
 
@@ -273,8 +274,7 @@ def _warn_of_shared_passages(files: str, split: str, counts: Counts) -> None:
     if counts.shared > _FEW * counts.passages:
         warnings.warn(
             f"{files}: {counts.shared} of {counts.passages} passages of {PASSAGE} tokens of the "
-            f"{split} text stand in the training text, too: how they are predicted says little of "
-            "new ones",
+            f"{split} text are also in the training text: scores may be inflated by leakage",
             stacklevel=2,
         )
 

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attention_lab.data.core.batches import LabelledSequences
-from attention_lab.data.core.labelled_sequences import LabelledSequencesData
+from attention_lab.data.core.classification import ClassificationDataModule
 from attention_lab.data.core.slices import Slices, by_length
 from attention_lab.data.core.vocabulary import PAD, Characters
-from attention_lab.data.synthetic.generated import GeneratedData, checked_range
+from attention_lab.data.synthetic.generated import GeneratedDataModule, check_range
 
 ALPHABET = Characters("ab")
 A, B = ALPHABET.encode("ab")
 
 
-class BinaryStrings(GeneratedData[LabelledSequences], LabelledSequencesData):
+class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
     """Strings of a and b; something about each is even (class 0) or odd (class 1).
 
     A length is drawn first, each as likely as another, then every symbol by the toss of a coin.
@@ -51,8 +51,8 @@ class BinaryStrings(GeneratedData[LabelledSequences], LabelledSequencesData):
         seed: int = 0,
     ) -> None:
         super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
-        trained = checked_range("lengths", lengths)
-        tested = checked_range("test_lengths", test_lengths)
+        trained = check_range("lengths", lengths)
+        tested = check_range("test_lengths", test_lengths)
         self.ranges = {"train": trained, "validation": trained, "test": tested}
 
     @abstractmethod

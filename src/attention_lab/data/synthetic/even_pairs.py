@@ -33,4 +33,4 @@ class EvenPairs(BinaryStrings):
         batch = self.split(split)
         last = batch.inputs.gather(1, batch.lengths() - 1)[:, 0]
         differ = (batch.inputs[:, 0] != last).to(torch.int64)
-        return {"first and last symbol": self.right(split, differ)}
+        return {"first and last symbol": self.accuracy(split, differ)}

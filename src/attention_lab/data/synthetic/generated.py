@@ -11,7 +11,9 @@ from torch import Tensor
 
 from attention_lab.attention.validation import check_positive
 from attention_lab.data.core.batches import Batch, BatchT
-from attention_lab.data.core.splits import SPLITS, SplitDataModule
+from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.data.core.hashing import splitmix64
+from attention_lab.data.core.splits import SPLITS
 
 #: Shares of all possible examples that may come up in training, validation and test.
 SHARES = (0.8, 0.1, 0.1)
@@ -19,7 +21,7 @@ _MOST_ROUNDS = 50
 _AT_A_TIME = 256  # hashing takes several times the memory of what it hashes
 
 
-class GeneratedData(SplitDataModule[BatchT]):
+class GeneratedDataModule(SplitDataModule[BatchT]):
     """A dataset that draws its examples, the same on every machine.
 
     Which split an example may come up in depends on a hash of the example itself, so the splits
@@ -82,7 +84,7 @@ class GeneratedData(SplitDataModule[BatchT]):
                     "are; allow longer ones, or more symbols"
                 )
             batch = self.draw(random, min(_enough(wanted - found, number), self.portion), split)
-            dealt = [deal(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
+            dealt = [split_of(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
             patience -= sum(map(len, dealt))
             mine = torch.from_numpy(np.concatenate(dealt) == number)
             rows = mine.nonzero().flatten()[: wanted - found]
@@ -96,17 +98,19 @@ class GeneratedData(SplitDataModule[BatchT]):
         return kept
 
 
-def deal(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def split_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The split (0, 1 or 2) that each row (N, W) belongs to, in ``SHARES``, by a hash of it.
 
     The same for a row anywhere and for ever; zeros at its end do not count.
     """
-    factors = scrambled(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
-    hashes = scrambled((scrambled(rows.astype(np.uint64)) * factors * (rows != 0)).sum(1))
+    factors = splitmix64(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+    hashes = splitmix64((splitmix64(rows.astype(np.uint64)) * factors * (rows != 0)).sum(1))
     return np.searchsorted(np.cumsum(SHARES[:2]), hashes / 2.0**64, side="right")
 
 
-def distinct(random: np.random.Generator, rows: int, choices: int, size: int) -> NDArray[np.int64]:
+def sample_without_replacement(
+    random: np.random.Generator, rows: int, choices: int, size: int
+) -> NDArray[np.int64]:
     """Rows of ``size`` different numbers below ``choices`` in random order, (rows, size).
 
     Every such row is equally likely: Floyd's algorithm (Bentley & Floyd 1987, "A sample of
@@ -120,15 +124,7 @@ def distinct(random: np.random.Generator, rows: int, choices: int, size: int) ->
     return random.permuted(chosen, axis=1)
 
 
-def scrambled(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", §5.1)."""
-    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-def checked_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
+def check_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
     """The shortest and the longest length, or other least and greatest number.
 
     Raises:

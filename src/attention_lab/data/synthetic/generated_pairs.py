@@ -10,17 +10,17 @@ from torch import Tensor
 
 from attention_lab.data.core.batches import SequencePairs
 from attention_lab.data.core.sequence_metrics import Reference, SequenceAccuracy
-from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.slices import Slices, by_length
-from attention_lab.data.core.splits import checked_split
+from attention_lab.data.core.splits import check_split
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD, Words
-from attention_lab.data.synthetic.generated import GeneratedData, checked_range
+from attention_lab.data.synthetic.generated import GeneratedDataModule, check_range
 
 #: Numbers of tokens in a vocabulary, (N, W), and how many of them count in each row, (N, 1).
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-class GeneratedPairs(GeneratedData[SequencePairs], SequencePairsData):
+class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataModule):
     """Pairs of sequences, of which the source determines the target.
 
     Validation has the lengths of training, since choosing a checkpoint must not look at longer
@@ -52,11 +52,11 @@ class GeneratedPairs(GeneratedData[SequencePairs], SequencePairsData):
         **options: int,
     ) -> None:
         super().__init__(**options)
-        trained = checked_range("lengths", lengths)
+        trained = check_range("lengths", lengths)
         self.lengths = {
             "train": trained,
             "validation": trained,
-            "test": checked_range("test_lengths", test_lengths),
+            "test": check_range("test_lengths", test_lengths),
         }
         self.source_vocabulary, self.target_vocabulary = Words(source_tokens), Words(target_tokens)
         # A vocabulary sorts its tokens as text; drawing is simpler with their numbers here.
@@ -98,7 +98,7 @@ class GeneratedPairs(GeneratedData[SequencePairs], SequencePairsData):
 
     def references(self, split: str) -> list[list[Reference]]:
         """The one right target of each row of a split."""
-        if checked_split(split) not in self._references:
+        if check_split(split) not in self._references:
             rows = self.split(split)
             lengths = (rows.lengths()[:, 1] - 1).tolist()  # up to EOS
             self._references[split] = [
@@ -126,7 +126,7 @@ class GeneratedPairs(GeneratedData[SequencePairs], SequencePairsData):
 
     def slices(self, split: str) -> Slices:
         """By length; none has lengths that were trained on together with others."""
-        shortest, longest = self.lengths[checked_split(split)]
+        shortest, longest = self.lengths[check_split(split)]
         return by_length(shortest, longest, self.length_of, trained=self.lengths["train"])
 
     def _suggestions(self) -> dict[int, list[int]]:

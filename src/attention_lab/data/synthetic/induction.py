@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
-from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.slices import Slices, by_length
-from attention_lab.data.synthetic.generated import GeneratedData, checked_range
+from attention_lab.data.synthetic.generated import GeneratedDataModule, check_range
 
 
-class Induction(GeneratedData[LabelledPositions], LanguageModelData):
+class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
     """A random segment again and again: go on as it went before (Olsson et al. 2022).
 
     Example, with a segment of 3 in 8 tokens: 5 2 7 5 2 7 5 2 → 2 7 5 2 7 at the last five.
@@ -64,7 +64,7 @@ class Induction(GeneratedData[LabelledPositions], LanguageModelData):
         seed: int = 0,
     ) -> None:
         super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
-        self.shortest_period, self.longest_period = checked_range("periods", periods)
+        self.shortest_period, self.longest_period = check_range("periods", periods)
         if vocabulary < 2:
             raise ValueError(f"vocabulary must be at least 2, got {vocabulary}")
         if self.longest_period >= length:

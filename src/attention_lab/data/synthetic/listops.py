@@ -10,10 +10,10 @@ from torch import Tensor
 
 from attention_lab.attention.validation import check_positive
 from attention_lab.data.core.batches import LabelledSequences
-from attention_lab.data.core.labelled_sequences import LabelledSequencesData, most_frequent
+from attention_lab.data.core.classification import ClassificationDataModule, majority_labels
 from attention_lab.data.core.slices import Slices, by_length
 from attention_lab.data.core.vocabulary import PAD, Words
-from attention_lab.data.synthetic.generated import GeneratedData, checked_range
+from attention_lab.data.synthetic.generated import GeneratedDataModule, check_range
 
 DIGITS = 10
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
@@ -32,7 +32,7 @@ _RARE = 1e-4
 Numbers = NDArray[np.int64]
 
 
-class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
+class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
     """The value of a nested operation on lists of digits (Nangia & Bowman 2018; LRA's long ones).
 
     Example: [MAX 4 [MED 1 9 7 ] [SM 5 8 ] ] → 7.
@@ -93,10 +93,10 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
         seed: int = 0,
     ) -> None:
         super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
-        trained = checked_range("lengths", lengths)
-        tested = trained if test_lengths is None else checked_range("test_lengths", test_lengths)
+        trained = check_range("lengths", lengths)
+        tested = trained if test_lengths is None else check_range("test_lengths", test_lengths)
         self.ranges = {"train": trained, "validation": trained, "test": tested}
-        self.arguments = checked_range("arguments", arguments)
+        self.arguments = check_range("arguments", arguments)
         check_positive(depth=depth)
         if depth < 2:
             raise ValueError("depth must be at least 2: the root is at depth 1, its digits below")
@@ -164,8 +164,8 @@ class ListOps(GeneratedData[LabelledSequences], LabelledSequencesData):
         self, kind: Callable[[Numbers], Numbers], kinds: int, split: str
     ) -> dict[str, float]:
         train, chosen = self.split("train"), self.split(split)
-        answers = most_frequent(_in_parts(kind, train.inputs), train.labels, kinds)
-        return self.right(split, answers[_in_parts(kind, chosen.inputs)])
+        answers = majority_labels(_in_parts(kind, train.inputs), train.labels, kinds)
+        return self.accuracy(split, answers[_in_parts(kind, chosen.inputs)])
 
     def _grown(self, random: np.random.Generator, longest: int) -> tuple[list["_Level"], Numbers]:
         """Random trees, level by level from the roots, and how many tokens each is.

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
-from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.slices import Slices
-from attention_lab.data.synthetic.generated import GeneratedData, distinct
+from attention_lab.data.synthetic.generated import GeneratedDataModule, sample_without_replacement
 
 
-class Recall(GeneratedData[LabelledPositions], LanguageModelData):
+class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
     """Keys with values, then each key again: say its value (Arora et al. 2023, MQAR).
 
     Example, with 2 pairs in 10 tokens of a vocabulary of 16: 4 11 7 9 · · 7 · 4 · → 9 at the
@@ -128,8 +128,8 @@ class Recall(GeneratedData[LabelledPositions], LanguageModelData):
         self, random: np.random.Generator, count: int, length: int, pairs: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         half, context = self.vocabulary // 2, 2 * pairs
-        keys = 1 + distinct(random, count, half - 1, pairs)
-        values = half + distinct(random, count, half, pairs)
+        keys = 1 + sample_without_replacement(random, count, half - 1, pairs)
+        values = half + sample_without_replacement(random, count, half, pairs)
         places = np.arange(1, (length - context) // 2 + 1)
         weights = self.power * places ** (self.power - 1)
         # The smallest of exponential variates with these rates, in their order, are a weighted

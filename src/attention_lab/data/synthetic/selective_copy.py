@@ -7,14 +7,14 @@ from torch import Tensor
 
 from attention_lab.attention.validation import check_positive
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
-from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.slices import Slices, by_share
-from attention_lab.data.synthetic.generated import GeneratedData, distinct
+from attention_lab.data.synthetic.generated import GeneratedDataModule, sample_without_replacement
 
 NOISE = 0
 
 
-class SelectiveCopy(GeneratedData[LabelledPositions], LanguageModelData):
+class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
     """Tokens at random places among noise; then say them in their order (Gu & Dao 2023).
 
     Example, with 3 tokens copied in an example of 9: · 4 · · 2 4 > > > → 4 2 4 at the markers >,
@@ -75,7 +75,7 @@ class SelectiveCopy(GeneratedData[LabelledPositions], LanguageModelData):
     def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledPositions:
         copied = random.integers(1, self.vocabulary - 1, size=(count, self.copied))
         context = self.length - self.copied
-        places = np.sort(distinct(random, count, context, self.copied), axis=1)
+        places = np.sort(sample_without_replacement(random, count, context, self.copied), axis=1)
         inputs = np.full((count, self.length), NOISE)
         inputs[:, context:] = self.vocabulary - 1
         np.put_along_axis(inputs, places, copied, axis=1)

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from attention_lab.atomic_write import replacing
-from attention_lab.data.core.splits import TrainingLoader
+from attention_lab.data.core.dataloader import TrainingDataLoader
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, read, write
 from attention_lab.training.checkpoint.rng_state import random_states, restore_random_states
@@ -176,7 +176,7 @@ class Checkpoints(Checkpoint):
             self._keep_best(source, step)  # the process may have died just before it did
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.every is not None and isinstance(trainer.train_dataloader, TrainingLoader):
+        if self.every is not None and isinstance(trainer.train_dataloader, TrainingDataLoader):
             trainer.train_dataloader.before_each.append(lambda: self._save_when_due(trainer))
         if self._loaded is not None:  # now, as to set up loaders draws random numbers
             restore_random_states(self._loaded["random"][process_group.rank()])

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from attention_lab.data.core.splits import SplitDataModule
+from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.models.protocol import Network
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.fsdp import is_sharded, shard

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
-from attention_lab.data.core.language_model import LanguageModelData
+from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.models.protocol import LanguageNetwork
 from attention_lab.training.optim import OptimizerOptions
 from attention_lab.training.tasks.base import AttentionTask, Loss, Split
@@ -28,10 +28,10 @@ class LanguageModel(AttentionTask):
 
     task = "language_model"
     model: LanguageNetwork
-    data: LanguageModelData
+    data: LanguageModelDataModule
 
     def __init__(
-        self, model: LanguageNetwork, data: LanguageModelData, optimizer: OptimizerOptions
+        self, model: LanguageNetwork, data: LanguageModelDataModule, optimizer: OptimizerOptions
     ) -> None:
         super().__init__(model, data, optimizer)
         self.mean_loss, self.accuracy, self.sequence_accuracy = (MeanMetric() for _ in range(3))

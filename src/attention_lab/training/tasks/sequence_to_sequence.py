@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from attention_lab.attention.validation import check_positive
 from attention_lab.data.core.batches import SequencePairs
-from attention_lab.data.core.sequence_pairs import SequencePairsData
+from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
@@ -39,12 +39,12 @@ class SequenceToSequence(AttentionTask):
 
     task = "sequence_to_sequence"
     model: SequenceToSequenceNetwork
-    data: SequencePairsData
+    data: SequenceToSequenceDataModule
 
     def __init__(
         self,
         model: SequenceToSequenceNetwork,
-        data: SequencePairsData,
+        data: SequenceToSequenceDataModule,
         optimizer: OptimizerOptions,
         label_smoothing: float = 0.1,
         max_length: int | None = None,

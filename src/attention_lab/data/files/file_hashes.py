@@ -8,7 +8,7 @@ from contextlib import suppress
 from hashlib import blake2b, file_digest
 from pathlib import Path
 
-from attention_lab.data.files.corpus import cache_directory
+from attention_lab.data.files.cache import cache_directory
 
 #: Bytes from which on a file's hash is kept in the cache.
 LARGE = 2**24

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_lab.data.synthetic.generated import scrambled
+from attention_lab.data.core.hashing import splitmix64
 
 #: Tokens in a passage: in natural text, so many in a row hardly repeat by chance.
 LENGTH = 50
@@ -79,7 +79,7 @@ def _rolling_hashes(text: Ids) -> Iterator[Hashes]:
         block = text[start : start + _AT_A_TIME + LENGTH - 1].astype(np.uint64)
         # Sums of id · base^place; their differences, brought back to the first place.
         sums = np.zeros(len(block) + 1, dtype=np.uint64)
-        np.cumsum(scrambled(block) * powers[: len(block)], out=sums[1:])
+        np.cumsum(splitmix64(block) * powers[: len(block)], out=sums[1:])
         differences = sums[LENGTH:] - sums[:-LENGTH]
         yield differences * inverses[: len(differences)]
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from attention_lab.data.bundled.digits import Digits
 from attention_lab.data.core.batches import LabelledSequences
-from attention_lab.data.core.bucketing import BucketBatchSampler
+from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 
 LENGTHS = torch.randint(1, 12, (500, 2), generator=torch.Generator().manual_seed(0))
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from attention_lab.data.files import overlap
-from attention_lab.data.files.overlap import LENGTH, shared_passages
+from attention_lab.data.files import shared_passages as module
+from attention_lab.data.files.shared_passages import LENGTH, shared_passages
 
 
 def shared(text: np.ndarray, other: np.ndarray) -> int:
@@ -18,7 +18,7 @@ def shared(text: np.ndarray, other: np.ndarray) -> int:
 def test_every_shared_passage_is_counted(
     kind: type, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overlap, "_AT_A_TIME", block)
+    monkeypatch.setattr(module, "_AT_A_TIME", block)
     random = np.random.default_rng(0)
     text = random.integers(2, size=700).astype(kind)
     some = np.concatenate([text[33:133], random.integers(2, size=70), text[200:249]]).astype(kind)
@@ -30,8 +30,8 @@ def test_every_shared_passage_is_counted(
     assert shared_passages(text[:10], others[:1])[0].found == 0
 
 
-def test_only_the_order_of_tokens_tells_passages_apart() -> None:
-    """Tokens that are alike but in another order, or but for one, are no shared passage."""
+def test_passages_with_the_same_tokens_in_another_order_are_not_shared() -> None:
+    """Neither are passages that differ in one token."""
     text = np.arange(1, 200, dtype=np.uint8)
     assert shared_passages(text, [text[::-1].copy(), np.roll(text, 1)]) == [(0, 150), (149, 150)]
     holes = text.copy()
@@ -39,12 +39,12 @@ def test_only_the_order_of_tokens_tells_passages_apart() -> None:
     assert shared_passages(text, [holes]) == [(0, 150)]
 
 
-def test_a_long_text_is_looked_at_here_and_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_a_long_text_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     text, other = random.integers(200, size=(2, 6000)).astype(np.uint8)
     other[1000:3000] = text[3000:5000]
-    monkeypatch.setattr(overlap, "_MOST", 300)
-    monkeypatch.setattr(overlap, "_AT_A_TIME", 64)
+    monkeypatch.setattr(module, "_MOST", 300)
+    monkeypatch.setattr(module, "_AT_A_TIME", 64)
     ((found, looked_at),) = shared_passages(text, [other])
     assert 280 < looked_at <= 300
     assert found / looked_at == pytest.approx((2000 - LENGTH + 1) / (6000 - LENGTH + 1), abs=0.01)

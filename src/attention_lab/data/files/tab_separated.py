@@ -1,4 +1,4 @@
-"""A user's own tables: a line for each example, its columns apart by tabs."""
+"""Tab-separated files: one example a line."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,19 +12,17 @@ LineT = TypeVar("LineT", bound=tuple[str, ...])
 
 
 def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The columns of each line of a UTF-8 file; the n-th tuple is line n, counted from 1.
+    """The columns of each line of a UTF-8 file, in the order of the lines.
 
-    Lines end with a line feed, alone or after a carriage return. White space around a column does
-    not belong to it. A byte order mark is passed over.
+    Lines end with LF or CRLF. White space around a column and a byte order mark are dropped.
 
     Args:
-        path: of the file, from the directory in which the command was given, unless absolute.
+        path: of the file; relative paths start at the working directory.
         columns: what each column is called, for messages.
 
     Raises:
-        ValueError: naming the file, and the line if it is one line's fault: the file cannot be
-            read or has no line, a line has more or fewer columns, is not UTF-8, or has nothing in
-            one of them.
+        ValueError: naming the file and the line, if the file cannot be read or is empty, or a
+            line is not UTF-8, has a different number of columns, or an empty column.
     """
     expected = " TAB ".join(columns)
     try:
@@ -37,30 +35,32 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ..
     return list(_lines(shown(path), content, columns))
 
 
-def as_read(text: str, tokens: Tokens) -> str:
-    """What a vocabulary sees of a text: between words, one space is as good as several.
+def normalize_whitespace(text: str, tokens: Tokens) -> str:
+    """The text with single spaces between its words, if words are the tokens.
 
-    >>> as_read("no  film", "whitespace"), as_read("no  film", "characters")
-    ('no film', 'no  film')
+    >>> normalize_whitespace("no  film", "whitespace")
+    'no film'
+    >>> normalize_whitespace("no  film", "characters")
+    'no  film'
     """
     return " ".join(text.split()) if tokens == "whitespace" else text
 
 
-def deal(
+def assign_splits(
     path: str, lines: Sequence[LineT], given: Mapping[str, list[LineT]], kind: str
 ) -> dict[str, list[LineT]]:
-    """The lines of each split, those of training dealt where a split has none of its own.
+    """The lines of each split; a split without a file gets a part of the training lines.
 
-    They are dealt by a hash of their first column, so lines that are equal in it stay together.
+    The part is chosen by a hash of the first column, so lines that share it stay together.
 
     Args:
         path: of the training file, for messages.
         lines: its lines.
-        given: the lines of the splits that have a file of their own.
+        given: the lines of the splits that have files of their own.
         kind: what the first column holds, such as "texts", for messages.
 
     Raises:
-        ValueError: if none of the lines falls to a split.
+        ValueError: if a split gets no line.
     """
     shares = shares_without(given)
     firsts = {line[0] for line in lines}
@@ -70,8 +70,8 @@ def deal(
     for split, part in parts.items():
         if not part:
             raise ValueError(
-                f"{shown(path)}: of {len(firsts)} different {kind} none falls to {split}; give "
-                f"more lines, or data.{split}=FILE"
+                f"{shown(path)}: none of {len(firsts)} different {kind} is assigned to {split}; "
+                f"add lines, or use data.{split}=FILE"
             )
     return {split: (parts | dict(given))[split] for split in SPLITS}
 

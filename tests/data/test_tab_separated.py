@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.data.files.tsv import read_columns
+from attention_lab.data.files.tab_separated import read_columns
 
 COLUMNS = ("text", "label")
 

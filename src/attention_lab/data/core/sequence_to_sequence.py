@@ -1,16 +1,16 @@
-"""What datasets of source and target sequences have in common."""
+"""The base class of datasets for sequence-to-sequence models."""
 
 from abc import abstractmethod
 
 from torchmetrics import Metric
 
 from attention_lab.data.core.batches import SequencePairs
-from attention_lab.data.core.splits import SplitDataModule
+from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.data.core.vocabulary import PAD, TextVocabulary
 
 
-class SequencePairsData(SplitDataModule[SequencePairs]):
-    """A dataset for sequence-to-sequence models, which says when a written sequence is right."""
+class SequenceToSequenceDataModule(SplitDataModule[SequencePairs]):
+    """A dataset of source sequences and their target sequences, one or several each."""
 
     task = "sequence_to_sequence"
     vocabularies = ("source_vocabulary", "target_vocabulary")
@@ -28,17 +28,17 @@ class SequencePairsData(SplitDataModule[SequencePairs]):
 
     @abstractmethod
     def metric(self) -> Metric:
-        """A new metric of written sequences.
+        """A new metric of predicted sequences.
 
-        Its ``update`` takes token ids (a list for each example) and the references of each
-        example; its ``compute`` gives a tensor () by name. Where it has ``bounds``, the smallest
-        and the greatest value of a metric by its name, intervals in a report respect them.
+        Its ``update`` takes a list of token ids and the references of each example; ``compute``
+        returns scalar tensors by name. ``bounds``, if it has them, are the smallest and greatest
+        value of each metric; reports clip confidence intervals to them.
         """
 
-    def scores(self, written: list[list[int]], split: str) -> dict[str, float]:
-        """The metrics of having written these sequences for a split, a list of token ids a row."""
+    def scores(self, predicted: list[list[int]], split: str) -> dict[str, float]:
+        """The metrics on a split of predicted sequences, one list of token ids per row."""
         metric = self.metric()
-        metric.update(written, self.references(split))
+        metric.update(predicted, self.references(split))
         return {name: float(value) for name, value in metric.compute().items()}
 
     def model_arguments(self) -> dict[str, int]:
@@ -49,7 +49,7 @@ class SequencePairsData(SplitDataModule[SequencePairs]):
         }
 
     def labels(self, batch: SequencePairs) -> list[dict[str, list[str]]]:
-        """The tokens read, and those that the decoder positions write, ``</s>`` included."""
+        """The source tokens, and the target tokens that the decoder predicts, with ``</s>``."""
         return [
             {
                 "source": [self.source_vocabulary.token(id) for id in source if id != PAD],

@@ -1,0 +1,48 @@
+"""The DataLoader of training batches, whose position is part of a checkpoint."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from torch.utils.data import DataLoader
+
+from attention_lab.data.core.batches import BatchT, SplitDataset
+from attention_lab.data.core.bucket_sampler import BucketBatchSampler
+
+
+class TrainingDataLoader(DataLoader[BatchT]):
+    """Training batches; its ``state_dict`` is the position in the epoch.
+
+    The position is exact as long as no batch is prefetched, as worker processes would do.
+
+    Args:
+        examples: the split.
+        sampler: yields the rows of each batch.
+    """
+
+    def __init__(self, examples: BatchT, sampler: BucketBatchSampler) -> None:
+        # The sampler yields all rows of a batch, so the DataLoader must not batch again.
+        super().__init__(SplitDataset(examples), batch_size=None, sampler=sampler)
+        self._sampler = sampler
+        #: Called before each batch is fetched, when the step on the previous batch is complete.
+        self.before_each: list[Callable[[], None]] = []
+
+    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]  # the base class returns Any
+        # Not a generator itself, so that the epoch begins with this call, not with the first batch.
+        return self._with_callbacks(super().__iter__())
+
+    def _with_callbacks(self, batches: Iterator[BatchT]) -> Iterator[BatchT]:
+        while True:
+            for call in self.before_each:
+                call()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and the number of its batches that were yielded."""
+        return self._sampler.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Resume at a saved position."""
+        self._sampler.load_state_dict(state_dict)

@@ -1,0 +1,176 @@
+"""The LightningDataModule that every dataset subclasses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from attention_lab.attention.validation import check_positive
+from attention_lab.data.core.batches import BatchT, SplitDataset
+from attention_lab.data.core.bucket_sampler import BucketBatchSampler
+from attention_lab.data.core.dataloader import TrainingDataLoader
+from attention_lab.data.core.slices import Slices
+from attention_lab.data.core.splits import SPLITS, check_split
+from attention_lab.data.core.vocabulary import restored
+
+#: The most positions of an example whose attention map fits the screen.
+_FITS_THE_SCREEN = 64
+
+
+class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
+    """Three splits in memory, served in batches of examples of similar length.
+
+    A subclass implements ``load``, ``model_arguments``, ``trivial_baseline`` and ``labels``.
+
+    Args:
+        batch_size: largest number of examples in a batch, per process.
+        seed: of the order of the training batches. Splits do not depend on it.
+    """
+
+    #: "sequence_to_sequence", "classification" or "language_model".
+    task: ClassVar[str]
+    #: The validation metric that selects the best checkpoint, and its direction.
+    monitor: str
+    mode: Literal["min", "max"]
+    #: The names of the attributes that are vocabularies; checkpoints save them.
+    vocabularies: ClassVar[tuple[str, ...]] = ()
+    #: The names of the constructor's arguments that are paths, or lists of paths.
+    files: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, batch_size: int, seed: int) -> None:
+        super().__init__()
+        check_positive(batch_size=batch_size)
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        self.batch_size = batch_size
+        self.seed = seed
+        self._splits: dict[str, BatchT] = {}
+        self._longest: list[int] = []
+
+    @abstractmethod
+    def load(self) -> dict[str, BatchT]:
+        """Read or draw the data; returns each split as one batch."""
+
+    @abstractmethod
+    def model_arguments(self) -> dict[str, int]:
+        """Arguments of the model that depend on the data, such as the vocabulary's size."""
+
+    @abstractmethod
+    def trivial_baseline(self, split: str) -> dict[str, float]:
+        """Metrics on a split of the trivial baseline, fitted to the training split."""
+
+    def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Metrics on a split of baselines that do well without solving the task, by name."""
+        return {}
+
+    def slices(self, split: str) -> Slices | None:
+        """The slices that a split's accuracy is broken down by; None means no breakdown."""
+        return None
+
+    @abstractmethod
+    def labels(self, batch: BatchT) -> list[dict[str, list[str]]]:
+        """For each example of a batch, the labels of its positions by sequence, unpadded."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the splits are loaded; False if only a checkpoint's state is restored."""
+        return bool(self._splits)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load all splits; later calls do nothing."""
+        if not self.is_loaded:
+            self._splits = self.load()
+            for name in SPLITS:
+                if name not in self._splits or not len(self._splits[name].lengths()):
+                    raise ValueError(f"{type(self).__name__} gives no {name} examples")
+            greatest = [split.lengths().amax(0) for split in self._splits.values()]
+            self._longest = torch.stack(greatest).amax(0).tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint saves of the data, as plain values: vocabularies, greatest lengths."""
+        kept = {name: getattr(self, name).state() for name in self.vocabularies}
+        return {"vocabularies": kept, "longest": self.longest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that the loaded data has the vocabularies of the checkpoint.
+
+        Raises:
+            ValueError: if a vocabulary differs, since its ids would mean other tokens.
+        """
+        for name, kept in state_dict["vocabularies"].items():
+            if getattr(self, name).state() != kept:
+                raise ValueError(
+                    f"data: {name.replace('_', ' ')} is not the checkpoint's, so the data has "
+                    "changed since; evaluate it as it was, or train again"
+                )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take vocabularies and greatest lengths from a checkpoint, instead of ``setup``.
+
+        ``model_arguments``, ``longest`` and the vocabularies then work without the data's files.
+        There are no splits.
+
+        Args:
+            state: a ``state_dict``.
+        """
+        for name in self.vocabularies:
+            setattr(self, name, restored(state["vocabularies"][name]))
+        self._longest = list(state["longest"])
+
+    def split(self, name: str) -> BatchT:
+        """All examples of a split as one batch.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
+        return self._splits[check_split(name)]
+
+    def longest(self) -> list[int]:
+        """The greatest length of each kind of sequence over all splits, the main kind first."""
+        return self._longest
+
+    def train_dataloader(self) -> DataLoader[BatchT]:
+        """Training batches, reshuffled in each epoch."""
+        return TrainingDataLoader(self.split("train"), self._batches("train", shuffle=True))
+
+    def steps_per_epoch(self, processes: int) -> int:
+        """Training batches per process and epoch, for a number of processes."""
+        lengths = self.split("train").lengths()
+        return len(BucketBatchSampler(lengths, self.batch_size, False, 0, processes, rank=0))
+
+    def val_dataloader(self) -> DataLoader[BatchT]:
+        """Validation batches, shortest examples first."""
+        return self.evaluation_dataloader("validation")
+
+    def test_dataloader(self) -> DataLoader[BatchT]:
+        """Test batches, shortest examples first."""
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, split: str) -> DataLoader[BatchT]:
+        """Batches of any split, in a fixed order: shortest examples first."""
+        batches = self._batches(split, shuffle=False)
+        return DataLoader(SplitDataset(self.split(split)), batch_size=None, sampler=batches)
+
+    def probe(self, size: int) -> BatchT:
+        """A fixed batch of ``size`` validation examples, whose attention maps are recorded.
+
+        It has all examples if there are fewer.
+
+        Raises:
+            ValueError: if ``size`` is below 1.
+        """
+        check_positive(size=size)
+        return self.split("validation").select(self._probe_order()[:size])
+
+    def _probe_order(self) -> Tensor:
+        """The validation rows, those whose attention map fits the screen first."""
+        lengths = self.split("validation").lengths().sum(1)
+        return (lengths > _FITS_THE_SCREEN).to(torch.int8).argsort(stable=True)
+
+    def _batches(self, split: str, shuffle: bool) -> BucketBatchSampler:
+        lengths = self.split(split).lengths()
+        return BucketBatchSampler(lengths, self.batch_size, shuffle, self.seed)
