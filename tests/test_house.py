@@ -1,7 +1,7 @@
-"""The order of the house: which layer of the package may import which."""
+"""The house: which layer may import which, and that no files import each other."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,25 +21,41 @@ LAYERS = [
     "attention",
 ]
 DRAWERS = {"utils", "util", "helpers", "common", "misc"}
+#: A shim that belongs to sweeps: Hydra finds launchers only there.
+PLUGINS = "hydra_plugins"
 PACKAGE = Path(attention_lab.__file__).parent
 
 
-def imported_layers(path: Path, package: Path) -> Iterator[str]:
-    """The layers of its package that a module imports, wherever in the module."""
-    parts = path.relative_to(package.parent).parts
+def modules(package: Path) -> dict[str, Path]:
+    """The files of a package and of the Hydra plugin beside it, by module name."""
+    root = package.parent
+    found = {}
+    for path in sorted([*package.rglob("*.py"), *(root / PLUGINS).rglob("*.py")]):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported_names(path: Path, root: Path) -> Iterator[str]:
+    """The absolute names that a file imports, anywhere in it, functions included."""
+    parts = path.relative_to(root).parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = ".".join(parts[: len(parts) - node.level]) if node.level else ""
             source = f"{above}.{node.module or ''}".strip(".")
-            names = [f"{source}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            root, layer, *_ = [*name.split("."), ""]
-            if root == package.name and layer in LAYERS:
-                yield layer
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def imported_layers(path: Path, package: Path) -> Iterator[str]:
+    """The layers of its package that a file imports."""
+    for name in imported_names(path, package.parent):
+        root, layer, *_ = [*name.split("."), ""]
+        if root == PLUGINS:
+            yield "sweeps"
+        elif root == package.name and layer in LAYERS:
+            yield layer
 
 
 def may_import(parts: tuple[str, ...]) -> list[str]:
@@ -52,8 +68,9 @@ def may_import(parts: tuple[str, ...]) -> list[str]:
 def violations(package: Path) -> list[str]:
     """Imports that point up, folders that are no layer, and drawers for everything."""
     found = []
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(package).with_suffix("").parts
+    for path in modules(package).values():
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        parts = ("sweeps", *parts) if parts[0] == PLUGINS else parts[1:]
         module = ".".join(parts)
         if DRAWERS & set(parts):
             found.append(f"{module} is a drawer")
@@ -89,15 +106,82 @@ def test_imports_only_point_down() -> None:
         ("attic/a.py", "", "attic.a is in no layer"),
         ("__init__.py", "from house import attention", "__init__ imports attention"),
         ("__main__.py", "from house.cli import main", None),
+        ("../hydra_plugins/a/b.py", "import house.cli", "sweeps.hydra_plugins.a.b imports cli"),
+        ("../hydra_plugins/a/b.py", "from house.sweeps import jobs\nimport house.data", None),
+        ("data/a.py", "from hydra_plugins.a import b", "data.a imports sweeps"),
+        ("cli/a.py", "from hydra_plugins.a import b", None),
     ],
 )
 def test_a_violation_is_found(
     module: str, code: str, violation: str | None, tmp_path: Path
 ) -> None:
-    file = tmp_path / "house" / module
+    file = (tmp_path / "house" / module).resolve()
     file.parent.mkdir(parents=True)
     file.write_text(code)
     assert violations(tmp_path / "house") == ([violation] if violation else [])
+
+
+def cycles(package: Path) -> list[list[str]]:
+    """Groups of files that import each other, in a circle, wherever in the files they do."""
+    files = modules(package)
+    imports = {name: set[str]() for name in files}
+    for name, path in files.items():
+        for imported in imported_names(path, package.parent):
+            # The longest prefix that is a file: "a.b.function" is a name in a/b.py.
+            parts = imported.split(".")
+            prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+            imports[name] |= {next((each for each in prefixes if each in files), name)} - {name}
+    return [sorted(group) for group in strongly_connected(imports) if len(group) > 1]
+
+
+def strongly_connected(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """The groups of nodes of a graph that all reach each other."""
+    reached = {}
+    for start in graph:
+        seen, left = set[str](), [start]
+        while left:
+            new = graph[left.pop()] - seen
+            seen |= new
+            left += new
+        reached[start] = seen
+    groups: list[set[str]] = []
+    for node in graph:
+        if not any(node in group for group in groups):
+            groups.append({node} | {each for each in reached[node] if node in reached[each]})
+    return groups
+
+
+def test_no_files_import_each_other() -> None:
+    assert cycles(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "cycle"),
+    [
+        ({"a": "import house.b", "b": "import house.a"}, ["house.a", "house.b"]),
+        (
+            {"a": "from house import b", "b": "def f():\n    from .a import x"},
+            ["house.a", "house.b"],
+        ),
+        (
+            {"a": "import house.b", "b": "import house.c.d", "c/d": "from ..a import x"},
+            ["house.a", "house.b", "house.c.d"],
+        ),
+        (
+            {"a": "import hydra_plugins.c", "../hydra_plugins/c": "import house.a"},
+            ["house.a", "hydra_plugins.c"],
+        ),
+        ({"a": "import house.b\nimport house.c", "b": "import house.c", "c": "import a"}, None),
+    ],
+)
+def test_a_cycle_is_found(
+    files: Mapping[str, str], cycle: list[str] | None, tmp_path: Path
+) -> None:
+    for name, code in files.items():
+        file = (tmp_path / "house" / f"{name}.py").resolve()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code)
+    assert cycles(tmp_path / "house") == ([cycle] if cycle else [])
 
 
 def prints(module: ast.Module) -> Iterator[str]:
@@ -115,8 +199,8 @@ def prints(module: ast.Module) -> Iterator[str]:
 
 def test_all_that_is_printed_is_made_printable() -> None:
     found = {
-        f"{path.relative_to(PACKAGE)}: {name}"
-        for path in PACKAGE.rglob("*.py")
+        f"{path.relative_to(PACKAGE.parent)}: {name}"
+        for path in modules(PACKAGE).values()
         for name in prints(ast.parse(path.read_text(encoding="utf-8")))
         if path != PACKAGE / "printing.py"
     }

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.attention import AttentionLayer, Capabilities
-from attention_lab.cli.list_options import description
 from attention_lab.config.components import check_node, create
-from attention_lab.config.compose import composed, group_options
+from attention_lab.config.compose import composed, group_options, option_description
 
 #: What a mechanism is made of; ``attention/score=cosine`` exchanges a part.
 AXES = ("score", "normalizer", "positions", "mask", "feature_map")
@@ -52,13 +51,15 @@ def table(extra: Path | None) -> Iterator[str]:
         parts = group_options(f"attention/{axis}", extra)
         width = max(map(len, parts))
         yield f"\nattention/{axis}="
-        yield from (f"  {name:<{width}}  {description(file)}" for name, file in parts.items())
+        yield from (
+            f"  {name:<{width}}  {option_description(file)}" for name, file in parts.items()
+        )
 
 
 def _row(name: str, file: Path, extra: Path | None) -> tuple[str, ...]:
     node: dict[str, Any] = composed([], extra, f"attention/{name}").get("attention", {})
     if "_target_" not in node:
-        return name, description(file)
+        return name, option_description(file)
     try:
         check_node(name, node, AttentionLayer)
         layer: AttentionLayer = create(node)(WIDTH)

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attention_lab.cli.list_options import description
-from attention_lab.config.compose import composed, group_options
+from attention_lab.config.compose import composed, group_options, option_description
 
 NOTES = """
 Sizes are those of training, validation and test. The trivial baseline needs no model; a
@@ -34,7 +33,7 @@ def table(extra: Path | None) -> Iterator[str]:
     with _processes() as processes:
         facts = processes.map(partial(_facts, extra=extra), options)
         for name, file in options.items():
-            yield f"  {name:<{width}}  {description(file)}"
+            yield f"  {name:<{width}}  {option_description(file)}"
             yield f"  {'':<{width}}  {next(facts)}"
     yield NOTES
 

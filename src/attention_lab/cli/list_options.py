@@ -5,7 +5,7 @@ from pathlib import Path
 
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
-from attention_lab.config.compose import group_options
+from attention_lab.config.compose import group_options, option_description
 from attention_lab.printing import echo
 
 GROUPS = ("attention", "data", "model", "experiment")
@@ -35,13 +35,5 @@ def run(arguments: Sequence[str]) -> int:
         width = max(map(len, options), default=0)
         echo(f"{group}=")
         for name, file in options.items():
-            echo(f"  {name:<{width}}  {description(file)}")
+            echo(f"  {name:<{width}}  {option_description(file)}")
     return 0
-
-
-def description(file: Path) -> str:
-    """The comment at the top of an option's file."""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# ") and not line.startswith("# @package"):
-            return line.removeprefix("# ")
-    return ""

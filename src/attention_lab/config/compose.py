@@ -58,6 +58,14 @@ def group_options(group: str, extra: Path | None = None) -> dict[str, Path]:
     return {file.stem: file for file in files if not file.stem.startswith("_")}
 
 
+def option_description(file: Path) -> str:
+    """The comment at the top of an option's file."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and not line.startswith("# @package"):
+            return line.removeprefix("# ")
+    return ""
+
+
 def composed(
     overrides: Sequence[str], extra: Path | None = None, primary: str = "train"
 ) -> dict[str, Any]:
