@@ -11,7 +11,7 @@ import torch
 
 from attention_lab.data.bundled.g2p import G2P, Lexicon, read_cmudict
 from attention_lab.data.core.batches import SequencePairs
-from attention_lab.data.core.sequence_metrics import PronunciationErrors
+from attention_lab.data.core.sequence_metrics import SequenceMetrics
 from attention_lab.data.core.vocabulary import BOS, EOS, UNK
 
 SPLITS = ("train", "validation", "test")
@@ -211,7 +211,7 @@ def test_the_trivial_baseline_counts_phonemes_of_training_words(small_g2p: G2P, 
                 counts[letter][phoneme] += 1
     best = {letter: min(seen, key=lambda p: (-seen[p], p)) for letter, seen in counts.items()}
     written = [[best[letter] for letter in w if letter in best] for w in words(small_g2p, split)]
-    errors = PronunciationErrors()
+    errors = SequenceMetrics(["per", "wer"])
     errors.update(
         [small_g2p.target_vocabulary.encode(phonemes) for phonemes in written],
         small_g2p.references(split),
@@ -277,7 +277,7 @@ def test_shortcut_baselines_count_in_training() -> None:
 
     found = g2p.shortcut_baselines(split)
     for name, write in (("neighbours", by_neighbours), ("trained stem", by_stem)):
-        errors = PronunciationErrors()
+        errors = SequenceMetrics(["per", "wer"])
         answers = [write(word).split() for word in words(g2p, split)]
         errors.update(list(map(g2p.target_vocabulary.encode, answers)), g2p.references(split))
         assert found[name] == {rate: float(value) for rate, value in errors.compute().items()}

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from attention_lab.data.core.batches import SequencePairs
-from attention_lab.data.core.sequence_metrics import SequenceAccuracy
+from attention_lab.data.core.sequence_metrics import SequenceMetrics
 from attention_lab.data.core.splits import SPLITS
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.data.synthetic.copying import Copy
@@ -126,7 +126,7 @@ def test_the_trivial_baseline_knows_the_length_and_nothing_else(task: type[Symbo
         known = seen[min(len(symbols), 4)]
         columns = [Counter(column) for column in zip(*known, strict=True)]
         guesses.append([min(column, key=lambda s: (-column[s], s)) for column in columns])
-    accuracy = SequenceAccuracy()
+    accuracy = SequenceMetrics(["sequence_accuracy", "token_error_rate"])
     accuracy.update(
         [data.target_vocabulary.encode(map(str, guess)) for guess in guesses],
         data.references("test"),

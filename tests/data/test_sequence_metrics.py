@@ -10,7 +10,6 @@ from torchmetrics.functional.text import edit_distance
 
 from attention_lab.data.core.sequence_metrics import (
     MODES,
-    PronunciationErrors,
     SequenceMetrics,
     token_errors,
 )
@@ -51,7 +50,7 @@ def test_edits_are_exact_for_very_different_lengths() -> None:
 
 
 def test_rates_are_sums_over_words_by_sums_over_words() -> None:
-    errors = PronunciationErrors()
+    errors = SequenceMetrics(["per", "wer"])
     errors.update([[4, 5], [4]], [[(4, 5)], [(5, 6, 7), (5, 6)]])  # 0 of 2, 2 of 2
     errors.update([[4, 5, 6, 7]], [[(4, 5, 6)]])  # 1 of 3
     assert float(errors.compute()["per"]) == pytest.approx(3 / 7)
@@ -59,7 +58,7 @@ def test_rates_are_sums_over_words_by_sums_over_words() -> None:
 
 
 def test_states_sum_over_processes() -> None:
-    one, other = PronunciationErrors(), PronunciationErrors()
+    one, other = SequenceMetrics(["per", "wer"]), SequenceMetrics(["per", "wer"])
     one.update([[4, 5]], [[(4, 5)]])
     other.update([[4], [4]], [[(5, 6)], [(5,)]])
     one.merge_state(other)
@@ -75,7 +74,7 @@ def test_words_need_references(references: list[tuple[int, ...]]) -> None:
 
 def test_each_word_needs_its_own_references() -> None:
     with pytest.raises(ValueError, match="zip"):
-        PronunciationErrors().update([[4], [5]], [[(4,)]])
+        SequenceMetrics(["per", "wer"]).update([[4], [5]], [[(4,)]])
 
 
 # Text

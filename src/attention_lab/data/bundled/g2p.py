@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attention_lab.attention.validation import check_positive
 from attention_lab.data.core.batches import SequencePairs, pad
-from attention_lab.data.core.sequence_metrics import PronunciationErrors, Reference
+from attention_lab.data.core.sequence_metrics import Reference, SequenceMetrics
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.slices import Slices, by_share
 from attention_lab.data.core.splits import check_split, split_by_hash
@@ -109,9 +109,9 @@ class G2P(SequenceToSequenceDataModule):
             ]
         return self._references[split]
 
-    def metric(self) -> PronunciationErrors:
-        """A new metric of written pronunciations against their references."""
-        return PronunciationErrors()
+    def metric(self) -> SequenceMetrics:
+        """Phoneme and word error rate, as in Yao & Zweig 2015."""
+        return SequenceMetrics(["per", "wer"])
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Error rates of writing each letter's most frequent phoneme, whatever stands around it.

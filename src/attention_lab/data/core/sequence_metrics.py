@@ -1,8 +1,7 @@
-"""Error rates of written sequences, which may have several right answers."""
+"""Metrics of predicted sequences, which may have several references each."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,33 +9,55 @@ from torchmetrics import Metric
 from torchmetrics.functional.text import char_error_rate
 from torchmetrics.text import SacreBLEUScore
 
+from attention_lab.data.core.chrf import CHRF_ORDER, chrf, matching_ngrams
 from attention_lab.data.core.vocabulary import TextVocabulary
 
-#: How long the n-grams of chrF are, and how many times as much recall counts as precision.
-CHRF_ORDER, CHRF_BETA = 6, 2
+MetricName = Literal[
+    "token_error_rate", "sequence_error_rate", "sequence_accuracy", "per", "wer", "bleu", "chrf"
+]
 
-#: A right answer as token ids, without BOS, EOS and PAD.
+
+class _MetricInfo(NamedTuple):
+    mode: Literal["min", "max"]
+    greatest: float | None = 1.0  # a token error rate exceeds 1 if predictions are too long
+
+
+_METRICS: Mapping[str, _MetricInfo] = {
+    "token_error_rate": _MetricInfo("min", None),
+    "sequence_error_rate": _MetricInfo("min"),
+    "sequence_accuracy": _MetricInfo("max"),
+    "per": _MetricInfo("min", None),
+    "wer": _MetricInfo("min"),
+    "bleu": _MetricInfo("max"),
+    "chrf": _MetricInfo("max"),
+}
+#: Which values of each metric are better.
+MODES = {name: info.mode for name, info in _METRICS.items()}
+#: The metrics that compare texts of words.
+TEXT_METRICS = ("bleu", "chrf")
+
+#: A correct sequence as token ids, without BOS, EOS and PAD.
 Reference = tuple[int, ...]
 
 
-class Answer(Reference):
-    """A right answer as token ids that knows its text, which may hold what the ids do not."""
+class TextReference(Reference):
+    """A reference with its text, which has details that the ids lack, such as unknown words."""
 
     text: str
 
-    def __new__(cls, ids: Iterable[int], text: str) -> "Answer":
-        answer = super().__new__(cls, ids)
-        answer.text = text
-        return answer
+    def __new__(cls, ids: Iterable[int], text: str) -> "TextReference":
+        reference = super().__new__(cls, ids)
+        reference.text = text
+        return reference
 
     def __getnewargs__(self) -> tuple[Reference, str]:
-        return tuple(self), self.text  # copies need both
+        return tuple(self), self.text  # copying and pickling need both
 
 
 def token_errors(predicted: Sequence[int], references: Sequence[Reference]) -> tuple[int, int]:
     """Edit distance to the closest reference, and the length of that reference.
 
-    Of equally close references the longest counts, which is the lowest error rate.
+    The longest of equally close references counts, which gives the lowest error rate.
 
     Raises:
         ValueError: if there is no reference, or an empty one.
@@ -50,27 +71,54 @@ def token_errors(predicted: Sequence[int], references: Sequence[Reference]) -> t
     return closest, max(len(r) for r, n in zip(references, edits, strict=True) if n == closest)
 
 
-class WrittenErrors(Metric):
-    """Counts wrong tokens and wrong sequences; subclasses say how the rates are called.
+class SequenceMetrics(Metric):
+    """The chosen metrics of predicted sequences.
 
-    The token error rate is the sum over sequences of the edit distance to the closest reference,
-    divided by the sum of the lengths of those closest ones.
+    - ``token_error_rate``: the sum of edit distances to the closest references, divided by the sum
+      of those references' lengths. ``per`` is the same where tokens are phonemes.
+    - ``sequence_error_rate``: the share of sequences with any error. ``wer`` is the same where a
+      sequence is the pronunciation of a word (Yao & Zweig 2015).
+    - ``sequence_accuracy``: 1 − ``sequence_error_rate``.
+    - ``bleu``: corpus BLEU (Papineni et al. 2002) with the "13a" tokenizer and no smoothing, as in
+      Post 2018, "A Call for Clarity in Reporting BLEU Scores".
+    - ``chrf``: corpus chrF2 (:func:`~attention_lab.data.core.chrf.chrf`).
+
+    ``bleu`` and ``chrf`` compare with the text of a :class:`TextReference`, or else with the
+    decoded ids.
+
+    >>> metric = SequenceMetrics(["per", "wer"])
+    >>> metric.update([[7, 8, 9], [7]], [[(7, 8), (7, 9, 9, 9)], [(7,), (8,)]])
+    >>> {name: round(float(rate), 3) for name, rate in metric.compute().items()}
+    {'per': 0.333, 'wer': 0.5}
+
+    Args:
+        names: the metrics, keys of ``MODES``.
+        vocabulary: decodes ids, for ``bleu`` and ``chrf`` only.
     """
 
     is_differentiable = False
     full_state_update = False
-    #: The smallest and the greatest value of each metric; None where there is none.
-    bounds: ClassVar[Mapping[str, tuple[float, float | None]]]
+    #: The smallest and the greatest value of each metric; None means unbounded.
+    bounds: ClassVar[Mapping[str, tuple[float, float | None]]] = {
+        name: (0.0, info.greatest) for name, info in _METRICS.items()
+    }
 
     edits: Tensor
     reference_length: Tensor
     wrong: Tensor
     sequences: Tensor
+    #: For each order: common n-grams, predicted n-grams, n-grams of the closest references.
+    ngrams: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str], vocabulary: TextVocabulary | None = None) -> None:
         super().__init__()
+        self.names, self.vocabulary = names, vocabulary
         for state in ("edits", "reference_length", "wrong", "sequences"):
             self.add_state(state, default=torch.tensor(0), dist_reduce_fx="sum")
+        self.bleu = SacreBLEUScore() if set(TEXT_METRICS) & set(names) else None
+        if self.bleu:
+            counts = torch.zeros(3, CHRF_ORDER, dtype=torch.int64)
+            self.add_state("ngrams", counts, dist_reduce_fx="sum")
 
     def update(
         self, predicted: Sequence[Sequence[int]], references: Sequence[Sequence[Reference]]
@@ -78,171 +126,58 @@ class WrittenErrors(Metric):
         """Count some sequences.
 
         Args:
-            predicted: what was written for each example, without BOS, EOS and PAD.
-            references: the right answers to each example, likewise.
+            predicted: the ids predicted for each example, without BOS, EOS and PAD.
+            references: the references of each example, likewise.
         """
         errors = [token_errors(*each) for each in zip(predicted, references, strict=True)]
         self.edits += sum(edits for edits, _ in errors)
         self.reference_length += sum(length for _, length in errors)
         self.wrong += sum(edits > 0 for edits, _ in errors)
         self.sequences += len(errors)
+        if self.bleu:
+            self._update_text_metrics(self.bleu, predicted, references)
 
-    def rates(self) -> tuple[Tensor, Tensor]:
-        """The error rates of tokens and of sequences, of all so far."""
-        return self.edits / self.reference_length, self.wrong / self.sequences
-
-
-class PronunciationErrors(WrittenErrors):
-    """Phoneme and word error rate, as grapheme-to-phoneme papers report them (Yao & Zweig 2015).
-
-    >>> errors = PronunciationErrors()
-    >>> errors.update([[7, 8, 9], [7]], [[(7, 8), (7, 9, 9, 9)], [(7,), (8,)]])
-    >>> {name: round(float(rate), 3) for name, rate in errors.compute().items()}
-    {'per': 0.333, 'wer': 0.5}
-    """
-
-    higher_is_better = False
-    # Writing too much takes more edits than the reference is long.
-    bounds: ClassVar = {"per": (0.0, None), "wer": (0.0, 1.0)}
-
-    def compute(self) -> dict[str, Tensor]:
-        """The two rates, ``per`` and ``wer``."""
-        per, wer = self.rates()
-        return {"per": per, "wer": wer}
-
-
-class SequenceAccuracy(WrittenErrors):
-    """How many sequences were written without any error, and the rate of wrong tokens.
-
-    >>> accuracy = SequenceAccuracy()
-    >>> accuracy.update([[7, 8, 9], [7]], [[(7, 8)], [(7,)]])
-    >>> {name: round(float(rate), 3) for name, rate in accuracy.compute().items()}
-    {'sequence_accuracy': 0.5, 'token_error_rate': 0.333}
-    """
-
-    higher_is_better = True
-    bounds: ClassVar = {"sequence_accuracy": (0.0, 1.0), "token_error_rate": (0.0, None)}
-
-    def compute(self) -> dict[str, Tensor]:
-        """``sequence_accuracy`` and ``token_error_rate``."""
-        tokens, sequences = self.rates()
-        return {"sequence_accuracy": 1 - sequences, "token_error_rate": tokens}
-
-
-#: The metrics of :class:`SequenceMetrics`, and the end of each one's range that is good.
-MODES: dict[str, Literal["min", "max"]] = {
-    "token_error_rate": "min",
-    "sequence_error_rate": "min",
-    "sequence_accuracy": "max",
-    "per": "min",
-    "wer": "min",
-    "bleu": "max",
-    "chrf": "max",
-}
-#: Those that compare texts made of words.
-OF_TEXT = ("bleu", "chrf")
-
-
-class SequenceMetrics(WrittenErrors):
-    """Chosen metrics of generated sequences.
-
-    ``token_error_rate``, ``sequence_error_rate`` (the share of sequences with any error) and
-    ``sequence_accuracy`` (1 minus that) are about tokens; the first two are called ``per`` and
-    ``wer`` where sequences are the phonemes of a word (Yao & Zweig 2015). ``bleu`` is BLEU
-    (Papineni et al. 2002) as Post 2018, "A Call for Clarity in Reporting BLEU Scores", has it: of
-    the corpus, its words taken apart as in WMT ("13a"), without smoothing. ``chrf`` is chrF2 of the
-    corpus (:func:`chrf`). Both compare with the text of an :class:`Answer`; of other references it
-    is made from their ids.
-
-    Args:
-        names: the metrics, keys of ``MODES``.
-        vocabulary: makes text of ids, for ``bleu`` and ``chrf``.
-    """
-
-    bounds: ClassVar = {
-        **dict.fromkeys(MODES, (0.0, 1.0)),
-        # Predicting too much takes more edits than the reference is long.
-        **dict.fromkeys(("token_error_rate", "per"), (0.0, None)),
-    }
-
-    #: Of each order: n-grams that agree, n-grams predicted, n-grams of the closest references.
-    ngrams: Tensor
-
-    def __init__(self, names: Sequence[str], vocabulary: TextVocabulary) -> None:
-        super().__init__()
-        self.names, self.vocabulary = names, vocabulary
-        self.bleu = SacreBLEUScore()
-        self.add_state(
-            "ngrams", torch.zeros(3, CHRF_ORDER, dtype=torch.int64), dist_reduce_fx="sum"
-        )
-
-    def update(
-        self, predicted: Sequence[Sequence[int]], references: Sequence[Sequence[Reference]]
+    def _update_text_metrics(
+        self,
+        bleu: SacreBLEUScore,
+        predicted: Sequence[Sequence[int]],
+        references: Sequence[Sequence[Reference]],
     ) -> None:
-        super().update(predicted, references)
-        if not set(OF_TEXT) & set(self.names):
-            return
-        texts = [self.vocabulary.write(ids) for ids in predicted]
-        wanted = [[self._text(answer) for answer in accepted] for accepted in references]
-        self.bleu.update(texts, wanted)
-        for text, accepted in zip(texts, wanted, strict=True):
+        texts = [self._text(ids) for ids in predicted]
+        reference_texts = [[self._text(ids) for ids in accepted] for accepted in references]
+        bleu.update(texts, reference_texts)
+        for text, accepted in zip(texts, reference_texts, strict=True):
             counts = (matching_ngrams(text, reference) for reference in accepted)
             self.ngrams += max(counts, key=chrf).to(self.ngrams.device)
 
-    def _text(self, answer: Reference) -> str:
-        return answer.text if isinstance(answer, Answer) else self.vocabulary.write(answer)
+    def _text(self, ids: Sequence[int]) -> str:
+        assert self.vocabulary is not None, "bleu and chrf need a vocabulary"
+        return ids.text if isinstance(ids, TextReference) else self.vocabulary.write(ids)
 
     def compute(self) -> dict[str, Tensor]:
         """The chosen metrics by name."""
-        tokens, sequences = self.rates()
-        known = {
-            **dict.fromkeys(("token_error_rate", "per"), tokens),
-            **dict.fromkeys(("sequence_error_rate", "wer"), sequences),
-            "sequence_accuracy": 1 - sequences,
+        token_errors, sequence_errors = (
+            self.edits / self.reference_length,
+            self.wrong / self.sequences,
+        )
+        values = {
+            **dict.fromkeys(("token_error_rate", "per"), token_errors),
+            **dict.fromkeys(("sequence_error_rate", "wer"), sequence_errors),
+            "sequence_accuracy": 1 - sequence_errors,
         }
-        if set(OF_TEXT) & set(self.names):
-            closeness = torch.tensor(chrf(self.ngrams), device=self.ngrams.device)
-            known |= {"bleu": self.bleu.compute(), "chrf": closeness}
-        return {name: known[name] for name in self.names}
+        if self.bleu:
+            values["bleu"] = self.bleu.compute()
+            values["chrf"] = torch.tensor(chrf(self.ngrams), device=self.ngrams.device)
+        return {name: values[name] for name in self.names}
 
     def reset(self) -> None:
         super().reset()
-        self.bleu.reset()
-
-
-def matching_ngrams(text: str, reference: str) -> Tensor:
-    """N-grams of characters, white space left out, that are in both texts, in one, in the other.
-
-    Returns:
-        (3, ``CHRF_ORDER``) int64.
-    """
-    one, other = ("".join(each.split()) for each in (text, reference))
-    counts = []
-    for order in range(1, CHRF_ORDER + 1):
-        written, wanted = (
-            Counter(each[i : i + order] for i in range(len(each) - order + 1))
-            for each in (one, other)
-        )
-        counts.append(((written & wanted).total(), written.total(), wanted.total()))
-    return torch.tensor(counts).T
-
-
-def chrf(ngrams: Tensor) -> float:
-    """The F-score of n-grams (3, orders) as :func:`matching_ngrams` counts them (Popović 2015).
-
-    Precision and recall are means over the orders of which the reference has n-grams. (That of
-    torchmetrics leaves out references of which nothing was written, so writing less helps it.)
-    """
-    matching, written, wanted = ngrams[:, ngrams[2] > 0].double()
-    if not matching.any():
-        return 0.0
-    precision, recall = (matching / written.clamp(min=1)).mean(), (matching / wanted).mean()
-    beta = CHRF_BETA**2
-    return float((1 + beta) * precision * recall / (beta * precision + recall))
+        if self.bleu:
+            self.bleu.reset()
 
 
 def _edit_distance(predicted: Sequence[int], reference: Sequence[int]) -> int:
-    # torchmetrics compares strings, so each id becomes a character. Its edit_distance looks only at
-    # a band around the diagonal; the character error rate looks everywhere, so it is exact.
+    # torchmetrics compares strings, so each id becomes a character. Its edit_distance is limited to
+    # a band around the diagonal; char_error_rate is exact.
     hypothesis, truth = ("".join(map(chr, ids)) for ids in (predicted, reference))
     return round(float(char_error_rate(hypothesis, truth)) * len(reference))

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +10,11 @@ from torchmetrics import Metric
 from attention_lab.data.core.batches import SequencePairs, pad
 from attention_lab.data.core.sequence_metrics import (
     MODES,
-    OF_TEXT,
-    Answer,
+    TEXT_METRICS,
+    MetricName,
     Reference,
     SequenceMetrics,
+    TextReference,
 )
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.slices import Slices, by_length
@@ -39,9 +39,6 @@ from attention_lab.data.files.tab_separated import assign_splits, normalize_whit
 _OF_SYMBOLS = ("token_error_rate", "sequence_error_rate")
 _OF_TEXTS = ("token_error_rate", "bleu", "chrf")
 
-MetricName = Literal[
-    "token_error_rate", "sequence_error_rate", "sequence_accuracy", "per", "wer", "bleu", "chrf"
-]
 #: Source and target as they stand in a file.
 Line = tuple[str, str]
 
@@ -186,7 +183,7 @@ class Pairs(SequenceToSequenceDataModule):
         # By text: two that are alike but for unknown words are not the same answer.
         accepted: dict[str, dict[str, Reference]] = {}
         for (source, target), (_, written) in zip(lines, read, strict=True):
-            accepted.setdefault(source, {})[target] = Answer(written, target)
+            accepted.setdefault(source, {})[target] = TextReference(written, target)
         first = {source: row for row, (source, _) in reversed(list(enumerate(lines)))}
         rows = range(len(lines)) if split == "train" else sorted(first.values())
         self._sources[split] = [lines[row][0] for row in rows]
@@ -221,7 +218,7 @@ def _checked_metrics(
         option = "monitor" if metrics is None else "metrics"
         if name not in MODES:
             raise ValueError(f"{option} must be one of {', '.join(MODES)}, got {name!r}")
-        if name in OF_TEXT and target_tokens == "characters":
+        if name in TEXT_METRICS and target_tokens == "characters":
             raise ValueError(
                 f"{option}={name} is for text of words; with target_tokens=characters, "
                 f"{' and '.join(_OF_SYMBOLS)} work"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attention_lab.data.core.batches import SequencePairs
-from attention_lab.data.core.sequence_metrics import Reference, SequenceAccuracy
+from attention_lab.data.core.sequence_metrics import Reference, SequenceMetrics
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.slices import Slices, by_length
 from attention_lab.data.core.splits import check_split
@@ -107,9 +107,9 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
             ]
         return self._references[split]
 
-    def metric(self) -> SequenceAccuracy:
-        """A new metric of written targets."""
-        return SequenceAccuracy()
+    def metric(self) -> SequenceMetrics:
+        """Sequence accuracy and token error rate."""
+        return SequenceMetrics(["sequence_accuracy", "token_error_rate"])
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy and error rate of writing what the length of the source alone suggests.
