@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from attention_lab.config.compose import composed
+from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.training.checkpoint.callback import Checkpoints
 from attention_lab.training.checkpoint.checkpoint_io import read, write
 from attention_lab.training.run import train
@@ -58,7 +59,7 @@ class Saves:
 def share_of_a_run(overrides: list[str], directory: Path) -> None:
     """Train once, and print what saving took."""
     with Saves() as saves:
-        result = train(composed(overrides), directory, [])
+        result = train(RunSpec(resolve(composed(overrides)), directory))
     last = directory / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
     digest = 1000 * seconds_of(lambda: hashlib.sha256(content).digest())

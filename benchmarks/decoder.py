@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.config.compose import composed
+from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.training.build import Run, build
 from attention_lab.training.run import train
 
@@ -70,13 +71,13 @@ class HandWritten(nn.Module):
 
 def around_the_same_layers(config: Mapping[str, Any]) -> Iterator[None]:
     """Trains the framework's model by a loop written by hand; yields after each step."""
-    run = build(config)
+    run = build(resolve(config))
     return loop(run, run.task.model.train(), config)
 
 
 def around_a_gpt(config: Mapping[str, Any]) -> Iterator[None]:
     """Trains the hand-written model by a loop written by hand; yields after each step."""
-    run = build(config)
+    run = build(resolve(config))
     model = HandWritten(run.data.model_arguments()["vocabulary"])
     sizes = [sum(p.numel() for p in each.parameters()) for each in (model, run.task.model)]
     assert sizes[0] == sizes[1], f"{sizes[0]} parameters by hand, {sizes[1]} in the framework"
@@ -132,7 +133,7 @@ def main() -> None:
         config["trainer"]["_target_"] = "overhead.WithTurns"
         for turn, (name, written) in itertools.product(range(chosen.rounds), loops.items()):
             WithTurns.turns = turns = Turns(written(config))
-            train(config, Path(directory) / f"{turn} {name}", [])
+            train(RunSpec(resolve(config), Path(directory) / f"{turn} {name}"))
             pairs[name] += zip(turns.plain, turns.framework, strict=True)
     for name, measured in pairs.items():
         by_hand, ours = (

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attention_lab.config.compose import composed
-from attention_lab.sweeps.jobs import check_jobs, make_job
+from attention_lab.sweeps.jobs import build_jobs, make_job
 from attention_lab.sweeps.local_executor import Resources, run_jobs
 from attention_lab.sweeps.run_status import Standing
 
@@ -58,7 +58,7 @@ def main() -> None:
         ]
         for job in jobs:
             job.directory.mkdir()
-        check_jobs(jobs)
+        build_jobs(jobs)
         stopwatch.times = [time.perf_counter()]
         run_jobs(jobs, Resources(parallel=1, threads=1), stopwatch)
         results = [json.loads((job.directory / "result.json").read_text()) for job in jobs]

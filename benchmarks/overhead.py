@@ -23,6 +23,7 @@ from lightning import Callback, Trainer
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.config.compose import composed
+from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.training.build import build
 from attention_lab.training.run import train
 from attention_lab.training.trainer import TrainerOptions
@@ -77,7 +78,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
 
 def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
     """The loop that one would write by hand; yields after each step."""
-    run = build(config)
+    run = build(resolve(config))
     model, steps = run.task.model.train(), config["trainer"]["max_steps"]
     optimizer = run.task.optimizer_options.optimizer(model)
     scheduler = run.task.optimizer_options.scheduler(optimizer, steps)
@@ -115,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for turn in range(chosen.rounds):
             WithTurns.turns = turns = Turns(plain_loop(config))
-            seconds = train(config, Path(directory) / str(turn), [])["seconds"]
+            seconds = train(RunSpec(resolve(config), Path(directory) / str(turn)))["seconds"]
             pairs += zip(turns.plain, turns.framework, strict=True)
             maps.append(seconds["attention_maps"] / (seconds["training"] - sum(turns.pauses)))
     plain = statistics.median(plain for plain, _ in pairs)

@@ -97,7 +97,7 @@ class FinishedRun:
 
 
 def _finished(directory: Path, config: dict[str, Any], overrides: list[str]) -> FinishedRun:
-    from attention_lab.training.run import train
+    from tests.runs import train
 
     return FinishedRun(directory, config, overrides, train(config, directory, overrides))
 

@@ -7,8 +7,8 @@ import torch
 from attention_lab.data.core.batches import LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.vocabulary import Characters
-from attention_lab.training.run import train
 from tests.conftest import Compose
+from tests.runs import train
 
 
 class Alphabet(LanguageModelDataModule):

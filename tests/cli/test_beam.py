@@ -11,9 +11,10 @@ from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataM
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import beam_search
 from attention_lab.tracking.record_files import read_record
-from attention_lab.training.build import Run, build
+from attention_lab.training.build import Run
 from tests.cli.conftest import Command
 from tests.conftest import Compose, FinishedRun
+from tests.runs import build
 
 
 def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words: Run) -> None:

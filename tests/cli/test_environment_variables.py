@@ -11,8 +11,9 @@ from attention_lab.config.components import ConfigError
 from attention_lab.config.compose import composed, config_directory, plain_config
 from attention_lab.config.environment_variables import with_environment
 from attention_lab.config.identity import identity
+from attention_lab.config.resolve import resolve
 from attention_lab.tracking.run_directory import read_config
-from attention_lab.training.build import build, from_anywhere
+from attention_lab.training.build import build
 from tests.cli.conftest import Command
 from tests.conftest import TINY_DIGITS
 
@@ -75,11 +76,11 @@ def test_a_path_by_a_variable_is_found_hashed_and_the_same_run(
     (tmp_path / "x.tsv").write_text("".join(f"{i} a\tb {i}\n" for i in range(200)))
     monkeypatch.setenv("DATA", str(tmp_path))
     tiny = ("data=pairs", "trainer=cpu", "logger=csv", "model.d_model=16")
-    by_name = from_anywhere(plain(*tiny, "data.train='${oc.env:DATA}/x.tsv'"))
-    by_path = from_anywhere(plain(*tiny, f"data.train={tmp_path}/x.tsv"))
-    assert by_name["data"]["train"] == "${oc.env:DATA}/x.tsv"
-    assert identity(by_name) == identity(by_path)
-    assert build(with_environment(by_name)).data.longest()
+    by_name = resolve(plain(*tiny, "data.train='${oc.env:DATA}/x.tsv'"))
+    by_path = resolve(plain(*tiny, f"data.train={tmp_path}/x.tsv"))
+    assert by_name.record["data"]["train"] == "${oc.env:DATA}/x.tsv"
+    assert identity(by_name.record) == identity(by_path.record)
+    assert build(by_name).data.longest()
 
 
 def test_no_file_of_a_run_holds_the_value(command: Command, tmp_path: Path) -> None:

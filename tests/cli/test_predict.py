@@ -12,9 +12,9 @@ from attention_lab.data.core.vocabulary import BOS, EOS, Words
 from attention_lab.models.decoding import beam_search, greedy
 from attention_lab.training.build import Run
 from attention_lab.training.prediction import Predictor
-from attention_lab.training.run import train
 from tests.cli.conftest import Ask
 from tests.conftest import Compose, FinishedRun
+from tests.runs import train
 
 WORDS = ["tomato", "a", "", "knightly", "it's", "zoo", "   "]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from attention_lab.training.evaluation import restored
-from attention_lab.training.run import train
 from tests.cli.conftest import Ask, Command
 from tests.conftest import Compose
+from tests.runs import train
 
 
 def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path) -> None:

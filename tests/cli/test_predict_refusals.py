@@ -10,9 +10,9 @@ import torch
 
 from attention_lab.tracking.run_directory import read_config, write_config
 from attention_lab.training.checkpoint.checkpoint_io import write
-from attention_lab.training.run import train
 from tests.cli.conftest import Ask, Command
 from tests.conftest import Compose, FinishedRun
+from tests.runs import train
 
 
 def test_options_of_another_task_are_refused(

@@ -13,9 +13,9 @@ import pytest
 
 from attention_lab.config.overrides import flags_last
 from attention_lab.tracking.run_directory import read_config
-from attention_lab.training.build import load_data
 from attention_lab.training.distributed import launch
 from tests.cli.conftest import TINY, Command, fresh
+from tests.runs import load_data
 
 
 def test_one_run_leaves_the_record_that_the_contract_promises(
@@ -112,8 +112,8 @@ def test_a_mechanism_of_ones_own_is_one_file_and_one_yaml(
 WRONG = {
     "attention=aditive": "attention=aditive: there is no such option; did you mean additive?",
     "atention=additive": "atention: there is no such key; did you mean attention?",
-    "attention.head=4": "attention.head: there is no such key; did you mean attention.num_heads?",
-    "atention.hed=4": "atention.hed: there is no such key; did you mean attention.num_heads?",
+    "attention.num_head=4": "attention.num_head: there is no such key; did you mean attention.num_",
+    "atention.num_hed=4": "atention.num_hed: there is no such key; did you mean attention.num_",
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
     "foo.bar=1": "foo.bar: there is no such key; there is sweep, attention, model, task, "
@@ -139,7 +139,7 @@ WRONG = {
     "did you mean attention/mask=causal?\n",
     "attention=aditive -m seed=1,2": "attention=aditive: there is no such option; did you",
     "attention.mask=causal -m seed=1,2": "attention.mask: must be a node of keys, got 'causal'; ",
-    "+attention.head=4": "attention.head: ScoredAttention has no such key; did you mean num_heads?",
+    "+attention.num_head=4": "attention.num_head: ScoredAttention has no such key; did you mean nu",
     "optimizer.lr=abc": "optimizer.lr: input should be a valid number; got 'abc'",
     "trainer.max_epochs=1.5": "trainer.max_epochs: input should be a valid integer",
     "attention.num_heads=0": "attention: num_heads must be at least 1, got 0",
@@ -323,7 +323,7 @@ def test_of_several_processes_the_first_one_makes_the_directory(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others need none, and none of them takes its name."""
-    monkeypatch.setattr(launch, "launch", lambda _, directory, *__: made.append(directory) or {})
+    monkeypatch.setattr(launch, "launch", lambda spec: made.append(spec.directory))
     made: list[Path] = []
     for rank in ("1", "0"):
         for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.sweeps.jobs import Job, check_wandb
+from attention_lab.sweeps.jobs import check_wandb
 from attention_lab.tracking import wandb_logger
 from tests.cli.conftest import Command, command, fresh  # noqa: F401
 from tests.conftest import Compose
+from tests.runs import unchecked
 from tests.tracking.servers import silent
 from tests.tracking.test_wandb_logger import forget_login
 
@@ -58,7 +59,7 @@ def test_a_sweep_asks_the_server_once(
     monkeypatch.setattr(wandb_logger, "CHECK_TIMEOUT", 1)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_MODE", "online")  # what the check sets is undone
-    jobs = [Job(tmp_path, compose(*TINY, f"seed={seed}"), [], "", "") for seed in (0, 1)]
+    jobs = [unchecked(compose(*TINY, f"seed={seed}"), tmp_path) for seed in (0, 1)]
     with silent() as url:
         monkeypatch.setenv("WANDB_BASE_URL", url)
         check_wandb(jobs, tmp_path / "sweep")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_lab.config.data_files import with_hashes
 from attention_lab.config.identity import IMMATERIAL, differences, identity
 from attention_lab.tracking.run_directory import read_config, write_config
-from attention_lab.training.build import from_anywhere
 from tests.conftest import Compose
 
 KEYS = st.text("abcdeé_", min_size=1, max_size=5)
@@ -93,15 +93,15 @@ def test_files_that_cannot_be_read_count_by_where_they_are(
     compose: Compose, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    there = from_anywhere(compose("data=labels", "data.train=texts.tsv"))
+    there = with_hashes(compose("data=labels", "data.train=texts.tsv"))
     assert there["data"]["train"] == str(tmp_path / "texts.tsv")
-    assert identity(from_anywhere(there)) == identity(there)
+    assert identity(with_hashes(there)) == identity(there)
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
-    same = from_anywhere(compose("data=labels", "data.train=../below/../texts.tsv"))
-    other = from_anywhere(compose("data=labels", "data.train=texts.tsv"))
+    same = with_hashes(compose("data=labels", "data.train=../below/../texts.tsv"))
+    other = with_hashes(compose("data=labels", "data.train=texts.tsv"))
     assert identity(other) != identity(there)
-    assert identity(from_anywhere(there)) == identity(there)
+    assert identity(with_hashes(there)) == identity(there)
     assert identity(same) == identity(there)
 
 
@@ -118,7 +118,7 @@ def test_files_count_by_what_they_hold(
 ) -> None:
     def config_of(name: str) -> Any:
         overrides = [option.replace("{}", str(tmp_path / name)) for option in options]
-        return from_anywhere(compose(f"data={data}", *overrides))
+        return with_hashes(compose(f"data={data}", *overrides))
 
     (tmp_path / "one").write_text("a\tb\n")
     (tmp_path / "moved").write_text("a\tb\n")

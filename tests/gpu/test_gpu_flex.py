@@ -22,9 +22,9 @@ from attention_lab.attention import (
     Softmax,
     T5Bias,
 )
-from attention_lab.training.run import train
 from tests.conftest import Compose
 from tests.gpu.test_gpu_training import composed, losses
+from tests.runs import train
 
 LENGTH = 40
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
+from tests.runs import train
 from tests.training.conftest import read_weights, same_weights
 
 #: A small run of each model. Without dropout: its random numbers differ between devices.

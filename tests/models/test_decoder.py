@@ -24,9 +24,9 @@ from attention_lab.attention import (
 from attention_lab.models.blocks import ShortConvolution
 from attention_lab.models.decoder import Decoder
 from attention_lab.models.protocol import AttentionFactory, Past
-from attention_lab.training.build import build
 from tests.conftest import Compose
 from tests.models.conftest import ATTENTION
+from tests.runs import build
 
 MULTI_HEAD: AttentionFactory = partial(
     ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, num_heads=2

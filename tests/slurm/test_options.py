@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from attention_lab.config.components import ConfigError
-from attention_lab.sweeps.jobs import Job
+from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps.slurm_executor import Slurm, no_ctrl_c
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.slurm.conftest import SWEEP, TINY
 
 
-def job(**trainer: Any) -> Job:
+def job(**trainer: Any) -> RunSpec:
     """A job that is never run."""
-    return Job(Path("a"), {"trainer": {"accelerator": "cpu", **trainer}}, [], "a", "sweep")
+    config = RunConfig({"trainer": {"accelerator": "cpu", **trainer}})
+    return RunSpec(config, Path("a"), group="sweep", name="a")
 
 
 def request(slurm: Slurm, **trainer: Any) -> dict[str, Any]:

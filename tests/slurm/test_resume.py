@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.tracking.run_directory import read_config
-from attention_lab.training.run import train
+from tests.runs import train
 from tests.slurm.cluster import Cluster, eventually
 from tests.slurm.conftest import SWEEP, Start, ended, job_of, records
 from tests.training.conftest import read_weights, result, rows, same_weights

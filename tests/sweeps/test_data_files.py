@@ -9,11 +9,10 @@ import pytest
 
 from attention_lab.config.components import ConfigError
 from attention_lab.sweeps.sweep import Sweep
-from attention_lab.tracking.run_directory import RunExists, RunRecord, goes_on, read_config
-from attention_lab.training.build import from_anywhere
+from attention_lab.tracking.run_directory import RunExists, RunRecord, read_config, will_resume
 from attention_lab.training.evaluation import restored
-from attention_lab.training.run import train
 from tests.conftest import Compose
+from tests.runs import spec, train
 
 LINES = "".join(f"{a}{b}{c}\t{b}\n" for a in "abcdef" for b in "xy" for c in "stuvw")
 EDITED = LINES.replace("axs\tx", "axs\ty")
@@ -36,8 +35,8 @@ def test_an_unfinished_run_is_not_resumed_on_other_data(
     config: dict[str, Any], file: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    RunRecord(run, from_anywhere(config), []).close()
-    assert goes_on(run, from_anywhere(config))
+    RunRecord(spec(config, run)).close()
+    assert will_resume(spec(config, run))
     file.write_text(EDITED)
     with pytest.raises(RunExists, match=r"another run \(the content of data.train has changed\)"):
         train(config, run, [])
@@ -45,7 +44,7 @@ def test_an_unfinished_run_is_not_resumed_on_other_data(
     file.write_text(LINES)
     moved = file.rename(tmp_path / "moved.tsv")
     elsewhere = config | {"data": {**config["data"], "train": str(moved)}}
-    assert goes_on(run, from_anywhere(elsewhere))
+    assert will_resume(spec(elsewhere, run))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link to a device"])

@@ -43,7 +43,7 @@ def test_a_run_that_failed_before_training_is_run_again(
     (job,) = planned(tiny_digits, tmp_path).jobs
     monkeypatch.setattr(owner, step, fail)
     with pytest.raises(OSError, match="the network is down"):
-        run.train(job.config, job.directory, job.overrides)
+        run.train(job)
     assert json.loads((job.directory / "status.json").read_text())["status"] == "failed"
     assert bool(planned(tiny_digits, tmp_path).to_run) == is_again
 

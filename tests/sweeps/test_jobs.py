@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 from attention_lab.config.components import ConfigError
+from attention_lab.config.compose import composed
 from attention_lab.config.identity import identity
-from attention_lab.sweeps.jobs import Job, check_jobs, make_job
+from attention_lab.sweeps.jobs import build_jobs, make_job
+from tests.conftest import Compose
+from tests.runs import unchecked
 
-CONFIG = {
-    "seed": 0,
-    "data": {"_target_": "attention_lab.data.bundled.g2p.G2P", "limit": 5},
-    "logger": {"wandb": "off"},
-}
+CONFIG = composed(["logger=csv", "seed=0"])
 
 
 def name(*overrides: str, shared: tuple[str, ...] = (), **config: object) -> str:
@@ -27,7 +26,7 @@ def test_a_name_says_what_differs_and_which_run_it_is() -> None:
 
 
 def test_what_cannot_change_a_result_changes_no_name() -> None:
-    assert name("seed=0", logger={"wandb": "offline"}) == name("seed=0")
+    assert name("seed=0", logger={**CONFIG["logger"], "project": "another"}) == name("seed=0")
 
 
 def test_what_is_not_about_the_run_is_in_no_name() -> None:
@@ -50,27 +49,24 @@ def test_names_are_short_and_safe() -> None:
 
 def test_jobs_that_differ_in_seed_only_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    monkeypatch.setattr("attention_lab.sweeps.jobs.check", lambda config: None)
     monkeypatch.setattr("attention_lab.sweeps.jobs.check_logger", lambda config: None)
     monkeypatch.setattr("attention_lab.sweeps.jobs.load_data", lambda config: "data")
     monkeypatch.setattr(
-        "attention_lab.sweeps.jobs.build", lambda config, data: built.append(config["seed"])
+        "attention_lab.sweeps.jobs.build", lambda config, data: built.append(config.seed)
     )
     jobs = [
-        Job(
-            Path("run"),
+        unchecked(
             {"seed": seed, "data": {"seed": seed}, "model": {"d_model": width}, "logger": {}},
-            [],
-            "",
-            "",
+            Path("run"),
         )
         for width in (1, 2)
         for seed in (0, 1)
     ]
-    check_jobs(jobs)
+    build_jobs(jobs)
     assert built == [0, 0]
 
 
-def test_a_job_that_cannot_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_cannot_work_is_named(compose: Compose, tmp_path: Path) -> None:
+    overrides = ["a=b", "c=d"]
     with pytest.raises(ConfigError, match=r"^a=b,c=d: seed: "):
-        check_jobs([Job(Path("run"), {"seed": "x"}, [], "a=b,c=d", "")])
+        make_job(tmp_path, compose() | {"seed": "x"}, overrides, (), "sweep")

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from attention_lab.config.components import ConfigError
+from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps import local_executor
 from attention_lab.sweeps.forkserver import cause_of_death
-from attention_lab.sweeps.jobs import Job
 from attention_lab.sweeps.local_executor import Resources, run_jobs
 from attention_lab.sweeps.run_status import Standing
 from attention_lab.tracking.run_directory import RunRecord
+from tests.runs import unchecked
 
 
 @pytest.fixture
@@ -44,9 +45,9 @@ def test_gpus_keep_the_names_that_a_cluster_gave_them(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("gpus")
 def test_jobs_on_the_cpu_ask_for_no_gpus(tmp_path: Path) -> None:
-    def job(accelerator: str, devices: int) -> Job:
+    def job(accelerator: str, devices: int) -> RunSpec:
         trainer = {"accelerator": accelerator, "devices": devices}
-        return Job(tmp_path, {"trainer": trainer}, [], "", "")
+        return unchecked({"trainer": trainer}, tmp_path)
 
     assert Resources().slots_of([job("gpu", 1), job("cpu", 9)]) == ["0", "1", "2", "3", "4"]
     assert Resources().slots_of([job("gpu", 2), job("cpu", 9)]) == ["0,1", "2,3"]
@@ -96,8 +97,13 @@ class Silent:
         self.told.append((directory.name, found.state))
 
 
-def jobs_in(sweep: Path, names: str) -> list[Job]:
-    jobs = [Job(sweep / name, {"seed": 0, "name": name}, [], name, "sweep") for name in names]
+def jobs_in(sweep: Path, names: str) -> list[RunSpec]:
+    jobs = [
+        RunSpec(
+            RunConfig({"seed": 0, "trainer": {}, "name": name}), sweep / name, (), "sweep", name
+        )
+        for name in names
+    ]
     for job in jobs:
         job.directory.mkdir()
     return jobs
@@ -110,11 +116,11 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     started: Counter[str] = Counter()
 
-    def fail(job: Job) -> None:
-        RunRecord(job.directory, job.config, []).end("failed", "it always does")
+    def fail(job: RunSpec) -> None:
+        RunRecord(job).end(RuntimeError("it always does"))
 
     def starter(threads: int) -> object:
-        def start(job: Job, gpus: str | None) -> BaseProcess:
+        def start(job: RunSpec, gpus: str | None) -> BaseProcess:
             started[job.name] += 1
             process = multiprocessing.get_context("fork").Process(target=fail, args=(job,))
             process.start()

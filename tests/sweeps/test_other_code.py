@@ -61,7 +61,7 @@ def test_runs_of_other_code_are_named_before_anything_starts(
     def run(jobs: Sequence[Any], _: Any) -> None:
         said.append(capsys.readouterr().err)
         for job in jobs:
-            record = RunRecord(job.directory, job.config, job.overrides)
+            record = RunRecord(job)
             record.finish({"monitor": "loss", "mode": "min", "validation": {"loss": 1.0}})
             record.close()
 

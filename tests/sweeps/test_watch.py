@@ -14,6 +14,7 @@ from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.record_files import with_version
 from attention_lab.tracking.run_directory import RunRecord
 from tests.cli.conftest import Command, command  # noqa: F401
+from tests.runs import Stopped, unchecked
 
 
 @pytest.fixture
@@ -32,10 +33,10 @@ def test_it_ends_with_the_sweep_and_says_how_each_job_ended(
     watcher = threading.Thread(target=watch, args=([sweep],))
     watcher.start()
     for name, status in (("a", "diverged"), ("b", "failed")):
-        record = RunRecord(sweep / name, {"seed": 0}, [])
+        record = RunRecord(unchecked({"seed": 0}, sweep / name))
         time.sleep(0.05)
         assert standing(sweep / name).state == "running"
-        record.end(status, f"as {name} does")  # type: ignore[arg-type]
+        record.end(Stopped(status, f"as {name} does"))
         record.close()
     time.sleep(0.05)
     assert watcher.is_alive()  # the sweep might still start a job

@@ -18,9 +18,9 @@ from torch import Tensor
 from attention_lab.attention import attention_layers, record_attention
 from attention_lab.tracking.attention_callback import AttentionMapCallback, _log_images
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
-from attention_lab.training.build import Run, build
-from attention_lab.training.run import train
+from attention_lab.training.build import Run
 from tests.conftest import Compose, FinishedRun
+from tests.runs import build, train
 
 LAYERS = {"encoder.0.self_attention", "decoder.0.self_attention", "decoder.0.cross_attention"}
 

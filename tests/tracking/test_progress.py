@@ -11,6 +11,7 @@ from attention_lab.tracking import progress as module
 from attention_lab.tracking.progress import Heartbeat, ProgressLines, validation_metrics
 from attention_lab.tracking.run_directory import RunRecord
 from tests.conftest import FinishedRun
+from tests.runs import unchecked
 from tests.tracking.test_run_directory import read
 
 METRICS = {
@@ -44,7 +45,9 @@ def test_validation_metrics_are_plain_numbers() -> None:
 
 
 def test_a_heart_beats_every_so_often(tmp_path: Path, clock: SimpleNamespace) -> None:
-    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per", every_seconds=2.0)
+    heartbeat = Heartbeat(
+        RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per", every_seconds=2.0
+    )
     beats = []
     for step in range(1, 9):
         clock.now += 0.75
@@ -54,7 +57,7 @@ def test_a_heart_beats_every_so_often(tmp_path: Path, clock: SimpleNamespace) ->
 
 
 def test_a_heart_beats_at_every_validation(tmp_path: Path, clock: SimpleNamespace) -> None:
-    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per")
+    heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per")
     for step in (10, 20):
         heartbeat.on_validation_end(trainer(step), None)  # type: ignore[arg-type]
         assert read(tmp_path)["progress"]["step"] == step
@@ -64,7 +67,7 @@ def test_a_heart_beats_at_every_validation(tmp_path: Path, clock: SimpleNamespac
 
 
 def test_a_heart_beats_before_anything_was_measured(tmp_path: Path, clock: SimpleNamespace) -> None:
-    heartbeat = Heartbeat(RunRecord(tmp_path, {"seed": 0}, []), "validation/per")
+    heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per")
     clock.now += 10
     heartbeat.on_train_batch_end(trainer(1, {"train/loss": torch.tensor(1.0)}), None, None, None)
     assert read(tmp_path)["progress"] == {"step": 1, "steps": 100, "metrics": {}}

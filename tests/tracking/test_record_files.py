@@ -24,9 +24,10 @@ from attention_lab.tracking.run_directory import (
     RunExists,
     RunRecord,
     read_config,
-    record_death,
+    record_failure,
     write_config,
 )
+from tests.runs import Stopped, unchecked
 
 STATUS = {"schema_version": 1, "status": "failed", "seed": 0, "overrides": []}
 
@@ -238,25 +239,25 @@ def test_nothing_is_written_through_links_of_a_received_run(
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     run.mkdir()
     if has_begun:
-        RunRecord(run, {"seed": 0}, []).close()
+        RunRecord(unchecked({"seed": 0}, run)).close()
     elsewhere.mkdir()
     (run / name).parent.mkdir(exist_ok=True)
     (run / name).symlink_to(elsewhere)
     with pytest.raises(RunExists, match=rf"{name} is a symbolic link that leads out of .*; copy"):
-        RunRecord(run, {"seed": 0}, [])
+        RunRecord(unchecked({"seed": 0}, run))
 
 
 def test_links_inside_a_run_and_of_wandb_do_not_matter(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    RunRecord(run, {"seed": 0}, []).close()
+    RunRecord(unchecked({"seed": 0}, run)).close()
     (run / "wandb").mkdir()
     (run / "wandb" / "latest-run").symlink_to("/tmp")
     (run / "notes").symlink_to("status.json")
-    RunRecord(run, {"seed": 0}, []).close()
+    RunRecord(unchecked({"seed": 0}, run)).close()
 
 
 def test_what_is_read_has_no_version_and_what_is_written_has(tmp_path: Path) -> None:
-    RunRecord(tmp_path, {"seed": 0}, []).finish({"test": {"per": 0.5}})
+    RunRecord(unchecked({"seed": 0}, tmp_path)).finish({"test": {"per": 0.5}})
     for name in ("config.yaml", "status.json", "result.json"):
         assert "schema_version" in (tmp_path / name).read_text()
         assert record_files.VERSION_KEY not in read_record(tmp_path / name)
@@ -264,12 +265,15 @@ def test_what_is_read_has_no_version_and_what_is_written_has(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("is_dead", [True, False])
 def test_any_error_can_be_recorded(is_dead: bool, tmp_path: Path) -> None:
-    record, error = RunRecord(tmp_path, {"seed": 0}, []), "cannot open \udc80.txt" + "漢" * 10**7
+    record, error = (
+        RunRecord(unchecked({"seed": 0}, tmp_path)),
+        "cannot open \udc80.txt" + "漢" * 10**7,
+    )
     if is_dead:
         record.close()
-        record_death(tmp_path, {"seed": 0}, [], error)
+        record_failure(unchecked({"seed": 0}, tmp_path), error)
     else:
-        record.end("failed", error)
+        record.end(Stopped("failed", error))
     assert read_record(tmp_path / "status.json")["error"].startswith("cannot open ?.txt漢")
 
 

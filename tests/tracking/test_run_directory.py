@@ -1,5 +1,6 @@
 """The plain files of a run: always whole, always true."""
 
+import errno
 import fcntl
 import json
 import os
@@ -23,13 +24,15 @@ from attention_lab.atomic_write import write_atomically
 from attention_lab.config.identity import identity
 from attention_lab.tracking import code_version, run_directory
 from attention_lab.tracking.run_directory import (
+    DISK_FULL,
     RunExists,
     RunRecord,
     read_config,
-    record_death,
+    record_failure,
     write_config,
 )
 from tests.conftest import FinishedRun
+from tests.runs import Stopped, unchecked
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def test_a_run_keeps_its_config(words_run: FinishedRun) -> None:
 
 def test_a_record_begins_as_running(tmp_path: Path) -> None:
     directory = tmp_path / "sweep" / "run"
-    RunRecord(directory, CONFIG | {"seed": 7}, ["attention=additive", "seed=7"])
+    RunRecord(unchecked(CONFIG | {"seed": 7}, directory, ["attention=additive", "seed=7"]))
     status = read(directory)
     assert status.keys() == {
         "schema_version",
@@ -167,7 +170,7 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
 
 
 def test_progress_is_seen_at_once(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path, CONFIG, [])
+    record = RunRecord(unchecked(CONFIG, tmp_path))
     before = read(tmp_path)
     record.progress(3, 10, {"validation/per": 0.5})
     after = read(tmp_path)
@@ -186,17 +189,17 @@ def test_a_process_that_is_killed_after_its_result_costs_the_run_nothing(
     status: str, afterwards: str, tmp_path: Path
 ) -> None:
     """As while a logger uploads: who launched it must not say that the run has not finished."""
-    record = RunRecord(tmp_path, CONFIG, [])
+    record = RunRecord(unchecked(CONFIG, tmp_path))
     record.finish({"test": {}})
     record.close()
     path = tmp_path / "status.json"
     path.write_text(path.read_text().replace('"status": "finished"', f'"status": "{status}"'))
-    record_death(tmp_path, CONFIG, [], "killed by SIGKILL")
+    record_failure(unchecked(CONFIG, tmp_path), "killed by SIGKILL")
     assert read(tmp_path)["status"] == afterwards
 
 
 def test_a_run_finishes_with_its_result(tmp_path: Path) -> None:
-    record = RunRecord(tmp_path, CONFIG, [])
+    record = RunRecord(unchecked(CONFIG, tmp_path))
     record.progress(3, 10, {})
     record.finish({"test": {"per": 0.25}, "steps_to_threshold": None})
     assert json.loads((tmp_path / "result.json").read_text()) == {
@@ -222,16 +225,29 @@ def test_a_finished_run_has_its_result(tmp_path: Path, monkeypatch: pytest.Monke
         assert durable
         write(path, text)
 
-    record = RunRecord(tmp_path, CONFIG, [])
+    record = RunRecord(unchecked(CONFIG, tmp_path))
     monkeypatch.setattr(run_directory, "write_atomically", spy)
     record.finish({})
     assert written == ["result.json: None", "status.json: finished"]
 
 
-@pytest.mark.parametrize("status", ["failed", "diverged", "preempted"])
-def test_a_run_ends_without_a_result_for_a_reason(tmp_path: Path, status: Any) -> None:
-    RunRecord(tmp_path, CONFIG, []).end(status, "ValueError: √ of −1")
-    assert (read(tmp_path)["status"], read(tmp_path)["error"]) == (status, "ValueError: √ of −1")
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (ValueError("√ of −1"), "failed", "ValueError: √ of −1"),
+        (Stopped("diverged", "the loss is nan"), "diverged", "the loss is nan"),
+        (Stopped("preempted", "SIGTERM"), "preempted", "SIGTERM"),
+        (KeyboardInterrupt(), "preempted", "interrupted"),
+        (SystemExit(1), "preempted", "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device"), "preempted", DISK_FULL),
+    ],
+)
+def test_the_exception_that_ends_a_run_becomes_its_status(
+    error: BaseException, status: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(type(error)), RunRecord(unchecked(CONFIG, tmp_path)):
+        raise error
+    assert (read(tmp_path)["status"], read(tmp_path)["error"]) == (status, reason)
     assert -1 < seconds_ago(read(tmp_path)["finished"]) < 60
     assert not (tmp_path / "result.json").exists()
 
@@ -250,7 +266,7 @@ def fresh_code_version() -> Iterator[None]:
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """The directory of a run that was cut off after three steps."""
-    record = RunRecord(tmp_path, CONFIG, ["first"])
+    record = RunRecord(unchecked(CONFIG, tmp_path, ["first"]))
     record.progress(3, 10, {})
     record.close()
     return tmp_path
@@ -262,15 +278,15 @@ def files(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("ending", [None, "failed", "diverged", "preempted"])
 def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> None:
-    first = RunRecord(tmp_path, CONFIG, ["first"])
+    first = RunRecord(unchecked(CONFIG, tmp_path, ["first"]))
     assert not first.goes_on
     first.progress(3, 10, {})
     if ending:
-        first.end(ending, "an error")
+        first.end(Stopped(ending, "an error"))
     first.close()
     before = read(tmp_path)
     for times in (1, 2):
-        again = RunRecord(tmp_path, CONFIG | {"logger": "another"}, ["second"])
+        again = RunRecord(unchecked(CONFIG | {"logger": "another"}, tmp_path, ["second"]))
         assert again.goes_on
         after = read(tmp_path)
         assert (after["status"], after["error"], after["finished"]) == ("running", None, None)
@@ -290,10 +306,10 @@ def test_other_code_that_goes_on_is_said(begun: Path, monkeypatch: pytest.Monkey
     (begun / "status.json").write_text(json.dumps(status))
     message = rf"begun with other code \(torch was 1\.0, is {re.escape(version('torch'))}\)"
     with pytest.warns(UserWarning, match=message):
-        RunRecord(begun, CONFIG, []).close()
+        RunRecord(unchecked(CONFIG, begun)).close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        RunRecord(begun, CONFIG, []).close()
+        RunRecord(unchecked(CONFIG, begun)).close()
 
 
 def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
@@ -301,19 +317,19 @@ def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
     (begun / ".status.json.123.partial").write_text("{")
     (begun / "checkpoints" / ".last.ckpt.123.partial").write_text("half")
     (begun / "notes.partial").write_text("mine")
-    RunRecord(begun, CONFIG, [])
+    RunRecord(unchecked(CONFIG, begun))
     names = {path.name for path in begun.iterdir()}
     assert names == {".lock", "checkpoints", "config.yaml", "status.json", "notes.partial"}
     assert not list((begun / "checkpoints").iterdir())
 
 
 def test_a_run_that_has_finished_stays(begun: Path) -> None:
-    record = RunRecord(begun, CONFIG, [])
+    record = RunRecord(unchecked(CONFIG, begun))
     record.finish({})
     record.close()
     before = files(begun)
     with pytest.raises(RunExists, match="holds a run that has finished; name another directory"):
-        RunRecord(begun, CONFIG, [])
+        RunRecord(unchecked(CONFIG, begun))
     assert files(begun) == before
 
 
@@ -333,7 +349,7 @@ def test_another_run_is_told_by_what_differs(
     with pytest.raises(
         RunExists, match=f"holds another run \\({different}\\); name another"
     ) as caught:
-        RunRecord(begun, CONFIG | other, [])
+        RunRecord(unchecked(CONFIG | other, begun))
     assert "\n" not in str(caught.value)
     assert files(begun) == before
 
@@ -341,7 +357,7 @@ def test_another_run_is_told_by_what_differs(
 def test_what_a_sweep_leaves_for_a_job_is_no_run(tmp_path: Path) -> None:
     write_config(tmp_path, CONFIG | {"seed": 1})
     (tmp_path / "log.txt").write_text("")
-    assert not RunRecord(tmp_path, CONFIG, []).goes_on
+    assert not RunRecord(unchecked(CONFIG, tmp_path)).goes_on
     assert read_config(tmp_path) == CONFIG
 
 
@@ -349,7 +365,7 @@ def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> N
     (begun / "status.json").write_text("")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        record = RunRecord(begun, CONFIG, [])
+        record = RunRecord(unchecked(CONFIG, begun))
     assert record.goes_on
     assert read(begun)["status"] == "running"
 
@@ -357,7 +373,7 @@ def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> N
 def test_a_config_that_cannot_be_read_is_no_reason_to_train_over_it(begun: Path) -> None:
     (begun / "config.yaml").write_text("{")
     with pytest.raises(RunExists, match=r"config\.yaml is not valid YAML.*; name another"):
-        RunRecord(begun, CONFIG, [])
+        RunRecord(unchecked(CONFIG, begun))
 
 
 def test_of_runs_that_start_together_one_gets_the_directory(tmp_path: Path) -> None:
@@ -366,7 +382,7 @@ def test_of_runs_that_start_together_one_gets_the_directory(tmp_path: Path) -> N
     def start(number: int) -> RunRecord | None:
         together.wait()
         try:
-            return RunRecord(tmp_path, CONFIG, [str(number)])
+            return RunRecord(unchecked(CONFIG, tmp_path, [str(number)]))
         except RunExists:
             return None
 
@@ -382,7 +398,8 @@ def test_a_process_at_work_is_named_and_a_killed_one_leaves_the_directory_free(
     code = (
         "import sys, time; from pathlib import Path;"
         "from attention_lab.tracking.run_directory import RunRecord;"
-        f"record = RunRecord(Path(sys.argv[1]), {CONFIG!r}, []);"
+        "from attention_lab.config.resolve import RunConfig, RunSpec;"
+        f"record = RunRecord(RunSpec(RunConfig({CONFIG!r}), Path(sys.argv[1])));"
         "print('begun', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -392,9 +409,9 @@ def test_a_process_at_work_is_named_and_a_killed_one_leaves_the_directory_free(
         process.stdout.readline()
         holder = f"process {process.pid} on {socket.gethostname()}, since 2"
         with pytest.raises(RunExists, match=holder):
-            RunRecord(tmp_path, CONFIG, [])
+            RunRecord(unchecked(CONFIG, tmp_path))
         process.kill()
-    assert RunRecord(tmp_path, CONFIG, []).goes_on
+    assert RunRecord(unchecked(CONFIG, tmp_path)).goes_on
     assert read(tmp_path)["pid"] == os.getpid()
 
 
@@ -406,13 +423,13 @@ def test_a_file_system_without_locks_is_said(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.warns(UserWarning, match=r"cannot be locked \(Function not implemented\)"):
-        RunRecord(tmp_path, CONFIG, [])
+        RunRecord(unchecked(CONFIG, tmp_path))
     assert read(tmp_path)["status"] == "running"
 
 
 def test_a_directory_with_other_files_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    RunRecord(tmp_path, CONFIG, [])
+    RunRecord(unchecked(CONFIG, tmp_path))
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -428,12 +445,12 @@ def test_there_is_no_moment_with_an_empty_status(
         return "0123abc"
 
     monkeypatch.setattr(code_version, "_git_revision", look)
-    RunRecord(tmp_path, CONFIG, [])
+    RunRecord(unchecked(CONFIG, tmp_path))
     assert seen
     assert "" not in seen
 
 
 def test_a_machine_without_git_can_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    RunRecord(tmp_path / "run", CONFIG, [])
+    RunRecord(unchecked(CONFIG, tmp_path / "run"))
     assert read(tmp_path / "run")["git_revision"] is None

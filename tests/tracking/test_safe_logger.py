@@ -13,8 +13,8 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from attention_lab.tracking.safe_logger import SafeLogger, do_within
 from attention_lab.tracking.wandb_logger import LoggerOptions
-from attention_lab.training.run import train
 from tests.conftest import Compose
+from tests.runs import train
 
 
 class Faulty(DummyLogger):

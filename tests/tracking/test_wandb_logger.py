@@ -20,9 +20,9 @@ from google.protobuf.message import DecodeError
 from wandb.proto import wandb_internal_pb2
 
 from attention_lab.tracking.wandb_logger import LoggerOptions, is_logged_in
-from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
+from tests.runs import train
 from tests.tracking.servers import closed, refusing, silent
 
 DEFAULT_HOST = str(urlparse(wandb.Settings().base_url).netloc)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from attention_lab.training import fit
-from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
+from tests.runs import train
 
 #: What says how long it took, and how much memory a process had.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")

@@ -8,11 +8,10 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 
-from attention_lab.training.build import build
-from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.trainer import TrainerOptions
 from tests.conftest import Compose
+from tests.runs import build, train
 from tests.training.conftest import read_metrics
 
 

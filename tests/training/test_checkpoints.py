@@ -21,8 +21,8 @@ from attention_lab.tracking.record_files import with_version
 from attention_lab.training.checkpoint import checkpoint_io
 from attention_lab.training.checkpoint.callback import AtomicCheckpointIO, newest
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, read, write
-from attention_lab.training.run import train
 from tests.conftest import Compose
+from tests.runs import train
 from tests.training.conftest import Refuse, read_status, read_weights, same_weights
 
 OLD, NEW = {"weights": torch.arange(3.0)}, {"weights": torch.randn(100_000)}

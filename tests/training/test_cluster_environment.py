@@ -17,9 +17,9 @@ from attention_lab.training.distributed.cluster_environment import (
     rank,
     world_size,
 )
-from attention_lab.training.run import train
 from tests.cli.conftest import fresh
 from tests.conftest import Compose
+from tests.runs import train
 from tests.training.conftest import read_status
 
 TORCHRUN = {

@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.training.distributed.launch import launch
-from attention_lab.training.run import train
 from tests.conftest import Compose
+from tests.runs import launch, train
 from tests.training.conftest import OPTIONS, assert_identical, read_status
 from tests.training.ranks.conftest import TWO, Launcher, launcher, two_cores  # noqa: F401
 

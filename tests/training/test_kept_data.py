@@ -9,10 +9,10 @@ import torch
 from attention_lab.config.components import ConfigError, create
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.run_directory import read_config, write_config
-from attention_lab.training.build import build
 from attention_lab.training.checkpoint.checkpoint_io import write
 from attention_lab.training.evaluation import evaluate, restored
 from tests.conftest import Compose, FinishedRun
+from tests.runs import build
 from tests.training.conftest import Train
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 
 from attention_lab.data.core.batches import IGNORE
 from attention_lab.data.synthetic.recall import Recall
-from attention_lab.training.build import build, load_data
-from attention_lab.training.run import train
 from attention_lab.training.tasks.language_model import LanguageModel
 from tests.conftest import Compose
+from tests.runs import build, load_data, train
 
 TINY = (
     "data=recall",

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from attention_lab.training.build import build
 from attention_lab.training.optim import OptimizerOptions
-from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
+from tests.runs import build, train
 from tests.training.conftest import Train
 
 

@@ -24,9 +24,9 @@ from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint.checkpoint_io import read
 from attention_lab.training.preemption import OF_SLURM, SIGNALS, Preempted, StopSignals
-from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
+from tests.runs import train
 from tests.training.conftest import (
     OPTIONS,
     Interrupt,
@@ -231,7 +231,7 @@ def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
     monkeypatch.undo()
     assert_identical(tmp_path / "run", whole)
     assert not (tmp_path / "asked").exists()
-    said = "the run has finished, but not all of it may have been uploaded"
+    said = "the run has finished, but the upload may be incomplete"
     assert capsys.readouterr().err.splitlines() == [
         f"attention-lab: {number.name}: {said}. Upload later: attention-lab sync {tmp_path / 'run'}"
     ]

@@ -14,12 +14,11 @@ import torch
 
 from attention_lab.tracking.run_directory import RunExists
 from attention_lab.training import run as run_module
-from attention_lab.training.build import build
 from attention_lab.training.checkpoint.callback import newest
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, read, write
 from attention_lab.training.checkpoint.rng_state import random_states, restore_random_states
-from attention_lab.training.run import train
 from tests.conftest import Compose
+from tests.runs import build, train
 from tests.training.conftest import (
     OPTIONS,
     Interrupt,

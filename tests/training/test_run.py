@@ -14,12 +14,11 @@ from attention_lab.attention import attention_layers
 from attention_lab.data.bundled.digits import Digits
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.record_files import read_record
-from attention_lab.training.build import build
 from attention_lab.training.evaluation import evaluate, restored
-from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.classification import Classification
 from tests.conftest import Compose, FinishedRun
+from tests.runs import build, train
 from tests.training.conftest import (
     Train,
     read_metrics,
@@ -289,7 +288,7 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated(
         evaluate(restored(tmp_path), "test")
 
 
-def test_files_of_ones_own_are_found_from_anywhere(
+def test_files_of_ones_own_are_found_with_hashes(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = "".join(f"{a}{b}{c}\t{b}\n" for a in "abcdef" for b in "xy" for c in "stuvw")

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from attention_lab.config.components import ConfigError
 from attention_lab.tracking import run_directory
 from attention_lab.tracking.run_directory import RunExists
-from attention_lab.training.distributed.launch import launch
-from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask, Diverged
 from tests.conftest import Compose, FinishedRun
+from tests.runs import launch, train
 from tests.training.conftest import Train, read_status
 
 

@@ -13,10 +13,10 @@ from attention_lab.data.core.splits import SPLITS
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import greedy
 from attention_lab.models.protocol import SequenceToSequenceNetwork
-from attention_lab.training.build import build, load_data
 from attention_lab.training.tasks import sequence_to_sequence
 from attention_lab.training.tasks.base import Diverged
 from tests.conftest import Compose
+from tests.runs import build, load_data
 
 
 @pytest.fixture(scope="module")

@@ -70,23 +70,21 @@ class DryRun:
         train.check_one(config)
 
         from attention_lab.cli.launch_summary import single_run
-        from attention_lab.config.environment_variables import with_environment
-        from attention_lab.config.validate import check
-        from attention_lab.tracking.run_directory import goes_on
-        from attention_lab.training.build import build, check_logger, from_anywhere
+        from attention_lab.config.resolve import RunSpec, check_logger, resolve
+        from attention_lab.tracking.run_directory import will_resume
+        from attention_lab.training.build import build
         from attention_lab.training.distributed import process_group
         from attention_lab.training.distributed.launch import check_devices
 
         settings: Any = HydraConfig.get()
-        plain, directory = plain_config(config), Path(settings.run.planned)
-        given = with_environment(plain)
-        check(given)
-        check_logger(given)
-        check_devices(given)
-        run = build(given)
-        is_resumed = goes_on(directory, from_anywhere(plain))
+        directory = Path(settings.run.planned)
+        checked = resolve(plain_config(config))
+        check_logger(checked)
+        check_devices(checked)
+        run = build(checked)
+        is_resumed = will_resume(RunSpec(checked, directory))
         if process_group.is_rank_zero():
-            self._run = [*single_run(plain, run, directory, is_resumed), disk(directory)]
+            self._run = [*single_run(checked, run, directory, is_resumed), disk(directory)]
 
     def plan(
         self, stages: "Sequence[Stage]", place: "Resources | Slurm", config: DictConfig

@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from attention_lab.cli.doctor_checks import LESS, Finding
-from attention_lab.config.components import Config, create
-from attention_lab.config.environment_variables import with_environment
-from attention_lab.sweeps.jobs import Job
+from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps.local_executor import Resources
 from attention_lab.sweeps.slurm_executor import Slurm
 from attention_lab.sweeps.slurm_queue import in_queue, longest_array
@@ -39,9 +37,9 @@ class Processes(NamedTuple):
     strategy: str
 
     @classmethod
-    def of(cls, config: Config, threads: int | None, on_gpus: bool | None = None) -> "Processes":
+    def of(cls, config: RunConfig, threads: int | None, on_gpus: bool | None = None) -> "Processes":
         """The processes of a run, which share ``threads`` on each machine."""
-        trainer = config["trainer"]
+        trainer = config.values["trainer"]
         devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
         if on_gpus is None:
             accelerator = trainer.get("accelerator", "auto")
@@ -73,7 +71,7 @@ class Processes(NamedTuple):
         return f"{_counted(number, 'process')}, {_counted(number * self.threads, 'CPU core')}"
 
 
-def single_run(config: Config, run: Run, directory: Path, is_resumed: bool) -> Iterator[Finding]:
+def single_run(config: RunConfig, run: Run, directory: Path, is_resumed: bool) -> Iterator[Finding]:
     """The lines for a single run.
 
     Args:
@@ -84,7 +82,8 @@ def single_run(config: Config, run: Run, directory: Path, is_resumed: bool) -> I
     """
     started, threads = process_group.world_size(), torch.get_num_threads()
     # They share the threads of this process, unless a launcher has started each with its own.
-    each = Processes.of(config, threads * (config["trainer"]["devices"] if started > 1 else 1))
+    devices = config.values["trainer"]["devices"]
+    each = Processes.of(config, threads * (devices if started > 1 else 1))
     yield Finding("run", "resumes from its latest checkpoint" if is_resumed else "new")
     if started > 1:
         yield Finding("launched by", f"torchrun or srun, as {started} processes")
@@ -132,7 +131,7 @@ def sweep(
         yield from _here(place, launcher, to_run)
     for length in _distinct(_by_length(to_run), _training_length):
         yield Finding("training", length)
-    for logged in _distinct(jobs, lambda job: _wandb(job.config, job.group)):
+    for logged in _distinct(jobs, lambda job: _wandb(job.config, job.group or "")):
         yield Finding("W&B", logged)
 
 
@@ -160,14 +159,14 @@ def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
         yield Finding("all with", " ".join(shared))
 
 
-def _state(stage: Stage, job: Job) -> str:
+def _state(stage: Stage, job: RunSpec) -> str:
     state = stage.found[job.directory].state
     if job in stage.to_run:
         return {"waiting": "new", "preempted": "resumes", "running": "running"}.get(state, "again")
     return str(state)
 
 
-def _here(place: Resources, launcher: str, jobs: Sequence[Job]) -> Iterator[Finding]:
+def _here(place: Resources, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[Finding]:
     """Jobs as processes of this machine."""
     slots = place.slots_of(jobs)
     threads = place.threads_of_each(len(slots))
@@ -195,7 +194,7 @@ def _total(each: Processes, at_once: int) -> Finding:
     return Finding("in total", f"{words}; only {available} available: use {remedy}", LESS)
 
 
-def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[Job]) -> Iterator[Finding]:
+def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[Finding]:
     """SLURM jobs."""
     arrays = len(place.requests(jobs, longest_array()))
     queued = in_queue([job.directory for job in jobs])
@@ -223,27 +222,26 @@ def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[Job]) -> Iterator[Find
         yield Finding("this command", "submits the jobs and returns")
 
 
-def _by_length(jobs: Sequence[Job]) -> Iterable[Job]:
+def _by_length(jobs: Sequence[RunSpec]) -> Iterable[RunSpec]:
     """One job for each dataset and trainer: their seeds do not change the length of training."""
 
-    def key(job: Job) -> str:
-        data = {**job.config["data"], "seed": None}
-        return json.dumps([data, job.config["trainer"]], sort_keys=True, default=str)
+    def key(job: RunSpec) -> str:
+        data = {**job.config.record["data"], "seed": None}
+        return json.dumps([data, job.config.record["trainer"]], sort_keys=True, default=str)
 
     return {key(job): job for job in jobs}.values()
 
 
-def _training_length(job: Job) -> str:
+def _training_length(job: RunSpec) -> str:
     """The steps and epochs of a job."""
-    config = with_environment(job.config)
-    options: TrainerOptions = create(config["trainer"], (TrainerOptions,))
-    steps_per_epoch = load_data(config).steps_per_epoch(options.devices * options.num_nodes)
+    options: TrainerOptions = job.config.create("trainer")
+    steps_per_epoch = load_data(job.config).steps_per_epoch(options.devices * options.num_nodes)
     return options.budget(steps_per_epoch)
 
 
-def _wandb(config: Config, group: str) -> str:
+def _wandb(config: RunConfig, group: str) -> str:
     """Where a run is logged."""
-    options = create(with_environment(config)["logger"], (LoggerOptions,))
+    options: LoggerOptions = config.create("logger")
     mode, why = options.mode()
     if mode == "off":
         return f"off: {why}"
@@ -254,7 +252,7 @@ def _wandb(config: Config, group: str) -> str:
     return f"{mode}: {why}{send}; project {entity}{options.project}, group {group}"
 
 
-def _distinct(jobs: Iterable[Job], of: Callable[[Job], Any]) -> Iterable[Any]:
+def _distinct(jobs: Iterable[RunSpec], of: Callable[[RunSpec], Any]) -> Iterable[Any]:
     return dict.fromkeys(of(job) for job in jobs)
 
 

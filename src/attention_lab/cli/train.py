@@ -266,18 +266,16 @@ def _train_one(config: DictConfig) -> None:
     check_one(config)
     settings = HydraConfig.get()
 
-    from attention_lab.config.validate import check
-    from attention_lab.training.build import check_logger
+    from attention_lab.config.resolve import RunSpec, check_logger, resolve
     from attention_lab.training.distributed.launch import launch
 
-    plain = plain_config(config)
-    check(plain)
-    check_logger(plain)
     directory = Path(settings.runtime.output_dir)
+    spec = RunSpec(resolve(plain_config(config)), directory, typed_overrides(settings))
+    check_logger(spec.config)
     if settings.sweeper.get("params"):
         echo("one run only; with -m this experiment is a sweep", error=True)
-    result = launch(plain, directory, typed_overrides(settings))
-    if not result:  # one of several processes that others have started, and not the first
+    result = launch(spec)
+    if result is None:  # on a rank other than 0
         Directories.discard()
         return
     echo("", directory)

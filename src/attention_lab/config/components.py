@@ -200,9 +200,8 @@ def _not_a_mechanism(path: str, value: str, inner: str = "") -> ConfigError:
 
 def check_value(path: str, value: object, annotation: Any) -> None:
     """Raise ConfigError, naming the path, if a plain value is not of a type."""
-    adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     try:
-        adapter.validate_python(value, strict=True)
+        _adapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         problems = " or ".join(
             dict.fromkeys(
@@ -212,3 +211,8 @@ def check_value(path: str, value: object, annotation: Any) -> None:
             )
         )
         raise ConfigError(f"{path}: {problems[:1].lower()}{problems[1:]}; got {value!r}") from None
+
+
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))

@@ -22,7 +22,7 @@ def identity(config: Mapping[str, Any]) -> str:
     """The identity of a run: 8 hex digits that depend on all of its config that is material.
 
     The order of keys does not matter. Data files count by their content, whose SHA-256 is in
-    ``data_files`` (:func:`attention_lab.training.build.from_anywhere` puts it there), wherever
+    ``data_files`` (:func:`attention_lab.config.resolve.resolve` puts it there), wherever
     they are; those that are not listed there count by their paths.
 
     >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "enable_progress_bar": True}}

@@ -1,7 +1,7 @@
 """Checking a whole config: its sections, and that they go together."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from attention_lab.config.components import (
     Config,
@@ -29,6 +29,11 @@ SECTIONS = {
 def base_class(section: str) -> type:
     """What a section of a config must configure."""
     return cast(type, import_object(SECTIONS[section]))
+
+
+def component(config: Config, section: str) -> type[Any]:
+    """The class that a section of a config names; ConfigError if it is of another kind."""
+    return component_class(section, config[section]["_target_"], (base_class(section),))
 
 
 def check(config: Config) -> None:
@@ -60,19 +65,15 @@ def check_seed(config: Config) -> None:
 
 def _no_task(config: Config) -> str:
     """What to say about a dataset of one's own whose config does not bring a task along."""
-    data = component_class("data", config["data"]["_target_"], (base_class("data"),))
     return (
         "task: the data's YAML names none; put `defaults: [/task@_global_: "
-        f"{data.task}]` into it"  # type: ignore[attr-defined]
+        f"{component(config, 'data').task}]` into it"
     )
 
 
 def _check_tasks(config: Config) -> None:
     """Model, data and LightningModule must be for the same task."""
-    tasks = {
-        section: component_class(section, config[section]["_target_"], (base_class(section),)).task  # type: ignore[attr-defined]
-        for section in ("data", "task", "model")
-    }
+    tasks = {section: component(config, section).task for section in ("data", "task", "model")}
     for section in ("task", "model"):
         if tasks[section] != tasks["data"]:
             raise ConfigError(

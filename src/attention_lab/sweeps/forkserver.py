@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from attention_lab.sweeps.jobs import Job
+from attention_lab.config.resolve import RunSpec
 from attention_lab.tracking.record_files import last_lines
 from attention_lab.training.distributed.cluster_environment import TORCHRUN, TORCHRUN_EXTRAS
 from attention_lab.training.distributed.launch import launch
@@ -30,7 +30,7 @@ OF_A_PROCESS_GROUP = (
 _IMPORTED_BEFORE = frozenset(sys.modules)
 
 #: Starts a job; its GPUs are what CUDA_VISIBLE_DEVICES shall say, None to leave that as it is.
-Start = Callable[[Job, str | None], BaseProcess]
+Start = Callable[[RunSpec, str | None], BaseProcess]
 
 
 def job_starter(threads: int) -> Start:
@@ -49,7 +49,7 @@ def job_starter(threads: int) -> Start:
     checked = [name for name in sys.modules if name not in _IMPORTED_BEFORE]
     context.set_forkserver_preload([*checked, "attention_lab.sweeps.forkserver_preload"])
 
-    def start(job: Job, gpus: str | None) -> BaseProcess:
+    def start(job: RunSpec, gpus: str | None) -> BaseProcess:
         process: BaseProcess = context.Process(
             target=_run_job,
             args=(job, threads, gpus, dict(os.environ)),
@@ -61,7 +61,7 @@ def job_starter(threads: int) -> Start:
     return start
 
 
-def _run_job(job: Job, threads: int, gpus: str | None, environment: dict[str, str]) -> None:
+def _run_job(job: RunSpec, threads: int, gpus: str | None, environment: dict[str, str]) -> None:
     """In the job's own process: train, with everything printed going to the run's ``log.txt``."""
     log = job.directory / "log.txt"
     print_into(log)
@@ -75,7 +75,7 @@ def _run_job(job: Job, threads: int, gpus: str | None, environment: dict[str, st
     end_with_parent()
     torch.set_num_threads(threads)
     try:
-        launch(job.config, job.directory, job.overrides, job.group, log)
+        launch(job, log)
     except KeyboardInterrupt:
         sys.exit(1)  # it is recorded; a traceback would say no more
 

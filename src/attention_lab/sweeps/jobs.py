@@ -1,33 +1,19 @@
-"""The jobs of a sweep: what each runs, where, and whether all of them can work."""
+"""The jobs of a sweep: their run specs, and whether all of them can be built."""
 
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attention_lab.config.components import ConfigError, create
-from attention_lab.config.environment_variables import with_environment
+from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.identity import identity, is_immaterial
-from attention_lab.config.validate import check, check_seed
+from attention_lab.config.resolve import RunSpec, check_logger, resolve
 from attention_lab.printing import echo
-from attention_lab.tracking.wandb_logger import LoggerOptions, problem, server, upload_later
-from attention_lab.training.build import build, check_logger, from_anywhere, load_data
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep: where it goes, its resolved config, and what was asked for."""
-
-    directory: Path
-    config: Mapping[str, Any]
-    overrides: Sequence[str]
-    #: Those of the overrides in which the jobs of the sweep differ; "" if there are none.
-    name: str
-    #: The sweep that it belongs to.
-    group: str
+from attention_lab.tracking.wandb_logger import problem, server, upload_later
+from attention_lab.training.build import build, load_data
 
 
 def make_job(
@@ -36,25 +22,29 @@ def make_job(
     overrides: Sequence[str],
     shared: Collection[str],
     group: str,
-) -> Job:
-    """The job of a config, in a run directory that carries a readable name and its hash.
+) -> RunSpec:
+    """The run of a composed config, in a directory named after its overrides and its identity.
 
-    A directory of that hash which is there already is the job's, whatever its readable name.
+    An existing directory of that identity is the run's, whatever its readable name.
 
     Args:
         directory: where the run directory goes.
-        config: the resolved config.
+        config: the composed config.
         overrides: what it was composed with.
-        shared: the keys of those in which the jobs do not differ, which no name needs.
-        group: the sweep that it belongs to.
+        shared: the keys of overrides in which the jobs do not differ; no name needs them.
+        group: the sweep that the run belongs to.
+
+    Raises:
+        ConfigError: naming the job, if its config cannot work.
     """
-    config = from_anywhere(config)
     asked = [override for override in overrides if not _is_aside(key_of(override))]
     name = ",".join(override for override in asked if key_of(override) not in shared)
     readable = re.sub(r"[^\w=.,+-]+", "_", name)[:100] or "run"
-    hashed = identity(config)
+    with _named(name):
+        checked = resolve(config)
+    hashed = identity(checked.record)
     known = next(directory.glob(f"*-{hashed}"), directory / f"{readable}-{hashed}")
-    return Job(known, config, asked, name, group)
+    return RunSpec(checked, known, asked, group, name)
 
 
 def key_of(override: str) -> str:
@@ -63,61 +53,61 @@ def key_of(override: str) -> str:
 
 
 def _is_aside(key: str) -> bool:
-    """Whether an override is about something other than what the run computes."""
+    """Whether an override changes nothing that the run computes."""
     return key.startswith(("hydra.", "hydra/")) or is_immaterial(key)
 
 
-def check_jobs(jobs: Sequence[Job]) -> None:
+def build_jobs(jobs: Sequence[RunSpec]) -> None:
     """Build every distinct job once, so that a mistake is found before anything runs.
 
     Raises:
         ConfigError: naming the job that cannot work.
     """
     data_by_config: dict[str, Any] = {}
-    built: set[str] = set()
-    for job in jobs:
-        without_seed = _canonical(job.config)
-        try:
-            check_seed(job.config)
-            if without_seed in built:
-                continue
-            built.add(without_seed)
-            config = with_environment(job.config)
-            check(config)
-            key = _canonical(config["data"])
+    for job in _distinct(jobs, lambda config: config):
+        key = _canonical(job.config.record["data"])
+        with _named(job.name):
             if key not in data_by_config:
-                data_by_config[key] = load_data(config)
-            build(config, data_by_config[key])
-        except ConfigError as error:
-            raise ConfigError(f"{job.name}: {error}".removeprefix(": ")) from error
-    for job in _by_logger(jobs):  # a mistake there is the same in all of them
-        check_logger(job.config)
+                data_by_config[key] = load_data(job.config)
+            build(job.config, data_by_config[key])
+    for job in _distinct(jobs, lambda config: config["logger"]):
+        check_logger(job.config)  # the same mistake in all of these, so none is named
 
 
-def check_wandb(jobs: Sequence[Job], directory: Path) -> None:
-    """Check W&B's server once for all jobs; if it takes no runs, they log offline from the start.
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let errors of a config name the job."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}".removeprefix(": ")) from error
+
+
+def check_wandb(jobs: Sequence[RunSpec], directory: Path) -> None:
+    """Check W&B's server once for all jobs; if it refuses runs, they log offline from the start.
 
     Args:
         jobs: the jobs that will start.
         directory: of the sweep.
     """
-    kinds = (LoggerOptions,)
-    modes = {
-        create(with_environment(job.config)["logger"], kinds).mode()[0] for job in _by_logger(jobs)
-    }
+    jobs = _distinct(jobs, lambda config: config["logger"])
+    modes = {job.config.create("logger").mode()[0] for job in jobs}
     if modes == {"online"} and (said := problem(server())) is not None:
         os.environ["WANDB_MODE"] = "offline"
-        words = f"W&B: {said}; logging offline. {upload_later(directory)}"
-        echo(f"attention-lab: {words}", error=True)
+        problem_and_remedy = f"W&B: {said}; logging offline. {upload_later(directory)}"
+        echo(f"attention-lab: {problem_and_remedy}", error=True)
 
 
-def _by_logger(jobs: Sequence[Job]) -> Iterable[Job]:
-    """One job for each way of logging."""
-    return {_canonical(job.config["logger"]): job for job in jobs}.values()
+def _distinct(jobs: Sequence[RunSpec], part: Callable[[Config], Config]) -> Sequence[RunSpec]:
+    """The first job of each set of jobs that agree on a part of their configs."""
+    first: dict[str, RunSpec] = {}
+    for job in jobs:
+        first.setdefault(_canonical(part(job.config.record)), job)
+    return list(first.values())
 
 
 def _canonical(config: Mapping[str, Any]) -> str:
-    """A config without its seeds, which change nothing about whether it can work."""
+    """A config as a text, without its seeds: whether it works does not depend on them."""
 
     def without_seed(value: object) -> object:
         if isinstance(value, Mapping):

@@ -15,16 +15,15 @@ from typing import Any
 import torch
 
 from attention_lab.config.components import ConfigError
-from attention_lab.reports.runs import section
+from attention_lab.config.resolve import RunSpec
 from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import Start, cause_of_death, job_starter
-from attention_lab.sweeps.jobs import Job, check_jobs
+from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.run_status import Standing, standing
 from attention_lab.tracking.lock import is_held
-from attention_lab.tracking.run_directory import record_death
+from attention_lab.tracking.run_directory import DISK_FULL, record_failure
 from attention_lab.training.distributed.launch import check_devices
 from attention_lab.training.distributed.workers import GRACE, cores, stop
-from attention_lab.training.run import NO_ROOM
 
 POLL_SECONDS = 0.2
 #: What has to fit on the disk for the sweep to go on, in bytes.
@@ -63,9 +62,9 @@ class Resources:
         if limit is not None and (type(limit) not in (int, float) or limit <= 0):
             raise ConfigError(f"hydra.launcher.time_limit: must be above 0 minutes, got {limit!r}")
 
-    def slots_of(self, jobs: Sequence[Job]) -> list[str | None]:
+    def slots_of(self, jobs: Sequence[RunSpec]) -> list[str | None]:
         """:meth:`slots` for these jobs."""
-        trainers = [section(job.config, "trainer") for job in jobs]
+        trainers = [job.config.values["trainer"] for job in jobs]
         for_gpus = [trainer for trainer in trainers if trainer.get("accelerator") != "cpu"]
         sharing = for_gpus if for_gpus and _gpus() else trainers
         return self.slots(bool(for_gpus), max(trainer.get("devices", 1) for trainer in sharing))
@@ -110,7 +109,7 @@ def _gpus() -> list[str]:
 
 @dataclass
 class _Running:
-    job: Job
+    job: RunSpec
     process: BaseProcess
     slot: str | None
     started: float
@@ -120,18 +119,18 @@ class _Running:
     error: str | None = None
 
 
-def check_here(jobs: Sequence[Job]) -> None:
+def check_here(jobs: Sequence[RunSpec]) -> None:
     """Find out whether jobs can work, on this machine.
 
     Raises:
         ConfigError: naming what cannot.
     """
-    check_jobs(jobs)
+    build_jobs(jobs)
     for job in jobs:
         check_devices(job.config)
 
 
-def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> None:
+def run_jobs(jobs: Sequence[RunSpec], resources: Resources, display: Display) -> None:
     """Run jobs to their ends. What became of each is in its directory, whatever became of it.
 
     A job that another process has at work is waited for.
@@ -173,7 +172,7 @@ def run_jobs(jobs: Sequence[Job], resources: Resources, display: Display) -> Non
 
 
 def _start_some(
-    waiting: list[Job],
+    waiting: list[RunSpec],
     running: list[_Running],
     slots: Sequence[str | None],
     start: Start,
@@ -194,7 +193,7 @@ def _start_some(
             running.append(_Running(job, start(job, slot), slot, time.monotonic(), earlier))
 
 
-def _next_free(waiting: Sequence[Job], held: set[Path]) -> Job | None:
+def _next_free(waiting: Sequence[RunSpec], held: set[Path]) -> RunSpec | None:
     """The first job at which nobody is at work; those passed over join ``held``."""
     for job in waiting:
         if not is_held(job.directory):
@@ -225,7 +224,7 @@ def _settled(each: _Running) -> Standing:
     error = each.error or cause_of_death(each.process, directory / "log.txt")
     with suppress(OSError):  # no room: what was not said is taken for an interruption
         # The processes of a run outlive the one that has started them, by their own grace.
-        record_death(directory, job.config, job.overrides, error, patience=1.5 * GRACE)
+        record_failure(job, error, patience=1.5 * GRACE)
     return standing(directory)
 
 
@@ -233,14 +232,14 @@ def _check_room(directory: Path, found: Standing) -> None:
     """Raise OSError if the disk is full: jobs would be cut off one after the other."""
     probe = directory / ".room"
     try:
-        if found.error == NO_ROOM:  # there may be some again, of what was cut off
-            raise OSError(errno.ENOSPC, NO_ROOM)
+        if found.error == DISK_FULL:  # there may be some again, of what was cut off
+            raise OSError(errno.ENOSPC, DISK_FULL)
         with probe.open("wb") as file:
             file.write(b"\1" * ROOM)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         goes_on = "the same command goes on when there is"
-        raise OSError(error.errno, f"{NO_ROOM}; {goes_on}", str(directory.parent)) from error
+        raise OSError(error.errno, f"{DISK_FULL}; {goes_on}", str(directory.parent)) from error
     finally:
         probe.unlink(missing_ok=True)

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 from attention_lab.config.components import ConfigError
+from attention_lab.config.resolve import RunSpec
 from attention_lab.printing import echo
-from attention_lab.reports.runs import section
 from attention_lab.spelling import nearest
 from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import OF_A_PROCESS_GROUP
-from attention_lab.sweeps.jobs import Job, check_jobs
+from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.run_status import standing
 from attention_lab.sweeps.slurm_queue import (
     ENDED,
@@ -151,13 +151,13 @@ class Slurm:
             if (told := TOLD.get(str(name).replace("_", "-"))) is not None:
                 raise ConfigError(f"hydra.launcher.extra.{name}: comes from {told}")
 
-    def check(self, jobs: Sequence[Job]) -> None:
+    def check(self, jobs: Sequence[RunSpec]) -> None:
         """Find out whether jobs can work, and whether SLURM would take them.
 
         Raises:
             ConfigError: if a job cannot work, or with what sbatch says against it.
         """
-        check_jobs(jobs)
+        build_jobs(jobs)
         for request, alike in self.requests(jobs, longest_array()):
             flags = [_flag(name, value) for name, value in request.items()]
             flags += [_flag(name, value) for name, value in (self.extra or {}).items()]
@@ -168,7 +168,7 @@ class Slurm:
             if done.returncode:
                 raise ConfigError(f"{_one_line(done.stderr)} ({' '.join(flags)})")
 
-    def run(self, jobs: Sequence[Job], display: Display) -> None:
+    def run(self, jobs: Sequence[RunSpec], display: Display) -> None:
         """Submit those of the jobs that are not in the queue, and follow all to their ends.
 
         Raises:
@@ -192,15 +192,15 @@ class Slurm:
             _follow(jobs, earlier, queue, display)
 
     def requests(
-        self, jobs: Sequence[Job], at_most: int | None = None
-    ) -> list[tuple[dict[str, Any], Sequence[Job]]]:
+        self, jobs: Sequence[RunSpec], at_most: int | None = None
+    ) -> list[tuple[dict[str, Any], Sequence[RunSpec]]]:
         """What to ask for, with the jobs that need it: each makes one array.
 
         Args:
             jobs: of a sweep.
             at_most: how many make one; None means any number.
         """
-        by_request: dict[str, list[Job]] = {}
+        by_request: dict[str, list[RunSpec]] = {}
         for job in jobs:
             by_request.setdefault(json.dumps(self._request(job)), []).append(job)
         return [
@@ -209,9 +209,9 @@ class Slurm:
             for start in range(0, len(alike), at_most or len(alike))
         ]
 
-    def _request(self, job: Job) -> dict[str, Any]:
+    def _request(self, job: RunSpec) -> dict[str, Any]:
         """What a job needs, by sbatch's names with underscores; without what is left to SLURM."""
-        trainer = section(job.config, "trainer")
+        trainer = job.config.values["trainer"]
         nodes, devices = (_count(trainer, name) for name in ("num_nodes", "devices"))
         wanted = {
             "partition": self.partition,
@@ -243,7 +243,7 @@ class Slurm:
             )
         return self.gpus
 
-    def _submit(self, request: Mapping[str, Any], jobs: Sequence[Job]) -> None:
+    def _submit(self, request: Mapping[str, Any], jobs: Sequence[RunSpec]) -> None:
         """Submit jobs that need the same as one array, and note in each directory as what."""
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -289,7 +289,7 @@ def check_installed() -> None:
         raise ConfigError("hydra/launcher=slurm: pip install 'attention-lab[slurm]' brings it")
 
 
-def run_task(job: Job) -> None:
+def run_task(job: RunSpec) -> None:
     """One process of a run, which srun has started: train, and print into the run's ``log.txt``."""
     if os.environ.get("SLURM_PROCID", "0") == "0":
         print_into(job.directory / "log.txt")
@@ -299,11 +299,11 @@ def run_task(job: Job) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, lambda *_: None)  # SIG_IGN would forget that it came already
-    launch(job.config, job.directory, job.overrides, job.group)
+    launch(job)
 
 
 def _follow(
-    jobs: Sequence[Job], earlier: Mapping[Path, object], queue: Queue, display: Display
+    jobs: Sequence[RunSpec], earlier: Mapping[Path, object], queue: Queue, display: Display
 ) -> None:
     """Show how jobs go on until each has ended, or SLURM has lost it."""
     left = [job.directory for job in jobs]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from attention_lab.atomic_write import write_atomically
+from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps.run_status import Standing, standing
 from attention_lab.tracking.lock import is_held
 from attention_lab.tracking.record_files import (
@@ -28,7 +29,7 @@ from attention_lab.tracking.record_files import (
 from attention_lab.tracking.run_directory import (
     IN_QUEUE,
     read_config,
-    record_death,
+    record_failure,
 )
 
 #: Where, below a sweep, its submissions and SLURM's own logs are.
@@ -159,7 +160,8 @@ class Queue:
         last = self._looks[-1].get(known.job)
         state: Status = "preempted" if last is None or last in INTERRUPTED else "failed"
         error = f"SLURM job {known.job}: {_cause(last, directory)}"
-        record_death(directory, read_config(directory), known.overrides, error, state)
+        spec = RunSpec(RunConfig(read_config(directory)), directory, known.overrides)
+        record_failure(spec, error, state)
         return standing(directory)
 
 

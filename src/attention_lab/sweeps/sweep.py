@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attention_lab.config.resolve import RunSpec
 from attention_lab.printing import echo
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
-from attention_lab.sweeps.jobs import Job, check_wandb, make_job
+from attention_lab.sweeps.jobs import check_wandb, make_job
 from attention_lab.sweeps.run_status import Standing, State, standing
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
@@ -24,11 +25,11 @@ class Stage:
     """Jobs of a sweep that are known together."""
 
     #: Each once.
-    jobs: Sequence[Job]
+    jobs: Sequence[RunSpec]
     #: How each stands, by its directory.
     found: Mapping[Path, Standing]
     #: Those that run, or go on.
-    to_run: Sequence[Job]
+    to_run: Sequence[RunSpec]
     #: Whether their directories and settings depend on what is yet to be chosen.
     is_open: bool = False
 
@@ -55,8 +56,8 @@ class Sweep:
         directory: Path,
         compose: Callable[[Sequence[str]], Mapping[str, Any]],
         options: Mapping[str, Any],
-        run: Callable[[Sequence[Job], Display], None],
-        check: Callable[[Sequence[Job]], None],
+        run: Callable[[Sequence[RunSpec], Display], None],
+        check: Callable[[Sequence[RunSpec]], None],
     ) -> None:
         self.directory = directory
         self.compose = compose
@@ -125,14 +126,14 @@ class Sweep:
         chosen = [tuned(overrides, choices, self.options) for overrides in jobs]
         return self._run(self._jobs(chosen, shared, self.directory))
 
-    def _tuning(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Job]:
+    def _tuning(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[RunSpec]:
         """The runs from which settings are chosen, those of each group together."""
         each = [trials(group, self.options) for group in groups_of(jobs, self.options)]
         # A mistake in what comes after the tuning is found before it.
         self.check_jobs(self._jobs(jobs, shared, self.directory))
         return self._jobs([t for ts in each for t in ts], shared, self.directory / TUNING)
 
-    def _choices(self, jobs: Sequence[list[str]], tuning: Sequence[Job]) -> list[Choice]:
+    def _choices(self, jobs: Sequence[list[str]], tuning: Sequence[RunSpec]) -> list[Choice]:
         """What the runs of the tuning, which have ended, say for each group."""
         found = iter([standing(job.directory) for job in tuning])
         return [
@@ -142,11 +143,11 @@ class Sweep:
 
     def _jobs(
         self, jobs: Sequence[list[str]], shared: Collection[str], directory: Path
-    ) -> list[Job]:
+    ) -> list[RunSpec]:
         group = "-".join(directory.relative_to(self.directory.parent).parts)
         return [make_job(directory, self.compose(o), o, shared, group) for o in jobs]
 
-    def _stage(self, jobs: Sequence[Job]) -> Stage:
+    def _stage(self, jobs: Sequence[RunSpec]) -> Stage:
         distinct = {job.directory: job for job in jobs}
         found = {path: standing(path) for path in distinct}
         to_run = [job for path, job in distinct.items() if self._is_wanted(found[path])]
@@ -158,7 +159,7 @@ class Sweep:
         self.check_jobs(stage.to_run)
         return stage
 
-    def _run(self, jobs: Sequence[Job]) -> list[Path]:
+    def _run(self, jobs: Sequence[RunSpec]) -> list[Path]:
         stage = self._checked(self._stage(jobs))
         sweep_file.add_jobs(jobs[0].directory.parent, stage.jobs)
         if left := stage.found.keys() - {job.directory for job in stage.to_run}:

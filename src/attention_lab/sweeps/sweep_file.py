@@ -9,9 +9,11 @@ from typing import Any
 
 from attention_lab.atomic_write import write_atomically
 from attention_lab.config.components import ConfigError
+from attention_lab.config.data_files import recorded_hashes
 from attention_lab.config.identity import differences, identity
+from attention_lab.config.resolve import RunSpec
 from attention_lab.data.files.paths import shown
-from attention_lab.sweeps.jobs import Job, key_of
+from attention_lab.sweeps.jobs import key_of
 from attention_lab.tracking.record_files import UnreadableRecord, json_text, read_record
 from attention_lab.tracking.run_directory import (
     SWEEP,
@@ -19,13 +21,12 @@ from attention_lab.tracking.run_directory import (
     read_config,
     write_config,
 )
-from attention_lab.training.build import data_files
 
 #: Where, below the sweep, the runs are from which settings are chosen.
 TUNING = "tuning"
 
 
-def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
+def add_jobs(sweep: Path, jobs: Sequence[RunSpec]) -> None:
     """Take jobs into a sweep, each with a directory that holds its config; those there stay.
 
     Raises:
@@ -37,7 +38,7 @@ def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not (job.directory / "config.yaml").exists():
             job.directory.mkdir(parents=True, exist_ok=True)
-            write_config(job.directory, job.config)
+            write_config(job.directory, job.config.record)
     listed = {job["directory"] for job in known["jobs"]}
     new = [
         {"directory": job.directory.name, "overrides": list(job.overrides)}
@@ -45,15 +46,17 @@ def add_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
         if job.directory.name not in listed
     ]
     files = known.get("data_files", {}) | {
-        path: digest for job in jobs for path, digest in data_files(job.config).items()
+        path: digest for job in jobs for path, digest in recorded_hashes(job.config.record).items()
     }
     _write(sweep, known | {"ended": None, "jobs": known["jobs"] + new, "data_files": files})
 
 
-def check_unchanged(sweep: Path, jobs: Sequence[Job]) -> None:
+def check_unchanged(sweep: Path, jobs: Sequence[RunSpec]) -> None:
     """Raise ConfigError if a data file has changed, or a job's config but not its overrides."""
     files = {**_read(sweep / TUNING).get("data_files", {}), **_read(sweep).get("data_files", {})}
-    for path, digest in (item for job in jobs for item in data_files(job.config).items()):
+    for path, digest in (
+        item for job in jobs for item in recorded_hashes(job.config.record).items()
+    ):
         if (known := files.setdefault(path, digest)) != digest:
             raise ConfigError(
                 f"{shown(path)} has changed since the sweep in {sweep} was begun (SHA-256 "
@@ -113,13 +116,13 @@ def _is_superseded(
     return group in chosen and f"{key}={chosen[group]['value']}" not in job["overrides"]
 
 
-def _refuse(earlier: Path, job: Job) -> None:
+def _refuse(earlier: Path, job: RunSpec) -> None:
     try:
         known = read_config(earlier)
     except UnreadableRecord as error:
         raise ConfigError(f"{error}; name another sweep: hydra.sweep.dir=…") from None
-    if identity(known) != identity(job.config):
-        different = "; ".join(differences(known, job.config))
+    if identity(known) != identity(job.config.record):
+        different = "; ".join(differences(known, job.config.record))
         raise ConfigError(
             f"{earlier} was begun by the same overrides with another config ({different}); name "
             "another sweep: hydra.sweep.dir=…"

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO, cast
 
 import yaml
 from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
@@ -91,12 +91,35 @@ class _StatusRecord(TypedDict, total=False):
     progress: _Progress | None
 
 
-class _ResultRecord(TypedDict, total=False):
+class RunResult(TypedDict, total=False):
+    """``result.json``; metrics by their names, without the split."""
+
     task: str
+    #: The metric that chose the best checkpoint, and whether "min" or "max" of it is best.
     monitor: str
     mode: Literal["min", "max"]
-    validation: dict[str, Any]
-    last: dict[str, Any]
+    #: The smallest and the largest value of each metric; None where there is none.
+    bounds: dict[str, list[float | None]]
+    #: At the best and at the last validation.
+    validation: dict[str, float]
+    last: dict[str, float]
+    #: With the weights of the best checkpoint.
+    test: dict[str, float]
+    #: Test metrics of the trivial baseline, and of shortcuts by their names.
+    trivial_baseline: dict[str, float]
+    shortcut_baselines: dict[str, dict[str, float]]
+    parameters: int
+    tokens_per_second: float
+    peak_memory_bytes: int | None
+    steps: int
+    best_step: int
+    #: The trivial baseline on validation, and the step at which the run was first better.
+    threshold: float
+    steps_to_threshold: int | None
+    area_under_curve: float
+    seconds: dict[str, float]
+    #: The attention backend of each layer.
+    backends: dict[str, str]
 
 
 class _Job(TypedDict):
@@ -128,7 +151,7 @@ class _SweepRecord(TypedDict, total=False):
 
 
 #: The types of those keys that other code relies on. Other keys may hold any plain data.
-_SCHEMAS = {"status.json": _StatusRecord, "result.json": _ResultRecord, "sweep.json": _SweepRecord}
+_SCHEMAS = {"status.json": _StatusRecord, "result.json": RunResult, "sweep.json": _SweepRecord}
 
 
 def open_file(path: Path, root: Path | None = None, limit: int | None = None) -> BinaryIO:
@@ -258,6 +281,11 @@ def read_record(path: Path, root: Path | None = None) -> dict[str, Any]:
     if path.name == "config.yaml":
         _check_is_data(path, content)
     return {key: value for key, value in content.items() if key != VERSION_KEY}
+
+
+def read_result(directory: Path) -> RunResult:
+    """The ``result.json`` of a run; raises as :func:`read_record`."""
+    return cast(RunResult, read_record(directory / "result.json"))
 
 
 def with_version(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,19 @@
-"""A run's directory: the plain files that say what ran, how it stands and what came out."""
+"""A run's directory: the plain files that record what ran, its status and its result."""
 
+from __future__ import annotations
+
+import errno
 import os
 import secrets
 import shlex
 import socket
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
@@ -17,10 +21,12 @@ from attention_lab.atomic_write import PARTIAL_FILES, write_atomically
 from attention_lab.config.identity import differences
 from attention_lab.config.identity import identity as identity_of
 from attention_lab.data.files.paths import shown
+from attention_lab.printing import echo
 from attention_lab.tracking.code_version import code_version
 from attention_lab.tracking.lock import Lock, Locked, is_held
 from attention_lab.tracking.record_files import (
     MalformedRecord,
+    RunResult,
     Status,
     UnreadableRecord,
     json_text,
@@ -29,11 +35,16 @@ from attention_lab.tracking.record_files import (
     with_version,
 )
 
+if TYPE_CHECKING:
+    from attention_lab.config.resolve import RunSpec
+
 #: The file that says as which SLURM job a run was submitted, if it was.
 IN_QUEUE = "slurm.json"
 #: The file beside the runs of a sweep that lists them.
 SWEEP = "sweep.json"
 
+#: The error of a run that stopped as the disk was full.
+DISK_FULL = "no room left on the disk"
 #: Characters of an error that a record keeps, so that it stays small enough to be read.
 LONGEST_ERROR = 10_000
 
@@ -73,33 +84,31 @@ def is_edited(status: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
 
 
 class RunRecord:
-    """Keeps ``status.json`` true while a run goes on, and writes ``result.json`` at its end.
+    """Keeps ``status.json`` up to date while a run trains, and writes ``result.json`` at its end.
 
-    A directory takes one run, and one process at a time. A run that has not finished goes on in it
-    if it is asked for again. What a sweep leaves for a job that has yet to start is no run.
+    A directory holds one run, and locks it for one process. A run that has not finished is resumed.
+    As a context, the record maps the exception that ends the run to a status (see :meth:`end`).
 
     Args:
-        directory: the run's directory; made if it does not exist.
-        config: the run's resolved config, which is written as ``config.yaml``.
-        overrides: what the user asked for, as ``key=value``.
+        spec: the run; its directory is created if it does not exist.
 
     Raises:
-        RunExists: if the directory holds a run that has finished, another run, or one at which
-            another process is at work.
+        RunExists: if the directory holds a finished run or another one, or is locked.
     """
 
-    def __init__(
-        self, directory: Path, config: Mapping[str, Any], overrides: Sequence[str]
-    ) -> None:
-        self.directory = directory
+    def __init__(self, spec: RunSpec) -> None:
+        self.directory = directory = spec.directory
+        config = spec.config.record
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(directory)
+        #: The content of ``result.json``; None before the run has finished.
+        self.result: RunResult | None = None
         try:
             earlier = _unfinished(directory, config)
-            #: Whether the run has been begun before.
+            #: Whether the run was begun before, so that it is resumed.
             self.goes_on = earlier is not None
             _remove_partial_files(directory)
-            self._status = _first_status(config, overrides)
+            self._status = _first_status(config, spec.overrides)
             if earlier is not None:
                 lasting = ("started", "progress", "wandb_id")
                 kept = {name: earlier[name] for name in lasting if name in earlier}
@@ -113,24 +122,52 @@ class RunRecord:
             self.close()
             raise
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Record an exception and unlock; after the run has finished, an interruption is dropped.
+
+        It then came while a logger was uploading.
+        """
+        try:
+            if error is not None:
+                self.end(error)
+        finally:
+            self.close()
+        is_late = self.has_finished and isinstance(error, KeyboardInterrupt | SystemExit)
+        if is_late:
+            from attention_lab.tracking.wandb_logger import upload_later  # imports Lightning
+
+            name = str(error) if hasattr(error, "run_status") else "SIGINT"
+            problem = f"{name}: the run has finished, but the upload may be incomplete"
+            echo(f"attention-lab: {problem}. {upload_later(self.directory)}", error=True)
+        return is_late
+
     @property
     def wandb_id(self) -> str:
-        """By which W&B knows the run, if it is told of it."""
+        """The id of the W&B run."""
         identifier: str = self._status["wandb_id"]
         return identifier
 
     def close(self) -> None:
-        """Let go of the directory; the end of the process does it, too."""
+        """Unlock the directory; the end of the process does so as well."""
         self._lock.release()
 
     def progress(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Say how far the run has come."""
+        """Record the latest step and validation metrics."""
         progress = {"step": step, "steps": steps, "metrics": dict(metrics)}
         self._write({"progress": progress}, durable=False)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the result, and only then say that the run has finished."""
+    def finish(self, result: RunResult) -> None:
+        """Write the result, then the status "finished"."""
         write_atomically(self.directory / "result.json", json_text(result))
+        self.result = result
         self._end("finished")
 
     @property
@@ -138,11 +175,15 @@ class RunRecord:
         """Whether the run has its result."""
         return bool(self._status["status"] == "finished")
 
-    def end(self, status: Status, error: str) -> None:
-        """Say that the run ended without a result, and why; of several ends the first counts."""
-        if self._status["status"] != "running":
-            return
-        self._end(status, error=error[:LONGEST_ERROR])
+    def end(self, error: BaseException) -> None:
+        """Record that an exception ended the run; only the first of several counts.
+
+        The status is "preempted" if the run can be resumed: after an interruption, or when the disk
+        is full. Other exceptions mean "failed", unless their attribute ``run_status`` says more.
+        """
+        if self._status["status"] == "running":
+            status, reason = _status_of(error)
+            self._end(status, error=reason[:LONGEST_ERROR])
 
     def _end(self, status: Status, **more: str) -> None:
         self._write({"status": status, "finished": _now(), **more})
@@ -160,15 +201,40 @@ def _remove_partial_files(directory: Path) -> None:
             partial.unlink()
 
 
-def goes_on(directory: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a run would go on in a directory, as :class:`RunRecord` has it; nothing is written.
+def _status_of(error: BaseException) -> tuple[Status, str]:
+    """The status of a run that an exception ended, and the reason to record."""
+    status: Status | None = getattr(error, "run_status", None)
+    if status is not None:
+        return status, str(error)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "preempted", "interrupted"
+    if caused_by(error, _is_disk_full):
+        return "preempted", DISK_FULL
+    return "failed", f"{type(error).__name__}: {error}"
+
+
+def caused_by(error: BaseException | None, is_cause: Callable[[BaseException], bool]) -> bool:
+    """Whether an exception, or one during which it was raised, is a cause."""
+    while error is not None:
+        if is_cause(error):
+            return True
+        error = error.__context__
+    return False
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def will_resume(spec: RunSpec) -> bool:
+    """Whether :class:`RunRecord` would resume a run; nothing is written.
 
     Raises:
         RunExists: as there.
     """
-    if is_held(directory):
-        _lock(directory).release()
-    return _unfinished(directory, config) is not None
+    if is_held(spec.directory):
+        _lock(spec.directory).release()
+    return _unfinished(spec.directory, spec.config.record) is not None
 
 
 def how_to_go_on(directory: Path) -> str:
@@ -190,44 +256,38 @@ def command_line() -> str:
     return " ".join([sys.argv[0], *map(shlex.quote, sys.argv[1:])])
 
 
-def record_death(
-    directory: Path,
-    config: Mapping[str, Any],
-    overrides: Sequence[str],
-    error: str,
-    state: Status = "failed",
-    patience: float = 0.5,
+def record_failure(
+    spec: RunSpec, error: str, status: Status = "failed", patience: float = 0.5
 ) -> None:
-    """Say of a run whose process is gone without a word that it failed, and why.
+    """Record that the process of a run exited without recording it.
 
-    One that has its result already has been interrupted, and will soon have finished; one that has
-    finished stays so. Nothing is written if another process has the run locked.
+    A run that has its result but was not recorded as finished becomes "preempted", as resuming it
+    takes seconds. Nothing is written for a finished run, or if another process has locked it.
 
     Args:
-        directory: the run's directory.
-        config: its config.
-        overrides: what it was asked for.
-        error: why it is gone.
-        state: "preempted" where that is no fault of the run's own.
-        patience: seconds to wait for whoever is at work on it.
+        spec: the run.
+        error: the reason.
+        status: "preempted" if it is not the run's own fault.
+        patience: seconds to wait for the lock.
     """
+    directory = spec.directory
     directory.mkdir(parents=True, exist_ok=True)
     try:
         lock = Lock(directory, patience)
     except Locked:
         return
     try:
-        status = read_record(directory / "status.json")
+        record = read_record(directory / "status.json")
     except (FileNotFoundError, MalformedRecord):
-        status = _first_status(config, overrides) | {"pid": None}
-    except UnreadableRecord:  # as one of another version: it is not ours to change
+        record = _first_status(spec.config.record, spec.overrides) | {"pid": None}
+    except UnreadableRecord:  # such as one of another version, which must stay as it is
         lock.release()
         return
-    if status.get("status") != "finished":  # as one that died while a logger was uploading
-        has_result = (directory / "result.json").exists()
-        state = "preempted" if has_result else state
-        status |= {"status": state, "error": error[:LONGEST_ERROR], "finished": _now()}
-        write_atomically(directory / "status.json", json_text(status))
+    if record.get("status") != "finished":
+        if (directory / "result.json").exists():
+            status = "preempted"
+        record |= {"status": status, "error": error[:LONGEST_ERROR], "finished": _now()}
+        write_atomically(directory / "status.json", json_text(record))
     lock.release()
 
 

@@ -10,14 +10,14 @@ from typing import Any
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from attention_lab.config.components import Config, ConfigError, component_class, create
-from attention_lab.config.environment_variables import check_without_environment
-from attention_lab.config.validate import check
+from attention_lab.config.components import Config, ConfigError
+from attention_lab.config.resolve import RunConfig, resolve_recorded
+from attention_lab.config.validate import component
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.run_directory import read_config
-from attention_lab.training.build import Run, build, config_errors, load_data
+from attention_lab.training.build import Run, build, load_data
 from attention_lab.training.checkpoint.checkpoint_io import read
-from attention_lab.training.tasks.base import AttentionTask, Split
+from attention_lab.training.tasks.base import Split
 
 
 def restored(
@@ -46,11 +46,8 @@ def restored(
     config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
     config["task"] |= decoding or {}
     kept = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
-    check(config)
-    if with_data:
-        check_without_environment(config)
-    data = load_data(config) if with_data else _data_of(kept, config)
-    run = build(config, data)
+    checked = resolve_recorded(config, with_data)
+    run = build(checked, load_data(checked) if with_data else _data_of(kept, checked))
     load_weights(run, kept)
     for name, weight in run.task.model.named_parameters():
         if not weight.isfinite().all():
@@ -65,10 +62,7 @@ def solves(directory: Path) -> str:
         FileNotFoundError: if the directory has no config.
         ConfigError: if its config no longer works.
     """
-    config = read_config(directory)
-    task = component_class("task", config["task"]["_target_"], (AttentionTask,))
-    assert issubclass(task, AttentionTask)
-    return task.task
+    return str(component(read_config(directory), "task").task)
 
 
 def load_weights(run: Run, kept: Mapping[str, Any]) -> None:
@@ -102,10 +96,9 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
     return {k.removeprefix(prefix): value for k, value in metrics.items() if k.startswith(prefix)}
 
 
-def _data_of(kept: Mapping[str, Any], config: Config) -> SplitDataModule[Any]:
+def _data_of(kept: Mapping[str, Any], config: RunConfig) -> SplitDataModule[Any]:
     """The dataset of a config, with what a checkpoint kept of it in place of its files."""
-    with config_errors(config):
-        data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
+    data: SplitDataModule[Any] = config.create("data")
     name = type(data).__qualname__  # where Lightning puts what a dataset keeps
     try:
         data.restore(kept[name])

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from attention_lab.printing import echo
 from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.tracking.progress import Heartbeat, ProgressLines
-from attention_lab.tracking.run_directory import RunRecord
+from attention_lab.tracking.run_directory import RunRecord, caused_by
 from attention_lab.training.build import Run
 from attention_lab.training.checkpoint.callback import Checkpoints, newest
 from attention_lab.training.distributed import process_group
@@ -34,6 +33,8 @@ class Fitted(NamedTuple):
     history: History
     maps: AttentionMapCallback
     checkpoints: Checkpoints
+    #: Trained on, by all ranks.
+    tokens: int
 
 
 def fit(
@@ -84,23 +85,11 @@ def fit(
         try:
             trainer.fit(run.task, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
         except BaseException as error:
-            if stems_from(error, _is_ctrl_c):  # which Lightning takes without a word
+            if caused_by(error, _is_ctrl_c):  # Lightning turns it into an exit
                 signal.signal(signal.SIGINT, on_ctrl_c)  # Lightning leaves it ignored
                 raise KeyboardInterrupt from error
             raise
-    return Fitted(trainer, history, maps, checkpoints)
-
-
-def stems_from(error: BaseException | None, kind: Callable[[BaseException], bool]) -> bool:
-    """Whether an error, or one during which it was raised, is of a kind.
-
-    Of Ctrl-C Lightning makes an exit; half a checkpoint raises errors of its own.
-    """
-    while error is not None:
-        if kind(error):
-            return True
-        error = error.__context__
-    return False
+    return Fitted(trainer, history, maps, checkpoints, int(run.task.tokens))
 
 
 def _to_go_on_from(directory: Path) -> Path | None:

@@ -44,6 +44,8 @@ class Preempted(SystemExit):
         saved: what has been.
     """
 
+    run_status = "preempted"
+
     def __init__(self, heard: Sequence[signal.Signals], saved: str = "") -> None:
         super().__init__(1)
         self.heard, self.saved = tuple(heard), saved

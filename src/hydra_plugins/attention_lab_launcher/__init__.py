@@ -20,8 +20,8 @@ from attention_lab.config.compose import (
 )
 
 if TYPE_CHECKING:
+    from attention_lab.config.resolve import RunSpec
     from attention_lab.sweeps.display import Display
-    from attention_lab.sweeps.jobs import Job
     from attention_lab.sweeps.local_executor import Resources
     from attention_lab.sweeps.slurm_executor import Slurm
     from attention_lab.sweeps.sweep import Sweep
@@ -115,7 +115,7 @@ class IsolatedLauncher(SweepLauncher):
 
         self.place = resources = Resources(**self.options)
 
-        def run(jobs: Sequence["Job"], display: "Display") -> None:
+        def run(jobs: Sequence["RunSpec"], display: "Display") -> None:
             run_jobs(jobs, resources, display)
 
         return Sweep(directory, self._compose, options, run, check_here)

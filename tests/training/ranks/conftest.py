@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from attention_lab.training.distributed.launch import launch
 from tests.conftest import Compose
+from tests.runs import launch
 
 TWO = ("trainer=ddp_cpu", "trainer.devices=2")
 
@@ -70,7 +70,9 @@ def one(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
 #: Launches one run after the other, as it is told; says with which code a command would have ended.
 LAUNCHER = """\
 import json, pathlib, signal, sys, traceback
-from attention_lab.training import launch
+from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.training.distributed import launch
 exec(pathlib.Path(__file__).with_name("change.py").read_text())
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -80,7 +82,7 @@ if __name__ == "__main__":
         config, directory = json.loads(line)
         code = 0
         try:
-            launch.launch(config, pathlib.Path(directory), [])
+            launch.launch(RunSpec(resolve(config), pathlib.Path(directory)))
         except SystemExit as error:
             code = error.code
         except BaseException:

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from attention_lab.config.components import ConfigError
+from attention_lab.config.resolve import RunConfig
 from attention_lab.tracking.run_directory import RunExists
 from attention_lab.training.distributed import process_group
-from attention_lab.training.distributed.launch import check_devices, launch
+from attention_lab.training.distributed.launch import check_devices
 from tests.conftest import Compose
+from tests.runs import launch
 from tests.training.conftest import read_status
 from tests.training.ranks.conftest import TWO
 
@@ -41,7 +43,7 @@ def test_devices_that_are_not_there_are_refused(
     options: list[str], message: str, tiny_digits: Compose
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_devices(tiny_digits(*TWO, *options))
+        check_devices(RunConfig(tiny_digits(*TWO, *options)))
 
 
 @pytest.mark.parametrize(
@@ -68,16 +70,16 @@ def test_another_number_of_processes_than_devices_is_refused(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="want 2 processes, but 3 were started by "):
-        check_devices(tiny_digits(*TWO))
+        check_devices(RunConfig(tiny_digits(*TWO)))
     with pytest.raises(ConfigError, match="want 1 process, but 3 were started by "):
-        check_devices(tiny_digits())
+        check_devices(RunConfig(tiny_digits()))
 
 
 def test_an_error_in_one_process_is_raised_in_all(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import os\n"
-        "from attention_lab.training import ranks\n"
+        "from attention_lab.training.distributed import process_group\n"
         "def make():\n"
         "    if os.environ['RANK'] == '1': raise ValueError('one of us')\n"
         "try:\n"
@@ -93,7 +95,7 @@ def test_what_processes_agree_on(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import torch\n"
-        "from attention_lab.training import ranks\n"
+        "from attention_lab.training.distributed import process_group\n"
         "with process_group.initialized(lambda: None, 'cpu'):\n"
         "    me = process_group.rank()\n"
         "    found = [process_group.any_rank(me == 1), process_group.any_rank(False)]\n"
@@ -114,19 +116,21 @@ def test_a_signal_before_the_processes_have_met_stops_all(
     script = tmp_path / "script.py"
     script.write_text(
         "import json, os, pathlib, signal, sys\n"
+        "from attention_lab.config.resolve import RunSpec, resolve\n"
         "from attention_lab.training import run\n"
         "def build(config):\n"
         "    if os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGUSR2)\n"
         "    return built(config)\n"
         "built, run.build = run.build, build\n"
         "try:\n"
-        "    done = run.train(json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]), [])\n"
+        "    spec = RunSpec(resolve(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]))\n"
+        "    done = run.train(spec)\n"
         "except SystemExit as error:\n"
         "    done = f'{error}, {error.code}'\n"
         "print(f'{done}\\n', end='')\n"
     )
     said = torchrun(script, json.dumps(config), tmp_path / "run")
-    assert sorted(said.split("\n")) == ["", "SIGUSR2, 1", "{}"]
+    assert sorted(said.split("\n")) == ["", "None", "SIGUSR2, 1"]
     assert not (tmp_path / "run").exists()
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from attention_lab.training.distributed.launch import launch
 from attention_lab.training.evaluation import evaluate, restored
 from tests.conftest import Compose
+from tests.runs import launch
 from tests.training.conftest import read_status, result, rows
 from tests.training.ranks.conftest import TWO
 

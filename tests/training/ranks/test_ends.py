@@ -10,9 +10,9 @@ import pytest
 
 from attention_lab.tracking.lock import is_held
 from attention_lab.tracking.run_directory import RunExists
-from attention_lab.training.distributed.launch import launch
 from attention_lab.training.tasks.base import Diverged
 from tests.conftest import Compose
+from tests.runs import launch
 from tests.training.conftest import assert_identical, read_status
 from tests.training.ranks.conftest import (
     OPTIONS,

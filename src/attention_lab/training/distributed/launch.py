@@ -21,12 +21,11 @@ from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import torch
 
-from attention_lab.config.components import Config, ConfigError
-from attention_lab.config.environment_variables import with_environment
-from attention_lab.config.validate import check
-from attention_lab.tracking.record_files import read_record
-from attention_lab.tracking.run_directory import RunExists, record_death
-from attention_lab.training.build import build, from_anywhere, has_gpu
+from attention_lab.config.components import ConfigError
+from attention_lab.config.resolve import RunConfig, RunSpec
+from attention_lab.tracking.record_files import RunResult, read_result
+from attention_lab.tracking.run_directory import RunExists, record_failure
+from attention_lab.training.build import build, has_gpu
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.cluster_environment import (
     ignore_leftovers,
@@ -49,53 +48,41 @@ from attention_lab.training.tasks.base import Diverged
 PASSED_ON = (signal.SIGINT, *SIGNALS)
 
 
-def launch(
-    config: Config,
-    directory: Path,
-    overrides: Sequence[str],
-    group: str | None = None,
-    log: Path | None = None,
-) -> dict[str, Any]:
-    """Train, test and record one run, by as many processes as it wants.
+def launch(spec: RunSpec, log: Path | None = None) -> RunResult | None:
+    """Train, test and record one run, on as many ranks as it asks for.
 
-    They are started here unless that has been done: by torchrun, or by SLURM's srun.
+    They are started here unless torchrun or srun has started them.
 
     Args:
-        config: the resolved config.
-        directory: the run's directory; made here.
-        overrides: what the user asked for, as ``key=value``.
-        group: the sweep that the run belongs to; None means the directory's parent.
-        log: the file for what processes print that are started here; None means where this one
+        spec: the run.
+        log: the file to which ranks that are started here print; None means where this process
             prints.
 
     Returns:
-        What ``result.json`` holds; nothing in processes other than the first.
+        The content of ``result.json``; None on ranks other than 0.
 
     Raises:
         ConfigError: if the config cannot work here; then nothing was written.
-        RunExists: if the directory holds a run that has finished, another run, or one at which
-            another process is at work.
-        Diverged: if the loss stopped being a number.
-        RuntimeError: if one of several processes has ended without a word.
+        RunExists: if the directory holds a finished run or another one, or is locked.
+        Diverged: if the loss became NaN or infinite.
+        RuntimeError: if a rank exited unexpectedly.
     """
     ignore_leftovers()
-    given = with_environment(config)
-    check(given)
-    devices, nodes = check_devices(given)
+    devices, nodes = check_devices(spec.config)
     if devices * nodes == 1 or process_group.world_size() > 1:
-        return train(config, directory, overrides, group)
-    build(given)  # so that a mistake is said once, and before any process is started
-    _train_together(devices, (config, directory, overrides, group), log)
-    return read_record(directory / "result.json")
+        return train(spec)
+    build(spec.config)  # so that a mistake is reported once, before any process is started
+    _train_together(devices, spec, log)
+    return read_result(spec.directory)
 
 
-def check_devices(config: Config) -> tuple[int, int]:
-    """The processes on each machine that a run wants, and the machines.
+def check_devices(config: RunConfig) -> tuple[int, int]:
+    """The devices on each node and the number of nodes that a run asks for.
 
     Raises:
-        ConfigError: if it cannot have them here.
+        ConfigError: if they are not available here.
     """
-    trainer = config["trainer"]
+    trainer = config.values["trainer"]
     accelerator = trainer.get("accelerator", "auto")
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     process_group.check_world_size(devices, nodes)
@@ -120,10 +107,6 @@ def check_devices(config: Config) -> tuple[int, int]:
     return devices, nodes
 
 
-#: What :func:`attention_lab.training.run.train` takes.
-_Run = tuple[Config, Path, Sequence[str], str | None]
-
-
 @dataclass
 class _Rank:
     """One of the processes of a run."""
@@ -141,9 +124,8 @@ class _Failure(NamedTuple):
     error: BaseException
 
 
-def _train_together(number: int, run: _Run, log: Path | None) -> None:
+def _train_together(number: int, spec: RunSpec, log: Path | None) -> None:
     """Let processes of this machine train a run, and raise what ended the first that failed."""
-    config, directory, overrides, _ = run
     # A fork server where there is one, as CUDA forbids to fork what may have used it.
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
@@ -155,7 +137,7 @@ def _train_together(number: int, run: _Run, log: Path | None) -> None:
             receiver, sender = context.Pipe(duplex=False)
             place = _place(rank, number, port)
             process = context.Process(
-                target=_train_as, args=(place, threads, sender, run, log), name=f"rank {rank}"
+                target=_train_as, args=(place, threads, sender, spec, log), name=f"rank {rank}"
             )
             process.start()
             sender.close()
@@ -171,24 +153,23 @@ def _train_together(number: int, run: _Run, log: Path | None) -> None:
     failures = [each for each in started if each.failure is not None]
     if (by := killer(dead.process)) is not None or not failures:
         message = f"process {dead.number} of {number}: {by or 'ended without a word'}"
-        record_death(directory, from_anywhere(config), overrides, message)
+        record_failure(spec, message)
         raise RuntimeError(message)
-    _raise_cause(failures, run, number)
+    _raise_cause(failures, spec, number)
 
 
-def _raise_cause(failures: Sequence[_Rank], run: _Run, number: int) -> NoReturn:
+def _raise_cause(failures: Sequence[_Rank], spec: RunSpec, number: int) -> NoReturn:
     """Raise what was raised first; what the first process has not recorded is recorded for it."""
-    config, directory, overrides, _ = run
     first = min(failures, key=lambda each: cast(_Failure, each.failure).when)
     error = cast(_Failure, first.failure).error
     leading = next((each.failure for each in failures if each.number == 0), None)
     if leading is not None and (first.number == 0 or _is_the_same(error, leading.error)):
         raise leading.error
     if isinstance(error, KeyboardInterrupt):
-        record_death(directory, from_anywhere(config), overrides, "interrupted", "preempted")
+        record_failure(spec, "interrupted", "preempted")
         raise error
     message = f"process {first.number} of {number}: {type(error).__name__}: {error}"
-    record_death(directory, from_anywhere(config), overrides, message)
+    record_failure(spec, message)
     raise RuntimeError(message) from error
 
 
@@ -202,7 +183,7 @@ def _train_as(
     place: Mapping[str, str],
     threads: int,
     messages: Connection,
-    run: _Run,
+    spec: RunSpec,
     log: Path | None,
 ) -> None:
     """In a process of its own: train as one of the processes of a run."""
@@ -217,7 +198,7 @@ def _train_as(
     torch.set_num_threads(threads)
     try:
         messages.send(None)
-        train(*run)
+        train(spec)
     except BaseException as error:
         when = getattr(error, "when", time.monotonic())
         error.add_note(traceback.format_exc())

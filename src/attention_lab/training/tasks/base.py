@@ -23,7 +23,9 @@ Split = Literal["validation", "test"]
 
 
 class Diverged(RuntimeError):
-    """The training loss is no longer a finite number."""
+    """The training loss is NaN or infinite."""
+
+    run_status = "diverged"
 
 
 class Loss(NamedTuple):

@@ -1,0 +1,80 @@
+"""The user's data files in a config: by absolute paths, with the SHA-256 of their content."""
+
+from pathlib import Path
+from typing import Any
+
+from attention_lab.config.components import Config, ConfigError
+from attention_lab.config.environment_variables import VARIABLE, with_environment
+from attention_lab.config.validate import component
+from attention_lab.data.files.file_hashes import sha256
+from attention_lab.data.files.paths import shown
+
+
+def with_hashes(config: Config) -> Config:
+    """The config with absolute paths of data files, and their SHA-256 under ``data_files``.
+
+    A file that cannot be read is left to the dataset, whose message says why.
+    """
+    data, recorded = config["data"], config.get("data_files", {})
+    names = component(config, "data").files
+    found = {name: _absolute(data[name]) for name in names if name in data}
+    hashes = {
+        name: recorded.get(name) or _hashes(paths)
+        for name, paths in with_environment(found).items()
+        if paths
+    }
+    files = {name: each for name, each in hashes.items() if each}
+    others = {key: value for key, value in config.items() if key != "data_files"}
+    return others | {"data": {**data, **found}} | ({"data_files": files} if files else {})
+
+
+def recorded_hashes(config: Config) -> dict[str, str]:
+    """The SHA-256 of each data file that a config records, by its path."""
+    return {
+        path: digest
+        for name, hashes in config.get("data_files", {}).items()
+        for path, digest in zip(_listed(config["data"].get(name)), _listed(hashes), strict=False)
+    }
+
+
+def check_regular(config: Config) -> None:
+    """Raise ConfigError for a FIFO or a device, which may block or never end."""
+    for name in component(config, "data").files:
+        for path in map(Path, filter(None, _listed(config["data"].get(name)))):
+            if path.expanduser().is_fifo() or path.expanduser().is_char_device():
+                raise ConfigError(
+                    f"data.{name}: {shown(path)} is not a regular file; copy its content into one"
+                )
+
+
+def check_unchanged(config: Config) -> None:
+    """Raise ConfigError if the content of a data file differs from what the config records."""
+    for path, known in recorded_hashes(config).items():
+        now = _hashes(path)
+        if now not in (known, None):
+            raise ConfigError(
+                f"{shown(path)} has changed since this run's config was recorded (SHA-256 "
+                f"{known[:8]}…, now {now[:8]}…): restore it, or train on it as a new run"
+            )
+
+
+def _absolute(paths: Any) -> Any:
+    """A path or each of a list, absolute unless an environment variable begins it."""
+    if isinstance(paths, str) and paths and not VARIABLE.search(paths):
+        return str(Path(paths).expanduser().resolve())
+    return [_absolute(path) for path in paths] if isinstance(paths, list) else paths
+
+
+def _hashes(paths: Any) -> Any:
+    """The SHA-256 of a file, or of each in a list; None if one cannot be read."""
+    if isinstance(paths, str):
+        try:
+            return sha256(Path(paths).expanduser())
+        except OSError:
+            return None
+    each = [_hashes(path) for path in paths]
+    return each if all(each) else None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

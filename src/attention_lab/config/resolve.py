@@ -1,0 +1,118 @@
+"""A run's config, resolved once: classes found, values checked, data files by path and hash."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attention_lab.config.components import Config, ConfigError, NodeError, create, path_of
+from attention_lab.config.data_files import check_regular, with_hashes
+from attention_lab.config.environment_variables import check_without_environment, with_environment
+from attention_lab.config.validate import base_class, check, component
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The checked config of a run; :func:`resolve` and :func:`resolve_recorded` make it."""
+
+    #: As ``config.yaml`` holds it: plain values, environment variables by their names.
+    record: Config
+    #: False for a config that came with a run, which must not read the environment.
+    reads_environment: bool = True
+
+    @cached_property
+    def values(self) -> Config:
+        """The record with the values of environment variables in place of their names."""
+        return with_environment(self.record) if self.reads_environment else self.record
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.record["seed"])
+
+    def component(self, section: str) -> type[Any]:
+        """The class of a section, such as "model"."""
+        return component(self.record, section)
+
+    def create(self, section: str, **given: Any) -> Any:
+        """The object that a section describes.
+
+        Args:
+            section: such as "model".
+            given: arguments that are not in the config: objects, sizes of the data.
+
+        Raises:
+            ConfigError: if a constructor raises ValueError.
+        """
+        with self.errors():
+            return create(self.values[section], (base_class(section),), **given)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise ValueError and ImportError of components as ConfigError with their path."""
+        try:
+            yield
+        except ConfigError:
+            raise
+        except NodeError as error:
+            raise ConfigError(f"{path_of(error.node, self.values)}: {error}") from error
+        except (ValueError, ImportError) as error:
+            raise ConfigError(str(error)) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without values of the environment: SLURM jobs read their config from a file."""
+        return {"record": self.record, "reads_environment": self.reads_environment}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run to train: its config, where it is recorded, and where it comes from."""
+
+    config: RunConfig
+    #: The run's directory.
+    directory: Path
+    #: What the user asked for, as ``key=value``.
+    overrides: Sequence[str] = ()
+    #: The sweep that the run belongs to; None means the directory's parent.
+    group: str | None = None
+    #: The overrides in which the runs of a sweep differ; "" if there are none.
+    name: str = ""
+
+
+def resolve(config: Config) -> RunConfig:
+    """Check a composed config, and find its data files: by absolute paths, with SHA-256 hashes.
+
+    The result works from any directory, and is the same run as long as the files are unchanged.
+
+    Raises:
+        ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
+    """
+    given = RunConfig(config)
+    check(given.values)
+    check_regular(given.values)
+    return RunConfig(with_hashes(config))
+
+
+def check_logger(config: RunConfig) -> None:
+    """Raise ConfigError if the logger's options or the WANDB_ variables are invalid here."""
+    with config.errors():
+        config.create("logger").check()
+
+
+def resolve_recorded(config: Config, with_data: bool = True) -> RunConfig:
+    """Check a config that came with a run. It may be a stranger's: no environment is read.
+
+    Args:
+        config: as :func:`attention_lab.tracking.run_directory.read_config` returns it.
+        with_data: whether its data will be loaded.
+
+    Raises:
+        ConfigError: if it does not work with this release, or its data needs the environment.
+    """
+    check(config)
+    if with_data:
+        check_without_environment(config)
+        check_regular(config)
+    return RunConfig(config, reads_environment=False)
