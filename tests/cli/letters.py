@@ -24,7 +24,7 @@ class Alphabet(LanguageModelDataModule):
 
     def load(self) -> dict[str, LabelledPositions]:
         """Every window, in every split."""
-        ids = torch.tensor(self.vocabulary.read("abcd\n" * self.length))
+        ids = torch.tensor(self.vocabulary.encode("abcd\n" * self.length))
         windows = ids.unfold(0, self.length + 1, 1)
         inputs, labels = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
         whole = LabelledPositions(
@@ -42,7 +42,7 @@ class Alphabet(LanguageModelDataModule):
 
     def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The characters."""
-        return [{"input": list(self.vocabulary.write(row))} for row in batch.inputs.tolist()]
+        return [{"input": list(self.vocabulary.decode(row))} for row in batch.inputs.tolist()]
 
 
 def language_run(compose: Compose, directory: Path, *overrides: str) -> Path:

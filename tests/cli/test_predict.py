@@ -22,12 +22,12 @@ WORDS = ["tomato", "a", "", "knightly", "it's", "zoo", "   "]
 def pronounced(run: Run, word: str, **beam: Any) -> str:
     """What the network writes for one word, without the code under test."""
     assert isinstance(run.data, SequenceToSequenceDataModule)
-    ids = run.data.source_vocabulary.read(word.strip(" "))
+    ids = run.data.source_vocabulary.encode(word.strip(" "))
     if not ids:
         return ""
     write, length = beam_search if beam else greedy, run.task.max_length
     written = write(run.task.model, torch.tensor([ids]), BOS, EOS, length, **beam)[0].tolist()
-    return run.data.target_vocabulary.write(written)
+    return run.data.target_vocabulary.decode(written)
 
 
 @pytest.mark.parametrize("batch", [[], ["--batch", "1"], ["--batch", "3"]])

@@ -36,4 +36,4 @@ def read(data: Text, split: str) -> str:
     windows = data.split(split)
     batch = windows.select(torch.arange(len(windows.lengths())))
     labels = batch.labels[batch.labels != IGNORE].tolist()
-    return data.text_vocabulary.write([int(batch.inputs[0, 0]), *labels])
+    return data.text_vocabulary.decode([int(batch.inputs[0, 0]), *labels])

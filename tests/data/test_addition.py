@@ -24,8 +24,8 @@ def texts(data: Addition, split: str) -> list[tuple[str, str, str]]:
     way = -1 if data.reversed else 1
     rows = []
     for source, target, _ in zip(*(column.tolist() for column in data.split(split)), strict=True):
-        one, other = "".join(data.source_vocabulary.decode(source)).split("+")
-        total = "".join(data.target_vocabulary.decode(target))
+        one, other = "".join(data.source_vocabulary.ids_to_tokens(source)).split("+")
+        total = "".join(data.target_vocabulary.ids_to_tokens(target))
         rows.append((one[::way], other[::way], total[::way]))
     return rows
 

@@ -29,14 +29,14 @@ def loaded(
 def words(data: G2P, split: str) -> list[str]:
     """The word of each row."""
     rows = data.split(split).source.tolist()
-    return ["".join(data.source_vocabulary.decode(row)) for row in rows]
+    return ["".join(data.source_vocabulary.ids_to_tokens(row)) for row in rows]
 
 
 @cache
 def targets(data: G2P, split: str) -> list[str]:
     """The target pronunciation of each row."""
     rows = data.split(split).target.tolist()
-    return [" ".join(data.target_vocabulary.decode(row)) for row in rows]
+    return [" ".join(data.target_vocabulary.ids_to_tokens(row)) for row in rows]
 
 
 def spoken(data: G2P, references: list[tuple[int, ...]]) -> tuple[str, ...]:
@@ -125,8 +125,10 @@ def test_rows_are_encoded_as_the_batch_promises(g2p: G2P, split: str) -> None:
 def test_vocabularies_are_those_of_all_training_words(g2p: G2P, small_g2p: G2P) -> None:
     assert g2p.model_arguments() == {"source_vocabulary": 33, "target_vocabulary": 43}
     assert small_g2p.model_arguments() == g2p.model_arguments()
-    assert small_g2p.source_vocabulary.encode("tomato") == g2p.source_vocabulary.encode("tomato")
-    assert g2p.source_vocabulary.encode("é") == [UNK]
+    assert small_g2p.source_vocabulary.tokens_to_ids(
+        "tomato"
+    ) == g2p.source_vocabulary.tokens_to_ids("tomato")
+    assert g2p.source_vocabulary.tokens_to_ids("é") == [UNK]
 
 
 def test_limits_take_that_many_words(small_g2p: G2P) -> None:
@@ -213,7 +215,7 @@ def test_the_trivial_baseline_counts_phonemes_of_training_words(small_g2p: G2P, 
     written = [[best[letter] for letter in w if letter in best] for w in words(small_g2p, split)]
     errors = SequenceMetrics(["per", "wer"])
     errors.update(
-        [small_g2p.target_vocabulary.encode(phonemes) for phonemes in written],
+        [small_g2p.target_vocabulary.tokens_to_ids(phonemes) for phonemes in written],
         small_g2p.references(split),
     )
     expected = {name: float(rate) for name, rate in errors.compute().items()}
@@ -279,7 +281,9 @@ def test_shortcut_baselines_count_in_training() -> None:
     for name, write in (("neighbours", by_neighbours), ("trained stem", by_stem)):
         errors = SequenceMetrics(["per", "wer"])
         answers = [write(word).split() for word in words(g2p, split)]
-        errors.update(list(map(g2p.target_vocabulary.encode, answers)), g2p.references(split))
+        errors.update(
+            list(map(g2p.target_vocabulary.tokens_to_ids, answers)), g2p.references(split)
+        )
         assert found[name] == {rate: float(value) for rate, value in errors.compute().items()}
     assert (
         found["trained stem"]["per"]

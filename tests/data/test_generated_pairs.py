@@ -34,13 +34,13 @@ def loaded(task: type[SymbolPairs], **options: Any) -> SymbolPairs:
 def read(data: SymbolPairs, split: str) -> list[list[int]]:
     """The symbols of each source."""
     rows = data.split(split).source.tolist()
-    return [[int(token) for token in data.source_vocabulary.decode(row)] for row in rows]
+    return [[int(token) for token in data.source_vocabulary.ids_to_tokens(row)] for row in rows]
 
 
 def written(data: SymbolPairs, split: str) -> list[list[int]]:
     """The symbols of each target."""
     rows = data.split(split).target.tolist()
-    return [[int(token) for token in data.target_vocabulary.decode(row)] for row in rows]
+    return [[int(token) for token in data.target_vocabulary.ids_to_tokens(row)] for row in rows]
 
 
 def as_numbers(batch: SequencePairs) -> list[list[list[int]]]:
@@ -59,11 +59,11 @@ def test_rows_are_encoded_as_the_batch_promises(split: str) -> None:
     data = loaded(Sort, symbols=200)
     for source, target, index in zip(*as_numbers(data.split(split)), strict=True):
         symbols = [id for id in source if id != PAD]
-        spelled = data.source_vocabulary.decode(symbols)
+        spelled = data.source_vocabulary.ids_to_tokens(symbols)
         assert source == [*symbols, *[PAD] * (len(source) - len(symbols))]
         assert target[: len(symbols) + 2] == [
             BOS,
-            *data.target_vocabulary.encode(sorted(spelled, key=int)),
+            *data.target_vocabulary.tokens_to_ids(sorted(spelled, key=int)),
             EOS,
         ]
         assert set(target[len(symbols) + 2 :]) <= {PAD}
@@ -128,7 +128,7 @@ def test_the_trivial_baseline_knows_the_length_and_nothing_else(task: type[Symbo
         guesses.append([min(column, key=lambda s: (-column[s], s)) for column in columns])
     accuracy = SequenceMetrics(["sequence_accuracy", "token_error_rate"])
     accuracy.update(
-        [data.target_vocabulary.encode(map(str, guess)) for guess in guesses],
+        [data.target_vocabulary.tokens_to_ids(map(str, guess)) for guess in guesses],
         data.references("test"),
     )
     expected = {name: float(rate) for name, rate in accuracy.compute().items()}

@@ -39,7 +39,7 @@ def loaded(**arguments: Any) -> Labels:
 def rows(data: Labels, split: str) -> list[tuple[str, str]]:
     """The texts and labels of a split, written out again."""
     return [
-        (data.text_vocabulary.write(ids), data.classes[label])
+        (data.text_vocabulary.decode(ids), data.classes[label])
         for ids, label in zip(*map(torch.Tensor.tolist, data.split(split)), strict=True)
     ]
 

@@ -46,13 +46,13 @@ def rows(data: Pairs, split: str) -> list[tuple[str, str]]:
     """The texts of each row."""
     batch = data.split(split)
     return [
-        (data.source_vocabulary.write(source), data.target_vocabulary.write(target))
+        (data.source_vocabulary.decode(source), data.target_vocabulary.decode(target))
         for source, target in zip(batch.source.tolist(), batch.target.tolist(), strict=True)
     ]
 
 
 def accepted(data: Pairs, split: str) -> list[list[str]]:
-    return [[data.target_vocabulary.write(ids) for ids in row] for row in data.references(split)]
+    return [[data.target_vocabulary.decode(ids) for ids in row] for row in data.references(split)]
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_the_word_error_rate_is_that_of_whole_words(tmp_path: Path) -> None:
     test = written(tmp_path, [("act", "AE K T"), ("tat", "T AE T"), ("a", "AE")], "test")
     options = {"target_tokens": "whitespace", "metrics": ["per", "wer"]}
     data = loaded(train, validation=train, test=test, **options)
-    said = [data.target_vocabulary.read(text) for text in ("AE T", "T AE T", "AE")]
+    said = [data.target_vocabulary.encode(text) for text in ("AE T", "T AE T", "AE")]
     assert [source for source, _ in rows(data, "test")] == ["act", "tat", "a"]
     assert data.scores(said, "test") == pytest.approx({"per": 1 / 7, "wer": 1 / 3})
 
@@ -261,7 +261,7 @@ def test_text_is_compared_with_what_stands_in_the_file(tmp_path: Path) -> None:
     chosen = ["token_error_rate", "chrf"]
     data = loaded(train, validation=train, test=test, target_tokens="whitespace", metrics=chosen)
     ((dog, cow),) = copy.deepcopy(data.references("test"))
-    assert dog == cow == (*data.target_vocabulary.read("the")[:1], UNK, *dog[2:])
+    assert dog == cow == (*data.target_vocabulary.encode("the")[:1], UNK, *dog[2:])
     metric = data.metric()
     metric.update([list(dog)], [[dog, cow]])
     metrics = metric.compute()

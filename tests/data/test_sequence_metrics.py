@@ -133,7 +133,7 @@ def chrf_of(pairs: list[tuple[str, str]]) -> float:
 def measured(written: list[str], wanted: list[list[str]]) -> dict[str, float]:
     metric = SequenceMetrics(list(MODES), WORDS)
     for text, accepted in zip(written, wanted, strict=True):  # as in batches of one
-        metric.update([WORDS.read(text)], [[tuple(WORDS.read(other)) for other in accepted]])
+        metric.update([WORDS.encode(text)], [[tuple(WORDS.encode(other)) for other in accepted]])
     values = {name: float(value) for name, value in metric.compute().items()}
     metric.reset()
     metric.update([[4]], [[(4,)]])

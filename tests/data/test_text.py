@@ -50,7 +50,7 @@ def test_the_example_of_the_docs(tmp_path: Path) -> None:
     data.setup()
     batch = data.split("train").select(torch.tensor([0, 1]))
     assert data.labels(batch) == [{"input": list("to b")}, {"input": list("e o")}]
-    predicted = [data.text_vocabulary.write(row) for row in batch.labels[:, :3].tolist()]
+    predicted = [data.text_vocabulary.decode(row) for row in batch.labels[:, :3].tolist()]
     assert predicted == ["o b", " or"]
 
 
@@ -75,7 +75,7 @@ def test_a_byte_order_mark_is_no_token(tokens: str, tmp_path: Path) -> None:
     marked = loaded(written(tmp_path, "\ufeff" + POEM), tokens=tokens, vocabulary=270)
     plain = loaded(written(tmp_path, POEM, "plain"), tokens=tokens, vocabulary=270)
     assert "".join(read(marked, split) for split in SPLITS) == POEM
-    assert marked.text_vocabulary.state() == plain.text_vocabulary.state()
+    assert marked.text_vocabulary.state_dict() == plain.text_vocabulary.state_dict()
 
 
 def test_the_vocabulary_is_that_of_training(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_byte_pairs_of_blocks_are_those_of_the_whole(
     monkeypatch.setattr(corpus_module, "BLOCK", 4 * block)
     blocks = list(read_texts([Piece(path, 0, path.stat().st_size)]))
     assert max(map(len, blocks)) < 5 * block + 20
-    ids = [id for text in blocks for id in pairs.read(text)]
+    ids = [id for text in blocks for id in pairs.encode(text)]
     # A word that is longer than a block is cut; the longest here has 8 letters.
-    assert ids == pairs.read(POEM)
+    assert ids == pairs.encode(POEM)
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes"])

@@ -22,11 +22,11 @@ def test_the_trivial_and_the_shortcut_baseline_count_in_training(
     text = "glazed quick wizards vex jam\n" + POEM  # with pairs that come once
     data = loaded(written(tmp_path, text), test=other, tokens=tokens, vocabulary=270)
     vocabulary = data.text_vocabulary
-    train, asked = (vocabulary.read(read(data, name)) for name in ("train", split))
+    train, asked = (vocabulary.encode(read(data, name)) for name in ("train", split))
     if data.split("train").lengths().sum() + 1 != len(train):  # <unk> is written as "<unk>"
         pytest.fail("the text of a split is not what was read")
     if tokens == "characters" and split == "test":
-        asked = vocabulary.read(Path(other).read_text())
+        asked = vocabulary.encode(Path(other).read_text())
     size = len(vocabulary)
     single = Counter(train[1:])
     chance = {id: (single[id] + 1) / (len(train) - 1 + size) for id in range(size)}
@@ -39,7 +39,7 @@ def test_the_trivial_and_the_shortcut_baseline_count_in_training(
         different = max(kinds[a], 1)
         return (after[a, b] + different * chance[b]) / (seen[a] + different)
 
-    characters = len(vocabulary.write(asked)) if tokens != "characters" else len(asked)
+    characters = len(vocabulary.decode(asked)) if tokens != "characters" else len(asked)
     for found, losses, right in (
         (
             data.trivial_baseline(split),

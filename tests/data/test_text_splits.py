@@ -27,7 +27,7 @@ def test_one_text_is_cut_by_position(
         [0.9, 0.05, 0.05], abs=0.002
     )
     for split, part in zip(SPLITS, parts, strict=True):
-        ids = len(data.text_vocabulary.read(part))
+        ids = len(data.text_vocabulary.encode(part))
         assert data.characters_per_token(split) == pytest.approx(len(part) / ids, rel=0.01)
 
 

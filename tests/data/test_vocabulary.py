@@ -23,7 +23,7 @@ from attention_lab.data.core.vocabulary import (
     Words,
     build_vocabulary,
     check_vocabulary_size,
-    restored,
+    vocabulary_from_state,
 )
 
 LETTER = "to be or not to be\nthat is the question <s> "
@@ -43,27 +43,29 @@ def test_specials_come_first() -> None:
 
 def test_numbering_depends_on_the_set_of_tokens_only() -> None:
     tokens = ["AH", "T", "M", "T", "AH"]
-    assert Vocabulary(tokens).encode(tokens) == Vocabulary(reversed(tokens)).encode(tokens)
-    assert Vocabulary(tokens).encode(["AH", "M", "T"]) == [4, 5, 6]
+    assert Vocabulary(tokens).tokens_to_ids(tokens) == Vocabulary(reversed(tokens)).tokens_to_ids(
+        tokens
+    )
+    assert Vocabulary(tokens).tokens_to_ids(["AH", "M", "T"]) == [4, 5, 6]
 
 
 def test_decode_is_the_inverse_of_encode() -> None:
     vocabulary = Vocabulary("tomato")
-    assert vocabulary.decode(vocabulary.encode("motto")) == list("motto")
+    assert vocabulary.ids_to_tokens(vocabulary.tokens_to_ids("motto")) == list("motto")
 
 
 def test_unknown_tokens_become_unk() -> None:
-    assert Vocabulary("ab").encode("axb") == [4, UNK, 5]
+    assert Vocabulary("ab").tokens_to_ids("axb") == [4, UNK, 5]
 
 
 def test_decode_stops_at_the_end_and_leaves_out_padding_and_beginning() -> None:
-    assert Vocabulary("ab").decode([BOS, 4, PAD, UNK, 5, EOS, 4]) == ["a", "<unk>", "b"]
+    assert Vocabulary("ab").ids_to_tokens([BOS, 4, PAD, UNK, 5, EOS, 4]) == ["a", "<unk>", "b"]
 
 
 def test_tokens_named_like_specials_are_those_specials() -> None:
     vocabulary = Vocabulary(["a", *SPECIALS])
     assert len(vocabulary) == 5
-    assert vocabulary.encode(SPECIALS) == [PAD, BOS, EOS, UNK]
+    assert vocabulary.tokens_to_ids(SPECIALS) == [PAD, BOS, EOS, UNK]
 
 
 def test_no_token_has_an_id_beyond_the_last() -> None:
@@ -72,7 +74,7 @@ def test_no_token_has_an_id_beyond_the_last() -> None:
 
 
 def test_text_cannot_name_special_tokens() -> None:
-    assert Words(["a", *SPECIALS]).read("<pad> a <s> </s>") == [UNK, 4, UNK, UNK]
+    assert Words(["a", *SPECIALS]).encode("<pad> a <s> </s>") == [UNK, 4, UNK, UNK]
 
 
 # Bytes and byte pairs
@@ -81,22 +83,24 @@ def test_text_cannot_name_special_tokens() -> None:
 @pytest.mark.parametrize("vocabulary", [Bytes(), PAIRS], ids=["bytes", "pairs"])
 @given(text=st.text() | st.text(alphabet=LETTER + "é</pad>unk\x00\r\n"))
 def test_every_text_can_be_read_and_written(vocabulary: TextVocabulary, text: str) -> None:
-    ids = vocabulary.read(text)
+    ids = vocabulary.encode(text)
     assert all(vocabulary.lowest <= id < len(vocabulary) for id in ids)
-    assert vocabulary.write([BOS, *ids, EOS, ids[0] if ids else UNK, PAD]) == text
+    assert vocabulary.decode([BOS, *ids, EOS, ids[0] if ids else UNK, PAD]) == text
 
 
 @pytest.mark.parametrize("vocabulary", [Bytes(), PAIRS], ids=["bytes", "pairs"])
 def test_what_is_no_text_is_written_as_the_replacement_character(
     vocabulary: TextVocabulary,
 ) -> None:
-    half = vocabulary.read("é")[:1]
-    assert vocabulary.write([*vocabulary.read("a"), UNK, *half, *vocabulary.read("b")]) == "a��b"
+    half = vocabulary.encode("é")[:1]
+    assert (
+        vocabulary.decode([*vocabulary.encode("a"), UNK, *half, *vocabulary.encode("b")]) == "a��b"
+    )
 
 
 @given(text=st.text())
 def test_bytes_are_those_of_utf_8(text: str) -> None:
-    assert Bytes().read(text) == [4 + byte for byte in text.encode("utf-8")]
+    assert Bytes().encode(text) == [4 + byte for byte in text.encode("utf-8")]
 
 
 def test_bytes_are_named_as_ascii_or_as_numbers() -> None:
@@ -146,7 +150,7 @@ def test_byte_pairs_are_the_most_frequent_ones() -> None:
 
 def test_byte_pairs_have_a_token_for_every_byte() -> None:
     assert len({PAIRS.token(id) for id in range(len(PAIRS))}) >= 4 + 128
-    assert len(json.loads(PAIRS.state()["tokenizer"])["model"]["vocab"]) == 280 - 4
+    assert len(json.loads(PAIRS.state_dict()["tokenizer"])["model"]["vocab"]) == 280 - 4
     assert len(BytePairs.trained([], 999)) == 260  # nothing to merge
 
 
@@ -167,14 +171,14 @@ def test_byte_pairs_say_which_package_they_need(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_vocabulary_is_restored_from_plain_values(tokens: str, kind: type) -> None:
     vocabulary = build_vocabulary(tokens, [LETTER[:9], LETTER[9:]], 270)  # type: ignore[arg-type]
-    state = json.loads(json.dumps(vocabulary.state()))
-    again = restored(state)
+    state = json.loads(json.dumps(vocabulary.state_dict()))
+    again = vocabulary_from_state(state)
     assert type(vocabulary) is type(again) is kind
-    assert again.state() == vocabulary.state() == state
-    assert again.read(LETTER) == vocabulary.read(LETTER)
+    assert again.state_dict() == vocabulary.state_dict() == state
+    assert again.encode(LETTER) == vocabulary.encode(LETTER)
     unknown = tokens == "whitespace"  # the word "<s>" is no special one
-    assert again.read(LETTER).count(UNK) == unknown
-    assert again.write(again.read("to be")) == "to be"
+    assert again.encode(LETTER).count(UNK) == unknown
+    assert again.decode(again.encode("to be")) == "to be"
 
 
 @given(st.text())
@@ -185,9 +189,9 @@ def test_long_texts_are_read_as_short_ones(text: str) -> None:
         Bytes(),
         PAIRS,
     ):
-        assert vocabulary.ids(text).tolist() == vocabulary.read(text)
-        assert vocabulary.ids(LETTER).tolist() == vocabulary.read(LETTER)
-    assert Characters("").ids(text).tolist() == [UNK] * len(text)
+        assert vocabulary.encode_array(text).tolist() == vocabulary.encode(text)
+        assert vocabulary.encode_array(LETTER).tolist() == vocabulary.encode(LETTER)
+    assert Characters("").encode_array(text).tolist() == [UNK] * len(text)
 
 
 def test_a_number_of_tokens_is_for_byte_pairs(recwarn: pytest.WarningsRecorder) -> None:
@@ -196,7 +200,7 @@ def test_a_number_of_tokens_is_for_byte_pairs(recwarn: pytest.WarningsRecorder) 
     with pytest.raises(ValueError, match="vocabulary must be at least 1, got 0"):
         check_vocabulary_size(0, "bpe")
     assert not recwarn
-    with pytest.warns(UserWarning, match="vocabulary=9 changes nothing: .* whitespace and bytes"):
+    with pytest.warns(UserWarning, match="vocabulary=9 has no effect: .* whitespace and bytes"):
         check_vocabulary_size(9, "whitespace", "bytes")
 
 

@@ -56,7 +56,7 @@ def test_recorded_bounds_come_first(recorded: object, expected: Bounds) -> None:
 def test_values_are_within_the_bounds_and_reach_them(predicted: str) -> None:
     """Predicting nothing, the right answer, a wrong one, or far too much."""
     metric = SequenceMetrics(list(MODES), WORDS)
-    metric.update([WORDS.read(predicted)], [[tuple(WORDS.read("a"))]])
+    metric.update([WORDS.encode(predicted)], [[tuple(WORDS.encode("a"))]])
     values = {name: float(value) for name, value in metric.compute().items()}
     assert values.keys() == metric.bounds.keys()
     for name, value in values.items():

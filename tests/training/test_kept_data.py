@@ -78,7 +78,7 @@ def test_a_checkpoint_restores_the_vocabularies_without_the_files(
     assert alone.state_dict() == loaded.state_dict() == kept(directory, own)
     for name in loaded.vocabularies:
         one, other = getattr(alone, name), getattr(loaded, name)
-        assert one.read("ab c") == other.read("ab c")
+        assert one.encode("ab c") == other.encode("ab c")
 
 
 def test_words_to_phonemes_are_restored_without_the_dictionary(words_run: FinishedRun) -> None:

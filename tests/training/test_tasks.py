@@ -201,7 +201,7 @@ def test_max_length_bounds_what_is_written(
 ) -> None:
     """By default as many tokens as the longest target of any split has, its end counted."""
     targets = [row for split in SPLITS for row in words.split(split).target.tolist()]
-    longest = max(len(words.target_vocabulary.decode(row)) for row in targets)
+    longest = max(len(words.target_vocabulary.ids_to_tokens(row)) for row in targets)
     override = "null" if given is None else given
     task = make(tiny(f"task.max_length={override}"), words)
     asked: list[tuple[int, ...]] = []

@@ -69,7 +69,7 @@ class Predictor(ABC):
         """
         if not self.keeps_edges:
             texts = [text.strip() for text in texts]
-        ids = [self.vocabulary.read(text) for text in texts]
+        ids = [self.vocabulary.encode(text) for text in texts]
         asked = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
         answers = iter(self._answers(*zip(*asked, strict=True)) if asked else [])
         lines = [next(answers).replace("\n", "\\n") if row else "" for row in ids]
@@ -94,7 +94,7 @@ class Writer(Predictor):
 
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         written = self.task.write(pad(ids).to(self.task.device))
-        return [self.task.data.target_vocabulary.write(row) for row in written]
+        return [self.task.data.target_vocabulary.decode(row) for row in written]
 
 
 class Continuer(Predictor):
@@ -131,8 +131,8 @@ class Continuer(Predictor):
             self.generator,
             never=range(len(SPECIALS)),  # not text; at </s> the vocabulary would stop writing
         )
-        whole = self.vocabulary.write([*prompt, *following[0].tolist()])
-        return whole.removeprefix(self.vocabulary.write(prompt))
+        whole = self.vocabulary.decode([*prompt, *following[0].tolist()])
+        return whole.removeprefix(self.vocabulary.decode(prompt))
 
     def _length(self, prompt: int) -> int:
         """How many tokens follow a prompt of so many; ValueError if not so many can."""

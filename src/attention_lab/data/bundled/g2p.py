@@ -154,14 +154,14 @@ class G2P(SequenceToSequenceDataModule):
         ]
         self._accepted[split] = [lexicon[word] for word, _ in rows]
         return SequencePairs(
-            source=pad(self.source_vocabulary.encode(word) for word, _ in rows),
+            source=pad(self.source_vocabulary.tokens_to_ids(word) for word, _ in rows),
             target=pad([BOS, *self._spell(spoken), EOS] for _, spoken in rows),
             index=torch.arange(len(rows)),
         )
 
     def _spell(self, pronunciation: str) -> list[int]:
         """The phoneme ids of a pronunciation such as "T AH M EY T OW"."""
-        return self.target_vocabulary.encode(pronunciation.split())
+        return self.target_vocabulary.tokens_to_ids(pronunciation.split())
 
     def _letter_by_letter(
         self, split: str, phonemes_of: Callable[[Tensor], Tensor]
@@ -234,7 +234,7 @@ class G2P(SequenceToSequenceDataModule):
 
     def _probe_order(self) -> Tensor:
         """Plain words of 6 to 10 letters first, then the others."""
-        words = map(self.source_vocabulary.decode, self.split("validation").source.tolist())
+        words = map(self.source_vocabulary.ids_to_tokens, self.split("validation").source.tolist())
         odd = [re.fullmatch("[a-z]{6,10}", "".join(word)) is None for word in words]
         return torch.tensor(odd).argsort(stable=True)
 

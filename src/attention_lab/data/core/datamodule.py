@@ -15,7 +15,7 @@ from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.data.core.dataloader import TrainingDataLoader
 from attention_lab.data.core.slices import Slices
 from attention_lab.data.core.splits import SPLITS, check_split
-from attention_lab.data.core.vocabulary import restored
+from attention_lab.data.core.vocabulary import vocabulary_from_state
 
 #: The most positions of an example whose attention map fits the screen.
 _FITS_THE_SCREEN = 64
@@ -92,7 +92,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint saves of the data, as plain values: vocabularies, greatest lengths."""
-        kept = {name: getattr(self, name).state() for name in self.vocabularies}
+        kept = {name: getattr(self, name).state_dict() for name in self.vocabularies}
         return {"vocabularies": kept, "longest": self.longest()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
             ValueError: if a vocabulary differs, since its ids would mean other tokens.
         """
         for name, kept in state_dict["vocabularies"].items():
-            if getattr(self, name).state() != kept:
+            if getattr(self, name).state_dict() != kept:
                 raise ValueError(
                     f"data: {name.replace('_', ' ')} is not the checkpoint's, so the data has "
                     "changed since; evaluate it as it was, or train again"
@@ -118,7 +118,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
             state: a ``state_dict``.
         """
         for name in self.vocabularies:
-            setattr(self, name, restored(state["vocabularies"][name]))
+            setattr(self, name, vocabulary_from_state(state["vocabularies"][name]))
         self._longest = list(state["longest"])
 
     def split(self, name: str) -> BatchT:

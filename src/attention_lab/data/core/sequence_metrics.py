@@ -152,7 +152,7 @@ class SequenceMetrics(Metric):
 
     def _text(self, ids: Sequence[int]) -> str:
         assert self.vocabulary is not None, "bleu and chrf need a vocabulary"
-        return ids.text if isinstance(ids, TextReference) else self.vocabulary.write(ids)
+        return ids.text if isinstance(ids, TextReference) else self.vocabulary.decode(ids)
 
     def compute(self) -> dict[str, Tensor]:
         """The chosen metrics by name."""

@@ -1,4 +1,4 @@
-"""Tokens and their ids, and how text is made of tokens."""
+"""Vocabularies: tokens and their ids, and how text is encoded and decoded."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -14,60 +14,60 @@ from attention_lab.attention.validation import check_positive
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 
-#: What tokens of text can be.
+#: The kinds of tokens of text.
 Tokens = Literal["characters", "whitespace", "bytes", "bpe"]
 
-#: How many tokens byte pairs are, where no number is given.
-_USUAL_SIZE = 1024
+#: The default size of a vocabulary of byte pairs.
+_DEFAULT_SIZE = 1024
 
-#: How an UNK in the middle of bytes is written: U+FFFD, the replacement character.
-_UNREADABLE = "\ufffd"
+#: UNK decodes to U+FFFD, the replacement character.
+_REPLACEMENT = "\ufffd"
 
 
 class TextVocabulary(ABC):
-    """Numbers tokens, and turns text into their ids and back."""
+    """Encodes text as token ids, and decodes them."""
 
-    #: The smallest id that ``read`` may give.
+    #: The smallest id that ``encode`` may return.
     lowest: ClassVar[int] = UNK
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many tokens there are, special ones included."""
+        """Number of tokens, special tokens included."""
 
     @abstractmethod
     def token(self, id: int) -> str:
-        """The token that has this id."""
+        """The token of an id."""
 
     @abstractmethod
-    def read(self, text: str) -> list[int]:
-        """The ids of a text's tokens; what is not known becomes UNK."""
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text's tokens; an unknown token becomes UNK."""
 
-    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
-        """What ``read`` gives, (tokens,), for long texts."""
-        return np.array(self.read(text), dtype=np.int64)
-
-    @abstractmethod
-    def write(self, ids: Iterable[int]) -> str:
-        """The text of some ids up to the first EOS, without PAD and BOS."""
+    def encode_array(self, text: str) -> NDArray[np.signedinteger[Any]]:
+        """``encode`` for long texts: an array (tokens,)."""
+        return np.array(self.encode(text), dtype=np.int64)
 
     @abstractmethod
-    def state(self) -> dict[str, Any]:
-        """Plain values from which :func:`restored` makes it again."""
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids up to the first EOS, without PAD and BOS."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values from which :func:`vocabulary_from_state` recreates the vocabulary."""
 
 
 class Vocabulary:
-    """A fixed numbering of tokens, starting with four special ones.
+    """A fixed mapping between tokens and ids; the first four ids are special tokens.
 
-    The numbering depends on the set of tokens only, not on their order:
+    Ids depend on the set of tokens, not on their order:
 
     >>> letters = Vocabulary("banana")
-    >>> letters.encode("nab?")
+    >>> letters.tokens_to_ids("nab?")
     [6, 4, 5, 3]
-    >>> letters.decode([1, 6, 4, 5, 2, 0])
+    >>> letters.ids_to_tokens([1, 6, 4, 5, 2, 0])
     ['n', 'a', 'b']
 
     Args:
-        tokens: the tokens to number; repetitions are fine.
+        tokens: the tokens; duplicates are ignored.
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
@@ -78,15 +78,15 @@ class Vocabulary:
         return len(self._tokens)
 
     def token(self, id: int) -> str:
-        """The token that has this id."""
+        """The token of an id."""
         return self._tokens[id]
 
-    def encode(self, tokens: Iterable[str]) -> list[int]:
-        """The ids of some tokens; a token the vocabulary does not have becomes UNK."""
+    def tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
+        """The ids of tokens; an unknown token becomes UNK."""
         return [self._ids.get(token, UNK) for token in tokens]
 
-    def decode(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of some ids up to the first EOS, without PAD and BOS."""
+    def ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
+        """The tokens of ids up to the first EOS, without PAD and BOS."""
         tokens = []
         for id in ids:
             if id == EOS:
@@ -99,56 +99,58 @@ class Vocabulary:
 class Characters(Vocabulary, TextVocabulary):
     """Every character is a token.
 
-    >>> Characters("banana").write(Characters("banana").read("nab"))
+    >>> Characters("banana").decode(Characters("banana").encode("nab"))
     'nab'
     """
 
-    def read(self, text: str) -> list[int]:
-        return self.encode(text)
+    def encode(self, text: str) -> list[int]:
+        return self.tokens_to_ids(text)
 
-    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
+    def encode_array(self, text: str) -> NDArray[np.signedinteger[Any]]:
         codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
 
     @cached_property
     def _id_of_code(self) -> NDArray[np.int32]:
-        """The id of each code point up to the greatest that is known, and UNK behind it."""
+        """The id of each code point up to the greatest known one, then UNK."""
         known = {ord(token): id for token, id in self._ids.items() if len(token) == 1}
         ids = np.full(max(known, default=-1) + 2, UNK, dtype=np.int32)
         ids[list(known)] = list(known.values())
         return ids
 
-    def write(self, ids: Iterable[int]) -> str:
-        return "".join(self.decode(ids))
+    def decode(self, ids: Iterable[int]) -> str:
+        return "".join(self.ids_to_tokens(ids))
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"kind": "characters", "tokens": self._tokens}
 
 
 class Words(Vocabulary, TextVocabulary):
-    """Tokens are what white space stands between.
+    """Words between white space are tokens.
 
-    >>> Words(["T", "AH"]).write(Words(["T", "AH"]).read("T  AH M"))
+    >>> Words(["T", "AH"]).decode(Words(["T", "AH"]).encode("T  AH M"))
     'T AH <unk>'
     """
 
-    def read(self, text: str) -> list[int]:
-        # A text may hold a word "<pad>", but that word is not padding.
-        return self.encode(SPECIALS[UNK] if word in SPECIALS else word for word in text.split())
+    def encode(self, text: str) -> list[int]:
+        # The word "<pad>" in a text is not padding.
+        return self.tokens_to_ids(
+            SPECIALS[UNK] if word in SPECIALS else word for word in text.split()
+        )
 
-    def write(self, ids: Iterable[int]) -> str:
-        return " ".join(self.decode(ids))
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join(self.ids_to_tokens(ids))
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"kind": "whitespace", "tokens": self._tokens}
 
 
 class Bytes(TextVocabulary):
-    """Every byte of a text's UTF-8 is a token, so every text can be read.
+    """Every byte of a text's UTF-8 is a token, so there are no unknown tokens.
 
-    >>> Bytes().read("né")
+    >>> Bytes().encode("né")
     [114, 199, 173]
-    >>> Bytes().write([114, 199, 173])
+    >>> Bytes().decode([114, 199, 173])
     'né'
     """
 
@@ -158,38 +160,37 @@ class Bytes(TextVocabulary):
         return len(SPECIALS) + 256
 
     def token(self, id: int) -> str:
-        """The special token or the ASCII character of this id, or its byte as "0xc3"."""
+        """The special token or ASCII character of an id, or its byte as "0xc3"."""
         if not 0 <= id < len(self):
-            raise IndexError(f"there is no token {id}")
+            raise IndexError(f"no token has the id {id}")
         byte = id - len(SPECIALS)
         return SPECIALS[id] if byte < 0 else chr(byte) if 32 <= byte < 127 else f"0x{byte:02x}"
 
-    def read(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         return [byte + len(SPECIALS) for byte in text.encode()]
 
-    def ids(self, text: str) -> NDArray[np.signedinteger[Any]]:
+    def encode_array(self, text: str) -> NDArray[np.signedinteger[Any]]:
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int16) + len(SPECIALS)
 
-    def write(self, ids: Iterable[int]) -> str:
-        """The text of some ids; what is not UTF-8, and UNK, becomes U+FFFD."""
-        return _UNREADABLE.join(
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; U+FFFD for UNK and for bytes that are not UTF-8."""
+        return _REPLACEMENT.join(
             bytes(id - len(SPECIALS) for id in run).decode(errors="replace") for run in _runs(ids)
         )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"kind": "bytes"}
 
 
 class BytePairs(TextVocabulary):
-    """Frequent sequences of bytes are tokens, and so is every byte: every text can be read.
+    """Every byte and frequent sequences of bytes are tokens, so there are no unknown tokens.
 
-    Byte-level byte-pair encoding: Sennrich et al. 2016, "Neural Machine Translation of Rare Words
-    with Subword Units", §3.2, on bytes and within words, as Radford et al. 2019, §2.2, have it. The
-    package ``tokenizers`` does the work. It is told of no special tokens, so that a text which
-    happens to hold "<s>" is read as any other.
+    Byte-level byte-pair encoding (Sennrich et al. 2016, "Neural Machine Translation of Rare Words
+    with Subword Units", §3.2) within words, as in Radford et al. 2019, §2.2, by the package
+    ``tokenizers``. The tokenizer has no special tokens, so "<s>" in a text is ordinary text.
 
     Args:
-        tokenizer: that package's description of a tokenizer, in JSON.
+        tokenizer: a serialized tokenizer of that package, in JSON.
 
     Raises:
         ImportError: if ``tokenizers`` is not installed.
@@ -205,15 +206,14 @@ class BytePairs(TextVocabulary):
 
     @classmethod
     def trained(cls, texts: Iterable[str], size: int) -> "BytePairs":
-        """Byte pairs of the most frequent sequences in some texts, the same for the same texts.
+        """A vocabulary of the most frequent sequences in texts; deterministic.
 
         Args:
-            texts: pieces of text, which are read once and not kept.
-            size: number of tokens, bytes and special ones included; fewer if there is not enough
-                text for so many.
+            texts: pieces of text, which are iterated once.
+            size: number of tokens, including bytes and special tokens; short texts give fewer.
 
         Raises:
-            ValueError: if ``size`` leaves no room for every byte.
+            ValueError: if ``size`` is smaller than the number of bytes and special tokens.
             ImportError: if ``tokenizers`` is not installed.
         """
         if size < len(Bytes()):
@@ -243,58 +243,58 @@ class BytePairs(TextVocabulary):
         return self._size
 
     def token(self, id: int) -> str:
-        """The special token or the text of this id; U+FFFD for bytes that are no text alone."""
+        """The special token or the text of an id; U+FFFD for bytes that are not UTF-8."""
         if not 0 <= id < len(self):
-            raise IndexError(f"there is no token {id}")
-        return SPECIALS[id] if id < len(SPECIALS) else self.write([id])
+            raise IndexError(f"no token has the id {id}")
+        return SPECIALS[id] if id < len(SPECIALS) else self.decode([id])
 
-    def read(self, text: str) -> list[int]:
-        (read,) = self._tokenizer.encode_batch_fast([text])  # fast: does not say where each was
-        return [id + len(SPECIALS) for id in read.ids]
+    def encode(self, text: str) -> list[int]:
+        (encoding,) = self._tokenizer.encode_batch_fast([text])  # fast: without offsets
+        return [id + len(SPECIALS) for id in encoding.ids]
 
-    def write(self, ids: Iterable[int]) -> str:
-        """The text of some ids; what is not UTF-8, and UNK, becomes U+FFFD."""
-        return _UNREADABLE.join(
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; U+FFFD for UNK and for bytes that are not UTF-8."""
+        return _REPLACEMENT.join(
             self._tokenizer.decode([id - len(SPECIALS) for id in run]) for run in _runs(ids)
         )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"kind": "bpe", "tokenizer": self._tokenizer.to_str()}
 
 
 def check_vocabulary_size(vocabulary: int | None, *kinds: Tokens) -> int:
-    """How many tokens byte pairs are to be; a number that changes nothing is warned of.
+    """The size of a vocabulary of byte pairs; warns if no vocabulary has byte pairs.
 
     Args:
-        vocabulary: the number that was given; None for the usual one.
-        kinds: what tokens are, of each vocabulary that it is for.
+        vocabulary: the configured size; None means the default.
+        kinds: the kind of tokens of each vocabulary.
 
     Raises:
         ValueError: if it is below 1.
     """
     if vocabulary is None:
-        return _USUAL_SIZE
+        return _DEFAULT_SIZE
     check_positive(vocabulary=vocabulary)
     if "bpe" not in kinds:
         warnings.warn(
-            f"vocabulary={vocabulary} changes nothing: it is for bpe, and tokens are "
-            f"{' and '.join(dict.fromkeys(kinds))} here",
+            f"vocabulary={vocabulary} has no effect: it is for bpe, but tokens are "
+            f"{' and '.join(dict.fromkeys(kinds))}",
             stacklevel=2,
         )
     return vocabulary
 
 
 def build_vocabulary(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabulary:
-    """The vocabulary of some texts, which are read once and not kept.
+    """Build the vocabulary of texts.
 
     Args:
-        tokens: what its tokens are.
-        texts: pieces of text; words do not go on from one to the next.
-        size: number of tokens; for "bpe" only.
+        tokens: the kind of tokens.
+        texts: pieces of text, split between words; iterated once.
+        size: number of tokens, for "bpe" only.
 
     Raises:
-        ValueError: if there is no such kind, or ``size`` is too small.
-        ImportError: if "bpe" lacks its package.
+        ValueError: if the kind is unknown, or ``size`` is too small.
+        ImportError: if the package for "bpe" is not installed.
     """
     match tokens:
         case "characters":
@@ -308,8 +308,8 @@ def build_vocabulary(tokens: Tokens, texts: Iterable[str], size: int) -> TextVoc
     raise ValueError(f"tokens must be characters, whitespace, bytes or bpe, got {tokens!r}")
 
 
-def restored(state: Mapping[str, Any]) -> TextVocabulary:
-    """The vocabulary whose ``state`` this is."""
+def vocabulary_from_state(state: Mapping[str, Any]) -> TextVocabulary:
+    """Recreate a vocabulary from its ``state_dict``."""
     kinds = {"characters": Characters, "whitespace": Words, "bytes": Bytes, "bpe": BytePairs}
     arguments = {name: value for name, value in state.items() if name != "kind"}
     made: TextVocabulary = kinds[state["kind"]](**arguments)
@@ -317,7 +317,7 @@ def restored(state: Mapping[str, Any]) -> TextVocabulary:
 
 
 def _runs(ids: Iterable[int]) -> list[list[int]]:
-    """Ids up to the first EOS, without PAD and BOS, cut at each UNK."""
+    """Ids up to the first EOS, without PAD and BOS, split at each UNK."""
     runs: list[list[int]] = [[]]
     for id in ids:
         if id == EOS:

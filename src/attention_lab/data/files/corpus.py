@@ -24,7 +24,7 @@ from attention_lab.data.core.vocabulary import (
     TextVocabulary,
     Tokens,
     build_vocabulary,
-    restored,
+    vocabulary_from_state,
 )
 from attention_lab.data.files.cache import cache_directory
 from attention_lab.data.files.paths import shown
@@ -233,7 +233,7 @@ def _write(
         tokens = characters = unknown = 0
         with (directory / f"{split}.ids").open("wb") as file:
             for text in read_texts(pieces):
-                ids = vocabulary.ids(text)
+                ids = vocabulary.encode_array(text)
                 file.write((ids - vocabulary.lowest).astype(_stored_type(vocabulary)).tobytes())
                 tokens += len(ids)
                 characters += len(text)
@@ -245,7 +245,7 @@ def _write(
     ):
         counts[split] = replace(counts[split], passages=looked_at, shared=found)
     about = {
-        "vocabulary": vocabulary.state(),
+        "vocabulary": vocabulary.state_dict(),
         "counts": {split: asdict(known) for split, known in counts.items()},
     }
     (directory / "about.json").write_text(json.dumps(about), encoding="utf-8")
@@ -256,7 +256,7 @@ def _read(directory: Path) -> Corpus | None:
     """What a directory of the cache holds; None if it is not there, or not whole."""
     try:
         about = json.loads((directory / "about.json").read_text(encoding="utf-8"))
-        vocabulary = restored(about["vocabulary"])
+        vocabulary = vocabulary_from_state(about["vocabulary"])
         counts = {split: Counts(**known) for split, known in about["counts"].items()}
         ids = {split: _mapped(directory / f"{split}.ids", vocabulary) for split in counts}
     except (OSError, ValueError, KeyError, TypeError):

@@ -176,7 +176,7 @@ class Labels(ClassificationDataModule):
     def _encoded(self, lines: Sequence[_Line]) -> LabelledSequences:
         number = {label: number for number, label in enumerate(self.classes)}
         return LabelledSequences(
-            inputs=pad(self.text_vocabulary.read(line.text) for line in lines),
+            inputs=pad(self.text_vocabulary.encode(line.text) for line in lines),
             labels=torch.tensor([number[line.label] for line in lines]),
         )
 

@@ -142,7 +142,7 @@ class Pairs(SequenceToSequenceDataModule):
         """Metrics of copying the source, but for what no target has."""
         copies = [
             # One unknown token must not stand for another.
-            [PAD if id == UNK else id for id in self.target_vocabulary.read(source)]
+            [PAD if id == UNK else id for id in self.target_vocabulary.encode(source)]
             for source in self._sources[check_split(split)]
         ]
         return {"copy": self.scores(copies, split)}
@@ -174,7 +174,7 @@ class Pairs(SequenceToSequenceDataModule):
     def _encode(self, split: str, lines: list[Line]) -> SequencePairs:
         """The rows of a split; what counts as right in each of them is kept aside."""
         read = [
-            (self.source_vocabulary.read(source), self.target_vocabulary.read(target))
+            (self.source_vocabulary.encode(source), self.target_vocabulary.encode(target))
             for source, target in lines
         ]
         for option, column in (("source_tokens", 0), ("target_tokens", 1)):

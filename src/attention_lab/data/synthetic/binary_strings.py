@@ -91,4 +91,4 @@ class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataMo
 
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The symbols of each string."""
-        return [{"input": ALPHABET.decode(row)} for row in batch.inputs.tolist()]
+        return [{"input": ALPHABET.ids_to_tokens(row)} for row in batch.inputs.tolist()]

@@ -60,8 +60,8 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
         }
         self.source_vocabulary, self.target_vocabulary = Words(source_tokens), Words(target_tokens)
         # A vocabulary sorts its tokens as text; drawing is simpler with their numbers here.
-        self._source_ids = np.array(self.source_vocabulary.encode(source_tokens))
-        self._target_ids = np.array(self.target_vocabulary.encode(target_tokens))
+        self._source_ids = np.array(self.source_vocabulary.tokens_to_ids(source_tokens))
+        self._target_ids = np.array(self.target_vocabulary.tokens_to_ids(target_tokens))
         self._references: dict[str, list[list[Reference]]] = {}
 
     @abstractmethod

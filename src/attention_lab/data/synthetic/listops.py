@@ -20,9 +20,9 @@ OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 CLOSE = "]"
 VOCABULARY = Words([*map(str, range(DIGITS)), *OPERATORS, CLOSE])
 
-_DIGIT_IDS = np.array(VOCABULARY.encode(map(str, range(DIGITS))))
-_OPERATOR_IDS = np.array(VOCABULARY.encode(OPERATORS))
-(_CLOSE_ID,) = VOCABULARY.encode([CLOSE])
+_DIGIT_IDS = np.array(VOCABULARY.tokens_to_ids(map(str, range(DIGITS))))
+_OPERATOR_IDS = np.array(VOCABULARY.tokens_to_ids(OPERATORS))
+(_CLOSE_ID,) = VOCABULARY.tokens_to_ids([CLOSE])
 
 #: Trees that are grown at a time, and after how many it is told whether right ones are too rare.
 _AT_A_TIME = 2048
@@ -158,7 +158,7 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
 
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The tokens of each example."""
-        return [{"input": VOCABULARY.decode(row)} for row in batch.inputs.tolist()]
+        return [{"input": VOCABULARY.ids_to_tokens(row)} for row in batch.inputs.tolist()]
 
     def _most_frequent_by(
         self, kind: Callable[[Numbers], Numbers], kinds: int, split: str
