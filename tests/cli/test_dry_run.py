@@ -263,7 +263,7 @@ def test_a_directory_that_is_taken_is_refused(command: Command, tmp_path: Path) 
     assert command("train", *one).code == 0
     (tmp_path / "sweep").mkdir()
     lock = Lock(tmp_path / "sweep")
-    lock.sign()
+    lock.write_owner()
     for arguments in (one, [*one, "seed=5"], list(SWEEP)):
         answer = command("train", "--dry-run", *arguments)
         assert (answer.code, answer.out) == (2, "")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.tracking.lock import Lock, is_held
+from attention_lab.tracking.lock import Lock, is_locked
 from attention_lab.tracking.run_directory import read_config
 from tests.cli.conftest import TINY, Answer, Command, command  # noqa: F401
 
@@ -197,13 +197,13 @@ def test_of_two_sweeps_in_one_directory_the_second_is_told_who_is_there(
 ) -> None:
     (tmp_path / "sweep").mkdir()
     lock = Lock(tmp_path / "sweep")
-    lock.sign()
+    lock.write_owner()
     answer = command("train", "-m", *TINY, "hydra.sweep.dir=sweep", "seed=0,1")
-    assert is_held(tmp_path / "sweep")  # the second has left it alone
+    assert is_locked(tmp_path / "sweep")  # the second has left it alone
     lock.release()
     assert answer.code == 2
     assert f"process {os.getpid()} on " in answer.err
-    assert "is at work here" in answer.err
+    assert "locked by process" in answer.err
     assert statuses(tmp_path / "sweep") == {}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from attention_lab.atomic_write import write_atomically
 from attention_lab.tracking import record_files
-from attention_lab.tracking.lock import Lock, Locked, is_held
+from attention_lab.tracking.lock import Lock, Locked, is_locked
 from attention_lab.tracking.record_files import (
     LIMITS,
     UnreadableRecord,
@@ -222,13 +222,13 @@ def test_a_lock_is_never_a_link_or_a_fifo(tmp_path: Path) -> None:
     (run / ".lock").symlink_to(precious)
     with pytest.raises(Locked, match=r"\.lock is not a regular file"):
         Lock(run)
-    assert is_held(run) is False
+    assert is_locked(run) is False
     assert precious.read_text() == "text"
     (run / ".lock").unlink()
     os.mkfifo(run / ".lock")
     with pytest.raises(Locked, match=r"\.lock is not a regular file"):
         Lock(run)
-    assert is_held(run) is False
+    assert is_locked(run) is False
 
 
 @pytest.mark.parametrize("has_begun", [True, False])

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ import yaml
 from attention_lab.atomic_write import write_atomically
 from attention_lab.config.identity import identity
 from attention_lab.tracking import code_version, run_directory
+from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import (
     DISK_FULL,
     RunExists,
@@ -392,7 +394,7 @@ def test_of_runs_that_start_together_one_gets_the_directory(tmp_path: Path) -> N
     assert read(tmp_path)["resumed"] == []
 
 
-def test_a_process_at_work_is_named_and_a_killed_one_leaves_the_directory_free(
+def test_the_owner_of_a_lock_is_named_and_a_killed_owner_releases_it(
     tmp_path: Path,
 ) -> None:
     code = (
@@ -407,7 +409,7 @@ def test_a_process_at_work_is_named_and_a_killed_one_leaves_the_directory_free(
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        holder = f"process {process.pid} on {socket.gethostname()}, since 2"
+        holder = f"process {process.pid} on {socket.gethostname()} since 2"
         with pytest.raises(RunExists, match=holder):
             RunRecord(unchecked(CONFIG, tmp_path))
         process.kill()
@@ -425,6 +427,21 @@ def test_a_file_system_without_locks_is_said(
     with pytest.warns(UserWarning, match=r"cannot be locked \(Function not implemented\)"):
         RunRecord(unchecked(CONFIG, tmp_path))
     assert read(tmp_path)["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("host", "age", "expected"),
+    [("elsewhere", 0, True), ("elsewhere", 100, False), (socket.gethostname(), 0, False)],
+)
+def test_a_run_of_another_host_is_locked_while_its_status_is_recent(
+    tmp_path: Path, host: str, age: int, expected: bool
+) -> None:
+    """A lock of another host may be invisible, as on NFS without its lock service."""
+    (tmp_path / ".lock").write_text(f"process 1 on {host} since 2026-01-02T03:04:05+00:00\n")
+    (tmp_path / "status.json").touch()
+    then = time.time() - age
+    os.utime(tmp_path / "status.json", (then, then))
+    assert is_locked(tmp_path) is expected
 
 
 def test_a_directory_with_other_files_is_no_run(tmp_path: Path) -> None:

@@ -75,11 +75,11 @@ def _parts(directories: Sequence[Path]) -> list[Path]:
 def _at_work(directory: Path) -> bool:
     """Whether any run, or a sweep of some, is at work or in the queue."""
     from attention_lab.sweeps.slurm_queue import NoQueue, in_queue
-    from attention_lab.tracking.lock import LOCK, is_held
+    from attention_lab.tracking.lock import LOCK, is_locked
     from attention_lab.tracking.run_directory import IN_QUEUE
 
     patterns = ["*/" * depth for depth in range(DEPTH)]
-    if any(is_held(lock.parent) for each in patterns for lock in directory.glob(each + LOCK)):
+    if any(is_locked(lock.parent) for each in patterns for lock in directory.glob(each + LOCK)):
         return True
     noted = [path.parent for each in patterns for path in directory.glob(each + IN_QUEUE)]
     try:
@@ -93,7 +93,7 @@ def _send(directories: Sequence[Path]) -> int:
 
     W&B puts each after those of its run that come before it, or takes none where one of them fails.
     """
-    from attention_lab.tracking.lock import is_held
+    from attention_lab.tracking.lock import is_locked
     from attention_lab.tracking.record_files import link_out
     from attention_lab.tracking.wandb_logger import server
 
@@ -101,7 +101,7 @@ def _send(directories: Sequence[Path]) -> int:
     parts = [part for part in known if not _is_sent(part)]
     # A running run still writes to its latest part.
     latest = {part.parent: part for part in known}
-    ready = [p for p in parts if p != latest[p.parent] or not is_held(p.parent.parent)]
+    ready = [p for p in parts if p != latest[p.parent] or not is_locked(p.parent.parent)]
     for part in ready:
         if (link := link_out(part, without="logs")) is not None:  # W&B would upload the file
             return fail(f"{link} is a symbolic link out of its run; nothing sent; remove it", 1)

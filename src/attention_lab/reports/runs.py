@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.config.identity import is_immaterial
-from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.record_files import (
     MalformedRecord,
     UnreadableRecord,
@@ -194,7 +194,7 @@ def _read_run(
     if record and not (status and isinstance(seed, int) and isinstance(overrides, list)):
         problems.append("status.json lacks the status, the seed or the overrides")
     error = record.get("error")
-    if is_dead := status == "running" and not is_held(directory):
+    if is_dead := status == "running" and not is_locked(directory):
         again = how_to_go_on(directory)
         error = f"its process, {record['pid']}, is gone without a word; {again}"
     if not isinstance(overrides, list):
@@ -217,7 +217,7 @@ def _run_without_record(
     directory: Path, asked: Sequence[str] | None, sweep: Mapping[str, Any]
 ) -> Run:
     """A job that has not begun, or that ended before it could say so."""
-    is_over = not sweep or bool(sweep.get("ended")) or not is_held(directory.parent)
+    is_over = not sweep or bool(sweep.get("ended")) or not is_locked(directory.parent)
     is_over &= not (directory / IN_QUEUE).exists()  # SLURM's jobs need no command that waits
     # The job's process opens its log first of all.
     has_failed = is_over and (directory / "log.txt").exists()

@@ -20,7 +20,7 @@ from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import Start, cause_of_death, job_starter
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.run_status import Standing, standing
-from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import DISK_FULL, record_failure
 from attention_lab.training.distributed.launch import check_devices
 from attention_lab.training.distributed.workers import GRACE, cores, stop
@@ -196,7 +196,7 @@ def _start_some(
 def _next_free(waiting: Sequence[RunSpec], held: set[Path]) -> RunSpec | None:
     """The first job at which nobody is at work; those passed over join ``held``."""
     for job in waiting:
-        if not is_held(job.directory):
+        if not is_locked(job.directory):
             return job
         held.add(job.directory)
     return None

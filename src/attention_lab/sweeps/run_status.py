@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.record_files import (
     MalformedRecord,
     Status,
@@ -48,7 +48,7 @@ def standing(directory: Path) -> Standing:
 
 def _standing(directory: Path) -> Standing:
     record = _read(directory / "status.json")
-    if record.get("status") == "running" and not is_held(directory):
+    if record.get("status") == "running" and not is_locked(directory):
         record = _read(directory / "status.json")  # between the two looks it may have ended
         if record.get("status") == "running":
             return Standing("preempted", progress=record.get("progress"), record=record)

@@ -40,7 +40,7 @@ from attention_lab.sweeps.slurm_queue import (
     read_ticket,
     write_ticket,
 )
-from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.lock import is_locked
 from attention_lab.training.distributed.launch import launch
 from attention_lab.training.distributed.workers import print_into
 
@@ -182,7 +182,7 @@ class Slurm:
         new = [
             job
             for job in jobs
-            if tickets.get(job.directory) not in queued and not is_held(job.directory)
+            if tickets.get(job.directory) not in queued and not is_locked(job.directory)
         ]
         for request, alike in self.requests(new, longest_array()):
             self._submit(request, alike)

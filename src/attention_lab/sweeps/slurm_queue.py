@@ -19,7 +19,7 @@ from typing import NamedTuple
 from attention_lab.atomic_write import write_atomically
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps.run_status import Standing, standing
-from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.record_files import (
     Status,
     UnreadableRecord,
@@ -149,7 +149,7 @@ class Queue:
 
     def has_lost(self, directory: Path) -> bool:
         """Whether a run is not, or no longer, in the queue, and not at work elsewhere."""
-        return not self.has(directory) and not is_held(directory)
+        return not self.has(directory) and not is_locked(directory)
 
     def settle(self, directory: Path) -> Standing:
         """How a run stands that SLURM has lost; a death without a word is recorded for it."""

@@ -16,7 +16,7 @@ from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
 from attention_lab.tracking.code_version import code_changes
-from attention_lab.tracking.lock import Lock, Locked, is_held
+from attention_lab.tracking.lock import Lock, Locked, is_locked
 from attention_lab.tracking.run_directory import RunExists
 
 
@@ -74,7 +74,7 @@ class Sweep:
 
         Raises:
             ConfigError: if a job cannot work; then none has been started.
-            RunExists: if another process is at work in the directory.
+            RunExists: if another process has locked the directory.
             OSError: if the disk is full.
 
         Returns:
@@ -82,7 +82,7 @@ class Sweep:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = self._lock()
-        lock.sign()
+        lock.write_owner()
         try:
             return self._run_tuned(jobs, shared)
         finally:
@@ -97,7 +97,7 @@ class Sweep:
         Returns:
             Where settings are tuned, the runs from which they are chosen, and then the jobs.
         """
-        if is_held(self.directory):
+        if is_locked(self.directory):
             self._lock().release()
         if self.options.tune is None:
             return [self._checked(self._stage(self._jobs(jobs, shared, self.directory)))]

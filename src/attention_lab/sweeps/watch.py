@@ -9,7 +9,7 @@ from attention_lab.sweeps.display import EVERY, display
 from attention_lab.sweeps.run_status import Standing, standing
 from attention_lab.sweeps.slurm_queue import ENDED, Queue
 from attention_lab.sweeps.sweep_file import TUNING, job_directories
-from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import SWEEP
 
 
@@ -27,7 +27,7 @@ def watch(sweeps: Sequence[Path]) -> None:
             jobs = _jobs(sweeps)
             shown.directories = jobs  # a search draws more as it goes
             # Twice, as a search lets go for a moment; and before the last look at the jobs.
-            quiet = 0 if any(map(is_held, sweeps)) else quiet + 1
+            quiet = 0 if any(map(is_locked, sweeps)) else quiet + 1
             for path in jobs:
                 found = standing(path)
                 if found.state not in ENDED and queue.has(path):

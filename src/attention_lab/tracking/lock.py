@@ -1,7 +1,9 @@
-"""A lock that vanishes with the process that holds it, however that ends."""
+"""A lock on a directory, which the kernel releases when the process that holds it ends.
+
+(filelock cannot test a lock without write access, and does not say which process holds it.)
+"""
 
 import fcntl
-import json
 import os
 import socket
 import time
@@ -9,105 +11,70 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attention_lab.tracking.record_files import (
-    UnreadableRecord,
-    open_file,
-    open_to_append,
-    read_json,
-)
+from attention_lab.tracking.record_files import UnreadableRecord, open_file, open_to_append
 
-#: The file in a directory that is locked.
-LOCK = ".lock"
-#: Seconds of silence after which a process is taken for dead where there are no locks.
-HEARTBEAT = 60.0
+LOCK = ".lock"  # never removed: two processes could then lock two files of this name
+HEARTBEAT = 60.0  # a status.json is recent for so many seconds
 
 
 class Locked(RuntimeError):
-    """Another process holds the lock. The message says who."""
+    """Another process holds the lock. The message says which one."""
 
 
 class Lock:
-    """An exclusive lock (flock(2)) on a directory, in which a file says who holds it.
+    """An exclusive flock(2) on the file ``.lock`` of a directory; raises Locked if it is taken.
 
-    The kernel lets go of it when the process ends, so there are no stale ones: that the file is
-    there means nothing. It stays, as to remove it would let two processes lock two files of the
-    same name.
-
-    Args:
-        directory: what is locked; its file ``.lock`` is made if it does not exist.
-        patience: seconds to wait for it, as who looks whether it is held has it for a moment.
-
-    Raises:
-        Locked: if another process holds it.
+    It waits ``patience`` seconds, because :func:`is_locked` takes the lock for a moment.
     """
 
     def __init__(self, directory: Path, patience: float = 0.5) -> None:
-        path = directory / LOCK
         try:
-            self._file = open_to_append(path)
+            self._file = open_to_append(directory / LOCK)
         except UnreadableRecord as error:
-            raise Locked(f"its {path.name} {error.reason}; remove it") from None
-        try:
-            self._acquire(patience)
-        except BlockingIOError:
-            holder = _holder(path)
-            self._file.close()
-            raise Locked(f"{holder} is at work here") from None
-        except OSError as error:  # as of some cluster's file system
-            message = f"{path.parent} cannot be locked ({error.strerror}); "
-            warnings.warn(message + "see to it that only one process trains there", stacklevel=3)
-
-    def _acquire(self, patience: float) -> None:
+            raise Locked(f"its {LOCK} {error.reason}; remove it") from None
         deadline = time.monotonic() + patience
-        while True:
-            try:
-                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.005)
+        while not self._acquire(directory):
+            if time.monotonic() >= deadline:
+                owner = os.pread(self._file.fileno(), 200, 0).decode(errors="replace").strip()
+                self._file.close()
+                raise Locked(f"locked by {owner or 'another process'}")
+            time.sleep(0.005)
 
-    def sign(self) -> None:
-        """Say in the file who holds the lock: once it is clear that one stays."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    def _acquire(self, directory: Path) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # the file systems of some clusters have no locks
+            message = f"{directory} cannot be locked ({error.strerror})"
+            warnings.warn(f"{message}; make sure that only one process trains there", stacklevel=4)
+        return True
+
+    def write_owner(self) -> None:
+        """Write this process into the lock file, for the messages of others."""
         self._file.truncate(0)
-        self._file.write(json.dumps(holder) + "\n")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
         self._file.flush()
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         self._file.close()
 
 
-def _holder(path: Path) -> str:
+def is_locked(directory: Path) -> bool:
+    """Whether a process holds the lock or, where locks do not work, status.json is recent."""
     try:
-        holder = read_json(path)
-        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
-    except (OSError, UnreadableRecord, KeyError, TypeError):  # it has only just begun
-        return "another process"
-
-
-def is_held(directory: Path) -> bool:
-    """Whether a process is at work in a directory, which holds its ``.lock``.
-
-    Where the file system knows no locks, or not those of another host, it is if ``status.json``
-    has been written of late.
-    """
-    path = directory / LOCK
-    try:
-        with open_file(path) as file:
+        with open_file(directory / LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            holder = file.read().decode(errors="replace")
+            owner = file.read().decode(errors="replace")
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
     except (OSError, UnreadableRecord):
-        return _is_fresh(directory / "status.json")
-    is_elsewhere = bool(holder) and f'"{socket.gethostname()}"' not in holder
-    return is_elsewhere and _is_fresh(directory / "status.json")
-
-
-def _is_fresh(status: Path) -> bool:
+        owner = "unknown"
+    if not owner or f" on {socket.gethostname()} since " in owner:
+        return False
+    status = directory / "status.json"  # the lock of another host may be invisible here
     return status.exists() and time.time() - status.stat().st_mtime < HEARTBEAT

@@ -23,7 +23,7 @@ from attention_lab.config.identity import identity as identity_of
 from attention_lab.data.files.paths import shown
 from attention_lab.printing import echo
 from attention_lab.tracking.code_version import code_version
-from attention_lab.tracking.lock import Lock, Locked, is_held
+from attention_lab.tracking.lock import Lock, Locked, is_locked
 from attention_lab.tracking.record_files import (
     MalformedRecord,
     RunResult,
@@ -117,7 +117,7 @@ class RunRecord:
                 self._status |= kept | {"resumed": resumed}
             write_config(directory, config)  # first: who finds a status will find a config
             self._write({})
-            self._lock.sign()
+            self._lock.write_owner()
         except BaseException:
             self.close()
             raise
@@ -232,7 +232,7 @@ def will_resume(spec: RunSpec) -> bool:
     Raises:
         RunExists: as there.
     """
-    if is_held(spec.directory):
+    if is_locked(spec.directory):
         _lock(spec.directory).release()
     return _unfinished(spec.directory, spec.config.record) is not None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attention_lab.tracking.lock import is_held
+from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import RunExists
 from attention_lab.training.tasks.base import Diverged
 from tests.conftest import Compose
@@ -34,7 +34,7 @@ def test_a_run_whose_processes_are_all_killed_goes_on_exactly(
     alone.process.kill()
     alone.process.wait()
     # The others end with it, and let go of the directory.
-    wait_until(lambda: not is_held(tmp_path / "run"))
+    wait_until(lambda: not is_locked(tmp_path / "run"))
     launch(config, tmp_path / "run", [])
     assert len(read_status(tmp_path / "run")["resumed"]) == 1
     assert_identical(tmp_path / "run", two)
