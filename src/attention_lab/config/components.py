@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from attention_lab.attention import AttentionLayer, Mask
+from attention_lab.config.flatten import walk
 from attention_lab.config.imports import import_object
 from attention_lab.spelling import nearest
 
@@ -102,12 +103,7 @@ def _created(value: Any) -> Any:
 
 
 def _nodes(path: str, value: object) -> Iterator[tuple[str, Config]]:
-    if not isinstance(value, Mapping):
-        return
-    if "_target_" in value:
-        yield path, value
-    for key, inner in value.items():
-        yield from _nodes(f"{path}.{key}", inner)
+    return ((p, it) for p, it in walk(value, path) if isinstance(it, Mapping) and "_target_" in it)
 
 
 def component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:

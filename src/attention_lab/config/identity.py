@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
+from attention_lab.config.flatten import flatten
+
 #: What changes nothing about a result: where it is logged and shown, where it is computed, and how
 #: often it is saved.
 IMMATERIAL = (
@@ -66,15 +68,8 @@ def _material(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The leaves of a config that count, as JSON, with their paths."""
     files = config.get("data_files")
     hashed = {f"data.{name}" for name in files} if isinstance(files, Mapping) else set()
-    return ((path, leaf) for path, leaf in _leaves(config) if path not in hashed)
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves below a value; an empty mapping is a leaf, too."""
-    if is_immaterial(path):
-        return
-    if not (isinstance(value, Mapping) and value):
-        yield path, json.dumps(value, ensure_ascii=False)
-        return
-    for key, inner in value.items():
-        yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    return (
+        (path, json.dumps(leaf, ensure_ascii=False))
+        for path, leaf in flatten(config)
+        if path not in hashed and not is_immaterial(path)
+    )

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.config.compose import Group, group_options, unresolved
+from attention_lab.config.flatten import walk
 from attention_lab.config.overrides import chosen_options, own_directory, value_of
 from attention_lab.spelling import closest, listed, nearest
 
@@ -123,11 +124,9 @@ def _at(config: Any, path: Sequence[str]) -> Any:
     return config
 
 
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items() if isinstance(config, Mapping) else ():
-        if not key.startswith("_"):
-            yield f"{prefix}{key}"
-            yield from _keys(value, f"{prefix}{key}.")
+def _keys(config: Any) -> Iterator[str]:
+    """The keys of a config at every level, without those like ``_target_``."""
+    return (path for path, _ in walk(config) if path and "._" not in f".{path}")
 
 
 def _spelling(key: str, config: Mapping[str, Any]) -> str:

@@ -6,12 +6,13 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from attention_lab.config.flatten import flatten
 from attention_lab.config.identity import is_immaterial
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.record_files import (
@@ -68,8 +69,8 @@ class Run:
         A data file's value is the hash of its content, where that is recorded, and not its path.
         """
         leaves = {
-            key: value
-            for key, value in _leaves(self.config)
+            key: str(value)
+            for key, value in flatten(self.config)
             if key.rpartition(".")[2] != "seed" and not is_immaterial(key)
         }
         files = section(self.config, "data_files")
@@ -249,14 +250,6 @@ def _seed(overrides: Sequence[str], config: Mapping[str, Any]) -> int | None:
     asked = [value for key, _, value in (o.partition("=") for o in overrides) if key == "seed"]
     seed = asked[-1] if asked else config.get("seed")
     return int(str(seed)) if re.fullmatch(r"-?\d+", str(seed)) else None
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, str(node)
 
 
 def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -1,0 +1,24 @@
+"""The values of a nested config by their dotted paths."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def walk(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in a config, itself included, with its path; a mapping precedes its content.
+
+    >>> [path for path, _ in walk({"model": {"dropout": 0.1}}, "config")]
+    ['config', 'config.model', 'config.model.dropout']
+    """
+    yield path, config
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        yield from walk(value, f"{path}.{key}" if path else str(key))
+
+
+def flatten(config: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of a config with their paths; a list is a leaf, and so is an empty mapping.
+
+    >>> dict(flatten({"model": {"dropout": 0.1}, "seeds": [0, 1]}))
+    {'model.dropout': 0.1, 'seeds': [0, 1]}
+    """
+    return ((path, it) for path, it in walk(config) if not (isinstance(it, Mapping) and it))
