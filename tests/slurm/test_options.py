@@ -11,6 +11,7 @@ import pytest
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunConfig, RunSpec
+from attention_lab.sweeps.launcher_options import launcher_options
 from attention_lab.sweeps.slurm_executor import Slurm, no_ctrl_c
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.slurm.conftest import SWEEP, TINY
@@ -74,26 +75,34 @@ def test_more_jobs_than_an_array_may_have_make_several(login: Command) -> None:
 @pytest.mark.parametrize(
     ("options", "trainer", "message"),
     [
-        ({"time": 0.5}, {}, "hydra.launcher.time: must be a whole number, at least 1; got 0.5"),
-        ({"at_once": 0}, {}, "hydra.launcher.at_once: must be a whole number, at least 1"),
-        ({"signal": None}, {}, "hydra.launcher.signal: must be a whole number"),
-        ({"memory": "16G"}, {}, "hydra.launcher.memory: must be above 0, got '16G'"),
-        ({"wait": "no"}, {}, "hydra.launcher.wait: must be true or false"),
+        ({"time": 0.5}, {}, "hydra.launcher.time: input should be a valid integer; got 0.5"),
+        ({"at_once": 0}, {}, "hydra.launcher.at_once: input should be greater than 0; got 0"),
+        ({"signal": None}, {}, "hydra.launcher.signal: input should be a valid integer"),
+        ({"memory": "16G"}, {}, "hydra.launcher.memory: input should be a valid number; got '16G'"),
+        ({"wait": "no"}, {}, "hydra.launcher.wait: input should be a valid boolean"),
         ({"extra": {"nodes": 4}}, {}, "hydra.launcher.extra.nodes: comes from trainer.num_nodes"),
         ({"extra": {"ntasks_per_node": 4}}, {}, "ntasks_per_node: comes from trainer.devices"),
-        ({"setup": "module load cuda"}, {}, "hydra.launcher.setup: must be a list"),
+        (
+            {"setup": "module load cuda"},
+            {},
+            "hydra.launcher.setup: input should be a valid list",
+        ),
         ({"time": 1}, {}, "hydra.launcher.signal: 60 s before the end of hydra.launcher.time=1"),
-        ({"partitoin": "long"}, {}, "SLURM's has no such key; did you mean partition"),
-        ({}, {"accelerator": "auto"}, "trainer.accelerator=auto: what to ask SLURM for cannot"),
+        (
+            {"partitoin": "long"},
+            {},
+            "hydra.launcher.partitoin: unknown option; did you mean partition",
+        ),
+        ({}, {"accelerator": "auto"}, "trainer.accelerator=auto: cannot infer the GPUs"),
         ({"gpus": 2}, {"accelerator": "gpu", "devices": 4}, "gpus=2: trainer.devices=4 GPUs"),
-        ({}, {"devices": "auto"}, "trainer.devices: SLURM has to know how many, got 'auto'"),
+        ({}, {"devices": "auto"}, "trainer.devices: must be a number for SLURM, got 'auto'"),
     ],
 )
 def test_what_cannot_be_asked_for_is_said(
     options: dict[str, Any], trainer: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        request(Slurm.of(options), **trainer)
+        request(launcher_options(Slurm, options), **trainer)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -30,7 +30,9 @@ def test_a_sweep_is_an_array_in_which_one_that_fails_stops_no_other(
     assert sorted(jobs) == [f"{array}_{i}" for i in range(4)]
     # Killed, it said nothing, and SLURM has.
     deadly = found["attention=deadly"]["error"]
-    assert deadly.startswith(f"SLURM job {job_of(tmp_path / 'sweep', 'attention=deadly')}: ended: ")
+    assert deadly.startswith(
+        f"SLURM job {job_of(tmp_path / 'sweep', 'attention=deadly')}: failed: "
+    )
     assert "Killed" in deadly
     for record in found.values():
         assert record["error"] is None or record["error"] in answer.out
@@ -57,7 +59,7 @@ def test_ctrl_c_in_a_tuning_says_what_goes_on(
     eventually(lambda: len(list(tmp_path.glob("sweep/tuning/*/slurm.json"))) == 2, "its notes")
     going.send_signal(signal.SIGINT)
     answer = ended(going)
-    assert "2 jobs in SLURM's queue, which need this shell no more" in answer.out
+    assert "2 jobs in the SLURM queue; they do not need this shell" in answer.out
     assert f"scancel {next(iter(cluster.queue())).partition('_')[0]}\n" in answer.out
 
 
@@ -86,7 +88,7 @@ def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
     eventually(lambda: "seed=0" in records(sweep), "the first job to begin")
     assert again.stdout is not None
     line = next(line for line in again.stdout if "submitted" in line)
-    assert line == "0 jobs submitted to SLURM; 2 are there already\n"
+    assert line == "0 jobs submitted to SLURM; 2 are already in the queue or running\n"
     again.send_signal(signal.SIGINT)
     interrupted = ended(again)
     assert interrupted.code == 1

@@ -79,7 +79,7 @@ def test_cpu_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_resources_out_of_range_are_named(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=f"hydra.launcher.{next(iter(wrong))}: must be "):
+    with pytest.raises(ConfigError, match=f"hydra.launcher.{next(iter(wrong))}: input should be "):
         Resources(**wrong)  # type: ignore[arg-type]
 
 

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import attention_lab
+from attention_lab.external_programs import run_program
 
 #: Where runs go unless a command says otherwise.
 OUTPUTS = Path("outputs")
@@ -105,33 +105,13 @@ def slurm() -> Finding:
         return Finding("SLURM", f"inside its job {job}, with nodes: {nodes}, tasks: {tasks}")
     if shutil.which("sbatch") is None:
         return Finding("SLURM", "none: no sbatch here, so this is no login node of a cluster")
-    if (problem := _said("scontrol", "ping").problem) is not None:
-        return Finding("SLURM", f"does not answer: {problem}; see SLURM_CONF", LESS)
-    known = _said("srun", "--version").words or "no srun here"
+    if (error := run_program("scontrol", "ping", timeout=PATIENCE).error) is not None:
+        return Finding("SLURM", f"does not answer: {error}; see SLURM_CONF", LESS)
+    known = run_program("srun", "--version", timeout=PATIENCE).stdout.strip() or "no srun here"
     if find_spec("submitit") is None:
         remedy = "`pip install 'attention-lab[slurm]'` brings what hydra/launcher=slurm needs"
         return Finding("SLURM", f"{known}; {remedy}", LESS)
     return Finding("SLURM", f"{known}; hydra/launcher=slurm submits jobs")
-
-
-class _Answer(NamedTuple):
-    words: str
-    #: Why there is none, in a line; None if all went well.
-    problem: str | None
-
-
-def _said(*command: str) -> _Answer:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=PATIENCE
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return _Answer("", str(error))
-    words = " ".join(done.stdout.split())
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [words or f"exit code {done.returncode}"]
-        return _Answer(words, lines[0])
-    return _Answer(words, None)
 
 
 def disk(directory: Path) -> Finding:

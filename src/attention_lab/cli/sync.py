@@ -1,7 +1,6 @@
 """`attention-lab sync`: upload W&B runs that were logged offline, or cut off while online."""
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
+from attention_lab.external_programs import run_program
 from attention_lab.printing import echo
 
 #: Seconds from one look at the runs to the next.
@@ -106,12 +106,10 @@ def _send(directories: Sequence[Path]) -> int:
         if (link := link_out(part, without="logs")) is not None:  # W&B would upload the file
             return fail(f"{link} is a symbolic link out of its run; nothing sent; remove it", 1)
     if ready:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "wandb", "sync", "--include-online", *map(str, ready)],
-            env=os.environ | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "false"},
-            capture_output=True,
-            text=True,
-            check=False,
+        done = run_program(
+            *(sys.executable, "-P", "-m", "wandb", "sync", "--include-online", *map(str, ready)),
+            timeout=None,
+            environment=os.environ | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "false"},
         )
         sent = [part for part in ready if _is_sent(part)]
         runs = len({part.parent for part in sent})

@@ -249,7 +249,7 @@ def _queued(sweep: Path) -> str | None:
         jobs = in_queue([path.parent for path in files])
     except NoQueue as error:
         return f"SLURM does not answer ({error}); what it has of this sweep goes on"
-    return how_to_follow(sweep, jobs) if jobs else None
+    return how_to_follow(sweep, jobs.values()) if jobs else None
 
 
 def check_one(config: DictConfig) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunSpec
 from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import Start, cause_of_death, job_starter
 from attention_lab.sweeps.jobs import build_jobs
+from attention_lab.sweeps.launcher_options import check_types
 from attention_lab.sweeps.run_status import Standing, standing
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import DISK_FULL, record_failure
@@ -39,28 +41,18 @@ class Resources:
     """
 
     #: Jobs at a time; None means one for each CPU core or, where there are GPUs, for each of those.
-    parallel: int | None = None
+    parallel: PositiveInt | None = None
     #: CPU threads of each job; None means OMP_NUM_THREADS or, without it, that they share cores.
-    threads: int | None = None
+    threads: PositiveInt | None = None
     #: GPUs of each job, where there are any.
-    gpus_per_job: int = 1
+    gpus_per_job: PositiveInt = 1
     #: Minutes that a job may take; None means any time.
-    time_limit: float | None = None
+    time_limit: PositiveFloat | None = None
     #: How often a job that failed is tried again at once.
-    retries: int = 0
+    retries: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("parallel", 1), ("threads", 1), ("gpus_per_job", 1), ("retries", 0)):
-            value = getattr(self, name)
-            is_left_out = value is None and name in ("parallel", "threads")
-            if not is_left_out and (type(value) is not int or value < least):
-                raise ConfigError(
-                    f"hydra.launcher.{name}: must be a whole number, at least {least}; "
-                    f"got {value!r}"
-                )
-        limit = self.time_limit
-        if limit is not None and (type(limit) not in (int, float) or limit <= 0):
-            raise ConfigError(f"hydra.launcher.time_limit: must be above 0 minutes, got {limit!r}")
+        check_types(self)
 
     def slots_of(self, jobs: Sequence[RunSpec]) -> list[str | None]:
         """:meth:`slots` for these jobs."""

@@ -1,55 +1,34 @@
-"""SLURM's queue, as far as the runs of sweeps are in it.
+"""The SLURM queue: which runs are in it, and how those that left it have ended.
 
-Nothing here needs accounting (``sacct``), which many clusters do not have. What squeue says no more
-is told from the files of a run, and from its lock.
+Only squeue, a run's files and its lock are used: many clusters have no accounting (``sacct``).
 """
 
 import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from attention_lab.atomic_write import write_atomically
 from attention_lab.config.resolve import RunConfig, RunSpec
+from attention_lab.external_programs import run_program
 from attention_lab.sweeps.run_status import Standing, standing
 from attention_lab.tracking.lock import is_locked
-from attention_lab.tracking.record_files import (
-    Status,
-    UnreadableRecord,
-    last_lines,
-    read_json,
-)
-from attention_lab.tracking.run_directory import (
-    IN_QUEUE,
-    read_config,
-    record_failure,
-)
+from attention_lab.tracking.record_files import Status, UnreadableRecord, last_lines, read_json
+from attention_lab.tracking.run_directory import IN_QUEUE, read_config, record_failure
 
-#: Where, below a sweep, its submissions and SLURM's own logs are.
+#: The directory below a sweep for its submissions and SLURM's logs.
 FOLDER = "slurm"
-#: The states of jobs that will not run any more (squeue(1)), and what they mean.
-OVER = {
-    "BOOT_FAIL": "its node did not start",
-    "CANCELLED": "cancelled",
-    "COMPLETED": "ended without a result",
-    "DEADLINE": "missed its deadline",
-    "FAILED": "ended",
-    "NODE_FAIL": "its node failed",
-    "OUT_OF_MEMORY": "ran out of memory",
-    "PREEMPTED": "preempted",
-    "REVOKED": "taken to another cluster",
-    "TIMEOUT": "reached its time limit",
-}
-#: Those of them that are no fault of the run's: asked for again, it goes on.
+#: States of SLURM jobs that are not the run's fault (squeue(1)): it resumes when submitted again.
 INTERRUPTED = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")
-#: What has become of a run that will not change by itself.
+#: All states of SLURM jobs that have ended.
+OVER = (*INTERRUPTED, "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
+#: States of a run that do not change by themselves.
 ENDED = ("finished", "failed", "diverged")
 
 
@@ -57,158 +36,141 @@ class NoQueue(ValueError):
     """SLURM does not answer. The message is its own."""
 
 
-class Ticket(NamedTuple):
-    """What a run directory says of its place in the queue."""
+class Submission(NamedTuple):
+    """``slurm.json`` in a run directory: the latest SLURM job of the run."""
 
-    #: The SLURM job, as "12", or "12_3" in an array.
+    #: "12", or "12_3" in an array.
     job: str
-    #: What the run was asked for.
+    #: The overrides of the run.
     overrides: list[str]
 
 
-def write_ticket(directory: Path, ticket: Ticket) -> None:
-    """Note in a run directory that it was submitted, and as what."""
-    write_atomically(directory / IN_QUEUE, json.dumps(ticket._asdict()) + "\n")
+def write_submission(directory: Path, submission: Submission) -> None:
+    """Record in a run directory that the run was submitted."""
+    write_atomically(directory / IN_QUEUE, json.dumps(submission._asdict()) + "\n")
 
 
-def read_ticket(directory: Path) -> Ticket | None:
-    """The latest SLURM job of a run directory; None if there never was any."""
+def read_submission(directory: Path) -> Submission | None:
+    """The latest SLURM job of a run; None if it has never been submitted."""
     try:
-        ticket = Ticket(**read_json(directory / IN_QUEUE))
+        submission = Submission(**read_json(directory / IN_QUEUE))
     except (FileNotFoundError, UnreadableRecord, TypeError):
         return None
-    is_job = isinstance(ticket.job, str) and re.fullmatch(r"[\d_+]+", ticket.job)
-    return ticket if is_job and isinstance(ticket.overrides, list) else None
+    is_job = isinstance(submission.job, str) and re.fullmatch(r"[\d_+]+", submission.job)
+    return submission if is_job and isinstance(submission.overrides, list) else None
 
 
 def states() -> dict[str, str]:
-    """The state of each of the user's jobs, those that ended of late included.
+    """The state of each of the user's SLURM jobs, including those that ended recently.
 
     Raises:
         NoQueue: if SLURM does not answer.
     """
-    mine = ("--noheader", "--array", "--states=all", f"--user={os.getuid()}")
-    said = _ask("squeue", *mine, "--format=%i|%T")
-    lines = (line.strip().partition("|") for line in said.splitlines())
+    options = ("--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T")
+    lines = (line.strip().partition("|") for line in _output("squeue", *options).splitlines())
     return {job: state for job, _, state in lines}
 
 
 def longest_array() -> int:
-    """How many jobs SLURM takes as one array, at least 1.
+    """The largest number of jobs in an array that SLURM accepts, at least 1.
 
     Raises:
-        NoQueue: if it does not answer.
+        NoQueue: if SLURM does not answer.
     """
-    said = _ask("scontrol", "show", "config")
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.MULTILINE)
+    config = _output("scontrol", "show", "config")
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
     return max(1, int(found[1])) if found else 1
 
 
-def _ask(*command: str) -> str:
-    """What a command of SLURM's says.
-
-    Raises:
-        NoQueue: if it says nothing, or what is wrong.
-    """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoQueue(f"{command[0]}: {error}") from None
-    if done.returncode:
-        raise NoQueue(done.stderr.strip().partition("\n")[0] or f"{command[0]} failed")
+def _output(*command: str) -> str:
+    done = run_program(*command)
+    if done.error is not None:
+        raise NoQueue(done.error)
     return done.stdout
 
 
-class Queue:
-    """What squeue says, asked now and then, of the runs that have a ticket.
-
-    Args:
-        every: seconds from one look to the next.
-    """
-
-    def __init__(self, every: float = 10.0) -> None:
-        self.every = every
-        self._is_here = shutil.which("squeue") is not None
-        self._looked = float("-inf")
-        self._looks: deque[Mapping[str, str]] = deque(maxlen=2)
-
-    def look(self) -> None:
-        """Look again, if it is time to; a queue that does not answer says nothing new."""
-        if not self._is_here or time.monotonic() - self._looked < self.every:
-            return
-        self._looked = time.monotonic()
-        with suppress(NoQueue):  # it may answer again
-            self._looks.append(states())
-
-    def has(self, directory: Path) -> bool:
-        """Whether a run is in the queue, as far as is known: it is gone if two looks say so."""
-        known = read_ticket(directory)
-        if known is None or not self._is_here:
-            return False
-        return len(self._looks) < 2 or any(_is_active(look, known.job) for look in self._looks)
-
-    def has_lost(self, directory: Path) -> bool:
-        """Whether a run is not, or no longer, in the queue, and not at work elsewhere."""
-        return not self.has(directory) and not is_locked(directory)
-
-    def settle(self, directory: Path) -> Standing:
-        """How a run stands that SLURM has lost; a death without a word is recorded for it."""
-        found, known = standing(directory), read_ticket(directory)
-        is_silent = found.record.get("status") in (None, "running")
-        if known is None or not self._is_here or not is_silent:
-            return found
-        last = self._looks[-1].get(known.job)
-        state: Status = "preempted" if last is None or last in INTERRUPTED else "failed"
-        error = f"SLURM job {known.job}: {_cause(last, directory)}"
-        spec = RunSpec(RunConfig(read_config(directory)), directory, known.overrides)
-        record_failure(spec, error, state)
-        return standing(directory)
-
-
-def in_queue(directories: Sequence[Path]) -> list[str]:
-    """The SLURM jobs of those runs that are in the queue, and have not ended by their own account.
+def in_queue(directories: Iterable[Path]) -> dict[Path, str]:
+    """The SLURM job of each of these runs that is in the queue and has not ended by itself.
 
     Raises:
-        NoQueue: if there are any that were submitted, and SLURM does not answer.
+        NoQueue: if any run was submitted, and SLURM does not answer.
     """
-    tickets = {path: known for path in directories if (known := read_ticket(path))}
-    if not tickets:
-        return []
-    now = states()
-    return [
-        known.job
-        for path, known in tickets.items()
-        if _is_active(now, known.job) and standing(path).state not in ENDED
-    ]
+    submitted = {path: known.job for path in directories if (known := read_submission(path))}
+    now = states() if submitted else {}
+    return {
+        path: job
+        for path, job in submitted.items()
+        if _is_active(now, job) and standing(path).state not in ENDED
+    }
 
 
-def how_to_follow(sweep: Path, jobs: Sequence[str]) -> str:
-    """How to watch and cancel SLURM jobs that are left alone, in a few lines."""
-    arrays = list(dict.fromkeys(job.partition("_")[0] for job in jobs))
+def how_to_follow(sweep: Path, jobs: Collection[str]) -> str:
+    """How to watch and cancel SLURM jobs that nobody follows, in a few lines."""
+    arrays = dict.fromkeys(job.partition("_")[0] for job in jobs)
     return (
-        f"{len(jobs)} jobs in SLURM's queue, which need this shell no more\n"
+        f"{len(jobs)} jobs in the SLURM queue; they do not need this shell\n"
         f"to watch them    attention-lab report {sweep} --watch\n"
         f"to cancel them   scancel {' '.join(arrays)}"
     )
 
 
-def _is_active(look: Mapping[str, str], job: str) -> bool:
-    return job in look and look[job] not in OVER
+class Queue:
+    """squeue, asked at intervals about submitted runs.
+
+    Args:
+        interval: seconds between two queries.
+    """
+
+    def __init__(self, interval: float = 10.0) -> None:
+        self.interval = interval
+        self._is_installed = shutil.which("squeue") is not None
+        self._refreshed = float("-inf")
+        self._latest: deque[Mapping[str, str]] = deque(maxlen=2)
+
+    def refresh(self) -> None:
+        """Query again if it is time; without an answer nothing changes."""
+        if self._is_installed and time.monotonic() - self._refreshed >= self.interval:
+            self._refreshed = time.monotonic()
+            with suppress(NoQueue):  # it may answer next time
+                self._latest.append(states())
+
+    def has(self, directory: Path) -> bool:
+        """Whether a run is in the queue; it is gone once two queries in a row say so."""
+        known = read_submission(directory)
+        if known is None or not self._is_installed:
+            return False
+        return len(self._latest) < 2 or any(_is_active(each, known.job) for each in self._latest)
+
+    def has_lost(self, directory: Path) -> bool:
+        """Whether a run is not in the queue, and no process runs it."""
+        return not self.has(directory) and not is_locked(directory)
+
+    def settle(self, directory: Path) -> Standing:
+        """The status of a run that left the queue; an exit that it did not record is recorded."""
+        found, known = standing(directory), read_submission(directory)
+        has_recorded = found.record.get("status") not in (None, "running")
+        if known is None or not self._is_installed or has_recorded:
+            return found
+        last = self._latest[-1].get(known.job)
+        state: Status = "preempted" if last is None or last in INTERRUPTED else "failed"
+        error = f"SLURM job {known.job}: {_cause(last, directory, known.job)}"
+        spec = RunSpec(RunConfig(read_config(directory)), directory, known.overrides)
+        record_failure(spec, error, state)
+        return standing(directory)
 
 
-def _cause(state: str | None, directory: Path) -> str:
+def _is_active(states: Mapping[str, str], job: str) -> bool:
+    return job in states and states[job] not in OVER
+
+
+def _cause(state: str | None, directory: Path, job: str) -> str:
+    """Why a job ended: its state, and for a failure the last line of SLURM or of the job."""
     if state is None:
-        return "gone from the queue without a word"
-    if state == "FAILED" and (last := _last_line(directory)):
-        return f"ended: {last}"
-    return OVER[state]
-
-
-def _last_line(directory: Path) -> str:
-    """What SLURM has said last of a job, else the last line that it has printed."""
-    known = read_ticket(directory)
-    logs = [directory / "log.txt"]
-    logs += [directory.parent / FOLDER / f"{known.job}_0_log.out"] if known else []
+        return "left the queue, no exit status"
+    logs = (directory / "log.txt", directory.parent / FOLDER / f"{job}_0_log.out")
     lines = [line for log in logs for line in last_lines(log)]
-    of_slurm = [line for line in lines if line.startswith(("srun: error:", "slurmstepd"))]
-    return (of_slurm or lines or [""])[-1]
+    by_slurm = [line for line in lines if line.startswith(("srun: error:", "slurmstepd"))]
+    last = (by_slurm or lines or [""])[-1]
+    if state == "FAILED" and last:
+        return f"failed: {last}"
+    return "completed without a result" if state == "COMPLETED" else state.lower().replace("_", " ")

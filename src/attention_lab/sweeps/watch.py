@@ -23,7 +23,7 @@ def watch(sweeps: Sequence[Path]) -> None:
     quiet, queue = 0, Queue()
     with display(_jobs(sweeps)) as shown:
         while True:
-            queue.look()
+            queue.refresh()
             jobs = _jobs(sweeps)
             shown.directories = jobs  # a search draws more as it goes
             # Twice, as a search lets go for a moment; and before the last look at the jobs.

@@ -3,12 +3,13 @@
 import functools
 import platform
 import shutil
-import subprocess
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from attention_lab.external_programs import run_program
 
 PACKAGES = ("attention-lab", "torch", "lightning", "hydra-core", "torchmetrics", "wandb")
 
@@ -77,10 +78,7 @@ def _git_revision() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(source), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False
-        ).stdout
+        return run_program("git", "-C", str(source), *arguments).stdout
 
     revision = git("describe", "--always", "--dirty", "--abbrev=40").strip()
     if revision.endswith("-dirty"):  # different edits of one commit are different code

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from attention_lab.data.files.paths import shown
+from attention_lab.external_programs import run_program
 from attention_lab.spelling import nearest
 from attention_lab.tracking.safe_logger import SafeLogger, do_within, in_words
 
@@ -250,18 +250,11 @@ def problem(server: str) -> str | None:
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
     }
-    try:
-        # In a separate process, which can be killed, and whose W&B service no run uses.
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", CHECK],
-            env=os.environ | ours,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=CHECK_TIMEOUT + 15,  # W&B takes a while to start, too
-        )
-    except (OSError, subprocess.TimeoutExpired):
+    # In a separate process, which can be killed, and whose W&B service no run uses.
+    command = (sys.executable, "-P", "-c", CHECK)
+    timeout = CHECK_TIMEOUT + 15  # W&B takes a while to start, too
+    done = run_program(*command, timeout=timeout, environment=os.environ | ours)
+    if done.returncode is None:
         return f"{server} did not answer in time"
     if "did not respond in time" in done.stdout:
         return f"{server} did not answer within {CHECK_TIMEOUT} s"

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Iterable, Sequence
 from types import FrameType, TracebackType
@@ -11,6 +10,7 @@ from typing import Any, Self
 from lightning import Callback, LightningModule, Trainer
 
 from attention_lab.data.core.dataloader import TrainingDataLoader
+from attention_lab.external_programs import run_program
 from attention_lab.printing import echo
 from attention_lab.training.checkpoint.callback import Checkpoints
 from attention_lab.training.distributed import process_group
@@ -169,16 +169,6 @@ def _requeue() -> None:
         return
     if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    problem = _run("scontrol", "requeue", job)
+    problem = run_program("scontrol", "requeue", job).error
     said = f"not requeued: {problem}" if problem else f"SLURM job {job} is requeued"
     echo(said, error=True)
-
-
-def _run(*command: str) -> str | None:
-    """Run a command; what went wrong, in a line, None if nothing."""
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    said = " ".join((answer.stderr or answer.stdout).split())
-    return None if answer.returncode == 0 else said or f"exit code {answer.returncode}"
