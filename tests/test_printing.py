@@ -14,7 +14,7 @@ from attention_lab.cli.train import _failed as failed
 from attention_lab.printing import echo, printable, rich_console, rich_text
 from attention_lab.sweeps import display
 from attention_lab.sweeps.display import LiveTable, Pace, table
-from attention_lab.sweeps.run_status import Standing
+from attention_lab.sweeps.run_status import RunStatus
 
 HOSTILE = [
     "\x1b[2J\x1b]0;title\x07",
@@ -66,10 +66,10 @@ def test_brackets_are_no_markup(text: str) -> None:
 def test_jobs_may_say_anything_in_the_table_of_a_sweep(text: str, tmp_path: Path) -> None:
     file = io.StringIO()
     console = rich_console(file, width=400)
-    running = Standing("running", progress={"step": 1, "steps": 2, "metrics": {text: 1.0}})
+    running = RunStatus("running", progress={"step": 1, "steps": 2, "metrics": {text: 1.0}})
     run = tmp_path / "runs [new]"
     live = LiveTable([run], Live(console=console, auto_refresh=False))
-    live.ended(run, Standing("failed", f"OSError: {text}"))
+    live.ended(run, RunStatus("failed", f"OSError: {text}"))
     console.print(table({run: running}, Pace()))
     shown = file.getvalue()
     assert printable(text) in shown
@@ -82,7 +82,7 @@ def test_jobs_may_say_anything_in_the_table_of_a_sweep(text: str, tmp_path: Path
 def test_jobs_may_say_anything_in_a_log(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    display.Lines([tmp_path]).ended(tmp_path / text.replace("/", ""), Standing("failed", text))
+    display.Lines([tmp_path]).ended(tmp_path / text.replace("/", ""), RunStatus("failed", text))
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert is_harmless(out[:-1])

@@ -7,15 +7,15 @@ import pytest
 from rich.console import Console
 
 from attention_lab.sweeps.display import Lines, Pace, outcome, table
-from attention_lab.sweeps.run_status import Standing
+from attention_lab.sweeps.run_status import RunStatus
 
 
-def running(step: int, steps: int = 100) -> Standing:
+def running(step: int, steps: int = 100) -> RunStatus:
     progress = {"step": step, "steps": steps, "metrics": {"validation/per": 0.25}}
-    return Standing("running", progress=progress)
+    return RunStatus("running", progress=progress)
 
 
-def shown(found: dict[Path, Standing], pace: Pace) -> str:
+def shown(found: dict[Path, RunStatus], pace: Pace) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table(found, pace))
     return console.export_text()
@@ -23,7 +23,7 @@ def shown(found: dict[Path, Standing], pace: Pace) -> str:
 
 def test_the_time_left_follows_from_what_was_seen() -> None:
     pace, a, b, c = Pace(), Path("a"), Path("b"), Path("c")
-    waiting = {c: Standing("waiting")}
+    waiting = {c: RunStatus("waiting")}
     pace.see({a: running(10), b: running(0)} | waiting, now=100.0)
     assert pace.left(a) is None  # one look shows no speed
     assert pace.left_of_all({a: running(10), b: running(0)} | waiting) is None
@@ -38,16 +38,16 @@ def test_the_time_left_follows_from_what_was_seen() -> None:
 def test_a_job_that_goes_on_is_timed_from_where_it_was() -> None:
     pace, a = Pace(), Path("a")
     pace.see({a: running(10)}, now=0.0)
-    pace.see({a: Standing("preempted")}, now=50.0)
+    pace.see({a: RunStatus("preempted")}, now=50.0)
     pace.see({a: running(50)}, now=1000.0)
     pace.see({a: running(60)}, now=1010.0)
     assert pace.left(a) == pytest.approx(40)
 
 
 def test_running_jobs_have_a_row_and_all_are_counted() -> None:
-    found = {Path("x/one"): running(40), Path("x/two"): Standing("running")}
-    found |= {Path(f"x/{i}"): Standing("finished") for i in range(3)}
-    found |= {Path("x/w"): Standing("waiting"), Path("x/d"): Standing("diverged")}
+    found = {Path("x/one"): running(40), Path("x/two"): RunStatus("running")}
+    found |= {Path(f"x/{i}"): RunStatus("finished") for i in range(3)}
+    found |= {Path("x/w"): RunStatus("waiting"), Path("x/d"): RunStatus("diverged")}
     text = shown(found, Pace())
     assert "one" in text
     assert "40/100" in text
@@ -64,10 +64,10 @@ def test_of_very_many_running_jobs_some_are_shown() -> None:
 
 def test_an_end_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines([Path("s/a-1"), Path("s/b-2")])
-    lines.ended(Path("s/a-1"), Standing("finished", value=0.5, monitor="per"))
-    lines.ended(Path("s/b-2"), Standing("failed", "it is broken"))
+    lines.ended(Path("s/a-1"), RunStatus("finished", value=0.5, monitor="per"))
+    lines.ended(Path("s/b-2"), RunStatus("failed", "it is broken"))
     assert capsys.readouterr().out.splitlines() == [
         "[1/2] a-1  finished   validation/per 0.5000",
         "[2/2] b-2  failed: it is broken",
     ]
-    assert outcome(Standing("preempted")) == "preempted"
+    assert outcome(RunStatus("preempted")) == "preempted"

@@ -12,7 +12,7 @@ from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps import local_executor
 from attention_lab.sweeps.forkserver import cause_of_death
 from attention_lab.sweeps.local_executor import Resources, run_jobs
-from attention_lab.sweeps.run_status import Standing
+from attention_lab.sweeps.run_status import RunStatus
 from attention_lab.tracking.run_directory import RunRecord
 from tests.runs import unchecked
 
@@ -93,7 +93,7 @@ class Silent:
     def refresh(self) -> None:
         pass
 
-    def ended(self, directory: Path, found: Standing) -> None:
+    def ended(self, directory: Path, found: RunStatus) -> None:
         self.told.append((directory.name, found.state))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.config.components import ConfigError
-from attention_lab.sweeps.run_status import Standing, standing
+from attention_lab.sweeps.run_status import RunStatus, read_status
 from attention_lab.sweeps.sweep_options import SweepOptions
 from attention_lab.sweeps.tuning import choose, groups_of, trials, tuned
 from attention_lab.tracking.record_files import with_version
@@ -15,8 +15,8 @@ OPTIONS = SweepOptions(retry=(), tune="optimizer.lr", grid=("0.1", "0.2", "0.3")
 GROUP = ["attention=additive"]
 
 
-def finished(value: float, mode: str = "min") -> Standing:
-    return Standing("finished", value=value, monitor="loss", mode=mode)
+def finished(value: float, mode: str = "min") -> RunStatus:
+    return RunStatus("finished", value=value, monitor="loss", mode=mode)
 
 
 def test_every_group_is_tried_with_the_whole_grid_and_every_tuning_seed() -> None:
@@ -39,7 +39,7 @@ def test_the_best_mean_over_the_tuning_seeds_is_chosen(mode: str, best: str) -> 
 
 def test_a_value_with_which_a_run_gave_nothing_cannot_be_chosen() -> None:
     found = [finished(s) for s in (3.0, 1.0, 0.1, 0.1, 2.0, 2.0)]
-    found[3] = Standing("diverged", "the loss is nan")
+    found[3] = RunStatus("diverged", "the loss is nan")
     choice = choose(GROUP, found, OPTIONS)
     assert choice.value == "0.1"
     assert choice.scores["0.2"] is None
@@ -57,7 +57,7 @@ def test_what_is_chosen_by_is_validation(tmp_path: Path) -> None:
                 json.dumps(with_version(result | {"test": {"loss": -validation}}))
             )
             (run / "status.json").write_text(json.dumps(with_version({"status": "finished"})))
-            found.append(standing(run))
+            found.append(read_status(run))
     assert [each.value for each in found] == [0.3, 0.3, 0.1, 0.1, 0.2, 0.2]
     assert choose(GROUP, found, OPTIONS).value == "0.2"
 
@@ -73,7 +73,7 @@ def test_jobs_run_with_what_was_chosen_for_their_group() -> None:
 
 
 def test_a_group_for_which_nothing_worked_is_named() -> None:
-    choice = choose(GROUP, [Standing("failed")] * 6, OPTIONS)
+    choice = choose(GROUP, [RunStatus("failed")] * 6, OPTIONS)
     assert choice.value is None
     with pytest.raises(ConfigError, match=r"attention=additive: no run with optimizer.lr in 0.1, "):
         tuned([*GROUP, "seed=0"], [choice], OPTIONS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.reports.runs import NotARun
-from attention_lab.sweeps.run_status import standing
+from attention_lab.sweeps.run_status import read_status
 from attention_lab.sweeps.watch import watch
 from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.record_files import with_version
@@ -35,7 +35,7 @@ def test_it_ends_with_the_sweep_and_says_how_each_job_ended(
     for name, status in (("a", "diverged"), ("b", "failed")):
         record = RunRecord(unchecked({"seed": 0}, sweep / name))
         time.sleep(0.05)
-        assert standing(sweep / name).state == "running"
+        assert read_status(sweep / name).state == "running"
         record.end(Stopped(status, f"as {name} does"))
         record.close()
     time.sleep(0.05)

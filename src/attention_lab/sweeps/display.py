@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from attention_lab.printing import echo, rich_console, rich_text
-from attention_lab.sweeps.run_status import STATES, Standing, standing
+from attention_lab.sweeps.run_status import STATES, RunStatus, read_status
 
 #: Seconds from one look at the files to the next.
 EVERY = 1.0
@@ -31,7 +31,7 @@ class Display(Protocol):
     def refresh(self) -> None:
         """Look again, if it is time to."""
 
-    def ended(self, directory: Path, found: Standing) -> None:
+    def ended(self, directory: Path, found: RunStatus) -> None:
         """Say once how a job has ended."""
 
 
@@ -62,7 +62,7 @@ class Lines:
     def refresh(self) -> None:
         """There is nothing to renew."""
 
-    def ended(self, directory: Path, found: Standing) -> None:
+    def ended(self, directory: Path, found: RunStatus) -> None:
         self.count += 1
         echo(f"[{self.count}/{len(self.directories)}] {directory.name}  {outcome(found)}")
 
@@ -79,7 +79,7 @@ class LiveTable:
         self.directories = directories
         self.live = live
         self.pace = Pace()
-        self._ended: dict[Path, Standing] = {}
+        self._ended: dict[Path, RunStatus] = {}
         self._looked = -EVERY
 
     def refresh(self, at_once: bool = False) -> None:
@@ -89,12 +89,12 @@ class LiveTable:
         self.look()
         self.live.refresh()
 
-    def ended(self, directory: Path, found: Standing) -> None:
+    def ended(self, directory: Path, found: RunStatus) -> None:
         self.live.console.print(rich_text(f"{directory.name}  {outcome(found)}"))
 
-    def look(self) -> dict[Path, Standing]:
+    def look(self) -> dict[Path, RunStatus]:
         """Read how all jobs stand, and draw it. Those that have finished stay so."""
-        found = {path: self._ended.get(path) or standing(path) for path in self.directories}
+        found = {path: self._ended.get(path) or read_status(path) for path in self.directories}
         self._ended |= {path: each for path, each in found.items() if each.state == "finished"}
         self.pace.see(found, time.monotonic())
         self.live.update(table(found, self.pace))
@@ -109,7 +109,7 @@ class Pace:
         self._latest: dict[Path, tuple[float, int, int]] = {}
         self._seconds: dict[Path, float] = {}
 
-    def see(self, found: dict[Path, Standing], now: float) -> None:
+    def see(self, found: dict[Path, RunStatus], now: float) -> None:
         """Take in how jobs stand at a time in seconds."""
         for path, each in found.items():
             if each.state == "running" and each.progress:
@@ -131,7 +131,7 @@ class Pace:
         self._seconds[path] = per_step * steps
         return per_step * (steps - step)
 
-    def left_of_all(self, found: dict[Path, Standing]) -> float | None:
+    def left_of_all(self, found: dict[Path, RunStatus]) -> float | None:
         """Seconds that all jobs have left if they go on as they do; None if that is unknown."""
         running = [path for path, each in found.items() if each.state == "running"]
         lefts = [left for path in running if (left := self.left(path)) is not None]
@@ -142,11 +142,11 @@ class Pace:
         return max(max(lefts), (sum(lefts) + waiting * whole) / len(running))
 
 
-def table(found: dict[Path, Standing], pace: Pace) -> RenderableType:
+def table(found: dict[Path, RunStatus], pace: Pace) -> RenderableType:
     """How jobs stand, as a table of those that run over a line that counts all.
 
     Args:
-        found: the standing of each run directory.
+        found: the status of each run directory.
         pace: how fast they go.
     """
     rows = Table.grid(padding=(0, 2))
@@ -179,7 +179,7 @@ def _about(seconds: float | None) -> str:
     return f"about {minutes} min left" if minutes < 90 else f"about {seconds / 3600:.1f} h left"
 
 
-def outcome(found: Standing) -> str:
+def outcome(found: RunStatus) -> str:
     """How an ended run went, in a few words."""
     if found.state == "finished":
         return f"finished   validation/{found.monitor} {found.value:.4f}"

@@ -21,7 +21,7 @@ from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import Start, cause_of_death, job_starter
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.launcher_options import check_types
-from attention_lab.sweeps.run_status import Standing, standing
+from attention_lab.sweeps.run_status import RunStatus, read_status
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import DISK_FULL, record_failure
 from attention_lab.training.distributed.launch import check_devices
@@ -179,9 +179,9 @@ def _start_some(
             return
         waiting.remove(job)
         ended = ("finished", "failed", "diverged")
-        if job.directory not in held or standing(job.directory).state not in ended:
+        if job.directory not in held or read_status(job.directory).state not in ended:
             tries[job.directory] += 1
-            earlier = standing(job.directory).record
+            earlier = read_status(job.directory).record
             running.append(_Running(job, start(job, slot), slot, time.monotonic(), earlier))
 
 
@@ -206,10 +206,10 @@ def _has_ended(each: _Running, minutes: float | None) -> bool:
     return True
 
 
-def _settled(each: _Running) -> Standing:
+def _settled(each: _Running) -> RunStatus:
     """How an ended job stands; a death that it had no time to record is recorded for it."""
     directory, job = each.job.directory, each.job
-    found = standing(directory)
+    found = read_status(directory)
     # What an earlier process has left behind says nothing of how this one ended.
     if found.record != each.earlier and found.record["status"] != "running":
         return found
@@ -217,10 +217,10 @@ def _settled(each: _Running) -> Standing:
     with suppress(OSError):  # no room: what was not said is taken for an interruption
         # The processes of a run outlive the one that has started them, by their own grace.
         record_failure(job, error, patience=1.5 * GRACE)
-    return standing(directory)
+    return read_status(directory)
 
 
-def _check_room(directory: Path, found: Standing) -> None:
+def _check_room(directory: Path, found: RunStatus) -> None:
     """Raise OSError if the disk is full: jobs would be cut off one after the other."""
     probe = directory / ".room"
     try:

@@ -17,7 +17,7 @@ STATES: tuple[State, ...] = ("waiting", *get_args(Status))
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """How a run stands."""
 
     #: A run that nobody is at work on any more although it never ended is "preempted".
@@ -35,34 +35,34 @@ class Standing:
     mode: str = ""
 
 
-def standing(directory: Path) -> Standing:
+def read_status(directory: Path) -> RunStatus:
     """How the run of a directory stands; one that has not begun is waiting.
 
     A run whose record has another schema version counts as failed.
     """
     try:
-        return _standing(directory)
+        return _read_status(directory)
     except UnreadableRecord as error:
-        return Standing("failed", str(error))
+        return RunStatus("failed", str(error))
 
 
-def _standing(directory: Path) -> Standing:
+def _read_status(directory: Path) -> RunStatus:
     record = _read(directory / "status.json")
     if record.get("status") == "running" and not is_locked(directory):
         record = _read(directory / "status.json")  # between the two looks it may have ended
         if record.get("status") == "running":
-            return Standing("preempted", progress=record.get("progress"), record=record)
+            return RunStatus("preempted", progress=record.get("progress"), record=record)
     state: State = record.get("status", "waiting")
     error, progress = record.get("error"), record.get("progress")
     if state != "finished":
-        return Standing(state, error, progress, record)
+        return RunStatus(state, error, progress, record)
     result = _read(directory / "result.json")
     try:
         monitor, mode = result["monitor"], result["mode"]
         value = float(result["validation"][monitor])
     except (KeyError, TypeError, ValueError):
-        return Standing("preempted", "result.json is missing or half-written", progress, record)
-    return Standing(state, error, progress, record, value, monitor, mode)
+        return RunStatus("preempted", "result.json is missing or half-written", progress, record)
+    return RunStatus(state, error, progress, record, value, monitor, mode)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from attention_lab.sweeps.run_status import standing
+from attention_lab.sweeps.run_status import read_status
 
 
 def objective(directory: Path) -> float | None:
@@ -18,7 +18,7 @@ def objective(directory: Path) -> float | None:
     Returns:
         None for a run without a result, or whose metric is no finite number.
     """
-    found = standing(directory)
+    found = read_status(directory)
     if found.state != "finished" or not math.isfinite(found.value):
         return None
     return found.value if found.mode == "min" else -found.value

@@ -30,7 +30,7 @@ from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import OF_A_PROCESS_GROUP
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.launcher_options import check_types
-from attention_lab.sweeps.run_status import standing
+from attention_lab.sweeps.run_status import read_status
 from attention_lab.sweeps.slurm_queue import (
     ENDED,
     FOLDER,
@@ -136,7 +136,7 @@ class Slurm:
             NoQueue: if SLURM does not answer.
         """
         queued = in_queue([job.directory for job in jobs])
-        earlier = {job.directory: standing(job.directory).record for job in jobs}
+        earlier = {job.directory: read_status(job.directory).record for job in jobs}
         queue = Queue(self.poll)
         new = [job for job in jobs if job.directory not in queued and not is_locked(job.directory)]
         for request, alike in self.requests(new, longest_array()):
@@ -265,7 +265,7 @@ def _follow(
         queue.refresh()
         display.refresh()
         for path in list(left):
-            found = standing(path)
+            found = read_status(path)
             if found.state in ENDED and found.record != earlier[path]:
                 left.remove(path)
                 display.ended(path, found)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from attention_lab.atomic_write import write_atomically
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.external_programs import run_program
-from attention_lab.sweeps.run_status import Standing, standing
+from attention_lab.sweeps.run_status import RunStatus, read_status
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.record_files import Status, UnreadableRecord, last_lines, read_json
 from attention_lab.tracking.run_directory import IN_QUEUE, read_config, record_failure
@@ -100,7 +100,7 @@ def in_queue(directories: Iterable[Path]) -> dict[Path, str]:
     return {
         path: job
         for path, job in submitted.items()
-        if _is_active(now, job) and standing(path).state not in ENDED
+        if _is_active(now, job) and read_status(path).state not in ENDED
     }
 
 
@@ -145,9 +145,9 @@ class Queue:
         """Whether a run is not in the queue, and no process runs it."""
         return not self.has(directory) and not is_locked(directory)
 
-    def settle(self, directory: Path) -> Standing:
+    def settle(self, directory: Path) -> RunStatus:
         """The status of a run that left the queue; an exit that it did not record is recorded."""
-        found, known = standing(directory), read_submission(directory)
+        found, known = read_status(directory), read_submission(directory)
         has_recorded = found.record.get("status") not in (None, "running")
         if known is None or not self._is_installed or has_recorded:
             return found
@@ -156,7 +156,7 @@ class Queue:
         error = f"SLURM job {known.job}: {_cause(last, directory, known.job)}"
         spec = RunSpec(RunConfig(read_config(directory)), directory, known.overrides)
         record_failure(spec, error, state)
-        return standing(directory)
+        return read_status(directory)
 
 
 def _is_active(states: Mapping[str, str], job: str) -> bool:

@@ -11,7 +11,7 @@ from attention_lab.printing import echo
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
 from attention_lab.sweeps.jobs import check_wandb, make_job
-from attention_lab.sweeps.run_status import Standing, State, standing
+from attention_lab.sweeps.run_status import RunStatus, State, read_status
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
@@ -27,7 +27,7 @@ class Stage:
     #: Each once.
     jobs: Sequence[RunSpec]
     #: How each stands, by its directory.
-    found: Mapping[Path, Standing]
+    found: Mapping[Path, RunStatus]
     #: Those that run, or go on.
     to_run: Sequence[RunSpec]
     #: Whether their directories and settings depend on what is yet to be chosen.
@@ -135,7 +135,7 @@ class Sweep:
 
     def _choices(self, jobs: Sequence[list[str]], tuning: Sequence[RunSpec]) -> list[Choice]:
         """What the runs of the tuning, which have ended, say for each group."""
-        found = iter([standing(job.directory) for job in tuning])
+        found = iter([read_status(job.directory) for job in tuning])
         return [
             choose(group, [next(found) for _ in trials(group, self.options)], self.options)
             for group in groups_of(jobs, self.options)
@@ -149,7 +149,7 @@ class Sweep:
 
     def _stage(self, jobs: Sequence[RunSpec]) -> Stage:
         distinct = {job.directory: job for job in jobs}
-        found = {path: standing(path) for path in distinct}
+        found = {path: read_status(path) for path in distinct}
         to_run = [job for path, job in distinct.items() if self._is_wanted(found[path])]
         return Stage(list(distinct.values()), found, to_run)
 
@@ -174,14 +174,14 @@ class Sweep:
         sweep_file.end(jobs[0].directory.parent)
         return [job.directory for job in jobs]
 
-    def _is_wanted(self, found: Standing) -> bool:
+    def _is_wanted(self, found: RunStatus) -> bool:
         """Whether a job is to be run, or to go on."""
         if found.state == "failed" and found.record and found.progress is None:
             return True  # before training, so for a reason outside its config
         return found.state in ("waiting", "running", "preempted", *self.options.retry)
 
 
-def _of_other_code(found: Mapping[Path, Standing]) -> Iterator[str]:
+def _of_other_code(found: Mapping[Path, RunStatus]) -> Iterator[str]:
     """A line for each difference between this process's code and that of existing runs."""
     by_change: dict[str, list[str]] = {}
     for path, known in found.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from attention_lab.config.components import ConfigError
 from attention_lab.sweeps.jobs import key_of
-from attention_lab.sweeps.run_status import Standing
+from attention_lab.sweeps.run_status import RunStatus
 from attention_lab.sweeps.sweep_options import SweepOptions
 
 
@@ -50,7 +50,7 @@ def trials(group: Sequence[str], options: SweepOptions) -> list[list[str]]:
     ]
 
 
-def choose(group: Sequence[str], found: Sequence[Standing], options: SweepOptions) -> Choice:
+def choose(group: Sequence[str], found: Sequence[RunStatus], options: SweepOptions) -> Choice:
     """The value with the best mean of the monitored *validation* metric over the tuning seeds.
 
     A value with which a run gave no result cannot be chosen: its mean would leave out the worst.
@@ -63,10 +63,10 @@ def choose(group: Sequence[str], found: Sequence[Standing], options: SweepOption
     each = len(options.seeds)
     scores: dict[str, float | None] = {}
     for i, value in enumerate(options.grid):
-        values = [standing.value for standing in found[i * each : (i + 1) * each]]
+        values = [status.value for status in found[i * each : (i + 1) * each]]
         scores[value] = fmean(values) if all(map(math.isfinite, values)) else None
     known = {value: score for value, score in scores.items() if score is not None}
-    is_max = any(standing.mode == "max" for standing in found)
+    is_max = any(status.mode == "max" for status in found)
     best = (max if is_max else min)(known, key=known.__getitem__) if known else None
     return Choice(list(group), best, scores)
 

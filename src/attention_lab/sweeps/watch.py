@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attention_lab.reports.runs import NotARun
 from attention_lab.sweeps.display import EVERY, display
-from attention_lab.sweeps.run_status import Standing, standing
+from attention_lab.sweeps.run_status import RunStatus, read_status
 from attention_lab.sweeps.slurm_queue import ENDED, Queue
 from attention_lab.sweeps.sweep_file import TUNING, job_directories
 from attention_lab.tracking.lock import is_locked
@@ -19,7 +19,7 @@ def watch(sweeps: Sequence[Path]) -> None:
     Raises:
         NotARun: for a directory without a sweep.
     """
-    ended: dict[Path, Standing] = {}
+    ended: dict[Path, RunStatus] = {}
     quiet, queue = 0, Queue()
     with display(_jobs(sweeps)) as shown:
         while True:
@@ -29,7 +29,7 @@ def watch(sweeps: Sequence[Path]) -> None:
             # Twice, as a search lets go for a moment; and before the last look at the jobs.
             quiet = 0 if any(map(is_locked, sweeps)) else quiet + 1
             for path in jobs:
-                found = standing(path)
+                found = read_status(path)
                 if found.state not in ENDED and queue.has(path):
                     quiet = 0
                     continue  # what was preempted will go on
