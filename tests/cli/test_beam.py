@@ -69,8 +69,8 @@ def test_a_report_compares_what_a_beam_made(
     answer = command(*arguments)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == (
-        "attention-lab: --evaluation beam=3: 1 of 1 finished runs have none; attention-lab "
-        f"evaluate {run} --beam 3\n"
+        "attention-lab: --evaluation beam=3: 1 of 1 finished runs have no such evaluation; "
+        f"run attention-lab evaluate {run} --beam 3\n"
     )
     assert not (run / "report.html").exists()
 
@@ -85,8 +85,8 @@ def test_a_report_compares_what_a_beam_made(
     assert (answer.code, answer.err) == (0, "")
     per = read_record(file)["metrics"]["per"]
     assert f"is {100 * per:.1f} % (one seed)" in " ".join(answer.out.split())
-    assert "`attention-lab evaluate` kept with beam=3;" in " ".join(answer.out.split())
-    assert "kept with beam=3;" in (run / "beam=3" / "report.html").read_text()
+    assert "`attention-lab evaluate` saved with beam=3;" in " ".join(answer.out.split())
+    assert "saved with beam=3;" in (run / "beam=3" / "report.html").read_text()
     assert not (run / "report.html").exists()  # that is for the run's own test
 
     (run / "beam=3").rename(tmp_path / "moved")
@@ -101,7 +101,10 @@ def test_a_report_compares_what_a_beam_made(
     file.write_text(json.dumps({**record, "checkpoint_sha256": "0" * 64}))
     answer = command(*arguments)
     assert answer.code == 2
-    assert f"{file} is of an older checkpoint; attention-lab evaluate {run} --beam 3" in answer.err
+    assert (
+        f"{file} is from an older checkpoint; run attention-lab evaluate {run} --beam 3"
+        in answer.err
+    )
 
     file.write_text(json.dumps(record))
     file.parent.rename(tmp_path / "elsewhere")

@@ -46,7 +46,7 @@ def test_the_metric_to_compare_by(
     [
         (["--metric", "f1"], "available: test/per, test/wer"),
         (["--metric", "validation/per"], "--metric test/per"),
-        (["--baseline", "attention=z"], "fits no group of: x; y"),
+        (["--baseline", "attention=z"], "matches no group; groups: x; y"),
     ],
 )
 def test_what_is_not_there_is_one_clear_line(

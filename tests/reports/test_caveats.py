@@ -34,11 +34,11 @@ def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
         ),
         (
             {"config": {"trainer": {"max_epochs": 9}}},
-            "differ in their budget (trainer.max_epochs: unset for x, 9 for y): they were not",
+            "differ in their training budget (trainer.max_epochs: unset for x, 9 for y)",
         ),
         (
             {"config": {"model": {"d_model": 9}}},
-            "differ in more than was swept (model.d_model: unset",
+            "differ in settings that were not swept (model.d_model: unset",
         ),
         ({"test": {"per": 0.1, "wer": 0.2}}, "same test metrics (wer)"),
         ({"test": dict.fromkeys(["per", *"abcde"], 0.1)}, "same test metrics (a, b, c and 2 more)"),
@@ -46,7 +46,7 @@ def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
         ({"result": {"trivial_baseline": {"per": 0.6}}}, "differ in their trivial baseline"),
         ({"record": {"host": "another"}}, "differ in host"),
         ({"record": {"versions": {"torch": "2.12.0"}}}, "differ in versions"),
-        ({"test": {"per": math.nan}}, "y: 1 finished runs have no per on test"),
+        ({"test": {"per": math.nan}}, "y: 1 finished runs have no test per"),
     ],
 )
 def test_warns_of_what_does_not_compare(
@@ -97,8 +97,8 @@ def test_other_metrics_are_not_other_data(write_run: WriteRun) -> None:
     comparison = compare(read_runs([run.parent]))
     assert comparison.same_data
     assert [line.partition(" (")[0] for line in comparison.caveats] == [
-        "Not every run reports the same test metrics",
-        "The runs differ in their monitored metric; those of the first run are shown.",
+        "Not all runs have the same test metrics",
+        "The runs differ in their monitored metric; the report shows those of the first run.",
     ]
 
 
@@ -108,16 +108,14 @@ def test_a_seed_counts_once_and_the_last_run_of_it(write_run: WriteRun) -> None:
     sweep = write_run("a=x", 0, name="3", test={"per": 0.2}).parent
     comparison = compare(read_runs([sweep]))
     assert comparison.groups[0].scores("per") == {0: 0.2, 1: 0.3}
-    assert "all runs: a seed has finished more than once; its last run counts." in (
-        comparison.caveats
-    )
+    assert "all runs: a seed finished more than once; its last run counts." in (comparison.caveats)
 
 
 def test_seeds_without_effect_are_suspect(write_run: WriteRun) -> None:
     for seed in range(2):
         run = write_run("a=x", seed, test={"per": 0.1})
     (warning,) = compare(read_runs([run.parent])).caveats
-    assert "all seeds have the very same test metrics" in warning
+    assert "all seeds have identical test metrics" in warning
 
 
 @pytest.mark.parametrize(
@@ -151,7 +149,7 @@ def test_what_was_swept_explains_what_it_brings_about(
     for override, config in zip(overrides, configs, strict=True):
         run = write_run(override, 0, config=config)
     warnings = compare(read_runs([run.parent])).caveats
-    assert ("differ in more than was swept" in " ".join(warnings)) != is_explained
+    assert ("differ in settings that were not swept" in " ".join(warnings)) != is_explained
 
 
 TUNING = {
@@ -226,10 +224,10 @@ def test_an_odd_record_of_tuning_is_refused(sweep: Path, tuning: object) -> None
     [
         (
             {"git_revision": "9f8e7d6c5b4a"},
-            "git revision 0123abc made most of them, 9f8e7d6c5b made",
+            "git revision 0123abc in most runs, 9f8e7d6c5b in",
         ),
-        ({"git_revision": "0123abc-dirty-77"}, "0123abc-dirty-77 made sweep/a=x,seed=2."),
-        ({"versions": {"torch": "3.0.0"}}, "torch 2 made most of them, 3 made sweep/a=x,seed=2."),
+        ({"git_revision": "0123abc-dirty-77"}, "0123abc-dirty-77 in sweep/a=x,seed=2."),
+        ({"versions": {"torch": "3.0.0"}}, "torch 2 in most runs, 3 in sweep/a=x,seed=2."),
         ({"versions": {"torch": "2.14.0"}}, None),
         ({"git_revision": None}, None),
     ],
@@ -256,7 +254,7 @@ def test_of_many_runs_of_other_code_some_are_named(write_run: WriteRun) -> None:
         record = {"git_revision": "9f8e"} if seed > 5 else {}
         run = write_run("a=x", seed, name=str(seed), test={"per": 0.1 + seed}, record=record)
     (line,) = compare(read_runs([run.parent])).caveats
-    assert line.endswith("9f8e made sweep/6, sweep/7, sweep/8 and 2 more.")
+    assert line.endswith("9f8e in sweep/6, sweep/7, sweep/8 and 2 more.")
 
 
 # The optimizers of runs that gave no result, and of several sweeps
@@ -292,7 +290,7 @@ def test_labels_with_commas_are_quoted_in_notes(write_run: WriteRun) -> None:
     assert '10 for "width=1, depth=3", 20 for "width=2, depth=4"' in line
     write_run("b.width=1,b.depth=3", 1, status="failed")
     lines = compare(read_runs([run.parent])).caveats
-    assert '"width=1, depth=3": 1 of 2 runs gave no result; the means leave them out.' in lines
+    assert '"width=1, depth=3": 1 of 2 runs have no result; the means exclude them.' in lines
 
 
 def joined(tmp_path: Path, write_run: WriteRun, tunings: dict[str, object]) -> list[Path]:

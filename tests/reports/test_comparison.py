@@ -48,8 +48,8 @@ def test_counts_and_reasons(sweep: Path) -> None:
     assert len(general.finished) == 1
     reasons = {run.seed: run.error for _, run in comparison.unfinished}
     assert reasons[1] == "the loss is nan at step 70"
-    assert "general: 3 of 4 runs gave no result; the means leave them out." in comparison.caveats
-    assert "The groups have not finished the same seeds; only shared seeds are paired." in (
+    assert "general: 3 of 4 runs have no result; the means exclude them." in comparison.caveats
+    assert "The groups did not finish the same seeds; only shared seeds are paired." in (
         comparison.caveats
     )
 
@@ -110,9 +110,11 @@ def test_differences_to_the_baseline_by_hand(sweep: Path, baseline: str) -> None
 
 
 def test_an_unknown_baseline_lists_the_groups(sweep: Path) -> None:
-    with pytest.raises(ValueError, match=r"attention=addtive.* fits no group of: .*additive"):
+    with pytest.raises(
+        ValueError, match=r"attention=addtive.* matches no group; groups: .*additive"
+    ):
         compare(read_runs([sweep]), "attention=addtive")
-    with pytest.raises(ValueError, match="fits more than one group"):
+    with pytest.raises(ValueError, match="matches more than one group"):
         compare(read_runs([sweep]), "data=g2p")
 
 

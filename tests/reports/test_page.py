@@ -183,9 +183,9 @@ def test_a_page_too_heavy_leaves_examples_out_by_name(
 ) -> None:
     run = write_run("a=x", 0, maps=["step-1/first-l.png", "step-1/second_%3F-l.png"])
     assert "in the run directories only" not in render_page(compare(read_runs([run])))
-    monkeypatch.setattr("attention_lab.reports.attention_maps.MOST_BYTES", 1)
+    monkeypatch.setattr("attention_lab.reports.attention_maps.MAX_BYTES", 1)
     page = render_page(compare(read_runs([run])))
-    assert "Maps of second ? are in the run directories only." in page
+    assert "the maps of second ? are in the run directories only." in page
     assert [image.get("alt") for image in parsed(page).iter("img")] == ["l of all runs on first"]
 
 

@@ -1,1 +1,1 @@
-"""Runs read back from their files, compared over seeds, and reported."""
+"""Reports: runs are read from their files, compared over seeds, and shown."""

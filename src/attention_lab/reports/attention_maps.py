@@ -1,4 +1,4 @@
-"""The attention maps of the compared groups, for the page."""
+"""Attention maps of the compared groups, embedded in the page."""
 
 import base64
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from attention_lab.reports.groups import Group
 from attention_lab.reports.runs import Run
 from attention_lab.tracking.record_files import is_png, read_bytes
 
-#: What the pictures of a page may weigh together before examples are left to the run directories.
-MOST_BYTES = 12_000_000
-#: The same of the first example, which is shown even if it is heavy.
-MOST_BYTES_OF_FIRST = 64_000_000
+#: The most bytes of images in a page; further examples are left out.
+MAX_BYTES = 12_000_000
+#: The most bytes of the first example, which has a higher limit so that any is shown.
+MAX_BYTES_OF_FIRST = 64_000_000
 
 
 class Map(NamedTuple):
-    """One attention map in the page."""
+    """One attention map, embedded in the page."""
 
-    #: Of its group.
+    #: The style number of the group.
     style: int
     label: str
     seed: int | None
     step: int
     #: A data URI.
     image: str
-    #: Whether many heads stand side by side in the picture.
+    #: Whether the image is much wider than high, as of many heads.
     is_wide: bool
 
 
@@ -37,11 +37,11 @@ class Map(NamedTuple):
 class Gallery:
     """The attention maps of all groups on the same examples."""
 
-    #: By example and layer, one map for each group that has it.
+    #: The maps of the groups, by example and layer.
     maps: dict[str, dict[str, list[Map]]] = field(default_factory=dict)
     #: Labels of finished groups that have no maps.
     without: list[str] = field(default_factory=list)
-    #: Examples whose maps would make the page too heavy.
+    #: Examples left out to limit the size of the page.
     left_out: list[str] = field(default_factory=list)
 
 
@@ -53,29 +53,28 @@ def map_gallery(comparison: Comparison) -> Gallery:
     shown = {group: style for group, style in group_styles(comparison).items() if group.finished}
     seed = _shared_seed(list(shown))
     result = Gallery()
-    found: dict[str, dict[str, list[_Picture]]] = {}
+    found: dict[str, dict[str, list[_Image]]] = {}
     for group, style in shown.items():
-        pictures = _pictures(style, group, seed)
-        result.without.extend([] if pictures else [group.label])
-        for picture in pictures:
-            example, _, layer = picture.path.stem.partition("-")
-            found.setdefault(_example(example), {}).setdefault(layer, []).append(picture)
+        images = _images(style, group, seed)
+        result.without.extend([] if images else [group.label])
+        for image in images:
+            example, _, layer = image.path.stem.partition("-")
+            found.setdefault(_example(example), {}).setdefault(layer, []).append(image)
     weight = 0
     for example, layers in found.items():
-        each = [picture for pictures in layers.values() for picture in pictures]
-        weight += sum(picture.path.stat().st_size for picture in each)
-        if weight > (MOST_BYTES if result.maps else MOST_BYTES_OF_FIRST):
+        each = [image for images in layers.values() for image in images]
+        weight += sum(image.path.stat().st_size for image in each)
+        if weight > (MAX_BYTES if result.maps else MAX_BYTES_OF_FIRST):
             result.left_out.append(example)
         else:
             result.maps[example] = {
-                layer: [picture.embedded() for picture in pictures]
-                for layer, pictures in layers.items()
+                layer: [image.embedded() for image in images] for layer, images in layers.items()
             }
     return result
 
 
-class _Picture(NamedTuple):
-    """A map on disk."""
+class _Image(NamedTuple):
+    """The PNG of an attention map on disk."""
 
     style: int
     label: str
@@ -84,7 +83,7 @@ class _Picture(NamedTuple):
     path: Path
 
     def embedded(self) -> Map:
-        """The same for the page."""
+        """The map as part of the page."""
         data = read_bytes(self.path)
         # A PNG starts with a signature of 8 bytes and a header: length, "IHDR", width, height.
         width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
@@ -92,38 +91,38 @@ class _Picture(NamedTuple):
         return Map(self.style, self.label, self.seed, self.step, image, width > 2.2 * height)
 
 
-def _pictures(style: int, group: Group, seed: int | None) -> list[_Picture]:
-    """Those of a seed of a group; of its first seed that has any, if that one has none."""
+def _images(style: int, group: Group, seed: int | None) -> list[_Image]:
+    """The maps of a seed of a group; of its first seed with maps if that seed has none."""
     runs = sorted(group.finished, key=lambda run: (run.seed != seed, run.seed or 0))
     for run in runs:
-        step, paths = _last_pictures(run)
+        step, paths = _last_images(run)
         if paths:
-            return [_Picture(style, group.label, run.seed, step, path) for path in paths]
+            return [_Image(style, group.label, run.seed, step, path) for path in paths]
     return []
 
 
 def _example(file_name: str) -> str:
-    """What an example was called before it became part of a file's name."""
+    """The name of an example, decoded from a file name."""
     return unquote(file_name.replace("_", " "))
 
 
 def _shared_seed(groups: Sequence[Group]) -> int | None:
-    """The first seed that has maps in every group that has any."""
+    """The first seed that has maps in every group with maps."""
     each = [
-        {run.seed for run in group.finished if run.seed is not None and _last_pictures(run)[1]}
+        {run.seed for run in group.finished if run.seed is not None and _last_images(run)[1]}
         for group in groups
     ]
     shared = set.intersection(*filter(None, each)) if any(each) else set()
     return min(shared, default=None)
 
 
-def _last_pictures(run: Run) -> tuple[int, list[Path]]:
+def _last_images(run: Run) -> tuple[int, list[Path]]:
     """The step of the last validation that has attention maps, and their PNG files."""
     folders = {_step(folder): folder for folder in run.directory.glob("attention/step-*")}
     for step in sorted(folders, reverse=True):
         paths = sorted(folders[step].glob("*.png"))
-        if pictures := [path for path in paths if is_png(path, root=run.directory)]:
-            return step, pictures
+        if images := [path for path in paths if is_png(path, root=run.directory)]:
+            return step, images
     return 0, []
 
 

@@ -1,4 +1,4 @@
-"""Metrics of slices of the test examples, told apart by what the slices are of."""
+"""Breakdowns of test metrics by slices of the examples, such as accuracy by length."""
 
 import re
 from collections.abc import Iterable
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A metric on neighbouring slices, as accuracy by length."""
+    """A metric on all slices of one kind, such as accuracy by length."""
 
     metric: str
-    #: What tells the slices apart: "length", or "length and pairs".
+    #: The property that defines the slices: "length", or "length and pairs".
     kind: str
-    #: The names of the metrics by what is written for their slice: "accuracy/length=1-9" by "1-9".
+    #: The full name of the metric by slice: {"1-9": "accuracy/length=1-9"}.
     columns: dict[str, str]
 
     @property
     def is_ordered(self) -> bool:
-        """Whether the slices are steps of something that grows."""
+        """Whether the slices are ranges of numbers."""
         return all(re.match(r"-?\d", value) for value in self.columns)
 
 
 def breakdowns(metrics: Iterable[str]) -> list[Breakdown]:
-    """Metrics such as "accuracy/length=1-9" by metric and kind; slices that grow are in order.
+    """Metrics such as "accuracy/length=1-9", collected by metric and kind; ranges are sorted.
 
     >>> breakdowns(["accuracy/length=10-19", "accuracy/length=1-9"])[0].columns
     {'1-9': 'accuracy/length=1-9', '10-19': 'accuracy/length=10-19'}

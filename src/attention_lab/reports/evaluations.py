@@ -1,4 +1,4 @@
-"""Runs with the results of `attention-lab evaluate` in place of those of their own test."""
+"""Runs with test metrics from `attention-lab evaluate` in place of their own."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,47 +9,49 @@ from attention_lab.tracking.evaluations import evaluation_file, read_evaluation
 from attention_lab.tracking.record_files import UnreadableRecord
 
 
-def with_evaluation(runs: Sequence[Run], terms: str) -> list[Run]:
-    """The runs, each finished one with the test metrics of an evaluation.
+def with_evaluation(runs: Sequence[Run], name: str) -> list[Run]:
+    """The runs, with the test metrics of an evaluation in each finished run.
 
     Args:
-        runs: as they were read.
-        terms: what the evaluation did otherwise, as "beam=5" of `evaluate --beam 5`, or "last" of
+        runs: the runs.
+        name: the name of the evaluation: "beam=5" for `evaluate --beam 5`, or "last" for
             `evaluate --checkpoint last`.
 
     Raises:
         ValueError: if a finished run has no such evaluation of its checkpoint.
     """
-    if "/" in terms:
-        raise ValueError(f"--evaluation {terms}: name an evaluation, such as beam=5")
+    if "/" in name:
+        raise ValueError(f"--evaluation {name}: must be the name of an evaluation, such as beam=5")
     finished = [run for run in runs if run.status == "finished"]
-    missing = [r for r in finished if not evaluation_file(r.directory, "test", terms).exists()]
+    missing = [r for r in finished if not evaluation_file(r.directory, "test", name).exists()]
     if missing:
-        count = f"{len(missing)} of {len(finished)} finished runs have none"
-        raise ValueError(f"--evaluation {terms}: {count}; {_command(missing[0].directory, terms)}")
-    return [_evaluated(run, terms) if run.status == "finished" else run for run in runs]
+        count = f"{len(missing)} of {len(finished)} finished runs have no such evaluation"
+        raise ValueError(
+            f"--evaluation {name}: {count}; run {_command(missing[0].directory, name)}"
+        )
+    return [_evaluated(run, name) if run.status == "finished" else run for run in runs]
 
 
-def _evaluated(run: Run, terms: str) -> Run:
+def _evaluated(run: Run, name: str) -> Run:
     from attention_lab.training.checkpoint.checkpoint_io import checksum_of  # it imports torch
 
-    file = evaluation_file(run.directory, "test", terms)
+    file = evaluation_file(run.directory, "test", name)
     try:
         record = read_evaluation(file)
-        name = "last" if "last" in terms.split(",") else "best"
-        checksum = checksum_of(run.directory / "checkpoints" / f"{name}.ckpt")
+        checkpoint = "last" if "last" in name.split(",") else "best"
+        checksum = checksum_of(run.directory / "checkpoints" / f"{checkpoint}.ckpt")
         is_current = checksum == record.get("checkpoint_sha256")
     except (FileNotFoundError, UnreadableRecord) as error:
-        raise ValueError(f"--evaluation {terms}: {error}") from None
+        raise ValueError(f"--evaluation {name}: {error}") from None
     if not is_current:
-        again = _command(run.directory, terms)
-        raise ValueError(f"--evaluation {terms}: {file} is of an older checkpoint; {again}")
+        again = _command(run.directory, name)
+        raise ValueError(f"--evaluation {name}: {file} is from an older checkpoint; run {again}")
     return replace(run, result={**(run.result or {}), "test": dict(section(record, "metrics"))})
 
 
-def _command(directory: Path, terms: str) -> str:
-    """How to make an evaluation."""
-    known = [term if "=" in term else f"checkpoint={term}" for term in terms.split(",")]
+def _command(directory: Path, name: str) -> str:
+    """The command that creates an evaluation."""
+    known = [term if "=" in term else f"checkpoint={term}" for term in name.split(",")]
     named = [term.partition("=") for term in known]
     options = "".join(f" --{name.replace('_', '-')} {value}" for name, _, value in named)
     return f"attention-lab evaluate {directory}{options}"

@@ -1,4 +1,4 @@
-"""Runs grouped by what was swept: the runs of a group differ in nothing but their seed."""
+"""Runs grouped by what was swept: the runs of a group differ only in their seed."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from attention_lab.reports.stats import Bounds, Interval, mean_interval
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs that differ in nothing but their seed."""
+    """Runs that differ only in their seed."""
 
     label: str
     #: The swept overrides of the group, by key.
     settings: Mapping[str, str]
     runs: list[Run]
-    # Asked for again and again, by every table and chart.
+    # A cache: every table and chart asks for these.
     _means: dict[tuple[str, ...], Interval | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def finished(self) -> list[Run]:
-        """The finished runs, one per seed: the last one, where a seed was run more than once."""
+        """The finished runs, one per seed: the last run if a seed was run more than once."""
         return list({run.seed: run for run in self.runs if run.status == "finished"}.values())
 
     @property
     def counts(self) -> Counter[str]:
-        """How many runs there are of each status."""
+        """The number of runs by status."""
         return Counter(run.status for run in self.runs)
 
     def values(self, *keys: str) -> dict[int, float]:
-        """A result of each finished seed that has it as a finite number, as ``("test", "per")``."""
+        """A result by seed, where it is finite; ``values("test", "per")`` is the test PER."""
         return {
             run.seed: value
             for run in self.finished
@@ -45,7 +45,7 @@ class Group:
         }
 
     def scores(self, metric: str) -> dict[int, float]:
-        """The test metric of each finished seed that has it."""
+        """The test metric by seed."""
         return self.values("test", metric)
 
     def interval(self, metric: str) -> Interval | None:
@@ -53,15 +53,15 @@ class Group:
         return self.mean("test", metric)
 
     def bounds(self, metric: str) -> Bounds:
-        """The smallest and the greatest value that a metric can have."""
+        """The smallest and the greatest possible value of a metric."""
         return bounds_of(metric, self.finished[0].result if self.finished else None)
 
     def mean(self, *keys: str, metric: str | None = None) -> Interval | None:
         """A result over seeds with its interval; None if no seed has it.
 
         Args:
-            keys: where it stands in ``result.json``.
-            metric: the metric of the value; None means the last key.
+            keys: the path of keys in ``result.json``.
+            metric: the metric, for its bounds; None means the last key.
         """
         if keys not in self._means:
             values, bounds = list(self.values(*keys).values()), self.bounds(metric or keys[-1])
@@ -69,24 +69,24 @@ class Group:
         return self._means[keys]
 
     def median(self, *keys: str) -> float | None:
-        """The median over seeds of a result, as of ``median("seconds", "training")``."""
+        """The median of a result over seeds, such as ``median("seconds", "training")``."""
         values = self.values(*keys)
         return median(values.values()) if values else None
 
     @property
     def steps_to_threshold(self) -> float | None:
-        """The median over seeds; inf where that seed never got there, None without a threshold."""
+        """The median over seeds; inf for seeds that never reach it, None without a threshold."""
         runs = [run for run in self.finished if number(run.result, "threshold") is not None]
         steps = [number(run.result, "steps_to_threshold") for run in runs]
         return median(math.inf if step is None else step for step in steps) if steps else None
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
-    """The groups of runs, and the keys that tell them apart.
+    """The groups of runs, and the keys in which the groups differ.
 
-    Those are the overrides, all but the seed, that the runs do not share; then settings in which
-    runs of equal overrides differ, as those of two sweeps may. A key that was tuned for each group
-    tells none apart, unless groups would fall together without it.
+    These keys are the overrides that differ between runs, except the seed, then other settings that
+    differ between runs of equal overrides, for example from two sweeps. A key that was tuned per
+    group is left out, unless groups would merge without it.
     """
     each = [settings(run) for run in runs]
     swept = [key for key in _keys(each) if len({choice.get(key) for choice in each}) > 1]
@@ -112,10 +112,10 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
 
 
 def find_group(wanted: str, groups: Sequence[Group]) -> Group:
-    """The group of a label, or of overrides as "attention=scaled_dot_product".
+    """The group with a label, or with overrides such as "attention=scaled_dot_product".
 
     Raises:
-        ValueError: if it fits no group or several; the message lists the groups.
+        ValueError: if it matches no group or several; the message lists the groups.
     """
     terms = {tuple(part.split("=", 1)) for part in re.split(r",\s*(?=[^,=\[\]]+=)", wanted)}
     found = [
@@ -126,13 +126,13 @@ def find_group(wanted: str, groups: Sequence[Group]) -> Group:
     ]
     if len(found) == 1:
         return found[0]
-    problem = "fits more than one group" if found else "fits no group"
+    problem = "matches more than one group" if found else "matches no group"
     labels = "; ".join(group.label for group in groups)
-    raise ValueError(f'the baseline "{wanted}" {problem} of: {labels}')
+    raise ValueError(f'--baseline "{wanted}" {problem}; groups: {labels}')
 
 
 def quote_label(label: str) -> str:
-    """A label as part of a list: in quotes if it has a comma of its own."""
+    """A label for use in a list: in quotes if it contains a comma."""
     return f'"{label}"' if "," in label else label
 
 
@@ -143,7 +143,7 @@ def _keys(choices: Sequence[Mapping[str, str]]) -> list[str]:
 def _members(
     choices: Sequence[Mapping[str, str]], swept: Sequence[str]
 ) -> dict[tuple[str | None, ...], list[int]]:
-    """The numbers of the runs by their values of what was swept."""
+    """The indices of the runs by their values of the swept keys."""
     members: dict[tuple[str | None, ...], list[int]] = {}
     for index, choice in enumerate(choices):
         members.setdefault(tuple(map(choice.get, swept)), []).append(index)
@@ -151,29 +151,29 @@ def _members(
 
 
 def _unasked(runs: Sequence[Run], members: Iterable[Sequence[int]]) -> list[str]:
-    """The settings by which runs of equal overrides differ, as few as tell them apart.
+    """A minimal list of settings that distinguish runs of equal overrides.
 
-    A setting that not all of them have came or went with a version, and tells nothing apart.
+    A setting that only some of them have is ignored: it was added or removed by another version.
     """
     found: dict[str, None] = {}
     for indices in members:
         known = [runs[index].leaves for index in indices if runs[index].config]
-        apart: list[tuple[str, ...]] = [() for _ in known]
+        combinations: list[tuple[str, ...]] = [() for _ in known]
         for key in known[0] if known else ():
             if not all(key in one for one in known):
                 continue
-            further = [(*before, one[key]) for before, one in zip(apart, known, strict=True)]
-            if len(set(further)) > len(set(apart)):
-                apart, found[key] = further, None
+            further = [(*before, one[key]) for before, one in zip(combinations, known, strict=True)]
+            if len(set(further)) > len(set(combinations)):
+                combinations, found[key] = further, None
     return list(found)
 
 
 def _labels(choices: Sequence[Mapping[str, str]], swept: Sequence[str]) -> list[str]:
-    """A short name for each group; the full overrides where short ones would collide."""
+    """A short label for each group; the full overrides if short labels would collide."""
     short = [", ".join(_term(key, value, swept) for key, value in c.items()) for c in choices]
     if len(set(short)) < len(short):
         short = [", ".join(f"{key}={value}" for key, value in c.items()) for c in choices]
-    # A group that leaves out what the others override runs on the default.
+    # A group without any of the swept overrides runs with the default.
     return [label or "default" for label in short]
 
 
@@ -182,10 +182,10 @@ def _unswept_label(run: Run) -> str:
 
 
 def _term(key: str, value: str, swept: Sequence[str]) -> str:
-    """One setting in a label: a choice speaks for itself, a number needs the end of its key."""
+    """One setting in a label: the value of a choice, or the last part of the key and a number."""
     is_choice = not re.fullmatch(r"[-+]?[\d.][\d.eE+-]*|true|false|null|", value)
     if len(value) > 8 and re.fullmatch(r"[-+]?\d+\.\d+(e[-+]?\d+)?", value):
-        value = f"{float(value):.4g}"  # as a search draws them; the csv has all digits
+        value = f"{float(value):.4g}"  # as a search samples them; the csv has all digits
     if is_choice and (len(swept) == 1 or "." not in key):
         return value
     ends = [other.rpartition(".")[2] for other in swept]

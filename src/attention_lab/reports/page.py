@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that needs no other file and no network."""
+"""The report's page: one self-contained HTML file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ from attention_lab.reports.runs import number
 
 
 def render_page(comparison: Comparison) -> str:
-    """The page: one HTML file that needs no other file and no network."""
+    """The page as HTML that needs no other file and no network."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

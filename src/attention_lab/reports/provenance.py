@@ -1,4 +1,4 @@
-"""Where the numbers of a comparison come from."""
+"""Provenance of a report's numbers: commands, code, hosts and times."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from attention_lab.reports.runs import Run, section, settings
 
 
 def summary(comparison: Comparison) -> str:
-    """How much was run, and how much of it counts."""
+    """The numbers of runs, groups and seeds, and of runs without a result."""
     runs, missing = len(comparison.runs), len(comparison.unfinished)
     seeds = len({run.seed for run in comparison.runs} - {None})
     missing_line = f"; {missing} without a result" if missing else ""
@@ -25,7 +25,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def provenance(comparison: Comparison) -> dict[str, str]:
-    """Where the numbers come from: what was asked for, by which code, when and where."""
+    """Facts on the origin of the numbers, by name."""
     records = [run.record for run in comparison.runs]
     times = sorted(_time(r[key]) for r in records for key in ("started", "finished") if r.get(key))
     versions = [f"{name} {v}" for r in records for name, v in section(r, "versions").items()]
@@ -45,18 +45,18 @@ def provenance(comparison: Comparison) -> dict[str, str]:
 
 
 def _time(iso: object) -> str:
-    """A time of the record, to the minute: "2026-01-31 13:45 +00:00"."""
+    """A recorded time to the minute: "2026-01-31 13:45 +00:00"."""
     return re.sub(r"T(\d\d:\d\d):[\d.]+", r" \1 ", str(iso)).strip()
 
 
 def code_of(run: Run) -> str:
-    """The code that made a run: its git revision and the version of PyTorch; "" if unknown."""
+    """The git revision and the PyTorch version of a run; "" if unknown."""
     torch = section(run.record, "versions").get("torch")
     return ", ".join(filter(None, [git_revision(run), torch and f"torch {torch}"]))
 
 
 def shared_overrides(comparison: Comparison) -> list[str]:
-    """The overrides of every run, as "data=g2p"."""
+    """The overrides that all runs share, such as "data=g2p"."""
     each = [settings(run).items() for group in comparison.groups for run in group.runs]
     shared = set.intersection(*map(set, each)) if each else set()
     return [f"{key}={value}" for key, value in (each[0] if each else ()) if (key, value) in shared]

@@ -1,4 +1,4 @@
-"""What a handful of seeds can say: intervals that cover, and differences on equal seeds."""
+"""Statistics over a few seeds: intervals, paired tests, adjusted p-values, effect sizes."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ from statistics import fmean
 
 from scipy.special import expit, poch, stdtr, stdtrit
 
-#: Relative. Metrics come in single precision, and its rounding (2⁻²⁴) is no spread between seeds.
+#: A relative deviation below which values count as equal: metrics are in single precision, whose
+#: rounding (2⁻²⁴) is not a difference between seeds.
 ROUNDING = 2.0**-22
 
 
-#: The smallest and the greatest value that a metric can have.
+#: The smallest and the greatest possible value of a metric.
 Bounds = tuple[float, float]
 UNBOUNDED: Bounds = (-math.inf, math.inf)
-#: Seeds from which on an interval is shown, and a difference may be called one.
+#: The fewest seeds for an interval and for a test.
 ENOUGH_SEEDS = 3
-#: The largest exponent whose power is a finite number.
+#: exp() of a greater exponent may overflow.
 _LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of ``n`` values and the range that its true value plausibly lies in."""
+    """A mean of ``n`` values with its confidence interval."""
 
     n: int
     mean: float
-    #: nan where there is no interval: one value, or values that are all equal.
+    #: NaN if there is no interval: for one value, or values that are all equal.
     low: float
-    #: nan where there is no interval.
+    #: NaN if there is no interval.
     high: float
-    #: The values that it is the mean of.
+    #: The values that the mean is of.
     values: tuple[float, ...] = ()
 
     @property
     def is_bounded(self) -> bool:
         """Whether there is an interval to show.
 
-        Two values are shown themselves: their interval is seldom narrower than all that there is.
+        For two values there is none: it would usually cover all possible values.
         """
         return self.n >= ENOUGH_SEEDS and not math.isnan(self.low)
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval; without one, the mean twice."""
+        """The ends of the interval; the mean twice if there is none."""
         return (self.low, self.high) if self.is_bounded else (self.mean, self.mean)
 
     def __str__(self) -> str:
@@ -62,21 +63,21 @@ def mean_interval(
 
     mean ± t · s / √n, where t is the quantile of Student's t with n - 1 degrees of freedom and s
     the sample deviation (Student 1908, "The probable error of a mean", Biometrika 6). For normal
-    values it covers the true mean as often as it says, from n = 2.
+    values its coverage is exact from n = 2.
 
-    It covers skewed values less often, and near a bound values are skewed. So the same interval is
-    also computed from the logarithms of the distances to the bounds (of both: the log-odds), and
-    the result reaches as far as either does, but not beyond a bound. The true mean lies within the
-    bounds, so cutting there loses no coverage, and the wider of the two never covers less than
-    Student's t alone. How often it covers is simulated by ``benchmarks/intervals.py``. A value at a
-    bound counts as half as far from it as the next one. Bounds that a value violates are ignored.
+    For skewed values it covers less often, and values near a bound are skewed. Therefore the
+    interval is also computed from the logarithms of the distances to the bounds (for two bounds,
+    from the log-odds). The result is the union of both intervals, cut at the bounds. The true mean
+    lies within the bounds, so the cut loses no coverage, and the union never covers less than
+    Student's t alone. ``benchmarks/intervals.py`` simulates the coverage. A value at a bound gets
+    half the distance of the next one. Bounds that a value violates are ignored.
 
-    Values that are all equal, up to rounding, have no interval: they show no spread, so they say
-    nothing about what another seed would give.
+    Values that are all equal, up to rounding, have no interval: without spread they do not show
+    what another seed would give.
 
     A percentile bootstrap does not cover (Hesterberg 2015, "What teachers should know about the
-    bootstrap", The American Statistician 69): of three values, its "95 %" interval goes from the
-    smallest to the largest, which has the true mean between them in 1 - 2 · (1/2)³ = 75 % of cases.
+    bootstrap", The American Statistician 69): for three values, its "95 %" interval goes from the
+    smallest to the largest, and contains the true mean in 1 - 2 · (1/2)³ = 75 % of cases.
 
     Raises:
         ValueError: for no values, one that is not finite, or a confidence outside (0, 1).
@@ -98,7 +99,7 @@ def mean_interval(
 
 
 def _student(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """The ends of Student's t interval of the mean of two values or more."""
+    """The ends of Student's t interval of the mean of at least two values."""
     n, mean = len(values), fmean(values)
     half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * _deviation(values) / math.sqrt(n)
     return mean - half_width, mean + half_width
@@ -107,7 +108,7 @@ def _student(values: Sequence[float], confidence: float) -> tuple[float, float]:
 def _on_log_scale(
     values: Sequence[float], confidence: float, bounds: Bounds
 ) -> tuple[float, float]:
-    """Student's t interval of the log-odds or the logarithms, on the scale of the values."""
+    """Student's t interval of the logarithms or log-odds, transformed back to the values."""
     least, most = bounds
     if math.isinf(least):
         return _student(values, confidence)
@@ -124,7 +125,7 @@ def _on_log_scale(
 
 
 def _positive(distances: Sequence[float]) -> list[float]:
-    """Distances to a bound, not all 0, with half the smallest other one in place of 0."""
+    """Distances to a bound, where 0 is replaced by half the smallest positive distance."""
     smallest = min(distance for distance in distances if distance > 0)
     return [distance or smallest / 2 for distance in distances]
 
@@ -135,13 +136,13 @@ def paired_difference(
     confidence: float = 0.95,
     bounds: Bounds = UNBOUNDED,
 ) -> Interval:
-    """The mean of ``values`` minus ``baseline`` on the seeds that both have, with its interval.
+    """The mean of ``values`` minus ``baseline`` on their shared seeds, with its interval.
 
-    Both map a seed to a value. What a seed decides for both (the order of the batches) cancels out
-    of the difference, so this interval is often far narrower than either mean's (Student 1908,
-    illustration I). It is Student's t, cut where differences of values within ``bounds`` end, so it
-    excludes 0 exactly if :func:`paired_p_value` is below 1 - ``confidence``. Differences that are
-    all equal, up to rounding, have no interval.
+    Both map a seed to a value. Effects that a seed has on both, such as the order of the batches,
+    cancel out, so this interval is often far narrower than that of either mean (Student 1908,
+    illustration I). It is Student's t interval, cut at the greatest difference that ``bounds``
+    allow, so it excludes 0 exactly if :func:`paired_p_value` is below 1 - ``confidence``.
+    Differences that are all equal, up to rounding, have no interval.
 
     Raises:
         ValueError: if the two share no seed.
@@ -162,11 +163,11 @@ def paired_p_value(values: Mapping[int, float], baseline: Mapping[int, float]) -
     """The two-sided p-value of the paired t-test of "no difference" on the shared seeds.
 
     t = mean / (s / √n) of the differences, against Student's t with n - 1 degrees of freedom
-    (Student 1908). It rests on differences that are normal; :func:`smallest_p_value` says how far
-    it can go beyond what the seeds alone support.
+    (Student 1908). It assumes normal differences; :func:`smallest_p_value` gives the smallest
+    p-value without that assumption.
 
-    nan where there is nothing to test with: fewer than three shared seeds, or differences that are
-    all equal up to rounding (a sign of seeds without effect, not of certainty).
+    NaN if no test is possible: for fewer than three shared seeds, or differences that are all equal
+    up to rounding (a sign of seeds without effect, not of certainty).
 
     Raises:
         ValueError: if the two share no seed.
@@ -183,17 +184,17 @@ def smallest_p_value(n: int, family: int = 1) -> float:
     """The smallest two-sided p-value that ``n`` paired seeds can have without assuming normality.
 
     If there is no difference, swapping the two sides of any seed changes nothing, so each of the
-    2ⁿ patterns of signs is as likely as the one that was seen, and the clearest of all, every
+    2ⁿ patterns of signs is as likely as the one that was seen, and the most extreme one, every
     seed on the same side, has p = 2 / 2ⁿ (the exact test of Fisher 1935, "The design of
     experiments", §21; Pitman 1937, "Significance tests which may be applied to samples from any
     populations", Supplement to the JRSS 4). Three seeds cannot give less than 0.25, five 0.0625,
-    and it takes six for 0.05. A smaller p from :func:`paired_p_value` is owed to the size of the
-    differences, and is as good as their normality, which so few seeds cannot show.
+    and it takes six for 0.05. A smaller p from :func:`paired_p_value` depends on the assumption of
+    normal differences, which so few seeds cannot verify.
 
     Args:
         n: paired seeds.
-        family: how many differences Holm's procedure adjusts for; the clearest of them is
-            multiplied by their number.
+        family: number of differences that Holm's procedure adjusts for; it multiplies the smallest
+            p-value by that number.
 
     Raises:
         ValueError: if ``n`` or ``family`` is below 1.
@@ -209,8 +210,8 @@ def effect_size(values: Mapping[int, float], baseline: Mapping[int, float]) -> f
     g_av = J(n - 1) · mean(values - baseline) / √((s₁² + s₂²) / 2) on the n shared seeds, where s₁
     and s₂ are the two sample deviations (Bonett 2008, "Confidence intervals for standardized
     linear contrasts of means", Psychological Methods 13; d_av in Cumming 2012, "Understanding the
-    new statistics", ch. 11), and J(m) = Γ(m/2) / (√(m/2) · Γ((m - 1)/2)) takes out what so few
-    seeds exaggerate (Hedges 1981, "Distribution theory for Glass's estimator of effect size and
+    new statistics", ch. 11), and J(m) = Γ(m/2) / (√(m/2) · Γ((m - 1)/2)) corrects the bias for few
+    seeds (Hedges 1981, "Distribution theory for Glass's estimator of effect size and
     related estimators", Journal of Educational Statistics 6), with n - 1 degrees of freedom, as
     pairs have (Borenstein et al. 2009, "Introduction to meta-analysis", ch. 4).
 
@@ -220,8 +221,8 @@ def effect_size(values: Mapping[int, float], baseline: Mapping[int, float]) -> f
     errs on the small side: if the pairs have nothing in common, g_av is 29 % too close to zero at
     n = 3 and 12 % at n = 5; if they move together, nothing.
 
-    nan where it cannot be said: fewer than three shared seeds (J(1) = 0), or no spread between
-    seeds beyond rounding.
+    NaN for fewer than three shared seeds (J(1) = 0), or without spread between seeds beyond
+    rounding.
 
     Raises:
         ValueError: if the two share no seed.
@@ -233,13 +234,13 @@ def effect_size(values: Mapping[int, float], baseline: Mapping[int, float]) -> f
     deviation = math.hypot(_deviation(ours), _deviation(theirs)) / math.sqrt(2)
     if deviation <= _rounding(ours, theirs):
         return math.nan
-    # Γ(x + ½) / Γ(x) in one function: each alone overflows for hundreds of seeds.
+    # poch(x, ½) = Γ(x + ½) / Γ(x), where each Γ alone overflows for hundreds of seeds.
     correction = float(poch((n - 2) / 2, 0.5)) / math.sqrt((n - 1) / 2)
     return correction * fmean(map(sub, ours, theirs)) / deviation
 
 
 def holm_factors(p_values: Sequence[float]) -> list[float]:
-    """What Holm's procedure multiplies each p-value with; nan stays nan and counts for nothing.
+    """The factor by which Holm's procedure multiplies each p-value; NaN stays NaN, uncounted.
 
     The step-down procedure of Holm (1979, "A simple sequentially rejective multiple test
     procedure", Scandinavian Journal of Statistics 6): the chance that any true "no difference" of
@@ -260,7 +261,7 @@ def holm_factors(p_values: Sequence[float]) -> list[float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """``p_values``, adjusted for how many there are by :func:`holm_factors`."""
+    """``p_values`` adjusted by :func:`holm_factors`."""
     factors = holm_factors(p_values)
     return [
         factor if math.isnan(factor) else min(1.0, p * factor)
@@ -284,5 +285,5 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def _rounding(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """A deviation that says nothing: it may come of rounded metrics alone."""
+    """The deviation that rounding of the metrics alone may cause."""
     return ROUNDING * max(map(abs, (*ours, *theirs)))

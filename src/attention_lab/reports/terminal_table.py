@@ -1,4 +1,4 @@
-"""A comparison as a table for the terminal."""
+"""The comparison as a table in the terminal."""
 
 from collections.abc import Sequence
 
@@ -21,20 +21,20 @@ from attention_lab.reports.formatting import (
 from attention_lab.reports.headline import headline, seeds_caveat
 from attention_lab.reports.stats import Interval
 
-#: Runs without a result that are named; the page names all.
-MOST_NAMED = 10
-#: The shortest name of a baseline, which is not wrapped.
+#: The most runs without a result that are listed; the page lists all.
+MAX_LISTED = 10
+#: The name of a baseline that is never wrapped.
 TRIVIAL = "trivial baseline"
-#: Metrics that are tried to fit; the page has all.
-MOST_METRICS = 20
+#: The most metrics to try to fit; the page has all.
+MAX_METRICS = 20
 
 
 def terminal_table(comparison: Comparison, width: int = 100) -> RenderableType:
-    """The comparison as a table of ``width`` columns, the answer above it, the doubts below.
+    """The comparison as a table of ``width`` characters, with the headline and the caveats.
 
-    The monitored metric and the costs always show, further metrics as far as they fit.
+    The first metric and the costs are always shown, further metrics as far as they fit.
     """
-    count = min(len(comparison.metrics), MOST_METRICS)
+    count = min(len(comparison.metrics), MAX_METRICS)
     table = _terminal_table(comparison, comparison.metrics[:count])
     while count > 1 and rich_console(width=1000).measure(table).maximum > width:
         count -= 1
@@ -84,10 +84,10 @@ def _cell(metric: str, interval: Interval | None) -> str:
 def _footnotes(comparison: Comparison) -> list[str]:
     few = any(interval.n == 2 for _, interval in comparison.ranking.means)
     values = ", or both values of two seeds" if few else ""
-    lines = [f"Test metrics: the mean over n seeds and its 95 % interval{values}."]
+    lines = [f"Test metrics: mean over n seeds and 95 % interval{values}."]
     if comparison.baseline:
         lines.append(
-            f"Δ: paired difference to {comparison.baseline.label} on shared seeds, its interval "
+            f"Δ: paired difference to {comparison.baseline.label} on shared seeds; its interval is "
             "adjusted for the number of groups."
         )
     lines += [
@@ -97,6 +97,6 @@ def _footnotes(comparison: Comparison) -> list[str]:
         f"{format_status(run)}: {run.name}: {failure_reason(run)}"
         for _, run in comparison.unfinished
     ]
-    if len(missing) > MOST_NAMED:
-        missing[MOST_NAMED:] = [f"and {len(missing) - MOST_NAMED} more runs without a result"]
+    if len(missing) > MAX_LISTED:
+        missing[MAX_LISTED:] = [f"and {len(missing) - MAX_LISTED} more runs without a result"]
     return lines + missing

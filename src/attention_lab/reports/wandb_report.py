@@ -1,4 +1,4 @@
-"""The report in Weights & Biases, as a run in the group of its sweep."""
+"""The report in Weights & Biases, as a W&B run in the group of the sweep."""
 
 import re
 from pathlib import Path
@@ -15,21 +15,20 @@ RUN_COLUMNS = ("run", "group", "seed", "status", "reason")
 
 
 def log_report(comparison: Comparison, directory: Path) -> str | None:
-    """Log the tables of a report, and its files as an artifact, to a W&B run of their own.
+    """Log the tables of a report, and its files as an artifact, to a new W&B run.
 
-    The run is in the group of the sweep and in the project of its runs, of the user's own entity:
-    that of WANDB_ENTITY, or W&B's default. Whether it goes to a server is decided as for those: not
-    unless the user is logged in.
+    The W&B run is in the project and the group of the sweep's runs, and belongs to the user's own
+    entity: WANDB_ENTITY, or W&B's default. Nothing is uploaded unless the user is logged in.
 
     Args:
-        comparison: what is reported.
-        directory: where ``report.html`` and ``report.csv`` lie.
+        comparison: the comparison.
+        directory: the directory of ``report.html`` and ``report.csv``.
 
     Returns:
-        Where the W&B run is, or that W&B is off; None if W&B failed, which has been printed.
+        The address of the W&B run, or "is off"; None if W&B failed, after a message.
     """
     options = _options(comparison)
-    config = {"answer": headline(comparison), "swept": comparison.swept}
+    config = {"headline": headline(comparison), "swept": comparison.swept}
     logger = options.logger(directory, _group(comparison, directory), config)
     if logger is None:
         return "is off"
@@ -51,15 +50,15 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
 
 
 def _options(comparison: Comparison) -> LoggerOptions:
-    """Where the compared runs went, but for the entity: whoever made them chose it."""
+    """The logger options of the compared runs, without the entity, which may be another user's."""
     known = section(comparison.runs[0].config, "logger") if comparison.runs else {}
     named = {"project": known["project"]} if known.get("project") else {}
-    # Of runs that were to stay here no report goes away; of runs without W&B it is asked for now.
+    # Runs with wandb=offline keep their report offline; runs without W&B do not prevent it.
     return LoggerOptions(wandb="offline" if known.get("wandb") == "offline" else "auto", **named)
 
 
 def _group(comparison: Comparison, directory: Path) -> str:
-    """The group of the runs: their sweep's name."""
+    """The W&B group of the runs: their sweep's name."""
     names = [run.directory.parent.name for run in comparison.runs]
     return names[0] if names else directory.resolve().name
 
@@ -67,7 +66,7 @@ def _group(comparison: Comparison, directory: Path) -> str:
 def _numbers(comparison: Comparison) -> Any:
     import wandb
 
-    # A column holds one type: what is not known is None, not the empty text of report.csv.
+    # A column holds one type: an unknown value is None, not "" as in report.csv.
     rows = [
         [None if row.get(name) == "" else row.get(name) for name in CSV_COLUMNS]
         for row in csv_rows(comparison)
@@ -78,9 +77,8 @@ def _numbers(comparison: Comparison) -> Any:
 def _runs(comparison: Comparison) -> Any:
     import wandb
 
-    placed = [(group.label, run) for group in comparison.groups for run in group.runs]
     rows = [
         [run.name, label, run.seed, format_status(run), "" if run.result else failure_reason(run)]
-        for label, run in [*placed, *(("", run) for run in comparison.unplaced)]
+        for label, run in comparison.placed
     ]
     return wandb.Table(columns=list(RUN_COLUMNS), data=rows)

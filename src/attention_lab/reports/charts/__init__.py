@@ -1,1 +1,1 @@
-"""The report's charts: SVG elements in the pixels and the colours of their page."""
+"""The report's charts, as SVG elements that use the colours of the page."""

@@ -1,4 +1,4 @@
-"""The charts of a metric by slice: by length, by number of pairs."""
+"""Charts of a metric by slice, such as accuracy by length."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEIGHT, _TOP, _LEFT, _RIGHT = 240, 12, 68, 18
-#: The share of a slice's room over which its groups are spread, so that none hides another.
+#: The share of a slice's width over which its groups are spread, so that none hides another.
 _SPREAD = 0.5
 
 
@@ -27,7 +27,7 @@ def breakdown_chart(comparison: Comparison, breakdown: Breakdown, number: int) -
     Args:
         comparison: the groups.
         breakdown: the slices.
-        number: of the chart among those of slices, for its name.
+        number: a unique number, for the id of the SVG element.
     """
     shown = group_styles(comparison)
 

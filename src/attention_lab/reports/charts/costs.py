@@ -1,4 +1,4 @@
-"""The charts of quality against cost."""
+"""Charts of quality against cost."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEIGHT, _TOP, _LEFT, _GAP, _RIGHT = 230, 12, 64, 34, 20
-#: From this ratio of the greatest to the smallest on, an axis is logarithmic.
+#: The ratio of the greatest to the smallest value from which on an axis is logarithmic.
 _WIDE_RANGE = 20
 
 
 def cost_chart(comparison: Comparison) -> str:
-    """The first metric against each cost in which groups differ, as an SVG element; "" if in none.
+    """The first metric against each cost that differs, as an SVG element; "" if none differs.
 
     Large dots are Pareto-optimal. Groups without a style are grey.
     """
@@ -60,7 +60,7 @@ def _draw(axes: "Axes", comparison: Comparison, cost: Cost) -> None:
 
 
 def _whisker(group: Group, metric: str) -> tuple[float, float]:
-    """The ends of a group's interval, as drawn; of one seed its value twice."""
+    """The ends of a group's interval in the chart; for one seed, its value twice."""
     interval = group.interval(metric)
     assert interval is not None  # it has a mean
     low, high = interval.ends
@@ -68,7 +68,7 @@ def _whisker(group: Group, metric: str) -> tuple[float, float]:
 
 
 def _values(comparison: Comparison) -> tuple[float, float]:
-    """One range of quality for all charts: that of the seeds, which intervals may leave."""
+    """The range of the metric in all charts: that of the seeds, not of the intervals."""
     metric = comparison.metrics[0]
     scores = [score for group in comparison.groups for score in group.scores(metric).values()]
     return range_of([scale(metric) * score for score in scores], metric)
@@ -84,7 +84,7 @@ def _scale_cost(axes: "Axes", values: list[float], unit: str) -> None:
         axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        margin = max(0.12 * (high - low), LEAST_SPAN * high)  # equal costs stand together
+        margin = max(0.12 * (high - low), LEAST_SPAN * high)  # equal costs stay close together
         axes.set_xlim(low - margin, high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="x", pad=9)  # clear of marks at the lower end

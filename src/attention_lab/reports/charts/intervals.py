@@ -1,4 +1,4 @@
-"""The chart of results: each group's mean, interval and seeds, beside the baselines."""
+"""The chart of test results: mean, interval and seeds of each group, and the baselines."""
 
 import math
 from collections.abc import Sequence
@@ -85,13 +85,13 @@ def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
         axes.plot(seeds, beneath, "o", alpha=0.6, markersize=4.5, mew=0, **style)
         axes.plot([max(low, left), min(high, right)], [row, row], linewidth=2.5, **style)
         for end, marker, is_cut in ((left, "<", low < left), (right, ">", high > right)):
-            if is_cut:  # it goes on beyond the edge
+            if is_cut:  # the interval continues beyond the edge
                 axes.plot(end, row, marker, markersize=6, mew=0, gid="arrowhead", **style)
         axes.plot(mean, row, "o", markerfacecolor=face(number), markersize=8, **style)
 
 
 def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
-    """What to show of an axis: the groups, and the baselines that are not far from them."""
+    """The range of an axis: it covers the groups, and baselines that are not far from them."""
     factor = scale(metric)
     spans, values = [], []
     for group in comparison.groups:
@@ -111,14 +111,14 @@ def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
 
 
 def _span(seeds: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    """What to show of a group: its interval, or less if that is far wider than its seeds."""
+    """The range of a group: its interval, limited if it is far wider than the seeds."""
     first, last = min(seeds), max(seeds)
     room = 2 * (last - first)
     return max(min(low, first), first - room), min(max(high, last), last + room)
 
 
 def _uncrowded(spans: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """All spans but those that would crowd the others into a quarter of the range."""
+    """The spans without outliers that would squeeze the others into a quarter of the range."""
     kept = sorted(spans) or [(0.0, 1.0)]
     while len(kept) > 2:
         fewer = min(kept[1:], kept[:-1], key=_width)
@@ -133,7 +133,7 @@ def _width(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def _point_beyond(axes: "Axes", value: float, row: int, text: str) -> None:
-    """A value that lies beyond the edge, as text with an arrow."""
+    """Draw a value beyond the edge as text with an arrow."""
     low, high = axes.get_xlim()
     is_right = value > high
     axes.annotate(
@@ -147,9 +147,9 @@ def _point_beyond(axes: "Axes", value: float, row: int, text: str) -> None:
 
 
 def _draw_baseline(axes: "Axes", value: float, label: str, above: float, width: float) -> None:
-    """A dashed line with its label so many points above the axes, both of them in sight.
+    """Draw a dashed line, and its label ``above`` the axes in points.
 
-    Where the value is far from all results there is no line, only a note with an arrow.
+    For a value beyond the range there is no line, only the label with an arrow.
     """
     low, high = axes.get_xlim()
     place = (value - low) / (high - low)

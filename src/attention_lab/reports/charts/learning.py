@@ -1,4 +1,4 @@
-"""The chart of training: a validation metric by step."""
+"""The learning curves: a validation metric by training step."""
 
 import math
 from collections.abc import Mapping
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEIGHT, _TOP, _LEFT = 340, 12, 68
-#: Points of a curve up to which each is marked: a single one would not be seen otherwise.
-_MOST_MARKED = 12
+#: The most points of a curve that are marked; a single point would be invisible without a mark.
+_MAX_MARKED = 12
 
 Curve = Mapping[int, Interval]
 
 
 def learning_chart(comparison: Comparison) -> str:
-    """The first metric on validation by training step, as an SVG element; "" without any.
+    """The first metric on validation by training step, as an SVG element; "" without curves.
 
-    A line is the mean over the finished seeds of a group, a band the 95 % interval of that mean, at
-    the steps that all of them have logged. Only groups with a style
+    A line is the mean over the finished seeds of a group, and a band its 95 % interval, at the
+    steps that all seeds have logged. Only groups with a style
     are drawn.
     """
     metric = next(iter(comparison.metrics), "loss")
@@ -65,7 +65,7 @@ def learning_chart(comparison: Comparison) -> str:
 
 
 def learning_curve(group: Group, metric: str) -> dict[int, Interval]:
-    """Mean and interval over the finished seeds, as drawn, at each step that all have logged."""
+    """Mean and interval over the finished seeds, in chart units, at each step that all logged."""
     factor = scale(metric)
     series = [run.curve(f"validation/{metric}") for run in group.finished]
     shared = set.intersection(*map(set, series)) if series else set()
@@ -82,7 +82,7 @@ def _last(curve: Curve) -> Interval:
 
 
 def _scale_values(axes: "Axes", mode: str, curves: Mapping[int, Curve], metric: str) -> None:
-    """Limits by the means and their bands, but not by bands of a few seeds that dwarf the means."""
+    """Set limits from the means and bands; bands far wider than the means are cut."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     points = [point for curve in curves.values() for point in curve.values()]
@@ -92,7 +92,7 @@ def _scale_values(axes: "Axes", mode: str, curves: Mapping[int, Curve], metric: 
     ends = [end for point in points if point.is_bounded for end in (point.low, point.high)]
     kept = [min(max(end, low - room), high + room) for end in ends]
     if mode == "min" and 0 < 3 * low < high:
-        axes.set_yscale("log")  # spreads the ends of curves that fall towards zero
+        axes.set_yscale("log")  # separates the ends of curves that fall towards zero
         axes.set_ylim(0.9 * max(min(means + kept), low / 2), 1.1 * max(means + kept))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -118,18 +118,18 @@ def _draw_curve(axes: "Axes", number: int, curve: Curve, metric: str) -> None:
     lows, highs = [p.low for p in bounded.values()], [p.high for p in bounded.values()]
     line = "--" if is_hollow(number) else "-"
     style: dict[str, Any] = {"color": colour(number), "linewidth": 2, "linestyle": line}
-    if len(bounded) == 1:  # a band without width
+    if len(bounded) == 1:  # a band would have no width
         axes.plot(list(bounded) * 2, [*lows, *highs], color=colour(number), alpha=0.3, linewidth=6)
     axes.fill_between(list(bounded), lows, highs, color=colour(number), alpha=0.12, linewidth=0)
     for edge in (lows, highs):
         axes.plot(list(bounded), edge, color=colour(number), alpha=0.35, linewidth=0.8)
-    if len(steps) <= _MOST_MARKED:
+    if len(steps) <= _MAX_MARKED:
         style |= {"marker": "o", "markersize": 6, "markerfacecolor": face(number)}
     axes.plot(steps, means, **style)
 
 
 def _draw_threshold(axes: "Axes", metric: str, threshold: float) -> None:
-    """What validation is held against, as a dashed line or, out of sight, as a note."""
+    """Draw the threshold as a dashed line or, beyond the range, as a note with an arrow."""
     low, high = axes.get_ylim()
     value, text = scale(metric) * threshold, f"threshold {format_with_unit(metric, threshold)}"
     is_above = value > high
@@ -152,7 +152,7 @@ def _draw_threshold(axes: "Axes", metric: str, threshold: float) -> None:
 
 
 def _label_lines(axes: "Axes", ends: Mapping[int, float], labels: Mapping[int, str]) -> None:
-    """Name each line right of its end, moved up or down where names would collide."""
+    """Label each line to the right of its end, moved up or down where labels would collide."""
     to_fraction = axes.transData + axes.transAxes.inverted()
     gap = LINE_HEIGHT / _HEIGHT
     place, ceiling = -math.inf, 1.0
