@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from attention_lab.attention import ScaledDotProduct, ScoredAttention, Softmax
+from attention_lab.models.base import Network
 from attention_lab.models.decoder import Decoder
-from attention_lab.models.decoding import greedy, sample
+from attention_lab.models.decoding import greedy_search, sample
 from attention_lab.models.encoder_decoder import EncoderDecoder
-from attention_lab.models.protocol import Network
 
 VOCABULARY, SOURCE_LENGTH, BATCH, WIDTH, LAYERS = 100, 32, 8, 128, 2
 BEGIN, NO_END = 1, -1
@@ -72,7 +72,7 @@ def writers(network: EncoderDecoder, source: Tensor) -> tuple[Write, Write]:
             written = torch.cat([written, following], dim=1)
         return written[:, 1:]
 
-    return partial(greedy, network, source, BEGIN, NO_END), again
+    return partial(greedy_search, network, source, BEGIN, NO_END), again
 
 
 def continuers(network: Decoder, prompt: Tensor) -> tuple[Write, Write]:
@@ -81,7 +81,7 @@ def continuers(network: Decoder, prompt: Tensor) -> tuple[Write, Write]:
     def again(length: int) -> Tensor:
         written = prompt
         for _ in range(length):
-            states = network.states(written)[:, -1:]
+            states = network.hidden_states(written)[:, -1:]
             written = torch.cat([written, network.lm_head(states).argmax(-1)], dim=1)
         return written[:, prompt.shape[1] :]
 

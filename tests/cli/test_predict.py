@@ -9,7 +9,7 @@ import torch
 
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, Words
-from attention_lab.models.decoding import beam_search, greedy
+from attention_lab.models.decoding import beam_search, greedy_search
 from attention_lab.training.build import Run
 from attention_lab.training.prediction import Predictor
 from tests.cli.conftest import Ask
@@ -25,7 +25,7 @@ def pronounced(run: Run, word: str, **beam: Any) -> str:
     ids = run.data.source_vocabulary.encode(word.strip(" "))
     if not ids:
         return ""
-    write, length = beam_search if beam else greedy, run.task.max_length
+    write, length = beam_search if beam else greedy_search, run.task.max_length
     written = write(run.task.model, torch.tensor([ids]), BOS, EOS, length, **beam)[0].tolist()
     return run.data.target_vocabulary.decode(written)
 

@@ -12,7 +12,7 @@ from attention_lab.attention import Causal, ScaledDotProduct, ScoredAttention, S
 from attention_lab.config.components import ConfigError, create
 from attention_lab.config.imports import import_object
 from attention_lab.config.validate import check
-from attention_lab.models.protocol import Network
+from attention_lab.models.base import Network
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.optim import OptimizerOptions
 from tests.conftest import Compose

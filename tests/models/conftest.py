@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from attention_lab.attention import Additive, ScoredAttention, Softmax
-from attention_lab.models.encoder_decoder import EncoderDecoder
-from attention_lab.models.prefix_decoder import PrefixDecoder
-from attention_lab.models.protocol import (
+from attention_lab.models.base import (
     AttentionFactory,
     EncoderDecoderNetwork,
     SequenceToSequenceNetwork,
 )
+from attention_lab.models.encoder_decoder import EncoderDecoder
+from attention_lab.models.prefix_decoder import PrefixDecoder
 from attention_lab.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 
 PAD, START, END = 0, 1, 2

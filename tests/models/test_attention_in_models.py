@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from attention_lab.attention import AttentionLayer, Uniform, attention_layers, record_attention
 from attention_lab.config.components import create
 from attention_lab.config.compose import group_options
+from attention_lab.models.base import AttentionFactory, Network
 from attention_lab.models.encoder_decoder import EncoderDecoder
-from attention_lab.models.protocol import AttentionFactory, Network
 from tests.conftest import Compose
 from tests.models.conftest import ATTENTION
 

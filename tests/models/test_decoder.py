@@ -21,9 +21,9 @@ from attention_lab.attention import (
     ScoredAttention,
     Softmax,
 )
+from attention_lab.models.base import AttentionFactory, Caches
 from attention_lab.models.blocks import ShortConvolution
 from attention_lab.models.decoder import Decoder
-from attention_lab.models.protocol import AttentionFactory, Past
 from tests.conftest import Compose
 from tests.models.conftest import ATTENTION
 from tests.runs import build
@@ -81,22 +81,24 @@ def test_what_comes_later_never_matters(model: Decoder, tokens: Tensor) -> None:
 
 @pytest.mark.parametrize("parts", [[9], [1] * 9, [4, 1, 3, 1]])
 def test_step_by_step_it_says_the_same(model: Decoder, tokens: Tensor, parts: list[int]) -> None:
-    past: Past = {}
-    states = torch.cat([model.states(part, past) for part in tokens.split(parts, dim=1)], dim=1)
+    caches: Caches = {}
+    states = torch.cat(
+        [model.hidden_states(part, caches) for part in tokens.split(parts, dim=1)], dim=1
+    )
     assert_close(model.lm_head(states), model(tokens))
-    again: Past = {}
-    logits = [model.next(part, again) for part in tokens.split(parts, dim=1)]
+    again: Caches = {}
+    logits = [model.next_logits(part, again) for part in tokens.split(parts, dim=1)]
     ends = torch.tensor(parts).cumsum(0) - 1
     assert_close(torch.stack(logits, 1), model(tokens)[:, ends])
 
 
 def test_rows_can_go_on_in_another_order(model: Decoder, tokens: Tensor) -> None:
-    past: Past = {}
-    model.states(tokens[:, :5], past)
+    caches: Caches = {}
+    model.hidden_states(tokens[:, :5], caches)
     rows = torch.tensor([2, 0, 2, 1])
-    for cache in past.values():
+    for cache in caches.values():
         cache.select(rows)
-    assert_close(model.next(tokens[rows, 5:6], past), model(tokens[rows, :6])[:, -1])
+    assert_close(model.next_logits(tokens[rows, 5:6], caches), model(tokens[rows, :6])[:, -1])
 
 
 def test_learned_positions_have_an_end(tokens: Tensor) -> None:

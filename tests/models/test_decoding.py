@@ -12,13 +12,13 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from attention_lab.config.components import create
-from attention_lab.models.decoder import Decoder
-from attention_lab.models.decoding import beam_search, greedy, sample
-from attention_lab.models.protocol import (
+from attention_lab.models.base import (
     AttentionFactory,
     LanguageNetwork,
     SequenceToSequenceNetwork,
 )
+from attention_lab.models.decoder import Decoder
+from attention_lab.models.decoding import beam_search, greedy_search, sample
 from tests.conftest import Compose
 from tests.models.conftest import (
     ATTENTION,
@@ -148,7 +148,7 @@ def test_a_narrow_beam_does_what_it_would_do_by_hand(
         with torch.no_grad():
             by_hand = [beam_by_hand(network, row, 6, beams, penalty) for row in source]
         assert written == by_hand
-        greedily = until_end(greedy(network, source, START, END, 6))
+        greedily = until_end(greedy_search(network, source, START, END, 6))
         unlike_greedy += sum(a != b for a, b in zip(written, greedily, strict=True))
     assert unlike_greedy > 2
 
@@ -157,7 +157,7 @@ def test_a_beam_of_one_is_greedy(make_writer: MakeWriter) -> None:
     ended = 0
     for _ in range(3):
         network, source = restless(make_writer), torch.randint(3, SOURCE_VOCABULARY, (20, 5))
-        expected = until_end(greedy(network, source, START, END, 7))
+        expected = until_end(greedy_search(network, source, START, END, 7))
         for penalty in (0.0, 2.0):
             assert until_end(beam_search(network, source, START, END, 7, 1, penalty)) == expected
         ended += sum(row[-1] == END for row in expected)
@@ -234,7 +234,7 @@ def test_a_cache_changes_no_token(kind: str, mechanism: AttentionFactory) -> Non
             for _ in range(6):
                 following = network(source, prefix)[:, -1].argmax(-1, keepdim=True)
                 prefix = torch.cat([prefix, following], dim=1)
-        written = greedy(network, source, START, end=-1, max_length=6)
+        written = greedy_search(network, source, START, end=-1, max_length=6)
         assert torch.equal(written, prefix[:, 1:])
         changes += int((written[:, 1:] != written[:, :-1]).sum())
     assert changes > 10
@@ -346,14 +346,14 @@ def test_the_coldest_sample_is_greedy_and_any_cold_is_finite() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
-def test_some_tokens_are_never_drawn(temperature: float) -> None:
-    """However probable; the others are as probable as before, compared with each other."""
+def test_suppressed_tokens_are_not_sampled(temperature: float) -> None:
+    """The ratios of the other probabilities stay the same."""
     network, prompt, drawn = language_model(vocabulary=7), torch.tensor([[3, 1, 4]]), 20_000
     probable = probabilities(network, prompt)
     order = sorted(range(7), key=lambda token: -probable[token])
-    never, left = order[:2], order[2:]
+    suppressed, left = order[:2], order[2:]
     generator = torch.Generator().manual_seed(1)
-    options = {"temperature": temperature, "generator": generator, "never": never}
+    options = {"temperature": temperature, "generator": generator, "suppress_tokens": suppressed}
     tokens = sample(network, prompt.expand(drawn, -1), 1, **options)
     counts = [int((tokens == token).sum()) for token in left]
     if temperature == 0:
@@ -391,9 +391,9 @@ def test_there_is_no_more_text_than_positions() -> None:
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
-        ({"prompt": torch.zeros(2, 0)}, "a prompt needs at least one token"),
-        ({"never": [2, 13]}, r"never must be some of 13 tokens, and not all, got \[2, 13\]"),
-        ({"never": list(range(13))}, "never must be some of 13 tokens, and not all"),
+        ({"prompt": torch.zeros(2, 0)}, "the prompt is empty"),
+        ({"suppress_tokens": [2, 13]}, r"suppress_tokens must be ids below 13, .* got \[2, 13\]"),
+        ({"suppress_tokens": list(range(13))}, "and not all of them"),
     ],
 )
 def test_a_sample_refuses(options: dict[str, Any], message: str) -> None:

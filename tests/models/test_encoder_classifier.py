@@ -68,8 +68,8 @@ def test_a_hybrid_stack_takes_its_mechanisms_in_turn() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocabulary": None}, "either vectors"),
-        ({"features": 3}, "either vectors"),
+        ({"vocabulary": None}, "give either features"),
+        ({"features": 3}, "give either features"),
         ({"pooling": "last"}, "pooling must be mean or first"),
         ({"positions": "rotary"}, "positions must be"),
         ({"num_layers": 0}, "num_layers must be at least 1"),

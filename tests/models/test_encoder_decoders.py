@@ -16,7 +16,7 @@ from attention_lab.attention import (
     attention_layers,
     record_attention,
 )
-from attention_lab.models.decoding import greedy
+from attention_lab.models.decoding import greedy_search
 from tests.models.conftest import (
     ATTENTION,
     END,
@@ -38,7 +38,7 @@ def test_shapes(make_model: MakeModel, source: Tensor, target: Tensor) -> None:
     assert encoded.memory.shape == (3, 5, 16)
     assert torch.equal(encoded.valid, source != PAD)
     assert model(source, target).shape == (3, 4, TARGET_VOCABULARY)
-    assert greedy(model, source, START, END, max_length=6).shape[0] == 3
+    assert greedy_search(model, source, START, END, max_length=6).shape[0] == 3
 
 
 def test_a_recurrent_decoder_starts_where_the_encoder_ended(source: Tensor) -> None:
@@ -118,7 +118,7 @@ def test_greedy_writes_what_teacher_forcing_would_predict(make_writer: MakeWrite
     changes = 0
     for _ in range(4):
         model, source = talkative(make_writer()), torch.randint(3, SOURCE_VOCABULARY, (30, 5))
-        written = greedy(model, source, START, end=-1, max_length=7)
+        written = greedy_search(model, source, START, end=-1, max_length=7)
         assert written.shape == (30, 7)
         read = torch.cat([torch.full((30, 1), START), written[:, :-1]], dim=1)
         assert torch.equal(model(source, read).argmax(-1), written)
@@ -128,11 +128,11 @@ def test_greedy_writes_what_teacher_forcing_would_predict(make_writer: MakeWrite
 
 def test_greedy_stops_once_every_row_has_ended(make_writer: MakeWriter, source: Tensor) -> None:
     model = talkative(make_writer())
-    unending = greedy(model, source, START, end=-1, max_length=7)
+    unending = greedy_search(model, source, START, end=-1, max_length=7)
     # Whatever token is taken for the end, as many are written as the slowest row needs.
     for end in unending.unique().tolist():
         ends = [row.index(end) if end in row else 6 for row in unending.tolist()]
-        written = greedy(model, source, START, end, max_length=7)
+        written = greedy_search(model, source, START, end, max_length=7)
         assert torch.equal(written, unending[:, : max(ends) + 1])
 
 
@@ -142,17 +142,17 @@ def test_greedy_gives_up_after_max_length(make_model: MakeModel, source: Tensor)
         model.lm_head.weight.zero_()
         model.lm_head.bias.zero_()
         model.lm_head.bias[5] = 1.0
-    assert greedy(model, source, START, END, max_length=3).tolist() == [[5, 5, 5]] * 3
+    assert greedy_search(model, source, START, END, max_length=3).tolist() == [[5, 5, 5]] * 3
     with torch.no_grad():
         model.lm_head.bias[END] = 2.0
-    assert greedy(model, source, START, END, max_length=3).tolist() == [[END]] * 3
+    assert greedy_search(model, source, START, END, max_length=3).tolist() == [[END]] * 3
 
 
 def test_greedy_keeps_no_graph(make_model: MakeModel, source: Tensor) -> None:
     model = make_model()
     grad_enabled = []
     model.lm_head.register_forward_hook(lambda *_: grad_enabled.append(torch.is_grad_enabled()))
-    greedy(model, source, START, END, max_length=2)
+    greedy_search(model, source, START, END, max_length=2)
     assert set(grad_enabled) == {False}
 
 

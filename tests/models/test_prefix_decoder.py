@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from attention_lab.models.decoding import greedy
+from attention_lab.models.decoding import greedy_search
 from attention_lab.models.prefix_decoder import PrefixDecoder
 from tests.models.conftest import ATTENTION, END, SOURCE_VOCABULARY, START, TARGET_VOCABULARY
 
@@ -41,21 +41,21 @@ def test_more_padding_changes_nothing(source: Tensor, target: Tensor) -> None:
 
 def test_greedy_writes_what_teacher_forcing_would_predict(source: Tensor) -> None:
     made = model()
-    written = greedy(made, source, START, end=-1, max_length=6)
+    written = greedy_search(made, source, START, end=-1, max_length=6)
     read = torch.cat([torch.full((3, 1), START), written[:, :-1]], dim=1)
     assert torch.equal(made(source, read).argmax(-1), written)
-    assert greedy(made, source, START, END, max_length=6).shape[0] == 3
+    assert greedy_search(made, source, START, END, max_length=6).shape[0] == 3
 
 
 def test_rows_can_go_on_in_another_order(source: Tensor, target: Tensor) -> None:
     made = model()
-    past = made.read(source)
-    made.next(target[:, :2], past)
+    caches = made.prefill(source)
+    made.next_logits(target[:, :2], caches)
     rows = torch.tensor([2, 0, 2])
-    for cache in past.values():
+    for cache in caches.values():
         cache.select(rows)
     expected = made(source[rows], target[rows, :3])[:, -1]
-    assert_close(made.next(target[rows, 2:3], past), expected)
+    assert_close(made.next_logits(target[rows, 2:3], caches), expected)
 
 
 def test_rows_of_many_lengths_are_selected_again_and_again() -> None:
@@ -64,17 +64,17 @@ def test_rows_of_many_lengths_are_selected_again_and_again() -> None:
     source = torch.randint(3, SOURCE_VOCABULARY, (8, 4))
     for row in range(8):
         source[row, row % 5 :] = 0  # of length 0, too
-    past = made.read(source)
+    caches = made.prefill(source)
     target = torch.randint(3, TARGET_VOCABULARY, (8, 1))
-    logits = made.next(target, past)
+    logits = made.next_logits(target, caches)
     for rows in ([7, 6, 5, 4, 3, 2, 1, 0], [1, 1, 7, 0, 4, 1], [0, 3, 3], [2, 0, 1, 1]):
         assert_close(logits, made(source, target)[:, -1])
-        for cache in past.values():
+        for cache in caches.values():
             cache.select(torch.tensor(rows))
         source, target = source[rows], target[rows]
         following = torch.randint(3, TARGET_VOCABULARY, (len(rows), 1))
         target = torch.cat([target, following], dim=1)
-        logits = made.next(following, past)
+        logits = made.next_logits(following, caches)
     assert_close(logits, made(source, target)[:, -1])
 
 
@@ -88,11 +88,11 @@ def test_every_position_is_computed_once(source: Tensor) -> None:
 
     made.decoder.norm.register_forward_hook(lambda module, inputs, out: count("states", out))
     made.decoder.lm_head.register_forward_hook(lambda module, inputs, out: count("logits", out))
-    past = made.read(source)
-    cache_sizes = [sum(cache.size for cache in past.values())]
+    caches = made.prefill(source)
+    cache_sizes = [sum(cache.size for cache in caches.values())]
     for _ in range(6):
-        made.next(torch.full((3, 1), START), past)
-        cache_sizes.append(sum(cache.size for cache in past.values()))
+        made.next_logits(torch.full((3, 1), START), caches)
+        cache_sizes.append(sum(cache.size for cache in caches.values()))
     assert seen == {"states": (5 + 3 + 1) + 3 * 6, "logits": 3 * 6}
     # Nine positions are read, and three more at each step.
     assert [size * 9 for size in cache_sizes] == [cache_sizes[0] * (9 + 3 * n) for n in range(7)]

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from attention_lab.attention import ScaledDotProduct, ScoredAttention, Softmax
-from attention_lab.models.protocol import AttentionFactory
+from attention_lab.models.base import AttentionFactory
 from attention_lab.models.self_attention_classifier import SelfAttentionClassifier
 
 ATTENTION: AttentionFactory = partial(

@@ -101,10 +101,10 @@ def test_slices_count_each_position(
     """A model that answers the first value everywhere is right once an example."""
     everything = data.split("test")
 
-    def first_value(tokens: torch.Tensor, past: object = None) -> torch.Tensor:
+    def first_value(tokens: torch.Tensor, caches: object = None) -> torch.Tensor:
         return F.one_hot(tokens[:, 1], 20).float().unsqueeze(1).expand(-1, tokens.shape[1], -1)
 
-    monkeypatch.setattr(task.model, "states", first_value)
+    monkeypatch.setattr(task.model, "hidden_states", first_value)
     task.model.lm_head = torch.nn.Identity()
     task.evaluate(everything, "test")
     rates = task._slice_accuracy("test").compute()

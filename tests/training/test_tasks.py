@@ -11,8 +11,8 @@ from attention_lab.data.bundled.g2p import G2P
 from attention_lab.data.core.batches import SequencePairs
 from attention_lab.data.core.splits import SPLITS
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
-from attention_lab.models.decoding import greedy
-from attention_lab.models.protocol import SequenceToSequenceNetwork
+from attention_lab.models.base import SequenceToSequenceNetwork
+from attention_lab.models.decoding import greedy_search
 from attention_lab.training.tasks import sequence_to_sequence
 from attention_lab.training.tasks.base import Diverged
 from tests.conftest import Compose
@@ -96,7 +96,9 @@ def test_validation_metrics_are_those_of_all_words_together(tiny: Compose, words
     right = (logits.argmax(-1) == following)[following != PAD]
     edits = length = wrong = 0
     for row, references in enumerate(words.references("validation")):
-        written = greedy(task.model, everything.source[row : row + 1], BOS, EOS, 6)[0].tolist()
+        written = greedy_search(task.model, everything.source[row : row + 1], BOS, EOS, 6)[
+            0
+        ].tolist()
         written = written[: written.index(EOS)] if EOS in written else written
         errors = [(distance(tuple(written), spoken), -len(spoken)) for spoken in references]
         edits, length = edits + min(errors)[0], length - min(errors)[1]
@@ -120,7 +122,7 @@ def test_a_word_that_is_written_right_has_no_errors(
     written = torch.full((len(references), longest + 3), 9)
     for row, accepted in enumerate(references):
         written[row, : len(accepted[-1]) + 1] = torch.tensor([*accepted[-1], EOS])
-    monkeypatch.setattr(sequence_to_sequence, "greedy", lambda *_: written)
+    monkeypatch.setattr(sequence_to_sequence, "greedy_search", lambda *_: written)
     task.evaluate(batch, "test")
     results = task.results("test")
     assert (float(results["per"]), float(results["wer"])) == (0.0, 0.0)
@@ -208,9 +210,9 @@ def test_max_length_bounds_what_is_written(
 
     def spy(model: SequenceToSequenceNetwork, source: Tensor, *options: int) -> Tensor:
         asked.append(options)
-        written: Tensor = greedy(model, source, *options)
+        written: Tensor = greedy_search(model, source, *options)
         return written
 
-    monkeypatch.setattr(sequence_to_sequence, "greedy", spy)
+    monkeypatch.setattr(sequence_to_sequence, "greedy_search", spy)
     task.evaluate(words.probe(3), "validation")
     assert asked == [(BOS, EOS, given or longest + 1)]

@@ -17,7 +17,7 @@ from attention_lab.spelling import nearest
 #: this one, and are imported when a config is checked.
 SECTIONS = {
     "attention": "attention_lab.attention.AttentionLayer",
-    "model": "attention_lab.models.protocol.Network",
+    "model": "attention_lab.models.base.Network",
     "data": "attention_lab.data.core.datamodule.SplitDataModule",
     "task": "attention_lab.training.tasks.base.AttentionTask",
     "optimizer": "attention_lab.training.optim.OptimizerOptions",

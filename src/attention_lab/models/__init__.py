@@ -1,1 +1,1 @@
-"""Networks made of attention. Each takes its mechanisms as factories and never asks which."""
+"""Networks built from attention; each takes its mechanisms as factories."""

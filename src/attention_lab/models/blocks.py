@@ -1,4 +1,4 @@
-"""What Transformer stacks are made of: layers that add to a residual stream."""
+"""Transformer blocks: feed-forward, self-attention and short convolution."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Cache, Mask
 from attention_lab.attention.validation import check_positive
-from attention_lab.models.protocol import AttentionFactory, Past
+from attention_lab.models.base import AttentionFactory, Caches
 
-#: Standard deviation of GPT-2's weights at the beginning.
+#: Standard deviation of GPT-2's initial weights.
 GPT2_STD = 0.02
 
 
@@ -27,10 +27,10 @@ def feed_forward(
     )
 
 
-def in_turn(
+def attention_per_layer(
     attention: AttentionFactory, hybrid: Mapping[str, AttentionFactory] | None, num_layers: int
 ) -> Sequence[AttentionFactory]:
-    """The mechanism of each layer: those of a hybrid stack in turn, or one for all.
+    """The mechanism of each layer: ``hybrid``'s in a cycle if given, else ``attention``.
 
     Raises:
         ValueError: if there are fewer layers than mechanisms.
@@ -44,23 +44,23 @@ def in_turn(
 
 
 def require_causal(attention: AttentionLayer, key: str) -> AttentionLayer:
-    """The layer itself; ValueError, which tells how to choose another, if it cannot be causal."""
+    """Return the layer; ValueError if it cannot be causal. ``key`` is its config key."""
     if not attention.capabilities.causal:
         raise ValueError(
-            f"{type(attention).__name__} cannot be causal, as self-attention in a decoder must be; "
-            f"give it another: {key}=multi_head (in a hybrid stack, by its name there)"
+            f"{type(attention).__name__} cannot be causal, but self-attention in a decoder is; "
+            f"use {key}=multi_head (in a hybrid stack, its key there)"
         )
     return attention
 
 
 class ShortConvolution(nn.Module):
-    """A causal convolution of each channel by itself, over the last few positions.
+    """A causal depthwise convolution, initialized as the identity.
 
-    Starts as the identity. (Before the mixer: Arora et al. 2023, §4; Gu & Dao 2023, §3.4.)
+    It precedes attention as in Arora et al. 2023, §4, and Gu & Dao 2023, §3.4.
 
     Args:
         d_model: number of channels.
-        kernel: number of positions, the own included.
+        kernel: number of positions, the current one included.
 
     Raises:
         ValueError: if ``kernel`` is below 1.
@@ -73,14 +73,14 @@ class ShortConvolution(nn.Module):
         with torch.no_grad():
             self.weight[:, :, -1] = 1.0
 
-    def forward(self, x: Tensor, past: Cache | None = None) -> Tensor:
-        """(B, L, d_model) → (B, L, d_model), with the positions before it from the past."""
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """(B, L, d_model) → (B, L, d_model); a cache holds the preceding positions."""
         d_model, _, kernel = self.weight.shape
-        before = None if past is None else past.tensors.get("inputs")
-        whole = F.pad(x, (0, 0, kernel - 1, 0)) if before is None else torch.cat([before, x], 1)
-        if past is not None:
-            past.replace({"inputs": whole[:, whole.shape[1] - kernel + 1 :]})
-        return F.conv1d(whole.mT, self.weight, groups=d_model).mT
+        before = None if cache is None else cache.tensors.get("inputs")
+        padded = F.pad(x, (0, 0, kernel - 1, 0)) if before is None else torch.cat([before, x], 1)
+        if cache is not None:
+            cache.replace({"inputs": padded[:, padded.shape[1] - kernel + 1 :]})
+        return F.conv1d(padded.mT, self.weight, groups=d_model).mT
 
 
 class FeedForwardBlock(nn.Module):
@@ -105,7 +105,7 @@ class FeedForwardBlock(nn.Module):
 def feed_forward_block(
     d_model: int, dim_feedforward: int, dropout: float, activation: type[nn.Module] = nn.ReLU
 ) -> nn.Module:
-    """A feed-forward block; where ``dim_feedforward`` is 0, nothing.
+    """A feed-forward block, or the identity if ``dim_feedforward`` is 0.
 
     Raises:
         ValueError: if ``dim_feedforward`` is below 0.
@@ -123,10 +123,10 @@ class SelfAttentionBlock(nn.Module):
     """Self-attention and a feed-forward network, each as x + f(norm(x)) (Xiong et al. 2020).
 
     Args:
-        d_model: of the residual stream.
+        d_model: width of the residual stream.
         attention: the mechanism.
         dim_feedforward: width of the feed-forward network's hidden layer; 0 means no network.
-        dropout: probability, on what each of them adds.
+        dropout: probability, on the output of each of them.
         activation: of the feed-forward network.
         convolution: kernel of a causal convolution before attention; None means none.
     """
@@ -147,24 +147,25 @@ class SelfAttentionBlock(nn.Module):
         self.feed_forward = feed_forward_block(d_model, dim_feedforward, dropout, activation)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Mask, past: Past | None = None, name: str = "") -> Tensor:
-        """(B, L, d_model) → (B, L, d_model); in a past it keeps what it needs under its name."""
-        seen = None if past is None else past.setdefault(name, Cache())
+    def forward(
+        self, x: Tensor, mask: Mask, caches: Caches | None = None, name: str = ""
+    ) -> Tensor:
+        """(B, L, d_model) → (B, L, d_model); uses the caches under its name."""
+        cache = None if caches is None else caches.setdefault(name, Cache())
         mixed = self.attention_norm(x)
         if self.convolution is not None:
-            tail = None if past is None else past.setdefault(f"{name}.convolution", Cache())
+            tail = None if caches is None else caches.setdefault(f"{name}.convolution", Cache())
             mixed = self.convolution(mixed, tail)
-        x = x + self.dropout(self.self_attention(mixed, mask=mask, cache=seen).output)
+        x = x + self.dropout(self.self_attention(mixed, mask=mask, cache=cache).output)
         return self.feed_forward(x)
 
 
 def initialize_as_gpt2(blocks: Iterable[nn.Module]) -> None:
     """Initialize the projections of self-attention blocks as GPT-2 does.
 
-    Weights are N(0, 0.02²) and biases 0. Those of the N projections that add to the residual stream
-    are divided by √N (Radford et al. 2019, §2.3); with feed-forward networks N is 2 · num_layers.
-    Parameters of a mechanism other than the projections of every attention layer keep their own
-    initialization.
+    Weights are N(0, 0.02²) and biases 0. The weights of the N projections that add to the residual
+    stream are divided by √N (Radford et al. 2019, §2.3); with feed-forward networks, N is
+    2 · num_layers. Other parameters of a mechanism keep their own initialization.
     """
     inner: list[nn.Module] = []
     residual: list[nn.Module] = []
@@ -180,7 +181,7 @@ def initialize_as_gpt2(blocks: Iterable[nn.Module]) -> None:
             residual.append(last)
     for projections, std in ((inner, GPT2_STD), (residual, GPT2_STD / len(residual) ** 0.5)):
         for projection in projections:
-            if isinstance(projection, nn.Linear):  # some mechanisms do without
+            if isinstance(projection, nn.Linear):  # some mechanisms have no such projection
                 nn.init.normal_(projection.weight, std=std)
                 if projection.bias is not None:
                     nn.init.zeros_(projection.bias)

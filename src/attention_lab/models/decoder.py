@@ -1,4 +1,4 @@
-"""The decoder: a causal language model."""
+"""The Transformer decoder: a causal language model."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from attention_lab.attention import Causal
 from attention_lab.attention.validation import check_dropout, check_positive
+from attention_lab.models.base import AttentionFactory, Caches, LanguageNetwork
 from attention_lab.models.blocks import (
     GPT2_STD,
     SelfAttentionBlock,
-    in_turn,
+    attention_per_layer,
     initialize_as_gpt2,
     require_causal,
 )
 from attention_lab.models.embedding import position_embedding
-from attention_lab.models.protocol import AttentionFactory, LanguageNetwork, Past
 
 
 class Decoder(LanguageNetwork):
@@ -24,26 +24,25 @@ class Decoder(LanguageNetwork):
     Embeddings, learned positions and sinusoids initially have unit length in expectation, at any
     d_model. The logits of a tied lm_head then have a standard deviation of 1, so the first loss is
     about log(vocabulary) + ½. Mechanisms keep their own initialization unless
-    ``init="gpt2"`` asks for another by name.
+    ``init`` is "gpt2".
 
     Args:
         vocabulary: number of tokens.
-        length: greatest number of positions, for learned ones.
-        self_attention: makes the attention of every layer.
-        hybrid: mechanisms by any names, which the layers use in turn, in place of
-            ``self_attention``.
-        d_model: of the residual stream.
+        length: greatest number of positions, for learned positions only.
+        self_attention: creates the attention of each layer.
+        hybrid: mechanisms by name that the layers cycle through, instead of ``self_attention``.
+        d_model: width of the residual stream.
         num_layers: number of layers.
-        dim_feedforward: of the hidden layer; None means 4 · d_model, 0 no feed-forward network.
+        dim_feedforward: width of the feed-forward network; None means 4 · d_model, 0 none.
         convolution: kernel of a short causal convolution before attention; None means none.
-        positions: what is added to the embeddings: "learned", "sinusoidal" or "none".
-        tied: whether lm_head is the embedding transposed (Press & Wolf 2017).
-        init: "default", or "gpt2": embeddings, positions, lm_head and all projections begin with a
-            standard deviation of 0.02, those that end in the residual stream with
-            0.02 / √(2 · num_layers) (:func:`attention_lab.models.blocks.initialize_as_gpt2`).
-        init_std: standard deviation of embeddings, lm_head and learned positions at the beginning,
-            to which sinusoids are scaled; None means 1 / √d_model, or GPT-2's 0.02.
-        dropout: probability, on embeddings and on what each sublayer adds.
+        positions: position embedding: "learned", "sinusoidal" or "none".
+        tied: whether lm_head shares the embedding's weight (Press & Wolf 2017).
+        init: "default", or "gpt2": an initial standard deviation of 0.02 for embeddings,
+            positions, lm_head and projections, and of 0.02 / √(2 · num_layers) for projections that
+            add to the residual stream (:func:`attention_lab.models.blocks.initialize_as_gpt2`).
+        init_std: initial standard deviation of embeddings, lm_head and positions; None means
+            1 / √d_model, or 0.02 for "gpt2".
+        dropout: probability, on embeddings and on the output of each sublayer.
 
     Raises:
         ValueError: if a value is out of range, or a mechanism cannot be causal.
@@ -91,7 +90,7 @@ class Decoder(LanguageNetwork):
                 nn.GELU,
                 convolution,
             )
-            for attention in in_turn(self_attention, hybrid, num_layers)
+            for attention in attention_per_layer(self_attention, hybrid, num_layers)
         )
         if init == "gpt2":
             initialize_as_gpt2(self.layers)
@@ -102,11 +101,11 @@ class Decoder(LanguageNetwork):
         else:
             nn.init.normal_(self.lm_head.weight, std=init_std)
 
-    def states(self, tokens: Tensor, past: Past | None = None) -> Tensor:
-        seen = past["layers.0"].length if past else 0
-        x = self.dropout(self.positions(self.embedding(tokens), seen))
+    def hidden_states(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
+        start = caches["layers.0"].length if caches else 0
+        x = self.dropout(self.positions(self.embedding(tokens), start))
         for number, layer in enumerate(self.layers):
-            x = layer(x, Causal(), past, f"layers.{number}")
+            x = layer(x, Causal(), caches, f"layers.{number}")
         return self.norm(x)
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Writing sequences with a network that says, step by step, what may come next."""
+"""Decoding: greedy search, beam search and sampling."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -9,37 +9,37 @@ from torch import Tensor
 from attention_lab.attention import attention_layers
 from attention_lab.attention.precision import wide
 from attention_lab.attention.validation import check_positive
+from attention_lab.models.base import Caches, LanguageNetwork, SequenceToSequenceNetwork
 from attention_lab.models.embedding import LearnedPositions
-from attention_lab.models.protocol import LanguageNetwork, Past, SequenceToSequenceNetwork
 
 
 @torch.no_grad()
-def greedy(
+def greedy_search(
     network: SequenceToSequenceNetwork, source: Tensor, begin: int, end: int, max_length: int
 ) -> Tensor:
-    """Write the most probable next token, again and again.
+    """Decode the most probable token at each step.
 
     Args:
-        network: reads and writes.
+        network: the network.
         source: (B, S) token ids.
-        begin: the token that every target begins with.
-        end: the token that ends a target.
-        max_length: give up after so many tokens.
+        begin: the id of BOS.
+        end: the id of EOS.
+        max_length: greatest number of tokens, EOS included.
 
     Returns:
-        Token ids (B, T ≤ max_length) without ``begin``; whatever follows ``end`` is arbitrary.
+        Token ids (B, T ≤ max_length) without BOS; ids after EOS are arbitrary.
     """
-    past = network.read(source)
+    caches = network.prefill(source)
     tokens = source.new_full((len(source), 1), begin)
     ended = torch.zeros_like(tokens, dtype=torch.bool)
-    written = []
+    decoded = []
     for _ in range(max_length):
-        tokens = network.next(tokens, past).argmax(-1, keepdim=True)
-        written.append(tokens)
+        tokens = network.next_logits(tokens, caches).argmax(-1, keepdim=True)
+        decoded.append(tokens)
         ended |= tokens == end
         if ended.all():
             break
-    return torch.cat(written, dim=1)
+    return torch.cat(decoded, dim=1)
 
 
 @torch.no_grad()
@@ -52,29 +52,30 @@ def beam_search(
     beams: int,
     length_penalty: float = 0.6,
 ) -> Tensor:
-    """Write several hypotheses side by side, and give back the best that ended.
+    """Decode several hypotheses in parallel, and return the best finished one.
 
-    At each step the most probable continuations of all hypotheses go on. One that ends is put
-    aside (Sutskever et al. 2014, §3.2), and leaves the beam narrower by one: so a beam of 1 is
-    greedy. Those that ended are compared by
+    At each step the most probable continuations of all hypotheses are kept. A finished hypothesis
+    leaves the beam, which shrinks by one (Sutskever et al. 2014, §3.2), so one beam is greedy
+    search. The score of a finished hypothesis is
 
         log p / ((5 + length) / 6)^α
 
-    (Wu et al. 2016, eq. 14, without coverage), where the length counts ``end``. An example is done
-    once none that goes on can do better: log p / ((5 + max_length) / 6)^α of the most probable is
-    not above the best score. If none ends within ``max_length``, the most probable is the answer.
+    (Wu et al. 2016, eq. 14, without coverage), where the length includes EOS. The search of an
+    example ends when no active hypothesis can reach a better score:
+    log p / ((5 + max_length) / 6)^α of the most probable one is not above the best score. If none
+    finishes within ``max_length``, the most probable hypothesis is returned.
 
     Args:
-        network: reads and writes.
+        network: the network.
         source: (B, S) token ids.
-        begin: the token that every target begins with.
-        end: the token that ends a target.
-        max_length: give up after so many tokens.
+        begin: the id of BOS.
+        end: the id of EOS.
+        max_length: greatest number of tokens, EOS included.
         beams: number of hypotheses.
-        length_penalty: α, from 0; the larger, the longer what is written.
+        length_penalty: α, at least 0; larger values favor longer outputs.
 
     Returns:
-        Token ids (B, T ≤ max_length) without ``begin``; whatever follows ``end`` is arbitrary.
+        Token ids (B, T ≤ max_length) without BOS; ids after EOS are arbitrary.
 
     Raises:
         ValueError: if a value is out of range.
@@ -82,59 +83,60 @@ def beam_search(
     check_positive(max_length=max_length, beams=beams)
     if length_penalty < 0:
         raise ValueError(f"length_penalty must be at least 0, got {length_penalty}")
-    past = network.read(source)
+    caches = network.prefill(source)
     search = _Beams(source, begin, end, beams)
     for length in range(1, max_length + 1):
-        rows = search.step(network.next(search.last, past), ((5 + length) / 6) ** length_penalty)
+        logits = network.next_logits(search.last, caches)
+        rows = search.step(logits, ((5 + length) / 6) ** length_penalty)
         if search.done(((5 + max_length) / 6) ** length_penalty):
             break
-        for cache in past.values():
+        for cache in caches.values():
             cache.select(rows)
     return search.best()
 
 
 class _Beams:
-    """The hypotheses of all examples: K that go on, and the best of those that ended, of each.
+    """The hypotheses of all examples: K active ones, and the best finished one, of each.
 
     Args:
         source: (B, S), of the examples.
-        begin: the token that a hypothesis begins with.
-        end: the token that ends one.
-        beams: the greatest number of hypotheses of an example.
+        begin: the id of BOS.
+        end: the id of EOS.
+        beams: number of hypotheses of each example.
     """
 
     def __init__(self, source: Tensor, begin: int, end: int, beams: int) -> None:
         examples = len(source)
         self.end = end
-        self.written = source.new_full((examples, 1, 1), begin)  # (B, K, begin and length)
-        self.log_p = torch.zeros((examples, 1), device=source.device)  # (B, K), -inf if it ended
-        self.free = source.new_full((examples, 1), beams)  # how many have not ended
-        self.ended = source.new_full((examples, 1), end)  # (B, length), the best that ended
+        self.active = source.new_full((examples, 1, 1), begin)  # (B, K, 1 + length)
+        self.log_p = torch.zeros((examples, 1), device=source.device)  # (B, K), -inf if finished
+        self.free = source.new_full((examples, 1), beams)  # number of unfinished hypotheses
+        self.finished = source.new_full((examples, 1), end)  # (B, length), the best finished one
         self.score = torch.full_like(self.log_p, -torch.inf)  # (B, 1), its score
 
     @property
     def last(self) -> Tensor:
-        """What was written last, (B · K, 1)."""
-        return self.written[..., -1].flatten().unsqueeze(1)
+        """The last token of each active hypothesis, (B · K, 1)."""
+        return self.active[..., -1].flatten().unsqueeze(1)
 
     def step(self, logits: Tensor, penalty: float) -> Tensor:
-        """Go on with the best continuations.
+        """Extend the hypotheses by their most probable continuations.
 
         Args:
-            logits: (B · K, V), of what comes next.
-            penalty: what the log-probability of those that end now is divided by.
+            logits: (B · K, V), of the next tokens.
+            penalty: divisor of the log-probability of hypotheses that finish in this step.
 
         Returns:
-            The rows that the hypotheses continue, (B · new K,) int64.
+            The rows that the new hypotheses continue, (B · new K,) int64.
         """
-        examples, kept, _ = self.written.shape
+        examples, kept, length = self.active.shape
         log_p = wide(logits).log_softmax(-1).unflatten(0, (examples, kept))
         log_p = log_p + self.log_p.unsqueeze(-1)
         vocabulary, beams = log_p.shape[-1], int(self.free.amax())
         log_p, chosen = log_p.flatten(1).topk(min(beams, kept * vocabulary), dim=1)
         parents, tokens = chosen // vocabulary, (chosen % vocabulary).unsqueeze(-1)
-        before = self.written.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.written.shape[2]))
-        self.written = torch.cat([before, tokens], dim=-1)
+        prefixes = self.active.gather(1, parents.unsqueeze(-1).expand(-1, -1, length))
+        self.active = torch.cat([prefixes, tokens], dim=-1)
         rank = torch.arange(log_p.shape[1], device=log_p.device)
         log_p = log_p.masked_fill(rank >= self.free, -torch.inf)
         ends = (tokens.squeeze(-1) == self.end) & (log_p > -torch.inf)
@@ -145,32 +147,33 @@ class _Beams:
         return (first + parents).flatten()
 
     def done(self, penalty: float) -> bool:
-        """Whether no hypothesis that goes on can beat what ended, with this penalty at best."""
+        """Whether no active hypothesis can reach a better score, given the least penalty."""
         hopeless = self.log_p.amax(1, keepdim=True) / penalty <= self.score
         self.log_p = self.log_p.masked_fill(hopeless, -torch.inf)
         return bool(hopeless.all())
 
     def best(self) -> Tensor:
-        """The best that ended of each example, or else the most probable, (B, length)."""
-        unended = self._written(self.log_p.argmax(1, keepdim=True))
-        return torch.where(self.score > -torch.inf, self.ended, unended)
+        """The best finished hypothesis of each example, else the most probable, (B, length)."""
+        unfinished = self._active(self.log_p.argmax(1, keepdim=True))
+        return torch.where(self.score > -torch.inf, self.finished, unfinished)
 
     def _keep_best(self, scores: Tensor) -> None:
-        """Take those that end now, with scores (B, K), into account; -inf for the others."""
+        """Update the best finished hypotheses; scores are (B, K), -inf for unfinished ones."""
         score, which = scores.max(1, keepdim=True)
-        longer = torch.cat([self.ended, self.ended[:, -1:]], 1)[:, : self.written.shape[2] - 1]
-        self.ended = torch.where(score > self.score, self._written(which), longer)
+        padded = torch.cat([self.finished, self.finished[:, -1:]], 1)
+        padded = padded[:, : self.active.shape[2] - 1]
+        self.finished = torch.where(score > self.score, self._active(which), padded)
         self.score = torch.maximum(score, self.score)
 
-    def _written(self, which: Tensor) -> Tensor:
-        """One hypothesis of each example, (B, length), of those with numbers (B, 1)."""
-        return self.written[torch.arange(len(which), device=which.device), which.squeeze(1), 1:]
+    def _active(self, which: Tensor) -> Tensor:
+        """One hypothesis of each example, (B, length), by index (B, 1), without BOS."""
+        return self.active[torch.arange(len(which), device=which.device), which.squeeze(1), 1:]
 
 
-def room(network: LanguageNetwork, wanted: int) -> int:
-    """How many of the positions wanted a network has: all, unless it knows an end before."""
+def available_positions(network: LanguageNetwork, wanted: int) -> int:
+    """The number of positions the network supports, at most ``wanted``."""
 
-    def ends_before(length: int) -> bool:
+    def is_too_long(length: int) -> bool:
         try:
             for module in network.modules():
                 if isinstance(module, LearnedPositions):
@@ -181,7 +184,7 @@ def room(network: LanguageNetwork, wanted: int) -> int:
             return True
         return False
 
-    return bisect_left(range(1, wanted + 1), True, key=ends_before)
+    return bisect_left(range(1, wanted + 1), True, key=is_too_long)
 
 
 @torch.no_grad()
@@ -193,56 +196,59 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
-    never: Sequence[int] = (),
+    suppress_tokens: Sequence[int] = (),
 ) -> Tensor:
-    """Draw the next token, again and again.
+    """Continue prompts with sampled tokens.
 
     Args:
-        network: says what comes next.
+        network: the language model.
         prompt: (B, n ≥ 1) token ids, without padding.
-        length: how many tokens to write.
-        temperature: what logits are divided by; 0 takes the most probable token.
-        top_k: draw among so many of the most probable only (Fan et al. 2018, §5.3); None: all.
-        top_p: draw among the fewest most probable tokens that together have at least this
-            probability, with the others of ``top_k`` left out before (Holtzman et al. 2020, §3.1);
-            None means all.
-        generator: of the random numbers, on the prompt's device; None means torch's own.
-        never: tokens that are not drawn, however probable; the others share what they had.
+        length: number of tokens to sample.
+        temperature: divisor of the logits; 0 takes the most probable token.
+        top_k: sample from the k most probable tokens (Fan et al. 2018, §5.3); None means all.
+        top_p: sample from the fewest most probable tokens whose probabilities sum to at least p,
+            after ``top_k`` (Holtzman et al. 2020, §3.1); None means all.
+        generator: of random numbers, on the prompt's device; None means torch's default.
+        suppress_tokens: ids that are not sampled.
 
     Returns:
         The tokens that follow the prompt, (B, length).
 
     Raises:
-        ValueError: if a value is out of range, or the network has no positions for so many tokens.
+        ValueError: if a value is out of range, or the network has too few positions.
     """
     _check_sampling(prompt, length, temperature, top_k, top_p)
-    past: Past = {}
-    tokens, written = prompt, []
+    caches: Caches = {}
+    tokens, sampled = prompt, []
     for _ in range(length):
-        logits = _without(never, network.next(tokens, past))
+        logits = _suppress(suppress_tokens, network.next_logits(tokens, caches))
         if temperature == 0:
             tokens = logits.argmax(-1, keepdim=True)
         else:
             probabilities = _probabilities(logits, temperature, top_k, top_p)
             tokens = torch.multinomial(probabilities, 1, generator=generator)
-        written.append(tokens)
-    return torch.cat(written, dim=1)
+        sampled.append(tokens)
+    return torch.cat(sampled, dim=1)
 
 
-def _without(never: Sequence[int], logits: Tensor) -> Tensor:
-    """Logits (B, V) with those of some tokens at -inf."""
+def _suppress(suppress_tokens: Sequence[int], logits: Tensor) -> Tensor:
+    """Logits (B, V) with those of some tokens set to -inf."""
     vocabulary = logits.shape[-1]
-    if len(set(never)) == vocabulary or not all(0 <= token < vocabulary for token in never):
-        raise ValueError(f"never must be some of {vocabulary} tokens, and not all, got {never}")
-    unwanted = torch.tensor(never, dtype=torch.int64, device=logits.device)
-    return logits.index_fill(-1, unwanted, -torch.inf)
+    is_known = all(0 <= token < vocabulary for token in suppress_tokens)
+    if len(set(suppress_tokens)) == vocabulary or not is_known:
+        raise ValueError(
+            f"suppress_tokens must be ids below {vocabulary}, and not all of them; got "
+            f"{suppress_tokens}"
+        )
+    ids = torch.tensor(suppress_tokens, dtype=torch.int64, device=logits.device)
+    return logits.index_fill(-1, ids, -torch.inf)
 
 
 def _probabilities(
     logits: Tensor, temperature: float, top_k: int | None, top_p: float | None
 ) -> Tensor:
-    """What :func:`sample` draws from, (B, V), for logits (B, V)."""
-    # Below 1e-30 nothing changes, but that numbers overflow.
+    """The distribution (B, V) of :func:`sample` for logits (B, V)."""
+    # Lower temperatures have the same result, but overflow.
     scaled = wide(logits) / max(temperature, 1e-30)
     ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
@@ -260,7 +266,7 @@ def _check_sampling(
 ) -> None:
     check_positive(length=length)
     if prompt.shape[1] == 0:
-        raise ValueError("a prompt needs at least one token")
+        raise ValueError("the prompt is empty; give at least one token")
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if top_k is not None:

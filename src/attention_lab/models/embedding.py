@@ -1,4 +1,4 @@
-"""Token embeddings with sinusoidal positions."""
+"""Token embeddings, and sinusoidal and learned position embeddings."""
 
 import math
 
@@ -21,10 +21,10 @@ def sinusoids(length: int, d_model: int, device: torch.device | None = None) -> 
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds sinusoidal positions to vectors (B, L, d_model); any length, nothing is learned.
+    """Adds sinusoidal positions to vectors (B, L, d_model); any length, no parameters.
 
     Args:
-        d_model: of the vectors.
+        d_model: width of the vectors.
         amplitude: of the sinusoids; 1 suits vectors whose components have a variance near 1.
     """
 
@@ -34,7 +34,7 @@ class SinusoidalPositions(nn.Module):
         self.amplitude = amplitude
 
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
-        # Not a buffer: one that no checkpoint holds has no values after to_empty.
+        # Not a buffer: a non-persistent buffer has no values after to_empty.
         _, length, d_model = vectors.shape
         added = self.amplitude * sinusoids(start + length, d_model, vectors.device)[start:]
         is_mixed = torch.is_autocast_enabled(vectors.device.type)
@@ -42,27 +42,27 @@ class SinusoidalPositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """Adds a learned vector for each position to vectors (B, L, d_model), up to a length.
+    """Adds a learned vector for each position to vectors (B, L, d_model).
 
     Args:
-        d_model: of the vectors.
-        length: number of positions.
-        deviation: standard deviation of what they begin with.
+        d_model: width of the vectors.
+        length: greatest number of positions.
+        std: standard deviation of the initial values.
 
     Raises:
-        ValueError: when called or checked, if positions go beyond the length.
+        ValueError: when called or checked, if there are more positions than ``length``.
     """
 
-    def __init__(self, d_model: int, length: int, deviation: float) -> None:
+    def __init__(self, d_model: int, length: int, std: float) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(length, d_model) * deviation)
+        self.table = nn.Parameter(torch.randn(length, d_model) * std)
 
     def check_length(self, length: int) -> None:
-        """Raise ValueError if there are not so many positions."""
+        """Raise ValueError if ``length`` exceeds the number of positions."""
         if length > len(self.table):
             raise ValueError(
                 f"{length} positions, but only {len(self.table)} were learned; "
-                "positions=sinusoidal have no end"
+                "positions=sinusoidal have no limit"
             )
 
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
@@ -72,36 +72,35 @@ class LearnedPositions(nn.Module):
 
 
 class NoPositions(nn.Module):
-    """Adds nothing: attention has positions of its own, or does without."""
+    """Adds nothing, for mechanisms with positions of their own, or without positions."""
 
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
         return vectors
 
 
-def position_embedding(kind: str, d_model: int, length: int, deviation: float) -> nn.Module:
-    """What adds positions to embeddings.
+def position_embedding(kind: str, d_model: int, length: int, std: float) -> nn.Module:
+    """The module that adds positions to embeddings.
 
     Args:
-        kind: "learned" (up to a length), "sinusoidal" or "none".
-        d_model: of the embeddings.
-        length: greatest number of positions, for learned ones.
-        deviation: of the components of positions. What is far smaller than the embeddings is hard
-            to learn from, and what is far greater drowns them.
+        kind: "learned", "sinusoidal" or "none".
+        d_model: width of the embeddings.
+        length: greatest number of positions, for "learned" only.
+        std: standard deviation of the components, which should be close to that of the embeddings.
 
     Raises:
-        ValueError: if there is no such kind.
+        ValueError: if the kind is unknown.
     """
     if kind == "learned":
-        return LearnedPositions(d_model, length, deviation)
+        return LearnedPositions(d_model, length, std)
     if kind == "sinusoidal":
-        return SinusoidalPositions(d_model, amplitude=2**0.5 * deviation)
+        return SinusoidalPositions(d_model, amplitude=2**0.5 * std)
     if kind == "none":
         return NoPositions()
     raise ValueError(f"positions must be learned, sinusoidal or none, got {kind!r}")
 
 
 def token_embedding(vocabulary: int, d_model: int, padding: int) -> nn.Embedding:
-    """An embedding whose vectors have unit length on average; the padding token's is zero."""
+    """An embedding whose vectors have unit length on average; that of padding is zero."""
     embedding = nn.Embedding(vocabulary, d_model, padding_idx=padding)
     with torch.no_grad():
         embedding.weight.normal_(std=d_model**-0.5)

@@ -1,4 +1,4 @@
-"""A Transformer encoder that gives a sequence one label."""
+"""The Transformer encoder with a linear classifier."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -8,29 +8,28 @@ from torch import Tensor, nn
 
 from attention_lab.attention import Mask, NoMask, Padding
 from attention_lab.attention.validation import check_dropout, check_positive
-from attention_lab.models.blocks import SelfAttentionBlock, in_turn
+from attention_lab.models.base import AttentionFactory, ClassificationNetwork
+from attention_lab.models.blocks import SelfAttentionBlock, attention_per_layer
 from attention_lab.models.embedding import position_embedding, token_embedding
-from attention_lab.models.protocol import AttentionFactory, ClassificationNetwork
 
 
 class EncoderClassifier(ClassificationNetwork):
-    """Transformer encoder, pre-norm; the mean over real positions, or the first; linear classifier.
+    """Transformer encoder, pre-norm, with pooling and a linear classifier.
 
     Args:
         classes: number of classes.
-        length: greatest number of positions, for learned ones.
+        length: greatest number of positions, for learned positions only.
         features: width of the input vectors; None if the inputs are tokens.
         vocabulary: number of tokens; None if the inputs are vectors.
-        self_attention: makes the attention of every layer.
-        hybrid: mechanisms by any names, which the layers use in turn, in place of
-            ``self_attention``.
-        d_model: of the residual stream.
+        self_attention: creates the attention of each layer.
+        hybrid: mechanisms by name that the layers cycle through, instead of ``self_attention``.
+        d_model: width of the residual stream.
         num_layers: number of layers.
-        dim_feedforward: of the hidden layer; None means 4 · d_model, 0 no feed-forward network.
-        positions: what is added to the embeddings: "sinusoidal", "learned" or "none".
-        pooling: what the classifier gets: "mean" or "first".
-        dropout: probability, on embeddings and on what each sublayer adds.
-        padding: the token id that marks absent positions.
+        dim_feedforward: width of the feed-forward network; None means 4 · d_model, 0 none.
+        positions: position embedding: "sinusoidal", "learned" or "none".
+        pooling: input of the classifier: the "mean" over unpadded positions, or the "first".
+        dropout: probability, on embeddings and on the output of each sublayer.
+        padding: the id of the padding token.
 
     Raises:
         ValueError: if a value is out of range.
@@ -60,19 +59,19 @@ class EncoderClassifier(ClassificationNetwork):
         if pooling not in ("mean", "first"):
             raise ValueError(f"pooling must be mean or first, got {pooling!r}")
         if (features is None) == (vocabulary is None):
-            raise ValueError("inputs are either vectors (features) or tokens (vocabulary)")
+            raise ValueError("give either features, for vectors, or vocabulary, for tokens")
         self.embedding: nn.Module = (
             nn.Linear(features, d_model)
             if features is not None
             else token_embedding(vocabulary or 0, d_model, padding)
         )
         self.embedding_scale = d_model**0.5 if vocabulary is not None else 1.0
-        self.positions = position_embedding(positions, d_model, length, deviation=2**-0.5)
+        self.positions = position_embedding(positions, d_model, length, std=2**-0.5)
         self.pooling, self.padding = pooling, padding
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             SelfAttentionBlock(d_model, attention(d_model, d_model), dim_feedforward, dropout)
-            for attention in in_turn(self_attention, hybrid, num_layers)
+            for attention in attention_per_layer(self_attention, hybrid, num_layers)
         )
         self.norm = nn.LayerNorm(d_model)
         self.classifier = nn.Linear(d_model, classes)

@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 from attention_lab.attention import AttentionLayer, Cache, Causal, Mask, Padding
 from attention_lab.attention.validation import check_dropout, check_positive
+from attention_lab.models.base import (
+    AttentionFactory,
+    Caches,
+    Encoded,
+    EncoderDecoderNetwork,
+    check_cross_attention,
+)
 from attention_lab.models.blocks import (
     SelfAttentionBlock,
+    attention_per_layer,
     feed_forward_block,
-    in_turn,
     require_causal,
 )
 from attention_lab.models.embedding import NoPositions, SinusoidalPositions, token_embedding
-from attention_lab.models.protocol import (
-    AttentionFactory,
-    Encoded,
-    EncoderDecoderNetwork,
-    Past,
-    check_cross_attention,
-)
 
 
 class DecoderLayer(nn.Module):
@@ -47,15 +47,17 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         memory: Tensor | None,
-        visible: Mask,
-        seen: Cache | None = None,
-        source: Cache | None = None,
+        source_mask: Mask,
+        target_cache: Cache | None = None,
+        source_cache: Cache | None = None,
     ) -> Tensor:
-        """(B, T, d_model) → (B, T, d_model); step by step, ``source`` stands for the memory."""
-        own = self.self_attention(self.self_norm(x), mask=Causal(), cache=seen).output
-        x = x + self.dropout(own)
-        found = self.cross_attention(self.cross_norm(x), memory, visible, cache=source).output
-        return self.feed_forward(x + self.dropout(found))
+        """(B, T, d_model) → (B, T, d_model); ``memory`` is None if ``source_cache`` holds it."""
+        attended = self.self_attention(self.self_norm(x), mask=Causal(), cache=target_cache).output
+        x = x + self.dropout(attended)
+        attended = self.cross_attention(
+            self.cross_norm(x), memory, source_mask, cache=source_cache
+        ).output
+        return self.feed_forward(x + self.dropout(attended))
 
 
 class EncoderDecoder(EncoderDecoderNetwork):
@@ -64,22 +66,21 @@ class EncoderDecoder(EncoderDecoderNetwork):
     Args:
         source_vocabulary: number of source tokens.
         target_vocabulary: number of target tokens.
-        cross_attention: makes each decoder layer's attention to the source.
-        self_attention: makes the self-attention of every layer of both stacks; None means the
-            same mechanism as in cross-attention.
-        hybrid: mechanisms by any names, which the layers of either stack use in turn for
-            self-attention, in place of ``self_attention``.
-        d_model: of the residual stream.
+        cross_attention: creates the cross-attention of each decoder layer.
+        self_attention: creates the self-attention of each layer; None means ``cross_attention``.
+        hybrid: mechanisms by name that the layers of each stack cycle through for
+            self-attention, instead of ``self_attention``.
+        d_model: width of the residual stream.
         num_encoder_layers: number of encoder layers.
         num_decoder_layers: number of decoder layers.
-        dim_feedforward: of the hidden layer; None means 4 · d_model, 0 no feed-forward network.
-        dropout: probability, on embeddings and on every sublayer's output.
-        positions: what is added to the embeddings: "sinusoidal" or "none", where attention has
-            positions of its own.
-        padding: the token id that marks absent positions.
+        dim_feedforward: width of the feed-forward network; None means 4 · d_model, 0 none.
+        dropout: probability, on embeddings and on the output of each sublayer.
+        positions: position embedding: "sinusoidal" or "none".
+        padding: the id of the padding token.
 
     Raises:
-        ValueError: if a value is out of range, or a mechanism cannot do what its place asks.
+        ValueError: if a value is out of range, or a mechanism is not suitable: decoders need causal
+            self-attention, and cross-attention.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
         self.dropout = nn.Dropout(dropout)
         self.encoder = nn.ModuleList(
             SelfAttentionBlock(d_model, attention(d_model, d_model), dim_feedforward, dropout)
-            for attention in in_turn(self_attention, hybrid, num_encoder_layers)
+            for attention in attention_per_layer(self_attention, hybrid, num_encoder_layers)
         )
         self.encoder_norm = nn.LayerNorm(d_model)
         self.decoder = nn.ModuleList(
@@ -129,7 +130,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
                 cross_attention(d_model, d_model),
                 dropout,
             )
-            for attention in in_turn(self_attention, hybrid, num_decoder_layers)
+            for attention in attention_per_layer(self_attention, hybrid, num_decoder_layers)
         )
         self.decoder_norm = nn.LayerNorm(d_model)
         self.lm_head = nn.Linear(d_model, target_vocabulary)
@@ -148,21 +149,21 @@ class EncoderDecoder(EncoderDecoderNetwork):
             x = layer(x, encoded.memory, Padding(encoded.valid))
         return self.lm_head(self.decoder_norm(x))
 
-    def read(self, source: Tensor) -> Past:
+    def prefill(self, source: Tensor) -> Caches:
         encoded = self.encode(source)
-        past = {"source": Cache({"valid": encoded.valid})}
+        caches = {"source": Cache({"valid": encoded.valid})}
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, DecoderLayer)
-            past[f"decoder.{number}.self"] = Cache()
-            past[f"decoder.{number}.cross"] = layer.cross_attention.remember(encoded.memory)
-        return past
+            caches[f"decoder.{number}.self"] = Cache()
+            caches[f"decoder.{number}.cross"] = layer.cross_attention.remember(encoded.memory)
+        return caches
 
-    def next(self, tokens: Tensor, past: Past) -> Tensor:
-        x = self._embed(self.target_embedding, tokens, past["decoder.0.self"].length)
-        visible = Padding(past["source"].tensors["valid"])
+    def next_logits(self, tokens: Tensor, caches: Caches) -> Tensor:
+        x = self._embed(self.target_embedding, tokens, caches["decoder.0.self"].length)
+        source_mask = Padding(caches["source"].tensors["valid"])
         for number, layer in enumerate(self.decoder):
-            seen, source = past[f"decoder.{number}.self"], past[f"decoder.{number}.cross"]
-            x = layer(x, None, visible, seen, source)
+            name = f"decoder.{number}"
+            x = layer(x, None, source_mask, caches[f"{name}.self"], caches[f"{name}.cross"])
         return self.lm_head(self.decoder_norm(x[:, -1]))
 
     def _embed(self, embedding: nn.Embedding, tokens: Tensor, start: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""A decoder alone that reads the source as the beginning of what it writes."""
+"""A decoder-only network for sequence-to-sequence tasks."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -7,33 +7,32 @@ import torch
 from torch import Tensor
 
 from attention_lab.attention import Cache
+from attention_lab.models.base import AttentionFactory, Caches, SequenceToSequenceNetwork
 from attention_lab.models.decoder import Decoder
-from attention_lab.models.protocol import AttentionFactory, Past, SequenceToSequenceNetwork
 
 
 class PrefixDecoder(SequenceToSequenceNetwork):
-    """A causal decoder over source and target in one sequence, without padding in between.
+    """A causal decoder over the concatenation of source and target, without padding in between.
 
-    Tokens of the two vocabularies have embeddings of their own. Sources in a batch may differ in
-    length; when writing, rows whose sources are equally long go on together.
+    Source and target tokens have separate embeddings. When decoding, rows whose sources have the
+    same length are computed together.
 
     Args:
         source_vocabulary: number of source tokens.
         target_vocabulary: number of target tokens.
-        self_attention: makes the attention of every layer.
-        hybrid: mechanisms by any names, which the layers use in turn, in place of
-            ``self_attention``.
-        d_model: of the residual stream.
+        self_attention: creates the attention of each layer.
+        hybrid: mechanisms by name that the layers cycle through, instead of ``self_attention``.
+        d_model: width of the residual stream.
         num_layers: number of layers.
-        dim_feedforward: of the hidden layer; None means 4 · d_model, 0 no feed-forward network.
+        dim_feedforward: width of the feed-forward network; None means 4 · d_model, 0 none.
         convolution: kernel of a short causal convolution before attention; None means none.
-        positions: what is added to the embeddings: "sinusoidal" or "none".
-        tied: whether lm_head is the embedding transposed.
+        positions: position embedding: "sinusoidal" or "none".
+        tied: whether lm_head shares the embedding's weight.
         init: "default" or "gpt2", as in :class:`attention_lab.models.decoder.Decoder`.
-        init_std: standard deviation of embeddings and lm_head at the beginning, to which sinusoids
-            are scaled; None means 1 / √d_model, or GPT-2's 0.02.
-        dropout: probability, on embeddings and on what each sublayer adds.
-        padding: the token id that marks absent positions.
+        init_std: initial standard deviation of embeddings, lm_head and positions; None means
+            1 / √d_model, or 0.02 for "gpt2".
+        dropout: probability, on embeddings and on the output of each sublayer.
+        padding: the id of the padding token.
 
     Raises:
         ValueError: if a value is out of range, or a mechanism cannot be causal.
@@ -63,7 +62,7 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         self.source_vocabulary, self.padding = source_vocabulary, padding
         self.decoder = Decoder(
             source_vocabulary + target_vocabulary,
-            length=0,  # of learned positions, which it has not
+            length=0,  # no learned positions
             self_attention=self_attention,
             hybrid=hybrid,
             d_model=d_model,
@@ -79,32 +78,32 @@ class PrefixDecoder(SequenceToSequenceNetwork):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         starts = (source != self.padding).sum(1, keepdim=True)
-        states = self.decoder.states(self._joined(source, target, starts))
+        states = self.decoder.hidden_states(self._joined(source, target, starts))
         places = starts + torch.arange(target.shape[1], device=target.device)
-        written = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-        return self.decoder.lm_head(written)[..., self.source_vocabulary :]
+        states = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        return self.decoder.lm_head(states)[..., self.source_vocabulary :]
 
-    def read(self, source: Tensor) -> Past:
+    def prefill(self, source: Tensor) -> Caches:
         rows = _RowsByLength((source != self.padding).sum(1))
-        for length, members, past in rows.groups:
+        for length, members, caches in rows.groups:
             if length:
-                self.decoder.states(source[members, :length], past)
+                self.decoder.hidden_states(source[members, :length], caches)
         return {"rows": rows}
 
-    def next(self, tokens: Tensor, past: Past) -> Tensor:
-        rows = past["rows"]
+    def next_logits(self, tokens: Tensor, caches: Caches) -> Tensor:
+        rows = caches["rows"]
         assert isinstance(rows, _RowsByLength)
         target = tokens + self.source_vocabulary
-        logits = [self.decoder.next(target[members], own) for _, members, own in rows.groups]
+        logits = [self.decoder.next_logits(target[members], own) for _, members, own in rows.groups]
         order = torch.cat([members for _, members, _ in rows.groups]).argsort()
         return torch.cat(logits)[order, self.source_vocabulary :]
 
     def _joined(self, source: Tensor, target: Tensor, starts: Tensor) -> Tensor:
-        """Each source without its padding, and its target right behind it, (B, S + T)."""
-        read, written = source.shape[1], target.shape[1]
-        places = torch.arange(read + written, device=source.device).expand(len(source), -1)
-        sources = source.gather(1, places.clamp(max=read - 1))
-        targets = target.gather(1, (places - starts).clamp(0, written - 1))
+        """Each source without its padding, directly followed by its target, (B, S + T)."""
+        length = source.shape[1] + target.shape[1]
+        places = torch.arange(length, device=source.device).expand(len(source), -1)
+        sources = source.gather(1, places.clamp(max=source.shape[1] - 1))
+        targets = target.gather(1, (places - starts).clamp(0, target.shape[1] - 1))
         return torch.where(places < starts, sources, targets + self.source_vocabulary)
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:
@@ -115,18 +114,18 @@ class _Group(NamedTuple):
     """The rows of a batch whose sources have one length."""
 
     length: int
-    members: Tensor  # their numbers, (G,) int64
-    past: Past
+    members: Tensor  # their row numbers, (G,) int64
+    caches: Caches
 
 
 class _RowsByLength(Cache):
-    """The past of rows whose sources differ in length: one for each length.
+    """Caches of rows whose sources differ in length: separate caches for each length.
 
-    Positions then are the same in all rows of a group, and no row has padding within, of which
-    mechanisms that keep sums of the past could not be told.
+    All rows of a group then have the same positions and no padding, which a mechanism with a
+    recurrent state could not mask afterwards.
 
     Args:
-        lengths: of the rows' sources, (B,).
+        lengths: the lengths of the sources, (B,).
     """
 
     def __init__(self, lengths: Tensor) -> None:
@@ -138,13 +137,13 @@ class _RowsByLength(Cache):
 
     def select(self, rows: Tensor) -> None:
         groups = []
-        for length, members, past in self.groups:
+        for length, members, caches in self.groups:
             new_members, places = (rows.unsqueeze(1) == members).nonzero(as_tuple=True)
-            for cache in past.values():
+            for cache in caches.values():
                 cache.select(places)
-            groups.append(_Group(length, new_members, past))
+            groups.append(_Group(length, new_members, caches))
         self.groups = [group for group in groups if len(group.members)]
 
     @property
     def size(self) -> int:
-        return sum(cache.size for group in self.groups for cache in group.past.values())
+        return sum(cache.size for group in self.groups for cache in group.caches.values())

@@ -1,4 +1,4 @@
-"""The recurrent encoder–decoder: where attention was born."""
+"""The recurrent encoder–decoder with attention (Bahdanau et al. 2015; Luong et al. 2015)."""
 
 from typing import Literal
 
@@ -8,36 +8,37 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attention_lab.attention import Cache, Padding
 from attention_lab.attention.validation import check_dropout, check_positive
-from attention_lab.models.embedding import token_embedding
-from attention_lab.models.protocol import (
+from attention_lab.models.base import (
     AttentionFactory,
+    Caches,
     Encoded,
     EncoderDecoderNetwork,
-    Past,
     check_cross_attention,
 )
+from attention_lab.models.embedding import token_embedding
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class RecurrentEncoderDecoder(EncoderDecoderNetwork):
-    """Bidirectional recurrent encoder, recurrent decoder, attention in between.
+    """Bidirectional recurrent encoder, and recurrent decoder with cross-attention.
 
-    The decoder's state h_t is the query and the encoder's states are the memory; lm_head and
-    combination h̃_t = tanh(W [c_t; h_t]) follow Luong et al. 2015, §3. With ``input_feeding`` the
-    previous h̃ also enters the decoder's next step (ibid., §3.3), so that earlier attention steers
-    later attention as in Bahdanau et al. 2015; it is slower, since steps must run one by one.
+    The decoder's state h_t is the query, the encoder's states are the memory, and lm_head gets
+    h̃_t = tanh(W [c_t; h_t]) (Luong et al. 2015, §3). With ``input_feeding``, h̃_t is also an input
+    of the next step (ibid., §3.3), so attention depends on earlier attention as in Bahdanau et al.
+    2015. It is slower, since steps run one after the other.
 
     Args:
         source_vocabulary: number of source tokens.
         target_vocabulary: number of target tokens.
-        cross_attention: makes the decoder's attention to the source.
-        d_model: of embeddings and of the decoder's state; each encoder direction has half. Even.
+        cross_attention: creates the cross-attention of the decoder.
+        d_model: width of embeddings and of the decoder's state; even, since each direction of the
+            encoder has half.
         num_layers: recurrent layers in the encoder and in the decoder.
         cell: "lstm" or "gru".
-        input_feeding: whether the attentional state enters the next step.
+        input_feeding: whether h̃_t is an input of the next step.
         dropout: probability, on embeddings, between layers and before lm_head.
-        padding: the token id that marks absent positions.
+        padding: the id of the padding token.
 
     Raises:
         ValueError: if a value is out of range, or the mechanism cannot attend to a source.
@@ -84,61 +85,61 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
     def encode(self, source: Tensor) -> Encoded:
         valid = source != self.padding
         embedded = self.dropout(self.source_embedding(source))
-        # Packing keeps the backward direction from starting in the padding.
+        # Packing: the backward direction must not start in the padding.
         packed = pack_padded_sequence(
             embedded, valid.sum(1).cpu(), batch_first=True, enforce_sorted=False
         )
         states, last = self.encoder(packed)
         memory, _ = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
-        last = last[0] if self.is_lstm else last  # (layers · 2, B, d_model / 2)
+        last = last[0] if self.is_lstm else last  # (num_layers · 2, B, d_model / 2)
         both_directions = last.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
         return Encoded(memory, valid, summary=torch.tanh(self.bridge(both_directions)))
 
     def decode(self, target: Tensor, encoded: Encoded) -> Tensor:
         embedded = self.dropout(self.target_embedding(target))
         if self.input_feeding:
-            attentional = self._step_by_step(embedded, self._past(encoded))
+            attentional = self._step_by_step(embedded, self._caches(encoded))
         else:
-            hidden, _ = self.decoder(embedded, self._start(encoded))
+            hidden, _ = self.decoder(embedded, self._initial_state(encoded))
             mask = Padding(encoded.valid)
             context = self.cross_attention(hidden, encoded.memory, mask).output
             attentional = self._attentional(context, hidden)
         return self.lm_head(self.dropout(attentional))
 
-    def read(self, source: Tensor) -> Past:
-        return self._past(self.encode(source))
+    def prefill(self, source: Tensor) -> Caches:
+        return self._caches(self.encode(source))
 
-    def next(self, tokens: Tensor, past: Past) -> Tensor:
-        return self.lm_head(self._step_by_step(self.target_embedding(tokens), past)[:, -1])
+    def next_logits(self, tokens: Tensor, caches: Caches) -> Tensor:
+        return self.lm_head(self._step_by_step(self.target_embedding(tokens), caches)[:, -1])
 
-    def _start(self, encoded: Encoded) -> Tensor | tuple[Tensor, Tensor]:
-        """The decoder's first state, (layers, B, d_model), with an empty cell if it has one."""
+    def _initial_state(self, encoded: Encoded) -> Tensor | tuple[Tensor, Tensor]:
+        """The decoder's initial state, (num_layers, B, d_model); an LSTM's cell state is zero."""
         assert encoded.summary is not None
         start = encoded.summary
         return (start, torch.zeros_like(start)) if self.is_lstm else start
 
-    def _past(self, encoded: Encoded) -> Past:
+    def _caches(self, encoded: Encoded) -> Caches:
         nothing = torch.zeros_like(encoded.memory[:, :1])
         return {
             "source": Cache({"valid": encoded.valid}),
             "memory": self.cross_attention.remember(encoded.memory),
-            "state": Cache(_batch_first(nothing, self._start(encoded))),
+            "state": Cache(_batch_first(nothing, self._initial_state(encoded))),
         }
 
-    def _step_by_step(self, embedded: Tensor, past: Past) -> Tensor:
-        """The attentional states (B, n, d_model) of the next n embeddings; moves the past on."""
-        mask = Padding(past["source"].tensors["valid"])
-        last, *parts = past["state"].tensors.values()
+    def _step_by_step(self, embedded: Tensor, caches: Caches) -> Tensor:
+        """The attentional states h̃ (B, n, d_model) of the next n embeddings; updates the caches."""
+        mask = Padding(caches["source"].tensors["valid"])
+        last, *parts = caches["state"].tensors.values()
         layers_first = tuple(part.transpose(0, 1).contiguous() for part in parts)
         state = layers_first if self.is_lstm else layers_first[0]
         attentional = []
         for step in embedded.split(1, dim=1):
             fed = torch.cat([step, last], dim=-1) if self.input_feeding else step
             hidden, state = self.decoder(fed, state)
-            context = self.cross_attention(hidden, mask=mask, cache=past["memory"]).output
+            context = self.cross_attention(hidden, mask=mask, cache=caches["memory"]).output
             last = self._attentional(context, hidden)
             attentional.append(last)
-        past["state"].replace(_batch_first(last, state))
+        caches["state"].replace(_batch_first(last, state))
         return torch.cat(attentional, dim=1)
 
     def _attentional(self, context: Tensor, hidden: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
 
 
 def _batch_first(attentional: Tensor, state: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """What the next step needs, by name; the recurrent layers come second."""
+    """The tensors of the next step by name, with the batch as first dimension."""
     parts = (state,) if isinstance(state, Tensor) else state
     names = ("attentional", "hidden", "cell")
     tensors = (attentional, *(part.transpose(0, 1) for part in parts))

@@ -1,24 +1,24 @@
-"""One self-attention layer that classifies a sequence of vectors."""
+"""A classifier with a single self-attention layer."""
 
 import torch
 from torch import Tensor, nn
 
 from attention_lab.attention.validation import check_dropout, check_positive
-from attention_lab.models.protocol import AttentionFactory, ClassificationNetwork
+from attention_lab.models.base import AttentionFactory, ClassificationNetwork
 
 
 class SelfAttentionClassifier(ClassificationNetwork):
-    """Embed with learned positions, attend once, average over the positions, classify.
+    """Embedding with learned positions, one self-attention layer, mean pooling, linear classifier.
 
-    The only nonlinearity besides attention is a ReLU on the embedding, so whatever one position
-    learns of another, it learns through attention.
+    The only other nonlinearity is the ReLU of the embedding, so positions interact through
+    attention alone.
 
     Args:
         features: width of the input vectors.
         classes: number of classes.
         length: number of input vectors.
-        self_attention: makes the attention layer.
-        d_model: of the embedding.
+        self_attention: creates the attention layer.
+        d_model: width of the embedding.
         dropout: probability, on the embedding and before the classifier.
 
     Raises:

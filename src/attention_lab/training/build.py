@@ -12,7 +12,7 @@ from attention_lab.attention import BACKENDS, attention_layers
 from attention_lab.config.data_files import check_unchanged
 from attention_lab.config.resolve import RunConfig
 from attention_lab.data.core.datamodule import SplitDataModule
-from attention_lab.models.protocol import Network
+from attention_lab.models.base import Network
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.trainer import TrainerOptions

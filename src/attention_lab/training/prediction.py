@@ -10,7 +10,7 @@ import torch
 
 from attention_lab.data.core.batches import pad
 from attention_lab.data.core.vocabulary import SPECIALS, UNK, TextVocabulary
-from attention_lab.models.decoding import room, sample
+from attention_lab.models.decoding import available_positions, sample
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.classification import Classification
 from attention_lab.training.tasks.language_model import LanguageModel
@@ -129,7 +129,9 @@ class Continuer(Predictor):
             self.sampling.top_k,
             self.sampling.top_p,
             self.generator,
-            never=range(len(SPECIALS)),  # not text; at </s> the vocabulary would stop writing
+            suppress_tokens=range(
+                len(SPECIALS)
+            ),  # not text; at </s> the vocabulary would stop writing
         )
         whole = self.vocabulary.decode([*prompt, *following[0].tolist()])
         return whole.removeprefix(self.vocabulary.decode(prompt))
@@ -138,7 +140,7 @@ class Continuer(Predictor):
         """How many tokens follow a prompt of so many; ValueError if not so many can."""
         wanted = self.sampling.length or _USUAL_LENGTH
         needed = prompt + wanted - 1  # nobody reads the last
-        has = room(self.model, needed)
+        has = available_positions(self.model, needed)
         if prompt > has:
             raise ValueError(f"a prompt of {prompt} tokens, but the model has {has} positions")
         fits = has - prompt + 1

@@ -9,10 +9,13 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from attention_lab.models.protocol import LanguageNetwork, SequenceToSequenceNetwork
+from attention_lab.models.base import LanguageNetwork, SequenceToSequenceNetwork
 
 #: What is called of networks beside ``forward``: there, too, the parameters have to be whole.
-CALLED = {SequenceToSequenceNetwork: ("read", "next"), LanguageNetwork: ("states",)}
+CALLED = {
+    SequenceToSequenceNetwork: ("prefill", "next_logits"),
+    LanguageNetwork: ("hidden_states",),
+}
 
 
 def is_sharded(model: nn.Module) -> bool:

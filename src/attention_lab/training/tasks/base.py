@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from attention_lab.data.core.datamodule import SplitDataModule
-from attention_lab.models.protocol import Network
+from attention_lab.models.base import Network
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.fsdp import is_sharded, shard
 from attention_lab.training.optim import OptimizerOptions, total_steps

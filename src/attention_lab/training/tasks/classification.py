@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from attention_lab.data.core.batches import LabelledSequences
 from attention_lab.data.core.datamodule import SplitDataModule
-from attention_lab.models.protocol import ClassificationNetwork
+from attention_lab.models.base import ClassificationNetwork
 from attention_lab.training.optim import OptimizerOptions
 from attention_lab.training.tasks.base import AttentionTask, Loss, Split
 

@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelDataModule
-from attention_lab.models.protocol import LanguageNetwork
+from attention_lab.models.base import LanguageNetwork
 from attention_lab.training.optim import OptimizerOptions
 from attention_lab.training.tasks.base import AttentionTask, Loss, Split
 
@@ -73,7 +73,7 @@ class LanguageModel(AttentionTask):
         """
         labels = batch.labels.flatten()
         places = (labels != IGNORE).nonzero().squeeze(1)
-        states = self.model.states(batch.inputs).flatten(0, 1)
+        states = self.model.hidden_states(batch.inputs).flatten(0, 1)
         if len(places) < len(labels):  # otherwise nothing need be copied
             states, labels = states[places], labels[places]
         return self.model.lm_head(states), labels
@@ -88,4 +88,4 @@ class LanguageModel(AttentionTask):
         }
 
     def look_at(self, batch: LabelledPositions) -> None:
-        self.model.states(batch.inputs)
+        self.model.hidden_states(batch.inputs)

@@ -12,8 +12,8 @@ from attention_lab.attention.validation import check_positive
 from attention_lab.data.core.batches import SequencePairs
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
-from attention_lab.models.decoding import beam_search, greedy
-from attention_lab.models.protocol import SequenceToSequenceNetwork
+from attention_lab.models.base import SequenceToSequenceNetwork
+from attention_lab.models.decoding import beam_search, greedy_search
 from attention_lab.training.distributed.fsdp import gather, scatter
 from attention_lab.training.optim import OptimizerOptions
 from attention_lab.training.tasks.base import AttentionTask, Loss, Split
@@ -100,7 +100,7 @@ class SequenceToSequence(AttentionTask):
     def write(self, source: Tensor) -> list[list[int]]:
         """The target tokens written for sources (B, S), without their end."""
         if self.beams == 1:
-            written = greedy(self.model, source, BOS, EOS, self.max_length)
+            written = greedy_search(self.model, source, BOS, EOS, self.max_length)
         else:
             options = (self.max_length, self.beams, self.length_penalty)
             written = beam_search(self.model, source, BOS, EOS, *options)
