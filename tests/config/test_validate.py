@@ -38,7 +38,7 @@ def complaint(config: dict[str, Any]) -> str:
     [
         ("optimizer.lrr", "optimizer.lrr: OptimizerOptions has no such key; did you mean lr?"),
         ("trainer.max_epoch", "TrainerOptions has no such key; did you mean max_epochs?"),
-        ("attention.head", "ScoredAttention has no such key; did you mean num_heads?"),
+        ("attention.num_head", "ScoredAttention has no such key; did you mean num_heads?"),
         ("data.batchsize", "data.batchsize: G2P has no such key; did you mean batch_size?"),
         ("model.num_encoder_layer", "did you mean num_encoder_layers?"),
         ("task.max_len", "did you mean max_length?"),
@@ -312,7 +312,7 @@ def test_create_makes_the_nodes_inside_first_and_leaves_partial_ones_waiting(
     assert isinstance(layer.score, ScaledDotProduct)
     assert isinstance(layer.normalizer, Softmax)
     assert layer.mask == Causal()
-    assert layer.heads == 8
+    assert layer.num_heads == 8
     assert factory(16, 16).score is not layer.score
 
 

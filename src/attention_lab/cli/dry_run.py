@@ -53,38 +53,36 @@ class Divert(Callback):
             node.planned, node.dir = str(Path(node.dir).absolute()), self.to
 
 
-class DryRun:
+class DryRun(train.Task):
     """Collects what a command would launch."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._run: list[Finding] = []
         self._stages: list[Stage] = []
         self._launcher: tuple[Resources | Slurm, DictConfig] | None = None
 
-    def run(self, config: DictConfig) -> None:
-        """Hydra's task function in place of training: check and describe a single run.
+    def __call__(self, config: DictConfig) -> None:
+        """Check and describe a single run in place of training it."""
+        with self.keep_errors():
+            train.check_single_run(config)
 
-        Raises:
-            WrongCommand, ConfigError, RunExists: if it would not be trained.
-        """
-        train.check_one(config)
+            from attention_lab.cli.launch_summary import single_run
+            from attention_lab.config.resolve import RunSpec, check_logger, resolve
+            from attention_lab.tracking.run_directory import will_resume
+            from attention_lab.training.build import build
+            from attention_lab.training.distributed import process_group
+            from attention_lab.training.distributed.launch import check_devices
 
-        from attention_lab.cli.launch_summary import single_run
-        from attention_lab.config.resolve import RunSpec, check_logger, resolve
-        from attention_lab.tracking.run_directory import will_resume
-        from attention_lab.training.build import build
-        from attention_lab.training.distributed import process_group
-        from attention_lab.training.distributed.launch import check_devices
-
-        settings: Any = HydraConfig.get()
-        directory = Path(settings.run.planned)
-        checked = resolve(plain_config(config))
-        check_logger(checked)
-        check_devices(checked)
-        run = build(checked)
-        is_resumed = will_resume(RunSpec(checked, directory))
-        if process_group.is_rank_zero():
-            self._run = [*single_run(checked, run, directory, is_resumed), disk(directory)]
+            settings: Any = HydraConfig.get()
+            directory = Path(settings.run.planned)
+            checked = resolve(plain_config(config))
+            check_logger(checked)
+            check_devices(checked)
+            run = build(checked)
+            is_resumed = will_resume(RunSpec(checked, directory))
+            if process_group.is_rank_zero():
+                self._run = [*single_run(checked, run, directory, is_resumed), disk(directory)]
 
     def plan(
         self, stages: "Sequence[Stage]", place: "Resources | Slurm", config: DictConfig
@@ -132,7 +130,7 @@ def run(arguments: Sequence[str]) -> int:
         callback = [f"_target_={__name__}.{Divert.__name__}", f"to={place}"]
         divert = [f"++hydra.callbacks.directories.{each}" for each in callback]
         try:
-            code = train.run([*divert, *arguments], train.Task(dry_run.run, dry_run.plan))
+            code = train.run([*divert, *arguments], dry_run)
         except SystemExit as stop:
             code = int(stop.code or 0)
         finally:

@@ -20,7 +20,7 @@ from attention_lab.config.compose import WrongCommand, group_options
 #: What Hydra may instantiate, by where it stands under ``hydra``; "*" is any name.
 TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("callbacks", "*"): (
-        "attention_lab.cli.train.Directories",
+        "attention_lab.cli.output_directories.OutputDirectories",
         "attention_lab.cli.dry_run.Divert",
     ),
     ("launcher",): (

@@ -1,15 +1,12 @@
-"""What to say about a key that a config does not have: the option that has it, or how it is spelt.
+"""One-line explanations of Hydra's errors: the key that was meant, or the option that has it."""
 
-Only configs are composed here; nothing heavy is imported.
-"""
-
-import warnings
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.config.compose import Group, group_options, unresolved
@@ -17,111 +14,75 @@ from attention_lab.config.flatten import walk
 from attention_lab.config.overrides import chosen_options, own_directory, value_of
 from attention_lab.spelling import closest, listed, nearest
 
-#: Where the keys of a launcher are.
-LAUNCHER = "hydra.launcher."
-#: How many options or keys a hint names at most.
+#: Hydra's messages about an override whose key or package the config does not have.
+UNKNOWN_KEY = re.compile(r"Could not (?:override|append to|delete from) .*?'([^']+)'", re.DOTALL)
+#: Hydra's message about several values without ``-m``.
+SEVERAL_VALUES = "Ambiguous value"
+#: How many options or keys a message names at most.
 NAMED = 3
 
 
-def missing_key(key: str, arguments: Sequence[str]) -> str:
-    """What to say about a key that is not there.
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """What is wrong with a command, in one line, with the nearest name for a misspelt one."""
+    first_line = str(error).partition("\n")[0]
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        known = [name for name in error.options if not name.startswith("_")]
+        hint = nearest(option, known)
+        if option == "optuna":
+            hint = "; pip install 'attention-lab[search]' installs it"
+        return f"{group}={option}: there is no such option{hint}"
+    if match := UNKNOWN_KEY.search(str(error)):
+        if "@" in match[1]:
+            return f"{match[1]}: the config has none yet; put a + before it to add one"
+        return _unknown_key(match[1], arguments)
+    if first_line.startswith(SEVERAL_VALUES):
+        return f"{first_line}; add -m to sweep over them"
+    cause = "" if error.__cause__ is None else f": {str(error.__cause__).partition(chr(10))[0]}"
+    return first_line.rstrip(".:") + cause
 
-    Args:
-        key: as it was written, without its value: "attention.head", or "attention/mask".
-        arguments: those of the command.
-    """
-    extra, nothing = own_directory(arguments), f"{key}: there is no such key"
-    if key.startswith(LAUNCHER):
-        return _of_a_launcher(key, value_of("hydra/launcher", arguments) or "isolated", extra)
+
+def _unknown_key(key: str, arguments: Sequence[str]) -> str:
+    """What to say about a key as typed: "attention.head", or "attention/mask"."""
+    extra, value = own_directory(arguments), value_of(key, arguments)
+    path, message = key.replace("/", "."), f"{key}: there is no such key"
     try:
         config, groups = unresolved(chosen_options(arguments, without=key), extra)
     except (HydraException, OmegaConfBaseException):
-        return nothing  # something else is wrong, too
-    return (
-        _group_without_its_path(key, value_of(key, arguments), groups, extra)
-        or _mechanism_for_a_place(key, value_of(key, arguments), config, extra)
-        or _of_another_option(key, groups, extra)
-        or nothing + _spelling(key.replace("/", "."), config)
-    )
-
-
-def _of_a_launcher(key: str, chosen: str, extra: Path | None) -> str:
-    """What to say about a key that the launcher of the command does not have."""
-    name = key.removeprefix(LAUNCHER)
-    files = group_options("hydra/launcher", extra)
-    known = {option: list(_keys_of_option(option, files)) for option in files}
-    own = known.get(chosen, [])
-    others = [f"hydra/launcher={option}" for option, keys in known.items() if name in keys]
-    hint = f"; {' or '.join(others)} has it" if others else nearest(name, own)
-    return f"{key}: hydra/launcher={chosen} has no such key{hint}"
-
-
-def _keys_of_option(option: str, files: Mapping[str, Path]) -> Iterator[str]:
-    """The keys in an option's file, and in those of the same group that it builds on."""
-    content = yaml.safe_load(files[option].read_text("utf-8"))
-    for other in content.pop("defaults", []):
-        if other in files:
-            yield from _keys_of_option(other, files)
-    yield from (key for key in content if not key.startswith("_"))
-
-
-def _group_without_its_path(
-    key: str, value: str, groups: Sequence[Group], extra: Path | None
-) -> str:
-    for group in groups:
+        return message  # another mistake, which is reported once this one is corrected
+    launcher = Group("hydra/launcher", value_of("hydra/launcher", arguments) or "isolated")
+    for group in (*groups, launcher):
         if group.choice.endswith(f"/{key}"):
             is_option = set(value.split(",")) <= set(group_options(group.name, extra))
             meant = f"{group.choice}={value}" if is_option else group.choice
             return f"there is no group {key}; did you mean {meant}?"
-    return ""
-
-
-def _mechanism_for_a_place(
-    key: str, value: str, config: Mapping[str, Any], extra: Path | None
-) -> str:
-    """Says how a mechanism gets into a hybrid stack, which has none before one is added."""
-    *around, _ = key.split(".")
-    place = _at(config, around[:-1])
-    if not around or not isinstance(place, Mapping) or around[-1] not in place:
-        return ""
-    if set(value.split(",")) <= set(group_options("attention", extra)):
-        return f"{key}: there is no such key; did you mean +attention@{key}={value}?"
-    return ""
-
-
-def _of_another_option(key: str, groups: Sequence[Group], extra: Path | None) -> str:
-    """Names the options that have the key, of the innermost group around it that has any."""
-    path = key.replace("/", ".")
-    around = [group for group in groups if path.startswith(f"{group.path}.")]
-    for group in sorted(around, key=lambda group: len(group.path), reverse=True):
-        rest = path.removeprefix(f"{group.path}.")
-        if owners := list(_owners(group.name, rest, extra)):
+    outer, _, place = path.rpartition(".")[0].rpartition(".")
+    if place in (_at(config, outer) or {}) and set(value.split(",")) <= set(
+        group_options("attention", extra)
+    ):
+        return f"{message}; did you mean +attention@{key}={value}?"
+    inside = (group for group in (*groups, launcher) if path.startswith(f"{group.path}."))
+    for group in sorted(inside, key=lambda group: -len(group.path)):
+        options, inner = group_options(group.name, extra), path.removeprefix(f"{group.path}.")
+        if owners := [option for option in options if inner in _keys_of_option(options[option])]:
             has = " or ".join(owners[:NAMED])
             return f"{key}: {group} has no such key; {group.choice}={has} has it"
-    return ""
+        if group == launcher:
+            hint = nearest(inner, _keys_of_option(options[launcher.option]))
+            return f"{key}: {group} has no such key{hint}"
+    return message + _spelling(path, config)
 
 
-def _owners(group: str, path: str, extra: Path | None) -> Iterator[str]:
-    """The options of a group that have a key."""
-    options, last = group_options(group, extra), f"{path.rpartition('.')[2]}:"
-    directories = {file.parent for file in options.values()}
-    files = (file for directory in directories for file in directory.rglob("*.yaml"))
-    if not any(last in file.read_text("utf-8") for file in files):
-        return  # composing each option would be slow, and for nothing
-    for option in options:
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of how an option would do on its own
-                config, _ = unresolved([], extra, f"{group}/{option}")
-        except (HydraException, OmegaConfBaseException):
-            continue
-        if any(known == path for known in _keys(_at(config, group.split("/")))):
-            yield option
-
-
-def _at(config: Any, path: Sequence[str]) -> Any:
-    for part in path:
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config
+def _keys_of_option(file: Path) -> set[str]:
+    """The dotted keys in an option's file, in the files that it builds on, and of its groups."""
+    content = yaml.safe_load(file.read_text("utf-8")) or {}
+    keys: set[str] = set()
+    for default in content.pop("defaults", []):
+        if isinstance(default, Mapping):
+            keys |= {str(group) for group in default}
+        elif (parent := file.with_name(f"{default}.yaml")).is_file():
+            keys |= _keys_of_option(parent)
+    return keys | set(_keys(content))
 
 
 def _keys(config: Any) -> Iterator[str]:
@@ -129,22 +90,24 @@ def _keys(config: Any) -> Iterator[str]:
     return (path for path, _ in walk(config) if path and "._" not in f".{path}")
 
 
-def _spelling(key: str, config: Mapping[str, Any]) -> str:
-    """The key that was meant, part by part; else what there is where the first part is unknown."""
+def _at(config: Any, path: str) -> Any:
+    for part in path.split(".") if path else ():
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
+
+
+def _spelling(path: str, config: Mapping[str, Any]) -> str:
+    """The key that was probably meant, part by part; else what there is at the unknown part."""
     known = list(_keys(config))
-    if key in known:
-        return ""  # in some jobs of a sweep, perhaps, and not in others
-    if inner := [name for name in known if name.endswith(f".{key}")]:
+    if path in known:
+        return ""  # missing in some jobs of a sweep only
+    if inner := [name for name in known if name.endswith(f".{path}")]:
         return f"; did you mean {' or '.join(inner[:NAMED])}?"
-    meant: list[str] = []
-    for part in key.split("."):
-        section = list(_keys_at(config, meant))
-        close = part if part in section else closest(part, section)
+    meant = ""
+    for part in path.split("."):
+        here = [key for key in _keys(_at(config, meant)) if "." not in key]
+        close = part if part in here else closest(part, here)
         if close is None:
-            return listed(".".join([*meant, name]) for name in section)
-        meant.append(close)
-    return f"; did you mean {'.'.join(meant)}?"
-
-
-def _keys_at(config: Mapping[str, Any], path: Sequence[str]) -> Iterator[str]:
-    return (key for key in _keys(_at(config, path)) if "." not in key)
+            return listed(f"{meant}.{name}".lstrip(".") for name in here)
+        meant = f"{meant}.{close}".lstrip(".")
+    return f"; did you mean {meant}?"

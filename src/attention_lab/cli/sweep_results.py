@@ -1,0 +1,50 @@
+"""What `attention-lab train -m` prints at its end: the report, and what remains to be done."""
+
+from pathlib import Path
+
+from attention_lab.cli import fail
+from attention_lab.printing import echo
+
+
+def report_sweep(sweep: Path) -> int:
+    """Compare the runs of a sweep; the exit code is 1 unless all of them finished."""
+    from attention_lab.cli.report import report
+    from attention_lab.reports.runs import read_runs
+
+    if queued := queued_jobs(sweep):
+        echo(*queued.split("\n"))
+        return 0
+    if code := report([sweep]):
+        return code
+    if (best := sweep / "optimization_results.yaml").exists():
+        echo(f"search          {best}: best by validation; test metrics were not used to select")
+    if (not_uploaded := _not_uploaded(sweep)) is not None:
+        echo(f"W&B             {not_uploaded}")
+    unfinished = [run.name for run in read_runs([sweep]) if run.status != "finished"]
+    return fail(f"{len(unfinished)} runs did not finish", 1) if unfinished else 0
+
+
+def queued_jobs(sweep: Path) -> str | None:
+    """How to follow and cancel the runs of a sweep in SLURM's queue; None if there are none."""
+    from attention_lab.sweeps.slurm_queue import NoQueue, how_to_follow, in_queue
+    from attention_lab.tracking.run_directory import IN_QUEUE
+
+    files = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{IN_QUEUE}")]
+    try:
+        jobs = in_queue([path.parent for path in files])
+    except NoQueue as error:
+        return f"SLURM does not answer ({error}); jobs of this sweep in its queue will run"
+    return how_to_follow(sweep, jobs.values()) if jobs else None
+
+
+def _not_uploaded(sweep: Path) -> str | None:
+    """How to upload runs that were logged offline although the user is logged in; None if none."""
+    from attention_lab.cli.sync import unsent
+
+    runs = len({part.parent for part in unsent(sweep)})
+    if not runs:
+        return None
+
+    from attention_lab.tracking.wandb_logger import is_logged_in, server, upload_later
+
+    return f"{runs} runs logged offline. {upload_later(sweep)}" if is_logged_in(server()) else None
