@@ -9,7 +9,15 @@ from scipy.special import logsumexp
 from torch import Tensor
 from torch.testing import assert_close
 
-from attention_lab.attention import AttentionLayer, Causal, Mask, Padding, PrefixLM, SlidingWindow
+from attention_lab.attention import (
+    AttentionInputs,
+    AttentionLayer,
+    Causal,
+    Mask,
+    Padding,
+    PrefixLM,
+    SlidingWindow,
+)
 
 Array = NDArray[np.float64]
 Sees = Callable[[int, int, int, int], bool]  # (batch, head, query, key) → may look
@@ -82,8 +90,8 @@ def check(
 ) -> None:
     """With and without weights, which may be computed in different ways."""
     with torch.no_grad():
-        alone, nothing = layer.attend(*tensors, mask, False, start)
-        output, weights = layer.attend(*tensors, mask, True, start)
+        alone, nothing = layer.attend(AttentionInputs(*tensors, mask, False, start))
+        output, weights = layer.attend(AttentionInputs(*tensors, mask, True, start))
     assert nothing is None
     for actual, wanted in [(alone, expected[0]), (output, expected[0]), (weights, expected[1])]:
         assert_close(actual, wanted, rtol=0, atol=tolerance)

@@ -84,7 +84,7 @@ SUMS = ("linear", "performer")  # keep no keys, so step by step they have no wei
 def test_steps_are_the_whole(name: str, window: bool) -> None:
     """Weights, too, and under a window; the rest is the contract's ``check_decoding``."""
     layer = LAYERS[name][0]().double().eval()
-    x, need = torch.randn(2, T, H * E).double(), layer.capabilities.weights
+    x, need = torch.randn(2, T, H * E).double(), layer.info.weights
     mask = Causal() & SlidingWindow(4) if window else Causal()
     whole = layer(x, mask=mask, need_weights=need)
     cache, seen = Cache(), 0
@@ -123,7 +123,7 @@ def test_sums_cannot_forget(name: str) -> None:
     layer, x = LAYERS[name][0]().double(), torch.randn(2, T, H * E).double()
     cache = Cache()
     layer(x[:, :3], mask=Causal(), cache=cache)
-    with pytest.raises(ValueError, match="cannot forget"):
+    with pytest.raises(ValueError, match="cannot hide any"):
         layer(x[:, 3:], mask=Causal() & SlidingWindow(2), cache=cache)
 
 
@@ -141,7 +141,7 @@ def test_observing_does_not_disturb_linear_attention_step_by_step() -> None:
     with record_attention(layer) as calls:
         layer(torch.randn(1, 2, 8), mask=Causal(), cache=Cache())
     assert calls == {"": []}
-    with pytest.raises(ValueError, match="KernelAttention has no weights to give"):
+    with pytest.raises(ValueError, match="KernelAttention has no weights to return"):
         layer(torch.randn(1, 2, 8), mask=Causal(), cache=Cache(), need_weights=True)
 
 
@@ -158,7 +158,7 @@ def test_a_step_that_fails_leaves_the_cache_as_it_was() -> None:
 @pytest.mark.parametrize("mask", [None, Padding(torch.ones(1, 2, dtype=torch.bool))])
 def test_a_cache_is_for_those_who_do_not_look_ahead(mask: Mask | None) -> None:
     layer = ScoredAttention(8, score=ScaledDotProduct, normalizer=Softmax)
-    with pytest.raises(ValueError, match="cannot look ahead"):
+    with pytest.raises(ValueError, match="shows later keys"):
         layer(torch.randn(1, 2, 8), mask=mask, cache=Cache())
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from attention_lab.attention import DifferentialAttention
+from attention_lab.attention import AttentionInputs, DifferentialAttention
 from tests.attention.loops import (
     H_KV,
     MASKS,
@@ -49,6 +49,6 @@ def test_differential(shape: tuple[int, int], name: str) -> None:
         o = output[index].numpy()
         o = o / math.sqrt((o**2).mean() + 1e-5) * gains * (1 - 0.3)
         output[index] = torch.from_numpy(o)
-    actual, none = layer.attend(*tensors, mask, False)
+    actual, none = layer.attend(AttentionInputs(*tensors, mask, False))
     assert none is None
     assert_close(actual, output, rtol=0, atol=1e-11)

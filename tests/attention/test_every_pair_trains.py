@@ -23,8 +23,11 @@ PAIRS = [
 
 #: Refused, with a reason: one of the two would do nothing.
 DEAD = {
-    ("attention/score=l2", "attention/normalizer=relu"): "weighs logits above 0 only",
-    ("attention/score=uniform", "attention/normalizer=relu"): "weighs logits above 0 only",
+    ("attention/score=l2", "attention/normalizer=relu"): "positive logits only",
+    (
+        "attention/score=uniform",
+        "attention/normalizer=relu",
+    ): "positive logits only",
     **{
         ("attention/score=uniform", f"attention/positions={positions}"): "would change nothing"
         for positions in ("learned", "rotary", "sinusoidal")

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from attention_lab.attention import (
     ALiBi,
+    AttentionInputs,
     Causal,
     DotProduct,
     ScaledDotProduct,
@@ -35,8 +36,10 @@ def test_logits_do_not_overflow(backend: str, dtype: torch.dtype, need_weights: 
     query, key, value = (torch.randn(1, 2, n, 8) for n in (4, 6, 6))
     inputs = [(300 * query).to(dtype), (300 * key).to(dtype), value.to(dtype)]
     layer = make(backend, score=DotProduct)
-    output, weights = layer.to(dtype).attend(*inputs, Causal(), need_weights)
-    exact, its_weights = layer.double().attend(*(x.double() for x in inputs), Causal(), True)
+    output, weights = layer.to(dtype).attend(AttentionInputs(*inputs, Causal(), need_weights))
+    exact, its_weights = layer.double().attend(
+        AttentionInputs(*(x.double() for x in inputs), Causal(), True)
+    )
     eps = torch.finfo(dtype).eps
     assert_close(output.double(), exact, rtol=0, atol=4 * eps)
     if weights is not None:

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from attention_lab.attention import (
+    AttentionInputs,
     Cache,
     Causal,
     Dense,
@@ -198,7 +199,7 @@ def test_performer_has_no_largest_norm(
     direction = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * direction).sum(), inputs)
     for need_weights in (False, True):
-        output, _ = layer.attend(*inputs, mask, need_weights)
+        output, _ = layer.attend(AttentionInputs(*inputs, mask, need_weights))
         gradients = torch.autograd.grad((output * direction).sum(), inputs)
         assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
         for actual, right in zip(gradients, wanted, strict=True):
@@ -218,7 +219,7 @@ def test_a_key_whose_square_overflows_weighs_nothing(name: str) -> None:
     )
     key[:, :, 3] = 1e25
     inputs = query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
-    output, _ = layer.attend(*inputs, mask, False)
+    output, _ = layer.attend(AttentionInputs(*inputs, mask, False))
     assert_close(output.double(), others, rtol=1e-3, atol=1e-3)
     assert all(x.isfinite().all() for x in torch.autograd.grad(output.sum(), inputs))
 
@@ -240,7 +241,7 @@ def test_performer_remembers_long_keys(dtype: torch.dtype, norm: float, toleranc
         for parts in zip(*(x.split(steps, dim=2) for x in (query, key, value)), strict=True):
             seen = cache.length + parts[0].shape[2]
             mask = Causal() & Padding(valid[:, :seen])
-            outputs.append(layer.attend_next(*parts, mask, False, cache)[0])
+            outputs.append(layer.attend_next(AttentionInputs(*parts, mask), cache)[0])
             cache.length = seen
         actual = torch.cat(outputs, dim=2).double()
         assert_close(actual, expected, rtol=tolerance, atol=tolerance)
@@ -254,7 +255,12 @@ def test_gradients_of_long_keys(name: str) -> None:
     ).double()
     inputs = tuple(x.requires_grad_() for x in long_triple(50, "keys"))
     mask, _ = masked(name, T)
-    gradcheck(lambda *x: layer.attend(*x, mask, False)[0], inputs, eps=1e-7, fast_mode=True)
+    gradcheck(
+        lambda *x: layer.attend(AttentionInputs(*x, mask, False))[0],
+        inputs,
+        eps=1e-7,
+        fast_mode=True,
+    )
 
 
 @FOUR

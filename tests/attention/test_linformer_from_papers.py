@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from attention_lab.attention import Causal, LinformerAttention, SlidingWindow
+from attention_lab.attention import AttentionInputs, Causal, Linformer, SlidingWindow
 from tests.attention.loops import H_KV, SHAPES, E, H, masked, softmax, triple
 
 
@@ -15,9 +15,7 @@ from tests.attention.loops import H_KV, SHAPES, E, H, masked, softmax, triple
 @pytest.mark.parametrize("name", ["none", "padding"])
 def test_linformer(shape: tuple[int, int], name: str) -> None:
     """Wang et al. 2020, eq. 7: softmax(q (E K)ᵀ / √d) (F V); padded keys and values are zero."""
-    layer = LinformerAttention(
-        H * E, num_heads=H, num_kv_heads=H_KV, slots=3, max_length=9
-    ).double()
+    layer = Linformer(H * E, num_heads=H, num_kv_heads=H_KV, slots=3, max_length=9).double()
     tensors = triple(*shape)
     mask, sees = masked(name, shape[1])
     query, key, value = (x.numpy() for x in tensors)
@@ -31,13 +29,13 @@ def test_linformer(shape: tuple[int, int], name: str) -> None:
                 values[slot] += maps[1][slot, j] * value[b, h // 2, j]
         row = softmax([float(query[b, h, i] @ k) / math.sqrt(E) for k in keys])
         expected[b, h, i] = row @ values
-    output, weights = layer.attend(*tensors, mask, False)
+    output, weights = layer.attend(AttentionInputs(*tensors, mask, False))
     assert weights is None
     assert_close(output, torch.from_numpy(expected))
 
 
 def test_linformer_refuses() -> None:
-    layer = LinformerAttention(8, slots=2, max_length=4)
+    layer = Linformer(8, slots=2, max_length=4)
     with pytest.raises(ValueError, match="4"):
         layer(torch.randn(1, 5, 8))
     for mask in (Causal(), SlidingWindow(2)):

@@ -34,7 +34,7 @@ def test_local(shape: tuple[int, int], name: str, radius: int) -> None:
     layer = LocalAttention(
         H * E, score=score, num_heads=H, num_kv_heads=H_KV, radius=radius
     ).double()
-    places = layer.place_map.detach().numpy(), layer.place_vector.detach().numpy()
+    places = layer.position_map.detach().numpy(), layer.position_vector.detach().numpy()
 
     def luong(head: int, q: Array, keys: Array, seen: list[int]) -> Array:
         predicted = places[1][head].reshape(-1) @ np.tanh(places[0][head].T @ q)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from attention_lab.attention import (
+    AttentionInputs,
     Causal,
     NystromAttention,
     Padding,
@@ -64,8 +65,8 @@ def test_nystrom(length: int, padded: bool) -> None:
         weights[b, h, real[:, None], real] = torch.from_numpy(xiong(q, k, 4))
     output = weights @ value.repeat_interleave(2, dim=1)
     layer, mask = make(landmarks=4, iterations=MANY), Padding(valid) if padded else None
-    alone, nothing = layer.attend(query, key, value, mask, False)
-    with_weights, its_weights = layer.attend(query, key, value, mask, True)
+    alone, nothing = layer.attend(AttentionInputs(query, key, value, mask, False))
+    with_weights, its_weights = layer.attend(AttentionInputs(query, key, value, mask, True))
     assert nothing is None
     assert its_weights is not None
     rows = valid[:, None, :, None]  # what a padded position asks for is nobody's
@@ -92,7 +93,9 @@ def test_with_a_landmark_for_each_position_it_is_softmax_attention(landmarks: in
 def test_the_iteration_is_the_papers() -> None:
     """Two steps of lemma 1 from Aᵀ / (‖A‖₁ ‖A‖∞), each head alone."""
     query, key, value = triple(2, 3)
-    _, weights = make(landmarks=3, iterations=2).attend(query, key, value, None, True)
+    _, weights = make(landmarks=3, iterations=2).attend(
+        AttentionInputs(query, key, value, None, True)
+    )
     assert weights is not None
     identity = np.eye(3)
     for b, h in np.ndindex(2, H):
@@ -145,7 +148,7 @@ def test_memory_is_linear_unless_weights_are_asked_for() -> None:
     for need_weights in (False, True):
         inputs = [x.requires_grad_() for x in triple(1, length)]
         with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-            _, weights = layer.attend(*inputs, None, need_weights)
+            _, weights = layer.attend(AttentionInputs(*inputs, None, need_weights))
             assert max(sizes) <= H * length * E
             if weights is not None:
                 weights.square()
@@ -159,7 +162,7 @@ def test_it_stays_within_one_sequence() -> None:
         layer(x, x.clone())
     query, key, value = triple(2, 5)
     with pytest.raises(ValueError, match="as many queries as keys, got 4 and 5"):
-        layer.attend(query[:, :, :4], key, value, None, False)
+        layer.attend(AttentionInputs(query[:, :, :4], key, value, None, False))
     with pytest.raises(ValueError, match="kdim must be embed_dim=8, got 6"):
         NystromAttention(8, 6)
     with pytest.raises(ValueError, match=r"padding, but cannot use Causal\(\)"):

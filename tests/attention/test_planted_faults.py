@@ -1,7 +1,7 @@
 """The contract must refuse broken mechanisms: each fault here is caught by the check for it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from attention_lab.attention import Mask, ScaledDotProduct, ScoredAttention, Softmax
+from attention_lab.attention import (
+    AttentionInputs,
+    Mask,
+    ScaledDotProduct,
+    ScoredAttention,
+    Softmax,
+)
 from attention_lab.contract import checks as contract
 from attention_lab.contract import transforms
 from attention_lab.contract.checks import Example, example
@@ -39,24 +45,15 @@ class Sound(ScoredAttention):
 class Naive(Sound):
     """Attention in four lines, whose parts the faults replace."""
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        num_heads = query.shape[1]
-        logits = self.logits(query, self.groups(key, num_heads))
-        visible = torch.ones_like(logits, dtype=torch.bool)
-        if mask is not None:
-            batch, _, queries, keys = logits.shape
-            visible = mask.dense(batch, num_heads, queries, keys, logits.device)
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        num_heads = inputs.query.shape[1]
+        logits = self.logits(inputs.query, self.groups(inputs.key, num_heads))
+        visible = inputs.visible()
+        if visible is None:
+            visible = torch.ones_like(logits, dtype=torch.bool)
         weights = self.normalize(logits, visible)
-        output = self.drop(weights) @ self.groups(value, num_heads)
-        return output, weights if need_weights else None
+        output = self.drop(weights) @ self.groups(inputs.value, num_heads)
+        return output, weights if inputs.need_weights else None
 
     def logits(self, query: Tensor, key: Tensor) -> Tensor:
         return query @ key.mT / query.shape[-1] ** 0.5
@@ -88,17 +85,9 @@ class LooksAhead(Sound):
 
     by = 1
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        shifted = None if mask is None else Shifted(mask, self.by)
-        return super().attend(query, key, value, shifted, need_weights)
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        shifted = None if inputs.mask is None else Shifted(inputs.mask, self.by)
+        return super().attend(replace(inputs, mask=shifted))
 
 
 class OverlooksItself(LooksAhead):
@@ -108,16 +97,8 @@ class OverlooksItself(LooksAhead):
 
 
 class IgnoresMask(Sound):
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        return super().attend(query, key, value, None, need_weights)
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        return super().attend(replace(inputs, mask=None))
 
 
 class MasksByALargeNumber(Naive):
@@ -191,16 +172,8 @@ class KnowsPositions(Naive):
 
 
 class MixesTheBatch(Sound):
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        return super().attend(query, key.roll(1, 0), value, mask, need_weights)
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        return super().attend(replace(inputs, key=inputs.key.roll(1, 0)))
 
 
 class DropsInEval(Naive):
@@ -226,16 +199,8 @@ class DropsWithoutRescaling(Naive):
 class DropsTheOutput(NeverDrops):
     """Components of the output, where it should be weights."""
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        output, weights = super().attend(query, key, value, mask, need_weights)
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        output, weights = super().attend(inputs)
         return F.dropout(output, DROPOUT, self.training), weights
 
 
@@ -250,16 +215,8 @@ class WeightsAfterDropout(Naive):
 class OtherWeights(Sound):
     """Gives weights that are not those behind the output."""
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        output, weights = super().attend(query, key, value, mask, need_weights)
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        output, weights = super().attend(inputs)
         return output, None if weights is None else self.others(weights)
 
     def others(self, weights: Tensor) -> Tensor:
@@ -277,30 +234,14 @@ class WeightsOfHeadsAllTheSame(OtherWeights):
 
 
 class WeightsUnasked(Sound):
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        return super().attend(query, key, value, mask, need_weights=True)
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        return super().attend(replace(inputs, need_weights=True))
 
 
 class WeightsChangeTheOutput(Sound):
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        output, weights = super().attend(query, key, value, mask, need_weights)
-        return output * (1.01 if need_weights else 1), weights
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        output, weights = super().attend(inputs)
+        return output * (1.01 if inputs.need_weights else 1), weights
 
 
 class RoundsWeights(Naive):
@@ -347,20 +288,12 @@ class RefusesSecondDerivatives(Naive):
 class ObservedInAnotherPrecision(Sound):
     """Weights and then the output in single precision, where they are asked for."""
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> Attended:
-        if not need_weights:
-            return super().attend(query, key, value, mask, False)
-        inputs = (x.float() for x in (query, key, value))
-        output, weights = super().attend(*inputs, mask, True)
-        return output.to(query.dtype), weights
+    def attend(self, inputs: AttentionInputs) -> Attended:
+        if not inputs.need_weights:
+            return super().attend(inputs)
+        query, key, value = (x.float() for x in (inputs.query, inputs.key, inputs.value))
+        output, weights = super().attend(replace(inputs, query=query, key=key, value=value))
+        return output.to(inputs.query.dtype), weights
 
 
 class DependsOnData(Naive):
@@ -458,6 +391,11 @@ visible_keys = partial(on, contract.check_visible_keys_matter)
 empty_rows = on(contract.check_empty_rows_are_zero, "padding")
 weights = on(contract.check_weights, "padding")
 
+
+def check_meta_device(fault: Callable[[], ScoredAttention]) -> None:
+    transforms.check_meta_device(fault, fault)
+
+
 FAULTS: list[tuple[type[ScoredAttention], Check]] = [
     (LooksAhead, hidden_keys("causal")),
     (LooksAhead, hidden_keys("causal", queries=5, keys=3)),
@@ -503,12 +441,12 @@ FAULTS: list[tuple[type[ScoredAttention], Check]] = [
     (ObservedInAnotherPrecision, observing(torch.bfloat16)),
     (DependsOnData, transforms.check_compiling),
     (DependsOnData, of_a_layer(transforms.check_vmap)),
-    (DependsOnData, transforms.check_meta_device),
+    (DependsOnData, check_meta_device),
     (CountsKeys, of_a_layer(transforms.check_compiled_decoding)),
     (CountsKeys, of_a_layer(transforms.check_export)),
     (CannotBePickled, of_a_layer(transforms.check_copies)),
-    (KeepsABufferOutOfTheState, transforms.check_meta_device),
-    (MakesTensorsOnTheCPU, transforms.check_meta_device),
+    (KeepsABufferOutOfTheState, check_meta_device),
+    (MakesTensorsOnTheCPU, check_meta_device),
     (AsksWithATensor, of_a_layer(transforms.check_tracing)),
 ]
 NAMES = [fault.__name__ for fault, _ in FAULTS]

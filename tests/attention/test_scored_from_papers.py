@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from attention_lab.attention import (
     BACKENDS,
     ALiBi,
+    AttentionInputs,
     AttentionSpec,
     Causal,
     Dense,
@@ -110,8 +111,8 @@ def test_any_shape(
     expected = by_formula(layer.score, (query, key, value), visible)
     if not contiguous:
         query, key, value = strided(query), strided(key), strided(value)
-    output, _ = layer.attend(query, key, value, Dense(visible), False)
-    _, weights = layer.attend(query, key, value, Dense(visible), True)
+    output, _ = layer.attend(AttentionInputs(query, key, value, Dense(visible), False))
+    _, weights = layer.attend(AttentionInputs(query, key, value, Dense(visible), True))
     assert weights is not None
     tolerance = 1e-12 if wide else 2e-5
     for actual, wanted in zip((output, weights), expected, strict=True):
@@ -214,7 +215,7 @@ def test_a_talking_head_that_sees_nothing_says_nothing() -> None:
     visible[:, 0] = False  # the first head sees nothing
     visible[:, 1, :, 3] = False  # nor the second the last key
     visible[:, :, 2] = True  # but the last query everything
-    weights = layer.attend(query, key, value, Dense(visible), True)[1]
+    weights = layer.attend(AttentionInputs(query, key, value, Dense(visible), True))[1]
     assert weights is not None
     assert_close(weights.sum(-1)[0, :, :2], torch.tensor([[0.0, 0.0], [1.0, 1.0]]).double())
     assert_close(weights.sum(-1)[0, :, 2], torch.tensor([1.25, 1.5]).double())

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from attention_lab.attention import (
     ALiBi,
+    AttentionInputs,
     AttentionLayer,
     Causal,
     EluPlusOne,
@@ -81,7 +82,7 @@ def test_second_derivatives_of_features_of_queries_below_zero(size: float) -> No
     layer = KernelAttention(4, feature_map=EluPlusOne).double()
     query, key, value = (size * torch.randn(1, 1, n, 4, dtype=torch.float64) for n in (2, 3, 3))
     inputs = [x.requires_grad_() for x in (-query.abs(), key, value)]
-    assert gradgradcheck(lambda *qkv: layer.attend(*qkv, None, False)[0], inputs)
+    assert gradgradcheck(lambda *qkv: layer.attend(AttentionInputs(*qkv, None, False))[0], inputs)
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 12])

@@ -154,11 +154,10 @@ WRONG = {
     "attention/positions=learned attention.positions.max_length=4": "encoder.0.self_attention: ",
     "attention/normalizer=sparsemax attention.backend=sdpa": "attention: backend=sdpa cannot be",
     "attention.backend=flex": "encoder.0.self_attention: backend=flex cannot train on the cpu; ",
-    "attention=linformer": "model: LinformerAttention cannot be causal",
+    "attention=linformer": "model: Linformer cannot be causal",
     "attention=nystrom": "model: NystromAttention attends within one sequence only",
-    "attention=none attention/positions=rotary": "attention: Uniform looks at neither "
-    "queries nor keys",
-    "attention=l2 attention/normalizer=relu": "attention: ReLU weighs logits above 0 only",
+    "attention=none attention/positions=rotary": "attention: Uniform uses neither queries nor keys",
+    "attention=l2 attention/normalizer=relu": "attention: ReLU gives weight to positive",
     "attention/score=null": "Config group override must be a string or a list",
     "attention=[": "",
     "data=recall attention@model.hybrid.a=linear": "attention@model.hybrid.a: the config has none "

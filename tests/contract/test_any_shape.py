@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from attention_lab.attention import Dense, Padding
+from attention_lab.attention import AttentionInputs, Dense, Padding
 from attention_lab.contract.cases import HEAD_DIM, HEADS, KV_HEADS, Case, cases
 
 
@@ -53,11 +53,11 @@ def test_any_problem(case: Case, drawn: Drawn) -> None:
     """Layout means nothing, examples are alone, and a row that sees nothing is zero."""
     torch.manual_seed(drawn.seed)
     layer = case.layer().to(drawn.dtype)
-    if not layer.capabilities.cross_attention:
+    if not layer.info.cross_attention:
         drawn = drawn._replace(queries=drawn.keys)
     query = strided(drawn, HEADS, drawn.queries)
     key, value = (strided(drawn, layer.num_kv_heads, drawn.keys) for _ in range(2))
-    if layer.capabilities.any_mask:
+    if layer.info.causal:
         num_heads = HEADS if drawn.by_head else 1
         visible = torch.rand(drawn.batch, num_heads, drawn.queries, drawn.keys) < 0.6
         mask = Dense(visible)
@@ -67,13 +67,13 @@ def test_any_problem(case: Case, drawn: Drawn) -> None:
         visible = valid[:, None, None].expand(-1, 1, drawn.queries, -1)
         mask = Padding(valid)
         alone = [Padding(row.unsqueeze(0)) for row in valid]
-    output, _ = layer.attend(query, key, value, mask, False)
+    output, _ = layer.attend(AttentionInputs(query, key, value, mask, False))
     assert output.dtype == drawn.dtype
     assert not output.masked_select(~visible.any(-1, keepdim=True)).any()
     for number, its_mask in enumerate(alone):
         one = slice(number, number + 1)
         inputs = (x[one].contiguous() for x in (query, key, value))
-        assert_close(layer.attend(*inputs, its_mask, False)[0], output[one])
+        assert_close(layer.attend(AttentionInputs(*inputs, its_mask, False))[0], output[one])
 
 
 def test_grouped_heads_are_among_them() -> None:

@@ -77,7 +77,8 @@ def test_it_passes_the_contract(package: Path) -> None:
 
 def test_the_contract_refuses_it_once_it_is_broken(package: Path) -> None:
     code = package / "cauchy.py"
-    code.write_text(code.read_text("utf-8").replace("query.device, start)", "query.device)"))
+    forgetful = "AttentionInputs(inputs.query, inputs.key, inputs.value, inputs.mask).visible()"
+    code.write_text(code.read_text("utf-8").replace("inputs.visible()", forgetful))
     done = run(package, "python -m pytest", *QUIETLY)
     assert done.returncode == 1
     failed = set(re.findall(r"FAILED \S*::(\w+)", done.stdout))

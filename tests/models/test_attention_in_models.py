@@ -140,12 +140,12 @@ def test_axes_name_exactly_the_attention_layers_and_their_maps_fit(
         model(*inputs)
     for name, (rows, columns) in axes.items():
         layer = attention_layers(model)[name]
-        if not layer.capabilities.weights:
+        if not layer.info.weights:
             assert not calls[name]
             continue
         weights = torch.cat(calls[name], dim=2)
         assert weights.shape == (3, layer.num_heads, lengths[rows], lengths[columns])
-        if layer.capabilities.distribution:
+        if layer.info.distribution:
             torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 

@@ -15,7 +15,7 @@ from attention_lab.attention import (
     Causal,
     EluPlusOne,
     KernelAttention,
-    LinformerAttention,
+    Linformer,
     Rotary,
     ScaledDotProduct,
     ScoredAttention,
@@ -225,8 +225,8 @@ def test_a_narrow_model_learns_associative_recall_with_default_settings(compose:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"self_attention": partial(LinformerAttention, num_heads=2)}, "cannot be causal"),
-        ({"hybrid": {"a": LINEAR, "b": LinformerAttention}}, "cannot be causal"),
+        ({"self_attention": partial(Linformer, num_heads=2)}, "cannot be causal"),
+        ({"hybrid": {"a": LINEAR, "b": Linformer}}, "cannot be causal"),
         ({"num_layers": 0}, "num_layers must be at least 1"),
         (
             {"hybrid": {"a": LINEAR, "b": ROTARY}, "num_layers": 1},

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from attention_lab.attention import (
     ALiBi,
-    LinformerAttention,
+    Linformer,
     NystromAttention,
     SlidingWindow,
     T5Bias,
@@ -245,9 +245,9 @@ def test_a_transformer_needs_no_positions_of_its_own(source: Tensor, target: Ten
 
 
 def test_a_decoder_refuses_what_cannot_be_causal() -> None:
-    with pytest.raises(ValueError, match="LinformerAttention cannot be causal"):
-        transformer(LinformerAttention)
-    transformer(LinformerAttention, self_attention=ATTENTION)
+    with pytest.raises(ValueError, match="Linformer cannot be causal"):
+        transformer(Linformer)
+    transformer(Linformer, self_attention=ATTENTION)
 
 
 @pytest.mark.parametrize("make", [transformer, recurrent])

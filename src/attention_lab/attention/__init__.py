@@ -10,8 +10,10 @@ Example:
 
 from attention_lab.attention.backends import BACKENDS, AttentionSpec, Backend
 from attention_lab.attention.cache import Cache
-from attention_lab.attention.capabilities import Capabilities
-from attention_lab.attention.layer import AttentionLayer, AttentionOutput
+from attention_lab.attention.feature_maps import EluPlusOne, FeatureMap, PositiveRandomFeatures
+from attention_lab.attention.info import MechanismInfo
+from attention_lab.attention.inputs import AttentionInputs
+from attention_lab.attention.layer import AttentionLayer, AttentionOutput, LayerOptions
 from attention_lab.attention.masks import (
     And,
     BlockSparse,
@@ -29,13 +31,8 @@ from attention_lab.attention.masks import (
     render,
 )
 from attention_lab.attention.mechanisms.differential import DifferentialAttention
-from attention_lab.attention.mechanisms.kernel import (
-    EluPlusOne,
-    FeatureMap,
-    KernelAttention,
-    PositiveRandomFeatures,
-)
-from attention_lab.attention.mechanisms.linformer import LinformerAttention
+from attention_lab.attention.mechanisms.kernel import KernelAttention
+from attention_lab.attention.mechanisms.linformer import Linformer
 from attention_lab.attention.mechanisms.local import LocalAttention
 from attention_lab.attention.mechanisms.nystrom import NystromAttention
 from attention_lab.attention.mechanisms.scored import ScoredAttention
@@ -82,6 +79,7 @@ __all__ = [
     "ALiBi",
     "Additive",
     "And",
+    "AttentionInputs",
     "AttentionLayer",
     "AttentionOutput",
     "AttentionSpec",
@@ -89,7 +87,6 @@ __all__ = [
     "Biaffine",
     "BlockSparse",
     "Cache",
-    "Capabilities",
     "Causal",
     "Concat",
     "Cosine",
@@ -105,11 +102,13 @@ __all__ = [
     "General",
     "GlobalTokens",
     "KernelAttention",
+    "LayerOptions",
     "Learned",
-    "LinformerAttention",
+    "Linformer",
     "LocalAttention",
     "Location",
     "Mask",
+    "MechanismInfo",
     "NoMask",
     "NoPositions",
     "Normalizer",

@@ -6,7 +6,7 @@ faster where they can work at all; each says as data what it can do.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_lab.attention.head_mixing import HeadMixing
-from attention_lab.attention.masks import Causal, Mask, NoMask
+from attention_lab.attention.info import MechanismInfo
+from attention_lab.attention.inputs import AttentionInputs, repeat_heads
+from attention_lab.attention.masks import Causal, NoMask
 from attention_lab.attention.normalizers import Normalizer, Softmax
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import DotProductFamily, Score
@@ -23,61 +25,27 @@ from attention_lab.attention.scores import DotProductFamily, Score
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What attention is made of, besides its inputs."""
+    """The parts that attention is computed from, besides its inputs."""
 
     score: Score
     normalizer: Normalizer
     mixing: HeadMixing | None = None
     dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class AttentionInputs:
-    """One attention call: query (B, H, L, E), key (B, H_kv, S, E), value (B, H_kv, S, E_v)."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Mask | None
-    spec: AttentionSpec
-    #: Added to the logits, broadcastable to (B, H, L, S).
-    bias: Tensor | None = None
-    #: Position of the first query.
-    start: int = 0
     #: Whether a bias may need a gradient; its requires_grad is not reliable under vmap.
     bias_needs_grad: bool = False
 
-    @property
-    def groups(self) -> int:
-        """How many query heads share one key head."""
-        return self.query.shape[1] // self.key.shape[1]
 
-    def dense_mask(self) -> Tensor | None:
-        """The mask as bool, broadcastable to (B, H, L, S); None if everything is visible."""
-        if self.mask is None or isinstance(self.mask, NoMask):
-            return None
-        batch, num_heads, queries, _ = self.query.shape
-        keys, device = self.key.shape[2], self.query.device
-        return self.mask.dense(batch, num_heads, queries, keys, device, self.start)
-
-
-def repeat_heads(x: Tensor, groups: int) -> Tensor:
-    """(B, H_kv · groups, S, E) from (B, H_kv, S, E): neighbouring query heads share one."""
-    return x.repeat_interleave(groups, dim=1) if groups > 1 else x
-
-
-def eager_weights(inputs: AttentionInputs) -> Tensor:
+def eager_weights(inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
     """Weights before dropout (B, H, L, S) in at least single precision, step by step.
 
-    A query that may look at nothing gets zero weights, with zero gradient.
+    A query without a visible key gets zero weights, with zero gradient.
     """
-    spec = inputs.spec
     logits = wide(spec.score(inputs.query, repeat_heads(inputs.key, inputs.groups)))
     if inputs.bias is not None:
         logits = logits + inputs.bias
     if spec.mixing is not None:
         logits = spec.mixing.mix_logits(logits)
-    visible = inputs.dense_mask()
+    visible = inputs.visible()
     if visible is not None:
         # The lowest finite number, not -inf: a row without any key stays free of NaN, and the
         # second fill then makes its weights (and their gradient) exactly zero.
@@ -93,33 +61,33 @@ def eager_weights(inputs: AttentionInputs) -> Tensor:
     return weights if visible is None else weights.masked_fill(~visible, 0.0)
 
 
-def eager(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+def eager(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
     """Output (B, H, L, E_v) and weights before dropout (B, H, L, S)."""
-    weights = eager_weights(inputs)
+    weights = eager_weights(inputs, spec)
     value = repeat_heads(inputs.value, inputs.groups)
-    return F.dropout(weights, inputs.spec.dropout).to(value.dtype) @ value, weights
+    return F.dropout(weights, spec.dropout).to(value.dtype) @ value, weights
 
 
-def sdpa(inputs: AttentionInputs) -> tuple[Tensor, None]:
+def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     """Output (B, H, L, E_v) by PyTorch's fused scaled dot-product attention; no weights."""
-    assert isinstance(inputs.spec.score, DotProductFamily)
-    query, key, scale = inputs.spec.score.fold(inputs.query, inputs.key)
+    assert isinstance(spec.score, DotProductFamily)
+    query, key, scale = spec.score.fold(inputs.query, inputs.key)
     visible, is_causal = None, False
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
     # bool, but start == 0 is symbolic while compiling, so this branches on it.
     if type(inputs.mask) is Causal and inputs.bias is None and inputs.start == 0:
         is_causal = True
     else:
-        visible = inputs.dense_mask()
+        visible = inputs.visible()
     if inputs.bias is not None:
         visible = _additive(inputs, visible)
-    with _kernels(inputs):
+    with _kernels(inputs, spec):
         output = F.scaled_dot_product_attention(
             query,
             key,
             inputs.value,
             attn_mask=visible,
-            dropout_p=inputs.spec.dropout,
+            dropout_p=spec.dropout,
             is_causal=is_causal,
             scale=scale,
             enable_gqa=bool(inputs.groups > 1),
@@ -127,19 +95,19 @@ def sdpa(inputs: AttentionInputs) -> tuple[Tensor, None]:
     return output, None
 
 
-def _kernels(inputs: AttentionInputs) -> AbstractContextManager[None]:
+def _kernels(inputs: AttentionInputs, spec: AttentionSpec) -> AbstractContextManager[None]:
     """Restrict SDPA to its math kernel on the CPU if a bias may need a gradient.
 
     PyTorch does so itself, but not under torch.func.vmap.
     """
     on_cpu = inputs.query.device.type == "cpu"
-    may_need_grad = inputs.bias is not None and inputs.bias_needs_grad
+    may_need_grad = inputs.bias is not None and spec.bias_needs_grad
     if on_cpu and may_need_grad and torch.is_grad_enabled():
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
 
 
-def flex(inputs: AttentionInputs) -> tuple[Tensor, None]:
+def flex(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     """Output (B, H, L, E_v) by FlexAttention (Dong et al. 2024), compiled; no weights.
 
     The mask becomes a BlockMask, whose empty blocks are never computed.
@@ -149,8 +117,8 @@ def flex(inputs: AttentionInputs) -> tuple[Tensor, None]:
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
-    assert isinstance(inputs.spec.score, DotProductFamily)
-    query, key, scale = inputs.spec.score.fold(inputs.query, inputs.key)
+    assert isinstance(spec.score, DotProductFamily)
+    query, key, scale = spec.score.fold(inputs.query, inputs.key)
     needs_gradient = torch.is_grad_enabled() and any(
         x.requires_grad for x in (query, key, inputs.value)
     )
@@ -210,7 +178,7 @@ class Backend:
     """A way to compute attention, and what it can do."""
 
     name: str
-    compute: Callable[[AttentionInputs], tuple[Tensor, Tensor | None]]
+    compute: Callable[[AttentionInputs, AttentionSpec], tuple[Tensor, Tensor | None]]
     scores: tuple[type, ...]
     normalizers: tuple[type, ...]
     #: The kinds of device on which it can train, if not on all. Everywhere it can infer.
@@ -219,17 +187,28 @@ class Backend:
     drops_weights: bool = True
     #: Whether second derivatives are supported; if not, asking for them may raise.
     double_backward: bool = False
+    #: Growth of its memory, in place of that of all pairs.
+    memory: str | None = "S·d"
 
-    def attend(self, inputs: AttentionInputs, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+    def attend(self, inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor | None]:
         """Output (B, H, L, E_v) and, if asked for, weights (B, H, L, S).
 
         The output is the same either way. If the backend returns no weights, they are computed
         separately, in at least single precision.
         """
-        output, weights = self.compute(inputs)
-        if not need_weights:
+        output, weights = self.compute(inputs, spec)
+        if not inputs.need_weights:
             return output, None
-        return output, eager_weights(inputs) if weights is None else weights
+        return output, eager_weights(inputs, spec) if weights is None else weights
+
+    def describe(self, info: MechanismInfo, spec: AttentionSpec) -> MechanismInfo:
+        """The data on a mechanism, once this backend computes it."""
+        return replace(
+            info,
+            backends=tuple(backend.name for backend in able_backends(spec)),
+            memory=self.memory or info.memory,
+            double_backward=self.double_backward,
+        )
 
     def refusal(self, spec: AttentionSpec) -> str | None:
         """Why this backend cannot compute this attention; None if it can."""
@@ -238,13 +217,21 @@ class Backend:
         if not isinstance(spec.normalizer, self.normalizers):
             return f"it cannot compute the normalizer {type(spec.normalizer).__name__}"
         if spec.mixing is not None and not self.mixes_heads:
-            return "its heads cannot talk"
+            return "it cannot mix heads (talking_heads=true)"
         if spec.dropout and not self.drops_weights:
             return f"it cannot drop weights (dropout={spec.dropout})"
         return None
 
 
-EAGER = Backend("eager", eager, (Score,), (Normalizer,), mixes_heads=True, double_backward=True)
+EAGER = Backend(
+    "eager",
+    eager,
+    (Score,),
+    (Normalizer,),
+    mixes_heads=True,
+    double_backward=True,
+    memory=None,
+)
 SDPA = Backend("sdpa", sdpa, (DotProductFamily,), (Softmax,))
 FLEX = Backend(
     "flex",
@@ -255,7 +242,7 @@ FLEX = Backend(
     drops_weights=False,
 )
 
-#: In order of preference: "auto" takes flex never, since eager can do everything.
+#: In order of preference. "auto" never takes flex, since eager can compute everything.
 BACKENDS = (SDPA, EAGER, FLEX)
 
 

@@ -1,15 +1,17 @@
-"""The layer around every mechanism: projections, heads, its own mask, cache, observation."""
+"""The layer around every mechanism: projections, heads, mask, cache and recording of weights."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, sigmoid
 
 from attention_lab.attention.backends import EAGER, Backend
 from attention_lab.attention.cache import Cache, restored_on_failure
-from attention_lab.attention.capabilities import Capabilities
+from attention_lab.attention.info import MechanismInfo
+from attention_lab.attention.inputs import AttentionInputs, check_padding_only
 from attention_lab.attention.masks import Mask, NoMask
 from attention_lab.attention.validation import check_part, check_positive
 
@@ -17,10 +19,24 @@ Projections = Literal["all", "values", "none"]
 
 
 class AttentionOutput(NamedTuple):
-    """What attention gives back."""
+    """What a layer returns."""
 
     output: Tensor  #: (B, L, embed_dim)
     weights: Tensor | None  #: (B, H, L, S) per head, before dropout; None unless asked for
+
+
+class LayerOptions(TypedDict, total=False):
+    """Arguments that every mechanism takes as ``**layer`` and passes on to ``AttentionLayer``.
+
+    Their meanings and defaults are those of :class:`AttentionLayer`.
+    """
+
+    num_heads: int
+    num_kv_heads: int | None
+    head_dim: int | None
+    bias: bool
+    gate: bool
+    mask: Mask | None
 
 
 class AttentionLayer(nn.Module, ABC):
@@ -35,15 +51,15 @@ class AttentionLayer(nn.Module, ABC):
             neighbouring query heads (Ainslie et al. 2023, grouped-query attention; with one,
             Shazeer 2019, multi-query attention). None means ``num_heads``.
         head_dim: size of one head, E; None means ``embed_dim / num_heads``.
-        latent_dim: width of one latent per position from which keys and values are made, and
+        latent_dim: size of one latent per position from which keys and values are made, and
             which is all that a cache keeps (DeepSeek-AI 2024, multi-head latent attention, without
             its separate rotary part). None means that they are made from the memory itself.
         projections: "all": learned maps of queries, keys, values and output, as in the
             Transformer. "values": only of values and output, for scores that have maps of their
-            own. "none": none at all, attention as Bahdanau and Luong wrote it down.
+            own. "none": no maps, attention as Bahdanau and Luong defined it.
         bias: whether the projections have one; the gate's always has.
         gate: whether each output component is gated by a sigmoid of the query (Qiu et al. 2025).
-        mask: the mechanism's own mask, on top of the one that each call brings.
+        mask: the layer's own mask, combined with the one that each call brings.
 
     Raises:
         ValueError: if sizes are not positive or do not divide or agree, or if the mechanism cannot
@@ -52,6 +68,13 @@ class AttentionLayer(nn.Module, ABC):
 
     #: How attention is computed, where there is a choice.
     backend: Backend = EAGER
+    #: Probability of dropping a weight in training, in mechanisms that drop weights.
+    dropout: float = 0.0
+
+    def __init_subclass__(cls) -> None:
+        """Let ``inspect.signature`` list the shared options in place of ``**layer``."""
+        super().__init_subclass__()
+        cls.__signature__ = _full_signature(cls)  # type: ignore[attr-defined]
 
     def __init__(
         self,
@@ -78,90 +101,64 @@ class AttentionLayer(nn.Module, ABC):
                 raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}")
             head_dim = embed_dim // num_heads
         _check(embed_dim, kdim, num_heads, num_kv_heads, head_dim, latent_dim, projections, bias)
-        if mask is not None:
-            check_part("mask", mask, Mask)
+        if kdim != embed_dim and not self.info.cross_attention:
+            raise ValueError(
+                f"{type(self).__name__} attends within one sequence only: kdim must be "
+                f"embed_dim={embed_dim}, got {kdim}"
+            )
         self.embed_dim, self.kdim = embed_dim, kdim
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.mask = NoMask() if mask is None else mask
+        self.mask = self._own_mask(mask)
         #: Called with the weights of every forward pass: see ``record_attention``.
         self.weight_hooks: list[Callable[[Tensor], None]] = []
 
         def projection(wanted: bool, inputs: int, outputs: int) -> nn.Module:
             return nn.Linear(inputs, outputs, bias=bias) if wanted else nn.Identity()
 
-        width, kv_width = num_heads * head_dim, num_kv_heads * head_dim
+        size, kv_size = num_heads * head_dim, num_kv_heads * head_dim
         source_dim = latent_dim or kdim
-        self.query_projection = projection(projections == "all", embed_dim, width)
+        self.query_projection = projection(projections == "all", embed_dim, size)
         self.latent_projection = projection(latent_dim is not None, kdim, source_dim)
-        self.key_projection = projection(projections == "all", source_dim, kv_width)
-        self.value_projection = projection(projections != "none", source_dim, kv_width)
-        self.gate_projection = nn.Linear(embed_dim, width) if gate else None
-        self.output_projection = projection(projections != "none", width, embed_dim)
+        self.key_projection = projection(projections == "all", source_dim, kv_size)
+        self.value_projection = projection(projections != "none", source_dim, kv_size)
+        self.gate_projection = nn.Linear(embed_dim, size) if gate else None
+        self.output_projection = projection(projections != "none", size, embed_dim)
         self.caches_latent = latent_dim is not None
-        self._crosses: bool | None = None
-
-    @property
-    def variants(self) -> dict[str, str]:
-        """How the heads differ from those of the Transformer: what, and who published it."""
-        grouped = self.num_kv_heads < self.num_heads
-        found = {
-            "one key head": ("Shazeer 2019", grouped and self.num_kv_heads == 1),
-            "grouped key heads": ("Ainslie et al. 2023", grouped and self.num_kv_heads > 1),
-            "latent keys and values": ("DeepSeek-AI 2024", self.caches_latent),
-            "gated": ("Qiu et al. 2025", self.gate_projection is not None),
-        }
-        return {name: paper for name, (paper, has) in found.items() if has}
 
     @property
     @abstractmethod
-    def capabilities(self) -> Capabilities:
-        """What this layer can do, as it was configured."""
+    def info(self) -> MechanismInfo:
+        """What the mechanism computes, costs and can do; in a class: ``info = MechanismInfo(…)``.
 
-    def check_lengths(self, queries: int, keys: int) -> None:  # most know no end
-        """Raise ValueError if sequences of these lengths are longer than it was made for."""
+        A layer in which this depends on its arguments replaces it in its constructor.
+        """
+
+    @property
+    def dropout_p(self) -> float:
+        """``dropout`` in training, else 0."""
+        return self.dropout if self.training else 0.0
+
+    def check_lengths(self, queries: int, keys: int) -> None:  # most have no limit
+        """Raise ValueError if sequences of these lengths are too long for the layer."""
 
     @abstractmethod
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The mechanism itself.
-
-        Args:
-            query: (B, H, L, E).
-            key: (B, H_kv, S, E).
-            value: (B, H_kv, S, E_v).
-            mask: which keys each query may look at; None means all.
-            need_weights: whether the weights must be given, too.
-            start: position of the first query; the first key is at 0.
+    def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
+        """Compute the mechanism itself.
 
         Returns:
-            Output (B, H, L, E_v), and weights (B, H, L, S) before dropout if they were asked for
-            (and exist: see ``capabilities``).
+            Output (B, H, L, E_v), and weights (B, H, L, S) before dropout if ``need_weights`` is
+            true and the mechanism has weights (see :attr:`info`).
         """
 
-    def attend_next(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask,
-        need_weights: bool,
-        cache: Cache,
-    ) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`attend`, for the positions that follow those in the cache, which joins them.
+    def attend_next(self, inputs: AttentionInputs, cache: Cache) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`attend`, for the positions after those in the cache, to which they are added.
 
-        A mechanism with a smaller memory than all keys and values overrides this.
+        A mechanism with a smaller state than all keys and values overrides this.
         """
-        start = cache.length
         if not self.caches_latent:
-            key, value = cache.extend(key=key, value=value)
-        return self.attend(query, key, value, mask, need_weights, start)
+            key, value = cache.extend(key=inputs.key, value=inputs.value)
+            inputs = replace(inputs, key=key, value=value)
+        return self.attend(inputs)
 
     def forward(
         self,
@@ -177,11 +174,11 @@ class AttentionLayer(nn.Module, ABC):
         Args:
             query: (B, L, embed_dim).
             memory: (B, S, kdim); None means the queries themselves (self-attention).
-            mask: which memory positions each query may look at; None means all. With a cache it
-                is about all positions, those in the cache included.
-            need_weights: whether to give the weights, too. They cost time and memory.
-            cache: of the positions before these queries, in self-attention; it takes them in. Or
-                of a memory, as ``remember`` makes it, which then stands for the memory.
+            mask: which memory positions each query attends to; None means all. With a cache it
+                covers all positions, including those in the cache.
+            need_weights: whether to return the weights, too. They cost time and memory.
+            cache: the positions before these queries, in self-attention; the new ones are added
+                to it. Or, from :meth:`remember`, a memory, in place of the argument.
             start: position of the first query in its sequence, where there is no cache.
 
         Raises:
@@ -197,32 +194,33 @@ class AttentionLayer(nn.Module, ABC):
         mask = self.mask if mask is None else self.mask & mask
         split_query = self._split(self.query_projection(query), self.num_heads)
         with restored_on_failure(cache):
-            if cache is None:
-                mask.check(query.shape[0], self.num_heads, start + query.shape[1], memory.shape[1])
-                key, value = self._keys_and_values(self.latent_projection(memory))
-                output, weights = self.attend(split_query, key, value, mask, with_weights, start)
-            elif cache.is_memory:
-                key, value = cache.tensors["key"], cache.tensors["value"]
-                mask.check(query.shape[0], self.num_heads, start + query.shape[1], key.shape[2])
-                output, weights = self.attend(split_query, key, value, mask, with_weights, start)
-                cache.length += query.shape[1]
-            else:
+            if cache is not None and not cache.is_memory:
                 output, weights = self._next(split_query, query, mask, with_weights, cache)
+            else:
+                if cache is None:
+                    key, value = self._keys_and_values(self.latent_projection(memory))
+                else:
+                    key, value = cache.tensors["key"], cache.tensors["value"]
+                mask.check(query.shape[0], self.num_heads, start + query.shape[1], key.shape[2])
+                output, weights = self.attend(
+                    AttentionInputs(split_query, key, value, mask, with_weights, start)
+                )
+            if cache is not None:
                 cache.length += query.shape[1]
         if need_weights and weights is None:
-            raise ValueError(f"{type(self).__name__} has no weights to give")
+            raise ValueError(f"{type(self).__name__} has no weights to return")
         for hook in self.weight_hooks:
             if weights is not None:
                 hook(weights.detach())
         merged = output.transpose(1, 2).flatten(2)
         if self.gate_projection is not None:
-            merged = merged * torch.sigmoid(self.gate_projection(query))
+            merged = merged * sigmoid(self.gate_projection(query))
         return AttentionOutput(self.output_projection(merged), weights if need_weights else None)
 
     def remember(self, memory: Tensor) -> Cache:
         """A cache of another sequence (B, S, kdim), to attend to it step by step.
 
-        Given in place of the memory, it spares projecting that anew at each step.
+        Passed in place of the memory, it saves projecting the memory again at each step.
 
         Raises:
             ValueError: if the shape is wrong, or the mechanism attends to no other sequence.
@@ -231,47 +229,41 @@ class AttentionLayer(nn.Module, ABC):
         key, value = self._keys_and_values(self.latent_projection(memory))
         return Cache({"key": key, "value": value}, is_memory=True)
 
+    def _own_mask(self, mask: Mask | None) -> Mask:
+        """The layer's mask; raises ValueError if the mechanism cannot use it."""
+        if mask is None:
+            return NoMask()
+        check_part("mask", mask, Mask)
+        if not self.info.causal:
+            check_padding_only(mask)
+        return mask
+
     def _next(
         self, split_query: Tensor, sequence: Tensor, mask: Mask, with_weights: bool, cache: Cache
     ) -> tuple[Tensor, Tensor | None]:
         """Self-attention of the positions after those in the cache."""
-        seen = cache.length + sequence.shape[1]
-        mask.check(sequence.shape[0], self.num_heads, seen, seen)
+        total = cache.length + sequence.shape[1]
+        mask.check(sequence.shape[0], self.num_heads, total, total)
         if mask.looks_ahead:
-            raise ValueError(
-                f"step by step, queries cannot look ahead as {mask} lets them; add Causal()"
-            )
+            raise ValueError(f"{mask} shows later keys, which a cache does not have; add Causal()")
         source = self.latent_projection(sequence)
         if self.caches_latent:
             (source,) = cache.extend(latent=source)
-        return self.attend_next(
-            split_query, *self._keys_and_values(source), mask, with_weights, cache
-        )
+        key, value = self._keys_and_values(source)
+        inputs = AttentionInputs(split_query, key, value, mask, with_weights, cache.length)
+        return self.attend_next(inputs, cache)
 
     def _keys_and_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H_kv, S, E) and (B, H_kv, S, E_v) of what they are made from, (B, S, …)."""
+        """(B, H_kv, S, E) and (B, H_kv, S, E_v), made from the memory or its latent (B, S, …)."""
         return (
             self._split(self.key_projection(source), self.num_kv_heads),
             self._split(self.value_projection(source), self.num_kv_heads),
         )
 
-    @property
-    def _can_cross(self) -> bool:
-        """Whether the layer can attend to another sequence.
-
-        Kept, as making capabilities costs about a tenth of a small layer's pass. Not kept while
-        compiling: setting the attribute would invalidate the graph.
-        """
-        if torch.compiler.is_compiling():
-            return self.capabilities.cross_attention
-        if self._crosses is None:
-            self._crosses = self.capabilities.cross_attention
-        return self._crosses
-
     def _check_inputs(self, query: Tensor, memory: Tensor | None, cache: Cache | None) -> Tensor:
-        """The memory; raises ValueError if it, queries and cache do not go together."""
+        """The memory; raises ValueError if memory, queries and cache do not fit together."""
         if cache is not None and memory is not None:
-            raise ValueError("with a cache, leave the memory out: remember(memory) makes one of it")
+            raise ValueError("pass a cache or a memory, not both; remember(memory) makes a cache")
         _check_sequence("query", query, self.embed_dim)
         if cache is not None and cache.is_memory:
             batch = cache.tensors["key"].shape[0]
@@ -284,21 +276,33 @@ class AttentionLayer(nn.Module, ABC):
         return query if memory is None else memory
 
     def _check_memory(self, memory: Tensor, query: Tensor | None = None) -> None:
-        if memory is not query and not self._can_cross:
+        if memory is not query and not self.info.cross_attention:
             raise ValueError(
                 f"{type(self).__name__} attends within one sequence only: leave the memory out"
             )
         _check_sequence("memory", memory, self.kdim)
 
     @staticmethod
-    def _split(sequence: Tensor, num_heads: int) -> Tensor:
+    def _split(sequence: Tensor, heads: int) -> Tensor:
         """(B, L, heads · E) → (B, heads, L, E)."""
-        return sequence.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+        return sequence.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _check_sequence(name: str, sequence: Tensor, width: int) -> None:
-    if sequence.ndim != 3 or sequence.shape[-1] != width:
-        raise ValueError(f"{name}: (batch, length, {width}) expected, got {tuple(sequence.shape)}")
+def _full_signature(cls: type) -> inspect.Signature:
+    """The signature of a constructor, with the shared options in place of its ``**layer``."""
+    own = inspect.signature(cls.__init__)  # type: ignore[misc]
+    _, *parameters = own.parameters.values()
+    takes_options = (Unpack[LayerOptions], "Unpack[LayerOptions]")
+    if parameters and parameters[-1].annotation in takes_options:
+        shared: Any = inspect.signature(AttentionLayer.__init__).parameters
+        names = [name for name in LayerOptions.__annotations__ if name not in own.parameters]
+        parameters[-1:] = [shared[name] for name in names]
+    return own.replace(parameters=parameters)
+
+
+def _check_sequence(name: str, sequence: Tensor, size: int) -> None:
+    if sequence.ndim != 3 or sequence.shape[-1] != size:
+        raise ValueError(f"{name}: (batch, length, {size}) expected, got {tuple(sequence.shape)}")
 
 
 def _check(
@@ -325,7 +329,7 @@ def _check(
                 f"embed_dim={embed_dim}, kdim={kdim}, num_heads={num_heads}, head_dim={head_dim}"
             )
         if bias and projections == "none":
-            raise ValueError("bias needs projections to be added to; there are none")
+            raise ValueError("bias=true needs projections, but projections=none")
         if num_kv_heads != num_heads:
             raise ValueError(f"num_kv_heads={num_kv_heads} needs projections=all")
         if latent_dim is not None:

@@ -28,9 +28,7 @@ class Positions(nn.Module, ABC):
 
     formula: ClassVar[str]
     paper: ClassVar[str]
-    #: Whether there is a :meth:`bias`.
-    adds_to_logits: ClassVar[bool] = False
-    #: Whether that bias may need a gradient.
+    #: Whether the bias may need a gradient.
     bias_needs_grad: ClassVar[bool] = True
 
     def __init__(self, num_heads: int, head_dim: int) -> None:
@@ -38,7 +36,17 @@ class Positions(nn.Module, ABC):
         check_positive(num_heads=num_heads, head_dim=head_dim)
         self.num_heads, self.head_dim = num_heads, head_dim
 
-    def check_lengths(self, queries: int, keys: int) -> None:  # most know no end
+    @property
+    def changes_inputs(self) -> bool:
+        """Whether the class has a :meth:`place` of its own."""
+        return type(self).place is not Positions.place
+
+    @property
+    def adds_to_logits(self) -> bool:
+        """Whether the class has a :meth:`bias` of its own."""
+        return type(self).bias is not Positions.bias
+
+    def check_lengths(self, queries: int, keys: int) -> None:  # most have no limit
         """Raise ValueError if there are no positions for so many queries or keys."""
 
     def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -150,7 +158,6 @@ class ALiBi(Positions):
 
     formula = "l − m·|i − j|"
     paper = "Press et al. 2022"
-    adds_to_logits = True
     bias_needs_grad = False
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
@@ -176,7 +183,6 @@ class T5Bias(Positions):
 
     formula = "l + b[bucket(j − i)]"
     paper = "Raffel et al. 2020"
-    adds_to_logits = True
 
     def __init__(
         self, num_heads: int, head_dim: int, buckets: int = 32, max_distance: int = 128
@@ -219,7 +225,6 @@ class Shaw(Positions):
 
     formula = "l + q·a[j − i] / √d"
     paper = "Shaw et al. 2018"
-    adds_to_logits = True
 
     def __init__(self, num_heads: int, head_dim: int, max_distance: int = 16) -> None:
         super().__init__(num_heads, head_dim)

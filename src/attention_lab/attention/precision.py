@@ -15,11 +15,17 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
+    """Softmax over the last dimension; zeros, with zero gradient, where nothing is visible."""
+    hidden, lowest = ~visible, torch.finfo(logits.dtype).min
+    return logits.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0.0)
+
+
 def without_autocast(method: Function) -> Function:
-    """A method of (query, …) in which automatic mixed precision narrows nothing."""
+    """A method of (query, …) or (inputs, …) that automatic mixed precision leaves alone."""
 
     @functools.wraps(method)
-    def run(self: Any, query: Tensor, *arguments: Any, **named: Any) -> Any:
+    def run(self: Any, query: Any, *arguments: Any, **named: Any) -> Any:
         device = query.device.type
         # Some devices have no autocast, "meta" among them.
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):

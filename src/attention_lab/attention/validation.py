@@ -13,10 +13,11 @@ def check_positive(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}")
 
 
-def check_dropout(dropout: float) -> None:
-    """Raise ValueError unless ``dropout`` is a probability below 1."""
+def check_dropout(dropout: float) -> float:
+    """``dropout`` itself; raises ValueError unless it is a probability below 1."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    return dropout
 
 
 def make_part(name: str, factory: Callable[..., Any], kind: type, *sizes: int) -> Any:

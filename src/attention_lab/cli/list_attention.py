@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attention_lab.attention import AttentionLayer, Capabilities
+from attention_lab.attention import AttentionLayer, MechanismInfo
 from attention_lab.config.components import check_node, create
 from attention_lab.config.compose import composed, group_options, option_description
 
@@ -65,7 +65,7 @@ def _row(name: str, file: Path, extra: Path | None) -> tuple[str, ...]:
         layer: AttentionLayer = create(node)(WIDTH)
     except ValueError as error:  # of a user's own: the others can still be listed
         return name, f"cannot be used: {error}"
-    can: Capabilities = layer.capabilities
+    can: MechanismInfo = layer.info
     flags = (can.causal, can.weights, can.grouped_heads, can.cross_attention)
     return (
         name,

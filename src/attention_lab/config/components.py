@@ -140,7 +140,8 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
             raise ConfigError(
                 f"{path}.{name}: {component.__name__} has no such key{nearest(name, ours)}"
             )
-        annotation = hints.get(name, Any)
+        annotation = hints.get(name, parameters[name].annotation)
+        annotation = Any if annotation is inspect.Parameter.empty else annotation
         if isinstance(value, Mapping):
             _check_part(f"{path}.{name}", value, annotation)
         elif isinstance(value, str) and _makes_attention(annotation):

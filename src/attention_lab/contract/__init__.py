@@ -3,5 +3,5 @@
     pytest --pyargs attention_lab.contract [--config-dir CONF] [--attention NAME]
 
 It needs ``pytest`` and composes the options of ``conf/attention/``, those of the axes beneath it
-and the ones in ``CONF``. What is tested follows from what a layer's ``capabilities`` declare.
+and the ones in ``CONF``. What is tested follows from what a layer's ``info`` declare.
 """

@@ -12,14 +12,13 @@ from attention_lab.attention import BACKENDS, AttentionLayer
 from attention_lab.config.components import create
 from attention_lab.config.compose import composed, group_options
 
-#: Grouped heads, dropout, which must not show in eval, and fewer landmarks than positions.
+#: Grouped heads, and dropout, which must have no effect in eval.
 HEADS, KV_HEADS, HEAD_DIM, DROPOUT = 4, 2, 4, 0.25
 SIZES = {
     "num_heads": HEADS,
     "num_kv_heads": KV_HEADS,
     "projections": "all",
     "dropout": DROPOUT,
-    "landmarks": 3,
 }
 WIDTH = HEADS * HEAD_DIM
 #: The parts of a mechanism, each varied on its own around the scaled dot product.
@@ -64,6 +63,7 @@ def cases(extra: Path | None, only: str | None, device: str = "cpu") -> list[Cas
     for name, node in nodes(extra, only):
         node = {**node, **{key: size for key, size in SIZES.items() if key in node}}
         node.pop("mask", None)  # applied by the layer, not by the mechanism: has its own test
+        node.update(create(node)(WIDTH).info.contract_arguments)
         layer = create(node)(WIDTH)
         for backend in _backends(node, layer, device):
             variant = node if backend is None else {**node, "backend": backend}
@@ -77,4 +77,4 @@ def _backends(node: Node, layer: AttentionLayer, device: str) -> Iterable[str | 
     if "backend" not in node:
         return [None]
     trainable = [backend.name for backend in BACKENDS if device in backend.trains_on]
-    return [name for name in layer.capabilities.backends if name in trainable]
+    return [name for name in layer.info.backends if name in trainable]

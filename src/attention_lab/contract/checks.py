@@ -1,7 +1,7 @@
 """What every attention mechanism must do: checks that take a layer and raise AssertionError.
 
 Most work on the tensor level, ``layer.attend``, and compare with the visibility that the example
-says, never with the layer's own idea of its mask. What a layer need not do, its ``capabilities``
+says, never with the layer's own idea of its mask. What a layer need not do, its ``info``
 say.
 """
 
@@ -17,7 +17,15 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from torch.testing import assert_close
 
-from attention_lab.attention import AttentionLayer, Cache, Causal, Dense, Mask, Padding
+from attention_lab.attention import (
+    AttentionInputs,
+    AttentionLayer,
+    Cache,
+    Causal,
+    Dense,
+    Mask,
+    Padding,
+)
 
 
 class Example(NamedTuple):
@@ -99,11 +107,11 @@ def mechanism_parameters(layer: AttentionLayer) -> list[Tensor]:
 
 
 def output_of(layer: AttentionLayer, it: Example) -> Tensor:
-    return layer.attend(it.query, it.key, it.value, it.mask, False)[0]
+    return layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, False))[0]
 
 
 def weights_of(layer: AttentionLayer, it: Example) -> Tensor:
-    weights = layer.attend(it.query, it.key, it.value, it.mask, True)[1]
+    weights = layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, True))[1]
     assert weights is not None, "weights were asked for and not given"
     return weights
 
@@ -164,7 +172,7 @@ def check_second_derivatives(layer: AttentionLayer, it: Example) -> None:
         except GradcheckError as error:
             raise AssertionError("second derivatives are wrong") from error
         except RuntimeError as error:
-            if layer.capabilities.double_backward:
+            if layer.info.double_backward:
                 raise AssertionError("second derivatives are claimed, but raise") from error
 
 
@@ -222,7 +230,7 @@ def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
     assert it.empty.any(), "the example has no query that may look at nothing"
     it = with_gradients(it)
     outputs = [output_of(layer, it)]
-    if layer.capabilities.weights:
+    if layer.info.weights:
         outputs.append(weights_of(layer, it))
     for output in outputs:
         assert not output[it.empty].any(), "an empty row is not zero"
@@ -246,7 +254,7 @@ def check_large_logits(layer: AttentionLayer, it: Example) -> None:
     for query, key in ((it.query * 1e10, it.key), (it.query, it.key.abs() * 1e10)):
         large = it._replace(query=query, key=key)
         assert output_of(layer, large).isfinite().all()
-        if layer.capabilities.weights:
+        if layer.info.weights:
             check_weights(layer, large)
         check_hidden_keys_do_not_matter(layer, large)
 
@@ -274,23 +282,23 @@ def check_weights(layer: AttentionLayer, it: Example) -> None:
 
     Where the mechanism says that they are a distribution, they are.
     """
-    output, weights = layer.attend(it.query, it.key, it.value, it.mask, True)
+    output, weights = layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, True))
     assert weights is not None, "weights were asked for and not given"
     assert weights.shape == it.visible.shape
     assert not weights[~it.visible].any(), "a hidden key has weight"
-    if layer.capabilities.distribution:
+    if layer.info.distribution:
         assert (weights >= 0).all(), "a weight is negative"
         assert_close(weights.sum(-1), (~it.empty).to(weights.dtype))
-    if layer.capabilities.linear_in_values:
+    if layer.info.linear_in_values:
         assert_close(output, weights @ per_query_head(it.value, it.query.shape[1]))
 
 
 def check_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
     """Asking for weights changes nothing, gradients included, but that they are there."""
     it = with_gradients(it)
-    output, weights = layer.attend(it.query, it.key, it.value, it.mask, False)
+    output, weights = layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, False))
     assert weights is None, "weights were given that nobody asked for"
-    asked, _ = layer.attend(it.query, it.key, it.value, it.mask, True)
+    asked, _ = layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, True))
     assert_close(output, asked)
     direction = torch.randn_like(output)
     assert_close(
@@ -316,7 +324,9 @@ def check_observing_changes_nothing(layer: AttentionLayer, it: Example, dtype: t
             outputs = []
             for need_weights in (False, True):
                 torch.manual_seed(0)
-                outputs.append(layer.attend(query, key, value, it.mask, need_weights)[0])
+                outputs.append(
+                    layer.attend(AttentionInputs(query, key, value, it.mask, need_weights))[0]
+                )
             assert outputs[0].isfinite().all(), f"inputs {size} times as large overflow"
             assert torch.equal(*outputs), "asking for weights changes the output"
 
@@ -342,7 +352,7 @@ def check_dropout(layer: AttentionLayer, dropout: float, it: Example) -> None:
     weights = weights_of(layer, many)
     with training(layer):
         once, again = output_of(layer, many), output_of(layer, many)
-        output, before = layer.attend(*many[:4], True)
+        output, before = layer.attend(AttentionInputs(*many[:4], True))
     assert not torch.equal(once, again), "training drops nothing, or always the same"
     assert before is not None
     assert_close(before, weights)
@@ -376,7 +386,7 @@ def check_low_precision(
     rounding = torch.finfo(dtype).eps * it.value.abs().max().item()
     assert error(reference) <= 4 * rounding
     assert error(layer) <= 2 * error(reference) + rounding
-    if layer.capabilities.weights:
+    if layer.info.weights:
         weights, exact = weights_of(layer, rounded), weights_of(copy.deepcopy(layer).double(), wide)
         assert_close(weights.double(), exact, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
@@ -389,12 +399,12 @@ def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
     layer = copy.deepcopy(layer).float()
     device = device_of(layer)
     query = torch.randn(3, 6, layer.embed_dim, device=device)
-    across = layer.capabilities.cross_attention
+    across = layer.info.cross_attention
     memory = torch.randn(3, 6, layer.kdim, device=device) if across else query
     valid = torch.ones(3, 6, dtype=torch.bool, device=device)
     valid[0, 4:], valid[1] = False, False
     memory[~valid] = 0
-    mask = Causal() & Padding(valid) if layer.capabilities.any_mask else Padding(valid)
+    mask = Causal() & Padding(valid) if layer.info.causal else Padding(valid)
     exact = layer(query, memory, mask).output
     with torch.autocast(device.type, dtype):
         output = layer(query, memory, mask).output
@@ -468,7 +478,7 @@ def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, len
 
 def check_lengths(layer: AttentionLayer) -> None:
     """Sequences of length 0 and 1 are no special case."""
-    across = layer.capabilities.cross_attention
+    across = layer.info.cross_attention
     for queries, keys in ((1, 1), (0, 0), *(((0, 3), (3, 0)) if across else ())):
         query = sequence_for(layer, queries)
         memory = sequence_for(layer, keys, layer.kdim) if across else query
@@ -490,7 +500,7 @@ def check_bad_input(layer: AttentionLayer) -> None:
         lambda: layer(sequence, mask=torch.ones(4, 4, dtype=torch.bool)),
         lambda: layer(sequence, sequence, cache=Cache()),
     ]
-    if layer.capabilities.cross_attention:
+    if layer.info.cross_attention:
         wrong.append(lambda: layer(sequence[:1], cache=layer.remember(sequence)))
     else:
         wrong += [lambda: layer(sequence, sequence.clone()), lambda: layer.remember(sequence)]

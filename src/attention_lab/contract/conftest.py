@@ -56,10 +56,10 @@ def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]
     masks = checks.MASKS_WITH_EMPTY_ROWS if with_empty_rows else checks.MASKS
     for case, mask in product(able, masks):
         layer = case.layer()
-        can = layer.capabilities
-        if "causal" in mask and not can.any_mask:
+        can = layer.info
+        if "causal" in mask and not can.causal:
             continue
-        hardest = "causal-and-padding" if can.any_mask else "padding"
+        hardest = "causal-and-padding" if can.causal else "padding"
         for queries, keys in LENGTHS if can.cross_attention else SAME_LENGTHS:
             is_quick = queries == LENGTHS[0][0] and mask == hardest
             if few and not is_quick:

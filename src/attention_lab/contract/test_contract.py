@@ -17,28 +17,28 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 def weights(layer: AttentionLayer) -> bool:
-    return layer.capabilities.weights
+    return layer.info.weights
 
 
 def every_visible_key(layer: AttentionLayer) -> bool:
-    return not layer.capabilities.sparse
+    return not layer.info.sparse
 
 
 def no_order(layer: AttentionLayer) -> bool:
-    return not layer.capabilities.positional
+    return not layer.info.positional
 
 
 def causal(layer: AttentionLayer) -> bool:
-    return layer.capabilities.causal
+    return layer.info.causal
 
 
 def across(layer: AttentionLayer) -> bool:
-    return layer.capabilities.cross_attention
+    return layer.info.cross_attention
 
 
 def dropped_weights(layer: AttentionLayer) -> bool:
-    able = layer.capabilities
-    return able.weights and able.linear_in_values and not able.sparse and hasattr(layer, "dropout")
+    able = layer.info
+    return able.weights and able.linear_in_values and not able.sparse and layer.dropout > 0
 
 
 def a_faster_backend(layer: AttentionLayer) -> bool:
@@ -46,7 +46,7 @@ def a_faster_backend(layer: AttentionLayer) -> bool:
 
 
 def the_fastest_backend(layer: AttentionLayer) -> bool:
-    return layer.backend.name == layer.capabilities.backends[0]
+    return layer.backend.name == layer.info.backends[0]
 
 
 def test_gradients(layer: AttentionLayer, it: Example) -> None:

@@ -24,7 +24,7 @@ Make = Callable[[], AttentionLayer]
 
 
 def causal_if_possible(layer: AttentionLayer) -> Mask | None:
-    return Causal() if layer.capabilities.causal else None
+    return Causal() if layer.info.causal else None
 
 
 def sequence(layer: AttentionLayer, *shape: int) -> Tensor:
@@ -39,7 +39,7 @@ def random_padding(layer: AttentionLayer, *shape: int) -> Tensor:
 def check_compiling(make: Make) -> None:
     """A fresh layer compiles into one graph with the same output and weights."""
     torch._dynamo.reset()
-    layer, can = make(), make().capabilities
+    layer, can = make(), make().info
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     arguments: dict[str, object] = {"need_weights": can.weights}
     if can.cross_attention:
@@ -160,7 +160,7 @@ def check_meta_device(make: Make, make_on_meta: Make) -> None:
     mask = causal_if_possible(layer)
     padded = Padding(valid) if mask is None else mask & Padding(valid)
     try:
-        layer(x, mask=padded, need_weights=layer.capabilities.weights).output.sum().backward()
+        layer(x, mask=padded, need_weights=layer.info.weights).output.sum().backward()
     except (NotImplementedError, RuntimeError) as error:
         raise AssertionError(f"cannot be run on the meta device: {error}") from error
     layer = layer.to_empty(device=device_of(expected))

@@ -17,7 +17,7 @@ Caches = dict[str, Cache]
 
 def check_cross_attention(layer: AttentionLayer) -> None:
     """Raise ValueError if a layer cannot attend from the target to the source."""
-    if not layer.capabilities.cross_attention:
+    if not layer.info.cross_attention:
         raise ValueError(
             f"{type(layer).__name__} attends within one sequence only, so it cannot be "
             "cross-attention; use attention=multi_head"

@@ -45,7 +45,7 @@ def attention_per_layer(
 
 def require_causal(attention: AttentionLayer, key: str) -> AttentionLayer:
     """Return the layer; ValueError if it cannot be causal. ``key`` is its config key."""
-    if not attention.capabilities.causal:
+    if not attention.info.causal:
         raise ValueError(
             f"{type(attention).__name__} cannot be causal, but self-attention in a decoder is; "
             f"use {key}=multi_head (in a hybrid stack, its key there)"

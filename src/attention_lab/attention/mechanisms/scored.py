@@ -1,23 +1,19 @@
-"""Attention that factors into a score and a normalizer: most of what is called attention."""
+"""Attention that factors into a score and a normalizer, as most attention does."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from attention_lab.attention.backends import (
-    EAGER,
-    AttentionInputs,
-    AttentionSpec,
-    able_backends,
-    choose_backend,
-)
-from attention_lab.attention.capabilities import Capabilities
+from attention_lab.attention.backends import AttentionSpec, choose_backend
 from attention_lab.attention.head_mixing import HeadMixing
-from attention_lab.attention.layer import AttentionLayer, Projections
-from attention_lab.attention.masks import Mask
+from attention_lab.attention.info import MechanismInfo
+from attention_lab.attention.inputs import AttentionInputs
+from attention_lab.attention.layer import AttentionLayer, LayerOptions, Projections
 from attention_lab.attention.normalizers import Normalizer, Softmax
 from attention_lab.attention.positions import NoPositions, Positions
-from attention_lab.attention.scores import Additive, Score
+from attention_lab.attention.scores import Score
 from attention_lab.attention.validation import check_dropout, make_part
 
 
@@ -28,27 +24,21 @@ class ScoredAttention(AttentionLayer):
     al. 2017, eq. 1).
 
     Args:
-        embed_dim: width of the queries, and of the output.
-        kdim: width of what is attended to; None means ``embed_dim``.
+        embed_dim, kdim, latent_dim, layer: see :class:`AttentionLayer`.
         score: makes the score from (num_heads, head_dim).
         normalizer: makes what turns logits into weights.
-        positions: makes what knows where queries and keys stand, from (num_heads, head_dim).
-        num_heads: number of query heads.
-        num_kv_heads: number of key and value heads; None means ``num_heads``.
-        head_dim: size of one head; None means ``embed_dim / num_heads``.
-        latent_dim: width of the latent that keys and values are made from; None means no latent.
+        positions: makes the positions of queries and keys from (num_heads, head_dim).
         talking_heads: whether learned maps mix the heads' logits and weights.
         projections: "all", "values" (the score has its own maps of queries and keys) or "none".
-        bias: whether the projections have one.
-        gate: whether a sigmoid of the query gates the output.
-        mask: the mechanism's own mask, on top of the one that each call brings.
         dropout: probability of dropping a weight in training.
         backend: "auto" or one of ``BACKENDS``; "auto" takes the fastest that can compute it.
 
     Raises:
         ValueError: if a value is out of range, sizes do not agree, score and normalizer exclude
-            each other, or the backend cannot do it.
+            each other, or the backend cannot compute it.
     """
+
+    info = MechanismInfo("normalizer of score", "Vaswani et al. 2017")
 
     def __init__(
         self,
@@ -58,99 +48,85 @@ class ScoredAttention(AttentionLayer):
         score: Callable[[int, int], Score],
         normalizer: Callable[[], Normalizer],
         positions: Callable[[int, int], Positions] = NoPositions,
-        num_heads: int = 1,
-        num_kv_heads: int | None = None,
-        head_dim: int | None = None,
         latent_dim: int | None = None,
         talking_heads: bool = False,
         projections: Projections = "all",
-        bias: bool = False,
-        gate: bool = False,
-        mask: Mask | None = None,
         dropout: float = 0.0,
         backend: str = "auto",
+        **layer: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            embed_dim,
-            kdim,
-            head_dim=head_dim,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            latent_dim=latent_dim,
-            projections=projections,
-            bias=bias,
-            gate=gate,
-            mask=mask,
-        )
-        check_dropout(dropout)
-        self.score: Score = make_part("score", score, Score, num_heads, self.head_dim)
+        super().__init__(embed_dim, kdim, latent_dim=latent_dim, projections=projections, **layer)
+        self.dropout, sizes = check_dropout(dropout), (self.num_heads, self.head_dim)
+        self.score: Score = make_part("score", score, Score, *sizes)
         self.normalizer: Normalizer = make_part("normalizer", normalizer, Normalizer)
-        if self.normalizer.needs_positive and not self.score.ever_positive:
-            raise ValueError(
-                f"{type(self.normalizer).__name__} weighs logits above 0 only, and those of "
-                f"{type(self.score).__name__} never are: nothing would be looked at"
-            )
-        self.positions: Positions = make_part(
-            "positions", positions, Positions, num_heads, self.head_dim
-        )
-        places = not isinstance(self.positions, NoPositions) and not self.positions.adds_to_logits
-        if places and not self.score.looks:
-            raise ValueError(
-                f"{type(self.score).__name__} looks at neither queries nor keys, so that "
-                f"{type(self.positions).__name__} positions in them would change nothing"
-            )
-        self.mixing = HeadMixing(num_heads) if talking_heads else None
-        self.dropout = dropout
+        self.positions: Positions = make_part("positions", positions, Positions, *sizes)
+        _check_parts(self.score, self.normalizer, self.positions)
+        self.mixing = HeadMixing(self.num_heads) if talking_heads else None
         self.backend = choose_backend(backend, self.spec())
+        self.info = self._info(grouped_heads=projections == "all")
 
-    @property
-    def capabilities(self) -> Capabilities:
-        score, normalizer, positions = self.score, self.normalizer, self.positions
-        fused = self.backend is not EAGER
-        variants = dict(self.variants)
-        if self.mixing is not None:
-            variants["talking heads"] = "Shazeer et al. 2020"
-        memory = "L·S·a" if isinstance(score, Additive) else "L·S"
-        if fused and not positions.adds_to_logits:
-            memory = "S·d"
+    def _info(self, grouped_heads: bool) -> MechanismInfo:
+        """The data on this combination of parts; the paper is that of its most special part."""
+        score, normalizer, positions, variants = *self.parts, self._variants()
         papers = [score.paper, *variants.values()]
         if not isinstance(normalizer, Softmax):
             papers.append(normalizer.paper)
-        return Capabilities(
+        info = MechanismInfo(
             formula=", ".join([f"{normalizer.formula} of {score.formula}", *variants]),
             paper=papers[-1],
-            time="L·S·d·a" if isinstance(score, Additive) else "L·S·d",
-            memory=memory,
-            backends=tuple(backend.name for backend in able_backends(self.spec())),
-            grouped_heads=isinstance(self.key_projection, nn.Linear),
+            time=score.time,
+            memory=score.memory,
             state="S·r" if self.caches_latent else "S·d",
+            symbols={**score.symbols, **({"r": "latent_dim"} if self.caches_latent else {})},
+            grouped_heads=grouped_heads,
             distribution=normalizer.sums_to_one and self.mixing is None,
             sparse=normalizer.sparse,
-            positional=score.positional or not isinstance(positions, NoPositions),
-            double_backward=self.backend.double_backward,
+            positional=score.positional or positions.changes_inputs or positions.adds_to_logits,
         )
+        described = self.backend.describe(info, self.spec())
+        return replace(described, memory=info.memory) if positions.adds_to_logits else described
+
+    @property
+    def parts(self) -> tuple[Score, Normalizer, Positions]:
+        return self.score, self.normalizer, self.positions
+
+    def _variants(self) -> dict[str, str]:
+        """What differs from the Transformer's heads, and who published it."""
+        grouped = self.num_kv_heads < self.num_heads
+        found = {
+            "one key head": ("Shazeer 2019", grouped and self.num_kv_heads == 1),
+            "grouped key heads": ("Ainslie et al. 2023", grouped and self.num_kv_heads > 1),
+            "latent keys and values": ("DeepSeek-AI 2024", self.caches_latent),
+            "gated": ("Qiu et al. 2025", self.gate_projection is not None),
+            "talking heads": ("Shazeer et al. 2020", self.mixing is not None),
+        }
+        return {name: paper for name, (paper, has) in found.items() if has}
 
     def check_lengths(self, queries: int, keys: int) -> None:
         self.score.check_lengths(keys)
         self.positions.check_lengths(queries, keys)
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask | None,
-        need_weights: bool,
-        start: int = 0,
-    ) -> tuple[Tensor, Tensor | None]:
-        bias = self.positions.bias(query, start, key.shape[2])
-        query, key = self.positions.place(query, key, start)
-        needs_grad = self.positions.bias_needs_grad
-        inputs = AttentionInputs(query, key, value, mask, self.spec(), bias, start, needs_grad)
-        output, weights = self.backend.attend(inputs, need_weights)
+    def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
+        bias = self.positions.bias(inputs.query, inputs.start, inputs.key.shape[2])
+        query, key = self.positions.place(inputs.query, inputs.key, inputs.start)
+        placed = replace(inputs, query=query, key=key, bias=bias)
+        output, weights = self.backend.attend(placed, self.spec())
         return output, None if weights is None else weights.to(query.dtype)
 
     def spec(self) -> AttentionSpec:
-        """What this attention is made of, in the present mode."""
-        dropout = self.dropout if self.training else 0.0
-        return AttentionSpec(self.score, self.normalizer, self.mixing, dropout)
+        """The parts of this attention, in training or in evaluation."""
+        needs_grad = self.positions.bias_needs_grad
+        return AttentionSpec(self.score, self.normalizer, self.mixing, self.dropout_p, needs_grad)
+
+
+def _check_parts(score: Score, normalizer: Normalizer, positions: Positions) -> None:
+    if normalizer.needs_positive and not score.ever_positive:
+        raise ValueError(
+            f"{type(normalizer).__name__} gives weight to positive logits only, and "
+            f"{type(score).__name__} has none: every weight would be 0"
+        )
+    if positions.changes_inputs and not score.uses_inputs:
+        raise ValueError(
+            f"{type(score).__name__} uses neither queries nor keys, so that "
+            f"{type(positions).__name__} positions in them would change nothing"
+        )

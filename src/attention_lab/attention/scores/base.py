@@ -1,6 +1,7 @@
-"""What a score is: the function from queries and keys to attention logits."""
+"""The base classes of scores: functions from queries and keys to attention logits."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from attention_lab.attention.validation import check_positive
 
 
 class Score(nn.Module, ABC):
-    """How well each key answers each query, before normalization.
+    """How well each key matches each query: logits, before normalization.
 
     Args:
         num_heads: number of query heads, H. Parameters are per head.
@@ -23,12 +24,16 @@ class Score(nn.Module, ABC):
     #: logits = …, and who published it.
     formula: ClassVar[str]
     paper: ClassVar[str]
-    #: Whether logits depend on where keys stand, too.
+    #: Growth of operations and memory, and what its further letters stand for: see MechanismInfo.
+    time: ClassVar[str] = "L·S·d"
+    memory: ClassVar[str] = "L·S"
+    symbols: ClassVar[Mapping[str, str]] = {}
+    #: Whether logits depend on the positions of the keys, too.
     positional: ClassVar[bool] = False
     #: Whether logits can be above 0.
     ever_positive: ClassVar[bool] = True
-    #: Whether logits depend on the queries and keys at all.
-    looks: ClassVar[bool] = True
+    #: Whether logits depend on queries or keys at all.
+    uses_inputs: ClassVar[bool] = True
 
     def __init__(self, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -36,7 +41,7 @@ class Score(nn.Module, ABC):
         self.num_heads = num_heads
         self.head_dim = head_dim
 
-    def check_lengths(self, keys: int) -> None:  # most know no end
+    def check_lengths(self, keys: int) -> None:  # most have no limit
         """Raise ValueError if there are more keys than the score was made for."""
 
     @abstractmethod

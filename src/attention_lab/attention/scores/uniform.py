@@ -15,7 +15,7 @@ class Uniform(DotProductFamily):
     formula = "0"
     paper = "the mean"
     ever_positive = False
-    looks = False
+    uses_inputs = False
 
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
         return torch.zeros_like(query), key, 1.0

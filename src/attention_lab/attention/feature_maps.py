@@ -1,0 +1,103 @@
+"""Feature maps φ of kernel attention, in which a weight is φ(q)·φ(k)."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attention_lab.attention.linear_algebra import random_rotation
+from attention_lab.attention.validation import check_positive
+
+
+class Features(NamedTuple):
+    """φ(x) = values · exp(log_scale), which alone could under- or overflow."""
+
+    values: Tensor  #: (B, H, L, F)
+    log_scale: Tensor | None = None  #: (B, H, L, 1); None means 0
+
+
+class FeatureMap(nn.Module, ABC):
+    """Non-negative features of one head's queries and keys.
+
+    Args:
+        head_dim: size of one head, E.
+    """
+
+    formula: ClassVar[str]
+    paper: ClassVar[str]
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        check_positive(head_dim=head_dim)
+        self.head_dim = head_dim
+
+    @abstractmethod
+    def forward(self, x: Tensor, is_query: bool) -> Features:
+        """Features of (B, H, L, E).
+
+        Those of a query may be scaled by any positive number, which cancels: its ``log_scale`` is
+        not looked at. That of keys is looked at if it is given.
+        """
+
+
+class EluPlusOne(FeatureMap):
+    """φ(x) = elu(x) + 1 (Katharopoulos et al. 2020, eq. 7)."""
+
+    formula = "elu(x) + 1"
+    paper = "Katharopoulos et al. 2020"
+
+    def forward(self, x: Tensor, is_query: bool) -> Features:
+        above = x.relu()
+        below = x - above  # min(x, 0), whose gradient costs less than that of clamp
+        if is_query:  # far below 0 every feature would vanish; the factor e^−max cancels
+            below = below - below.amax(-1, keepdim=True).detach()
+        # Not elu: the largest is now 0, where elu's second derivative is that of its upper branch.
+        return Features(above + below.exp())
+
+
+class PositiveRandomFeatures(FeatureMap):
+    """FAVOR+: φ(q)·φ(k) is exp(q·k / √E) on average (Choromanski et al. 2021, lemma 1).
+
+    The random directions are orthogonal in blocks of E (ibid., §2.4), drawn once at initialization
+    and kept in the state. Features are relative to each vector's largest, so that neither long keys
+    nor long queries vanish. Only where both are long, in single precision from about 14·E^¼, and
+    opposite, they may have no feature left in common: a query that sees such keys alone gets zeros.
+
+    Args:
+        head_dim: size of one head.
+        features: number of random directions; the error falls with their square root.
+
+    Raises:
+        ValueError: if a size is below 1.
+    """
+
+    formula = "exp(ωx − |x|²/2)"
+    paper = "Choromanski et al. 2021"
+
+    def __init__(self, head_dim: int, features: int = 128) -> None:
+        super().__init__(head_dim)
+        check_positive(features=features)
+        blocks = [random_rotation(head_dim) for _ in range(-(-features // head_dim))]
+        norms = torch.randn(features, head_dim).norm(dim=1, keepdim=True)
+        self.register_buffer("directions", torch.cat(blocks)[:features] * norms)
+        self.directions: Tensor
+
+    def forward(self, x: Tensor, is_query: bool) -> Features:
+        x = x * self.head_dim**-0.25
+        exponent = x @ self.directions.to(x.dtype).mT
+        largest = exponent.amax(-1, keepdim=True).detach()
+        if is_query:
+            return Features(self._exp(exponent - largest))
+        half = (x.square().sum(-1, keepdim=True) / 2).clamp(max=-lowest(x) / 4)
+        # The scale is a constant: |x|²/2 − (|x|²/2) gives the features its gradient, and no number.
+        scale = largest - half.detach()
+        return Features(self._exp(exponent - (largest + (half - half.detach()))), scale)
+
+    def _exp(self, exponent: Tensor) -> Tensor:
+        return exponent.exp() / len(self.directions) ** 0.5
+
+
+def lowest(x: Tensor) -> float:
+    """A logarithm of 0 that can be subtracted from itself."""
+    return torch.finfo(x.dtype).min
