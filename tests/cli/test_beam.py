@@ -53,7 +53,7 @@ def test_training_may_validate_with_a_beam(tiny: Compose) -> None:
     length = task.max_length
     expected = beam_search(task.model, batch.source, BOS, EOS, length, 3, 1.5).tolist()
     expected = [row[: row.index(EOS)] if EOS in row else row for row in expected]
-    assert task.write(batch.source) == expected  # type: ignore[operator]
+    assert task.generate(batch.source) == expected  # type: ignore[operator]
     for wrong in ("task.beams=0", "task.length_penalty=-1"):
         with pytest.raises(ValueError, match="must be at least"):
             build(tiny(wrong), run.data)

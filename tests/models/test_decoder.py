@@ -218,8 +218,8 @@ def test_a_narrow_model_learns_associative_recall_with_default_settings(compose:
         scheduler.step()
     model.eval()
     with torch.no_grad():
-        run.task.evaluate(run.data.split("test").select(torch.arange(500)), "test")
-    assert run.task.results("test")["accuracy"] > 0.95
+        run.task.update_metrics(run.data.split("test").select(torch.arange(500)), "test")
+    assert run.task.compute_metrics("test")["accuracy"] > 0.95
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_weights_are_those_of_a_direct_call(
         for name, layer in attention_layers(run.task.model).items()
     ]
     batch = run.data.probe(5)
-    run.task.look_at(batch)
+    run.task.record_attention(batch)
     for hook in hooks:
         hook.remove()
     labels = run.data.labels(batch)
@@ -172,7 +172,7 @@ def test_a_decoder_that_runs_step_by_step_gives_the_same_maps(
     run = build_words("model=recurrent_encoder_decoder", "model.input_feeding=true")
     batch = run.data.probe(3)
     with torch.no_grad(), record_attention(run.task.model) as calls:
-        run.task.eval().look_at(batch)
+        run.task.eval().record_attention(batch)
     steps = calls["cross_attention"]
     assert len(steps) == batch.target.shape[1] - 1
     for number, each in enumerate(look(run)):

@@ -71,9 +71,9 @@ def test_metrics_are_those_of_all_positions_together(task: LanguageModel, data: 
         for parameter in task.model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
         for rows in torch.arange(300).split(70):
-            task.evaluate(everything.select(rows), "validation")
+            task.update_metrics(everything.select(rows), "validation")
         logits = task.model(everything.inputs)
-    results = task.results("validation")
+    results = task.compute_metrics("validation")
     asked = everything.labels != IGNORE
     loss = F.cross_entropy(logits[asked], everything.labels[asked])
     right = (logits.argmax(-1) == everything.labels) & asked
@@ -106,8 +106,8 @@ def test_slices_count_each_position(
 
     monkeypatch.setattr(task.model, "hidden_states", first_value)
     task.model.lm_head = torch.nn.Identity()
-    task.evaluate(everything, "test")
-    rates = task._slice_accuracy("test").compute()
+    task.update_metrics(everything, "test")
+    rates = task.slice_accuracy["test"].compute()
     assert {name: float(rate) for name, rate in rates.items()} == {
         "accuracy/length=16,pairs=2": 0.5,
         "accuracy/length=24,pairs=4": 0.25,
@@ -120,7 +120,7 @@ def test_a_text_has_no_sequences_to_get_right(compose: Any, tmp_path: Any, own_c
     options = ["data.length=16", "model.d_model=16", "trainer=cpu", "logger=csv"]
     config = compose("data=text", f"data.path={tmp_path / 'own.txt'}", *options)
     run = build(config)
-    run.task.evaluate(run.data.split("test").select(torch.arange(3)), "test")
+    run.task.update_metrics(run.data.split("test").select(torch.arange(3)), "test")
     metrics = {"loss", "perplexity", "accuracy", "bits_per_character"}
-    assert run.task.results("test").keys() == metrics
+    assert run.task.compute_metrics("test").keys() == metrics
     assert run.data.trivial_baseline("test").keys() == metrics

@@ -70,8 +70,8 @@ def test_a_few_words_are_learned_by_heart(model: list[str], compose: Compose) ->
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
     task.eval()
-    task.evaluate(batch, "train")
-    assert float(task.results("train")["per"]) < 0.1
+    task.update_metrics(batch, "train")
+    assert float(task.compute_metrics("train")["per"]) < 0.1
 
 
 def test_training_improves_the_validation_loss(digits_run: FinishedRun, trained: Train) -> None:
@@ -240,13 +240,13 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Tensor]]:
     weights: dict[int, dict[str, Tensor]] = {}
     script = iter([0.2, 0.7, 0.7, 0.4, 0.5, 0.3])
 
-    def results(self: AttentionTask, split: str) -> dict[str, Tensor]:
+    def compute_metrics(self: AttentionTask, split: str) -> dict[str, Tensor]:
         if split == "validation":
             state = self.state_dict()
             weights[self.global_step] = {name: value.clone() for name, value in state.items()}
         return {"loss": torch.tensor(1.0), "accuracy": torch.tensor(next(script))}
 
-    monkeypatch.setattr(Classification, "results", results)
+    monkeypatch.setattr(Classification, "compute_metrics", compute_metrics)
     return weights
 
 

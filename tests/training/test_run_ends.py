@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from attention_lab.config.components import ConfigError
 from attention_lab.tracking import run_directory
 from attention_lab.tracking.run_directory import RunExists
-from attention_lab.training.tasks.base import AttentionTask, Diverged
+from attention_lab.training.finite import Diverged
+from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose, FinishedRun
 from tests.runs import launch, train
 from tests.training.conftest import Train, read_status

@@ -1,11 +1,14 @@
 """Losses and metrics, against sums written out by hand."""
 
+import math
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from attention_lab.data.bundled.g2p import G2P
 from attention_lab.data.core.batches import SequencePairs
@@ -13,8 +16,8 @@ from attention_lab.data.core.splits import SPLITS
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.base import SequenceToSequenceNetwork
 from attention_lab.models.decoding import greedy_search
+from attention_lab.training.finite import Diverged, RequireFinite
 from attention_lab.training.tasks import sequence_to_sequence
-from attention_lab.training.tasks.base import Diverged
 from tests.conftest import Compose
 from tests.runs import build, load_data
 
@@ -52,9 +55,9 @@ def test_label_smoothing_is_in_the_training_loss_and_nowhere_else(
     logits = task.model(batch.source, batch.target[:, :-1])
     loss = task.loss(batch).mean
     assert loss.item() == pytest.approx(loss_by_hand(logits, batch.target, smoothing), rel=1e-5)
-    task.evaluate(batch, "validation")
+    task.update_metrics(batch, "validation")
     expected = loss_by_hand(logits, batch.target, 0.0)
-    assert float(task.results("validation")["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(task.compute_metrics("validation")["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_tokens_are_the_letters_read_and_the_phonemes_written(tiny: Compose, words: G2P) -> None:
@@ -89,8 +92,8 @@ def test_validation_metrics_are_those_of_all_words_together(tiny: Compose, words
         for parameter in task.model.parameters():
             parameter.mul_(2)  # so that it writes different words
         for rows in torch.arange(40).split(7):
-            task.evaluate(everything.select(rows), "validation")
-        results = task.results("validation")
+            task.update_metrics(everything.select(rows), "validation")
+        results = task.compute_metrics("validation")
         logits = task.model(everything.source, everything.target[:, :-1])
     following = everything.target[:, 1:]
     right = (logits.argmax(-1) == following)[following != PAD]
@@ -123,8 +126,8 @@ def test_a_word_that_is_written_right_has_no_errors(
     for row, accepted in enumerate(references):
         written[row, : len(accepted[-1]) + 1] = torch.tensor([*accepted[-1], EOS])
     monkeypatch.setattr(sequence_to_sequence, "greedy_search", lambda *_: written)
-    task.evaluate(batch, "test")
-    results = task.results("test")
+    task.update_metrics(batch, "test")
+    results = task.compute_metrics("test")
     assert (float(results["per"]), float(results["wer"])) == (0.0, 0.0)
 
 
@@ -133,12 +136,12 @@ def test_results_start_anew(kind: str, tiny: Compose, tiny_digits: Compose, word
     run = build(tiny(), words) if kind == "words" else build(tiny_digits())
     task, batch = run.task.eval(), run.data.split("validation")
     half, rest = (batch.select(rows) for rows in torch.arange(40).split(20))
-    task.evaluate(half, "validation")
-    task.results("validation")
-    task.evaluate(rest, "validation")
-    after = task.results("validation")
-    task.evaluate(rest, "validation")
-    assert task.results("validation") == after
+    task.update_metrics(half, "validation")
+    task.compute_metrics("validation")
+    task.update_metrics(rest, "validation")
+    after = task.compute_metrics("validation")
+    task.update_metrics(rest, "validation")
+    assert task.compute_metrics("validation") == after
 
 
 def test_the_metrics_of_a_classifier(tiny_digits: Compose) -> None:
@@ -150,12 +153,18 @@ def test_the_metrics_of_a_classifier(tiny_digits: Compose) -> None:
     assert loss.item() == pytest.approx(-chosen.mean().item(), rel=1e-5)
     assert int(tokens) == batch.inputs.shape[0] * 8
     for rows in torch.arange(len(batch.labels)).split(50):
-        task.evaluate(batch.select(rows), "validation")
-    results = task.results("validation")
+        task.update_metrics(batch.select(rows), "validation")
+    results = task.compute_metrics("validation")
     assert results.keys() == {"loss", "accuracy"}
     assert float(results["loss"]) == pytest.approx(-chosen.mean().item(), rel=1e-5)
     right = (logits.argmax(-1) == batch.labels).float().mean()
     assert float(results["accuracy"]) == pytest.approx(float(right))
+
+
+def plain_trainer(**options: Any) -> Trainer:
+    """A Trainer that writes nothing."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(accelerator="cpu", enable_model_summary=False, **quiet, **options)
 
 
 def poison(batch: Any) -> Any:
@@ -169,19 +178,20 @@ def test_a_nan_in_the_weights_is_divergence_on_words_too(tiny: Compose, words: G
     task = make(tiny(), words)
     torch.nn.init.constant_(task.model.lm_head.bias, float("nan"))
     with pytest.raises(Diverged, match="the test loss is nan at step 0"):
-        task.evaluate(words.split("test"), "test")
+        plain_trainer(callbacks=[RequireFinite()]).test(task, words)
 
 
 @pytest.mark.parametrize("poisoned", ["all", "one of two"])
-def test_a_validation_loss_that_is_no_number_is_divergence(
-    poisoned: str, tiny_digits: Compose
-) -> None:
+def test_a_nan_validation_loss_is_divergence(poisoned: str, tiny_digits: Compose) -> None:
     run = build(tiny_digits())
-    task, batch = run.task.eval(), run.data.split("validation")
-    if poisoned == "one of two":
-        task.evaluate(batch, "validation")
+    batch = run.data.split("validation")
+    batches = [batch, poison(batch)] if poisoned == "one of two" else [poison(batch)]
+    loader = DataLoader(batches, batch_size=None)
     with pytest.raises(Diverged, match="the validation loss is nan at step 0"):
-        task.evaluate(poison(batch), "validation")
+        plain_trainer(callbacks=[RequireFinite()]).validate(run.task, loader)
+    # Without the callback the mean is NaN: the batch is not dropped.
+    (metrics,) = plain_trainer().validate(run.task, loader)
+    assert math.isnan(metrics["validation/loss"])
 
 
 @pytest.mark.parametrize(
@@ -214,5 +224,5 @@ def test_max_length_bounds_what_is_written(
         return written
 
     monkeypatch.setattr(sequence_to_sequence, "greedy_search", spy)
-    task.evaluate(words.probe(3), "validation")
+    task.update_metrics(words.probe(3), "validation")
     assert asked == [(BOS, EOS, given or longest + 1)]

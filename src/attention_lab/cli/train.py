@@ -228,7 +228,7 @@ def _failed(error: Exception) -> int:
 
     from attention_lab.config.components import ConfigError
     from attention_lab.tracking.run_directory import RunExists
-    from attention_lab.training.tasks.base import Diverged
+    from attention_lab.training.finite import Diverged
 
     is_agreed = isinstance(error, RunExists | ConfigError | Diverged)  # raised on all ranks
     if is_agreed and cluster_environment.rank() > 0:

@@ -65,7 +65,7 @@ def attention_maps(
     was_training = task.training
     task.eval()
     with torch.no_grad(), record_attention(task.model) as calls:
-        task.look_at(batch)
+        task.record_attention(batch)
     task.train(was_training)
     maps = []
     for layer, (over_rows, over_columns) in task.model.attention_axes().items():

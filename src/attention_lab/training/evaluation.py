@@ -17,6 +17,7 @@ from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.run_directory import read_config
 from attention_lab.training.build import Run, build, load_data
 from attention_lab.training.checkpoint.checkpoint_io import read
+from attention_lab.training.finite import RequireFinite
 from attention_lab.training.tasks.base import Split
 
 
@@ -85,6 +86,7 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
             devices=1,
             plugins=[LightningEnvironment()],  # alone, whoever else may train beside it
             precision=run.trainer_options.precision,
+            callbacks=[RequireFinite()],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -93,7 +93,7 @@ class Writer(Predictor):
         self.task = task
 
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
-        written = self.task.write(pad(ids).to(self.task.device))
+        written = self.task.generate(pad(ids).to(self.task.device))
         return [self.task.data.target_vocabulary.decode(row) for row in written]
 
 

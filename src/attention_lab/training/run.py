@@ -134,7 +134,7 @@ def _result(run: Run, fitted: Fitted, threshold: float) -> RunResult:
         "task": data.task,
         "monitor": data.monitor,
         "mode": mode,
-        "bounds": {k: list(ends) for k, ends in run.task.bounds().items() if k in test},
+        "bounds": {k: list(ends) for k, ends in run.task.metric_bounds().items() if k in test},
         "validation": _without_prefix(best.metrics),
         "last": _without_prefix(last.metrics),
         "test": test,

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 
 from attention_lab.training.checkpoint.callback import AtomicCheckpointIO
 from attention_lab.training.distributed import process_group
+from attention_lab.training.finite import RequireFinite
 from attention_lab.training.optim import total_steps
 
 #: Passes over the training data where no limit is set.
@@ -179,6 +180,7 @@ class TrainerOptions:
             log_every_n_steps=self.log_every_n_steps,
             callbacks=[
                 EnterTrainingLoop(),
+                RequireFinite(),
                 *callbacks,
                 ValidateAtLastStep(),
                 *early_stopping,

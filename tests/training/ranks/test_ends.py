@@ -10,7 +10,7 @@ import pytest
 
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import RunExists
-from attention_lab.training.tasks.base import Diverged
+from attention_lab.training.finite import Diverged
 from tests.conftest import Compose
 from tests.runs import launch
 from tests.training.conftest import assert_identical, read_status

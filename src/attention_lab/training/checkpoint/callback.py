@@ -15,6 +15,7 @@ from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, read, write
 from attention_lab.training.checkpoint.rng_state import random_states, restore_random_states
 from attention_lab.training.distributed import process_group
+from attention_lab.training.finite import require_finite_weights
 from attention_lab.training.history import History
 from attention_lab.training.tasks.base import AttentionTask
 
@@ -128,7 +129,8 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         # A checkpoint is what a run goes on from, so there must be something to go on from.
-        cast(AttentionTask, trainer.lightning_module).require_finite_weights()
+        task = cast(AttentionTask, trainer.lightning_module)
+        require_finite_weights(task.model, trainer.global_step)
         self._tried = trainer.global_step
         if trainer.is_global_zero:
             self.metrics.sync()  # a checkpoint never counts rows that may yet be lost

@@ -40,9 +40,9 @@ from attention_lab.training.distributed.workers import (
     print_into,
     stop,
 )
+from attention_lab.training.finite import Diverged
 from attention_lab.training.preemption import SIGNALS, heeded, hold, let_through
 from attention_lab.training.run import train
-from attention_lab.training.tasks.base import Diverged
 
 #: What is passed on to the processes of a run. Ctrl-C reaches the one that started them alone.
 PASSED_ON = (signal.SIGINT, *SIGNALS)

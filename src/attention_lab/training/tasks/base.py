@@ -1,4 +1,4 @@
-"""What all tasks share: optimization, counting tokens, and noticing divergence."""
+"""The base class of the LightningModules: optimization, logging, and counting tokens."""
 
 import functools
 import math
@@ -11,6 +11,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torchmetrics import MeanMetric, Metric
 
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.models.base import Network
@@ -22,33 +23,33 @@ from attention_lab.training.tasks.slice_accuracy import SliceAccuracy
 Split = Literal["validation", "test"]
 
 
-class Diverged(RuntimeError):
-    """The training loss is NaN or infinite."""
-
-    run_status = "diverged"
-
-
 class Loss(NamedTuple):
-    """The loss of a batch."""
+    """The training loss of a batch."""
 
-    #: (), the mean over what is counted.
+    #: (), the mean over the labels.
     mean: Tensor
-    #: (), of how many labels it is the mean.
+    #: (), the number of labels.
     labels: Tensor | int
-    #: (), real (not padding) tokens in the batch, by which speed is measured.
+    #: (), the number of tokens without padding, for tokens per second.
     tokens: Tensor
 
 
 class AttentionTask(LightningModule, ABC):
-    """Wraps a network: losses and metrics, and nothing about how attention works.
+    """The LightningModule of a task: the loss and the metrics of a network.
+
+    It needs nothing but a Trainer::
+
+        data.setup()
+        task = Classification(model, data, OptimizerOptions(lr=1e-3))
+        lightning.Trainer(max_epochs=3).fit(task, data)
 
     Args:
         model: the network.
-        data: the dataset, which knows what its metrics mean.
-        optimizer: how to train.
+        data: the loaded dataset; it defines slices and metrics.
+        optimizer: options of the optimizer and its schedule.
     """
 
-    #: What can be trained so: "sequence_to_sequence", "classification" or "language_model".
+    #: "sequence_to_sequence", "classification" or "language_model".
     task: ClassVar[str]
     tokens: Tensor
 
@@ -59,91 +60,77 @@ class AttentionTask(LightningModule, ABC):
         self.model = model
         self.data = data
         self.optimizer_options = optimizer
-        #: Called before each validation: nothing of it has happened, and all that led to it.
+        #: Called before each validation, before its dataloader draws random numbers.
         self.before_validation: list[Callable[[], None]] = []
-        #: Real (not padding) tokens trained on so far, by all processes; a tensor, so that
-        #: counting never waits for the device.
+        #: Norm of the last gradient before it was clipped; None without clipping.
+        self.gradient_norm: Tensor | None = None
+        # A tensor, so that counting never waits for the device.
         self.register_buffer("tokens", torch.zeros((), dtype=torch.int64), persistent=False)
-        self._gradient_norm: Tensor | None = None
-        self.slices = {
-            split: slices
-            for split in ("validation", "test")
-            if data.is_loaded and (slices := data.slices(split)) is not None
-        }
-        self.slice_accuracy = nn.ModuleDict(
-            {split: SliceAccuracy(slices.names) for split, slices in self.slices.items()}
-        )
+        self.slice_accuracy = nn.ModuleDict()
+        for split in ("validation", "test") if data.is_loaded else ():
+            if (slices := data.slices(split)) is not None:
+                self.slice_accuracy[split] = SliceAccuracy(slices)
 
     @abstractmethod
     def loss(self, batch: Any) -> Loss:
         """The training loss of a batch."""
 
     @abstractmethod
-    def evaluate(self, batch: Any, split: Split) -> None:
-        """Take a batch of a split into its metrics."""
+    def update_metrics(self, batch: Any, split: Split) -> Tensor:
+        """Update the metrics of a split with a batch; return its mean loss, ()."""
 
     @abstractmethod
-    def results(self, split: Split) -> dict[str, Tensor]:
-        """The metrics of all batches since the last call, which starts them anew."""
+    def compute_metrics(self, split: Split) -> dict[str, Tensor]:
+        """The metrics of the batches since the last call, by name; they are reset."""
 
-    def bounds(self) -> Mapping[str, tuple[float, float | None]]:
-        """The smallest and the greatest value of each metric; None where there is none."""
+    def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
+        """The smallest and largest possible value of each metric; None means unbounded."""
         return {}
 
     @abstractmethod
-    def look_at(self, batch: Any) -> None:
-        """One forward pass over a batch as in training, for whoever observes attention."""
+    def record_attention(self, batch: Any) -> None:
+        """Run one forward pass as in training, so that hooks on attention can record weights."""
 
-    def tell_apart(self, batch: Any, split: Split, right: Tensor, asked: Tensor) -> None:
-        """Count right answers among those asked for, (B,) each, by the slices of the data."""
-        if split in self.slices:
-            self._slice_accuracy(split).update(right, asked, self.slices[split].of(batch))
-
-    def _slice_accuracy(self, split: Split) -> SliceAccuracy:
-        accuracy = self.slice_accuracy[split]
-        assert isinstance(accuracy, SliceAccuracy)
-        return accuracy
+    def update_slices(self, batch: Any, split: Split, correct: Tensor, total: Tensor) -> None:
+        """Count correct and all predictions per example, (B,) each, by the slices of the data."""
+        if split in self.slice_accuracy:
+            self.slice_accuracy[split].update(batch, correct, total)  # type: ignore[operator]
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         loss, labels, tokens = self.loss(batch)
         if process_group.is_distributed():
-            # The gradients of all processes will be averaged. The mean over all labels is what is
-            # wanted, to which a process with more of them has more to say.
+            # The ranks' gradients are averaged. Weighted by its labels, each rank contributes to
+            # the mean over all labels.
             all_labels, tokens = process_group.all_reduce_sum([labels, tokens], loss.device)
             loss = loss * (labels * self.trainer.world_size / all_labels)
-        self.tokens.add_(tokens)  # in place: `+=` would register the buffer anew at every step
-        # Between the steps that Lightning writes down, logging would only cost time.
+        self.tokens.add_(tokens)  # in place: `+=` would register the buffer at every step
+        # Lightning writes these steps only; logging the others would cost time.
         steps = self.global_step + 1
-        if steps % self._log_every == 0 or steps == self._total_steps:
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if steps % interval == 0 or steps == self._total_steps:
             self.log("train/loss", loss, prog_bar=True, sync_dist=process_group.is_distributed())
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        # Looking at them waits for the device, so not at every step.
-        if self.global_step % self._log_every == 0:
-            self.require_finite("training loss", outputs["loss"])
-            if self._gradient_norm is not None:
-                self.require_finite("norm of the gradient", self._gradient_norm)
-
     def on_validation_model_zero_grad(self) -> None:
+        # The only hook between the last training step and the validation's dataloader.
         super().on_validation_model_zero_grad()
         for call in self.before_validation:
             call()
 
-    def validation_step(self, batch: Any, batch_index: int) -> None:
-        self.evaluate(batch, "validation")
+    def validation_step(self, batch: Any, batch_index: int) -> Tensor:
+        return self.update_metrics(batch, "validation")
 
-    def test_step(self, batch: Any, batch_index: int) -> None:
-        self.evaluate(batch, "test")
+    def test_step(self, batch: Any, batch_index: int) -> Tensor:
+        return self.update_metrics(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
-        # Lightning would say the index of the last step, one less than the steps taken.
+        # Lightning would log the index of the last step, which is one less.
         self.log("step", float(self.global_step))
-        self._log_results("validation")
+        self._log_metrics("validation")
 
     def on_test_epoch_end(self) -> None:
-        self._log_results("test")
+        self._log_metrics("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tokens"] = int(self.tokens)
@@ -153,10 +140,10 @@ class AttentionTask(LightningModule, ABC):
 
     @functools.cached_property
     def _total_steps(self) -> float:
-        """Optimizer steps of the whole training; infinite where the Trainer has no limit.
+        """Optimizer steps of the whole training; infinite if the Trainer has no limit.
 
-        Lightning's own estimate would make it set up its loader before a checkpoint is read, and
-        then forget the place in the epoch.
+        ``Trainer.estimated_stepping_batches`` would set up the dataloader before a checkpoint is
+        loaded, and so lose the position in the epoch.
         """
         trainer, batches = self.trainer, len(self.data.train_dataloader())
         limit = trainer.limit_train_batches
@@ -165,33 +152,15 @@ class AttentionTask(LightningModule, ABC):
         assert trainer.max_epochs is not None
         return total_steps(trainer.max_epochs, trainer.max_steps, steps_per_epoch)
 
-    @property
-    def _log_every(self) -> int:
-        return self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
-
-    def _log_results(self, split: Split) -> None:
-        results = self.results(split)
+    def _log_metrics(self, split: Split) -> None:
+        metrics = self.compute_metrics(split)
         if split in self.slice_accuracy:
-            results |= self._slice_accuracy(split).compute()
-            self._slice_accuracy(split).reset()
-        for name, value in results.items():
+            metrics |= computed(self.slice_accuracy[split])  # type: ignore[arg-type]
+        for name, value in metrics.items():
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
 
-    def require_finite(self, what: str, number: Tensor) -> None:
-        """Raise Diverged unless something () is a number in all processes; means would hide it."""
-        if process_group.any_rank(not torch.isfinite(number)):
-            value = next(
-                each for each in process_group.all_gather(number.item()) if not math.isfinite(each)
-            )
-            raise Diverged(f"the {what} is {value} at step {self.global_step}")
-
-    def require_finite_weights(self) -> None:
-        """Raise Diverged unless all weights are numbers, in all processes."""
-        parts = (p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters())
-        largest = torch.stack([part.detach().abs().amax() for part in parts if part.numel()])
-        self.require_finite("largest weight", largest.amax())
-
     def configure_model(self) -> None:
+        # Lightning's hook for sharding with ModelParallelStrategy.
         mesh = self.device_mesh
         if mesh is not None and not is_sharded(self.model):
             shard(self.model, mesh["data_parallel"])
@@ -202,11 +171,11 @@ class AttentionTask(LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning's own refuses fused optimizers under any mixed precision, although gradients
-        # are scaled under one of them only.
+        # Lightning's default refuses fused optimizers under any mixed precision, although only
+        # 16-mixed scales gradients.
         if gradient_clip_val is not None:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
-            self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         scaled = self.trainer.precision == "16-mixed"  # the only one that scales gradients
@@ -216,3 +185,15 @@ class AttentionTask(LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def mean() -> MeanMetric:
+    """A mean that is NaN if a value is NaN; torchmetrics' default would drop the value."""
+    return MeanMetric(nan_strategy=math.nan)
+
+
+def computed(metric: Metric) -> Any:
+    """The value of a metric, which is reset."""
+    value = metric.compute()
+    metric.reset()
+    return value

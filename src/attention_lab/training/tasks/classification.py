@@ -1,27 +1,26 @@
-"""Training and evaluating networks that give a sequence one label."""
+"""Sequence classification."""
 
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from attention_lab.data.core.batches import LabelledSequences
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.models.base import ClassificationNetwork
 from attention_lab.training.optim import OptimizerOptions
-from attention_lab.training.tasks.base import AttentionTask, Loss, Split
+from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
 
 
 class Classification(AttentionTask):
-    """Cross-entropy and accuracy.
+    """Classifies sequences. Trained with cross-entropy; metrics: loss, accuracy.
 
     Args:
         model: the network.
-        data: the dataset.
-        optimizer: how to train.
+        data: the loaded dataset.
+        optimizer: options of the optimizer and its schedule.
     """
 
     task = "classification"
@@ -34,30 +33,27 @@ class Classification(AttentionTask):
         optimizer: OptimizerOptions,
     ) -> None:
         super().__init__(model, data, optimizer)
-        self.mean_loss = MeanMetric()
+        self.mean_loss = mean()
         self.accuracy = MulticlassAccuracy(data.model_arguments()["classes"], average="micro")
 
     def loss(self, batch: LabelledSequences) -> Loss:
         loss = F.cross_entropy(self.model(batch.inputs), batch.labels)
         return Loss(loss, len(batch.labels), batch.lengths().sum())
 
-    def evaluate(self, batch: LabelledSequences, split: Split) -> None:
+    def update_metrics(self, batch: LabelledSequences, split: Split) -> Tensor:
         logits = self.model(batch.inputs)
         loss = F.cross_entropy(logits, batch.labels)
-        self.require_finite(f"{split} loss", loss)
         self.mean_loss.update(loss, weight=len(batch.labels))
         self.accuracy.update(logits, batch.labels)
-        right = logits.argmax(-1) == batch.labels
-        self.tell_apart(batch, split, right, torch.ones_like(right))
+        correct = logits.argmax(-1) == batch.labels
+        self.update_slices(batch, split, correct, torch.ones_like(correct))
+        return loss
 
-    def results(self, split: Split) -> dict[str, Tensor]:
-        values = {"loss": self.mean_loss.compute(), "accuracy": self.accuracy.compute()}
-        self.mean_loss.reset()
-        self.accuracy.reset()
-        return values
+    def compute_metrics(self, split: Split) -> dict[str, Tensor]:
+        return {"loss": computed(self.mean_loss), "accuracy": computed(self.accuracy)}
 
-    def bounds(self) -> Mapping[str, tuple[float, float | None]]:
+    def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
         return {"loss": (0.0, None), "accuracy": (0.0, 1.0)}
 
-    def look_at(self, batch: LabelledSequences) -> None:
+    def record_attention(self, batch: LabelledSequences) -> None:
         self.model(batch.inputs)

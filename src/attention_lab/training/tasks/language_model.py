@@ -1,4 +1,4 @@
-"""Training and evaluating networks that say what comes next."""
+"""Language modeling: predicting the next token."""
 
 import math
 from collections.abc import Mapping
@@ -6,24 +6,24 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.models.base import LanguageNetwork
 from attention_lab.training.optim import OptimizerOptions
-from attention_lab.training.tasks.base import AttentionTask, Loss, Split
+from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
 
 
 class LanguageModel(AttentionTask):
-    """Cross-entropy at the labelled positions, and at no others are there logits.
+    """Predicts the next token at the labelled positions; logits are computed at no others.
 
-    Evaluation gives ``loss`` (nats a position) and the metrics that the data names.
+    Trained with cross-entropy. Metrics: ``loss`` (nats per position), and those that
+    ``data.metrics`` names.
 
     Args:
         model: the network.
-        data: the dataset.
-        optimizer: how to train.
+        data: the loaded dataset.
+        optimizer: options of the optimizer and its schedule.
     """
 
     task = "language_model"
@@ -34,51 +34,49 @@ class LanguageModel(AttentionTask):
         self, model: LanguageNetwork, data: LanguageModelDataModule, optimizer: OptimizerOptions
     ) -> None:
         super().__init__(model, data, optimizer)
-        self.mean_loss, self.accuracy, self.sequence_accuracy = (MeanMetric() for _ in range(3))
+        self.mean_loss, self.accuracy, self.sequence_accuracy = (mean() for _ in range(3))
 
     def loss(self, batch: LabelledPositions) -> Loss:
-        logits, labels = self._asked(batch)
+        logits, labels = self._labelled(batch)
         return Loss(F.cross_entropy(logits, labels), len(labels), batch.length.sum())
 
-    def evaluate(self, batch: LabelledPositions, split: Split) -> None:
-        logits, labels = self._asked(batch)
+    def update_metrics(self, batch: LabelledPositions, split: Split) -> Tensor:
+        logits, labels = self._labelled(batch)
         loss = F.cross_entropy(logits, labels)
-        self.require_finite(f"{split} loss", loss)
-        asked = batch.labels != IGNORE
-        right = torch.zeros_like(asked)
-        right[asked] = logits.argmax(-1) == labels
-        counts, wanted = right.sum(1), asked.sum(1)
-        self.mean_loss.update(loss, weight=wanted.sum())
-        self.accuracy.update(counts.sum() / wanted.sum(), weight=wanted.sum())
-        self.sequence_accuracy.update((counts == wanted).float())
-        self.tell_apart(batch, split, counts, wanted)
+        is_labelled = batch.labels != IGNORE
+        is_correct = torch.zeros_like(is_labelled)
+        is_correct[is_labelled] = logits.argmax(-1) == labels
+        correct, total = is_correct.sum(1), is_labelled.sum(1)
+        self.mean_loss.update(loss, weight=total.sum())
+        self.accuracy.update(correct.sum() / total.sum(), weight=total.sum())
+        self.sequence_accuracy.update((correct == total).float())
+        self.update_slices(batch, split, correct, total)
+        return loss
 
-    def results(self, split: Split) -> dict[str, Tensor]:
-        loss = self.mean_loss.compute()
-        known = {
+    def compute_metrics(self, split: Split) -> dict[str, Tensor]:
+        loss = computed(self.mean_loss)
+        metrics = {
             "perplexity": loss.exp(),
-            "accuracy": self.accuracy.compute(),
-            "sequence_accuracy": self.sequence_accuracy.compute(),
+            "accuracy": computed(self.accuracy),
+            "sequence_accuracy": computed(self.sequence_accuracy),
         }
         if (characters := self.data.characters_per_token(split)) is not None:
-            known["bits_per_character"] = loss / math.log(2) / characters
-        for metric in (self.mean_loss, self.accuracy, self.sequence_accuracy):
-            metric.reset()
-        return {"loss": loss, **{name: known[name] for name in self.data.metrics}}
+            metrics["bits_per_character"] = loss / math.log(2) / characters
+        return {"loss": loss, **{name: metrics[name] for name in self.data.metrics}}
 
-    def _asked(self, batch: LabelledPositions) -> tuple[Tensor, Tensor]:
+    def _labelled(self, batch: LabelledPositions) -> tuple[Tensor, Tensor]:
         """The logits (N, V) and labels (N,) of the labelled positions.
 
-        To find them waits for the device once.
+        Finding these positions waits for the device once.
         """
         labels = batch.labels.flatten()
-        places = (labels != IGNORE).nonzero().squeeze(1)
+        positions = (labels != IGNORE).nonzero().squeeze(1)
         states = self.model.hidden_states(batch.inputs).flatten(0, 1)
-        if len(places) < len(labels):  # otherwise nothing need be copied
-            states, labels = states[places], labels[places]
+        if len(positions) < len(labels):  # else a copy is not needed
+            states, labels = states[positions], labels[positions]
         return self.model.lm_head(states), labels
 
-    def bounds(self) -> Mapping[str, tuple[float, float | None]]:
+    def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
         return {
             "loss": (0.0, None),
             "perplexity": (1.0, None),
@@ -87,5 +85,5 @@ class LanguageModel(AttentionTask):
             "bits_per_character": (0.0, None),
         }
 
-    def look_at(self, batch: LabelledPositions) -> None:
+    def record_attention(self, batch: LabelledPositions) -> None:
         self.model.hidden_states(batch.inputs)

@@ -1,11 +1,10 @@
-"""Training and evaluating networks that read one sequence and write another."""
+"""Sequence-to-sequence: generating a target sequence from a source sequence."""
 
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from attention_lab.attention.validation import check_positive
@@ -14,24 +13,27 @@ from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataM
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.base import SequenceToSequenceNetwork
 from attention_lab.models.decoding import beam_search, greedy_search
-from attention_lab.training.distributed.fsdp import gather, scatter
+from attention_lab.training.distributed.fsdp import reshard, unshard
 from attention_lab.training.optim import OptimizerOptions
-from attention_lab.training.tasks.base import AttentionTask, Loss, Split
+from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
 
 
 class SequenceToSequence(AttentionTask):
-    """Cross-entropy with teacher forcing; evaluation by greedy decoding, or by beam search.
+    """Generates a target for a source, greedily or by beam search.
+
+    Trained with cross-entropy and teacher forcing. Metrics: loss, token accuracy (both with teacher
+    forcing), and the dataset's metrics of the generated sequences.
 
     Args:
         model: the network.
-        data: the dataset, which brings the references and the metric of written sequences.
-        optimizer: how to train.
+        data: the loaded dataset; it defines the references and the metrics of generated sequences.
+        optimizer: options of the optimizer and its schedule.
         label_smoothing: probability spread over all tokens in the training loss (Szegedy et al.
             2016, §7). Evaluation losses are never smoothed.
-        max_length: tokens after which decoding gives up, the end counted; None means the length of
-            the longest target there is, in any split.
-        beams: number of hypotheses of beam search; 1 is greedy decoding.
-        length_penalty: of beam search, α of Wu et al. 2016, eq. 14.
+        max_length: most tokens to generate, including the end token; None means the length of the
+            longest target in any split.
+        beams: hypotheses of beam search; 1 means greedy decoding.
+        length_penalty: α of beam search (Wu et al. 2016, eq. 14).
 
     Raises:
         ValueError: if a value is out of range.
@@ -55,7 +57,7 @@ class SequenceToSequence(AttentionTask):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if max_length is None:
-            max_length = data.longest()[-1] - 1  # without BOS, which is never written
+            max_length = data.longest()[-1] - 1  # without BOS, which is not generated
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
         check_positive(beams=beams)
@@ -63,11 +65,11 @@ class SequenceToSequence(AttentionTask):
             raise ValueError(f"length_penalty must be at least 0, got {length_penalty}")
         self.label_smoothing, self.max_length = label_smoothing, max_length
         self.beams, self.length_penalty = beams, length_penalty
-        self.mean_loss = MeanMetric()
+        self.mean_loss = mean()
         self.token_accuracy = MulticlassAccuracy(
             len(data.target_vocabulary), average="micro", ignore_index=PAD
         )
-        self.written = data.metric()
+        self.sequence_metrics = data.metric()
 
     def loss(self, batch: SequencePairs) -> Loss:
         logits = self.model(batch.source, batch.target[:, :-1])
@@ -76,61 +78,59 @@ class SequenceToSequence(AttentionTask):
         return Loss(loss, labels, (batch.source != PAD).sum() + labels)
 
     def on_validation_epoch_start(self) -> None:
-        gather(self.model)
+        # Ranks decode to different lengths, so they cannot gather the parameters step by step.
+        unshard(self.model)
 
     def on_validation_epoch_end(self) -> None:
-        scatter(self.model)
+        reshard(self.model)
         super().on_validation_epoch_end()
 
-    def evaluate(self, batch: SequencePairs, split: Split) -> None:
-        logits, following = self.model(batch.source, batch.target[:, :-1]), batch.target[:, 1:]
-        loss = self._cross_entropy(logits, following, label_smoothing=0.0)
-        self.require_finite(f"{split} loss", loss)
-        self.mean_loss.update(loss, weight=(following != PAD).sum())
-        self.token_accuracy.update(logits.flatten(0, 1), following.flatten())
-        outputs = self.write(batch.source)
-        accepted = [self.data.references(split)[index] for index in batch.index.tolist()]
-        self.written.update(outputs, accepted)
-        right = torch.tensor(
-            [tuple(row) in known for row, known in zip(outputs, accepted, strict=True)],
+    def update_metrics(self, batch: SequencePairs, split: Split) -> Tensor:
+        logits, labels = self.model(batch.source, batch.target[:, :-1]), batch.target[:, 1:]
+        loss = self._cross_entropy(logits, labels, label_smoothing=0.0)
+        self.mean_loss.update(loss, weight=(labels != PAD).sum())
+        self.token_accuracy.update(logits.flatten(0, 1), labels.flatten())
+        generated = self.generate(batch.source)
+        references = [self.data.references(split)[index] for index in batch.index.tolist()]
+        self.sequence_metrics.update(generated, references)
+        correct = torch.tensor(
+            [tuple(row) in accepted for row, accepted in zip(generated, references, strict=True)],
             device=logits.device,
         )
-        self.tell_apart(batch, split, right, torch.ones_like(right))
+        self.update_slices(batch, split, correct, torch.ones_like(correct))
+        return loss
 
-    def write(self, source: Tensor) -> list[list[int]]:
-        """The target tokens written for sources (B, S), without their end."""
+    def generate(self, source: Tensor) -> list[list[int]]:
+        """The target tokens for source tokens (B, S), up to the end token."""
         if self.beams == 1:
-            written = greedy_search(self.model, source, BOS, EOS, self.max_length)
+            generated = greedy_search(self.model, source, BOS, EOS, self.max_length)
         else:
             options = (self.max_length, self.beams, self.length_penalty)
-            written = beam_search(self.model, source, BOS, EOS, *options)
-        return [_until_end(row) for row in written.tolist()]
+            generated = beam_search(self.model, source, BOS, EOS, *options)
+        return [_until_end(row) for row in generated.tolist()]
 
-    def results(self, split: Split) -> dict[str, Tensor]:
-        values = {
-            "loss": self.mean_loss.compute(),
-            "token_accuracy": self.token_accuracy.compute(),
-            **self.written.compute(),
+    def compute_metrics(self, split: Split) -> dict[str, Tensor]:
+        return {
+            "loss": computed(self.mean_loss),
+            "token_accuracy": computed(self.token_accuracy),
+            **computed(self.sequence_metrics),
         }
-        for metric in (self.mean_loss, self.token_accuracy, self.written):
-            metric.reset()
-        return values
 
-    def bounds(self) -> Mapping[str, tuple[float, float | None]]:
+    def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
         return {
             "loss": (0.0, None),
             "token_accuracy": (0.0, 1.0),
-            **getattr(self.written, "bounds", {}),
+            **getattr(self.sequence_metrics, "bounds", {}),
         }
 
-    def look_at(self, batch: SequencePairs) -> None:
+    def record_attention(self, batch: SequencePairs) -> None:
         self.model(batch.source, batch.target[:, :-1])
 
     @staticmethod
-    def _cross_entropy(logits: Tensor, following: Tensor, label_smoothing: float) -> Tensor:
+    def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
         return F.cross_entropy(
             logits.flatten(0, 1),
-            following.flatten(),
+            labels.flatten(),
             ignore_index=PAD,
             label_smoothing=label_smoothing,
         )

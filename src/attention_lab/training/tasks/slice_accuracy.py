@@ -1,54 +1,58 @@
-"""Accuracy of each kind of example by itself."""
+"""Accuracy by slices of the data."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from attention_lab.data.core.slices import Slices
+
 
 class SliceAccuracy(Metric):
-    """Of each slice, the fraction of what was asked that was answered right.
+    """The fraction of correct predictions in each slice.
 
-    >>> accuracy = SliceAccuracy(["short", "long", "none such"])
-    >>> accuracy.update(torch.tensor([1, 0, 3]), torch.tensor([1, 2, 4]), torch.tensor([0, 1, 1]))
+    >>> slices = Slices(["short", "long", "empty"], lambda batch: batch)
+    >>> accuracy = SliceAccuracy(slices)
+    >>> accuracy.update(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 3]), torch.tensor([1, 2, 4]))
     >>> {name: float(rate) for name, rate in accuracy.compute().items()}
     {'accuracy/short': 1.0, 'accuracy/long': 0.5}
 
     Args:
-        names: of the slices.
+        slices: the slices of a split.
     """
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
 
-    right: Tensor
-    asked: Tensor
+    correct: Tensor
+    total: Tensor
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, slices: Slices) -> None:
         super().__init__()
-        self.names = list(names)
-        for state in ("right", "asked"):
-            self.add_state(state, torch.zeros(len(names), dtype=torch.int64), dist_reduce_fx="sum")
+        self.slices = slices
+        zeros = torch.zeros(len(slices.names), dtype=torch.int64)
+        for state in ("correct", "total"):
+            self.add_state(state, zeros.clone(), dist_reduce_fx="sum")
 
-    def update(self, right: Tensor, asked: Tensor, slices: Tensor) -> None:
-        """Count some examples.
+    def update(self, batch: Any, correct: Tensor, total: Tensor) -> None:
+        """Count the predictions of a batch.
 
         Args:
-            right: right answers to each example, (B,) whole numbers.
-            asked: questions to each example, (B,) whole numbers.
-            slices: number of each example's slice, (B,) int64.
+            batch: the batch, (B) examples.
+            correct: correct predictions for each example, (B,) integers or bool.
+            total: predictions for each example, (B,) integers or bool.
         """
-        self.right.index_add_(0, slices, right.to(torch.int64))
-        self.asked.index_add_(0, slices, asked.to(torch.int64))
+        index = self.slices.of(batch)
+        self.correct.index_add_(0, index, correct.to(torch.int64))
+        self.total.index_add_(0, index, total.to(torch.int64))
 
     def compute(self) -> dict[str, Tensor]:
         """The accuracy of each slice that had examples, as ``accuracy/NAME``."""
-        rates = self.right / self.asked
-        known = self.asked > 0
+        rates = self.correct / self.total
         return {
             f"accuracy/{name}": rate
-            for name, rate, has in zip(self.names, rates, known.tolist(), strict=True)
-            if has
+            for name, rate, total in zip(self.slices.names, rates, self.total.tolist(), strict=True)
+            if total
         }
