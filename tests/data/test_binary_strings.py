@@ -112,7 +112,7 @@ def test_slices_are_of_neighbouring_lengths() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lengths": (0, 4)}, r"^lengths must be two numbers from 1 up, .* got \[0, 4\]"),
+        ({"lengths": (0, 4)}, r"^lengths must be two numbers of at least 1, .* got \[0, 4\]"),
         ({"lengths": (5, 4)}, r"^lengths must be"),
         ({"test_lengths": (4,)}, r"^test_lengths must be two numbers .* got \[4\]"),
         ({"examples": 0}, "examples must be at least 1"),

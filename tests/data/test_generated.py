@@ -52,7 +52,7 @@ def test_splits_share_nothing_and_have_as_many_as_asked_for() -> None:
 
 
 def test_too_few_possible_examples_are_said_to_be() -> None:
-    with pytest.raises(ValueError, match=r"(validation|test) examples could be found"):
+    with pytest.raises(ValueError, match=r"of \d+ (validation|test) examples, since"):
         Coins(width=1).setup()
 
 

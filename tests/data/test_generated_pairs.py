@@ -197,7 +197,7 @@ def test_metrics_are_of_whole_sequences() -> None:
     ("options", "message"),
     [
         ({"symbols": 1}, "symbols must be at least 2, got 1"),
-        ({"lengths": [0, 5]}, r"lengths must be two numbers from 1 up, .*, got \[0, 5\]"),
+        ({"lengths": [0, 5]}, r"lengths must be two numbers of at least 1, .*; got \[0, 5\]"),
         ({"lengths": [5]}, "lengths must be"),
         ({"test_lengths": [6, 5]}, "test_lengths must be"),
         ({"examples": 0}, "examples must be at least 1"),

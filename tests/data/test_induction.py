@@ -146,7 +146,7 @@ def test_sizes_and_labels() -> None:
     ("options", "message"),
     [
         ({"vocabulary": 1}, "vocabulary must be at least 2, got 1"),
-        ({"periods": [0, 4]}, "periods must be two numbers from 1 up"),
+        ({"periods": [0, 4]}, "periods must be two numbers of at least 1"),
         ({"periods": [8, 48]}, r"periods=\[8, 48\] must be below length=48"),
     ],
 )

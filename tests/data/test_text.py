@@ -127,11 +127,11 @@ def test_a_text_is_never_in_memory(tokens: str, tmp_path: Path) -> None:
     ("content", "options", "message"),
     [
         (b"", {}, r"own\.txt: is empty"),
-        (b"too short", {}, r"own\.txt: the train text has 8 tokens, and one window takes 9"),
+        (b"too short", {}, r"own\.txt: the train text has 8 tokens, but a window needs 9"),
         (
             b"ab" * 100,
             {"length": 128},
-            r"own\.txt: the validation text has 10 tokens, .* takes 129",
+            r"own\.txt: the validation text has 10 tokens, .* needs 129",
         ),
         (b"ab\n" * 99 + b"\xff" + b"ab" * 99, {}, r"own\.txt, line 100: byte 298 .*0xff.* UTF-8"),
         (b"ab\n" * 99 + "雨".encode()[:2], {}, r"own\.txt, line 100: byte 298 .*0xe9.* UTF-8"),

@@ -99,11 +99,11 @@ def test_a_text_that_changes_while_it_is_read_is_not_kept(
 
 def test_a_text_that_is_too_short_is_not_kept(tmp_path: Path) -> None:
     path = written(tmp_path, POEM)
-    with pytest.raises(ValueError, match="one window takes 1001"):
+    with pytest.raises(ValueError, match="a window needs 1001"):
         loaded(path, length=1000)
     assert not list(cache_directory().iterdir())
     loaded(path)
-    with pytest.raises(ValueError, match="one window takes 1001"):
+    with pytest.raises(ValueError, match="a window needs 1001"):
         loaded(path, length=1000)
 
 
@@ -149,5 +149,5 @@ def test_a_cache_that_cannot_be_written_is_named(
 ) -> None:
     path = written(tmp_path, POEM)
     monkeypatch.setenv("XDG_CACHE_HOME", path)
-    with pytest.raises(ValueError, match=r"own\.txt/attention-lab: .*; XDG_CACHE_HOME=DIRECTORY"):
+    with pytest.raises(ValueError, match=r"own\.txt/attention-lab: .*; set XDG_CACHE_HOME"):
         loaded(path)

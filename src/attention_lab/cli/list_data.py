@@ -1,4 +1,4 @@
-"""The table of `attention-lab list data`, read from the datasets themselves."""
+"""The table of `attention-lab list data`: sizes and baselines of all datasets."""
 
 import multiprocessing
 import signal
@@ -11,18 +11,17 @@ from typing import Any
 from attention_lab.config.compose import composed, group_options, option_description
 
 NOTES = """
-Sizes are those of training, validation and test. The trivial baseline needs no model; a
-shortcut does well without solving the task. Both are computed now, on test, by the metric that
-chooses checkpoints."""
+Sizes: training, validation, test. The trivial baseline needs no model; shortcut baselines do well
+without solving the task. Both are test values of the metric that selects checkpoints."""
 
-#: What takes seconds to import, and is imported once for all processes.
+#: Modules that take seconds to import; the fork server imports them once.
 HEAVY = ("attention_lab.data.core.datamodule", "attention_lab.config.components")
 
 
 def table(extra: Path | None) -> Iterator[str]:
-    """The lines, each as soon as it is known: what a dataset is, how much, baselines.
+    """Yield the lines of the table: description, sizes and baselines of each dataset.
 
-    Datasets are loaded side by side, in as many processes as there are processors.
+    Datasets are loaded in parallel, in one process per CPU core.
 
     Args:
         extra: the user's own config directory.
@@ -47,8 +46,8 @@ def _processes() -> ProcessPoolExecutor:
 def _begin() -> None:
     import torch
 
-    torch.set_num_threads(1)  # the other processors have processes of their own
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who waits
+    torch.set_num_threads(1)  # the other cores have their own processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
 
 
 def _facts(name: str, extra: Path | None) -> str:
@@ -66,7 +65,7 @@ def _facts(name: str, extra: Path | None) -> str:
             **data.shortcut_baselines("test"),
         }
         marks = [f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items()]
-    except Exception as error:  # of a user's own, too: the others can still be listed
+    except Exception as error:  # also of a user's dataset: the others are still listed
         return f"not loaded: {' '.join(str(error).split()) or type(error).__name__}"
     sizes = " / ".join(f"{len(data.split(split).lengths()):,}" for split in SPLITS)
     task, model = (config[section]["_target_"].rpartition(".")[2] for section in ("task", "model"))

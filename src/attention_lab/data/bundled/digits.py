@@ -30,7 +30,7 @@ class Digits(ClassificationDataModule):
     Args:
         read: "rows" for 8 vectors of 8 features, "pixels" for 64 vectors of one.
         batch_size: largest number of examples in a batch, per process.
-        seed: of the order of the training batches, and of nothing else.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if ``read`` is something else, the batch size is below 1, or the seed is below

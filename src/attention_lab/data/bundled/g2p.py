@@ -51,7 +51,7 @@ class G2P(SequenceToSequenceDataModule):
         stress: whether vowels keep their stress (AH0, AH1, AH2). Without it, pronunciations that
             differ in stress only are one.
         evaluation_limit: number of validation words, and of test words, to use; None for all.
-        seed: of the order of the training batches, and of nothing else.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a number is below 1, or the seed is below 0.

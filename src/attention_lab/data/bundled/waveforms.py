@@ -44,7 +44,7 @@ class Waveforms(ClassificationDataModule):
         shuffled: whether the samples of all waves are in one random order.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: of the waves.
-        seed: of the order of the training batches, and of nothing else.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if ``examples`` is not a multiple of 10 from 100 up, or another value is out of

@@ -1,1 +1,1 @@
-"""What all datasets are made of: data module, splits, batches, vocabulary, metrics."""
+"""The parts that datasets share: data module, splits, batches, vocabularies, metrics."""

@@ -1,4 +1,4 @@
-"""What a batch holds. A whole split is simply a batch of all its examples."""
+"""Batches. A split is one batch of all its examples."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
@@ -10,20 +10,20 @@ from torch.utils.data import Dataset
 
 from attention_lab.data.core.vocabulary import PAD
 
-#: The label of a position at which nothing is asked, as torch's cross-entropy has it.
+#: The label of positions without a target: the ``ignore_index`` of torch's cross-entropy.
 IGNORE = -100
-#: Examples whose length is counted at a time.
+#: Number of examples whose lengths are counted at once.
 _AT_A_TIME = 1024
 
 
 class Batch(Protocol):
-    """What splits and samplers need to know of a batch."""
+    """The interface of batches that splits and samplers use."""
 
     def lengths(self) -> Tensor:
         """The lengths of each example's sequences, (B, sequences) int64, the main one first."""
 
     def select(self, rows: Tensor) -> Self:
-        """The batch of some rows of this one, (R,) int64."""
+        """The given rows, (R,) int64, as a batch."""
 
 
 class SequencePairs(NamedTuple):
@@ -31,21 +31,21 @@ class SequencePairs(NamedTuple):
 
     source: Tensor  # (B, S) int64, padded with 0
     target: Tensor  # (B, T) int64, each row BOS … EOS, padded with 0
-    index: Tensor  # type: ignore[assignment]  # (B,) int64 row in the split; hides tuple.index
+    index: Tensor  # type: ignore[assignment]  # (B,) int64, row in the split; shadows tuple.index
 
     def lengths(self) -> Tensor:
         """The lengths of sources and targets, (B, 2) int64."""
         return torch.stack([(ids != PAD).sum(1) for ids in (self.source, self.target)], 1)
 
     def select(self, rows: Tensor) -> "SequencePairs":
-        """The batch of some rows, no wider than its longest source and target."""
+        """The given rows as a batch, trimmed to its longest source and target."""
         return SequencePairs(_trim(self.source[rows]), _trim(self.target[rows]), self.index[rows])
 
 
 class LabelledSequences(NamedTuple):
-    """Sequences with a class each: of feature vectors, all of one length, or of token ids."""
+    """Sequences with a class each: feature vectors of one length, or token ids."""
 
-    #: (B, S, F) float32, or (B, S) int64, padded with 0; a split may hold smaller whole numbers.
+    #: (B, S, F) float32, or (B, S) int64, padded with 0; a split may use a smaller integer type.
     inputs: Tensor
     labels: Tensor  # (B,) int64
 
@@ -57,7 +57,7 @@ class LabelledSequences(NamedTuple):
         return torch.full((len(self.inputs), 1), self.inputs.shape[1], device=self.inputs.device)
 
     def select(self, rows: Tensor) -> "LabelledSequences":
-        """The batch of some rows, no wider than its longest input."""
+        """The given rows as a batch, trimmed to its longest input."""
         inputs = self.inputs[rows]
         if inputs.ndim == 2:
             inputs = _trim(inputs).to(torch.int64)
@@ -65,18 +65,18 @@ class LabelledSequences(NamedTuple):
 
 
 class LabelledPositions(NamedTuple):
-    """Sequences of token ids in which some positions have a label: the next token, or an answer."""
+    """Sequences of token ids; some positions have a label: the next token, or an answer."""
 
     inputs: Tensor  # (B, L) int64
-    labels: Tensor  # (B, L) int64, IGNORE where nothing is asked
-    length: Tensor  # (B,) int64, positions that belong to each sequence
+    labels: Tensor  # (B, L) int64, IGNORE at positions without a target
+    length: Tensor  # (B,) int64, number of positions without padding
 
     def lengths(self) -> Tensor:
         """The lengths of the sequences, (B, 1) int64."""
         return self.length.unsqueeze(1)
 
     def select(self, rows: Tensor) -> "LabelledPositions":
-        """The batch of some rows, no wider than the longest."""
+        """The given rows as a batch, trimmed to the longest."""
         length = self.length[rows]
         width = int(length.amax())
         return LabelledPositions(self.inputs[rows, :width], self.labels[rows, :width], length)
@@ -96,7 +96,7 @@ class SplitDataset(Dataset[BatchT]):
 
 
 def pad(sequences: Iterable[Sequence[int]]) -> Tensor:
-    """Sequences of token ids as rows of one tensor, (N, longest) int64, filled up with PAD."""
+    """Sequences of token ids as one tensor, (N, longest) int64, padded with PAD."""
     lengths: list[int] = []
     ids: list[int] = []
     for sequence in sequences:

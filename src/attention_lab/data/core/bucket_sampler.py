@@ -1,4 +1,4 @@
-"""Batches of examples of similar length, so that little of a batch is padding."""
+"""A batch sampler that groups examples of similar length, to reduce padding."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
@@ -10,29 +10,29 @@ from torch.utils.data import DistributedSampler, TensorDataset
 
 
 class BucketBatchSampler(DistributedSampler[Tensor]):
-    """Rows for each batch: all examples, sorted by length and cut into batches.
+    """Yields the rows of each batch: all examples, sorted by length and cut into batches.
 
-    Every example is in exactly one batch of an epoch. Of several processes each gets its part of
-    every batch, which then is as many times as large: they run in step, with examples of similar
-    lengths, and see together what one process with that batch size would see. The sizes of batches
-    differ by at most one, and so do those of the parts of one; no example counts twice in a metric.
+    Every example is in exactly one batch of an epoch. With several processes, the batch size is
+    multiplied by their number, and each process gets a part of every batch. Together they train on
+    the same batches as one process with the multiplied batch size. The sizes of batches differ by
+    at most one, as do the sizes of the parts. No example is repeated, so metrics are exact.
 
-    With ``shuffle``, examples of equal lengths are cut in a random order and the batches come in a
-    random order, which both depend on (``seed``, ``epoch``) only. Lightning calls ``set_epoch``
-    before each epoch. It would wrap another sampler under a distributed strategy (and repeat
-    batches until they divide evenly), but leaves a ``DistributedSampler`` as it is.
+    With ``shuffle``, examples of equal length are cut in a random order, and the batches have a
+    random order. Both depend on (``seed``, ``epoch``) only. Lightning calls ``set_epoch`` before
+    each epoch. It replaces other samplers under a distributed strategy, but not a subclass of
+    ``DistributedSampler``.
 
-    ``state_dict`` says how far into which epoch it has come; whoever loads that gets what is left
-    of this epoch first.
+    ``state_dict`` has the position in an epoch. After ``load_state_dict`` the next epoch yields the
+    remaining batches.
 
     Args:
-        lengths: (N, K) int64: K lengths of each of N examples, sorted by the first one first.
-        batch_size: largest number of examples in a batch, per process. (With a batch size of 1 it
-            can be 2, as no process may be left without an example.)
-        shuffle: whether to shuffle; otherwise shortest first and ties by row.
+        lengths: (N, K) int64: K lengths of each of N examples, in the order of sorting.
+        batch_size: largest number of examples in a batch, per process. (A batch size of 1 may
+            become 2, since every process needs an example.)
+        shuffle: whether to shuffle; if not, the shortest come first, ties in the order of rows.
         seed: of the shuffling.
-        num_replicas: number of processes; by default those of the process group, if there is one.
-        rank: which of them this one is; by default what the process group says.
+        num_replicas: number of processes; None means that of the process group, or 1.
+        rank: this process's rank; None means that in the process group, or 0.
 
     Raises:
         ValueError: if there are fewer examples than processes.
@@ -57,32 +57,32 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         self._lengths = lengths.numpy()
         wanted = ceil(len(lengths) / (batch_size * self.num_replicas))
         self._batches = min(wanted, len(lengths) // self.num_replicas)
-        self._given = self._first = 0
+        self._yielded = self._first = 0
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[Tensor]:
         examples, batches = len(self._lengths), len(self)
-        # Not seed + epoch, with which seed 1 would repeat the second epoch of seed 0.
+        # Not seed + epoch: epoch 0 of seed 1 would be epoch 1 of seed 0.
         random = np.random.default_rng((self.seed, self.epoch))
         ties = random.permutation(examples) if self.shuffle else np.arange(examples)
-        order = np.lexsort((ties, *self._lengths.T[::-1]))  # the last key is the main one
+        order = np.lexsort((ties, *self._lengths.T[::-1]))  # lexsort sorts by the last key first
         cut = np.array_split(order, batches)
         turns = random.permutation(batches) if self.shuffle else np.arange(batches)
-        self._given, self._first = self._first, 0
+        self._yielded, self._first = self._first, 0
         mine = slice(self.rank, None, self.num_replicas)
-        return self._counted(torch.from_numpy(cut[turn][mine]) for turn in turns[self._given :])
+        return self._counted(torch.from_numpy(cut[turn][mine]) for turn in turns[self._yielded :])
 
     def _counted(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
-            self._given += 1
+            self._yielded += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches have been given out."""
-        return {"epoch": self.epoch, "given": self._given}
+        """The epoch, and the number of its batches that were yielded."""
+        return {"epoch": self.epoch, "yielded": self._yielded}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Begin in an epoch where another left off."""
-        self.epoch, self._first = state_dict["epoch"], state_dict["given"]
+        """Continue at a saved position."""
+        self.epoch, self._first = state_dict["epoch"], state_dict["yielded"]

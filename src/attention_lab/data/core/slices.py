@@ -1,4 +1,4 @@
-"""Kinds of examples whose accuracy is told apart: short and long ones, easy and hard ones."""
+"""Slices: groups of examples, such as those of similar length, with metrics of their own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Slices:
-    """A division of a split's examples."""
+    """A partition of a split's examples into named slices."""
 
     names: list[str]
-    #: The number of each example's slice, (B,) int64, of a batch.
+    #: Maps a batch to the slice number of each example, (B,) int64.
     of: Callable[[Any], Tensor]
 
 
@@ -25,15 +25,15 @@ def by_length(
     trained: tuple[int, int] | None = None,
     what: str = "length",
 ) -> Slices:
-    """Slices of neighbouring lengths, as many to each but perhaps the last.
+    """Slices of equal ranges of lengths; the last may be smaller.
 
     Args:
-        shortest: of the split.
-        longest: of the split.
-        length_of: the lengths (B,) of a batch's examples.
-        at_most: how many slices; at least 3 with ``trained``.
-        trained: the shortest and longest trained on, if others must not share a slice with them.
-        what: the name of such a length.
+        shortest: shortest length in the split.
+        longest: longest length in the split.
+        length_of: maps a batch to the lengths of its examples, (B,).
+        at_most: greatest number of slices; at least 3 with ``trained``.
+        trained: shortest and longest length in training; other lengths get slices of their own.
+        what: the name of the length.
 
     Example:
         >>> by_length(1, 30, len, at_most=3).names
@@ -72,14 +72,14 @@ def by_share(
     at_most: int = 5,
     what: str = "length",
 ) -> Slices:
-    """Slices of neighbouring lengths, about as many examples to each.
+    """Slices of ranges of lengths with about the same number of examples.
 
     Args:
-        known: the lengths (N,), from 1 up, that are shared out, such as those of training. Longer
-            ones go to the last slice.
-        length_of: the lengths (B,) of a batch's examples.
-        at_most: how many slices.
-        what: the name of such a length.
+        known: the lengths (N,) ≥ 1 that define the slices, usually those of training. Longer
+            lengths are in the last slice.
+        length_of: maps a batch to the lengths of its examples, (B,).
+        at_most: greatest number of slices.
+        what: the name of the length.
 
     Example:
         >>> by_share(torch.tensor([5, 2, 3, 3, 4, 9]), len, at_most=3).names
@@ -103,5 +103,5 @@ def by_share(
 
 
 def by_class(classes: Sequence[str]) -> Slices:
-    """A slice of each class of labelled sequences, which have these names."""
+    """One slice for each class, by the names of the classes."""
     return Slices([f"class={name}" for name in classes], lambda batch: batch.labels)

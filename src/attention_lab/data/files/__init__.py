@@ -1,1 +1,1 @@
-"""Datasets that are read from the user's own files."""
+"""Datasets read from the user's files."""

@@ -1,4 +1,4 @@
-"""Text files as token ids on disk, however long: made once, block by block, and kept in a cache."""
+"""Text files as cached arrays of token ids on disk, written block by block."""
 
 import codecs
 import filecmp
@@ -30,11 +30,11 @@ from attention_lab.data.files.cache import cache_directory
 from attention_lab.data.files.paths import shown
 from attention_lab.data.files.shared_passages import Ids, shared_passages
 
-#: Bytes of text that are in memory at a time.
+#: Bytes of text in memory at once.
 BLOCK = 2**16
-#: Raised whenever the same text would give other files.
+#: To be increased when the format of the cached files changes.
 _FORMAT = 2
-#: As much as can be taken of a block without cutting a word, or what byte pairs take for one.
+#: The longest prefix of a block that ends at a word boundary, as byte pairs define words.
 _WHOLE_WORDS = re.compile(r".*\S(?=[ \n])", re.DOTALL)
 
 Table = NDArray[np.int64]
@@ -50,45 +50,45 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """How much there is of a split."""
+    """Sizes of a split."""
 
     tokens: int
     characters: int
     #: Tokens that do not occur in training.
     unknown: int
-    #: Passages looked at, and those of them that stand in training, too; none of training itself.
+    #: Passages that were compared with training, and that occur there; 0 for training.
     passages: int = 0
     shared: int = 0
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Splits of text as token ids, kept in a directory."""
+    """Splits of a text as token ids in a cache directory."""
 
     vocabulary: TextVocabulary
     counts: dict[str, Counts]
-    #: Each split's ids less ``vocabulary.lowest``, (tokens,) on disk.
+    #: Each split's ids minus ``vocabulary.lowest``, (tokens,), memory-mapped.
     ids: dict[str, Ids]
     directory: Path
 
     def cached_counts(self, name: str, count: Callable[[], Table]) -> Table:
-        """A table of counts, made once and then kept beside the ids under some name."""
+        """The result of ``count``, cached beside the ids by name."""
         path = self.directory / f"{name}.npy"
         try:
             known: Table = np.load(path)
         except (OSError, ValueError, EOFError):
             counts = count()
-            with suppress(OSError):  # where nothing can be written any more, it is made each time
+            with suppress(OSError):  # without a writable cache it is counted each time
                 _save(path, counts)
             return counts
         return known
 
 
 def file_pieces(paths: Sequence[str]) -> list[Piece]:
-    """All of some files, but for a byte order mark at the beginning.
+    """The contents of files, without byte order marks.
 
     Raises:
-        ValueError: naming the one that is no file, is empty or cannot be read.
+        ValueError: naming the file, if it is missing, empty or cannot be read.
     """
     pieces = []
     for path in map(_absolute, paths):
@@ -107,9 +107,9 @@ def file_pieces(paths: Sequence[str]) -> list[Piece]:
 
 
 def duplicate_files(some: Sequence[Piece], others: Sequence[Piece]) -> list[Path]:
-    """Those of the other files that have the content of one of some files.
+    """The files among ``others`` with the same content as a file in ``some``.
 
-    Only files of the same size are read.
+    Only files of equal size are read.
     """
     return [
         other.path
@@ -119,11 +119,11 @@ def duplicate_files(some: Sequence[Piece], others: Sequence[Piece]) -> list[Path
 
 
 def split_pieces(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[Piece]]:
-    """Pieces cut into consecutive parts, between characters.
+    """Split pieces into consecutive parts, at character boundaries.
 
     Args:
-        pieces: of UTF-8.
-        shares: of each part, in bytes; they sum to 1.
+        pieces: pieces of UTF-8 files.
+        shares: the share of each part in bytes; they sum to 1.
     """
     sizes = [piece.stop - piece.start for piece in pieces]
     ends = [round(share * sum(sizes)) for share in np.cumsum(shares)]
@@ -143,10 +143,10 @@ def split_pieces(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[
 
 
 def read_texts(pieces: Sequence[Piece]) -> Iterator[str]:
-    """The text of some pieces in blocks that end between words, where words are not too long.
+    """The text of pieces in blocks that end between words, unless a word exceeds a block.
 
     Raises:
-        ValueError: naming the file, the byte and the line that is not UTF-8.
+        ValueError: naming the file, the line and the byte that is not UTF-8.
     """
     for path, start, stop in pieces:
         decoder = codecs.getincrementaldecoder("utf-8")()
@@ -174,17 +174,17 @@ def load_corpus(
     size: int,
     accept: Callable[[Mapping[str, Counts]], None],
 ) -> Corpus:
-    """The ids of some splits, from the cache if the files are as they were when it was made.
+    """The token ids of splits, from the cache if the files have not changed.
 
     Args:
-        splits: the pieces of each split; the vocabulary is that of "train".
-        tokens: what tokens are.
-        size: of the vocabulary; for "bpe" only.
-        accept: raises ValueError if there is too little of a split; then nothing is kept.
+        splits: the pieces of each split; "train" defines the vocabulary.
+        tokens: the kind of tokens.
+        size: size of the vocabulary, for "bpe" only.
+        accept: raises ValueError if a split is too short; nothing is cached then.
 
     Raises:
-        ValueError: if it is not accepted, a file is not UTF-8 or changes meanwhile, or the cache
-            cannot be written.
+        ValueError: if ``accept`` raises, a file is not UTF-8 or changes while it is read, or the
+            cache cannot be written.
     """
     home = cache_directory()
     key = _key(splits, tokens, size)
@@ -201,7 +201,7 @@ def load_corpus(
     try:
         accept(_write(partial, splits, build_vocabulary(tokens, read_texts(splits["train"]), size)))
         if _key(splits, tokens, size) != key:
-            raise ValueError("a text file changed while it was read; try again")
+            raise ValueError("a text file changed while it was read; run the command again")
         _put(partial, directory)
     except OSError as error:
         raise ValueError(_not_kept(home, error)) from None
@@ -213,7 +213,7 @@ def load_corpus(
 
 
 def _key(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> str:
-    """What the ids depend on, hashed."""
+    """A hash of everything that the ids depend on."""
     pieces = {
         split: [
             (str(path), start, stop, path.stat().st_size, path.stat().st_mtime_ns)
@@ -253,7 +253,7 @@ def _write(
 
 
 def _read(directory: Path) -> Corpus | None:
-    """What a directory of the cache holds; None if it is not there, or not whole."""
+    """Read a cache directory; None if it is missing or incomplete."""
     try:
         about = json.loads((directory / "about.json").read_text(encoding="utf-8"))
         vocabulary = vocabulary_from_state(about["vocabulary"])
@@ -276,7 +276,7 @@ def _save(path: Path, counts: Table) -> None:
 
 
 def _put(partial: Path, directory: Path) -> None:
-    """Rename a directory of the cache; if another process was faster, its work is as good."""
+    """Move a directory into the cache, unless another process has already done so."""
     if directory.exists() and _read(directory) is None:
         shutil.rmtree(directory)
     try:
@@ -291,7 +291,7 @@ def _stored_type(vocabulary: TextVocabulary) -> np.dtype[Any]:
 
 
 def _between_characters(path: Path, place: int, stop: int) -> int:
-    """The first place from this one on at which a character begins."""
+    """The first position from ``place`` on at which a character begins."""
     with path.open("rb") as file:
         file.seek(place)
         ahead = file.read(min(3, stop - place))
@@ -311,7 +311,7 @@ def _not_utf8(path: Path, place: int) -> str:
 
 
 def _not_kept(home: Path, error: OSError) -> str:
-    return f"cannot keep token ids in {home}: {error}; XDG_CACHE_HOME=DIRECTORY names another"
+    return f"cannot cache token ids in {home}: {error}; set XDG_CACHE_HOME to another directory"
 
 
 def _absolute(path: str) -> Path:

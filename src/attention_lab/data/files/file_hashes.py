@@ -1,4 +1,4 @@
-"""Hashes of data files: what a file holds, whatever its name."""
+"""SHA-256 hashes of data files, cached for large files."""
 
 import functools
 import os
@@ -10,15 +10,14 @@ from pathlib import Path
 
 from attention_lab.data.files.cache import cache_directory
 
-#: Bytes from which on a file's hash is kept in the cache.
+#: Size in bytes from which a file's hash is cached.
 LARGE = 2**24
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex.
 
-    A large file is read once: its hash is kept in the cache, and holds as long as the file has the
-    same path, size and times.
+    The hash of a large file is cached, and valid while the file has the same path, size and times.
 
     Raises:
         OSError: if it cannot be read, or is not a regular file.
@@ -26,7 +25,7 @@ def sha256(path: Path) -> str:
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise OSError(f"{path} is not a regular file")
-    # The time of the last change of any kind (ctime) also tells of a file whose mtime was set back.
+    # ctime also detects a change after which mtime was set back.
     return _sha256(path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
@@ -42,7 +41,7 @@ def _sha256(path: Path, size: int, *times: int) -> str:
             return known
     digest, now = _digest(path), path.stat()
     if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) == (size, *times):
-        with suppress(OSError):  # where the cache cannot be written, the file is read each time
+        with suppress(OSError):  # without a writable cache the file is read each time
             _keep(kept, digest)
     return digest
 

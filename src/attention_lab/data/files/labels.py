@@ -1,4 +1,4 @@
-"""A user's own texts, each with a label."""
+"""Classification data from the user's files of texts and labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,18 +29,18 @@ from attention_lab.data.files.tab_separated import assign_splits, normalize_whit
 class _Line(NamedTuple):
     text: str
     label: str
-    place: str  # the file and the line in it, for messages
+    place: str  # file and line, for messages
 
 
 class Labels(ClassificationDataModule):
-    """Which label has this text? On files of the user's own.
+    """Your texts and their labels, from files with one line "text TAB label" per text.
 
-    Example, a line of such a file, with a tab between text and label: a fine film → good.
+    Example: a fine film → good.
 
-    The files are UTF-8. What is not given is dealt off the training file by a hash of the text, so
-    that equal texts stay together: 5 % for validation, 5 % for test. Tokens and labels are those of
-    the training split; other tokens are read as <unk>, with a warning. So are texts counted that
-    two splits share, whatever their labels. Between words, one space is as good as several.
+    The files are UTF-8. A split without a file of its own gets 5 % of the training texts, chosen by
+    a hash of the text, so equal texts stay together. Tokens and labels are those of the training
+    split; other tokens become <unk>. Warnings count such tokens, and texts that two splits share.
+    With ``whitespace`` tokens, repeated spaces count as one.
 
     Known shortcut (``shortcut_baselines``): naive Bayes, which ignores the order of the tokens.
 
@@ -48,11 +48,11 @@ class Labels(ClassificationDataModule):
         train: path of the file to train on.
         validation: path of the file to validate on; None takes a part of ``train``.
         test: path of the file to test on; None takes a part of ``train``.
-        tokens: "characters", "whitespace" (what stands between it), "bytes" or "bpe" (byte pairs,
-            trained on the training texts).
+        tokens: "characters", "whitespace" (words), "bytes" or "bpe" (byte pairs, trained on the
+            training texts).
         vocabulary: number of tokens, for "bpe" only; None for 1024.
         batch_size: largest number of examples in a batch, per process.
-        seed: of the order of the training batches, and of nothing else.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if there is no training file, a number is below 1, or the seed is below 0; while
@@ -63,7 +63,7 @@ class Labels(ClassificationDataModule):
     files = ("train", "validation", "test")
 
     text_vocabulary: TextVocabulary
-    #: The names of the classes, by their numbers.
+    #: The names of the classes.
     classes: list[str]
 
     def __init__(
@@ -133,7 +133,7 @@ class Labels(ClassificationDataModule):
         }
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Accuracy of naive Bayes on the tokens, whatever their order (add-one smoothing)."""
+        """Accuracy of naive Bayes on bags of tokens, with add-one smoothing."""
         train, chosen = self.split("train"), self.split(split)
         counts = torch.ones(len(self.text_vocabulary), len(self.classes), dtype=torch.float64)
         labels = train.labels.unsqueeze(1).expand_as(train.inputs)
@@ -147,7 +147,7 @@ class Labels(ClassificationDataModule):
         return {"tokens without order": self.accuracy(split, scores.argmax(1))}
 
     def slices(self, split: str) -> Slices:
-        """By length in tokens, about as many training texts to each slice."""
+        """By length in tokens, with about the same number of training texts per slice."""
 
         def length_of(batch: LabelledSequences) -> Tensor:
             return batch.lengths()[:, 0]

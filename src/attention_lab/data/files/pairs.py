@@ -1,4 +1,4 @@
-"""Sequence-to-sequence learning on pairs of the user's own."""
+"""Sequence-to-sequence data from the user's files of pairs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,48 +35,46 @@ from attention_lab.data.files.split_warnings import (
 )
 from attention_lab.data.files.tab_separated import assign_splits, normalize_whitespace, read_columns
 
-#: The metrics where none are chosen: of words spelt in symbols, and of running text.
+#: The default metrics of character sequences and of texts.
 _OF_SYMBOLS = ("token_error_rate", "sequence_error_rate")
 _OF_TEXTS = ("token_error_rate", "bleu", "chrf")
 
-#: Source and target as they stand in a file.
+#: Source and target.
 Line = tuple[str, str]
 
 
 class Pairs(SequenceToSequenceDataModule):
-    """Pairs of texts of your own, from a file with a line "source TAB target" for each.
+    """Your pairs of texts, from files with one line "source TAB target" per pair.
 
     Example: "nineteen TAB 19" → 1 9, from n i n e t e e n.
 
-    Several lines with the same source give it several targets. Training has a row for each line.
-    Validation and test have a row for each source: its target is the first that stands in the file,
-    but any of them counts as right. A split that has no file of its own is made of training lines,
-    by a hash of the source: 5 % of the sources each. Vocabularies are those of the training lines
-    that remain; what else occurs is read as <unk>, with a warning. So are sources counted that two
-    splits share, whatever their targets. Between words, one space is as good as several.
+    A source may have several targets, one per line. Training has a row for each line. Validation
+    and test have a row for each source: its target is the first in the file, but all of them are
+    references. A split without a file of its own gets 5 % of the training sources, chosen by a hash
+    of the source. Vocabularies are built from the remaining training lines; other tokens become
+    <unk>. Warnings count such tokens, and sources that two splits share. With ``whitespace``
+    tokens, repeated spaces count as one.
 
-    Where either side is characters, the metrics are ``token_error_rate`` and
-    ``sequence_error_rate``, the share of targets that are not right as a whole. Where both are
-    words, bytes or byte pairs, they are ``token_error_rate`` and, of the text as it stands in the
-    file, ``bleu`` and ``chrf``.
-    ``metrics`` chooses others: of words that are phonemes, ``[per,wer]`` are the error rates of
-    phonemes and of words (:class:`~attention_lab.data.core.sequence_metrics.SequenceMetrics`).
-    Runs are compared by the first unless ``monitor`` says otherwise.
+    If either side is characters, the metrics are ``token_error_rate`` and ``sequence_error_rate``.
+    Otherwise they are ``token_error_rate``, ``bleu`` and ``chrf``; the last two compare with the
+    text in the file. ``metrics`` chooses others
+    (:class:`~attention_lab.data.core.sequence_metrics.SequenceMetrics`): for targets that are
+    phonemes, ``[per,wer]``. ``monitor`` is the first by default.
 
-    Known shortcut: where source and target are alike, as in spelling, copying does well.
+    Known shortcut (``shortcut_baselines``): copying, if source and target are similar.
 
     Args:
         train: the training file, in UTF-8.
         validation: the validation file; None takes a part of ``train``.
         test: the test file; None takes a part of ``train``.
-        source_tokens: "characters", "whitespace" (what stands between it), "bytes" or "bpe" (byte
-            pairs, trained on training sources).
+        source_tokens: "characters", "whitespace" (words), "bytes" or "bpe" (byte pairs, trained on
+            the training sources).
         target_tokens: likewise.
         vocabulary: number of tokens on each side, for "bpe" only; None for 1024.
-        metrics: what to measure; None means by what tokens are.
+        metrics: the metrics; None means those that suit the tokens.
         monitor: the metric by which checkpoints and runs are compared; None means the first.
         batch_size: largest number of examples in a batch, per process.
-        seed: of the order of the training batches, and of nothing else.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a number is below 1, the seed is below 0, there is no training file, or
@@ -119,7 +117,7 @@ class Pairs(SequenceToSequenceDataModule):
         sources, targets = ([line[side] for line in lines["train"]] for side in (0, 1))
         self.source_vocabulary = build_vocabulary(self.source_tokens, sources, self.vocabulary)
         self.target_vocabulary = build_vocabulary(self.target_tokens, targets, self.vocabulary)
-        # As a dict, so that each source counts once.
+        # A dict counts each source once.
         warn_about_shared_examples({split: dict(lines[split]) for split in lines}, "sources")
         return {split: self._encode(split, lines[split]) for split in lines}
 
@@ -132,16 +130,16 @@ class Pairs(SequenceToSequenceDataModule):
         return SequenceMetrics(self.metrics, self.target_vocabulary)
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Metrics of always writing the most frequent training target."""
+        """Metrics of always predicting the most frequent training target."""
         targets = Counter(tuple(row) for row in self.split("train").target.tolist())
         (usual, _), *_ = targets.most_common(1)
         ids = [id for id in usual if id not in (PAD, BOS, EOS)]
         return self.scores([ids] * len(self.references(split)), split)
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Metrics of copying the source, but for what no target has."""
+        """Metrics of copying the source, without tokens that no target has."""
         copies = [
-            # One unknown token must not stand for another.
+            # An unknown token must not match another unknown token.
             [PAD if id == UNK else id for id in self.target_vocabulary.encode(source)]
             for source in self._sources[check_split(split)]
         ]
@@ -172,7 +170,7 @@ class Pairs(SequenceToSequenceDataModule):
         ]
 
     def _encode(self, split: str, lines: list[Line]) -> SequencePairs:
-        """The rows of a split; what counts as right in each of them is kept aside."""
+        """The rows of a split; their references are stored."""
         read = [
             (self.source_vocabulary.encode(source), self.target_vocabulary.encode(target))
             for source, target in lines
@@ -180,7 +178,7 @@ class Pairs(SequenceToSequenceDataModule):
         for option, column in (("source_tokens", 0), ("target_tokens", 1)):
             ids = [id for row in read for id in row[column]]
             warn_about_unknown_tokens(self._file(split), split, ids.count(UNK), len(ids), option)
-        # By text: two that are alike but for unknown words are not the same answer.
+        # By text: texts that differ in unknown words only are different references.
         accepted: dict[str, dict[str, Reference]] = {}
         for (source, target), (_, written) in zip(lines, read, strict=True):
             accepted.setdefault(source, {})[target] = TextReference(written, target)
@@ -197,7 +195,7 @@ class Pairs(SequenceToSequenceDataModule):
         )
 
     def _file(self, split: str) -> str:
-        """The file in which a split's lines stand, as messages call it."""
+        """The file of a split's lines, for messages."""
         return shown({"validation": self.validation, "test": self.test}.get(split) or self.train)
 
 

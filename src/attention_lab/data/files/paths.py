@@ -1,4 +1,4 @@
-"""Files of the user's own, as options and messages name them."""
+"""Paths of the user's files in options and messages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +8,15 @@ PathsT = TypeVar("PathsT", bound=str | Sequence[str])
 
 
 def required(option: str, paths: PathsT | None, what: str) -> PathsT:
-    """The file or files that an option names.
+    """The value of a required option for paths.
 
     Args:
-        option: its name.
-        paths: what it was given.
-        what: what such a file is, for the message.
+        option: the option's name.
+        paths: its value.
+        what: a description of the file, for the message.
 
     Raises:
-        ValueError: if it names none.
+        ValueError: if there is no path.
     """
     if not paths:
         raise ValueError(f"no {option}: data.{option}=FILE names {what}")
@@ -24,6 +24,6 @@ def required(option: str, paths: PathsT | None, what: str) -> PathsT:
 
 
 def shown(path: str | Path) -> str:
-    """How messages call a file: from the working directory where it lies in it, else in full."""
+    """A path for messages: relative inside the working directory, else absolute."""
     full, here = Path(path).expanduser().absolute(), Path.cwd()
     return str(full.relative_to(here) if full.is_relative_to(here) else full)

@@ -1,4 +1,4 @@
-"""Long passages that one text shares with another, found by hashes of them."""
+"""Long passages that occur in two texts, found by rolling hashes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from attention_lab.data.core.hashing import splitmix64
 
-#: Tokens in a passage: in natural text, so many in a row hardly repeat by chance.
+#: Tokens in a passage; so many rarely repeat by chance in natural text.
 LENGTH = 50
-#: The most passages of a text that are looked for, evenly spread over it.
+#: Greatest number of passages of a text that are looked up, evenly spaced.
 _MOST = 2**13
 _AT_A_TIME = 2**13
-#: Bits of a hash by which most passages are told to be none of those looked for.
+#: Leading bits of a hash, by which most passages are rejected quickly.
 _BITS = 19
-#: Any odd number will do: it has an inverse modulo 2^64.
+#: Any odd number: it has an inverse modulo 2^64.
 _BASE = 0x9E3779B97F4A7C15
 
 Ids = NDArray[np.unsignedinteger[Any]]
@@ -23,46 +23,48 @@ Hashes = NDArray[np.uint64]
 
 
 class Shared(NamedTuple):
-    """How many passages of a text were looked for in another, and how many were found."""
+    """Number of passages of a text that were found in another, and that were looked up."""
 
     found: int
     passages: int
 
 
 def shared_passages(text: Ids, others: Sequence[Ids]) -> list[Shared]:
-    """How many passages of some other texts stand in a text, wherever they begin.
+    """Count the passages of other texts that occur in a text, at any position.
 
     All of the text's passages are compared with up to 8,192 of each other one, as rolling hashes
-    (Karp & Rabin 1987, "Efficient randomized pattern-matching algorithms") of 64 bits, so that no
-    text need be in memory.
+    (Karp & Rabin 1987, "Efficient randomized pattern-matching algorithms") of 64 bits, so
+    no text is loaded into memory as a whole.
 
     Args:
-        text: its token ids, (N,).
-        others: those of the other texts, in the same numbers.
+        text: the text's token ids, (N,).
+        others: the other texts' token ids, in the same vocabulary.
     """
     wanted = [_Wanted(other) for other in others]
     for hashes in _rolling_hashes(text):
         for each in wanted:
-            each.look_among(hashes)
+            each.find_in(hashes)
     return [each.result() for each in wanted]
 
 
 class _Wanted:
-    """The hashes of a text's passages, and which of them have been found."""
+    """The hashes of a text's passages, and which of them were found."""
 
     def __init__(self, text: Ids) -> None:
         step = max(1, -(-(len(text) - LENGTH + 1) // _MOST))
         parts = [np.zeros(0, dtype=np.uint64)]
         begin = 0
         for hashes in _rolling_hashes(text):
-            parts.append(hashes[-begin % step :: step].copy())  # not a view of them all
+            parts.append(
+                hashes[-begin % step :: step].copy()
+            )  # a view would keep all hashes in memory
             begin += len(hashes)
         self._hashes, self._times = np.unique(np.concatenate(parts), return_counts=True)
         self._found = np.zeros(len(self._hashes), dtype=bool)
         self._likely = np.zeros(2**_BITS, dtype=bool)
         self._likely[_leading_bits(self._hashes)] = True
 
-    def look_among(self, hashes: Hashes) -> None:
+    def find_in(self, hashes: Hashes) -> None:
         likely = hashes[self._likely[_leading_bits(hashes)]]
         places = np.searchsorted(self._hashes, likely).clip(max=len(self._hashes) - 1)
         self._found[places[self._hashes[places] == likely]] = True
@@ -72,12 +74,12 @@ class _Wanted:
 
 
 def _rolling_hashes(text: Ids) -> Iterator[Hashes]:
-    """The hash of the passage that begins at each place, some at a time."""
+    """The hash of the passage that begins at each position, in blocks."""
     powers = _powers(_BASE)
     inverses = _powers(pow(_BASE, -1, 2**64))
     for start in range(0, len(text) - LENGTH + 1, _AT_A_TIME):
         block = text[start : start + _AT_A_TIME + LENGTH - 1].astype(np.uint64)
-        # Sums of id · base^place; their differences, brought back to the first place.
+        # Prefix sums of id · base^position; differences, divided by base^start.
         sums = np.zeros(len(block) + 1, dtype=np.uint64)
         np.cumsum(splitmix64(block) * powers[: len(block)], out=sums[1:])
         differences = sums[LENGTH:] - sums[:-LENGTH]
@@ -92,4 +94,4 @@ def _powers(base: int) -> Hashes:
 
 
 def _leading_bits(hashes: Hashes) -> NDArray[np.int64]:
-    return (hashes >> np.uint64(64 - _BITS)).view(np.int64)  # as what numpy takes for an index
+    return (hashes >> np.uint64(64 - _BITS)).view(np.int64)  # numpy indexes need a signed type

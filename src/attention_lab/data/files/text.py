@@ -1,4 +1,4 @@
-"""Language modelling of a text of the user's own."""
+"""Language modeling of the user's text files."""
 
 import math
 import warnings
@@ -31,44 +31,44 @@ from attention_lab.data.files.shared_passages import LENGTH as PASSAGE
 from attention_lab.data.files.shared_passages import Ids
 from attention_lab.data.files.split_warnings import warn_about_unknown_tokens
 
-#: Ids that are counted at a time.
+#: Number of ids that are counted at once.
 _BLOCK = 2**16
-#: Largest vocabulary of which pairs are counted: its square is a table in memory.
+#: Largest vocabulary of the bigram baseline, whose table is quadratic in it.
 _MOST_IN_PAIRS = 2048
-#: The share of passages that may be in training without a word: titles, licences, quotations.
+#: Share of passages in training that is tolerated: titles, licences, quotations.
 _FEW = 0.01
 
 Paths = str | Sequence[str] | None
 
 
 class Text(LanguageModelDataModule):
-    """The next token in a text file of your own: characters, bytes or byte pairs.
+    """Next-token prediction in your text files: characters, bytes or byte pairs.
 
     Example, with a length of 4, of the characters "to be or", where · is a space: first
     t o · b → o · b e, then e · o → · o r.
 
-    Every token but the first of a split is predicted once in an epoch: the windows of ``length``
-    tokens follow each other without overlap, and the last one may be shorter. A split that has no
-    file of its own is a consecutive part of the training text: of one text, the first 90 % are
-    for training, the next 5 % for validation, the last 5 % for test. Characters that training lacks
-    are read as <unk>, with a warning. A file that two splits are given is warned of, too.
+    Every token of a split except the first is predicted once per epoch: windows of ``length``
+    tokens follow each other without overlap, and the last may be shorter. A split without a file of
+    its own is a consecutive part of the training text: the first 90 % of a single text are
+    training, the next 5 % validation, the last 5 % test. Characters that do not occur in training
+    become <unk>. A warning counts them, and names files or passages that two splits share.
 
-    The text is streamed: only the batch at hand is in memory, and 8 bytes for each window. Ids are
-    kept on disk, in ``$XDG_CACHE_HOME/attention-lab`` or ``~/.cache/attention-lab``, so that the
-    runs of a sweep share them; bytes, too, so that a text that changes during a run does it no
-    harm. `rm -r` of that directory costs nothing but the time to make them again.
+    The text is streamed: only the current batch is in memory, and 8 bytes per window. Token ids are
+    cached in ``$XDG_CACHE_HOME/attention-lab`` or ``~/.cache/attention-lab`` and shared by the runs
+    of a sweep. A text may change during a run, since the run reads the cache. The directory may be
+    deleted between runs.
 
-    Known shortcut: the token before is enough to do better than the frequencies of tokens.
+    Known shortcut (``shortcut_baselines``): bigram frequencies.
 
     Args:
-        path: the training text, one file of UTF-8 or several in a row.
+        path: the training text, one UTF-8 file or several, which are concatenated.
         validation: the validation text, likewise; None takes a part of ``path``.
         test: the test text, likewise; None takes a part of ``path``.
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
         vocabulary: number of tokens, for "bpe" only; None for 1024.
-        length: tokens that a model reads at a time.
+        length: number of tokens in a window.
         batch_size: largest number of windows in a batch, per process.
-        seed: of the order of the training batches, and of nothing else.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a number is below 1, the seed is below 0, or there is no path.
@@ -102,11 +102,11 @@ class Text(LanguageModelDataModule):
         self._corpus: Corpus | None = None
 
     def load(self) -> dict[str, LabelledPositions]:
-        """Cut the text, read it into ids unless that was done before, and cut those into windows.
+        """Split the text, encode it or read the cached ids, and cut these into windows.
 
         Raises:
-            ValueError: naming a file that cannot be read or is not UTF-8, or those of a split that
-                is shorter than a window.
+            ValueError: naming the file, if it cannot be read, is not UTF-8, or is shorter than a
+                window.
         """
         own = {"validation": self.validation, "test": self.test}
         given = {split: file_pieces(_listed(paths)) for split, paths in own.items() if paths}
@@ -124,7 +124,7 @@ class Text(LanguageModelDataModule):
             split: Windows(ids, read.vocabulary.lowest, self.length)
             for split, ids in read.ids.items()
         }
-        # Like a batch of all examples in every way but that it is not in memory.
+        # Windows has the interface of a batch, but its examples are not in memory.
         return cast("dict[str, LabelledPositions]", windows)
 
     def model_arguments(self) -> dict[str, int]:
@@ -137,7 +137,7 @@ class Text(LanguageModelDataModule):
         return counts.characters / counts.tokens
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Predicting by the frequencies of tokens in the training text, add-one smoothed."""
+        """Metrics of unigram frequencies in training, with add-one smoothing."""
         frequencies = self._frequencies("train") + 1
         chances = frequencies / frequencies.sum()
         asked = self._frequencies(split)
@@ -145,10 +145,10 @@ class Text(LanguageModelDataModule):
         return self._metrics(split, -asked @ np.log(chances), right)
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Predicting by the frequencies after the token before, in vocabularies of up to 2048.
+        """Metrics of bigram frequencies, for vocabularies of at most 2048 tokens.
 
-        Smoothed after Witten & Bell 1991, "The Zero-Frequency Problem", method C: a token that was
-        followed by c tokens of d kinds has d / (c + d) for the frequencies of the trivial baseline.
+        Smoothed by method C of Witten & Bell 1991, "The Zero-Frequency Problem": after a token that
+        was followed by c tokens, d of them different, unigrams have the weight d / (c + d).
         """
         if len(self.text_vocabulary) > _MOST_IN_PAIRS:
             return {}
@@ -174,7 +174,7 @@ class Text(LanguageModelDataModule):
         return self._corpus
 
     def _files(self, split: str) -> str:
-        """The files in which a split's text stands, as messages call them."""
+        """The files of a split's text, for messages."""
         own = {"validation": self.validation, "test": self.test}
         return ", ".join(map(shown, _listed(own.get(split) or self.path)))
 
@@ -182,19 +182,19 @@ class Text(LanguageModelDataModule):
         for split, known in counts.items():
             if known.tokens <= self.length:
                 raise ValueError(
-                    f"{self._files(split)}: the {split} text has {known.tokens} tokens, and one "
-                    f"window takes {self.length + 1} (data.length={self.length} and the token to "
-                    "predict); a longer text works, or a smaller data.length"
+                    f"{self._files(split)}: the {split} text has {known.tokens} tokens, but a "
+                    f"window needs {self.length + 1} (data.length={self.length} and the token to "
+                    "predict); use a longer text, or a smaller data.length"
                 )
 
     def _blocks(self, split: str) -> Iterator[NDArray[np.int64]]:
-        """The ids of a split, some at a time; a block begins with the last id of the one before."""
+        """The ids of a split in blocks; a block begins with the last id of the previous one."""
         ids, lowest = self._loaded.ids[check_split(split)], self.text_vocabulary.lowest
         for start in range(0, len(ids) - 1, _BLOCK):
             yield ids[start : start + _BLOCK + 1].astype(np.int64) + lowest
 
     def _frequencies(self, split: str) -> Table:
-        """How often each token is to be predicted in a split, (V,)."""
+        """The number of times each token is a target in a split, (V,)."""
 
         def count() -> Table:
             counts = np.zeros(len(self.text_vocabulary), dtype=np.int64)
@@ -205,7 +205,7 @@ class Text(LanguageModelDataModule):
         return self._loaded.cached_counts(f"{check_split(split)}.tokens", count)
 
     def _pairs(self, split: str) -> Table:
-        """How often each token (row) is followed by each token (column) in a split, (V, V)."""
+        """The number of times each token (row) precedes each token (column), (V, V)."""
         size = len(self.text_vocabulary)
 
         def count() -> Table:
@@ -217,7 +217,7 @@ class Text(LanguageModelDataModule):
         return self._loaded.cached_counts(f"{check_split(split)}.pairs", count)
 
     def _metrics(self, split: str, nats: Any, right: Any) -> dict[str, float]:
-        """The metrics of a language model, from sums over the tokens to be predicted."""
+        """The metrics of a language model, from sums over the targets."""
         asked = self._loaded.counts[split].tokens - 1
         loss = float(nats / asked)
         return {
@@ -229,12 +229,12 @@ class Text(LanguageModelDataModule):
 
 
 class Windows:
-    """A split as stretches of a text that follow each other, read from disk when selected.
+    """A split as consecutive windows of a text, read from disk when selected.
 
     Args:
-        ids: the text's token ids, less ``lowest``, (N,) with N > 1.
-        lowest: what the ids lack.
-        length: tokens in a window; the last one may have fewer.
+        ids: the text's token ids minus ``lowest``, (N,) with N > 1.
+        lowest: offset of the ids.
+        length: tokens in a window; the last may have fewer.
     """
 
     def __init__(self, ids: Ids, lowest: int, length: int) -> None:
@@ -248,7 +248,7 @@ class Windows:
         return lengths
 
     def select(self, rows: Tensor) -> LabelledPositions:
-        """Some windows as a batch in memory; the labels are the tokens one further on."""
+        """The given windows as a batch; labels are the next tokens."""
         starts = self._length * rows.numpy()
         lengths = np.minimum(self._length, self._last - starts)
         steps = np.arange(lengths.max() + 1)

@@ -34,14 +34,14 @@ class Addition(GeneratedPairs):
     which is right where nothing is carried.
 
     Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
+        examples: number of training examples.
+        evaluation_examples: number of validation examples, and of test examples.
         lengths: fewest and most digits of each number in training and validation.
         test_lengths: the same in test.
         reversed: whether numbers are written from their least significant digit on.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
+        draw_seed: seed of the examples.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a value is out of range.

@@ -24,13 +24,13 @@ class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataMo
     A length is drawn first, each as likely as another, then every symbol by the toss of a coin.
 
     Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
+        examples: number of training examples.
+        evaluation_examples: number of validation examples, and of test examples.
         lengths: the shortest and the longest string to train and validate on.
         test_lengths: the shortest and the longest string to test on.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
+        draw_seed: seed of the examples.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a value is out of range; while loading, if there are too few strings.

@@ -29,5 +29,5 @@ class Copy(SymbolPairs):
         """Accuracy and error rate of copying as many symbols as there were in training at most."""
         _, longest = self.lengths["train"]
         return {
-            "trained positions": self.scores([row[:longest] for row in self.as_read(split)], split)
+            "trained positions": self.scores([row[:longest] for row in self.copies(split)], split)
         }

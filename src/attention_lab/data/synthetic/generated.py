@@ -1,4 +1,4 @@
-"""Tasks whose examples are drawn by a seeded generator."""
+"""The base class of datasets that are drawn by a seeded generator."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,24 +15,24 @@ from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.data.core.hashing import splitmix64
 from attention_lab.data.core.splits import SPLITS
 
-#: Shares of all possible examples that may come up in training, validation and test.
+#: Shares of all possible examples for training, validation and test.
 SHARES = (0.8, 0.1, 0.1)
 _MOST_ROUNDS = 50
-_AT_A_TIME = 256  # hashing takes several times the memory of what it hashes
+_AT_A_TIME = 256  # hashing needs several times the memory of its input
 
 
 class GeneratedDataModule(SplitDataModule[BatchT]):
-    """A dataset that draws its examples, the same on every machine.
+    """A dataset that draws its examples; they are the same on every machine.
 
-    Which split an example may come up in depends on a hash of the example itself, so the splits
-    never share one, whatever their sizes. Examples of a small space may repeat within a split.
+    The split of an example depends on a hash of the example, so splits share no example. An example
+    may repeat within a split.
 
     Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
+        examples: number of training examples.
+        evaluation_examples: number of validation examples, and of test examples.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples. The order of the training batches has a seed of its own.
-        seed: of the order of the training batches, and of nothing else.
+        draw_seed: seed of the examples.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a number is below 1, or a seed is below 0.
@@ -48,22 +48,22 @@ class GeneratedDataModule(SplitDataModule[BatchT]):
         self.examples, self.evaluation_examples = examples, evaluation_examples
         self.draw_seed = draw_seed
 
-    #: How many examples are drawn at a time; fewer where they are large.
+    #: Number of examples drawn at once; fewer if they are large.
     portion: ClassVar[int] = 2**18
 
     @abstractmethod
     def draw(self, random: np.random.Generator, count: int, split: str) -> BatchT:
-        """Examples like those of a split, as tensors of widths that depend on the split only."""
+        """Draw examples of a split, whose tensors' widths depend on the split only."""
 
     @abstractmethod
     def identity(self, batch: BatchT) -> Tensor:
-        """What makes two examples the same, (N, W) whole numbers; trailing zeros mean nothing."""
+        """Integers (N, W) that identify each example; trailing zeros are ignored."""
 
     def load(self) -> dict[str, BatchT]:
         """Draw every split.
 
         Raises:
-            ValueError: if hardly any example can be found for a split.
+            ValueError: if too few different examples exist for a split.
         """
         return {
             "train": self._drawn("train", self.examples),
@@ -80,15 +80,15 @@ class GeneratedDataModule(SplitDataModule[BatchT]):
         while found < wanted:
             if patience <= 0:
                 raise ValueError(
-                    f"no more than {found} {split} examples could be found among as few as there "
-                    "are; allow longer ones, or more symbols"
+                    f"found {found} of {wanted} {split} examples, since too few different ones "
+                    "exist; allow longer ones, or more symbols"
                 )
             batch = self.draw(random, min(_enough(wanted - found, number), self.portion), split)
             dealt = [split_of(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
             patience -= sum(map(len, dealt))
             mine = torch.from_numpy(np.concatenate(dealt) == number)
             rows = mine.nonzero().flatten()[: wanted - found]
-            # Filled in place: joining portions afterwards would take the memory twice.
+            # Filled in place: concatenation would need twice the memory.
             if kept is None:
                 kept = _room(batch, wanted)
             for all_rows, drawn in zip(_tensors(kept), _tensors(batch), strict=True):
@@ -99,9 +99,9 @@ class GeneratedDataModule(SplitDataModule[BatchT]):
 
 
 def split_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The split (0, 1 or 2) that each row (N, W) belongs to, in ``SHARES``, by a hash of it.
+    """The split (0, 1 or 2) of each row (N, W), by a hash of the row.
 
-    The same for a row anywhere and for ever; zeros at its end do not count.
+    It is the same on every machine; trailing zeros are ignored.
     """
     factors = splitmix64(np.arange(1, rows.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
     hashes = splitmix64((splitmix64(rows.astype(np.uint64)) * factors * (rows != 0)).sum(1))
@@ -111,9 +111,9 @@ def split_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def sample_without_replacement(
     random: np.random.Generator, rows: int, choices: int, size: int
 ) -> NDArray[np.int64]:
-    """Rows of ``size`` different numbers below ``choices`` in random order, (rows, size).
+    """Samples of ``size`` different numbers below ``choices``, (rows, size), in random order.
 
-    Every such row is equally likely: Floyd's algorithm (Bentley & Floyd 1987, "A sample of
+    All samples are equally likely: Floyd's algorithm (Bentley & Floyd 1987, "A sample of
     brilliance") for all rows at once, then a shuffle.
     """
     chosen = np.empty((rows, size), dtype=np.int64)
@@ -125,25 +125,25 @@ def sample_without_replacement(
 
 
 def check_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
-    """The shortest and the longest length, or other least and greatest number.
+    """A range of lengths or other numbers, as a tuple.
 
     Raises:
-        ValueError: naming the range, unless it is two numbers from 1 up, the smaller first.
+        ValueError: unless it has two numbers ≥ 1, the smaller first.
     """
     if len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
         raise ValueError(
-            f"{name} must be two numbers from 1 up, the smaller first, got {list(ends)}"
+            f"{name} must be two numbers of at least 1, the smaller first; got {list(ends)}"
         )
     return ends[0], ends[1]
 
 
 def _enough(wanted: int, number: int) -> int:
-    """How many to draw for so many of a split to be among them, most probably."""
+    """Number of draws that most probably contain the wanted number of a split's examples."""
     return round(1.05 * wanted / SHARES[number]) + 10
 
 
 def _room(batch: BatchT, rows: int) -> BatchT:
-    """A batch of so many rows, to be filled with rows like those of another."""
+    """An empty batch of ``rows`` rows, like the given batch."""
     return type(batch)(*(part.new_empty((rows, *part.shape[1:])) for part in _tensors(batch)))
 
 

@@ -1,4 +1,4 @@
-"""Generated tasks of reading one sequence and writing another."""
+"""The base classes of generated sequence-to-sequence datasets."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,22 +16,22 @@ from attention_lab.data.core.splits import check_split
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD, Words
 from attention_lab.data.synthetic.generated import GeneratedDataModule, check_range
 
-#: Numbers of tokens in a vocabulary, (N, W), and how many of them count in each row, (N, 1).
+#: Token numbers (N, W), and the length of each row, (N, 1).
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataModule):
-    """Pairs of sequences, of which the source determines the target.
+    """Pairs of sequences; the source determines the target.
 
-    Validation has the lengths of training, since choosing a checkpoint must not look at longer
-    ones; test has its own. A task says how sources are drawn, and what is to be written.
+    Validation has the lengths of training, so that longer sequences do not influence the choice of
+    a checkpoint; test has lengths of its own. A subclass implements ``pairs``.
 
     Args:
         source_tokens: all tokens of sources.
         target_tokens: all tokens of targets.
         lengths: smallest and largest length in training and validation, as the task counts it.
         test_lengths: smallest and largest length in test.
-        options: those of every generated dataset.
+        options: arguments of :class:`GeneratedDataModule`.
 
     Raises:
         ValueError: if a value is out of range.
@@ -59,7 +59,7 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
             "test": check_range("test_lengths", test_lengths),
         }
         self.source_vocabulary, self.target_vocabulary = Words(source_tokens), Words(target_tokens)
-        # A vocabulary sorts its tokens as text; drawing is simpler with their numbers here.
+        # A vocabulary sorts its tokens as text; pairs are drawn as indices of the arguments.
         self._source_ids = np.array(self.source_vocabulary.tokens_to_ids(source_tokens))
         self._target_ids = np.array(self.target_vocabulary.tokens_to_ids(target_tokens))
         self._references: dict[str, list[list[Reference]]] = {}
@@ -68,10 +68,10 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
     def pairs(
         self, random: np.random.Generator, count: int, shortest: int, longest: int
     ) -> tuple[Rows, Rows]:
-        """Sources and their targets; widths depend on nothing but the longest length."""
+        """Draw sources and targets; their widths depend on the longest length only."""
 
     def length_of(self, batch: SequencePairs) -> Tensor:
-        """What ``lengths`` bounds, of each example of a batch, (B,) int64."""
+        """The length that ``lengths`` bounds, for each example of a batch, (B,) int64."""
         return batch.lengths()[:, 0]
 
     def load(self) -> dict[str, SequencePairs]:
@@ -97,7 +97,7 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
         return batch.source
 
     def references(self, split: str) -> list[list[Reference]]:
-        """The one right target of each row of a split."""
+        """The target of each row of a split."""
         if check_split(split) not in self._references:
             rows = self.split(split)
             lengths = (rows.lengths()[:, 1] - 1).tolist()  # up to EOS
@@ -112,11 +112,10 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
         return SequenceMetrics(["sequence_accuracy", "token_error_rate"])
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Accuracy and error rate of writing what the length of the source alone suggests.
+        """Accuracy and error rate of predicting from the length of the source alone.
 
-        That is, for each length of sources in training, the most frequent length of their targets,
-        and at each position the token most frequent there; for other lengths what the nearest one
-        suggests. It is the most that can be had without reading a token.
+        For each length of sources in training: the most frequent length of the targets, and the
+        most frequent token at each position. Other lengths use the nearest length.
         """
         suggested = self._suggestions()
         lengths = self.split(split).lengths()[:, 0].tolist()
@@ -125,12 +124,12 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
         )
 
     def slices(self, split: str) -> Slices:
-        """By length; none has lengths that were trained on together with others."""
+        """By length; lengths of training and other lengths are in different slices."""
         shortest, longest = self.lengths[check_split(split)]
         return by_length(shortest, longest, self.length_of, trained=self.lengths["train"])
 
     def _suggestions(self) -> dict[int, list[int]]:
-        """What to write, by the length of the source."""
+        """The predictions of the trivial baseline, by the length of the source."""
         train = self.split("train")
         lengths = train.lengths()
         suggested = {}
@@ -143,18 +142,17 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
 
 
 class SymbolPairs(GeneratedPairs):
-    """A sequence of random symbols, 0 to ``symbols`` − 1, and what is to be made of it.
+    """A sequence of random symbols, 0 to ``symbols`` − 1, and a target that depends on it.
 
     Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
-        symbols: how many different ones there are; each position has one of them, uniformly.
-        lengths: smallest and largest number of symbols in training and validation; each in between
-            is as likely.
+        examples: number of training examples.
+        evaluation_examples: number of validation examples, and of test examples.
+        symbols: number of different symbols; each position has one, uniformly.
+        lengths: smallest and largest number of symbols in training and validation, drawn uniformly.
         test_lengths: the same in test.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
+        draw_seed: seed of the examples.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a value is out of range.
@@ -187,17 +185,17 @@ class SymbolPairs(GeneratedPairs):
         )
         self.symbols = symbols
 
-    def as_read(self, split: str) -> list[list[int]]:
-        """The sources of a split as somebody would write who copies them; ids are the same."""
+    def copies(self, split: str) -> list[list[int]]:
+        """The sources of a split without padding, as predictions of a copy."""
         return [[id for id in row if id != PAD] for row in self.split(split).source.tolist()]
 
     @abstractmethod
     def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What to write, (N, W), as long as what is read; what is behind does not matter.
+        """The targets (N, W), as long as their sources; values after the end are ignored.
 
         Args:
-            symbols: (N, W), what is read.
-            lengths: (N, 1), how many of each row count.
+            symbols: (N, W), the sources.
+            lengths: (N, 1), the length of each row.
         """
 
     def pairs(
@@ -209,7 +207,7 @@ class SymbolPairs(GeneratedPairs):
 
 
 def backwards(numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows (N, W) from the last number that counts to the first; what is behind does not matter."""
+    """Rows (N, W) in reverse order; values after the end are ignored."""
     places = (lengths - 1 - np.arange(numbers.shape[1])).clip(min=0)
     return np.take_along_axis(numbers, places, axis=1)
 
@@ -220,6 +218,6 @@ def _fill(
     numbers: NDArray[np.int64],
     lengths: NDArray[np.int64],
 ) -> None:
-    """Put the ids of numbered tokens where they count."""
+    """Write the ids of numbered tokens, up to the length of each row."""
     counts = np.arange(numbers.shape[1]) < lengths
     ids[:, : numbers.shape[1]][counts] = id_of[numbers[counts]]

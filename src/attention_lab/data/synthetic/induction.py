@@ -35,15 +35,15 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
     several tokens. The larger the vocabulary, the rarer that is.
 
     Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
+        examples: number of training examples.
+        evaluation_examples: number of validation examples, and of test examples.
         vocabulary: V, the number of tokens. Each position of a segment is one of them, uniformly.
         length: T, number of tokens in an example.
         periods: number of tokens in the shortest and in the longest segment; each in between is as
             likely.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
+        draw_seed: seed of the examples.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a value is out of range, or the longest segment does not repeat.

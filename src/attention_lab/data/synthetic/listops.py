@@ -58,16 +58,16 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
     1804.06028.
 
     Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
+        examples: number of training examples.
+        evaluation_examples: number of validation examples, and of test examples.
         lengths: fewest and most tokens of an example.
         test_lengths: the same for testing, if it is other than ``lengths``.
         depth: greatest depth of a digit; the root's own digits are at depth 2.
         arguments: fewest and most arguments of an operator.
         operator_probability: of each argument to be an operation, where ``depth`` allows it.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
+        draw_seed: seed of the examples.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a value is out of range; while loading, if hardly any tree is so long.

@@ -31,15 +31,15 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
 
     Args:
         examples: how many to train on, of every (length, pairs) about as many.
-        evaluation_examples: how many to validate on, and as many to test on.
+        evaluation_examples: number of validation examples, and of test examples.
         vocabulary: V, the number of tokens. Even.
         lengths: number of tokens in an example; several are mixed.
         pairs: number of pairs, for each of the lengths.
         power: a, from the smaller the closer behind the pairs the questions come.
         random_fill: whether what is neither key nor value is random; otherwise it is 0.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
+        draw_seed: seed of the examples.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a value is out of range, or the pairs do not fit the lengths or vocabulary.

@@ -29,4 +29,4 @@ class Reverse(SymbolPairs):
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of copying the source."""
-        return {"copy": self.scores(self.as_read(split), split)}
+        return {"copy": self.scores(self.copies(split), split)}

@@ -33,14 +33,14 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
     answers with the token that the example has most often.
 
     Args:
-        examples: how many to train on.
-        evaluation_examples: how many to validate on, and as many to test on.
+        examples: number of training examples.
+        evaluation_examples: number of validation examples, and of test examples.
         vocabulary: V, the number of tokens: noise is 0 and the marker V − 1.
         length: number of tokens in an example.
         copied: number of tokens to copy, and of markers.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the examples.
-        seed: of the order of the training batches, and of nothing else.
+        draw_seed: seed of the examples.
+        seed: seed of the order of the training batches.
 
     Raises:
         ValueError: if a value is out of range, or the tokens and markers do not fit the length.
