@@ -18,14 +18,14 @@ pytestmark = pytest.mark.usefixtures("bare")
 
 
 def found(command: Command, code: int = 0) -> dict[str, str]:
-    """The lines of `attention-lab doctor`, with their marks, by what they are about."""
+    """The lines of `attention-lab doctor`, with their marks, by their labels."""
     answer = command("doctor")
     assert (answer.code, answer.err) == (code, "")
     lines = answer.out.splitlines()
     return {line[2:16].rstrip(): line[:2] + line[16:] for line in lines}
 
 
-def test_what_there_is_stands_in_a_line_each(command: Command, tmp_path: Path) -> None:
+def test_each_check_is_a_line(command: Command, tmp_path: Path) -> None:
     lines = found(command)
     assert list(lines) == [
         *("attention-lab", "Python", "packages", "CPU", "SLURM", "disk"),
@@ -49,12 +49,10 @@ def test_the_revision_is_that_of_the_source(command: Command) -> None:
     assert (f"git {answer.stdout.strip()}" if answer.returncode == 0 else "no git") in line
 
 
-def test_outputs_that_cannot_be_written_keep_a_run_from_working(
-    command: Command, tmp_path: Path
-) -> None:
+def test_outputs_that_are_not_writable_are_marked(command: Command, tmp_path: Path) -> None:
     (tmp_path / "outputs").touch()
     assert found(command, code=1)["disk"] == (
-        "✗ outputs is no directory; hydra.run.dir=… and hydra.sweep.dir=… choose another place"
+        "✗ outputs is not a directory; set hydra.run.dir=… or hydra.sweep.dir=…"
     )
 
 
@@ -83,7 +81,7 @@ def test_a_missing_package_is_named(command: Command, monkeypatch: pytest.Monkey
     assert line.startswith("✗ a-package-that-is-not-there missing; `pip install")
 
 
-def test_slurm_as_it_answers(
+def test_slurm_is_asked(
     command: Command, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program("sbatch", "exit 0")
@@ -94,10 +92,10 @@ def test_slurm_as_it_answers(
     assert found(command)["SLURM"][2:].startswith("slurm 99.1; ")
     for name, value in (("JOB_ID", "7"), ("JOB_NUM_NODES", "2"), ("NTASKS", "8")):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert found(command)["SLURM"] == "  inside its job 7, with nodes: 2, tasks: 8"
+    assert found(command)["SLURM"] == "  inside job 7; nodes: 2, tasks: 8"
 
 
-def test_why_there_is_no_gpu(
+def test_the_reason_for_no_gpu_is_named(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -107,14 +105,14 @@ def test_why_there_is_no_gpu(
     monkeypatch.setattr(torch.version, "cuda", None)
     assert found(command)["GPU"] == "  none: torch is built without CUDA"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert found(command)["GPU"] == "  none: there is no NVIDIA driver"
+    assert found(command)["GPU"] == "  none: no NVIDIA driver"
     driver.touch()
-    assert found(command)["GPU"].startswith("! none: torch's CUDA 13.0 does not work with the dr")
+    assert found(command)["GPU"].startswith("! none: torch's CUDA 13.0 does not support the dr")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert found(command)["GPU"] == "! none: CUDA_VISIBLE_DEVICES='' hides them; unset it"
     monkeypatch.setattr(torch.version, "cuda", None)
     assert found(command)["GPU"].startswith("! none: torch is built without CUDA; there is a dr")
-    assert "sdpa, eager train on cpu; flex infers only" in found(command)["backends"]
+    assert "sdpa, eager train on cpu; flex: inference only" in found(command)["backends"]
 
 
 def test_gpus_are_counted_by_kind(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,14 +125,14 @@ def test_gpus_are_counted_by_kind(command: Command, monkeypatch: pytest.MonkeyPa
     assert lines["backends"] == "  sdpa, eager, flex train on cuda"
 
 
-def test_wandb_as_a_run_would_have_it(
+def test_the_mode_of_wandb_is_that_of_a_run(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for run in ("a", "b"):
         part = tmp_path / "outputs" / "sweep" / run / "wandb" / "offline-run-1-x"
         part.mkdir(parents=True)
     (part / "run-x.wandb.synced").touch()
-    assert "; 1 runs below outputs are yet to be sent" in found(command)["W&B"]
+    assert "; 1 runs below outputs are not uploaded" in found(command)["W&B"]
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr("attention_lab.tracking.wandb_logger.problem", lambda _: None)
     assert found(command)["W&B"].startswith("  online: logged in to https://")
@@ -147,12 +145,12 @@ def test_wandb_as_a_run_would_have_it(
 @pytest.mark.parametrize(
     ("server", "key", "said"),
     [
-        (silent, "0" * 40, "did not answer within 1 s, so runs would be logged offline"),
-        (refusing, "0" * 40, "user is not logged in, so runs would be logged offline"),
-        (silent, "abc", "API key must have 40+ characters, has 3, so runs would be logged offline"),
+        (silent, "0" * 40, "did not answer within 1 s, so runs will be logged offline"),
+        (refusing, "0" * 40, "user is not logged in, so runs will be logged offline"),
+        (silent, "abc", "API key must have 40+ characters, has 3, so runs will be logged offline"),
     ],
 )
-def test_a_server_that_takes_no_runs_is_found(
+def test_a_server_that_refuses_runs_is_found(
     server: Callable[[], AbstractContextManager[str]],
     key: str,
     said: str,

@@ -163,7 +163,7 @@ def test_a_command_that_cannot_work_leaves_nothing_behind(
         (("hydra.launcher.partition=nowhere",), "invalid partition specified: nowhere"),
         (("trainer.num_nodes=3",), "Requested node configuration is not available"),
         (("hydra.launcher.extra={bogus: 1}",), "unrecognized option '--bogus=1'"),
-        (("sweep.tune=lr", "hydra.launcher.wait=false"), "sweep.tune has to wait for results"),
+        (("sweep.tune=lr", "hydra.launcher.wait=false"), "sweep.tune needs results"),
     ],
 )
 def test_what_slurm_refuses_is_shown_in_its_own_words(

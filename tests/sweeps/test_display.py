@@ -1,4 +1,4 @@
-"""How jobs stand, as it is shown."""
+"""The display of running jobs."""
 
 import io
 from pathlib import Path
@@ -21,26 +21,26 @@ def shown(found: dict[Path, RunStatus], pace: Pace) -> str:
     return console.export_text()
 
 
-def test_the_time_left_follows_from_what_was_seen() -> None:
+def test_the_time_left_follows_from_the_measured_speed() -> None:
     pace, a, b, c = Pace(), Path("a"), Path("b"), Path("c")
     waiting = {c: RunStatus("waiting")}
-    pace.see({a: running(10), b: running(0)} | waiting, now=100.0)
-    assert pace.left(a) is None  # one look shows no speed
-    assert pace.left_of_all({a: running(10), b: running(0)} | waiting) is None
+    pace.update({a: running(10), b: running(0)} | waiting, now=100.0)
+    assert pace.left(a) is None  # a single refresh shows no speed
+    assert pace.left_in_total({a: running(10), b: running(0)} | waiting) is None
     found = {a: running(30), b: running(10)} | waiting
-    pace.see(found, now=110.0)
+    pace.update(found, now=110.0)
     assert pace.left(a) == pytest.approx(35)  # 20 steps in 10 s, 70 to go
     assert pace.left(b) == pytest.approx(90)
     # 125 s of work left in these two, and 75 s (the mean of 50 s and 100 s) in the third.
-    assert pace.left_of_all(found) == pytest.approx((35 + 90 + 75) / 2)
+    assert pace.left_in_total(found) == pytest.approx((35 + 90 + 75) / 2)
 
 
-def test_a_job_that_goes_on_is_timed_from_where_it_was() -> None:
+def test_a_resumed_job_is_timed_from_where_it_resumed() -> None:
     pace, a = Pace(), Path("a")
-    pace.see({a: running(10)}, now=0.0)
-    pace.see({a: RunStatus("preempted")}, now=50.0)
-    pace.see({a: running(50)}, now=1000.0)
-    pace.see({a: running(60)}, now=1010.0)
+    pace.update({a: running(10)}, now=0.0)
+    pace.update({a: RunStatus("preempted")}, now=50.0)
+    pace.update({a: running(50)}, now=1000.0)
+    pace.update({a: running(60)}, now=1010.0)
     assert pace.left(a) == pytest.approx(40)
 
 
@@ -56,7 +56,7 @@ def test_running_jobs_have_a_row_and_all_are_counted() -> None:
     assert "7 runs: 1 waiting, 2 running, 3 finished, 1 diverged" in text
 
 
-def test_of_very_many_running_jobs_some_are_shown() -> None:
+def test_only_twenty_running_jobs_are_shown() -> None:
     text = shown({Path(f"job{i}"): running(1) for i in range(50)}, Pace())
     assert text.count("job") == 20
     assert "30 of those running not shown" in text

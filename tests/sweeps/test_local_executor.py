@@ -10,7 +10,7 @@ import pytest
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps import local_executor
-from attention_lab.sweeps.forkserver import cause_of_death
+from attention_lab.sweeps.forkserver import exit_reason
 from attention_lab.sweeps.local_executor import Resources, run_jobs
 from attention_lab.sweeps.run_status import RunStatus
 from attention_lab.tracking.run_directory import RunRecord
@@ -149,7 +149,7 @@ def test_a_full_disk_stops_the_sweep(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(local_executor.os, "fsync", full)
-    with pytest.raises(OSError, match="no room left on the disk; the same command goes on"):
+    with pytest.raises(OSError, match="no room left on the disk; the same command resumes"):
         run_jobs(jobs_in(tmp_path, "abc"), Resources(parallel=1), Silent())
     assert forked == {"a": 1}
     assert not list(tmp_path.glob("*/.room"))
@@ -168,7 +168,7 @@ def test_the_cause_of_a_silent_death_is_told(tmp_path: Path) -> None:
             pass
 
     log = tmp_path / "log.txt"
-    assert cause_of_death(Dead(-11), log) == "killed by SIGSEGV"
-    assert cause_of_death(Dead(-9), log).startswith("killed by SIGKILL, as the system does")
+    assert exit_reason(Dead(-11), log) == "killed by SIGSEGV"
+    assert exit_reason(Dead(-9), log).startswith("killed by SIGKILL, as the system does")
     log.write_text("Traceback\nValueError: no\n\n")
-    assert cause_of_death(Dead(1), log) == "ended with exit code 1: ValueError: no"
+    assert exit_reason(Dead(1), log) == "exit code 1: ValueError: no"

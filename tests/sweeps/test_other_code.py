@@ -76,7 +76,7 @@ def test_runs_of_other_code_are_named_before_anything_starts(
     code["git_revision"] = "1" * 40
     sweep.run([["seed=0"], ["seed=1"], ["seed=2"], ["seed=3"]], ())
     assert said[2].startswith(
-        "3 of 4 runs were begun with other code (git revision 0000000000 then, 1111111111 now): "
+        "3 of 4 runs were started with other code (git revision 0000000000 then, 1111111111 now): "
     )
     assert all(path.name in said[2] for path in {*earlier, *later})
     assert said[2].count("\n") == 1

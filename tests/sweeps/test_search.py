@@ -17,7 +17,7 @@ from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 from attention_lab.config.validate import check
 from attention_lab.data.bundled.g2p import G2P
-from attention_lab.sweeps.search_metric import objective
+from attention_lab.sweeps.search_metric import search_metric
 from attention_lab.tracking.record_files import with_version
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.conftest import TINY_DIGITS, Compose
@@ -53,22 +53,22 @@ def written(directory: Path, **changes: Any) -> Path:
 
 
 def test_a_search_minimises_the_monitored_validation_metric(tmp_path: Path) -> None:
-    assert objective(written(tmp_path)) == 0.25
-    assert objective(written(tmp_path, monitor="loss")) == 1.5
-    assert objective(written(tmp_path, mode="max")) == -0.25
+    assert search_metric(written(tmp_path)) == 0.25
+    assert search_metric(written(tmp_path, monitor="loss")) == 1.5
+    assert search_metric(written(tmp_path, mode="max")) == -0.25
 
 
 def test_a_run_without_a_value_has_none_to_offer(tmp_path: Path) -> None:
-    assert objective(tmp_path / "nowhere") is None
-    assert objective(written(tmp_path, validation={"per": math.nan})) is None
-    assert objective(written(tmp_path, validation={"loss": 0.5})) is None
+    assert search_metric(tmp_path / "nowhere") is None
+    assert search_metric(written(tmp_path, validation={"per": math.nan})) is None
+    assert search_metric(written(tmp_path, validation={"loss": 0.5})) is None
     (tmp_path / "result.json").write_text('{"monitor": "per", "va')
-    assert objective(tmp_path) is None
+    assert search_metric(tmp_path) is None
 
 
-@pytest.mark.parametrize("test", [None, {}, {"per": math.nan}, {"per": -9.0, "loss": 0.0}])
+@pytest.mark.parametrize("test", [{}, {"per": math.nan}, {"per": -9.0, "loss": 0.0}])
 def test_test_metrics_change_nothing_for_a_search(test: object, tmp_path: Path) -> None:
-    assert objective(written(tmp_path, test=test)) == 0.25
+    assert search_metric(written(tmp_path, test=test)) == 0.25
 
 
 # The trials that it draws
@@ -115,7 +115,7 @@ def search(
                 validation = {"per": value(trial)}
                 run = written(sweep / str(number), validation=validation, test={"per": test(trial)})
                 returns.append(JobReturn(job, status=JobStatus.COMPLETED))
-                returns[-1].return_value = objective(run)
+                returns[-1].return_value = search_metric(run)
             return returns
 
         monkeypatch.setattr(launcher, "launch", launch)
@@ -206,7 +206,7 @@ def test_a_search_for_the_worst_is_refused(
     assert answer.code == 2
     assert answer.err == (
         f"attention-lab: {direction}: must be minimize; "
-        "a metric of which more is better reaches the search negated\n"
+        "a metric that is better if higher is negated for the search\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Watching a sweep from another process: until nobody is at work on it."""
+"""Watching a sweep from another process until no process runs it."""
 
 import json
 import threading
@@ -19,16 +19,16 @@ from tests.runs import Stopped, unchecked
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """A sweep of two jobs, of which none has begun."""
+    """A sweep of two jobs, neither of which has started."""
     jobs = [{"directory": name, "overrides": []} for name in ("a", "b")]
     (tmp_path / "sweep.json").write_text(json.dumps(with_version({"jobs": jobs})))
     return tmp_path
 
 
-def test_it_ends_with_the_sweep_and_says_how_each_job_ended(
+def test_watching_ends_with_the_sweep_and_prints_how_each_job_ended(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("attention_lab.sweeps.watch.EVERY", 0.01)
+    monkeypatch.setattr("attention_lab.sweeps.watch.INTERVAL", 0.01)
     lock = Lock(sweep)
     watcher = threading.Thread(target=watch, args=([sweep],))
     watcher.start()

@@ -1,4 +1,4 @@
-"""What there is here for runs to use, and what is in their way."""
+"""The checks of `attention-lab doctor`: versions, devices, SLURM, disk, W&B."""
 
 import os
 import platform
@@ -14,20 +14,20 @@ from typing import NamedTuple
 import attention_lab
 from attention_lab.external_programs import run_program
 
-#: Where runs go unless a command says otherwise.
+#: The default directory of runs.
 OUTPUTS = Path("outputs")
-#: What a finding means: nothing is wrong; less works than could; no default run works.
+#: The marks: fine; works less well than it could; no default run works.
 FINE, LESS, NOTHING = " ", "!", "✗"
 PACKAGES = {"torch": "torch", "lightning": "lightning", "hydra": "hydra-core", "wandb": "wandb"}
-#: Bytes that a few checkpoints take, and that a sweep needs to go on at all.
+#: Free bytes for a few checkpoints, and the least for a sweep to continue.
 SCARCE, ROOM = 1 << 30, 1 << 20
 DRIVER = Path("/proc/driver/nvidia/version")
-#: Seconds that SLURM has to answer in.
+#: Seconds to wait for an answer of SLURM.
 PATIENCE = 10
 
 
 class Finding(NamedTuple):
-    """One line of what there is."""
+    """One line of output."""
 
     about: str
     what: str
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 
 def findings() -> Iterator[Finding]:
-    """What there is, each as soon as it is known: what takes long to import comes last."""
+    """All checks, each as soon as its result is known; those with slow imports come last."""
     yield Finding("attention-lab", f"{_version('attention-lab')}, {source()}")
     yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
     yield packages()
@@ -53,20 +53,20 @@ def findings() -> Iterator[Finding]:
 
 
 def source() -> str:
-    """Where the package is, and of which revision."""
+    """The location and revision of the package."""
     from attention_lab.tracking.code_version import code_version
 
     place = Path(attention_lab.__file__).parent
     revision: str | None = code_version()["git_revision"]
     if revision is None:
         why = "no git repository" if shutil.which("git") else "git is not installed"
-        return f"{place}; {why}, so runs record its version alone"
+        return f"{place}; {why}, so runs record only its version"
     changed = ", with uncommitted changes" if revision.endswith("-dirty") else ""
     return f"{place}; git {revision.removesuffix('-dirty')}{changed}"
 
 
 def packages() -> Finding:
-    """The versions of what everything is made of."""
+    """The versions of the main packages."""
     found = {name: _version(package) for name, package in PACKAGES.items()}
     missing = [PACKAGES[name] for name, number in found.items() if number is None]
     if missing:
@@ -83,45 +83,45 @@ def _version(package: str) -> str | None:
 
 
 def cpu() -> Finding:
-    """Cores, and the threads that a run by itself would have."""
+    """CPU cores, and the threads of a single run."""
     from attention_lab.training.distributed.workers import cores
 
     usable, there = cores(), os.cpu_count() or 1
     some = f"{usable} cores" if usable == there else f"{usable} of {there} cores for this process"
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if not wanted.isdecimal():
-        return Finding("CPU", f"{some}; OMP_NUM_THREADS is not set, so a run alone takes all")
+        return Finding("CPU", f"{some}; OMP_NUM_THREADS is not set, so a single run uses all")
     threads = f"{some}; OMP_NUM_THREADS={wanted} threads for each run"
     if int(wanted) > usable:
-        return Finding("CPU", f"{threads}, which wait for each other; set {usable} or less", LESS)
+        return Finding("CPU", f"{threads}, more than cores; set {usable} or less", LESS)
     return Finding("CPU", threads)
 
 
 def slurm() -> Finding:
-    """Whether SLURM is here and answers, and whether this is one of its jobs."""
+    """Whether SLURM is installed and answers, and whether this is a SLURM job."""
     if (job := os.environ.get("SLURM_JOB_ID")) is not None:
         nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
         tasks = os.environ.get("SLURM_NTASKS", "1")
-        return Finding("SLURM", f"inside its job {job}, with nodes: {nodes}, tasks: {tasks}")
+        return Finding("SLURM", f"inside job {job}; nodes: {nodes}, tasks: {tasks}")
     if shutil.which("sbatch") is None:
-        return Finding("SLURM", "none: no sbatch here, so this is no login node of a cluster")
+        return Finding("SLURM", "none: no sbatch here, so this is not a login node")
     if (error := run_program("scontrol", "ping", timeout=PATIENCE).error) is not None:
         return Finding("SLURM", f"does not answer: {error}; see SLURM_CONF", LESS)
     known = run_program("srun", "--version", timeout=PATIENCE).stdout.strip() or "no srun here"
     if find_spec("submitit") is None:
-        remedy = "`pip install 'attention-lab[slurm]'` brings what hydra/launcher=slurm needs"
+        remedy = "`pip install 'attention-lab[slurm]'` installs what hydra/launcher=slurm needs"
         return Finding("SLURM", f"{known}; {remedy}", LESS)
     return Finding("SLURM", f"{known}; hydra/launcher=slurm submits jobs")
 
 
 def disk(directory: Path) -> Finding:
-    """Whether runs can be written into a directory, which need not be there, and how much."""
+    """Whether a directory, which need not exist, can be written, and its free space."""
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    elsewhere = "hydra.run.dir=… and hydra.sweep.dir=… choose another place"
+    elsewhere = "set hydra.run.dir=… or hydra.sweep.dir=…"
     if not nearest.is_dir():
-        return Finding("disk", f"{nearest} is no directory; {elsewhere}", NOTHING)
+        return Finding("disk", f"{nearest} is not a directory; {elsewhere}", NOTHING)
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return Finding("disk", f"{nearest} cannot be written; {elsewhere}", NOTHING)
+        return Finding("disk", f"{nearest} is not writable; {elsewhere}", NOTHING)
     free = shutil.disk_usage(nearest).free
     what = f"{free / 2**30:,.1f} GiB free for runs"
     if free < SCARCE:
@@ -130,10 +130,10 @@ def disk(directory: Path) -> Finding:
 
 
 def gpus() -> Finding:
-    """The GPUs, or why there are none."""
+    """The GPUs, or why none can be used."""
     import torch
 
-    with warnings.catch_warnings():  # which say at length what the finding does
+    with warnings.catch_warnings():  # they repeat the finding
         warnings.simplefilter("ignore")
         number = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number:
@@ -142,22 +142,22 @@ def gpus() -> Finding:
         counted = (f"{kinds.count(kind)} × {kind}" for kind in dict.fromkeys(kinds))
         return Finding("GPU", ", ".join(counted))
     if torch.backends.mps.is_available():
-        return Finding("GPU", "Apple's, by Metal (mps)")
+        return Finding("GPU", "Apple GPU (mps)")
     is_there = DRIVER.exists()
     if torch.version.cuda is None:
-        remedy = "; there is a driver: https://pytorch.org says how to install one that is"
+        remedy = "; there is a driver: see https://pytorch.org for a CUDA build"
         what = "none: torch is built without CUDA"
         return Finding("GPU", what + remedy * is_there, LESS if is_there else FINE)
     if not is_there:
-        return Finding("GPU", "none: there is no NVIDIA driver")
+        return Finding("GPU", "none: no NVIDIA driver")
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return Finding("GPU", f"none: CUDA_VISIBLE_DEVICES={visible!r} hides them; unset it", LESS)
-    what = f"none: torch's CUDA {torch.version.cuda} does not work with the driver"
-    return Finding("GPU", f"{what}; `nvidia-smi` shows what it takes", LESS)
+    what = f"none: torch's CUDA {torch.version.cuda} does not support the driver"
+    return Finding("GPU", f"{what}; `nvidia-smi` shows what it supports", LESS)
 
 
 def backends() -> Finding:
-    """The ways of computing attention with which a run can train here."""
+    """The attention backends that can train here."""
     import torch
 
     from attention_lab.attention import BACKENDS
@@ -166,12 +166,12 @@ def backends() -> Finding:
     device = "cuda" if cuda else "mps" if mps else "cpu"
     able = [each.name for each in BACKENDS if device in each.trains_on]
     others = [each.name for each in BACKENDS if device not in each.trains_on]
-    rest = f"; {', '.join(others)} infers only" if others else ""
+    rest = f"; {', '.join(others)}: inference only" if others else ""
     return Finding("backends", f"{', '.join(able)} train on {device}{rest}")
 
 
 def wandb() -> Finding:
-    """Where a run would be logged, and what waits to be sent."""
+    """Where a run would be logged, and which runs are not uploaded."""
     from attention_lab.cli.sync import unsent
     from attention_lab.tracking.wandb_logger import LoggerOptions, problem, server
 
@@ -183,9 +183,7 @@ def wandb() -> Finding:
     said = problem(server()) if mode == "online" else None
     remedy = " (`wandb login`)" if "nobody" in why else ""
     runs = len({part.parent for part in unsent(OUTPUTS)})
-    kept = (
-        f"; {runs} runs below {OUTPUTS} are yet to be sent (`attention-lab sync`)" if runs else ""
-    )
+    kept = f"; {runs} runs below {OUTPUTS} are not uploaded (`attention-lab sync`)" if runs else ""
     if said is not None:
-        return Finding("W&B", f"{said}, so runs would be logged offline{kept}", LESS)
+        return Finding("W&B", f"{said}, so runs will be logged offline{kept}", LESS)
     return Finding("W&B", f"{mode}: {why}{remedy}{kept}")

@@ -160,7 +160,7 @@ def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
 
 
 def _state(stage: Stage, job: RunSpec) -> str:
-    state = stage.found[job.directory].state
+    state = stage.statuses[job.directory].state
     if job in stage.to_run:
         return {"waiting": "new", "preempted": "resumes", "running": "running"}.get(state, "again")
     return str(state)

@@ -1,1 +1,1 @@
-"""Sweeps: many runs, launched, gone on with, tuned and watched."""
+"""Sweeps: launch, resume, tune and watch many runs."""

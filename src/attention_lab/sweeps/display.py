@@ -1,9 +1,9 @@
-"""How the jobs of a sweep stand, shown while they run: by the sweep itself or by who watches."""
+"""Shows the progress of a sweep's jobs while they run: in the sweep itself, or with ``--watch``."""
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -16,28 +16,28 @@ from rich.table import Table
 from attention_lab.printing import echo, rich_console, rich_text
 from attention_lab.sweeps.run_status import STATES, RunStatus, read_status
 
-#: Seconds from one look at the files to the next.
-EVERY = 1.0
-#: A table of more running jobs would scroll away.
-MOST_RUNNING = 20
+#: Seconds between two refreshes.
+INTERVAL = 1.0
+#: The most running jobs in the table; a longer one would not fit the terminal.
+MAX_ROWS = 20
 
 
 class Display(Protocol):
-    """Shows how jobs stand."""
+    """Shows the status of jobs."""
 
-    #: Of all jobs.
+    #: The run directories of all jobs.
     directories: Sequence[Path]
 
     def refresh(self) -> None:
-        """Look again, if it is time to."""
+        """Show the current status, if it is time to."""
 
-    def ended(self, directory: Path, found: RunStatus) -> None:
-        """Say once how a job has ended."""
+    def ended(self, directory: Path, status: RunStatus) -> None:
+        """Print once how a job ended."""
 
 
 @contextmanager
 def display(directories: Sequence[Path]) -> Iterator[Display]:
-    """A table that renews itself in a terminal; elsewhere one line for each job that ends."""
+    """A live table in a terminal; elsewhere one line for each job that ends."""
     console = rich_console(sys.stdout)
     if not console.is_terminal:
         yield Lines(directories)
@@ -52,7 +52,7 @@ class Lines:
     """One line for each job that ends, for logs and pipes.
 
     Args:
-        directories: of all jobs.
+        directories: the run directories of all jobs.
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
@@ -60,68 +60,73 @@ class Lines:
         self.count = 0
 
     def refresh(self) -> None:
-        """There is nothing to renew."""
+        """Do nothing."""
 
-    def ended(self, directory: Path, found: RunStatus) -> None:
+    def ended(self, directory: Path, status: RunStatus) -> None:
         self.count += 1
-        echo(f"[{self.count}/{len(self.directories)}] {directory.name}  {outcome(found)}")
+        echo(f"[{self.count}/{len(self.directories)}] {directory.name}  {outcome(status)}")
 
 
 class LiveTable:
-    """The running jobs with their progress, how many are in which state, and the time left.
+    """The running jobs with their progress, the number of jobs in each state, and the time left.
 
     Args:
-        directories: of all jobs.
-        live: where to show it.
+        directories: the run directories of all jobs.
+        live: where to show the table.
     """
 
     def __init__(self, directories: Sequence[Path], live: Live) -> None:
         self.directories = directories
         self.live = live
         self.pace = Pace()
-        self._ended: dict[Path, RunStatus] = {}
-        self._looked = -EVERY
+        self._finished: dict[Path, RunStatus] = {}
+        self._refreshed = -INTERVAL
 
     def refresh(self, at_once: bool = False) -> None:
-        if not at_once and time.monotonic() - self._looked < EVERY:
+        if not at_once and time.monotonic() - self._refreshed < INTERVAL:
             return
-        self._looked = time.monotonic()
-        self.look()
+        self._refreshed = time.monotonic()
+        self.update()
         self.live.refresh()
 
-    def ended(self, directory: Path, found: RunStatus) -> None:
-        self.live.console.print(rich_text(f"{directory.name}  {outcome(found)}"))
+    def ended(self, directory: Path, status: RunStatus) -> None:
+        self.live.console.print(rich_text(f"{directory.name}  {outcome(status)}"))
 
-    def look(self) -> dict[Path, RunStatus]:
-        """Read how all jobs stand, and draw it. Those that have finished stay so."""
-        found = {path: self._ended.get(path) or read_status(path) for path in self.directories}
-        self._ended |= {path: each for path, each in found.items() if each.state == "finished"}
-        self.pace.see(found, time.monotonic())
-        self.live.update(table(found, self.pace))
-        return found
+    def update(self) -> dict[Path, RunStatus]:
+        """Read the status of all jobs that have not finished, and draw the table."""
+        statuses = {
+            path: self._finished.get(path) or read_status(path) for path in self.directories
+        }
+        self._finished |= {path: it for path, it in statuses.items() if it.state == "finished"}
+        self.pace.update(statuses, time.monotonic())
+        self.live.update(table(statuses, self.pace))
+        return statuses
 
 
 class Pace:
-    """How fast jobs go on, from what was seen of them."""
+    """The speed of jobs, measured between refreshes."""
 
     def __init__(self) -> None:
+        #: The time and step of a job when it was first seen running.
         self._first: dict[Path, tuple[float, int]] = {}
+        #: Its latest time and step, and all its steps.
         self._latest: dict[Path, tuple[float, int, int]] = {}
+        #: The estimated duration of a whole job.
         self._seconds: dict[Path, float] = {}
 
-    def see(self, found: dict[Path, RunStatus], now: float) -> None:
-        """Take in how jobs stand at a time in seconds."""
-        for path, each in found.items():
-            if each.state == "running" and each.progress:
-                step, steps = each.progress["step"], each.progress["steps"]
+    def update(self, statuses: Mapping[Path, RunStatus], now: float) -> None:
+        """Record the progress of jobs at a time in seconds."""
+        for path, status in statuses.items():
+            if status.state == "running" and status.progress:
+                step, steps = status.progress["step"], status.progress["steps"]
                 self._first.setdefault(path, (now, step))
                 self._latest[path] = (now, step, steps)
-            elif each.state != "running":
+            elif status.state != "running":
                 self._latest.pop(path, None)
                 self._first.pop(path, None)
 
     def left(self, path: Path) -> float | None:
-        """Seconds that a running job has left; None as long as that cannot be told."""
+        """Seconds that a running job has left; None before it has made progress."""
         if path not in self._latest:
             return None
         (began, first), (now, step, steps) = self._first[path], self._latest[path]
@@ -131,43 +136,43 @@ class Pace:
         self._seconds[path] = per_step * steps
         return per_step * (steps - step)
 
-    def left_of_all(self, found: dict[Path, RunStatus]) -> float | None:
-        """Seconds that all jobs have left if they go on as they do; None if that is unknown."""
-        running = [path for path, each in found.items() if each.state == "running"]
+    def left_in_total(self, statuses: Mapping[Path, RunStatus]) -> float | None:
+        """Seconds that all jobs have left at the present speed; None if that is unknown."""
+        running = [path for path, status in statuses.items() if status.state == "running"]
         lefts = [left for path in running if (left := self.left(path)) is not None]
         if not lefts or len(lefts) < len(running):
             return None
-        waiting = sum(each.state == "waiting" for each in found.values())
-        whole = sum(self._seconds.values()) / len(self._seconds)
-        return max(max(lefts), (sum(lefts) + waiting * whole) / len(running))
+        waiting = sum(status.state == "waiting" for status in statuses.values())
+        mean = sum(self._seconds.values()) / len(self._seconds)
+        return max(max(lefts), (sum(lefts) + waiting * mean) / len(running))
 
 
-def table(found: dict[Path, RunStatus], pace: Pace) -> RenderableType:
-    """How jobs stand, as a table of those that run over a line that counts all.
+def table(statuses: Mapping[Path, RunStatus], pace: Pace) -> RenderableType:
+    """A table of the running jobs, and below it a line that counts all jobs.
 
     Args:
-        found: the status of each run directory.
-        pace: how fast they go.
+        statuses: the status of each run directory.
+        pace: the speed of the jobs.
     """
     rows = Table.grid(padding=(0, 2))
-    running = [path for path, each in found.items() if each.state == "running"]
-    for path in running[:MOST_RUNNING]:
-        progress = found[path].progress or {"step": 0, "steps": 1, "metrics": {}}
+    running = [path for path, status in statuses.items() if status.state == "running"]
+    for path in running[:MAX_ROWS]:
+        progress = statuses[path].progress or {"step": 0, "steps": 1, "metrics": {}}
         metrics = "  ".join(f"{name} {x:.4f}" for name, x in progress["metrics"].items())
         rows.add_row(
             rich_text(path.name, overflow="ellipsis", no_wrap=True),
             ProgressBar(progress["steps"], progress["step"], width=24),
-            f"{progress['step']}/{progress['steps']}" if found[path].progress else "starting",
+            f"{progress['step']}/{progress['steps']}" if statuses[path].progress else "starting",
             rich_text(metrics),
             _about(pace.left(path)),
         )
-    counts = Counter(each.state for each in found.values())
+    counts = Counter(status.state for status in statuses.values())
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
-    if len(running) > MOST_RUNNING:
-        parts.append(f"{len(running) - MOST_RUNNING} of those running not shown")
-    if left := _about(pace.left_of_all(found)):
+    if len(running) > MAX_ROWS:
+        parts.append(f"{len(running) - MAX_ROWS} of those running not shown")
+    if left := _about(pace.left_in_total(statuses)):
         parts.append(left)
-    return Group(rows, rich_text(f"{len(found)} runs: " + ", ".join(parts)))
+    return Group(rows, rich_text(f"{len(statuses)} runs: " + ", ".join(parts)))
 
 
 def _about(seconds: float | None) -> str:
@@ -179,8 +184,8 @@ def _about(seconds: float | None) -> str:
     return f"about {minutes} min left" if minutes < 90 else f"about {seconds / 3600:.1f} h left"
 
 
-def outcome(found: RunStatus) -> str:
-    """How an ended run went, in a few words."""
-    if found.state == "finished":
-        return f"finished   validation/{found.monitor} {found.value:.4f}"
-    return f"{found.state}: {found.error}" if found.error else found.state
+def outcome(status: RunStatus) -> str:
+    """How a run ended, in a few words."""
+    if status.state == "finished":
+        return f"finished   validation/{status.monitor} {status.value:.4f}"
+    return f"{status.state}: {status.error}" if status.error else status.state

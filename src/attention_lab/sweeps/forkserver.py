@@ -1,7 +1,7 @@
-"""Processes for jobs: clean ones, forked by a server that has imported everything once.
+"""Processes for jobs, forked by a server that has imported everything once.
 
-A job starts in milliseconds, and nothing that one does (a crash, an environment variable, a W&B
-run) reaches another. Results come back as files in the run directories, never through memory.
+A job starts in milliseconds, and nothing that it does (a crash, an environment variable, a W&B
+run) affects another job. Results are files in the run directories.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ from attention_lab.training.distributed.cluster_environment import TORCHRUN, TOR
 from attention_lab.training.distributed.launch import launch
 from attention_lab.training.distributed.workers import end_with_parent, killer, print_into
 
-#: What a launcher around the sweep may have told its own processes, and not the jobs.
+#: Variables that describe the process of the sweep, and not those of its jobs.
 OF_A_PROCESS_GROUP = (
     *(*TORCHRUN, *TORCHRUN_EXTRAS),
     *("PL_GLOBAL_SEED", "WANDB_RUN_ID", "WANDB_RESUME"),
@@ -29,23 +29,23 @@ OF_A_PROCESS_GROUP = (
 
 _IMPORTED_BEFORE = frozenset(sys.modules)
 
-#: Starts a job; its GPUs are what CUDA_VISIBLE_DEVICES shall say, None to leave that as it is.
+#: Starts a job with a value for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
 Start = Callable[[RunSpec, str | None], BaseProcess]
 
 
 def job_starter(threads: int) -> Start:
-    """What starts jobs in clean processes.
+    """A function that starts jobs in processes of their own.
 
     Args:
         threads: CPU threads of each job.
     """
-    # Read when the fork server starts, by the libraries that it imports.
+    # Libraries read it when the fork server imports them.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     for name in OF_A_PROCESS_GROUP:
         os.environ.pop(name, None)
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-    # To check the jobs has brought in what they will need, as a dataset's own libraries.
+    # Checking the jobs has imported what they need, such as a dataset's libraries.
     checked = [name for name in sys.modules if name not in _IMPORTED_BEFORE]
     context.set_forkserver_preload([*checked, "attention_lab.sweeps.forkserver_preload"])
 
@@ -62,27 +62,27 @@ def job_starter(threads: int) -> Start:
 
 
 def _run_job(job: RunSpec, threads: int, gpus: str | None, environment: dict[str, str]) -> None:
-    """In the job's own process: train, with everything printed going to the run's ``log.txt``."""
+    """In the job's process: train, and print into the run's ``log.txt``."""
     log = job.directory / "log.txt"
     print_into(log)
-    # The fork server has the environment of the first sweep of its process.
+    # The fork server has the environment of the first sweep in its process.
     os.environ.clear()
     os.environ |= environment
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    # A shell's background job is started deaf to it, but it is how jobs are ended here.
+    # A shell starts background jobs with SIGINT ignored, but jobs are ended by it here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     end_with_parent()
     torch.set_num_threads(threads)
     try:
         launch(job, log)
     except KeyboardInterrupt:
-        sys.exit(1)  # it is recorded; a traceback would say no more
+        sys.exit(1)  # the run has recorded it
 
 
-def cause_of_death(process: BaseProcess, log: Path) -> str:
-    """Why a process ended without recording it, in a line."""
+def exit_reason(process: BaseProcess, log: Path) -> str:
+    """Why a process exited without recording it, in one line."""
     if (by := killer(process)) is not None:
         return by
     last = (last_lines(log) or [""])[-1]
-    return f"ended with exit code {process.exitcode}: {last}"
+    return f"exit code {process.exitcode}: {last}"

@@ -1,4 +1,4 @@
-"""What every job needs, made once: the server from which jobs are forked imports this last."""
+"""Imports and caches that every job needs; the fork server imports this module last."""
 
 import gc
 
@@ -11,7 +11,6 @@ from attention_lab.tracking.viewer import template
 
 code_version()
 template()
-# What there is by now outlives every job: their garbage collectors need not go through it, page
-# after page, again and again.
+# Objects that exist now live as long as every job: garbage collection in jobs skips them.
 gc.collect()
 gc.freeze()

@@ -1,4 +1,4 @@
-"""Running the jobs of a sweep on one machine: some at a time, each to its end or to a known one."""
+"""Runs the jobs of a sweep on this machine, several at a time."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunSpec
 from attention_lab.sweeps.display import Display
-from attention_lab.sweeps.forkserver import Start, cause_of_death, job_starter
+from attention_lab.sweeps.forkserver import Start, exit_reason, job_starter
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.launcher_options import check_types
 from attention_lab.sweeps.run_status import RunStatus, read_status
@@ -28,27 +28,27 @@ from attention_lab.training.distributed.launch import check_devices
 from attention_lab.training.distributed.workers import GRACE, cores, stop
 
 POLL_SECONDS = 0.2
-#: What has to fit on the disk for the sweep to go on, in bytes.
+#: Bytes that must be free on the disk for the sweep to continue.
 ROOM = 1 << 20
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the jobs of a sweep may use.
+    """The options of ``hydra/launcher=isolated``: what jobs may use.
 
     Raises:
-        ConfigError: if a value is out of range.
+        ConfigError: if a value is invalid.
     """
 
-    #: Jobs at a time; None means one for each CPU core or, where there are GPUs, for each of those.
+    #: Jobs at a time; None means one for each GPU or, without GPUs, for each CPU core.
     parallel: PositiveInt | None = None
-    #: CPU threads of each job; None means OMP_NUM_THREADS or, without it, that they share cores.
+    #: CPU threads of each job; None means OMP_NUM_THREADS, else jobs share the cores.
     threads: PositiveInt | None = None
-    #: GPUs of each job, where there are any.
+    #: GPUs of each job, if there are any.
     gpus_per_job: PositiveInt = 1
-    #: Minutes that a job may take; None means any time.
+    #: Minutes that a job may take; None means no limit.
     time_limit: PositiveFloat | None = None
-    #: How often a job that failed is tried again at once.
+    #: How often a failed job is started again.
     retries: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
@@ -62,14 +62,14 @@ class Resources:
         return self.slots(bool(for_gpus), max(trainer.get("devices", 1) for trainer in sharing))
 
     def slots(self, on_gpus: bool, devices: int = 1) -> list[str | None]:
-        """One entry for each job at a time: its GPUs as CUDA_VISIBLE_DEVICES has them, or None.
+        """One entry for each job at a time: its CUDA_VISIBLE_DEVICES, or None without GPUs.
 
         Args:
-            on_gpus: whether any of the jobs would use one.
-            devices: how many a job trains on at most.
+            on_gpus: whether any job uses a GPU.
+            devices: the most devices of a job.
 
         Raises:
-            ConfigError: if a job wants more GPUs than there are.
+            ConfigError: if a job needs more GPUs than there are.
         """
         gpus = _gpus() if on_gpus else []
         if not gpus:
@@ -81,18 +81,18 @@ class Resources:
             )
         each = max(self.gpus_per_job, devices)
         sets = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
-        # More jobs than sets of GPUs share them in turn.
+        # If there are more jobs than sets of GPUs, several jobs share a set.
         return [sets[i % len(sets)] for i in range(self.parallel or len(sets))]
 
     def threads_of_each(self, jobs: int) -> int:
-        """CPU threads of each of so many jobs at a time."""
+        """CPU threads of each job if so many run at a time."""
         usual = os.environ.get("OMP_NUM_THREADS", "")
         shared = int(usual) if usual.isdecimal() else cores() // jobs
         return max(1, self.threads or shared)
 
 
 def _gpus() -> list[str]:
-    """The GPUs of this process, by the names that CUDA_VISIBLE_DEVICES takes."""
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
     if not torch.cuda.is_available():
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -105,45 +105,41 @@ class _Running:
     process: BaseProcess
     slot: str | None
     started: float
-    #: What the run's status.json held then.
+    #: The content of the run's status.json at that time.
     earlier: Mapping[str, Any]
-    #: What is to be recorded of its end if it does not do so itself.
+    #: Why it was ended; None if it was not.
     error: str | None = None
 
 
 def check_here(jobs: Sequence[RunSpec]) -> None:
-    """Find out whether jobs can work, on this machine.
-
-    Raises:
-        ConfigError: naming what cannot.
-    """
+    """Raise ConfigError, naming the job, if one cannot work on this machine."""
     build_jobs(jobs)
     for job in jobs:
         check_devices(job.config)
 
 
 def run_jobs(jobs: Sequence[RunSpec], resources: Resources, display: Display) -> None:
-    """Run jobs to their ends. What became of each is in its directory, whatever became of it.
+    """Run jobs until all have ended; their results are in their directories.
 
-    A job that another process has at work is waited for.
+    A job that another process has locked is waited for.
 
     Args:
-        jobs: what to run, each with a directory.
+        jobs: what to run.
         resources: what they may use.
-        display: shows how they stand.
+        display: shows their status.
 
     Raises:
-        OSError: if there is no room left on the disk; then jobs can go on when there is.
+        OSError: if the disk is full; jobs can resume when there is room.
     """
     slots = resources.slots_of(jobs)
     start = job_starter(resources.threads_of_each(len(slots)))
     waiting, running, tries = list(jobs), list[_Running](), Counter[Path]()
-    held = set[Path]()
+    passed_over = set[Path]()
     try:
         while waiting or running:
-            _start_some(waiting, running, slots, start, tries, held)
+            _start_some(waiting, running, slots, start, tries, passed_over)
             wait([each.process.sentinel for each in running], POLL_SECONDS)
-            if not running:  # all that is left is held by others
+            if not running:  # other processes have locked all that is left
                 time.sleep(POLL_SECONDS)
             display.refresh()
             for each in [each for each in running if _has_ended(each, resources.time_limit)]:
@@ -169,33 +165,33 @@ def _start_some(
     slots: Sequence[str | None],
     start: Start,
     tries: Counter[Path],
-    held: set[Path],
+    passed_over: set[Path],
 ) -> None:
-    """Fill the free slots with jobs that nobody holds, and that whoever held them has not ended."""
+    """Fill the free slots with jobs that no other process has locked or has ended meanwhile."""
     free = Counter(slots) - Counter(each.slot for each in running)
     for slot in free.elements():
-        job = _next_free(waiting, held)
+        job = _next_unlocked(waiting, passed_over)
         if job is None:
             return
         waiting.remove(job)
         ended = ("finished", "failed", "diverged")
-        if job.directory not in held or read_status(job.directory).state not in ended:
+        if job.directory not in passed_over or read_status(job.directory).state not in ended:
             tries[job.directory] += 1
             earlier = read_status(job.directory).record
             running.append(_Running(job, start(job, slot), slot, time.monotonic(), earlier))
 
 
-def _next_free(waiting: Sequence[RunSpec], held: set[Path]) -> RunSpec | None:
-    """The first job at which nobody is at work; those passed over join ``held``."""
+def _next_unlocked(waiting: Sequence[RunSpec], passed_over: set[Path]) -> RunSpec | None:
+    """The first job that no process has locked; the locked ones before it join a set."""
     for job in waiting:
         if not is_locked(job.directory):
             return job
-        held.add(job.directory)
+        passed_over.add(job.directory)
     return None
 
 
 def _has_ended(each: _Running, minutes: float | None) -> bool:
-    """Whether a job's process is gone, if need be because its time is up."""
+    """Whether a job's process has exited; it is killed at its time limit."""
     if not each.process.is_alive():
         return True
     if minutes is None or time.monotonic() - each.started < 60 * minutes:
@@ -207,31 +203,31 @@ def _has_ended(each: _Running, minutes: float | None) -> bool:
 
 
 def _settled(each: _Running) -> RunStatus:
-    """How an ended job stands; a death that it had no time to record is recorded for it."""
+    """The status of an ended job; an exit that it did not record is recorded for it."""
     directory, job = each.job.directory, each.job
     found = read_status(directory)
-    # What an earlier process has left behind says nothing of how this one ended.
+    # A record that an earlier process left does not describe this exit.
     if found.record != each.earlier and found.record["status"] != "running":
         return found
-    error = each.error or cause_of_death(each.process, directory / "log.txt")
-    with suppress(OSError):  # no room: what was not said is taken for an interruption
-        # The processes of a run outlive the one that has started them, by their own grace.
+    error = each.error or exit_reason(each.process, directory / "log.txt")
+    with suppress(OSError):  # disk full: the run then counts as interrupted
+        # The ranks of a run may outlive the process that started them, by GRACE seconds.
         record_failure(job, error, patience=1.5 * GRACE)
     return read_status(directory)
 
 
 def _check_room(directory: Path, found: RunStatus) -> None:
-    """Raise OSError if the disk is full: jobs would be cut off one after the other."""
+    """Raise OSError if the disk is full: the next jobs would fail, too."""
     probe = directory / ".room"
     try:
-        if found.error == DISK_FULL:  # there may be some again, of what was cut off
+        if found.error == DISK_FULL:  # the failed run may have freed some
             raise OSError(errno.ENOSPC, DISK_FULL)
         with probe.open("wb") as file:
             file.write(b"\1" * ROOM)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        goes_on = "the same command goes on when there is"
-        raise OSError(error.errno, f"{DISK_FULL}; {goes_on}", str(directory.parent)) from error
+        resume = "the same command resumes the sweep when there is room"
+        raise OSError(error.errno, f"{DISK_FULL}; {resume}", str(directory.parent)) from error
     finally:
         probe.unlink(missing_ok=True)

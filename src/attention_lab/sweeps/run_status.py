@@ -1,4 +1,4 @@
-"""How a run stands, as another process sees it: from its small files, and from its lock."""
+"""The status of a run, read by another process from its files and its lock."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,25 +18,25 @@ STATES: tuple[State, ...] = ("waiting", *get_args(Status))
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands."""
+    """The status of a run."""
 
-    #: A run that nobody is at work on any more although it never ended is "preempted".
+    #: "preempted" also means that its process exited unexpectedly.
     state: State
     error: str | None = None
-    #: "step", "steps" and "metrics" of the latest sign of life; None before the first.
+    #: The latest "step", "steps" and "metrics"; None before training.
     progress: dict[str, Any] | None = None
-    #: When it ended and how it began, as status.json has it.
+    #: The content of status.json.
     record: dict[str, Any] = field(default_factory=dict, repr=False)
     #: The monitored validation metric of a run that has finished.
     value: float = float("nan")
-    #: Its name.
+    #: The name of that metric.
     monitor: str = ""
-    #: Whether "min" or "max" of it is best.
+    #: "min" or "max": which is best.
     mode: str = ""
 
 
 def read_status(directory: Path) -> RunStatus:
-    """How the run of a directory stands; one that has not begun is waiting.
+    """The status of a directory's run; "waiting" if it has not started.
 
     A run whose record has another schema version counts as failed.
     """
@@ -49,7 +49,7 @@ def read_status(directory: Path) -> RunStatus:
 def _read_status(directory: Path) -> RunStatus:
     record = _read(directory / "status.json")
     if record.get("status") == "running" and not is_locked(directory):
-        record = _read(directory / "status.json")  # between the two looks it may have ended
+        record = _read(directory / "status.json")  # it may have ended in between
         if record.get("status") == "running":
             return RunStatus("preempted", progress=record.get("progress"), record=record)
     state: State = record.get("status", "waiting")
@@ -66,7 +66,7 @@ def _read_status(directory: Path) -> RunStatus:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A record that another process writes; empty as long as there is none."""
+    """A record that another process writes; empty if there is none."""
     try:
         return read_record(path)
     except (FileNotFoundError, MalformedRecord):

@@ -1,4 +1,4 @@
-"""What a search over settings looks at: one validation metric of each run, and never test."""
+"""The metric that a search minimizes: a validation metric, never a test metric."""
 
 import math
 from pathlib import Path
@@ -6,19 +6,18 @@ from pathlib import Path
 from attention_lab.sweeps.run_status import read_status
 
 
-def objective(directory: Path) -> float | None:
-    """What a search is to minimise: a finished run's monitored validation metric.
+def search_metric(directory: Path) -> float | None:
+    """The monitored validation metric of a finished run, negated if higher is better.
 
-    It is negated where more is better, as sweepers minimise unless they are told otherwise. Nothing
-    of test is read, for a setting that was chosen by test metrics makes them no test.
+    Test metrics are not read: a setting that was chosen by them would make the test unfair.
 
     Args:
-        directory: the run's.
+        directory: of the run.
 
     Returns:
-        None for a run without a result, or whose metric is no finite number.
+        None for a run without a result, or if the metric is NaN or infinite.
     """
-    found = read_status(directory)
-    if found.state != "finished" or not math.isfinite(found.value):
+    status = read_status(directory)
+    if status.state != "finished" or not math.isfinite(status.value):
         return None
-    return found.value if found.mode == "min" else -found.value
+    return status.value if status.mode == "min" else -status.value

@@ -1,4 +1,4 @@
-"""A sweep from its jobs' overrides to their results, whether begun now or gone on with."""
+"""A sweep: from the overrides of its jobs to their results, started or resumed."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,30 +22,30 @@ from attention_lab.tracking.run_directory import RunExists
 
 @dataclass(frozen=True)
 class Stage:
-    """Jobs of a sweep that are known together."""
+    """The jobs of a sweep that run before the next ones are known: its tuning, or all the rest."""
 
-    #: Each once.
+    #: Without duplicates.
     jobs: Sequence[RunSpec]
-    #: How each stands, by its directory.
-    found: Mapping[Path, RunStatus]
-    #: Those that run, or go on.
+    #: The status of each run directory.
+    statuses: Mapping[Path, RunStatus]
+    #: The jobs that start or resume.
     to_run: Sequence[RunSpec]
-    #: Whether their directories and settings depend on what is yet to be chosen.
+    #: Whether directories and settings depend on a tuning that has not run.
     is_open: bool = False
 
 
 class Sweep:
-    """One sweep's directory, in which this process alone runs jobs.
+    """The jobs in a sweep's directory, which one process at a time runs.
 
-    A job that has finished there is not run again, one that was interrupted goes on, and one that
-    failed or diverged is run again on request.
+    Finished jobs are not run again, interrupted jobs resume, and jobs that failed or diverged are
+    run again on request.
 
     Args:
         directory: of the sweep.
         compose: makes the resolved config of a job from its overrides.
         options: the section ``sweep``.
-        run: runs jobs to their ends, or leaves them to who does; shows how they stand.
-        check: finds out whether jobs can work, before anything is written.
+        run: runs jobs until they have ended, or submits them.
+        check: raises ConfigError if a job cannot work, before anything is written.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -66,14 +66,14 @@ class Sweep:
         self.check_jobs = check
 
     def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
-        """Run what is to be run of some jobs.
+        """Start or resume the jobs that need it.
 
         Args:
             jobs: the overrides of each.
             shared: the keys of the overrides in which no two jobs of the sweep differ.
 
         Raises:
-            ConfigError: if a job cannot work; then none has been started.
+            ConfigError: if a job cannot work; no job has been started then.
             RunExists: if another process has locked the directory.
             OSError: if the disk is full.
 
@@ -89,13 +89,13 @@ class Sweep:
             lock.release()
 
     def plan(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Stage]:
-        """What :meth:`run` would do, in its order. Nothing is run or written.
+        """The stages that :meth:`run` would run; nothing is run or written.
 
         Raises:
-            ConfigError, RunExists: as there.
+            ConfigError, RunExists: as in :meth:`run`.
 
         Returns:
-            Where settings are tuned, the runs from which they are chosen, and then the jobs.
+            The tuning, if there is one, and the jobs.
         """
         if is_locked(self.directory):
             self._lock().release()
@@ -127,17 +127,17 @@ class Sweep:
         return self._run(self._jobs(chosen, shared, self.directory))
 
     def _tuning(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[RunSpec]:
-        """The runs from which settings are chosen, those of each group together."""
+        """The runs of the tuning, group by group."""
         each = [trials(group, self.options) for group in groups_of(jobs, self.options)]
-        # A mistake in what comes after the tuning is found before it.
+        # The jobs after the tuning are checked before it starts.
         self.check_jobs(self._jobs(jobs, shared, self.directory))
         return self._jobs([t for ts in each for t in ts], shared, self.directory / TUNING)
 
     def _choices(self, jobs: Sequence[list[str]], tuning: Sequence[RunSpec]) -> list[Choice]:
-        """What the runs of the tuning, which have ended, say for each group."""
-        found = iter([read_status(job.directory) for job in tuning])
+        """The setting chosen for each group by the ended runs of the tuning."""
+        statuses = iter([read_status(job.directory) for job in tuning])
         return [
-            choose(group, [next(found) for _ in trials(group, self.options)], self.options)
+            choose(group, [next(statuses) for _ in trials(group, self.options)], self.options)
             for group in groups_of(jobs, self.options)
         ]
 
@@ -149,12 +149,12 @@ class Sweep:
 
     def _stage(self, jobs: Sequence[RunSpec]) -> Stage:
         distinct = {job.directory: job for job in jobs}
-        found = {path: read_status(path) for path in distinct}
-        to_run = [job for path, job in distinct.items() if self._is_wanted(found[path])]
-        return Stage(list(distinct.values()), found, to_run)
+        statuses = {path: read_status(path) for path in distinct}
+        to_run = [job for path, job in distinct.items() if self._needs_run(statuses[path])]
+        return Stage(list(distinct.values()), statuses, to_run)
 
     def _checked(self, stage: Stage) -> Stage:
-        """A stage that can work."""
+        """A stage whose jobs can work and are unchanged."""
         sweep_file.check_unchanged(stage.jobs[0].directory.parent, stage.jobs)
         self.check_jobs(stage.to_run)
         return stage
@@ -162,10 +162,10 @@ class Sweep:
     def _run(self, jobs: Sequence[RunSpec]) -> list[Path]:
         stage = self._checked(self._stage(jobs))
         sweep_file.add_jobs(jobs[0].directory.parent, stage.jobs)
-        if left := stage.found.keys() - {job.directory for job in stage.to_run}:
-            states = [stage.found[path].state for path in left]
-            echo(_of_earlier(states, len(stage.jobs)))
-        for line in _of_other_code(stage.found):
+        if left := stage.statuses.keys() - {job.directory for job in stage.to_run}:
+            states = [stage.statuses[path].state for path in left]
+            echo(_kept(states, len(stage.jobs)))
+        for line in _warnings_of_other_code(stage.statuses):
             echo(line, error=True)
         if stage.to_run:
             check_wandb(stage.to_run, self.directory)
@@ -174,31 +174,31 @@ class Sweep:
         sweep_file.end(jobs[0].directory.parent)
         return [job.directory for job in jobs]
 
-    def _is_wanted(self, found: RunStatus) -> bool:
-        """Whether a job is to be run, or to go on."""
-        if found.state == "failed" and found.record and found.progress is None:
+    def _needs_run(self, status: RunStatus) -> bool:
+        """Whether a job starts or resumes."""
+        if status.state == "failed" and status.record and status.progress is None:
             return True  # before training, so for a reason outside its config
-        return found.state in ("waiting", "running", "preempted", *self.options.retry)
+        return status.state in ("waiting", "running", "preempted", *self.options.retry)
 
 
-def _of_other_code(found: Mapping[Path, RunStatus]) -> Iterator[str]:
-    """A line for each difference between this process's code and that of existing runs."""
+def _warnings_of_other_code(statuses: Mapping[Path, RunStatus]) -> Iterator[str]:
+    """A line for each difference between the code of this process and of existing runs."""
     by_change: dict[str, list[str]] = {}
-    for path, known in found.items():
-        for change in code_changes(known.record):
+    for path, status in statuses.items():
+        for change in code_changes(status.record):
             by_change.setdefault(change, []).append(path.name)
     for change, names in by_change.items():
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
         yield (
-            f"{len(names)} of {len(found)} runs were begun with other code ({change}): {some}; "
-            "to compare runs of one code, name another sweep: hydra.sweep.dir=…"
+            f"{len(names)} of {len(statuses)} runs were started with other code ({change}): "
+            f"{some}; to compare runs of the same code, use another sweep: hydra.sweep.dir=…"
         )
 
 
-def _of_earlier(states: Sequence[State], of: int) -> str:
-    """What has become of runs that are left as they are, and how to run those again that failed."""
+def _kept(states: Sequence[State], of: int) -> str:
+    """How the runs ended that are kept as they are, and how to run the failed ones again."""
     counts = Counter(map(str, states))
     parts = [f"{counts[state]} {state}" for state in ("finished", *RETRIED) if counts[state]]
     again = ",".join(state for state in RETRIED if counts[state])
-    remedy = f"; sweep.retry=[{again}] runs those again" if again else ""
+    remedy = f"; run again with sweep.retry=[{again}]" if again else ""
     return f"{' and '.join(parts)} of {of} runs earlier{remedy}"

@@ -1,4 +1,4 @@
-"""``sweep.json``: which jobs a sweep has, so that those that have not begun are known, too."""
+"""``sweep.json``: the jobs of a sweep, including those that have not started."""
 
 import os
 import socket
@@ -22,16 +22,16 @@ from attention_lab.tracking.run_directory import (
     write_config,
 )
 
-#: Where, below the sweep, the runs are from which settings are chosen.
+#: The directory below a sweep for the runs of its tuning.
 TUNING = "tuning"
 
 
 def add_jobs(sweep: Path, jobs: Sequence[RunSpec]) -> None:
-    """Take jobs into a sweep, each with a directory that holds its config; those there stay.
+    """Add jobs to a sweep, each with a directory that holds its config; existing jobs stay.
 
     Raises:
-        ConfigError: if the sweep has a job of the same overrides with another config, as after
-            an edit of ``conf/``: results of the two would be taken for each other's.
+        ConfigError: if the sweep has a job with the same overrides but another config, such as
+            after an edit of ``conf/``: their results could not be distinguished.
     """
     check_unchanged(sweep, jobs)
     known = _read(sweep)
@@ -59,8 +59,8 @@ def check_unchanged(sweep: Path, jobs: Sequence[RunSpec]) -> None:
     ):
         if (known := files.setdefault(path, digest)) != digest:
             raise ConfigError(
-                f"{shown(path)} has changed since the sweep in {sweep} was begun (SHA-256 "
-                f"{known[:8]}…, now {digest[:8]}…): restore it, or name another sweep: "
+                f"{shown(path)} has changed since the sweep in {sweep} was started (SHA-256 "
+                f"{known[:8]}…, now {digest[:8]}…): restore it, or use another sweep: "
                 "hydra.sweep.dir=…"
             )
     by_overrides = {tuple(job["overrides"]): job["directory"] for job in _read(sweep)["jobs"]}
@@ -71,12 +71,12 @@ def check_unchanged(sweep: Path, jobs: Sequence[RunSpec]) -> None:
 
 
 def add_tuning(sweep: Path, tuning: Mapping[str, Any]) -> None:
-    """Record how a setting was chosen for each group, in addition to groups that are there.
+    """Record the setting chosen for each group, in addition to existing groups.
 
-    Where a choice is another one now, jobs of the old one leave the sweep.
+    If the choice for a group has changed, jobs with the old one leave the sweep.
 
     Raises:
-        ConfigError: if other groups of the sweep chose from another grid, or with other seeds.
+        ConfigError: if other groups of the sweep were tuned with another grid or other seeds.
     """
     known = _read(sweep)
     chosen = {tuple(choice["overrides"]): choice for choice in tuning["choices"]}
@@ -94,12 +94,12 @@ def add_tuning(sweep: Path, tuning: Mapping[str, Any]) -> None:
 
 
 def end(sweep: Path) -> None:
-    """Record that the command has come to its end."""
+    """Record that the command has ended."""
     _write(sweep, _read(sweep) | {"ended": _now()})
 
 
 def job_directories(sweep: Path) -> list[Path]:
-    """The run directories of a sweep's jobs, in its order.
+    """The run directories of a sweep's jobs, in order.
 
     Raises:
         FileNotFoundError: if there is no such sweep.
@@ -111,7 +111,7 @@ def job_directories(sweep: Path) -> list[Path]:
 def _is_superseded(
     job: Mapping[str, Any], key: str, chosen: Mapping[tuple[str, ...], Mapping[str, Any]]
 ) -> bool:
-    """Whether a job runs with what was once chosen for a group that has chosen anew."""
+    """Whether a job uses an earlier choice for its group."""
     group = tuple(o for o in job["overrides"] if key_of(o) not in ("seed", key))
     return group in chosen and f"{key}={chosen[group]['value']}" not in job["overrides"]
 
@@ -120,11 +120,11 @@ def _refuse(earlier: Path, job: RunSpec) -> None:
     try:
         known = read_config(earlier)
     except UnreadableRecord as error:
-        raise ConfigError(f"{error}; name another sweep: hydra.sweep.dir=…") from None
+        raise ConfigError(f"{error}; use another sweep: hydra.sweep.dir=…") from None
     if identity(known) != identity(job.config.record):
         different = "; ".join(differences(known, job.config.record))
         raise ConfigError(
-            f"{earlier} was begun by the same overrides with another config ({different}); name "
+            f"{earlier} was started by the same overrides with another config ({different}); name "
             "another sweep: hydra.sweep.dir=…"
         )
 
@@ -135,8 +135,8 @@ def _read(sweep: Path) -> dict[str, Any]:
     except FileNotFoundError:
         known = {"started": _now(), "jobs": [], "tuning": None}
     except UnreadableRecord as error:
-        raise ConfigError(f"{error}; remove the file or name another sweep") from None
-    # Several commands may add to one sweep; the latest is the one to type again.
+        raise ConfigError(f"{error}; remove the file or use another sweep") from None
+    # Several commands may add to one sweep: the latest is the one to repeat.
     now = {"command": command_line(), "pid": os.getpid(), "host": socket.gethostname()}
     return known | now
 

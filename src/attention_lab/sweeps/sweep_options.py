@@ -1,4 +1,4 @@
-"""The section ``sweep`` of a command: how a sweep is run, which changes no run's result."""
+"""The section ``sweep`` of a config: how a sweep is run; it changes no result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,58 +8,58 @@ from attention_lab.config.components import ConfigError
 from attention_lab.spelling import nearest
 
 RETRIED = ("failed", "diverged")
-#: Of learning rates.
+#: The default grid of learning rates.
 DEFAULT_GRID = ("0.0001", "0.0003", "0.001", "0.003")
 DEFAULT_SEEDS = (1000,)
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What ``sweep.…`` asks for."""
+    """The options ``sweep.…``."""
 
-    #: Which runs that ended without a result are run again: "failed", "diverged".
+    #: The states of runs that are run again: "failed", "diverged".
     retry: tuple[str, ...]
-    #: The key that is chosen for each group on validation, as "optimizer.lr"; None: no tuning.
+    #: The key to tune for each group on validation, such as "optimizer.lr"; None: no tuning.
     tune: str | None
-    #: The values to choose from, as overrides have them.
+    #: The values to choose from, as in overrides.
     grid: tuple[str, ...]
-    #: The seeds to choose with.
+    #: The seeds of the tuning.
     seeds: tuple[int, ...]
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> "SweepOptions":
-        """The options of a config's section, as plain values.
+        """The options from a config's section.
 
         Raises:
-            ConfigError: if one cannot be meant so.
+            ConfigError: if a value is invalid.
         """
         retry = _listed(section["retry"])
         for name in retry:
             if name not in RETRIED:
                 raise ConfigError(
-                    f"sweep.retry={name}: only runs that failed or diverged are run again on "
-                    f"request{nearest(str(name), RETRIED)}"
+                    f"sweep.retry={name}: only failed or diverged runs can be run again"
+                    f"{nearest(str(name), RETRIED)}"
                 )
         tune, seeds = section["tune"], _listed(section["seeds"])
         grid = tuple(map(_spelt, _listed(section["grid"])))
         if tune is None and (seeds or grid):
             raise ConfigError(
-                f"sweep.{'grid' if grid else 'seeds'}: sweep.tune says what to choose"
+                f"sweep.{'grid' if grid else 'seeds'}: needs sweep.tune, the key to tune"
             )
         if tune is not None:
             grid, seeds = grid or DEFAULT_GRID, seeds or DEFAULT_SEEDS
             tune = "optimizer.lr" if tune == "lr" else str(tune)
             if len(set(grid)) < 2:
-                raise ConfigError(f"sweep.grid: {list(grid)} leaves nothing to choose from")
+                raise ConfigError(f"sweep.grid: needs at least two values, got {list(grid)}")
             if not all(type(seed) is int and seed >= 0 for seed in seeds):
                 raise ConfigError(f"sweep.seeds: must be whole numbers, got {list(seeds)}")
         return cls(retry, tune, grid, seeds)
 
 
 def _spelt(value: Any) -> str:
-    """A value of the grid as it is written in an override."""
+    """A value of the grid as in an override."""
     if isinstance(value, Sequence | Mapping) and not isinstance(value, str):
-        raise ConfigError(f"sweep.grid: must be single values, got {value!r}")
+        raise ConfigError(f"sweep.grid: must be a list of plain values, got {value!r}")
     return (
         "null"
         if value is None
@@ -70,7 +70,7 @@ def _spelt(value: Any) -> str:
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
-    """A list as it is, one value as a list of itself, null as none."""
+    """A list as a tuple, a single value as a tuple of one, null as the empty tuple."""
     if value is None:
         return ()
     is_list = isinstance(value, Sequence) and not isinstance(value, str)

@@ -1,4 +1,4 @@
-"""Choosing a setting for each group of a sweep, on validation and by the same grid for all."""
+"""Tuning: choose one setting for each group of a sweep, on validation and from the same grid."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,35 +14,35 @@ from attention_lab.sweeps.sweep_options import SweepOptions
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a group, and from which scores."""
+    """The value chosen for a group, and the scores of all values."""
 
     #: The overrides of the group's jobs, without seed and without the tuned key.
     overrides: list[str]
-    #: The best value, as an override has it; None if none did.
+    #: The best value, as in an override; None if every value failed.
     value: str | None
-    #: For each value the mean of the monitored validation metric over the seeds; None where a run
-    #: gave none.
+    #: For each value the mean of the monitored validation metric over the seeds; None if a run
+    #: has no result.
     scores: dict[str, float | None]
 
 
 def groups_of(jobs: Sequence[Sequence[str]], options: SweepOptions) -> list[list[str]]:
-    """The overrides of each group of jobs: those of a job without its seed.
+    """The groups of jobs that differ only in their seed, as overrides without the seed.
 
     Raises:
-        ConfigError: if a job sets what is to be tuned.
+        ConfigError: if a job sets the key to tune.
     """
     for overrides in jobs:
         for override in overrides:
             if key_of(override) == options.tune:
                 raise ConfigError(
-                    f"{override}: sweep.tune chooses {options.tune}; leave one of the two out"
+                    f"{override}: sweep.tune sets {options.tune}, too; leave one of them out"
                 )
     groups = (tuple(o for o in job if key_of(o) != "seed") for job in jobs)
     return [list(group) for group in dict.fromkeys(groups)]
 
 
 def trials(group: Sequence[str], options: SweepOptions) -> list[list[str]]:
-    """The overrides of the runs from which a group's value is chosen."""
+    """The overrides of the tuning runs of a group."""
     return [
         [*group, f"{options.tune}={value}", f"seed={seed}"]
         for value in options.grid
@@ -50,46 +50,46 @@ def trials(group: Sequence[str], options: SweepOptions) -> list[list[str]]:
     ]
 
 
-def choose(group: Sequence[str], found: Sequence[RunStatus], options: SweepOptions) -> Choice:
+def choose(group: Sequence[str], statuses: Sequence[RunStatus], options: SweepOptions) -> Choice:
     """The value with the best mean of the monitored *validation* metric over the tuning seeds.
 
-    A value with which a run gave no result cannot be chosen: its mean would leave out the worst.
+    A value with which a run has no result cannot be chosen: its mean would leave out the worst.
 
     Args:
         group: the overrides of the group.
-        found: how its :func:`trials` ended.
+        statuses: of its :func:`trials`.
         options: of the sweep.
     """
     each = len(options.seeds)
     scores: dict[str, float | None] = {}
     for i, value in enumerate(options.grid):
-        values = [status.value for status in found[i * each : (i + 1) * each]]
+        values = [status.value for status in statuses[i * each : (i + 1) * each]]
         scores[value] = fmean(values) if all(map(math.isfinite, values)) else None
     known = {value: score for value, score in scores.items() if score is not None}
-    is_max = any(status.mode == "max" for status in found)
+    is_max = any(status.mode == "max" for status in statuses)
     best = (max if is_max else min)(known, key=known.__getitem__) if known else None
     return Choice(list(group), best, scores)
 
 
 def tuned(overrides: Sequence[str], choices: Sequence[Choice], options: SweepOptions) -> list[str]:
-    """The overrides of a job with what was chosen for its group.
+    """The overrides of a job with the value chosen for its group.
 
     Raises:
-        ConfigError: if no value of the grid did for it.
+        ConfigError: if every value of the grid failed for the group.
     """
     group = [o for o in overrides if key_of(o) != "seed"]
     choice = next(choice for choice in choices if choice.overrides == group)
     if choice.value is None:
         tried = ", ".join(choice.scores)
         raise ConfigError(
-            f"{','.join(group)}: no run with {options.tune} in {tried} gave a result; see their "
-            "log.txt, or give another sweep.grid"
+            f"{','.join(group)}: each of {options.tune}={tried} failed or diverged; see log.txt "
+            "in the runs, or set another sweep.grid"
         )
     return [*overrides, f"{options.tune}={choice.value}"]
 
 
 def as_record(choices: Sequence[Choice], options: SweepOptions) -> Mapping[str, Any]:
-    """What ``sweep.json`` keeps of it."""
+    """The record of a tuning in ``sweep.json``."""
     return {
         "key": options.tune,
         "grid": list(options.grid),

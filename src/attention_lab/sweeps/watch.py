@@ -1,11 +1,11 @@
-"""Watching sweeps from another terminal: all that is needed is in their files."""
+"""Watches sweeps from another terminal, by their files."""
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from attention_lab.reports.runs import NotARun
-from attention_lab.sweeps.display import EVERY, display
+from attention_lab.sweeps.display import INTERVAL, display
 from attention_lab.sweeps.run_status import RunStatus, read_status
 from attention_lab.sweeps.slurm_queue import ENDED, Queue
 from attention_lab.sweeps.sweep_file import TUNING, job_directories
@@ -14,40 +14,40 @@ from attention_lab.tracking.run_directory import SWEEP
 
 
 def watch(sweeps: Sequence[Path]) -> None:
-    """Show how the jobs of sweeps stand, until no process is at work on any of them.
+    """Show the progress of sweeps until no process runs any of them.
 
     Raises:
         NotARun: for a directory without a sweep.
     """
     ended: dict[Path, RunStatus] = {}
-    quiet, queue = 0, Queue()
+    idle, queue = 0, Queue()
     with display(_jobs(sweeps)) as shown:
         while True:
             queue.refresh()
             jobs = _jobs(sweeps)
-            shown.directories = jobs  # a search draws more as it goes
-            # Twice, as a search lets go for a moment; and before the last look at the jobs.
-            quiet = 0 if any(map(is_locked, sweeps)) else quiet + 1
+            shown.directories = jobs  # a search adds jobs while it runs
+            # Checked twice, as a search unlocks its sweep for a moment, and before the jobs.
+            idle = 0 if any(map(is_locked, sweeps)) else idle + 1
             for path in jobs:
-                found = read_status(path)
-                if found.state not in ENDED and queue.has(path):
-                    quiet = 0
-                    continue  # what was preempted will go on
-                if found.state not in ENDED and queue.has_lost(path):
-                    found = queue.settle(path)
-                if path not in ended and found.state not in ("waiting", "running"):
-                    ended[path] = found
-                    shown.ended(path, found)
-                elif found.state == "running":
+                status = read_status(path)
+                if status.state not in ENDED and queue.has(path):
+                    idle = 0
+                    continue  # a preempted job resumes
+                if status.state not in ENDED and queue.has_lost(path):
+                    status = queue.settle(path)
+                if path not in ended and status.state not in ("waiting", "running"):
+                    ended[path] = status
+                    shown.ended(path, status)
+                elif status.state == "running":
                     ended.pop(path, None)
             shown.refresh()
-            if quiet > 1:
+            if idle > 1:
                 return
-            time.sleep(EVERY)
+            time.sleep(INTERVAL)
 
 
 def _jobs(sweeps: Sequence[Path]) -> list[Path]:
-    """The jobs of sweeps, those of their tuning first."""
+    """The run directories of sweeps, those of their tuning first."""
     found = []
     for sweep in sweeps:
         places = [place for place in (sweep / TUNING, sweep) if (place / SWEEP).exists()]

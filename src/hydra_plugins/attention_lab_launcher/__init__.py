@@ -1,4 +1,4 @@
-"""The Hydra launchers: every job of a sweep is a process of its own, or a job of SLURM."""
+"""The Hydra launchers: each job of a sweep is a process on this machine, or a SLURM job."""
 
 import re
 from abc import abstractmethod
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 
 
 class SweepLauncher(Launcher):
-    """Composes every job, checks them all, then has each run by who does that.
+    """Composes and checks all jobs of a sweep, then runs them.
 
     Args:
-        options: what is known of how to run them.
+        options: of the launcher, ``hydra.launcher.…``.
     """
 
     def __init__(self, **options: Any) -> None:
         self.options = options
         self._sweep: Sweep | None = None
-        #: Where jobs run, once that is known.
+        #: The options in their class, once the first jobs are launched.
         self.place: Resources | Slurm
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take what the jobs are composed of.
+        """Called by Hydra with what the jobs are composed of.
 
         Raises:
-            WrongCommand: for a search that would look for the worst.
+            WrongCommand: if a search would maximize.
         """
         direction = config.hydra.sweeper.get("direction")
         if getattr(direction, "name", direction) not in (None, "minimize"):
             raise WrongCommand(
                 f"hydra.sweeper.direction={direction}: must be minimize; "
-                "a metric of which more is better reaches the search negated"
+                "a metric that is better if higher is negated for the search"
             )
         self.hydra_context = hydra_context
         self.config = config
@@ -64,13 +64,13 @@ class SweepLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs; one that fails neither stops the others nor raises.
+        """Run the jobs. A job that fails does not stop the others and raises nothing.
 
-        What became of each is in its run directory. The return value is the objective of a
-        search, or None: a search takes that for a trial that failed, and stops at a nan.
+        Results are in the run directories. The return value of a job is the metric of a search, or
+        None for a failed trial: NaN would end the search.
         """
-        # Hydra imports every plugin at start-up, so what is heavy waits until it is needed.
-        from attention_lab.sweeps.search_metric import objective
+        # Hydra imports every plugin at start-up: heavy modules are imported when needed.
+        from attention_lab.sweeps.search_metric import search_metric
 
         if self._sweep is None:
             place = self.config.hydra.sweep
@@ -88,26 +88,28 @@ class SweepLauncher(Launcher):
             return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
         runs = self._sweep.run(jobs, shared)
         return [
-            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=objective(run))
+            JobReturn(
+                overrides=overrides, status=JobStatus.COMPLETED, _return_value=search_metric(run)
+            )
             for overrides, run in zip(job_overrides, runs, strict=True)
         ]
 
     @abstractmethod
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
-        """The sweep of a directory, with the options of the section ``sweep``."""
+        """The sweep in a directory, with the options of the section ``sweep``."""
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, object]:
-        """A job's config, complete now: editing conf/ later does not change a waiting job."""
+        """A job's complete config: editing conf/ later does not change a waiting job."""
         loader = self.hydra_context.config_loader
         config = loader.load_sweep_config(self.config, list(overrides))
         check_groups(config, config.hydra.runtime.choices)
         with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = 0  # nothing of ours depends on it
+            config.hydra.job.id = config.hydra.job.num = 0  # no config depends on it
         return plain_config(config)
 
 
 class IsolatedLauncher(SweepLauncher):
-    """Runs each job in a fresh process; :class:`attention_lab.sweeps.local_executor.Resources`."""
+    """Runs each job in a process of its own, with :class:`~.local_executor.Resources`."""
 
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
         from attention_lab.sweeps.launcher_options import launcher_options
@@ -123,7 +125,7 @@ class IsolatedLauncher(SweepLauncher):
 
 
 class SlurmLauncher(SweepLauncher):
-    """Makes each job one of SLURM's; :class:`attention_lab.sweeps.slurm_executor.Slurm`."""
+    """Submits each job to SLURM, with the options :class:`~.slurm_executor.Slurm`."""
 
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
         from attention_lab.sweeps.launcher_options import launcher_options
@@ -139,7 +141,7 @@ class SlurmLauncher(SweepLauncher):
                 needs = "a search"
             if needs:
                 raise WrongCommand(
-                    f"hydra.launcher.wait=false: {needs} has to wait for results; leave it out"
+                    f"hydra.launcher.wait=false: {needs} needs results; leave it out"
                 )
         return Sweep(directory, self._compose, options, slurm.run, slurm.check)
 
@@ -149,9 +151,9 @@ def _plain(value: Any) -> Any:
 
 
 class _ComposedOnce:
-    """Composes jobs' configs, anew only where more than the seed differs from those before.
+    """Composes each job's config once; jobs that differ only in their seed share it.
 
-    It takes a good part of a second, and Hydra does it once more to see whether it can be done.
+    Composing takes a good part of a second, and Hydra does it twice for each job.
     """
 
     def __init__(self, load: Callable[[DictConfig, list[str]], DictConfig]) -> None:
@@ -159,7 +161,7 @@ class _ComposedOnce:
         self._known: dict[tuple[bool, tuple[str, ...]], DictConfig] = {}
 
     def __call__(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """The config of a job, in which nothing is resolved yet. The next call may change it."""
+        """The unresolved config of a job. The next call may change it."""
         seeds = [override for override in sweep_overrides if re.fullmatch(r"seed=\d+", override)]
         others = tuple(override for override in sweep_overrides if override not in seeds)
         key = (bool(seeds), others)
