@@ -1,8 +1,8 @@
-"""Printing to the terminal: text from elsewhere never controls it, nor is it read as markup.
+"""Printing to the terminal, without control characters or markup from printed text.
 
-Names of runs, errors of jobs and lines of data may hold anything: escape sequences, line breaks,
-marks that reverse the direction of writing, brackets that rich would read as styles. All that the
-package prints goes through here.
+Names of runs, errors of jobs and lines of data may contain escape sequences, line breaks, marks
+that reverse the direction of text, or brackets that rich would read as styles. The whole package
+prints with these functions.
 """
 
 import re
@@ -33,29 +33,34 @@ def printable(text: object) -> str:
 
 
 def echo(*lines: object, error: bool = False) -> None:
-    """Print each of the lines, made :func:`printable`, and flush.
+    """Print :func:`printable` lines and flush.
 
     Args:
-        lines: what to print.
-        error: whether it goes to standard error.
+        lines: the lines.
+        error: whether to print to standard error.
     """
     text = "\n".join(map(printable, lines))
     print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: "1 run", "2 runs"."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def rich_console(file: IO[str] | None = None, width: int | None = None) -> "Console":
-    """A console of rich's that reads no markup, emoji names or highlights in plain text."""
+    """A rich console that does not interpret markup, emoji names or highlights in text."""
     from rich.console import Console  # a twentieth of a second
 
     return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
 
 
 def rich_text(*lines: object, **options: Any) -> "Text":
-    """A text of rich's, of :func:`printable` lines, for what a console prints and tables hold.
+    """A rich text of :func:`printable` lines, for consoles and tables.
 
     Args:
-        lines: of the text.
-        options: of ``rich.text.Text``, as ``style`` or ``no_wrap``.
+        lines: the lines.
+        options: options of ``rich.text.Text``, such as ``style`` or ``no_wrap``.
     """
     from rich.text import Text
 

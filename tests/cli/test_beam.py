@@ -80,7 +80,7 @@ def test_a_report_compares_what_a_beam_made(
     evaluated = command("evaluate", str(run), "--beam", "3")
     assert evaluated.code == 0
     file = run / "evaluations" / "test,beam=3.json"
-    assert evaluated.out.splitlines()[-1] == f"kept in {file}"
+    assert evaluated.out.splitlines()[-1] == f"saved to {file}"
     answer = command(*arguments)
     assert (answer.code, answer.err) == (0, "")
     per = read_record(file)["metrics"]["per"]
@@ -93,7 +93,9 @@ def test_a_report_compares_what_a_beam_made(
     (run / "beam=3").symlink_to(tmp_path / "moved")
     answer = command(*arguments)
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err.endswith("beam=3 is a symbolic link; name another place with --output\n")
+    assert answer.err.endswith(
+        "beam=3 is a symbolic link; choose another directory with --output\n"
+    )
     (run / "beam=3").unlink()
 
     # The run was trained longer since.

@@ -132,7 +132,7 @@ def test_the_mode_of_wandb_is_that_of_a_run(
         part = tmp_path / "outputs" / "sweep" / run / "wandb" / "offline-run-1-x"
         part.mkdir(parents=True)
     (part / "run-x.wandb.synced").touch()
-    assert "; 1 runs below outputs are not uploaded" in found(command)["W&B"]
+    assert "; 1 of the runs in outputs not uploaded" in found(command)["W&B"]
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr("attention_lab.tracking.wandb_logger.problem", lambda _: None)
     assert found(command)["W&B"].startswith("  online: logged in to https://")

@@ -69,7 +69,7 @@ def test_unknown_characters_are_counted_once(ask: Ask, words_run: FinishedRun) -
     answer = ask(words_run.directory, "zöö\nzoo\nÅngström\n")
     assert answer.code == 0
     assert len(answer.out.splitlines()) == 3
-    assert answer.err == "attention-lab: tokens that the run does not know, read as <unk>: 4\n"
+    assert answer.err == "attention-lab: tokens not in the vocabulary, read as <unk>: 4\n"
     assert ask(words_run.directory, "zoo\n").err == ""
 
 

@@ -28,7 +28,7 @@ def test_options_of_another_task_are_refused(
     for run in (letters_run, digits_run.directory):
         answer = command("evaluate", str(run), "--beam", "3")
         assert (answer.code, answer.out) == (2, "")
-        assert answer.err.endswith("; it writes nothing with a beam\n")
+        assert answer.err.endswith(", which has no beam search\n")
         assert answer.err.count("\n") == 1
 
 
@@ -187,8 +187,8 @@ def test_a_config_that_was_edited_after_the_run_is_said(
     config = read_config(run)
     config["optimizer"]["lr"] *= 10
     write_config(run, config)
-    line = f"attention-lab: {run / 'config.yaml'} was edited after the run, so its weights may not "
+    line = f"attention-lab: {run / 'config.yaml'} was edited after the run, so it may not "
     for answer in (ask(run, "zoo\n"), command("evaluate", str(run))):
         assert answer.code == 0
         assert answer.out
-        assert answer.err == f"{line}belong to it\n"
+        assert answer.err == f"{line}match the weights\n"

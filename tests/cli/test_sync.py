@@ -138,15 +138,15 @@ def test_parts_of_runs_are_sent_once_in_order_and_when_they_are_complete(
     lock = Lock(sweep / "b")
     answer = command("sync")
     assert answer.code == 0, answer.err
-    assert f"2 parts of 1 runs sent to {wandb.url}\n" in answer.out
-    assert "1 parts not sent: their runs are still running\n" in answer.out
+    assert f"uploaded 2 parts of 1 run to {wandb.url}\n" in answer.out
+    assert "1 part not uploaded yet: still running\n" in answer.out
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0), (1, 2.0), (2, 1.0)]
     assert "bbbbbbbb" not in wandb.histories
     lock.release()
-    assert "1 parts of 1 runs sent" in command("sync", "outputs").out
+    assert "uploaded 1 part of 1 run" in command("sync", "outputs").out
     assert curve(wandb.histories["bbbbbbbb"]) == [(0, 5.0)]
     before = wandb.requests
-    assert command("sync", "outputs/sweep").out == "nothing to send\n"
+    assert command("sync", "outputs/sweep").out == "nothing to upload\n"
     assert wandb.requests == before
 
 
@@ -156,7 +156,7 @@ def test_watching_ends_with_the_last_run(
     wandb: Wandb,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sync, "EVERY", 0.1)
+    monkeypatch.setattr(sync, "INTERVAL", 0.1)
     directory = tmp_path / "sweep" / "a"
     keep(directory, "aaaaaaaa", [3.0])
     lock = Lock(directory)
@@ -207,7 +207,7 @@ def test_what_a_link_leads_to_is_not_sent(
         assert "media.png is a symbolic link out of its run" in answer.err
         assert wandb.histories == {}
     else:
-        assert "1 parts of 1 runs sent" in answer.out
+        assert "uploaded 1 part of 1 run" in answer.out
 
 
 def test_what_a_server_refuses_is_said_and_sent_again(
@@ -219,7 +219,7 @@ def test_what_a_server_refuses_is_said_and_sent_again(
     wandb.status = 401
     answer = command("sync")
     assert answer.code == 1
-    assert "1 parts were not sent: " in answer.err
+    assert "1 part not uploaded: " in answer.err
     assert "401" in answer.err
     wandb.status = 200
     assert command("sync").code == 0
@@ -238,8 +238,8 @@ def test_no_part_is_sent_before_one_that_comes_before_it(
     wandb.refused = "aaaaaaaa"
     answer = command("sync")
     assert answer.code == 1
-    assert "1 parts of 1 runs sent" in answer.out
-    assert "2 parts were not sent: wandb: ERROR" in answer.err
+    assert "uploaded 1 part of 1 run" in answer.out
+    assert "2 parts not uploaded: wandb: ERROR" in answer.err
     assert "aaaaaaaa" not in wandb.histories
     assert command("sync").code == 0
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0), (1, 2.0), (2, 1.0)]
@@ -254,7 +254,7 @@ def test_several_directories_are_sent_each_run_once(
     for name in ("a", "b", "c"):
         keep(tmp_path / "outputs" / name, name * 8, [3.0])
     answer = command("sync", "outputs/a", "outputs/b", str(tmp_path / "outputs" / "b"))
-    assert answer == (0, f"2 parts of 2 runs sent to {wandb.url}\n", "")
+    assert answer == (0, f"uploaded 2 parts of 2 runs to {wandb.url}\n", "")
     assert set(wandb.histories) == {"aaaaaaaa", "bbbbbbbb"}
     assert command("sync", "outputs/c", "nowhere").code == 2
 
@@ -275,7 +275,7 @@ def test_ctrl_c_ends_watching_in_one_line(
     lock.release()
     assert answer == (
         1,
-        "1 parts not sent: their runs are still running\n",
+        "1 part not uploaded yet: still running\n",
         "attention-lab: interrupted\n",
     )
 
@@ -288,9 +288,7 @@ def test_without_wandb_there_is_one_clear_line(
 ) -> None:
     (tmp_path / "outputs").mkdir()
     monkeypatch.setattr(sync, "find_spec", lambda _: None)
-    message = (
-        "attention-lab: wandb is not installed, so nothing was sent; `pip install wandb` first"
-    )
+    message = "attention-lab: nothing uploaded: wandb is not installed; run `pip install wandb`"
     assert command("sync") == (2, "", f"{message}\n")
 
 
@@ -320,9 +318,9 @@ def test_a_run_that_was_cut_off_online_is_sent(
         f"attention-lab: W&B: {wandb.url} {said}. Upload later: attention-lab sync outputs/a\n"
     )
     wandb.status = 200
-    assert "1 parts of 1 runs sent" in command("sync").out
+    assert "uploaded 1 part of 1 run" in command("sync").out
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0), (1, 2.0)]
-    assert command("sync").out == "nothing to send\n"
+    assert command("sync").out == "nothing to upload\n"
 
 
 def test_what_a_server_has_in_full_is_not_sent_again(
@@ -340,7 +338,7 @@ def test_what_a_server_has_in_full_is_not_sent_again(
     assert capsys.readouterr().err == ""
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0)]
     assert list(directory.glob("wandb/run-*"))
-    assert command("sync").out == "nothing to send\n"
+    assert command("sync").out == "nothing to upload\n"
 
 
 def test_parts_are_in_order_whether_online_or_not(tmp_path: Path) -> None:
@@ -348,4 +346,4 @@ def test_parts_are_in_order_whether_online_or_not(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / "a" / "wandb" / name).mkdir(parents=True)
     (tmp_path / "a" / "wandb" / "latest-run").symlink_to(names[-1])
-    assert [part.name for part in sync.unsent(tmp_path)] == list(names)
+    assert [part.name for part in sync.not_uploaded(tmp_path)] == list(names)

@@ -221,7 +221,7 @@ def test_a_search_over_real_runs(
     settings = ("hydra.sweeper.n_trials=2", "hydra.sweep.dir=sweep")
     answer = command("train", "-m", "hydra/sweeper=search", *TINY_DIGITS, *space, *settings)
     assert answer.code == 1
-    assert answer.err.endswith("1 runs did not finish\n")
+    assert answer.err.endswith("1 run did not finish\n")
     (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/result.json"))
     found = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
     assert found["best_value"] == -result["validation"]["accuracy"] < 0

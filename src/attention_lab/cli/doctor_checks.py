@@ -171,8 +171,8 @@ def backends() -> Finding:
 
 
 def wandb() -> Finding:
-    """Where a run would be logged, and which runs are not uploaded."""
-    from attention_lab.cli.sync import unsent
+    """Where a run would be logged, and how many runs are not uploaded."""
+    from attention_lab.cli.sync import not_uploaded
     from attention_lab.tracking.wandb_logger import LoggerOptions, problem, server
 
     try:
@@ -182,8 +182,8 @@ def wandb() -> Finding:
         return Finding("W&B", str(error), NOTHING)
     said = problem(server()) if mode == "online" else None
     remedy = " (`wandb login`)" if "nobody" in why else ""
-    runs = len({part.parent for part in unsent(OUTPUTS)})
-    kept = f"; {runs} runs below {OUTPUTS} are not uploaded (`attention-lab sync`)" if runs else ""
+    runs = len({part.parent for part in not_uploaded(OUTPUTS)})
+    kept = f"; {runs} of the runs in {OUTPUTS} not uploaded (`attention-lab sync`)" if runs else ""
     if said is not None:
         return Finding("W&B", f"{said}, so runs will be logged offline{kept}", LESS)
     return Finding("W&B", f"{mode}: {why}{remedy}{kept}")

@@ -1,12 +1,13 @@
-"""`attention-lab evaluate`: the metrics of a finished run, from its checkpoint.
+"""`attention-lab evaluate`: compute the metrics of a finished run from its checkpoint.
 
-They are printed beside those of trivial and shortcut baselines, and kept in the run's evaluations/.
+They are printed beside those of the trivial and shortcut baselines, and saved in the run's
+evaluations/ directory.
 """
 
 from collections.abc import Sequence
 
 from attention_lab.cli import fail
-from attention_lab.cli.metric_lines import lines
+from attention_lab.cli.metric_lines import metric_lines
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
     DECODING,
@@ -14,10 +15,10 @@ from attention_lab.cli.run_argument import (
     add_decoding,
     add_run,
     given,
-    usable,
+    open_run,
 )
 from attention_lab.printing import echo
-from attention_lab.tracking.evaluations import evaluation_file, terms_of, write_evaluation
+from attention_lab.tracking.evaluations import evaluation_file, evaluation_name, write_evaluation
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -29,25 +30,25 @@ def run(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     decoding = given(chosen, DECODING)
     try:
-        with usable(chosen.run, chosen.checkpoint):
+        with open_run(chosen.run, chosen.checkpoint):
             from attention_lab.training.checkpoint.checkpoint_io import checksum_of
             from attention_lab.training.evaluation import evaluate, restored, solves
 
             if decoding and (task := solves(chosen.run)) != "sequence_to_sequence":
-                return fail(f"{chosen.run} is for {task}; it writes nothing with a beam", 2)
+                return fail(f"{chosen.run} is for {task}, which has no beam search", 2)
             trained = restored(chosen.run, chosen.checkpoint, decoding)
             metrics = evaluate(trained, chosen.split)
-            marks = {
+            baselines = {
                 "trivial baseline": trained.data.trivial_baseline(chosen.split),
                 **trained.data.shortcut_baselines(chosen.split),
             }
             checksum = checksum_of(chosen.run / "checkpoints" / f"{chosen.checkpoint}.ckpt")
     except UnusableRun as error:
         return fail(str(error), 1)
-    for line in lines(metrics, chosen.split, marks):
+    for line in metric_lines(metrics, chosen.split, baselines):
         echo(line)
     options = given(chosen, {name: name for name in DECODING})
-    file = evaluation_file(chosen.run, chosen.split, terms_of(chosen.checkpoint, options))
+    file = evaluation_file(chosen.run, chosen.split, evaluation_name(chosen.checkpoint, options))
     record = {
         "split": chosen.split,
         "checkpoint": chosen.checkpoint,
@@ -57,8 +58,8 @@ def run(arguments: Sequence[str]) -> int:
     }
     try:
         write_evaluation(file, record)
-    except OSError as error:  # the directory may be another user's
+    except OSError as error:  # the directory may belong to another user
         echo(f"attention-lab: {file} cannot be written: {error.strerror}", error=True)
     else:
-        echo(f"kept in {file}")
+        echo(f"saved to {file}")
     return 0

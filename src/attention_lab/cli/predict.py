@@ -1,9 +1,9 @@
-r"""`attention-lab predict`: a line of text in, a line of text out, with a finished run.
+r"""`attention-lab predict`: predict a line of output for each line of input, with a finished run.
 
-Sequence to sequence: the source in, the target out. Language model: a prompt in, the prompt and its
-continuation out. Classification: a text in, its class out. A line break in an answer is written \n.
-Lines are answered in batches, each as soon as it is full or the input ends: use --batch 1 where
-somebody waits for each answer, which is the default in a terminal.
+Sequence to sequence: from source to target. Language model: from a prompt to the prompt and its
+continuation. Classification: from a text to its class. A line break in a prediction is shown as \n.
+Predictions are made in batches, when a batch is full or the input ends. Use --batch 1 to get each
+prediction at once, which is the default in a terminal.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from attention_lab.cli.run_argument import (
     add_run,
     given,
     number,
-    usable,
+    open_run,
     whole,
 )
 from attention_lab.printing import echo
@@ -29,43 +29,51 @@ if TYPE_CHECKING:
     from attention_lab.training.prediction import Predictor
 
 SAMPLING = {name: name for name in ("length", "temperature", "top_k", "top_p", "seed")}
-#: The options that only one task has, and the names that they go by further down.
+#: The options that apply to one task only, and the names of their arguments.
 OPTIONS = {"sequence_to_sequence": DECODING, "language_model": SAMPLING}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Answer the lines of standard input."""
+    """Predict for the lines of standard input."""
     chosen = _parser().parse_args(arguments)
     try:
-        with usable(chosen.run, chosen.checkpoint):
+        with open_run(chosen.run, chosen.checkpoint):
             from attention_lab.training.evaluation import solves
 
-            if problem := _unfit(chosen, solves(chosen.run)):
+            if problem := _option_error(chosen, solves(chosen.run)):
                 return fail(problem, 2)
             predictor = _predictor(chosen)
     except UnusableRun as error:
         return fail(str(error), 1)
     batch = chosen.batch or (1 if sys.stdin.isatty() else 64)
-    return _answer(predictor, sys.stdin.buffer, batch)
+    return _predict(predictor, sys.stdin.buffer, batch)
 
 
 def _parser() -> Parser:
     usage = "attention-lab predict RUN [options] < INPUTS > OUTPUTS"
     parser = Parser("predict", __doc__, usage)
     add_run(parser)
-    parser.add_argument("--batch", type=whole(1), help="lines to wait for and answer at once (64)")
+    parser.add_argument("--batch", type=whole(1), help="lines in a batch (64; 1 in a terminal)")
     add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
     sampling = parser.add_argument_group("language model")
-    sampling.add_argument("--length", type=whole(1), help="tokens to write (100, or what fits)")
-    sampling.add_argument("--temperature", type=number(0), help="0: the most probable (1.0)")
-    sampling.add_argument("--top-k", type=whole(1), help="draw among so many (all)")
-    sampling.add_argument("--top-p", type=number(0, 1), help="draw among the nucleus (all)")
-    sampling.add_argument("--seed", type=whole(0), help="of what is drawn (0)")
+    sampling.add_argument(
+        "--length", type=whole(1), help="tokens to generate (100, or as many as fit)"
+    )
+    sampling.add_argument(
+        "--temperature", type=number(0), help="sampling temperature; 0: greedy (1.0)"
+    )
+    sampling.add_argument(
+        "--top-k", type=whole(1), help="sample from the K most probable tokens (all)"
+    )
+    sampling.add_argument(
+        "--top-p", type=number(0, 1), help="sample from the nucleus of this probability (all)"
+    )
+    sampling.add_argument("--seed", type=whole(0), help="seed of the samples (0)")
     return parser
 
 
-def _unfit(chosen: argparse.Namespace, task: str) -> str | None:
-    """What is wrong with the options for a task."""
+def _option_error(chosen: argparse.Namespace, task: str) -> str | None:
+    """The error for options that do not apply to a task; None if all apply."""
     for other, options in OPTIONS.items():
         for option in options:
             if other != task and getattr(chosen, option) is not None:
@@ -85,7 +93,7 @@ def _predictor(chosen: argparse.Namespace) -> "Predictor":
 
 
 def _write(lines: Sequence[str]) -> None:
-    """Write lines at once: to a file or a pipe as they are, to a terminal printable."""
+    """Write lines without delay: unchanged to a file or a pipe, printable to a terminal."""
     if sys.stdout.isatty():
         echo(*lines)
         return
@@ -93,8 +101,8 @@ def _write(lines: Sequence[str]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _answer(predictor: "Predictor", lines: Iterable[bytes], batch: int) -> int:
-    """Write the answers to lines, each batch at once; the result is the exit code."""
+def _predict(predictor: "Predictor", lines: Iterable[bytes], batch: int) -> int:
+    """Write a prediction for each line, batch by batch; returns the exit code."""
     from attention_lab.training.prediction import BadLine, answers
 
     code = 0
@@ -106,6 +114,6 @@ def _answer(predictor: "Predictor", lines: Iterable[bytes], batch: int) -> int:
     except KeyboardInterrupt:
         code = fail("interrupted", 1)
     if predictor.unknown:
-        what = "tokens that the run does not know, read as <unk>"
+        what = "tokens not in the vocabulary, read as <unk>"
         echo(f"attention-lab: {what}: {predictor.unknown}", error=True)
     return code

@@ -23,23 +23,25 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--evaluation",
         metavar="beam=N",
-        help="compare what `evaluate --beam N` kept of each run: beam=5",
+        help="compare the results of `evaluate --beam N`: beam=5",
     )
     parser.add_argument("--metric", help="the test metric to compare by: test/wer")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="where to write; default: the sweep, or a directory FIRST+SECOND beside the first; in "
-        "it, with --evaluation, a directory of that name",
+        help="output directory; default: the sweep, for several sweeps FIRST+SECOND beside the "
+        "first; with --evaluation, a subdirectory of that name",
     )
     parser.add_argument(
         "--wandb",
         action="store_true",
-        help="log the report to W&B, too, for your entity or WANDB_ENTITY",
+        help="also log the report to W&B, to your entity or WANDB_ENTITY",
     )
     parser.add_argument(
-        "--watch", action="store_true", help="show how the jobs go on, and report when they ended"
+        "--watch",
+        action="store_true",
+        help="show the progress of the jobs, and report when they have ended",
     )
     chosen = parser.parse_args(arguments)
     if chosen.watch:
@@ -61,18 +63,19 @@ def report(
     wandb: bool = False,
     evaluation: str | None = None,
 ) -> int:
-    """Report on sweeps; the exit code is 1 if it is not possible, 2 for what is not there.
+    """Report on sweeps; the exit code is 1 if files cannot be used, 2 for wrong arguments.
 
     Args:
         sweeps: directories of sweeps or runs.
         baseline: the group to compare with, by label or overrides.
-        output: where to write; None means the sweep, or of several a directory of their names, and
-            of an evaluation a directory in it, so that the report of the runs' own tests stays.
+        output: output directory; None means the sweep or, for several, a directory with their names
+            beside the first. An evaluation gets a subdirectory, so that it does not replace the
+            report of the runs' own tests.
         metric: the test metric to compare by; None means the monitored one.
-        wandb: whether to log the report to W&B as well.
-        evaluation: which results of `evaluate` to compare, as "beam=5"; None means the runs' own.
+        wandb: whether to also log the report to W&B.
+        evaluation: the evaluation to compare, such as "beam=5"; None means the runs' own tests.
     """
-    # Where it cannot keep a cache of its fonts, matters to Matplotlib alone.
+    # Matplotlib would warn if it cannot cache its fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
     from attention_lab.reports.comparison import compare
@@ -87,7 +90,7 @@ def report(
 
             runs = with_evaluation(runs, evaluation)
         comparison = compare(runs, baseline, metric, evaluation)
-        page = write_report(comparison, output or _place(sweeps, evaluation))
+        page = write_report(comparison, output or _output_directory(sweeps, evaluation))
     except (NotARun, OSError) as error:
         return fail(str(error), 1)
     except ValueError as error:
@@ -104,26 +107,24 @@ def report(
 
         try:
             place = log_report(comparison, page.parent)
-        except Exception as error:  # of a server or a network; the report itself is on disk
-            return fail(f"W&B did not take the report: {error}", 1)
+        except Exception as error:  # from a server or the network; the report is on disk
+            return fail(f"cannot log the report to W&B: {error}", 1)
         if place is None:
             return 1
         echo(f"W&B             {place}")
     return 0
 
 
-def _place(sweeps: Sequence[Path], evaluation: str | None) -> Path:
-    """Where the report goes: into the sweep, or of several beside the first, under all names.
-
-    The reports of the single sweeps and of the runs' own tests stay as they are.
+def _output_directory(sweeps: Sequence[Path], evaluation: str | None) -> Path:
+    """The default output directory, which never replaces a report of other runs or other tests.
 
     Raises:
-        ValueError: if a link in the sweep would lead the report elsewhere.
+        ValueError: if it is a symbolic link.
     """
     if evaluation:
-        place = _place(sweeps, None) / evaluation
+        place = _output_directory(sweeps, None) / evaluation
         if place.is_symlink():
-            raise ValueError(f"{place} is a symbolic link; name another place with --output")
+            raise ValueError(f"{place} is a symbolic link; choose another directory with --output")
         return place
     different = list(dict.fromkeys(path.resolve() for path in sweeps))
     if len(different) == 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attention_lab.cli import warn
 
-#: The task's settings that options may replace.
+#: Decoding options and the arguments of the task that they replace.
 DECODING = {"beam": "beams", "length_penalty": "length_penalty"}
 
 
@@ -17,31 +17,33 @@ class UnusableRun(Exception):
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Let a command name a run and one of its checkpoints."""
+    """Add the arguments RUN and --checkpoint."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
 
 
 def add_decoding(parser: argparse._ActionsContainer) -> None:
-    """Let a command choose how target sequences are written."""
-    parser.add_argument("--beam", type=whole(1), help="hypotheses of beam search; 1: greedy")
-    parser.add_argument("--length-penalty", type=number(0), help="of beam search: α, from 0")
+    """Add the options for decoding target sequences."""
+    parser.add_argument("--beam", type=whole(1), help="beam size; 1: greedy")
+    parser.add_argument(
+        "--length-penalty", type=number(0), help="length penalty α of beam search, at least 0"
+    )
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """Reads a whole number that must not be smaller."""
+    """A parser of whole numbers that are at least ``least``."""
 
     def read(text: str) -> int:
         if int(text) < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
         return int(text)
 
-    read.__name__ = "whole number"  # argparse names it
+    read.__name__ = "whole number"  # for argparse's messages
     return read
 
 
 def number(least: float, most: float = float("inf")) -> Callable[[str], float]:
-    """Reads a number that must not be smaller or greater."""
+    """A parser of numbers in a range."""
 
     def read(text: str) -> float:
         if not least <= float(text) <= most:
@@ -53,19 +55,19 @@ def number(least: float, most: float = float("inf")) -> Callable[[str], float]:
 
 
 def given(chosen: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
-    """The values of the options that were given, under other names."""
+    """The values of the options that were given, under the names that ``names`` maps them to."""
     values = {name: getattr(chosen, option) for option, name in names.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
 @contextmanager
-def usable(directory: Path, checkpoint: str) -> Iterator[None]:
-    """Around whatever reads a run: what is wrong with the run becomes an UnusableRun."""
+def open_run(directory: Path, checkpoint: str) -> Iterator[None]:
+    """A context for reading a run, in which errors of its files become :class:`UnusableRun`."""
     file = directory / "checkpoints" / f"{checkpoint}.ckpt"
     if not (directory / "config.yaml").is_file():
         raise UnusableRun(f"{directory} is not a run's directory: it has no config.yaml")
     if not file.is_file():
-        raise UnusableRun(f"{directory} has no checkpoint {file.name}; was it ever validated?")
+        raise UnusableRun(f"{directory} has no checkpoint {file.name}; no validation has finished")
 
     from attention_lab.config.components import ConfigError
     from attention_lab.tracking.record_files import UnreadableRecord, read_record
@@ -75,9 +77,9 @@ def usable(directory: Path, checkpoint: str) -> Iterator[None]:
     config = directory / "config.yaml"
     try:
         if is_edited(read_record(directory / "status.json"), read_config(directory)):
-            warn(f"{config} was edited after the run, so its weights may not belong to it")
+            warn(f"{config} was edited after the run, so it may not match the weights")
     except FileNotFoundError:
-        pass  # as of a run that was copied without its status
+        pass  # the run may have been copied without its status
     except UnreadableRecord as error:
         raise UnusableRun(str(error)) from error
     try:

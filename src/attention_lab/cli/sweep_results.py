@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from attention_lab.cli import fail
-from attention_lab.printing import echo
+from attention_lab.printing import counted, echo
 
 
 def report_sweep(sweep: Path) -> int:
@@ -21,7 +21,7 @@ def report_sweep(sweep: Path) -> int:
     if (not_uploaded := _not_uploaded(sweep)) is not None:
         echo(f"W&B             {not_uploaded}")
     unfinished = [run.name for run in read_runs([sweep]) if run.status != "finished"]
-    return fail(f"{len(unfinished)} runs did not finish", 1) if unfinished else 0
+    return fail(f"{counted(len(unfinished), 'run')} did not finish", 1) if unfinished else 0
 
 
 def queued_jobs(sweep: Path) -> str | None:
@@ -39,12 +39,13 @@ def queued_jobs(sweep: Path) -> str | None:
 
 def _not_uploaded(sweep: Path) -> str | None:
     """How to upload runs that were logged offline although the user is logged in; None if none."""
-    from attention_lab.cli.sync import unsent
+    from attention_lab.cli.sync import not_uploaded
 
-    runs = len({part.parent for part in unsent(sweep)})
+    runs = len({part.parent for part in not_uploaded(sweep)})
     if not runs:
         return None
 
     from attention_lab.tracking.wandb_logger import is_logged_in, server, upload_later
 
-    return f"{runs} runs logged offline. {upload_later(sweep)}" if is_logged_in(server()) else None
+    logged = f"{counted(runs, 'run')} logged offline"
+    return f"{logged}. {upload_later(sweep)}" if is_logged_in(server()) else None

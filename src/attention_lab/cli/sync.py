@@ -1,4 +1,4 @@
-"""`attention-lab sync`: upload W&B runs that were logged offline, or cut off while online."""
+"""`attention-lab sync`: upload W&B runs that were logged offline or interrupted online."""
 
 import os
 import sys
@@ -10,16 +10,16 @@ from pathlib import Path
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
 from attention_lab.external_programs import run_program
-from attention_lab.printing import echo
+from attention_lab.printing import counted, echo
 
-#: Seconds from one look at the runs to the next.
-EVERY = 30.0
-#: Directories from the one that is named down to a run at most, as from ``outputs/``.
+#: Seconds between two uploads with --watch.
+INTERVAL = 30.0
+#: The most levels of directories from a given directory down to a run.
 DEPTH = 4
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Send what has ended; with ``--watch``, all else as it ends."""
+    """Upload all runs that have ended; with ``--watch``, also those that end later."""
     parser = Parser("sync", __doc__)
     parser.add_argument(
         "directories",
@@ -27,41 +27,41 @@ def run(arguments: Sequence[str]) -> int:
         nargs="*",
         default=[Path("outputs")],
         metavar="DIRECTORY",
-        help="of runs or sweeps; default: outputs",
+        help="a directory of runs or sweeps; default: outputs",
     )
     parser.add_argument(
-        "--watch", action="store_true", help="go on until no run is at work or in SLURM's queue"
+        "--watch", action="store_true", help="repeat until no run is running or in SLURM's queue"
     )
     chosen = parser.parse_args(arguments)
     for directory in chosen.directories:
         if not directory.is_dir():
-            return fail(f"{directory}: there is no such directory", 2)
+            return fail(f"{directory}: not a directory", 2)
     if find_spec("wandb") is None:
-        return fail("wandb is not installed, so nothing was sent; `pip install wandb` first", 2)
+        return fail("nothing uploaded: wandb is not installed; run `pip install wandb`", 2)
 
     from attention_lab.tracking.wandb_logger import is_logged_in, server
 
     if not is_logged_in(server()):
-        return fail(f"not logged in to {server()}, so nothing was sent; `wandb login` first", 2)
+        return fail(f"nothing uploaded: not logged in to {server()}; run `wandb login`", 2)
     while True:
-        # Asked first: what ends meanwhile is sent before the last look.
-        is_over = not (chosen.watch and any(map(_at_work, chosen.directories)))
-        code = _send(chosen.directories)
-        if is_over:
+        # Checked first, so that a run that ends during the upload gets a last upload.
+        is_last = not (chosen.watch and any(map(_is_active, chosen.directories)))
+        code = _upload(chosen.directories)
+        if is_last:
             return code
-        time.sleep(EVERY)
+        time.sleep(INTERVAL)
 
 
-def unsent(directory: Path) -> list[Path]:
-    """The parts of runs below a directory that have yet to be sent."""
-    return [part for part in _parts([directory]) if not _is_sent(part)]
+def not_uploaded(directory: Path) -> list[Path]:
+    """The parts of runs below a directory that are not uploaded yet."""
+    return [part for part in _parts([directory]) if not _is_uploaded(part)]
 
 
 def _parts(directories: Sequence[Path]) -> list[Path]:
-    """What W&B has kept of runs, in order: a part for each time that one was started or resumed."""
+    """The directories of W&B runs, in order: one part for each start or resume of a run."""
     kinds = ("offline-run-*", "run-*")
     patterns = ["*/" * depth + f"wandb/{kind}" for depth in range(DEPTH) for kind in kinds]
-    # One directory may be below another. What a link below leads to is another's.
+    # One directory may contain another. Links out of a directory are not followed.
     parts = {
         part.resolve()
         for directory in directories
@@ -72,8 +72,8 @@ def _parts(directories: Sequence[Path]) -> list[Path]:
     return sorted(parts, key=lambda part: (part.parent, part.name.removeprefix("offline-")))
 
 
-def _at_work(directory: Path) -> bool:
-    """Whether any run, or a sweep of some, is at work or in the queue."""
+def _is_active(directory: Path) -> bool:
+    """Whether a run or a sweep in a directory is running or in SLURM's queue."""
     from attention_lab.sweeps.slurm_queue import NoQueue, in_queue
     from attention_lab.tracking.lock import LOCK, is_locked
     from attention_lab.tracking.run_directory import IN_QUEUE
@@ -88,43 +88,44 @@ def _at_work(directory: Path) -> bool:
         return False
 
 
-def _send(directories: Sequence[Path]) -> int:
-    """Send the parts that are complete, each once.
+def _upload(directories: Sequence[Path]) -> int:
+    """Upload the parts that are complete, each once; returns the exit code.
 
-    W&B puts each after those of its run that come before it, or takes none where one of them fails.
+    W&B appends each part to the earlier ones of its run. If one fails, it uploads no later part.
     """
     from attention_lab.tracking.lock import is_locked
     from attention_lab.tracking.record_files import link_out
     from attention_lab.tracking.wandb_logger import server
 
     known = _parts(directories)
-    parts = [part for part in known if not _is_sent(part)]
-    # A running run still writes to its latest part.
+    parts = [part for part in known if not _is_uploaded(part)]
+    # A run that is running still writes to its latest part.
     latest = {part.parent: part for part in known}
     ready = [p for p in parts if p != latest[p.parent] or not is_locked(p.parent.parent)]
     for part in ready:
         if (link := link_out(part, without="logs")) is not None:  # W&B would upload the file
-            return fail(f"{link} is a symbolic link out of its run; nothing sent; remove it", 1)
+            return fail(f"nothing uploaded: {link} is a symbolic link out of its run; remove it", 1)
     if ready:
         done = run_program(
             *(sys.executable, "-P", "-m", "wandb", "sync", "--include-online", *map(str, ready)),
             timeout=None,
             environment=os.environ | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "false"},
         )
-        sent = [part for part in ready if _is_sent(part)]
-        runs = len({part.parent for part in sent})
-        echo(f"{len(sent)} parts of {runs} runs sent to {server()}")
-        if len(sent) < len(ready):
+        uploaded = [part for part in ready if _is_uploaded(part)]
+        runs = len({part.parent for part in uploaded})
+        echo(f"uploaded {counted(len(uploaded), 'part')} of {counted(runs, 'run')} to {server()}")
+        if len(uploaded) < len(ready):
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             errors = [line for line in lines if "ERROR" in line]
             said = (errors or lines or [f"exit code {done.returncode}"])[-1]
-            return fail(f"{len(ready) - len(sent)} parts were not sent: {said}", 1)
+            missing = counted(len(ready) - len(uploaded), "part")
+            return fail(f"{missing} not uploaded: {said}", 1)
     if left := len(parts) - len(ready):
-        echo(f"{left} parts not sent: their runs are still running")
+        echo(f"{counted(left, 'part')} not uploaded yet: still running")
     elif not ready:
-        echo("nothing to send")
+        echo("nothing to upload")
     return 0
 
 
-def _is_sent(part: Path) -> bool:
+def _is_uploaded(part: Path) -> bool:
     return any(part.glob("*.wandb.synced"))

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.cli import fail
-from attention_lab.cli.metric_lines import lines
+from attention_lab.cli.metric_lines import metric_lines
 from attention_lab.cli.output_directories import OutputDirectories
 from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.cli.sweep_results import queued_jobs, report_sweep
@@ -207,7 +207,7 @@ def _print_result(result: "RunResult", directory: Path) -> None:
     """Print a run's test metrics beside those of its baselines."""
     echo("", directory)
     baselines = {"trivial baseline": result["trivial_baseline"], **result["shortcut_baselines"]}
-    for line in lines(result["test"], "test", baselines):
+    for line in metric_lines(result["test"], "test", baselines):
         echo(f"  {line}")
     echo(f"  attention maps        {directory / 'attention' / 'attention.html'}")
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from attention_lab.printing import counted
 from attention_lab.reports.caveats import git_revision
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.runs import Run, section, settings
@@ -15,13 +16,9 @@ def summary(comparison: Comparison) -> str:
     seeds = len({run.seed for run in comparison.runs} - {None})
     missing_line = f"; {missing} without a result" if missing else ""
     return (
-        f"{_counted(runs, 'run')} in {_counted(len(comparison.groups), 'group')}, "
-        f"{_counted(seeds, 'seed')}{missing_line}."
+        f"{counted(runs, 'run')} in {counted(len(comparison.groups), 'group')}, "
+        f"{counted(seeds, 'seed')}{missing_line}."
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def provenance(comparison: Comparison) -> dict[str, str]:
