@@ -23,7 +23,7 @@ from attention_lab.tracking import run_directory
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint.checkpoint_io import read
-from attention_lab.training.preemption import OF_SLURM, SIGNALS, Preempted, StopSignals
+from attention_lab.training.preemption import SIGNALS, SLURM_SIGNALS, Preempted, StopSignals
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.runs import train
@@ -451,7 +451,7 @@ def test_a_stopped_job_is_requeued_once_it_has_saved(
     reason = train_until_stopped(config, tmp_path / "run")
     assert reason == f"{number.name}: saved at step 3"
     asked = tmp_path / "asked"
-    if number not in OF_SLURM:  # but by scancel, or by what requeues it itself
+    if number not in SLURM_SIGNALS:  # but by scancel, or by what requeues it itself
         assert not asked.exists()
     else:
         assert asked.read_text() == "requeue 7\n"

@@ -19,7 +19,7 @@ from attention_lab.training.distributed.cluster_environment import ignore_leftov
 from attention_lab.training.distributed.fsdp import is_sharded
 from attention_lab.training.evaluation import evaluate, load_weights
 from attention_lab.training.fit import Fitted, fit
-from attention_lab.training.preemption import Preempted, StopSignals, let_through
+from attention_lab.training.preemption import Preempted, StopSignals, unblock_signals
 
 
 def train(spec: RunSpec) -> RunResult | None:
@@ -47,7 +47,7 @@ def train(spec: RunSpec) -> RunResult | None:
         _receive_signals(spec.directory) as signals,
         process_group.initialized(lambda: _prepare(spec.config), accelerator) as (run, threshold),
     ):
-        if received := signals.heard():
+        if received := signals.received():
             raise Preempted(received)
         spec = replace(spec, directory=process_group.broadcast(spec.directory))
         record = process_group.on_every_rank(
@@ -71,7 +71,7 @@ def _receive_signals(directory: Path) -> Iterator[StopSignals]:
     # Ranks must stop together: one that exits alone leaves the others waiting.
     with StopSignals(waits=process_group.world_size() > 1) as signals:
         try:
-            let_through()
+            unblock_signals()
             yield signals
         except Preempted as error:
             if process_group.is_rank_zero():

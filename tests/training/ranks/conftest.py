@@ -123,11 +123,11 @@ class Launcher:
 
     def ended(self) -> tuple[int, str]:
         """The code that a command would have ended with, and what was said, of the run begun."""
-        wait_until(lambda: self.process.poll() is not None or "ended: " in self._heard())
-        said, _, code = self._heard().rpartition("ended: ")
+        wait_until(lambda: self.process.poll() is not None or "ended: " in self._output())
+        said, _, code = self._output().rpartition("ended: ")
         return int(code), said
 
-    def _heard(self) -> str:
+    def _output(self) -> str:
         return self._said.read_bytes()[self._before :].decode()
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ from attention_lab.training.distributed.workers import (
     stop,
 )
 from attention_lab.training.finite import Diverged
-from attention_lab.training.preemption import SIGNALS, heeded, hold, let_through
+from attention_lab.training.preemption import SIGNALS, block_signals, not_ignored, unblock_signals
 from attention_lab.training.run import train
 
 #: What is passed on to the processes of a run. Ctrl-C reaches the one that started them alone.
@@ -147,7 +147,7 @@ def _train_together(number: int, spec: RunSpec, log: Path | None) -> None:
         relay.open(started)
         dead = _wait_for_a_death(started)
         # The first process may have more to put in order than one that is told to stop.
-        _end(started, GRACE if relay.heard else 3 * GRACE)
+        _end(started, GRACE if relay.received else 3 * GRACE)
     if dead is None:
         return
     failures = [each for each in started if each.failure is not None]
@@ -187,7 +187,7 @@ def _train_as(
     log: Path | None,
 ) -> None:
     """In a process of its own: train as one of the processes of a run."""
-    hold()
+    block_signals()
     outlive_readers()
     if log is not None:
         print_into(log)
@@ -239,34 +239,34 @@ class _Relay:
     """Passes signals on to processes while it is entered, and leaves it to them what follows."""
 
     def __init__(self) -> None:
-        #: Those that came.
-        self.heard: list[int] = []
+        #: Signals received so far.
+        self.received: list[int] = []
         self._ranks: Sequence[_Rank] = ()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {
-                number: signal.signal(number, self._hear) for number in heeded(PASSED_ON)
+                number: signal.signal(number, self._receive) for number in not_ignored(PASSED_ON)
             }
-            hold()  # or the fork server, which is to inherit this, would die of them
+            block_signals()  # inherited by the fork server, which would exit otherwise
         return self
 
     def __exit__(self, *_: object) -> None:
-        let_through()
+        unblock_signals()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def open(self, ranks: Sequence[_Rank]) -> None:
-        """From now on these hear them; what came before is passed on now."""
-        early = list(self.heard)
+        """From now on pass signals on to these ranks, and those received before now."""
+        early = list(self.received)
         self._ranks = ranks
         for number in early:
             self._pass_on(number)
-        let_through()
+        unblock_signals()
 
-    def _hear(self, number: int, _: object) -> None:
-        self.heard.append(number)
+    def _receive(self, number: int, _: object) -> None:
+        self.received.append(number)
         self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
