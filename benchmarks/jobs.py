@@ -22,7 +22,7 @@ from pathlib import Path
 from attention_lab.config.compose import composed
 from attention_lab.sweeps.jobs import build_jobs, make_job
 from attention_lab.sweeps.local_executor import Resources, run_jobs
-from attention_lab.sweeps.run_status import Standing
+from attention_lab.tracking.run_status import RunStatus
 
 
 class Stopwatch:
@@ -35,7 +35,7 @@ class Stopwatch:
     def refresh(self) -> None:
         """Nothing is shown."""
 
-    def ended(self, directory: Path, found: Standing) -> None:
+    def ended(self, directory: Path, found: RunStatus) -> None:
         assert found.state == "finished", found.error
         self.times.append(time.perf_counter())
 

@@ -14,7 +14,7 @@ from attention_lab.cli.train import _failed as failed
 from attention_lab.printing import echo, printable, rich_console, rich_text
 from attention_lab.sweeps import display
 from attention_lab.sweeps.display import LiveTable, Pace, table
-from attention_lab.sweeps.run_status import RunStatus
+from attention_lab.tracking.run_status import RunStatus
 
 HOSTILE = [
     "\x1b[2J\x1b]0;title\x07",

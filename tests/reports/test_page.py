@@ -132,7 +132,7 @@ def test_the_page_names_every_run_without_a_result(sweep: Path) -> None:
     found = {tuple(row[2:4]): row[4] for row in rows[1:]}
     assert found["1", "diverged"] == "the loss is nan at step 70"
     assert found["2", "failed"] == "RuntimeError: out of memory"
-    assert "is gone without a word" in found["3", "preempted"]
+    assert "exited unexpectedly" in found["3", "preempted"]
 
 
 def test_provenance(sweep: Path) -> None:

@@ -70,27 +70,27 @@ def test_anything_else_is_not_a_run(tmp_path: Path, path: str, message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "reason"),
+    ("file", "content", "status", "reason"),
     [
-        ("status.json", '{"status": "finis', "status.json is not valid JSON"),
-        ("status.json", "[]", "status.json holds no mapping"),
-        ("status.json", '{"schema_version": 1, "status": "finished"}', "status.json lacks"),
-        ("status.json", None, "status.json is missing"),
-        ("result.json", '{"test": {"per"', "result.json is not valid JSON"),
-        ("result.json", None, "result.json is missing"),
-        ("config.yaml", "data: [1, 2", "config.yaml is not valid YAML"),
-        ("config.yaml", None, "config.yaml is missing"),
+        ("status.json", '{"status": "finis', "preempted", "status.json is not valid JSON"),
+        ("status.json", "[]", "failed", "status.json holds no mapping"),
+        ("status.json", '{"schema_version": 1, "status": "failed"}', "failed", "status.json lacks"),
+        ("status.json", None, "failed", "status.json is missing"),
+        ("result.json", '{"test": {"per"', "preempted", "result.json is not valid JSON"),
+        ("result.json", None, "preempted", "result.json is missing"),
+        ("config.yaml", "data: [1, 2", "failed", "config.yaml is not valid YAML"),
+        ("config.yaml", None, "failed", "config.yaml is missing"),
     ],
 )
-def test_a_broken_record_is_a_failed_run(
-    sweep: Path, file: str, content: str | None, reason: str
+def test_a_run_with_a_broken_record_has_not_finished(
+    sweep: Path, file: str, content: str | None, status: str, reason: str
 ) -> None:
     broken = sweep / "attention=scaled,data=g2p,seed=1" / file
     broken.unlink()
     if content is not None:
         broken.write_text(content)
     run = run_named(runs := read_runs([sweep]), "scaled,data=g2p,seed=1")
-    assert run.status == "failed"
+    assert run.status == status
     assert run.error is not None
     assert reason in run.error
     assert run.result is None
@@ -133,7 +133,7 @@ def test_a_running_run_whose_process_is_gone_was_interrupted(
         "sweep/a=elsewhere,seed=0": "running",
         "sweep/a=alive,seed=0": "running",
     }
-    assert f"its process, {dead_pid}, is gone without a word" in str(run_named(runs, "dead").error)
+    assert f"its process, {dead_pid}, exited unexpectedly" in str(run_named(runs, "dead").error)
     lock.release()
     hour_ago = time.time() - 3600
     os.utime(elsewhere / "status.json", (hour_ago, hour_ago))

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from attention_lab.sweeps.display import Lines, Pace, outcome, table
-from attention_lab.sweeps.run_status import RunStatus
+from attention_lab.tracking.run_status import RunStatus
 
 
 def running(step: int, steps: int = 100) -> RunStatus:

@@ -12,8 +12,8 @@ from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps import local_executor
 from attention_lab.sweeps.forkserver import exit_reason
 from attention_lab.sweeps.local_executor import Resources, run_jobs
-from attention_lab.sweeps.run_status import RunStatus
 from attention_lab.tracking.run_directory import RunRecord
+from attention_lab.tracking.run_status import RunStatus
 from tests.runs import unchecked
 
 

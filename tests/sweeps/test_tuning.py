@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from attention_lab.config.components import ConfigError
-from attention_lab.sweeps.run_status import RunStatus, read_status
 from attention_lab.sweeps.sweep_options import SweepOptions
 from attention_lab.sweeps.tuning import choose, groups_of, trials, tuned
 from attention_lab.tracking.record_files import with_version
+from attention_lab.tracking.run_status import RunStatus, read_status
 
 OPTIONS = SweepOptions(retry=(), tune="optimizer.lr", grid=("0.1", "0.2", "0.3"), seeds=(7, 8))
 GROUP = ["attention=additive"]

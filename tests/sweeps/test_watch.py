@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from attention_lab.reports.runs import NotARun
-from attention_lab.sweeps.run_status import read_status
 from attention_lab.sweeps.watch import watch
 from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.record_files import with_version
 from attention_lab.tracking.run_directory import RunRecord
+from attention_lab.tracking.run_status import read_status
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.runs import Stopped, unchecked
 

@@ -24,9 +24,9 @@ from attention_lab.tracking.record_files import (
 from attention_lab.tracking.run_directory import (
     IN_QUEUE,
     SWEEP,
-    how_to_go_on,
     is_edited,
 )
+from attention_lab.tracking.run_status import read_status
 
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
 #: No metric in single precision is larger; far beyond, sums of squares are infinite.
@@ -185,31 +185,29 @@ def _read_run(
     """
     if not any((directory / name).exists() for name in BEGUN):
         return _run_without_record(directory, asked, sweep or {})
-    problems: list[str] = []
-    record, config, result = read_mapping(directory / "status.json", problems), {}, None
-    status, seed, overrides = (record.get(key) for key in ("status", "seed", "overrides"))
-    if status == "finished":
-        result = read_mapping(directory / "result.json", problems)
-    if status == "finished" or (directory / "config.yaml").exists():
+    known, problems = read_status(directory), list[str]()
+    record, config, state = known.record, dict[str, Any](), known.state
+    seed, overrides = record.get("seed"), record.get("overrides")
+    if state == "finished" or (directory / "config.yaml").exists():
         config = read_mapping(directory / "config.yaml", problems)
-    if record and not (status and isinstance(seed, int) and isinstance(overrides, list)):
+    if state == "waiting":
+        problems.append("status.json is missing")
+    if record and not (
+        "status" in record and isinstance(seed, int) and isinstance(overrides, list)
+    ):
         problems.append("status.json lacks the status, the seed or the overrides")
-    error = record.get("error")
-    if is_dead := status == "running" and not is_locked(directory):
-        again = how_to_go_on(directory)
-        error = f"its process, {record['pid']}, is gone without a word; {again}"
     if not isinstance(overrides, list):
         overrides = asked
     return Run(
         directory=directory,
         name=_name(directory),
-        status="failed" if problems else "preempted" if is_dead else str(status),
-        error="; ".join(problems) or error,
+        status="failed" if problems else state,
+        error="; ".join(problems) or known.error,
         seed=seed if isinstance(seed, int) else _seed(asked or [], config),
         overrides=None if overrides is None else tuple(map(str, overrides)),
         record=record,
         config=config,
-        result=None if problems else result,
+        result=None if problems else known.result,
         sweep=sweep or {},
     )
 

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from attention_lab.printing import echo, rich_console, rich_text
-from attention_lab.sweeps.run_status import STATES, RunStatus, read_status
+from attention_lab.tracking.run_status import STATES, RunStatus, read_status
 
 #: Seconds between two refreshes.
 INTERVAL = 1.0

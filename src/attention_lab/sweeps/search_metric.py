@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from attention_lab.sweeps.run_status import read_status
+from attention_lab.tracking.run_status import read_status
 
 
 def search_metric(directory: Path) -> float | None:

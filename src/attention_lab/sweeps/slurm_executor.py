@@ -30,7 +30,6 @@ from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import OF_A_PROCESS_GROUP
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.launcher_options import check_types
-from attention_lab.sweeps.run_status import read_status
 from attention_lab.sweeps.slurm_queue import (
     ENDED,
     FOLDER,
@@ -41,6 +40,7 @@ from attention_lab.sweeps.slurm_queue import (
     write_submission,
 )
 from attention_lab.tracking.lock import is_locked
+from attention_lab.tracking.run_status import read_status
 from attention_lab.training.distributed.launch import launch
 from attention_lab.training.distributed.workers import print_into
 

@@ -11,13 +11,13 @@ from attention_lab.printing import echo
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
 from attention_lab.sweeps.jobs import check_wandb, make_job
-from attention_lab.sweeps.run_status import RunStatus, State, read_status
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
 from attention_lab.tracking.code_version import code_changes
 from attention_lab.tracking.lock import Lock, Locked, is_locked
 from attention_lab.tracking.run_directory import RunExists
+from attention_lab.tracking.run_status import RunStatus, State, read_status
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from attention_lab.config.components import ConfigError
 from attention_lab.sweeps.jobs import key_of
-from attention_lab.sweeps.run_status import RunStatus
 from attention_lab.sweeps.sweep_options import SweepOptions
+from attention_lab.tracking.run_status import RunStatus
 
 
 @dataclass(frozen=True)

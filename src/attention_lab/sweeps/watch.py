@@ -6,11 +6,11 @@ from pathlib import Path
 
 from attention_lab.reports.runs import NotARun
 from attention_lab.sweeps.display import INTERVAL, display
-from attention_lab.sweeps.run_status import RunStatus, read_status
 from attention_lab.sweeps.slurm_queue import ENDED, Queue
 from attention_lab.sweeps.sweep_file import TUNING, job_directories
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import SWEEP
+from attention_lab.tracking.run_status import RunStatus, read_status
 
 
 def watch(sweeps: Sequence[Path]) -> None:
