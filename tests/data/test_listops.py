@@ -203,5 +203,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize("depth", [3, 10])
 def test_lengths_that_hardly_occur_are_said_to_be(depth: int) -> None:
-    with pytest.raises(ValueError, match=f"hardly any operation of 500 to 600 .* depth={depth}"):
+    with pytest.raises(
+        ValueError, match=f"operations of 500 to 600 tokens are too rare .* depth={depth}"
+    ):
         loaded(lengths=(500, 600), arguments=(2, 2), depth=depth)

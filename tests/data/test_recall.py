@@ -149,8 +149,8 @@ def test_sizes_are_what_models_need() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lengths": [64, 32]}, "one for each other"),
-        ({"lengths": []}, "one for each other"),
+        ({"lengths": [64, 32]}, "must have equally many values"),
+        ({"lengths": []}, "must have equally many values"),
         ({"vocabulary": 63}, "vocabulary must be even"),
         ({"lengths": [12]}, "4 × pairs must fit"),
         ({"lengths": [17]}, "even length"),

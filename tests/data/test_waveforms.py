@@ -130,8 +130,8 @@ def test_labels_number_the_samples(small: Waveforms) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"examples": 105}, "examples must be a multiple of 10 from 100 up, got 105"),
-        ({"examples": 90}, "examples must be a multiple of 10 from 100 up"),
+        ({"examples": 105}, "examples must be a multiple of 10 and at least 100, got 105"),
+        ({"examples": 90}, "examples must be a multiple of 10 and at least 100"),
         ({"draw_seed": 2**32}, "draw_seed must be from 0 to"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],

@@ -1,23 +1,12 @@
-"""Checks of constructor arguments, shared by everything that is made of attention."""
+"""Checks of the parts of an attention layer."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from attention_lab.argument_checks import check_dropout, check_positive
 from attention_lab.spelling import closest, listed
 
-
-def check_positive(**sizes: int) -> None:
-    """Raise ValueError, naming the culprit, unless every size is at least 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
-def check_dropout(dropout: float) -> float:
-    """``dropout`` itself; raises ValueError unless it is a probability below 1."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-    return dropout
+__all__ = ["check_dropout", "check_part", "check_positive", "make_part"]
 
 
 def make_part(name: str, factory: Callable[..., Any], kind: type, *sizes: int) -> Any:

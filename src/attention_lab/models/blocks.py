@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention import AttentionLayer, Cache, Mask
-from attention_lab.attention.validation import check_positive
 from attention_lab.models.base import AttentionFactory, Caches
 
 #: Standard deviation of GPT-2's initial weights.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention import attention_layers
 from attention_lab.attention.precision import wide
-from attention_lab.attention.validation import check_positive
 from attention_lab.models.base import Caches, LanguageNetwork, SequenceToSequenceNetwork
 from attention_lab.models.embedding import LearnedPositions
 

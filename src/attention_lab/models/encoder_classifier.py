@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_dropout, check_positive
 from attention_lab.attention import Mask, NoMask, Padding
-from attention_lab.attention.validation import check_dropout, check_positive
 from attention_lab.models.base import AttentionFactory, ClassificationNetwork
 from attention_lab.models.blocks import SelfAttentionBlock, attention_per_layer
 from attention_lab.models.embedding import position_embedding, token_embedding

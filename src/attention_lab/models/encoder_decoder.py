@@ -5,8 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_dropout, check_positive
 from attention_lab.attention import AttentionLayer, Cache, Causal, Mask, Padding
-from attention_lab.attention.validation import check_dropout, check_positive
 from attention_lab.models.base import (
     AttentionFactory,
     Caches,

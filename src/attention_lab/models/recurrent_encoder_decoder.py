@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from attention_lab.argument_checks import check_dropout, check_positive
 from attention_lab.attention import Cache, Padding
-from attention_lab.attention.validation import check_dropout, check_positive
 from attention_lab.models.base import (
     AttentionFactory,
     Caches,

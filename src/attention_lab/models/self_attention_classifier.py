@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from attention_lab.attention.validation import check_dropout, check_positive
+from attention_lab.argument_checks import check_dropout, check_positive
 from attention_lab.models.base import AttentionFactory, ClassificationNetwork
 
 

@@ -1,1 +1,1 @@
-"""Datasets that Python packages ship."""
+"""Datasets that come with Python packages."""

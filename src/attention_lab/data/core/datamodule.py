@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from attention_lab.attention.validation import check_positive
+from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import BatchT, SplitDataset
 from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.data.core.dataloader import TrainingDataLoader

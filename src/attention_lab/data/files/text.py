@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attention_lab.attention.validation import check_positive
+from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.splits import check_split, shares_without

@@ -21,24 +21,22 @@ class Addition(GeneratedPairs):
     Example: 9 5 + 7 → 1 0 2, or with ``reversed`` 5 9 + 7 → 2 0 1.
 
     After "Teaching arithmetic to small transformers", arXiv 2307.03381, where a language model
-    learns sums of up to three digits. How many digits each number has is drawn by itself,
-    uniformly; then each number of so many digits is as likely. None has leading zeros. As
-    ``reversed`` the two numbers and the sum are written from their least significant digit on, as
-    in McLeish et al. 2024, "Transformers can do arithmetic with the right embeddings", arXiv
-    2405.17399; Lee et al. turn the sum only. Then each digit of the sum follows from what came
-    before it; otherwise the first one depends on all digits.
+    learns sums of up to three digits. The number of digits of each number is drawn uniformly, then
+    the number, without leading zeros. With ``reversed``, the two numbers and the sum begin with the
+    least significant digit, as in McLeish et al. 2024, "Transformers can do arithmetic with the
+    right embeddings", arXiv 2405.17399 (Lee et al. reverse the sum only). Each digit of the sum
+    then depends on earlier digits only; otherwise the first one depends on all digits.
 
-    The same two numbers in the other order belong to the same split.
+    a + b and b + a are in the same split.
 
-    Known shortcut (``shortcut_baselines``): "no carry" adds each pair of digits by itself,
-    which is right where nothing is carried.
+    Known shortcut (``shortcut_baselines``): "no carry" adds digits without carrying.
 
     Args:
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
         lengths: fewest and most digits of each number in training and validation.
         test_lengths: the same in test.
-        reversed: whether numbers are written from their least significant digit on.
+        reversed: whether numbers begin with their least significant digit.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: seed of the examples.
         seed: seed of the order of the training batches.
@@ -76,7 +74,7 @@ class Addition(GeneratedPairs):
     ) -> tuple[Rows, Rows]:
         one, other = (_drawn_number(random, count, shortest, longest) for _ in range(2))
         total = _sum(one, other)
-        return _joined(self._written(one), self._written(other)), self._written(total)
+        return _joined(self._in_order(one), self._in_order(other)), self._in_order(total)
 
     def identity(self, batch: SequencePairs) -> Tensor:
         one, other = self._operands(batch)
@@ -84,7 +82,7 @@ class Addition(GeneratedPairs):
         first = (one != other).int().argmax(1)
         swapped = (one[rows, first] < other[rows, first]).unsqueeze(1)
         ordered = (torch.where(swapped, other, one), torch.where(swapped, one, other))
-        return torch.stack(ordered, dim=2).flatten(1)  # in turn, so that zeros are at the end only
+        return torch.stack(ordered, dim=2).flatten(1)  # interleaved: zeros are at the end only
 
     def length_of(self, batch: SequencePairs) -> Tensor:
         """The number of digits of the longer number, (B,) int64."""
@@ -100,18 +98,18 @@ class Addition(GeneratedPairs):
         return {"no carry": self.scores(written, split)}
 
     def _without_carries(self, tokens: list[str]) -> list[str]:
-        """The digits of a sum in which nothing is carried, as they would be written."""
+        """The digits of the sum without carries, in the order of the target."""
         way = 1 if self.reversed else -1
         one, other = "".join(tokens).split("+")
         pairs = zip_longest(one[::way], other[::way], fillvalue="0")
         return [str((int(a) + int(b)) % 10) for a, b in pairs][::way]
 
-    def _written(self, number: Rows) -> Rows:
+    def _in_order(self, number: Rows) -> Rows:
         digits, lengths = number
         return (digits if self.reversed else backwards(digits, lengths)), lengths
 
     def _operands(self, batch: SequencePairs) -> tuple[Tensor, Tensor]:
-        """The ids of the digits of both numbers as written, filled up with PAD, (B, W) each."""
+        """The ids of the digits of both numbers, padded with PAD, (B, W) each."""
         source = batch.source
         plus = (source == int(self._source_ids[PLUS])).int().argmax(1, keepdim=True)
         places = torch.arange(source.shape[1], device=source.device).expand_as(source)
@@ -121,7 +119,7 @@ class Addition(GeneratedPairs):
 
 
 def _drawn_number(random: np.random.Generator, count: int, shortest: int, longest: int) -> Rows:
-    """Digits from the least significant on, zero behind the last, and how many there are."""
+    """Random digits, least significant first and padded with zeros, and their number."""
     lengths = random.integers(shortest, longest + 1, size=(count, 1))
     leading = np.where(lengths > 1, random.integers(1, 10, size=lengths.shape), 0)
     leading = np.where(lengths == 1, random.integers(10, size=lengths.shape), leading)
@@ -131,7 +129,7 @@ def _drawn_number(random: np.random.Generator, count: int, shortest: int, longes
 
 
 def _sum(one: Rows, other: Rows) -> Rows:
-    """Digit by digit with a carry, so that no number is too large."""
+    """The sum digit by digit, without a limit on the size of numbers."""
     columns = one[0] + other[0]
     total = np.zeros((len(columns), columns.shape[1] + 1), dtype=np.int64)
     for place in range(columns.shape[1]):
@@ -143,7 +141,7 @@ def _sum(one: Rows, other: Rows) -> Rows:
 
 
 def _joined(one: Rows, other: Rows) -> Rows:
-    """Both numbers with a plus in between."""
+    """Both numbers, separated by a plus."""
     (digits, read), (more, longer) = one, other
     joined = np.full((len(digits), 2 * digits.shape[1] + 1), PLUS)
     places, within = np.arange(joined.shape[1]), np.arange(digits.shape[1])

@@ -1,4 +1,4 @@
-"""What the tasks on strings of a and b have in common."""
+"""The base class of classification tasks on strings of a and b."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ A, B = ALPHABET.encode("ab")
 
 
 class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
-    """Strings of a and b; something about each is even (class 0) or odd (class 1).
+    """Strings of a and b; a count in each is even (class 0) or odd (class 1).
 
-    A length is drawn first, each as likely as another, then every symbol by the toss of a coin.
+    The length is drawn uniformly, then each symbol uniformly.
 
     Args:
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
-        lengths: the shortest and the longest string to train and validate on.
-        test_lengths: the shortest and the longest string to test on.
+        lengths: shortest and longest string in training and validation.
+        test_lengths: shortest and longest string in test.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: seed of the examples.
         seed: seed of the order of the training batches.
@@ -37,7 +37,7 @@ class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataMo
     """
 
     text_vocabulary = ALPHABET
-    #: The names of the classes, by their numbers.
+    #: The names of the classes.
     classes = ("even", "odd")
 
     def __init__(
@@ -57,11 +57,11 @@ class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataMo
 
     @abstractmethod
     def odd(self, is_b: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Of which strings it is odd, (N,).
+        """Whether the count is odd in each string, (N,).
 
         Args:
-            is_b: where there is a b, (N, longest); nowhere behind the string.
-            lengths: of the strings, (N,).
+            is_b: whether each symbol is b, (N, longest); False after the end.
+            lengths: lengths of the strings, (N,).
         """
 
     def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledSequences:

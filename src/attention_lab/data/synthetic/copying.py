@@ -7,17 +7,16 @@ from attention_lab.data.synthetic.generated_pairs import SymbolPairs
 
 
 class Copy(SymbolPairs):
-    """Random symbols, to be written as they are (Graves et al. 2014).
+    """Copy a sequence of random symbols (Graves et al. 2014).
 
     Example: 7 31 0 7 → 7 31 0 7.
 
     After "Neural Turing machines", arXiv 1410.5401, §4.1, where the symbols are random vectors of 8
-    bits, lengths are 1 to 20, and test goes up to 120. Here the symbols are tokens, and numbers and
-    lengths are those of :class:`~attention_lab.data.synthetic.reversal.Reverse`, so that the two
-    compare.
+    bits, lengths are 1 to 20, and test goes up to 120. Here symbols are tokens. Sizes and lengths
+    are those of :class:`~attention_lab.data.synthetic.reversal.Reverse`, so the tasks compare.
 
     Known shortcut (``shortcut_baselines``): position i of the target is position i of the
-    source, so attention by position alone is enough, as far as there were positions in training.
+    source, so attention by position alone is enough, for positions that occur in training.
 
     Arguments and errors are those of :class:`SymbolPairs`.
     """
@@ -26,7 +25,7 @@ class Copy(SymbolPairs):
         return symbols
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Accuracy and error rate of copying as many symbols as there were in training at most."""
+        """Accuracy and error rate of copying the positions that occur in training."""
         _, longest = self.lengths["train"]
         return {
             "trained positions": self.scores([row[:longest] for row in self.copies(split)], split)

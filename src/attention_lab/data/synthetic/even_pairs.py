@@ -1,4 +1,4 @@
-"""Even pairs: are there as many changes of symbol as make it even?"""
+"""Even pairs: is the number of changes of symbol even?"""
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ class EvenPairs(BinaryStrings):
     Example: a a b b a → 0, with one ab and one ba.
 
     As published ("Neural Networks and the Chomsky Hierarchy", arXiv 2207.02098, appendix A
-    and its code): a length is drawn first, each from 1 to 40 as likely as another, then every
-    symbol by the toss of a coin. There, tests go on strings of 41 to 500
-    (``test_lengths: [41, 500]``), and every batch is drawn anew; here they go up to 100, which a
-    CPU can bear, and the training examples are a fixed set.
+    and its code): the length is drawn uniformly from 1 to 40, then each symbol uniformly.
+    Deviations: test strings have lengths of 41 to 100, which a CPU can handle, instead of 41 to 500
+    (``test_lengths: [41, 500]``), and training examples are a fixed set, not drawn anew for each
+    batch.
 
-    Known shortcut: the number is even just where the first symbol is the last one, too, so nobody
-    needs to count: to look at both ends is enough (``shortcut_baselines``).
+    Known shortcut (``shortcut_baselines``): the number is even if and only if the first and
+    the last symbol are equal, so counting is not necessary.
 
     Arguments and errors are those of :class:`BinaryStrings`.
     """

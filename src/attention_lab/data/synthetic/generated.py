@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attention_lab.attention.validation import check_positive
+from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import Batch, BatchT
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.data.core.hashing import splitmix64

@@ -14,33 +14,31 @@ from attention_lab.data.synthetic.generated import GeneratedDataModule, check_ra
 
 
 class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
-    """A random segment again and again: go on as it went before (Olsson et al. 2022).
+    """Continue a repeated random segment (Olsson et al. 2022).
 
     Example, with a segment of 3 in 8 tokens: 5 2 7 5 2 7 5 2 → 2 7 5 2 7 at the last five.
 
-    After "In-context learning and induction heads", arXiv 2209.11895, where a sequence of random
-    tokens is repeated to find the heads that look for what followed the present token before. One
-    layer of attention sees tokens and positions only, not what stands before a token, and so cannot
-    do that; two layers can. Deviations: the model is trained on the task itself, and each segment
-    has a length of its own. With one length for all, the answer would always stand at the same
-    distance, where a single layer finds it by position.
+    After "In-context learning and induction heads", arXiv 2209.11895, which repeats a sequence of
+    random tokens to find induction heads: they attend to the token after an earlier occurrence of
+    the current token. Two layers of attention are necessary, since keys of the first layer depend
+    on one token and its position only. Deviations: the model is trained on the task itself, and
+    segments differ in length. With equal lengths the answer would be at a fixed distance, which a
+    single layer finds by position.
 
-    A position is asked from the second token of the first repetition on: that the segment begins
-    anew comes without notice.
+    Labels begin at the second token of the first repetition, since the start of the repetition is
+    not predictable.
 
-    Known shortcuts (``shortcut_baselines``): "fixed distance" always answers the token at
-    that distance which is right most often. "last match" answers what followed the last
-    occurrence of the same token. That is all that a head matching one token can do, and not
-    everything, since a token may come more than once in a segment: to do better takes a match of
-    several tokens. The larger the vocabulary, the rarer that is.
+    Known shortcuts (``shortcut_baselines``): "fixed distance" predicts the token at the distance
+    that is most often right in training. "last match" predicts the token after the last occurrence
+    of the current token, as an induction head does. It is wrong where a token occurs more than once
+    in a segment, which is rarer with larger vocabularies.
 
     Args:
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
         vocabulary: V, the number of tokens. Each position of a segment is one of them, uniformly.
         length: T, number of tokens in an example.
-        periods: number of tokens in the shortest and in the longest segment; each in between is as
-            likely.
+        periods: number of tokens in the shortest and in the longest segment, drawn uniformly.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: seed of the examples.
         seed: seed of the order of the training batches.
@@ -90,7 +88,7 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
         return {"vocabulary": self.vocabulary, "length": self.length}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Accuracy of answering any of the tokens read so far, each as likely as often it came."""
+        """Accuracy of predicting a random one of the previous tokens."""
         inputs, labels = self._rows(split)
         places = np.arange(self.length)
         shares = np.zeros(labels.shape)
@@ -112,7 +110,7 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
         }
 
     def slices(self, split: str) -> Slices:
-        """By length of the segment, which is the number of positions that are not asked."""
+        """By length of the segment, which is the number of positions without a label."""
         return by_length(
             self.shortest_period,
             self.longest_period,
@@ -135,17 +133,17 @@ def _rate(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def _before(inputs: NDArray[np.int64], distance: int) -> NDArray[np.int64]:
-    """For each position the token so far before the next one, or -1 if there is none, (N, T)."""
+    """For each position the token ``distance`` before the next one, or -1, (N, T)."""
     answers = np.full(inputs.shape, -1)
     answers[:, distance - 1 :] = inputs[:, : inputs.shape[1] - distance + 1]
     return answers
 
 
 def _after_last_match(inputs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each position what followed the last occurrence of its token, or -1, (N, T)."""
+    """For each position the token after the last occurrence of its token, or -1, (N, T)."""
     answers = np.full(inputs.shape, -1)
     for place in range(1, inputs.shape[1]):
-        for earlier in range(place):  # the last one overwrites those before
+        for earlier in range(place):  # the last one overwrites earlier ones
             same = inputs[:, earlier] == inputs[:, place]
             answers[same, place] = inputs[same, earlier + 1]
     return answers

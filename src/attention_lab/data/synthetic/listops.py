@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attention_lab.attention.validation import check_positive
+from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import LabelledSequences
 from attention_lab.data.core.classification import ClassificationDataModule, majority_labels
 from attention_lab.data.core.slices import Slices, by_length
@@ -24,7 +24,7 @@ _DIGIT_IDS = np.array(VOCABULARY.tokens_to_ids(map(str, range(DIGITS))))
 _OPERATOR_IDS = np.array(VOCABULARY.tokens_to_ids(OPERATORS))
 (_CLOSE_ID,) = VOCABULARY.tokens_to_ids([CLOSE])
 
-#: Trees that are grown at a time, and after how many it is told whether right ones are too rare.
+#: Trees drawn at once, and the number of trees after which a low acceptance rate is an error.
 _AT_A_TIME = 2048
 _ENOUGH_TO_TELL = 100 * _AT_A_TIME
 _RARE = 1e-4
@@ -37,16 +37,16 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
 
     Example: [MAX 4 [MED 1 9 7 ] [SM 5 8 ] ] → 7.
 
-    MIN, MAX and MED (the median; of two in the middle the mean, rounded down) are as they are
-    called, SM is the sum modulo 10. Drawn as in the Long Range Arena (Tay et al. 2021, "Long Range
+    MED is the median (the mean of the two middle values, rounded down), and SM the sum modulo 10.
+    Drawn as in the Long Range Arena (Tay et al. 2021, "Long Range
     Arena: A Benchmark for Efficient Transformers", arXiv 2011.04006, §2.2.1, and its code): a tree
     with one of the four operators at its root, from 2 to 10 arguments, each of which is again an
     operation with a probability of 1/4, otherwise a digit, and a digit in any case at depth 10,
-    the root being at depth 1. Trees of a wrong length are thrown away, and drawn again.
+    the root being at depth 1. Trees of other lengths are rejected.
 
-    A token is a digit, an operator with its opening bracket, or a closing bracket. The files of the
-    Arena have parentheses around every pair, too, "( ( ( [MAX 4 ) 2 ) ] )", but neither its lengths
-    count them nor do its models read them. Its own sizes, of which a CPU can only bear less, are
+    A token is a digit, an operator with its opening bracket, or a closing bracket. The Arena's
+    files also have parentheses around every pair, "( ( ( [MAX 4 ) 2 ) ] )", but its lengths and its
+    models ignore them. The Arena's sizes, too large for a CPU, are
     ``examples=96000 evaluation_examples=2000 lengths=[501,1999] batch_size=32``.
 
     Known shortcuts (``shortcut_baselines``): the operator at the root alone is informative, since
@@ -61,22 +61,22 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
         lengths: fewest and most tokens of an example.
-        test_lengths: the same for testing, if it is other than ``lengths``.
+        test_lengths: the same in test; None means ``lengths``.
         depth: greatest depth of a digit; the root's own digits are at depth 2.
         arguments: fewest and most arguments of an operator.
-        operator_probability: of each argument to be an operation, where ``depth`` allows it.
+        operator_probability: probability that an argument is an operation, if ``depth`` allows it.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: seed of the examples.
         seed: seed of the order of the training batches.
 
     Raises:
-        ValueError: if a value is out of range; while loading, if hardly any tree is so long.
+        ValueError: if a value is out of range; while loading, if such lengths are too rare.
     """
 
-    portion = 2048  # of thousands of tokens, which take eight bytes each while they are hashed
+    portion = 2048  # examples may have thousands of tokens, and hashing needs 8 bytes for each
 
     text_vocabulary = VOCABULARY
-    #: The names of the classes, by their numbers.
+    #: The names of the classes.
     classes = tuple(map(str, range(DIGITS)))
 
     def __init__(
@@ -121,7 +121,7 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
             found, grown = found + some, grown + _AT_A_TIME
             if grown >= _ENOUGH_TO_TELL and found < _RARE * grown:
                 raise ValueError(
-                    f"hardly any operation of {shortest} to {longest} tokens has depth="
+                    f"operations of {shortest} to {longest} tokens are too rare with depth="
                     f"{self.depth}, arguments={list(self.arguments)} and operator_probability="
                     f"{self.operator_probability}"
                 )
@@ -136,10 +136,10 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
         return {"vocabulary": len(VOCABULARY), "classes": len(self.classes), "length": longest}
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Accuracy of the class most frequent in training with the same operator at the root.
+        """Accuracy of the most frequent class in training, given the operator at the root.
 
-        And with the same result of that operator on its own digits, leaving out all operations
-        below it.
+        The second baseline also uses the result of that operator on its digits alone, without the
+        operations among its arguments.
         """
         return {
             "root operator": self._most_frequent_by(_root_operator, len(OPERATORS), split),
@@ -168,9 +168,9 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
         return self.accuracy(split, answers[_in_parts(kind, chosen.inputs)])
 
     def _grown(self, random: np.random.Generator, longest: int) -> tuple[list["_Level"], Numbers]:
-        """Random trees, level by level from the roots, and how many tokens each is.
+        """Random trees, level by level from the roots, and their numbers of tokens.
 
-        Those that are longer than ``longest`` stop growing.
+        Trees longer than ``longest`` stop growing.
         """
         tree, parent = np.arange(_AT_A_TIME), np.zeros(_AT_A_TIME, dtype=np.int64)
         sizes = np.zeros(_AT_A_TIME, dtype=np.int64)
@@ -178,13 +178,13 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
         levels = []
         for depth in range(1, self.depth + 1):
             chance = 1.0 if depth == 1 else self.operator_probability * (depth < self.depth)
-            goes_on = random.random(len(tree), dtype=np.float32) < chance
-            operates = np.flatnonzero(goes_on & (sizes <= longest)[tree])
+            is_operator = random.random(len(tree), dtype=np.float32) < chance
+            operates = np.flatnonzero(is_operator & (sizes <= longest)[tree])
             operator = np.full(len(tree), -1, dtype=np.int8)
             operator[operates] = random.integers(len(OPERATORS), size=len(operates), dtype=np.int8)
             digit = random.integers(DIGITS, size=len(tree), dtype=np.int8)
             levels.append(_Level(tree, parent, operator, digit))
-            for grown in (tree, tree[operates]):  # a closing bracket, too
+            for grown in (tree, tree[operates]):  # the closing brackets
                 sizes += np.bincount(grown, minlength=len(sizes))
             parent = operates.repeat(random.integers(fewest, most + 1, size=len(operates)))
             tree = tree[parent]
@@ -192,16 +192,16 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
 
 
 class _Level(NamedTuple):
-    """The nodes of some trees that are at one depth, the arguments of an operator together."""
+    """The nodes of trees at one depth; arguments of an operator are consecutive."""
 
     tree: Numbers
-    parent: Numbers  # its number in the level above
+    parent: Numbers  # index in the level above
     operator: NDArray[np.int8]  # −1 if the node is a digit
     digit: NDArray[np.int8]
 
 
 def _chosen(levels: Sequence[_Level], right: NDArray[np.bool_]) -> list[_Level]:
-    """Some of the trees, numbered anew."""
+    """The selected trees, renumbered."""
     number = above = np.cumsum(right) - 1
     chosen = []
     for tree, parent, operator, digit in levels:
@@ -212,7 +212,7 @@ def _chosen(levels: Sequence[_Level], right: NDArray[np.bool_]) -> list[_Level]:
 
 
 def _solved(levels: Sequence[_Level]) -> tuple[list[Numbers], list[Numbers]]:
-    """The values of all nodes, and how many tokens each is, level by level."""
+    """The values and the numbers of tokens of all nodes, level by level."""
     values = [level.digit.astype(np.int64) for level in levels]
     sizes = [np.ones_like(value) for value in values]
     for depth in range(len(levels) - 1, 0, -1):
@@ -237,13 +237,13 @@ def _solved(levels: Sequence[_Level]) -> tuple[list[Numbers], list[Numbers]]:
 
 def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: NDArray[np.int8]) -> None:
     """Write the tokens of the first trees into rows, (some, longest)."""
-    above = np.zeros(len(levels[0].tree), dtype=np.int64)  # where the node above begins
+    above = np.zeros(len(levels[0].tree), dtype=np.int64)  # where the parent begins
     for depth, (level, size) in enumerate(zip(levels, sizes, strict=True)):
         begin = np.zeros_like(size)
         if depth:
             before = np.cumsum(size) - size
-            eldest = np.searchsorted(level.parent, level.parent)
-            begin = above[level.parent] + 1 + before - before[eldest]
+            first = np.searchsorted(level.parent, level.parent)
+            begin = above[level.parent] + 1 + before - before[first]
         above = begin
         mine = level.tree < len(inputs)
         tree, operator = level.tree[mine], level.operator[mine]
@@ -254,17 +254,17 @@ def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: NDArray[n
 
 
 def _in_parts(kind: Callable[[Numbers], Numbers], inputs: Tensor) -> Tensor:
-    """The kind of each example, a thousand at a time: long ones are many numbers."""
+    """The kind of each example, in parts of 1000 to limit memory."""
     return torch.cat([torch.from_numpy(kind(part.numpy())) for part in inputs.split(1000)])
 
 
 def _root_operator(inputs: Numbers) -> Numbers:
-    """The number of the operator at the root, (N,)."""
+    """The index of the operator at the root, (N,)."""
     return (inputs[:, :1] == _OPERATOR_IDS).argmax(1)
 
 
 def _root_outcome(inputs: Numbers) -> Numbers:
-    """A number for the root's operator and what it makes of its own digits, if it has any, (N,)."""
+    """An index of the root's operator and its result on its own digits, if any, (N,)."""
     depth = np.cumsum(np.isin(inputs, _OPERATOR_IDS), 1) - np.cumsum(inputs == _CLOSE_ID, 1)
     counts = np.stack([((inputs == digit) & (depth == 1)).sum(1) for digit in _DIGIT_IDS], 1)
     total, below = counts.sum(1), np.cumsum(counts, 1)

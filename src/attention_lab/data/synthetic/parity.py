@@ -12,10 +12,10 @@ class Parity(BinaryStrings):
     Example: a a a b b a → 0.
 
     As published ("Neural Networks and the Chomsky Hierarchy", arXiv 2207.02098, appendix A and its
-    code): a length is drawn first, each from 1 to 40 as likely as another, then every symbol by the
-    toss of a coin. There, tests go on strings of 41 to 500 (``test_lengths: [41, 500]``), and every
-    batch is drawn anew; here they go up to 100, which a CPU can bear, and the training examples
-    are a fixed set.
+    code): the length is drawn uniformly from 1 to 40, then each symbol uniformly. Deviations: test
+    strings have lengths of 41 to 100, which a CPU can handle, instead of 41 to 500
+    (``test_lengths: [41, 500]``), and training examples are a fixed set, not drawn anew for each
+    batch.
 
     Known shortcut: none. As long as one symbol is unknown, both classes are equally likely. Short
     strings are so few that a model can memorize them; ``accuracy/length=…`` shows their share.

@@ -1,4 +1,4 @@
-"""Multi-query associative recall: what followed this key?"""
+"""Multi-query associative recall (MQAR): which value belongs to a key?"""
 
 from collections.abc import Sequence
 
@@ -14,29 +14,29 @@ from attention_lab.data.synthetic.generated import GeneratedDataModule, sample_w
 
 
 class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
-    """Keys with values, then each key again: say its value (Arora et al. 2023, MQAR).
+    """Key–value pairs, then the keys: recall their values (Arora et al. 2023, MQAR).
 
     Example, with 2 pairs in 10 tokens of a vocabulary of 16: 4 11 7 9 · · 7 · 4 · → 9 at the
     second 7, 11 at the second 4, where · is any token.
 
     As published (Zoology, arXiv 2312.04927, appendix E.1 and its code): keys are from 1 to V/2 − 1
-    and values from V/2 to V − 1, each without repetition; key and value alternate from the
-    beginning; then each key comes once more, at an even distance 2g behind the pairs, with
-    g = 0, 1, … drawn without repetition in proportion to a (g + 1)^(a − 1); all else is filled with
-    random tokens. Only the second coming of each key is asked for its value.
+    and values from V/2 to V − 1, each without repetition. The sequence begins with the pairs. Each
+    key then occurs once more, at an even distance 2g after the pairs, where g = 0, 1, … is drawn
+    without repetition in proportion to a (g + 1)^(a − 1). Other positions have random tokens. The
+    second occurrence of each key has its value as label.
 
     Known shortcut: the answer is one of the values in the sequence, so a model that cannot match
     keys is right once in ``pairs``. This is the trivial baseline. There is no other shortcut: each
     value is asked for once, and keys and positions are drawn independently of the values.
 
     Args:
-        examples: how many to train on, of every (length, pairs) about as many.
+        examples: number of training examples, about equally many of each (length, pairs).
         evaluation_examples: number of validation examples, and of test examples.
         vocabulary: V, the number of tokens. Even.
-        lengths: number of tokens in an example; several are mixed.
+        lengths: number of tokens in an example; several lengths are mixed.
         pairs: number of pairs, for each of the lengths.
-        power: a, from the smaller the closer behind the pairs the questions come.
-        random_fill: whether what is neither key nor value is random; otherwise it is 0.
+        power: a; the smaller, the closer the second occurrences are to the pairs.
+        random_fill: whether other positions have random tokens; otherwise 0.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: seed of the examples.
         seed: seed of the order of the training batches.
@@ -64,7 +64,9 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
         self.mixture = list(zip(lengths, pairs, strict=True)) if len(lengths) == len(pairs) else []
         if not self.mixture:
-            raise ValueError(f"lengths={list(lengths)} and pairs={list(pairs)}: one for each other")
+            raise ValueError(
+                f"lengths={list(lengths)} and pairs={list(pairs)} must have equally many values"
+            )
         if vocabulary % 2 or vocabulary < 4:
             raise ValueError(f"vocabulary must be even and at least 4, got {vocabulary}")
         for length, count in self.mixture:
@@ -99,15 +101,12 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         return {"vocabulary": self.vocabulary, "length": max(length for length, _ in self.mixture)}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Accuracy of answering any of the values in the context: 1 in as many as it has pairs.
-
-        Of several numbers of pairs, the mean over all questions.
-        """
+        """Accuracy of predicting a random value of the sequence: the mean of 1 / pairs."""
         asked = (self.split(split).labels != IGNORE).sum(1).double()
         return {"accuracy": float(len(asked) / asked.sum())}
 
     def slices(self, split: str) -> Slices | None:
-        """By number of pairs and by length, where several are mixed."""
+        """By length and number of pairs, if several are mixed."""
         kinds = sorted(set(self.mixture))
         if len(kinds) == 1:
             return None

@@ -7,15 +7,15 @@ from attention_lab.data.synthetic.generated_pairs import SymbolPairs, backwards
 
 
 class Reverse(SymbolPairs):
-    """Random symbols, to be written from the last to the first.
+    """Reverse a sequence of random symbols.
 
     Example: 7 31 0 7 → 7 0 31 7.
 
     By default as in the tutorial of Joey NMT (Kreutzer et al. 2019, arXiv 1907.12484;
-    generate_reverse_task.py): 50,000 training sequences of 1 to 25 integers from 0 to 49, each
-    length as likely, and 1,000 test sequences of up to 30. Its validation set has up to 30, too;
-    ours has the lengths of training, since choosing a checkpoint must not look at longer ones.
-    Those sets may share short sequences; ours never do.
+    generate_reverse_task.py): 50,000 training sequences of 1 to 25 integers from 0 to 49, with
+    uniform lengths, and 1,000 test sequences of up to 30. Deviations: validation has the lengths of
+    training, so that longer sequences do not influence the choice of a checkpoint, and splits share
+    no sequence.
 
     Known shortcut: none by content. Counting from the beginning alone is not enough either, since
     position i of the target is position n + 1 − i of the source: it gives a copy, which is right

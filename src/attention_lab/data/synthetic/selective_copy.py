@@ -1,11 +1,11 @@
-"""Selective copying: write down the tokens that mattered, in their order."""
+"""Selective copying: repeat the tokens that are not noise, in order."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attention_lab.attention.validation import check_positive
+from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.slices import Slices, by_share
@@ -15,22 +15,21 @@ NOISE = 0
 
 
 class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
-    """Tokens at random places among noise; then say them in their order (Gu & Dao 2023).
+    """Repeat, in order, tokens at random positions among noise (Gu & Dao 2023).
 
     Example, with 3 tokens copied in an example of 9: · 4 · · 2 4 > > > → 4 2 4 at the markers >,
     where · is noise.
 
     As published (Mamba, arXiv 2312.00752, §4.1.1 and appendix E.1, after Jing et al. 2019, "Gated
-    orthogonal recurrent units"): 16 tokens of a vocabulary of 16, in which noise counts, in a
-    length of 4096. As in the code of its authors (state-spaces/s4, copying.py), the marker counts,
-    too, which leaves 14 tokens to copy; each is drawn uniformly and their places without
-    repetition; the markers are all the same, and the answers are never read. Deviation: the length
-    is 256 by default, which a CPU can do, and all tokens of an example count as its length: noise,
-    what is copied, and the markers.
+    orthogonal recurrent units"): 16 tokens from a vocabulary of 16, which includes noise, in a
+    length of 4096. As in the authors' code (state-spaces/s4, copying.py), the vocabulary includes
+    the marker as well, so 14 different tokens are copied. Tokens are drawn uniformly, positions
+    without repetition. All markers are the same token, and the answers are not inputs. Deviation:
+    the default length is 256, which a CPU can handle; it includes noise, copies and markers.
 
-    Known shortcuts (``shortcut_baselines``): ``place`` answers with the token closest to where
-    the one in question stands on average; the random spacing is there to defeat that. ``frequency``
-    answers with the token that the example has most often.
+    Known shortcuts (``shortcut_baselines``): ``place`` predicts the token closest to the average
+    position of the token in question; the random spacing prevents that. ``frequency`` predicts the
+    most frequent token of the example.
 
     Args:
         examples: number of training examples.
@@ -93,13 +92,13 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
         return {"vocabulary": self.vocabulary, "length": self.length}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Accuracy of always answering the most frequent answer of the training split."""
+        """Accuracy of always predicting the most frequent label in training."""
         _, known = self._places_and_tokens(self.split("train"))
         _, asked = self._places_and_tokens(self.split(split))
         return {"accuracy": float((asked == np.bincount(known.ravel()).argmax()).mean())}
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Accuracy by the average place of each token in turn, and by the most frequent token."""
+        """Accuracy of the token closest to the average position, and of the most frequent token."""
         average = self._places_and_tokens(self.split("train"))[0].mean(0)
         places, tokens = self._places_and_tokens(self.split(split))
         closest = np.abs(places[:, None, :] - average[:, None]).argmin(2)
@@ -111,12 +110,12 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
         }
 
     def slices(self, split: str) -> Slices:
-        """By the mean distance of a marker from its token, as many training examples to each."""
+        """By the mean distance between a marker and its token, about equally many each."""
 
         def distance_of(batch: LabelledPositions) -> Tensor:
             noise = batch.inputs[:, : self.length - self.copied] == NOISE
             places = torch.arange(noise.shape[1], device=noise.device).expand_as(noise)
-            # The markers follow each other, so their mean place is the same in all examples.
+            # Markers are consecutive, so their mean position is the same in all examples.
             markers = self.copied * noise.shape[1] + self.copied * (self.copied - 1) // 2
             return (markers - places.masked_fill(noise, 0).sum(1)) // self.copied
 
@@ -130,7 +129,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
     def _places_and_tokens(
         self, batch: LabelledPositions
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the tokens to copy stand in each example, and which they are, (B, copied) both."""
+        """Positions and ids of the tokens to copy, (B, copied) each."""
         context = batch.inputs.numpy()[:, : self.length - self.copied]
         places = np.nonzero(context)[1].reshape(len(context), self.copied)
         return places, np.take_along_axis(context, places, axis=1)

@@ -7,14 +7,14 @@ from attention_lab.data.synthetic.generated_pairs import SymbolPairs
 
 
 class Sort(SymbolPairs):
-    """Random symbols, to be written from the smallest to the largest number.
+    """Sort a sequence of random symbols.
 
     Example: 7 31 0 7 → 0 7 7 31.
 
     Sorting as a task for networks with attention: Vinyals et al. 2016, "Order matters: sequence to
     sequence for sets", arXiv 1511.06391 (of floating-point numbers, by pointing at them).
-    Here the numbers are tokens, whose order is to be learned; numbers and lengths are those of
-    :class:`~attention_lab.data.synthetic.reversal.Reverse`, so that the two compare.
+    Here the numbers are tokens, whose order has to be learned. Sizes and lengths are those of
+    :class:`~attention_lab.data.synthetic.reversal.Reverse`, so the tasks are comparable.
 
     Known shortcuts: the length of the source and the position in the target suggest the number
     (``trivial_baseline``). A copy of the source has the right symbols, and for short sources often

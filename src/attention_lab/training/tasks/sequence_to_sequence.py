@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from attention_lab.attention.validation import check_positive
+from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import SequencePairs
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
