@@ -51,7 +51,7 @@ def test_a_single_run_is_described_and_not_started(command: Command, tmp_path: P
 
 
 @pytest.mark.parametrize("server", [silent, refusing])
-def test_runs_are_logged_offline_if_the_server_takes_none(
+def test_runs_are_logged_offline_if_the_server_refuses_them(
     server: Callable[[], AbstractContextManager[str]],
     command: Command,
     tmp_path: Path,
@@ -66,7 +66,9 @@ def test_runs_are_logged_offline_if_the_server_takes_none(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_processes_of_a_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processes_of_a_run_are_shown(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 6)
     monkeypatch.setattr("attention_lab.training.distributed.launch.cores", lambda: 8)
     lines = launched(command, *TINY, "trainer=ddp_cpu", "trainer.devices=2")
@@ -90,7 +92,7 @@ def test_several_processes_of_a_run(command: Command, monkeypatch: pytest.Monkey
     )
 
 
-def test_a_sweep_is_described_as_it_is_run(command: Command, tmp_path: Path) -> None:
+def test_a_dry_run_and_a_sweep_have_the_same_jobs(command: Command, tmp_path: Path) -> None:
     sweep = ["-m", *TINY, "attention=general,none", "hydra.sweep.dir=sweep"]
     lines = launched(command, *sweep)
     assert list(tmp_path.iterdir()) == []
@@ -165,7 +167,7 @@ def test_only_the_first_ten_jobs_are_shown(command: Command) -> None:
     assert (lines[0], lines[10].split()[1], lines[11:]) == ("12: 12 new", "seed=9", ["and 2 more"])
 
 
-def test_what_is_tuned_is_not_known_before(command: Command, tmp_path: Path) -> None:
+def test_jobs_after_a_tuning_are_only_counted(command: Command, tmp_path: Path) -> None:
     lines = launched(command, *SWEEP, "sweep.tune=lr", "sweep.grid=[1e-3,2e-3,4e-3]")
     assert lines["tuning"][0] == "3: 3 new"
     assert "optimizer.lr=0.002,seed=1000  in tuning/optimizer.lr=0.002," in lines["tuning"][2]
@@ -173,7 +175,7 @@ def test_what_is_tuned_is_not_known_before(command: Command, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_a_search_the_first_trials_are_known(command: Command, tmp_path: Path) -> None:
+def test_the_first_trials_of_a_search_are_shown(command: Command, tmp_path: Path) -> None:
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=7", "hydra.sweeper.n_jobs=3"]
     storage = "hydra.sweeper.storage=sqlite:///trials.db"
     lines = launched(command, "-m", *TINY, *search, storage)
@@ -201,7 +203,7 @@ def asked(program: Program, tmp_path: Path) -> Path:
     return log
 
 
-def test_jobs_of_slurm_are_not_submitted(command: Command, tmp_path: Path, asked: Path) -> None:
+def test_slurm_jobs_are_not_submitted(command: Command, tmp_path: Path, asked: Path) -> None:
     lines = launched(command, *SLURM, "hydra.launcher.at_once=3")
     assert lines["launcher"] == ["slurm: 1 job array, 3 at a time"]
     assert lines["each job"] == [
@@ -249,16 +251,14 @@ WRONG = [
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_what_is_wrong_is_said_as_train_says_it(
-    command: Command, tmp_path: Path, arguments: list[str]
-) -> None:
+def test_errors_are_those_of_train(command: Command, tmp_path: Path, arguments: list[str]) -> None:
     answer = command("train", "--dry-run", *arguments)
     assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
     assert list(tmp_path.iterdir()) == []
     assert answer == command("train", *arguments)
 
 
-def test_a_directory_that_is_taken_is_refused(command: Command, tmp_path: Path) -> None:
+def test_an_occupied_directory_is_refused(command: Command, tmp_path: Path) -> None:
     one = [*TINY, "hydra.run.dir=run"]
     assert command("train", *one).code == 0
     (tmp_path / "sweep").mkdir()
@@ -274,7 +274,7 @@ def test_a_directory_that_is_taken_is_refused(command: Command, tmp_path: Path) 
     assert launched(command, *one)["run"] == ["resumes from its latest checkpoint"]
 
 
-def test_another_launcher_is_not_started(command: Command, tmp_path: Path) -> None:
+def test_hydras_basic_launcher_is_refused(command: Command, tmp_path: Path) -> None:
     answer = command("train", "--dry-run", *SWEEP, "hydra/launcher=basic")
     assert answer.err.startswith(
         "attention-lab: hydra/launcher=basic: not supported by --dry-run; "
@@ -283,7 +283,7 @@ def test_another_launcher_is_not_started(command: Command, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_for_what_would_be_written(
+def test_a_full_disk_or_unwritable_directory_is_named(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "there").touch()

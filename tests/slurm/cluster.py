@@ -1,4 +1,4 @@
-"""A real SLURM of two nodes on this machine: Debian's, on loopback, all of it in one directory."""
+"""A real SLURM cluster of two nodes on this machine, on loopback and in one directory."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-#: Ranks look each other up by the names of nodes. These are addresses of loopback already.
+#: Ranks find each other by the names of nodes, so these are loopback addresses.
 NODES = ("127.0.0.2", "127.0.0.3")
 #: CPUs that a node declares, whatever this machine has.
 CPUS = 2
-#: Seconds that anything may take which ought to take a few.
+#: Seconds to wait for anything that takes a few.
 PATIENCE = 120.0
 
 CONFIG = """\
@@ -52,12 +52,12 @@ NODE = "NodeName={name} NodeAddr={name} Port={port} CPUs={cpus}"
 
 
 def lack() -> str | None:
-    """Why SLURM cannot be run here; None if it can."""
+    """The reason why SLURM cannot run here; None if it can."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin"
     if missing := [name for name in PROGRAMS if shutil.which(name, path=path) is None]:
         return f"no {', '.join(missing)} here; apt-get install slurmctld slurmd slurm-client munge"
     if os.geteuid() != 0:
-        return "SLURM's daemons start jobs for others, which only root can"
+        return "SLURM's daemons start jobs of other users; only root can"
     return None
 
 
@@ -74,18 +74,18 @@ def _free_ports(count: int) -> list[int]:
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until a condition is true; AssertionError if it does not come about."""
+    """Wait until a condition is true; AssertionError if it takes too long."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"in vain waited for {what}"
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.1)
 
 
 class Cluster:
-    """A running SLURM, to be used as a context; then nothing of it is left.
+    """A running SLURM, as a context manager; nothing is left behind.
 
     Args:
-        home: an empty directory for all that it writes.
+        home: an empty directory for all its files.
     """
 
     def __init__(self, home: Path) -> None:
@@ -129,7 +129,7 @@ class Cluster:
         for pid in self._processes_of_jobs():
             _kill(pid)
         for daemon in self._daemons.values():
-            daemon.kill()  # nothing that they keep is of use to anybody
+            daemon.kill()  # they need not save anything
             daemon.wait()
 
     def start_node(self, name: str) -> None:
@@ -138,19 +138,19 @@ class Cluster:
         eventually(lambda: self.state_of(name) == "idle", f"node {name}")
 
     def kill_node(self, name: str) -> None:
-        """End a node at once, with all that runs there."""
+        """Kill a node and all its processes."""
         self._daemons[name].kill()
         self._daemons.pop(name).wait()
         for pid in self._processes_of_jobs(name):
             _kill(pid)
 
     def state_of(self, node: str) -> str:
-        """How a node stands: idle, mixed, down or otherwise."""
+        """The state of a node, such as idle, mixed or down."""
         done = self._client("sinfo", "--noheader", f"--nodes={node}", "--format=%t")
         return done.stdout.strip()
 
     def ask(self, *command: str, cwd: Path | None = None, **environment: str) -> str:
-        """What a command of SLURM's says."""
+        """The output of a SLURM command."""
         done = self._client(*command, cwd=cwd, **environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -161,7 +161,7 @@ class Cluster:
         return dict(line.split() for line in lines)
 
     def hurry(self, job: str) -> None:
-        """Let a job that was requeued begin again at once: SLURM would give it two minutes."""
+        """Start a requeued job at once: SLURM would wait two minutes."""
         eventually(lambda: self.queue().get(job) == "PENDING", f"job {job} to be queued again")
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
@@ -187,7 +187,7 @@ class Cluster:
             )
 
     def _processes_of_jobs(self, node: str | None = None) -> list[int]:
-        """What SLURM has started for jobs of this cluster, on one node or on all."""
+        """The processes that SLURM started for jobs, on one node or on all."""
         tasks = [
             pid
             for pid, environment in _environments()
@@ -195,7 +195,7 @@ class Cluster:
             and "SLURMD_NODENAME" in environment
             and node in (None, environment["SLURMD_NODENAME"])
         ]
-        # Those that look after the tasks hide their environment, but write to the node's log.
+        # slurmstepd hides its environment, but has the log of its node open.
         logs = {str(self.home / f"{name}.log") for name in self.nodes if node in (None, name)}
         daemons = [daemon.pid for daemon in self._daemons.values()]
         keepers = [pid for pid in _writers(logs) if pid not in daemons]

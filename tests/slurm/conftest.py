@@ -1,4 +1,4 @@
-"""A SLURM that the tests share, and commands that use it."""
+"""A SLURM cluster for all tests, and commands that use it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TINY = (
     "model.d_model=16",
     "trainer.max_epochs=1",
 )
-#: Sweeps of it, over mechanisms that are below.
+#: A sweep of such runs.
 SWEEP = (
     *("-m", *TINY, "--config-dir", "mine"),
     *("hydra.sweep.dir=sweep", "hydra/launcher=ours"),
@@ -59,7 +59,7 @@ def cluster() -> Iterator[Cluster]:
     """Two nodes of a real SLURM."""
     if reason := lack():
         pytest.skip(reason)
-    # Not below pytest's own directory, into which munge's clients may not look.
+    # Not below pytest's own directory, which munge's clients may not read.
     with tempfile.TemporaryDirectory(prefix="slurm-") as home:
         Path(home).chmod(0o755)
         with Cluster(Path(home)) as running:
@@ -68,7 +68,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def environment(cluster: Cluster, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Of commands and jobs; in the test's directory are MECHANISMS. No job outlives the test."""
+    """The environment of commands and jobs; MECHANISMS are in the test's directory."""
     (tmp_path / "faulty.py").write_text(MECHANISMS)
     options = tmp_path / "mine" / "attention"
     options.mkdir(parents=True)
@@ -98,7 +98,7 @@ def login(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Command]:
-    """Runs commands as on a login node, in this process, which has imported all they need."""
+    """Runs commands as on a login node, in this process: its imports are done."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -120,7 +120,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Whoever runs the tests in the background has made them deaf to it.
+            # A shell starts background jobs with SIGINT ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
@@ -133,13 +133,13 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
 
 
 def ended(process: "subprocess.Popen[str]") -> Answer:
-    """What a command has said once it has ended."""
+    """The exit code and output of a command, once it has ended."""
     out, err = process.communicate(timeout=150)
     return Answer(process.returncode, out, err)
 
 
 def records(sweep: Path) -> dict[str, dict[str, Any]]:
-    """What each run's status.json holds, by its name without the hash."""
+    """The status.json of each run, by its name without the hash."""
     return {
         path.parent.name.rpartition("-")[0]: json.loads(path.read_text())
         for path in sweep.glob("*/status.json")

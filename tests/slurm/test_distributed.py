@@ -11,7 +11,7 @@ from tests.slurm.conftest import SWEEP, TINY, Start, ended, records
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "slurm"
 
 
-def test_a_run_on_two_nodes_has_a_process_on_each_and_is_requeued_before_it_has_begun(
+def test_a_run_has_a_process_on_each_of_two_nodes_and_is_requeued_before_it_starts(
     start: Start, cluster: Cluster, tmp_path: Path
 ) -> None:
     many = ("trainer=ddp_cpu", "trainer.num_nodes=2", "trainer.devices=1")
@@ -37,7 +37,7 @@ def test_a_run_on_two_nodes_has_a_process_on_each_and_is_requeued_before_it_has_
 def test_a_step_of_srun_is_one_run(
     cluster: Cluster, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Also where its tasks were asked for by --ntasks."""
+    """Also if --ntasks requested its tasks."""
     small = (*TINY, "trainer=ddp_cpu", "trainer.devices=2", "trainer.max_steps=1")
     command = ("srun", "--ntasks=2", "attention-lab", "train", *small, "hydra.run.dir=run")
     cluster.ask(*command, cwd=tmp_path, **environment)
@@ -57,7 +57,7 @@ def test_an_interactive_shell_is_one_process_whatever_its_tasks(
     assert (tmp_path / "run" / "metrics.csv").exists()
 
 
-def test_the_example_scripts_go_on_in_their_directory(
+def test_the_example_scripts_resume_in_their_directory(
     cluster: Cluster, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "slow").touch()

@@ -1,4 +1,4 @@
-"""What a sweep asks SLURM for, and commands that cannot work, most of them without a cluster."""
+"""The requests of a sweep, and invalid commands; most tests need no cluster."""
 
 import os
 import signal
@@ -18,13 +18,13 @@ from tests.slurm.conftest import SWEEP, TINY
 
 
 def job(**trainer: Any) -> RunSpec:
-    """A job that is never run."""
+    """A job that is not run."""
     config = RunConfig({"trainer": {"accelerator": "cpu", **trainer}})
     return RunSpec(config, Path("a"), group="sweep", name="a")
 
 
 def request(slurm: Slurm, **trainer: Any) -> dict[str, Any]:
-    """What is asked for on behalf of one job."""
+    """The request for one job."""
     ((wanted, _),) = slurm.requests([job(**trainer)])
     return wanted
 
@@ -41,7 +41,7 @@ def test_nodes_tasks_and_gpus_follow_from_the_trainer() -> None:
     assert "gpus_per_node" not in request(Slurm(gpus=0), accelerator="auto")
 
 
-def test_options_get_sbatch_s_names() -> None:
+def test_options_have_the_names_of_sbatch() -> None:
     assert request(Slurm(memory=16))["mem"] == "16G"
     slurm = Slurm(partition="long", qos="high", time=90, memory=1.5, cpus_per_task=4)
     assert request(slurm) == {
@@ -55,14 +55,14 @@ def test_options_get_sbatch_s_names() -> None:
     }
 
 
-def test_jobs_that_need_the_same_make_one_array() -> None:
+def test_jobs_with_the_same_request_are_one_array() -> None:
     jobs = [job(), job(devices=2), job()]
     found = Slurm().requests(jobs)
     assert [[jobs.index(each) for each in alike] for _, alike in found] == [[0, 0], [1]]
     assert [wanted["ntasks_per_node"] for wanted, _ in found] == [1, 2]
 
 
-def test_more_jobs_than_an_array_may_have_make_several(login: Command) -> None:
+def test_more_jobs_than_the_longest_array_are_several_arrays(login: Command) -> None:
     found = Slurm().requests([job(), job(), job(devices=2), job()], at_most=2)
     assert [len(alike) for _, alike in found] == [2, 1, 1]
     answer = login(
@@ -98,7 +98,7 @@ def test_more_jobs_than_an_array_may_have_make_several(login: Command) -> None:
         ({}, {"devices": "auto"}, "trainer.devices: must be a number for SLURM, got 'auto'"),
     ],
 )
-def test_what_cannot_be_asked_for_is_said(
+def test_invalid_requests_are_refused(
     options: dict[str, Any], trainer: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -107,8 +107,8 @@ def test_what_cannot_be_asked_for_is_said(
     assert "\n" not in str(caught.value)
 
 
-def test_ctrl_c_waits_until_what_is_submitted_is_noted() -> None:
-    """Also where another thread of the process takes it."""
+def test_ctrl_c_waits_until_submitted_jobs_are_recorded() -> None:
+    """Also if another thread of the process receives it."""
     over, noted = threading.Event(), []
     threading.Thread(target=over.wait).start()
 
@@ -142,7 +142,7 @@ def test_ctrl_c_waits_until_what_is_submitted_is_noted() -> None:
         (("-m", "hydra.launcher.partiton=a"), "has no such key; did you mean partition?"),
     ],
 )
-def test_a_command_that_cannot_work_leaves_nothing_behind(
+def test_an_invalid_command_leaves_nothing_behind(
     command: Command,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,7 +166,7 @@ def test_a_command_that_cannot_work_leaves_nothing_behind(
         (("sweep.tune=lr", "hydra.launcher.wait=false"), "sweep.tune needs results"),
     ],
 )
-def test_what_slurm_refuses_is_shown_in_its_own_words(
+def test_refusals_of_slurm_are_shown_in_its_own_words(
     login: Command, tmp_path: Path, overrides: tuple[str, ...], message: str
 ) -> None:
     answer = login("train", *SWEEP, *overrides)

@@ -1,4 +1,4 @@
-"""Runs that a real SLURM interrupts, and that end as if it had not."""
+"""Runs that a real SLURM interrupts end like undisturbed ones."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from tests.slurm.cluster import Cluster, eventually
 from tests.slurm.conftest import SWEEP, Start, ended, job_of, records
 from tests.training.conftest import read_weights, result, rows, same_weights
 
-#: About a minute of training, in which there is time to be interrupted.
+#: About a minute of training: time for interruptions.
 RUN = ("attention=slow", "data.examples=800", "model.dropout=0.1", "trainer.log_every_n_steps=1")
 
 
-def test_requeued_out_of_time_or_bereft_of_its_node_a_run_ends_as_if_nothing_had_been(
+def test_a_run_ends_the_same_after_a_requeue_a_time_limit_or_a_node_failure(
     start: Start, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = tmp_path / "sweep"
@@ -23,7 +23,7 @@ def test_requeued_out_of_time_or_bereft_of_its_node_a_run_ends_as_if_nothing_had
     going = start("train", *SWEEP, *RUN, *limits, "seed=0,1,2", PAUSE="0.5")
     eventually(
         lambda: sum(bool(each["progress"]) for each in records(sweep).values()) == 3,
-        "three runs at work",
+        "three runs to train",
     )
     # Two fit on the first node.
     places = {job: node for job, node in _places(cluster).items() if job in cluster.queue()}

@@ -10,7 +10,7 @@ from tests.slurm.cluster import Cluster, eventually
 from tests.slurm.conftest import SWEEP, Start, ended, job_of, records
 
 
-def test_a_sweep_is_an_array_in_which_one_that_fails_stops_no_other(
+def test_a_sweep_is_an_array_in_which_a_failed_job_stops_no_other(
     login: Command, tmp_path: Path
 ) -> None:
     arguments = (*SWEEP, "hydra.launcher.at_once=2", "attention=dot_product,broken,deadly,additive")
@@ -49,7 +49,7 @@ def test_a_sweep_is_an_array_in_which_one_that_fails_stops_no_other(
     assert records(tmp_path / "sweep") == found
 
 
-def test_ctrl_c_in_a_tuning_says_what_goes_on(
+def test_ctrl_c_in_a_tuning_prints_which_jobs_continue(
     start: Start, cluster: Cluster, tmp_path: Path
 ) -> None:
     (tmp_path / "slow").touch()
@@ -63,7 +63,7 @@ def test_ctrl_c_in_a_tuning_says_what_goes_on(
     assert f"scancel {next(iter(cluster.queue())).partition('_')[0]}\n" in answer.out
 
 
-def test_jobs_need_no_shell_are_submitted_once_and_can_be_cancelled(
+def test_jobs_outlive_the_shell_are_submitted_once_and_can_be_cancelled(
     login: Command,
     start: Start,
     cluster: Cluster,

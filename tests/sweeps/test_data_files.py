@@ -1,4 +1,4 @@
-"""A data file that was edited: the runs before and after are not the same run."""
+"""Edited data files: runs before and after the edit are different runs."""
 
 import os
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def test_an_unfinished_run_is_not_resumed_on_other_data(
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link to a device"])
-def test_a_data_file_that_may_block_or_never_end_is_refused(
+def test_a_fifo_or_device_as_data_file_is_refused(
     kind: str, config: dict[str, Any], file: Path, tmp_path: Path
 ) -> None:
     path = Path("/dev/zero") if kind == "device" else tmp_path / "other.tsv"
@@ -83,7 +83,7 @@ class _Started(list[str]):
 
 
 @pytest.mark.parametrize("tune", [None, "lr"])
-def test_a_sweep_keeps_to_the_data_that_it_began_with(
+def test_a_sweep_refuses_data_files_that_changed_since_its_start(
     tune: str | None,
     compose: Compose,
     config: dict[str, Any],
@@ -91,7 +91,7 @@ def test_a_sweep_keeps_to_the_data_that_it_began_with(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The example: seed 0, an edit, seed 1. Both would have had one mean."""
+    """Seed 0, an edit, seed 1: both would have entered one mean."""
     started = _Started()
 
     def composed(overrides: Sequence[str]) -> dict[str, Any]:

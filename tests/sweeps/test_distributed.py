@@ -1,4 +1,4 @@
-"""Sweeps of runs of several processes, none of which may run the sweep or another run's part."""
+"""Sweeps of runs with several processes each."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ DIGITS = ("data=digits", "logger=csv", "model.d_model=16", "trainer.max_steps=3"
 
 
 def of_each(sweep: Path, file: str) -> dict[str, Any]:
-    """What the runs of a sweep say, by their names without the hash."""
+    """The status.json of each run, by its name without the hash."""
     read = json.loads if file.endswith("json") else yaml.safe_load
     return {
         path.parent.name.rpartition("-")[0]: read(path.read_text())
@@ -23,7 +23,7 @@ def of_each(sweep: Path, file: str) -> dict[str, Any]:
 
 
 def sweep(directory: Path, *overrides: str) -> Answer:
-    """Runs a sweep on two cores, whatever machine this is."""
+    """Runs a sweep as on a machine with two cores."""
     script = directory / "sweep.py"
     script.write_text(
         "import sys\n"
@@ -55,7 +55,7 @@ def own_score(directory: Path, name: str, act: str) -> None:
 
 
 def test_a_grid_of_runs_of_one_and_of_two_processes_is_one_sweep(tmp_path: Path) -> None:
-    """Each has as many as it asked for: what is left of one run does not reach the next."""
+    """Each run has as many processes as requested: no variable of one run reaches the next."""
     done = sweep(tmp_path, "trainer=ddp_cpu", "seed=0,1", "trainer.devices=2,1")
     assert done.code == 0, done.err
     assert {path.name for path in tmp_path.iterdir()} == {"sweep", "sweep.py"}
@@ -86,7 +86,7 @@ def test_a_search_gives_all_processes_of_a_run_the_same_settings(tmp_path: Path)
     assert len({run["optimizer"]["lr"] for run in runs.values()}) == 2
 
 
-def test_a_process_that_dies_takes_its_run_with_it_and_no_other(tmp_path: Path) -> None:
+def test_a_killed_rank_fails_its_run_and_no_other(tmp_path: Path) -> None:
     own_score(
         *(tmp_path, "deadly"),
         "if os.environ.get('RANK') == '1': os.kill(os.getpid(), signal.SIGKILL)",
@@ -103,7 +103,7 @@ def test_a_process_that_dies_takes_its_run_with_it_and_no_other(tmp_path: Path) 
     assert dead["error"].startswith("process 1 of 2: killed by SIGKILL")
 
 
-def test_a_run_whose_time_is_up_ends_with_all_its_processes(tmp_path: Path) -> None:
+def test_a_run_at_its_time_limit_ends_with_all_its_processes(tmp_path: Path) -> None:
     own_score(tmp_path, "slow", "time.sleep(1000)")
     done = sweep(
         *(tmp_path, "--config-dir", "mine", "trainer=ddp_cpu", "attention=slow"),
@@ -130,7 +130,7 @@ def test_a_sweep_that_torchrun_starts_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_more_devices_than_there_are_are_refused_before_anything_runs(
+def test_too_many_devices_are_refused_before_anything_runs(
     command: Command,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

@@ -13,7 +13,7 @@ from tests.conftest import Compose
 
 
 def planned(tiny_digits: Compose, directory: Path) -> Stage:
-    """What a sweep of one job would do."""
+    """The plan of a sweep with one job."""
     options = {"retry": [], "tune": None, "grid": None, "seeds": None}
     sweep = Sweep(directory, lambda o: tiny_digits(*o), options, lambda *_: None, lambda _: None)
     (stage,) = sweep.plan([["seed=1"]], ())
@@ -49,7 +49,7 @@ def test_a_run_that_failed_before_training_is_run_again(
 
 
 def test_a_run_of_another_version_is_left_alone(tiny_digits: Compose, tmp_path: Path) -> None:
-    """Its record says that it has failed, but not whether it had begun."""
+    """Its record says that it failed, but not whether it had started."""
     (job,) = planned(tiny_digits, tmp_path).jobs
     job.directory.mkdir()
     record = {"schema_version": 99, "status": "failed", "progress": None}

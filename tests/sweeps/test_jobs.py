@@ -1,4 +1,4 @@
-"""The jobs of a sweep: their names, and whether they can work."""
+"""The jobs of a sweep: their names, and the check that they can work."""
 
 from pathlib import Path
 
@@ -18,23 +18,23 @@ def name(*overrides: str, shared: tuple[str, ...] = (), **config: object) -> str
     return make_job(Path("sweep"), CONFIG | config, overrides, shared, "sweep").directory.name
 
 
-def test_a_name_says_what_differs_and_which_run_it_is() -> None:
+def test_a_name_holds_the_differing_overrides_and_the_identity() -> None:
     hashed = identity(CONFIG)
     assert name("data.limit=5", "seed=0", shared=("data.limit",)) == f"seed=0-{hashed}"
     assert name("seed=0", seed=1) == f"seed=0-{identity(CONFIG | {'seed': 1})}"
     assert name() == f"run-{hashed}"
 
 
-def test_what_cannot_change_a_result_changes_no_name() -> None:
+def test_keys_that_cannot_change_a_result_are_in_no_name() -> None:
     assert name("seed=0", logger={**CONFIG["logger"], "project": "another"}) == name("seed=0")
 
 
-def test_what_is_not_about_the_run_is_in_no_name() -> None:
+def test_hydra_and_logger_overrides_are_in_no_name() -> None:
     asides = "sweep.retry=[failed]", "logger=csv", "hydra.launcher.parallel=2"
     assert name("seed=0", *asides) == name("seed=0")
 
 
-def test_a_run_is_found_by_what_it_is_not_by_what_it_is_called(tmp_path: Path) -> None:
+def test_a_run_directory_is_found_by_its_identity_not_by_its_readable_name(tmp_path: Path) -> None:
     there = tmp_path / f"attention=additive,seed=0-{identity(CONFIG)}"
     there.mkdir()
     assert make_job(tmp_path, CONFIG, ["seed=0"], (), "sweep").directory == there

@@ -1,4 +1,4 @@
-"""What jobs may use, and what becomes of a sweep on a full disk."""
+"""The resources of jobs, retries, and a sweep on a full disk."""
 
 import errno
 from collections import Counter
@@ -84,7 +84,7 @@ def test_resources_out_of_range_are_named(wrong: dict[str, int]) -> None:
 
 
 class Silent:
-    """A display that keeps what it was told."""
+    """A display that shows nothing."""
 
     def __init__(self) -> None:
         self.directories: list[Path] = []
@@ -134,7 +134,9 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_job_that_fails_is_tried_as_often_as_asked(forked: Counter[str], tmp_path: Path) -> None:
+def test_a_failed_job_is_started_again_as_often_as_retries_says(
+    forked: Counter[str], tmp_path: Path
+) -> None:
     display = Silent()
     run_jobs(jobs_in(tmp_path, "ab"), Resources(parallel=2, retries=2), display)
     assert forked == {"a": 3, "b": 3}
@@ -155,7 +157,7 @@ def test_a_full_disk_stops_the_sweep(
     assert not list(tmp_path.glob("*/.room"))
 
 
-def test_the_cause_of_a_silent_death_is_told(tmp_path: Path) -> None:
+def test_the_reason_of_an_unexpected_exit_is_recorded(tmp_path: Path) -> None:
     class Dead(BaseProcess):
         def __init__(self, code: int) -> None:
             self._code = code

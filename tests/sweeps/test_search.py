@@ -1,4 +1,4 @@
-"""Searches: they see one validation metric of each run, and draw the same trials again."""
+"""Searches: they read one validation metric of each run, and draw the same trials again."""
 
 import itertools
 import json
@@ -28,14 +28,14 @@ LAUNCHER = "hydra_plugins.attention_lab_launcher.IsolatedLauncher"
 
 @pytest.fixture
 def optuna() -> Any:
-    """Optuna and Hydra's plugin for it, where they are installed."""
+    """Optuna and Hydra's plugin for it, if installed."""
     pytest.importorskip(
         "hydra_plugins.hydra_optuna_sweeper", reason="needs the extra attention-lab[search]"
     )
     return pytest.importorskip("optuna")
 
 
-# What a search sees of a run
+# The metric of a search
 
 
 def written(directory: Path, **changes: Any) -> Path:
@@ -58,7 +58,7 @@ def test_a_search_minimises_the_monitored_validation_metric(tmp_path: Path) -> N
     assert search_metric(written(tmp_path, mode="max")) == -0.25
 
 
-def test_a_run_without_a_value_has_none_to_offer(tmp_path: Path) -> None:
+def test_a_run_without_a_finite_metric_returns_none(tmp_path: Path) -> None:
     assert search_metric(tmp_path / "nowhere") is None
     assert search_metric(written(tmp_path, validation={"per": math.nan})) is None
     assert search_metric(written(tmp_path, validation={"loss": 0.5})) is None
@@ -142,14 +142,14 @@ def test_the_same_seed_draws_the_same_trials(sampler: str, search: Search) -> No
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_longer_search_begins_like_a_shorter_one(sampler: str, search: Search) -> None:
-    """So that an interrupted search finds its finished trials again."""
+    """An interrupted search therefore finds its finished trials again."""
     chosen = f"hydra/sweeper/sampler={sampler}"
     short, _ = search(chosen, "hydra.sweeper.n_trials=14")
     long, _ = search(chosen)
     assert long[:14] == short
 
 
-def test_trials_lie_in_the_space_and_the_best_is_found(search: Search) -> None:
+def test_trials_are_in_the_search_space_and_the_best_is_found(search: Search) -> None:
     trials, found = search()
     assert all(1e-4 <= trial["optimizer.lr"] <= 1e-2 for trial in trials)
     assert all(0 <= trial["model.dropout"] <= 0.3 for trial in trials)
@@ -158,7 +158,7 @@ def test_trials_lie_in_the_space_and_the_best_is_found(search: Search) -> None:
     assert found["best_value"] == pytest.approx(bowl(best))
 
 
-def test_what_is_given_is_not_searched(search: Search) -> None:
+def test_a_setting_with_a_value_is_not_searched(search: Search) -> None:
     trials, found = search("model.dropout=0.1", "optimizer.lr=choice(0.001,0.01)")
     assert {trial["model.dropout"] for trial in trials} == {0.1}
     assert {trial["optimizer.lr"] for trial in trials} == {0.001, 0.01}
@@ -195,7 +195,7 @@ def test_a_study_on_disk_is_added_to(optuna: Any, search: Search, tmp_path: Path
     assert len(optuna.load_study(study_name="bowl", storage=kept).trials) == 8
 
 
-def test_a_search_for_the_worst_is_refused(
+def test_a_search_that_maximizes_is_refused(
     optuna: Any,
     command: Command,  # noqa: F811
     tmp_path: Path,
@@ -231,7 +231,7 @@ def test_a_search_over_real_runs(
 # What the docs say
 
 
-def test_commands_of_the_page_compose(optuna: Any, compose: Compose) -> None:
+def test_commands_in_the_docs_compose(optuna: Any, compose: Compose) -> None:
     page = (DOCS / "search.md").read_text(encoding="utf-8")
     commands = re.findall(r"^attention-lab train -m (.*)$", page, re.MULTILINE)
     assert len(commands) == 4
@@ -242,7 +242,7 @@ def test_commands_of_the_page_compose(optuna: Any, compose: Compose) -> None:
         check(compose(*first_values))
 
 
-def test_an_agent_of_wandb_runs_what_composes(
+def test_the_command_of_a_wandb_agent_composes(
     command: Command,  # noqa: F811
     compose: Compose,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Sweeps: every job a process of its own, none of which can hide, stop or outlive another."""
+"""Sweeps: each job is a process of its own that cannot hide, stop or outlive another."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ FAULTY = ("--config-dir", "mine", "hydra.sweep.dir=sweep", *TINY, "trainer.log_e
 
 
 def statuses(sweep: Path) -> dict[str, dict]:
-    """What each run's status.json holds, by its name without the hash."""
+    """The status.json of each run, by its name without the hash."""
     return {
         path.parent.name.rpartition("-")[0]: json.loads(path.read_text())
         for path in sweep.glob("*/status.json")
@@ -28,7 +28,7 @@ def statuses(sweep: Path) -> dict[str, dict]:
 
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mechanisms that die, diverge, hang, raise, and look at what other jobs left behind."""
+    """Mechanisms that exit, diverge, hang, raise, and read what other jobs left behind."""
     (tmp_path / "faulty.py").write_text(
         "import os, time\n"
         "from attention_lab.attention import DotProduct\n"
@@ -71,7 +71,7 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("faulty")
-def test_one_job_that_fails_neither_stops_the_others_nor_is_hidden(
+def test_a_failed_job_does_not_stop_the_others_and_is_shown(
     command: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -127,7 +127,7 @@ def test_failed_runs_are_run_again_on_request_only(command: Command, tmp_path: P
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_job_that_takes_too_long_is_ended_and_one_that_failed_is_tried_again(
+def test_a_job_at_its_time_limit_is_ended_and_a_failed_job_is_retried(
     command: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -142,7 +142,7 @@ def test_a_job_that_takes_too_long_is_ended_and_one_that_failed_is_tried_again(
     assert "finished" in flaky.out
 
 
-def test_a_sweep_that_was_killed_takes_its_jobs_with_it_and_goes_on(
+def test_a_killed_sweep_ends_its_jobs_and_resumes(
     command: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -165,12 +165,12 @@ def test_a_sweep_that_was_killed_takes_its_jobs_with_it_and_goes_on(
     line = [sys.executable, "-m", "attention_lab", *arguments]
     sweep = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not (begun := [s for s in statuses(tmp_path / "sweep").values() if s["progress"]]):
+    while not (started := [s for s in statuses(tmp_path / "sweep").values() if s["progress"]]):
         assert time.monotonic() < deadline, sweep.stderr
         time.sleep(0.05)
     sweep.kill()
     sweep.wait()
-    job = begun[0]["pid"]
+    job = started[0]["pid"]
     while _lives(job):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -194,7 +194,7 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def test_of_two_sweeps_in_one_directory_the_second_is_told_who_is_there(
+def test_a_second_sweep_in_a_directory_is_refused_with_the_lock_owner(
     command: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -210,7 +210,10 @@ def test_of_two_sweeps_in_one_directory_the_second_is_told_who_is_there(
     assert statuses(tmp_path / "sweep") == {}
 
 
-def test_other_settings_under_the_same_name_are_refused(command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_another_config_with_the_same_overrides_is_refused(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     options = tmp_path / "mine" / "trainer"
     options.mkdir(parents=True)
     arguments = ("train", "-m", "--config-dir", "mine", "hydra.sweep.dir=sweep", *TINY, "trainer=t")
@@ -245,7 +248,7 @@ def test_a_learning_rate_is_chosen_for_each_group_on_validation(
     assert all("optimizer.lr=0.01" in overrides for overrides in reported)
 
 
-def test_a_sweep_compares_by_what_was_swept(command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_sweep_is_compared_by_its_swept_keys(command: Command, tmp_path: Path) -> None:  # noqa: F811
     arguments = ("attention=dot_product,none", "seed=0,1", "hydra.sweep.dir=sweep")
     answer = command("train", "-m", *TINY, *arguments)
     assert answer.code == 0, answer.err
@@ -295,7 +298,7 @@ def test_a_sweep_compares_by_what_was_swept(command: Command, tmp_path: Path) ->
         ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: optimizer.lr: input should be a valid number"),
     ],
 )
-def test_one_wrong_job_stops_the_sweep_before_it_begins(
+def test_one_invalid_job_stops_the_sweep_before_it_starts(
     command: Command,  # noqa: F811
     tmp_path: Path,
     mistake: str,

@@ -1,4 +1,4 @@
-"""Choosing a setting: by validation alone, and by the same grid for every group."""
+"""Tuning: by validation alone, and with the same grid for every group."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_the_best_mean_over_the_tuning_seeds_is_chosen(mode: str, best: str) -> 
     assert choice.scores == {"0.1": 2.0, "0.2": 1.5, "0.3": 4.5}
 
 
-def test_a_value_with_which_a_run_gave_nothing_cannot_be_chosen() -> None:
+def test_a_value_with_a_failed_run_cannot_be_chosen() -> None:
     found = [finished(s) for s in (3.0, 1.0, 0.1, 0.1, 2.0, 2.0)]
     found[3] = RunStatus("diverged", "the loss is nan")
     choice = choose(GROUP, found, OPTIONS)
@@ -45,8 +45,8 @@ def test_a_value_with_which_a_run_gave_nothing_cannot_be_chosen() -> None:
     assert choice.scores["0.2"] is None
 
 
-def test_what_is_chosen_by_is_validation(tmp_path: Path) -> None:
-    """Whatever is found on test: the best by validation is the worst of all there."""
+def test_values_are_chosen_by_validation(tmp_path: Path) -> None:
+    """Test metrics do not matter: the best value by validation has the worst ones."""
     found = []
     for name, validation in (("a", 0.3), ("b", 0.1), ("c", 0.2)):
         for seed in ("7", "8"):
@@ -62,7 +62,7 @@ def test_what_is_chosen_by_is_validation(tmp_path: Path) -> None:
     assert choose(GROUP, found, OPTIONS).value == "0.2"
 
 
-def test_jobs_run_with_what_was_chosen_for_their_group() -> None:
+def test_jobs_run_with_the_value_chosen_for_their_group() -> None:
     choices = [
         choose([f"attention={name}"], [finished(s) for s in scores], OPTIONS)
         for name, scores in (("a", [1, 1, 2, 2, 3, 3]), ("b", [3, 3, 2, 2, 1, 1]))
@@ -72,14 +72,14 @@ def test_jobs_run_with_what_was_chosen_for_their_group() -> None:
     assert tuned(["attention=a", "seed=4"], choices, OPTIONS)[-1] == "optimizer.lr=0.1"
 
 
-def test_a_group_for_which_nothing_worked_is_named() -> None:
+def test_a_group_without_a_working_value_is_named() -> None:
     choice = choose(GROUP, [RunStatus("failed")] * 6, OPTIONS)
     assert choice.value is None
     with pytest.raises(ConfigError, match=r"attention=additive: each of optimizer.lr=0.1, "):
         tuned([*GROUP, "seed=0"], [choice], OPTIONS)
 
 
-def test_what_is_tuned_cannot_be_set_as_well() -> None:
+def test_a_tuned_key_cannot_be_set() -> None:
     with pytest.raises(ConfigError, match=r"optimizer.lr=1: sweep.tune sets optimizer.lr"):
         groups_of([["attention=a", "optimizer.lr=1"]], OPTIONS)
 
@@ -100,7 +100,7 @@ def test_what_is_tuned_cannot_be_set_as_well() -> None:
         ({"tune": "lr", "seeds": ["x"]}, "sweep.seeds"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(section: dict, says: str) -> None:
+def test_invalid_options_are_refused(section: dict, says: str) -> None:
     section = {"retry": [], "tune": None, "grid": None, "seeds": None} | section
     with pytest.raises(ConfigError, match=says):
         SweepOptions.of(section)

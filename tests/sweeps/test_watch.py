@@ -54,7 +54,7 @@ def test_a_directory_without_a_sweep_is_named(tmp_path: Path) -> None:
         watch([tmp_path])
 
 
-def test_the_report_follows_what_was_watched(command: Command, sweep: Path) -> None:  # noqa: F811
+def test_a_report_follows_watching(command: Command, sweep: Path) -> None:  # noqa: F811
     answer = command("report", str(sweep), "--watch")
     assert answer.code == 0, answer.err
     assert (sweep / "report.html").exists()
