@@ -25,11 +25,11 @@ PAIRS = [
 DEAD = {
     ("attention/score=l2", "attention/normalizer=relu"): "positive logits only",
     (
-        "attention/score=uniform",
+        "attention/score=none",
         "attention/normalizer=relu",
     ): "positive logits only",
     **{
-        ("attention/score=uniform", f"attention/positions={positions}"): "would change nothing"
+        ("attention/score=none", f"attention/positions={positions}"): "would change nothing"
         for positions in ("learned", "rotary", "sinusoidal")
     },
 }

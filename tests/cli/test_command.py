@@ -111,8 +111,10 @@ def test_a_home_that_cannot_be_written_is_no_news(
 
 
 def options(group: str) -> set[str]:
-    """The names of a group's files, by looking."""
-    return {file.stem for file in (config_directory() / group).glob("[!_]*.yaml")}
+    """The names of a group's files; each score is a mechanism, too."""
+    folders = [group, "attention/score"] if group == "attention" else [group]
+    files = [file for it in folders for file in (config_directory() / it).glob("[!_]*.yaml")]
+    return {file.stem for file in files}
 
 
 def test_list_has_every_option_with_its_description(command: Command) -> None:

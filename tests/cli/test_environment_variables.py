@@ -8,7 +8,12 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from attention_lab.config.components import ConfigError
-from attention_lab.config.compose import composed, config_directory, plain_config
+from attention_lab.config.compose import (
+    add_score_mechanisms,
+    composed,
+    config_directory,
+    plain_config,
+)
 from attention_lab.config.environment_variables import with_environment
 from attention_lab.config.identity import identity
 from attention_lab.config.resolve import resolve
@@ -30,6 +35,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plain(*overrides: str) -> dict[str, object]:
     """What is passed on of a composed config: to records, to W&B and to jobs."""
+    add_score_mechanisms()
     with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
         return plain_config(hydra_compose("train", list(overrides), return_hydra_config=True))
 

@@ -8,11 +8,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from attention_lab.cli.sweep_name import sweep_name
-from attention_lab.config.compose import config_directory
+from attention_lab.config.compose import add_score_mechanisms, config_directory
 
 
 def name(*overrides: str, swept: tuple[str, ...] = ("seed=0,1",)) -> str:
     """The name of a sweep; Hydra composes it without what is swept."""
+    add_score_mechanisms()
     with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
         config: DictConfig = compose("train", list(overrides), return_hydra_config=True)
     config.hydra.overrides.task = [*overrides, *swept]

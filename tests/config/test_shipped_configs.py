@@ -11,7 +11,12 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from attention_lab.attention import AttentionLayer, FeatureMap, Positions, Score
-from attention_lab.config.compose import config_directory, group_options, plain_config
+from attention_lab.config.compose import (
+    add_score_mechanisms,
+    config_directory,
+    group_options,
+    plain_config,
+)
 from attention_lab.config.validate import SECTIONS, check
 from tests.conftest import Compose
 
@@ -52,7 +57,7 @@ GIVEN = {
 
 #: The options that stand for nothing.
 NOTHING = {
-    "mask": {"_target_": "attention_lab.attention.NoMask"},
+    "mask": {"_target_": "attention_lab.attention.masks.NoMask"},
 }
 
 #: The same, for every class of a kind.
@@ -65,14 +70,11 @@ GIVEN_TO_PARTS = {
 
 #: Where an option differs from its class's defaults on purpose: that is what the option is for.
 DEVIATIONS = {
-    "attention=additive": {"projections": "values"},
-    "attention=concat": {"projections": "values"},
-    "attention=general": {"projections": "values"},
-    "attention=biaffine": {"projections": "values"},
-    "attention=location": {"projections": "values"},
-    "attention=none": {"projections": "values"},
     "attention=multi_head": {"num_heads": 8},
-    "attention=masked": {"num_heads": 8, "mask": {"_target_": "attention_lab.attention.Causal"}},
+    "attention=masked": {
+        "num_heads": 8,
+        "mask": {"_target_": "attention_lab.attention.masks.Causal"},
+    },
     "attention=grouped_query": {"num_heads": 8, "num_kv_heads": 2},
     "attention=multi_query": {"num_heads": 8, "num_kv_heads": 1},
     "attention=latent": {"num_heads": 8, "latent_dim": 32},
@@ -208,6 +210,7 @@ def test_every_deviation_is_that_of_an_option() -> None:
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g == "experiment"])
 def test_every_job_of_an_experiments_sweep_is_right(group: str, option: str) -> None:
     """An experiment may name a sweep; each value it names must be right on its own."""
+    add_score_mechanisms()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         whole = hydra_compose("train", [f"{group}={option}"], return_hydra_config=True)
         swept = whole.hydra.sweeper.params or {}

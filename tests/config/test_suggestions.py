@@ -5,12 +5,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from attention_lab.config.compose import config_directory
+from attention_lab.config.compose import add_score_mechanisms, config_directory
 from attention_lab.config.suggestions import SEVERAL_VALUES, UNKNOWN_KEY
 
 
 def hydras_error(override: str) -> Exception:
     """What Hydra raises for an override."""
+    add_score_mechanisms()
     with (
         initialize_config_dir(str(config_directory().resolve()), version_base="1.3"),
         pytest.raises((HydraException, OmegaConfBaseException)) as raised,

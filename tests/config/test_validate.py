@@ -38,7 +38,7 @@ def complaint(config: dict[str, Any]) -> str:
     [
         ("optimizer.lrr", "optimizer.lrr: OptimizerOptions has no such key; did you mean lr?"),
         ("trainer.max_epoch", "TrainerOptions has no such key; did you mean max_epochs?"),
-        ("attention.num_head", "ScoredAttention has no such key; did you mean head_dim?"),
+        ("attention.num_head", "ScoredAttention has no such key; did you mean num_heads?"),
         ("data.batchsize", "data.batchsize: G2P has no such key; did you mean batch_size?"),
         ("model.num_encoder_layer", "did you mean num_encoder_layers?"),
         ("task.max_len", "did you mean max_length?"),

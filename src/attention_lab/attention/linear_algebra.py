@@ -8,7 +8,8 @@ def pseudo_inverse(matrix: Tensor, iterations: int) -> Tensor:
     """The inverse of each softmax map (…, m, m) by the iteration of Xiong et al. 2021, lemma 1."""
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     # Starts at Aᵀ / (‖A‖₁ ‖A‖∞) for each map; the rows of a softmax sum to 1, so ‖A‖∞ is 1.
-    z = matrix.mT / matrix.sum(-2, keepdim=True).amax(-1, keepdim=True).clamp(min=1)
+    norm = matrix.sum(-2, keepdim=True).amax(-1, keepdim=True).clamp(min=1)
+    z = matrix.mT / norm
     for _ in range(iterations):
         product = matrix @ z
         inner = 7 * identity - product

@@ -26,13 +26,14 @@ from attention_lab.cli.sweep_name import sweep_name
 from attention_lab.cli.sweep_results import queued_jobs, report_sweep
 from attention_lab.config.compose import (
     WrongCommand,
+    add_score_mechanisms,
     check_groups,
     config_directory,
     plain_config,
     typed_overrides,
 )
 from attention_lab.config.hydra_section import checked
-from attention_lab.config.overrides import FROM, flags_last, recorded_run
+from attention_lab.config.overrides import FROM, flags_last, own_directory, recorded_run
 from attention_lab.config.suggestions import explain
 from attention_lab.printing import echo
 from attention_lab.training.distributed import cluster_environment
@@ -141,6 +142,7 @@ def _hydra_main(config_name: str, arguments: Sequence[str], task: Task) -> Calla
     OmegaConf.register_new_resolver(
         "sweep_name", lambda *, _root_: sweep_name(_root_), replace=True
     )
+    add_score_mechanisms(own_directory(arguments))
     directory = str(config_directory())
     main: Callable[[], None] = hydra.main(
         version_base="1.3", config_path=directory, config_name=config_name

@@ -51,11 +51,32 @@ def config_directory() -> Path:
 def group_options(group: str, extra: Path | None = None) -> dict[str, Path]:
     """The options of a config group and their files, the user's own directory included.
 
-    Files whose name begins with an underscore are parts of others, not options.
+    Files whose name begins with an underscore are parts of others, not options. Each score is a
+    mechanism, too: see :func:`add_score_mechanisms`.
     """
     roots = [config_directory(), *([extra] if extra else [])]
-    files = (file for root in roots for file in sorted((root / group).glob("*.yaml")))
+    folders = ["attention/score", group] if group == "attention" else [group]
+    files = [
+        file for folder in folders for root in roots for file in (root / folder).glob("*.yaml")
+    ]
+    files.sort(key=lambda file: file.stem)  # of equal names, the last folder and directory count
     return {file.stem: file for file in files if not file.stem.startswith("_")}
+
+
+def add_score_mechanisms(extra: Path | None = None) -> None:
+    """Make each score a mechanism for Hydra: ``attention=NAME`` is then a layer with that score.
+
+    A score thus needs one file, ``attention/score/NAME.yaml``. A file ``attention/NAME.yaml``
+    takes precedence.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.repo.pop("attention", None)  # another directory may have had other scores
+    for name, file in group_options("attention", extra).items():
+        if file.parent.name == "score":
+            defaults = ["_layer", {"score": name}, "_self_"]
+            store.store(name, {"defaults": defaults}, group="attention")
 
 
 def option_description(file: Path) -> str:
@@ -132,6 +153,7 @@ def _composed(overrides: Sequence[str], extra: Path | None, primary: str) -> "Di
     if other and (other / f"{primary}.yaml").is_file():
         home, other = other, home  # Hydra looks for a primary config in one directory only
     searchpath = [f"hydra.searchpath=[file://{other}]"] if other else []
+    add_score_mechanisms(extra)
     with initialize_config_dir(str(home), version_base="1.3"):
         return compose(primary, [*overrides, *searchpath], return_hydra_config=True)
 

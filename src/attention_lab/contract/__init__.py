@@ -1,6 +1,7 @@
 """The contract: one suite of tests that every attention mechanism passes, yours included.
 
-    pytest --pyargs attention_lab.contract [--config-dir CONF] [--attention NAME]
+    pytest --pyargs attention_lab.contract
+        [--attention-lab-config-dir CONF] [--attention-lab-mechanism NAME]
 
 It needs ``pytest`` and composes the options of ``conf/attention/``, those of the axes beneath it
 and the ones in ``CONF``. What is tested follows from what a layer's ``info`` declare.

@@ -19,7 +19,8 @@ SAME_LENGTHS = [(3, 3), (7, 7)]  # where only self-attention is possible
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    extra, only = (metafunc.config.getoption(name) for name in ("config_dir", "attention"))
+    options = metafunc.config.getoption
+    extra, only = options("attention_lab_config_dir"), options("attention_lab_mechanism")
     names = metafunc.fixturenames
     if "case" in names:
         wanted = metafunc.definition.get_closest_marker("needs")

@@ -10,8 +10,10 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("attention-lab")
-    group.addoption("--config-dir", type=Path, help="your own config groups, held to the contract")
-    group.addoption("--attention", help="hold this mechanism alone to the contract")
+    group.addoption(
+        "--attention-lab-config-dir", type=Path, help="your own config groups, tested as well"
+    )
+    group.addoption("--attention-lab-mechanism", help="test this mechanism only")
 
 
 def pytest_configure(config: pytest.Config) -> None:

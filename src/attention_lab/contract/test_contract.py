@@ -189,7 +189,7 @@ def test_every_knob_turns_something(case: Case) -> None:
 
 
 def test_own_mask(mask_option: str, request: pytest.FixtureRequest) -> None:
-    extra = request.config.getoption("config_dir")
+    extra = request.config.getoption("attention_lab_config_dir")
     masked, bare = (
         Case(
             mask_option, compose_attention(extra, "multi_head", f"attention/mask={option}")

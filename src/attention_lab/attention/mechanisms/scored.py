@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Unpack
 
+import torch
 from torch import Tensor
 
 from attention_lab.attention.backends import AttentionSpec, choose_backend
@@ -29,7 +30,8 @@ class ScoredAttention(AttentionLayer):
         normalizer: makes what turns logits into weights.
         positions: makes the positions of queries and keys from (num_heads, head_dim).
         talking_heads: whether learned maps mix the heads' logits and weights.
-        projections: "all", "values" (the score has its own maps of queries and keys) or "none".
+        projections: "all", "values" or "none"; None means what the score needs: "values" if it
+            has its own maps of queries and keys.
         dropout: probability of dropping a weight in training.
         backend: "auto" or one of ``BACKENDS``; "auto" takes the fastest that can compute it.
 
@@ -50,11 +52,12 @@ class ScoredAttention(AttentionLayer):
         positions: Callable[[int, int], Positions] = NoPositions,
         latent_dim: int | None = None,
         talking_heads: bool = False,
-        projections: Projections = "all",
+        projections: Projections | None = None,
         dropout: float = 0.0,
         backend: str = "auto",
         **layer: Unpack[LayerOptions],
     ) -> None:
+        projections = _projections_for(score) if projections is None else projections
         super().__init__(embed_dim, kdim, latent_dim=latent_dim, projections=projections, **layer)
         self.dropout, sizes = check_dropout(dropout), (self.num_heads, self.head_dim)
         self.score: Score = make_part("score", score, Score, *sizes)
@@ -117,6 +120,12 @@ class ScoredAttention(AttentionLayer):
         """The parts of this attention, in training or in evaluation."""
         needs_grad = self.positions.bias_needs_grad
         return AttentionSpec(self.score, self.normalizer, self.mixing, self.dropout_p, needs_grad)
+
+
+def _projections_for(score: Callable[[int, int], Score]) -> Projections:
+    with torch.device("meta"):  # draws no random numbers, so that the projections draw first
+        probe: Score = make_part("score", score, Score, 1, 2)
+    return probe.projections
 
 
 def _check_parts(score: Score, normalizer: Normalizer, positions: Positions) -> None:

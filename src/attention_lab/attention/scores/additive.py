@@ -23,6 +23,7 @@ class Additive(Score):
 
     formula = "v·tanh(W q + U k)"
     paper = "Bahdanau et al. 2015"
+    projections = "values"
     time, memory, symbols = "L·S·d·a", "L·S·a", {"a": "hidden_dim"}
 
     def __init__(self, num_heads: int, head_dim: int, hidden_dim: int | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -28,6 +28,9 @@ class Score(nn.Module, ABC):
     time: ClassVar[str] = "L·S·d"
     memory: ClassVar[str] = "L·S"
     symbols: ClassVar[Mapping[str, str]] = {}
+    #: The projections that a layer with this score needs: "values" if the score itself maps
+    #: queries and keys, or uses no keys.
+    projections: ClassVar[Literal["all", "values"]] = "all"
     #: Whether logits depend on the positions of the keys, too.
     positional: ClassVar[bool] = False
     #: Whether logits can be above 0.

@@ -11,6 +11,7 @@ class General(DotProductFamily):
 
     formula = "qᵀ W k"
     paper = "Luong et al. 2015"
+    projections = "values"
 
     def __init__(self, num_heads: int, head_dim: int) -> None:
         super().__init__(num_heads, head_dim)

@@ -22,6 +22,7 @@ class Location(Score):
 
     formula = "(W q)_j"
     paper = "Luong et al. 2015"
+    projections = "values"
     positional = True
 
     def __init__(self, num_heads: int, head_dim: int, max_length: int = 512) -> None:

@@ -14,6 +14,7 @@ class Uniform(DotProductFamily):
 
     formula = "0"
     paper = "the mean"
+    projections = "values"
     ever_positive = False
     uses_inputs = False
 

@@ -1,0 +1,108 @@
+"""A mechanism of any kind is one file and one YAML: nothing else is edited or registered."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEADER = """\
+from torch import Tensor, nn
+from attention_lab.attention.inputs import AttentionInputs
+from attention_lab.attention.layer import AttentionLayer, LayerOptions
+from attention_lab.attention.masks import Mask
+from attention_lab.attention.info import MechanismInfo
+from attention_lab.attention.normalizers import Normalizer
+from attention_lab.attention.positions import Positions
+from attention_lab.attention.scores.base import DotProductFamily
+"""
+#: By kind: where its YAML is, further lines of the YAML, and its class.
+KINDS = {
+    "score": (
+        "attention/score",
+        "_partial_: true\n",
+        """
+class Mine(DotProductFamily):
+    formula, paper = "2 q·k", "mine"
+
+    def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
+        return query, key, 2.0
+""",
+    ),
+    "normalizer": (
+        "attention/normalizer",
+        "_partial_: true\n",
+        """
+class Mine(Normalizer):
+    formula, paper = "softmax(2 l)", "mine"
+
+    def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
+        return (logits - logits.amax(-1, keepdim=True)).mul(2).softmax(-1)
+""",
+    ),
+    "positions": (
+        "attention/positions",
+        "_partial_: true\n",
+        """
+class Mine(Positions):
+    formula, paper = "2 q, k", "mine"
+
+    def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        return 2 * query, key
+""",
+    ),
+    "mask": (
+        "attention/mask",
+        "",
+        """
+class Mine(Mask):
+    def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query - key).abs() < 3
+""",
+    ),
+    "mechanism": (
+        "attention",
+        "defaults: [_heads, _self_]\n",
+        """
+class Mine(AttentionLayer):
+    info = MechanismInfo(formula="mean", paper="mine")
+
+    def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
+        inputs, visible = inputs.repeat_heads(), inputs.visible()
+        size = (*inputs.query.shape[:3], inputs.key.shape[2])
+        weights = inputs.query.new_ones(size)
+        weights = weights if visible is None else weights * visible
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
+        return weights @ inputs.value, weights if inputs.need_weights else None
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_file_and_one_yaml_are_enough(kind: str, tmp_path: Path) -> None:
+    folder, lines, code = KINDS[kind]
+    (tmp_path / "mine.py").write_text(HEADER + code)
+    node = tmp_path / "conf" / folder / "mine.yaml"
+    node.parent.mkdir(parents=True)
+    node.write_text(f"# A {kind} of a user\n{lines}_target_: mine.Mine\n")
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    listed = run("attention_lab", "list", "attention", "--config-dir", "conf")
+    assert f"A {kind} of a user" in listed or "  mine " in listed
+    assert "cannot be used" not in listed
+    check = "test_own_mask" if kind == "mask" else "test_every_knob or test_hidden_keys"
+    contract = ("pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "attention_lab.contract")
+    passed = run(*contract, "--attention-lab-config-dir", "conf", "-k", f"({check}) and mine")
+    assert " passed" in passed
