@@ -134,7 +134,7 @@ def test_the_mode_of_wandb_is_that_of_a_run(
     (part / "run-x.wandb.synced").touch()
     assert "; 1 of the runs in outputs not uploaded" in found(command)["W&B"]
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr("attention_lab.tracking.wandb_logger.problem", lambda _: None)
+    monkeypatch.setattr("attention_lab.tracking.wandb_logger.server_problem", lambda _: None)
     assert found(command)["W&B"].startswith("  online: logged in to https://")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert found(command)["W&B"].startswith("  off: WANDB_MODE=disabled")

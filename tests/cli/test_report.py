@@ -69,7 +69,7 @@ def test_a_server_that_takes_nothing_leaves_the_report(
     monkeypatch.setattr("wandb.init", refuse)
     answer = command("report", str(two_runs), "--wandb")
     assert answer.code == 1
-    assert answer.err == "attention-lab: W&B: no such project; nothing more is logged there.\n"
+    assert answer.err == "attention-lab: W&B: no such project; nothing more is logged.\n"
     assert (two_runs / "report.html").is_file()
 
 

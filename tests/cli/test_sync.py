@@ -293,7 +293,7 @@ def test_without_wandb_there_is_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(500, "did not take all data in time"), (401, "has refused data")]
+    ("status", "said"), [(500, "did not receive all data in time"), (401, "refused data")]
 )
 def test_a_run_that_was_cut_off_online_is_sent(
     status: int,

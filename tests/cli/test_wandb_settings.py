@@ -22,7 +22,7 @@ TINY = ("logger=wandb", "trainer=cpu", "data=reverse", "data.examples=160", "mod
 @pytest.mark.parametrize(
     ("mode", "option", "said"),
     [
-        ("ofline", "auto", "WANDB_MODE=ofline: W&B has no such mode; did you mean offline?"),
+        ("ofline", "auto", "WANDB_MODE=ofline: no such mode of W&B; did you mean offline?"),
         ("online", "auto", "WANDB_MODE=online: not logged in to "),
         (None, "online", "logger.wandb=online: not logged in to "),
     ],

@@ -107,11 +107,11 @@ def test_a_run_that_starts_over_discards_earlier_rows(
 def test_rows_that_are_gone_are_missed(written: MetricsCSVLogger, path: Path) -> None:
     path.write_text(path.read_text().rpartition(",2,")[0])
     metrics = MetricsCSVLogger(path)
-    with pytest.warns(UserWarning, match=r"metrics\.csv: of 3 rows only 2 are left"):
+    with pytest.warns(UserWarning, match=r"metrics\.csv has 2 rows instead of 3"):
         metrics.resume(3)
     assert metrics.rows == 2
     path.unlink()
-    with pytest.warns(UserWarning, match="of 3 rows only 0 are left"):
+    with pytest.warns(UserWarning, match="has 0 rows instead of 3"):
         metrics.resume(3)
     metrics.log_metrics({"a": 1}, 0)
     metrics.save()

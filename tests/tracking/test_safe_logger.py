@@ -67,7 +67,7 @@ def test_a_logger_that_raises_costs_one_line(
     train(tiny_digits(), tmp_path / "run", [])
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
     assert capsys.readouterr().err == (
-        "attention-lab: Tracker: the \\x1b[31mtracking server; nothing more is logged there.\n"
+        "attention-lab: Tracker: the \\x1b[31mtracking server; nothing more is logged.\n"
     )
     assert (after == 0) == (faulty.steps == []) or method == "finalize"
 
@@ -111,7 +111,7 @@ def test_pictures_that_cannot_be_logged_cost_one_line(
     use(monkeypatch, SafeLogger("W&B", {"online": lambda: logger}, None))
     train(tiny_digits(), tmp_path / "run", [])
     assert capsys.readouterr().err == (
-        "attention-lab: W&B: no room for pictures; nothing more is logged there.\n"
+        "attention-lab: W&B: no room for pictures; nothing more is logged.\n"
     )
 
 
@@ -134,7 +134,7 @@ def test_a_logger_that_never_finishes_is_left_alone(
     finally:
         forever.set()
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
-    then = "; nothing more is logged there" if ending == "finalize" else ""
+    then = "; nothing more is logged" if ending == "finalize" else ""
     assert capsys.readouterr().err == (
         f"attention-lab: Tracker: did not finish within 0.1 s{then}.\n"
     )

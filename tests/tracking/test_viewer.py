@@ -230,7 +230,7 @@ def test_the_scale_says_what_the_colours_mean(tmp_path: Path) -> None:
     document, complaints = rendered(page, tmp_path)
     assert complaints == ""
     assert scale(document) == ["0", "0.1", "0.5", "≥1", "−0.1", "−0.5", "−1"]
-    assert "The line stands between source and target." in document
+    assert "The line separates source and target." in document
     assert document.count('<div class="boundary"') == 2
     assert shades(document)[0] == "0, 42, 102"  # 1.25, as dark as 1
     document, complaints = rendered(

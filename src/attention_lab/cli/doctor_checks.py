@@ -173,14 +173,14 @@ def backends() -> Finding:
 def wandb() -> Finding:
     """Where a run would be logged, and how many runs are not uploaded."""
     from attention_lab.cli.sync import not_uploaded
-    from attention_lab.tracking.wandb_logger import LoggerOptions, problem, server
+    from attention_lab.tracking.wandb_logger import LoggerOptions, server, server_problem
 
     try:
         LoggerOptions().check()
         mode, why = LoggerOptions().mode()
     except ValueError as error:
         return Finding("W&B", str(error), NOTHING)
-    said = problem(server()) if mode == "online" else None
+    said = server_problem(server()) if mode == "online" else None
     remedy = " (`wandb login`)" if "nobody" in why else ""
     runs = len({part.parent for part in not_uploaded(OUTPUTS)})
     kept = f"; {runs} of the runs in {OUTPUTS} not uploaded (`attention-lab sync`)" if runs else ""

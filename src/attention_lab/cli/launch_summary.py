@@ -15,7 +15,7 @@ from attention_lab.sweeps.slurm_executor import Slurm
 from attention_lab.sweeps.slurm_queue import in_queue, longest_array
 from attention_lab.sweeps.sweep import Stage
 from attention_lab.sweeps.sweep_file import TUNING
-from attention_lab.tracking.wandb_logger import LoggerOptions, problem, server
+from attention_lab.tracking.wandb_logger import LoggerOptions, server, server_problem
 from attention_lab.training.build import Run, has_gpu, load_data
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.workers import cores
@@ -245,7 +245,7 @@ def _wandb(config: RunConfig, group: str) -> str:
     mode, why = options.mode()
     if mode == "off":
         return f"off: {why}"
-    if mode == "online" and (said := problem(server())) is not None:
+    if mode == "online" and (said := server_problem(server())) is not None:
         mode, why = "offline", said
     entity = "" if options.entity is None else f"{options.entity}/"
     send = "; upload later with `attention-lab sync`" if mode == "offline" else ""

@@ -12,7 +12,7 @@ from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.identity import identity, is_immaterial
 from attention_lab.config.resolve import RunSpec, check_logger, resolve
 from attention_lab.printing import echo
-from attention_lab.tracking.wandb_logger import problem, server, upload_later
+from attention_lab.tracking.wandb_logger import server, server_problem, upload_later
 from attention_lab.training.build import build, load_data
 
 
@@ -92,7 +92,7 @@ def check_wandb(jobs: Sequence[RunSpec], directory: Path) -> None:
     """
     jobs = _distinct(jobs, lambda config: config["logger"])
     modes = {job.config.create("logger").mode()[0] for job in jobs}
-    if modes == {"online"} and (said := problem(server())) is not None:
+    if modes == {"online"} and (said := server_problem(server())) is not None:
         os.environ["WANDB_MODE"] = "offline"
         problem_and_remedy = f"W&B: {said}; logging offline. {upload_later(directory)}"
         echo(f"attention-lab: {problem_and_remedy}", error=True)

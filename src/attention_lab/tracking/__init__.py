@@ -1,1 +1,1 @@
-"""What a run leaves behind: its directory, metrics, loggers, attention maps and their viewer."""
+"""The record of a run: its directory, metrics, loggers, attention maps and their viewer."""

@@ -17,10 +17,9 @@ from attention_lab.tracking.record_files import open_file
 
 
 class MetricsCSVLogger(Logger):
-    """A CSV file with a row for each time that metrics were logged, and a column for each metric.
+    """Logs metrics to a CSV file, with a row for each call and a column for each metric.
 
-    Rows are appended. Only where a metric is new, the whole is written anew; the old file stays
-    until then.
+    Rows are appended. Only a new metric, which needs a new column, rewrites the file, atomically.
 
     Args:
         path: the file.
@@ -29,10 +28,10 @@ class MetricsCSVLogger(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        #: How many rows there are.
+        #: The number of rows.
         self.rows = 0
         self._columns: list[str] = []
-        self._waiting: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []
 
     @property
     def name(self) -> str:
@@ -45,40 +44,40 @@ class MetricsCSVLogger(Logger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """Not here: they are in ``config.yaml``."""
+        """Do nothing: hyperparameters are in ``config.yaml``."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._waiting.append({**metrics, "step": step})
+        self._pending.append({**metrics, "step": step})
         self.rows += 1
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the rows that wait for it."""
-        if not self._waiting:
+        """Write the pending rows."""
+        if not self._pending:
             return
-        names = set[str]().union(*self._waiting)
+        names = set[str]().union(*self._pending)
         if names <= set(self._columns):
             with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(_lines(self._columns, self._waiting))
+                file.write(_lines(self._columns, self._pending))
         else:
-            known = self._read()[: self.rows - len(self._waiting)] if self._columns else []
-            self._rewrite(sorted(names.union(self._columns)), [*known, *self._waiting])
-        self._waiting = []
+            known = self._read()[: self.rows - len(self._pending)] if self._columns else []
+            self._rewrite(sorted(names.union(self._columns)), [*known, *self._pending])
+        self._pending = []
 
     def sync(self) -> None:
-        """See to it that every row outlasts a machine that loses power."""
+        """Write all rows durably, so that they survive a power failure."""
         self.save()
         if self.path.exists():
             with self.path.open("a") as file:
                 os.fsync(file.fileno())
 
     def resume(self, rows: int) -> None:
-        """Keep the first rows of the file that is there, and append to those."""
+        """Keep the first ``rows`` rows of an existing file, and append to them."""
         known = self._read()[:rows]
         if len(known) < rows:
-            warnings.warn(f"{self.path}: of {rows} rows only {len(known)} are left", stacklevel=2)
-        self.rows, self._waiting = len(known), []
+            warnings.warn(f"{self.path} has {len(known)} rows instead of {rows}", stacklevel=2)
+        self.rows, self._pending = len(known), []
         self._rewrite(list(known[0]) if known else [], known)
 
     def _read(self) -> list[dict[str, Any]]:

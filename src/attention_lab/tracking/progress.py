@@ -1,4 +1,4 @@
-"""How a run stands: in status.json for other processes, and on the screen."""
+"""Progress of a run: in status.json for other processes, and as lines on the terminal."""
 
 import time
 from typing import Any
@@ -19,12 +19,12 @@ def validation_metrics(trainer: Trainer) -> dict[str, float]:
 
 
 class Heartbeat(Callback):
-    """Writes the progress into ``status.json``: at the start, every second, at every validation.
+    """Writes the progress to ``status.json``: at the start, every second and at every validation.
 
     Args:
         record: the run's record.
-        monitor: the metric by which to tell how well it goes.
-        every_seconds: how often to write.
+        monitor: the validation metric to include.
+        every_seconds: seconds between two writes during training.
     """
 
     def __init__(self, record: RunRecord, monitor: str, every_seconds: float = 1.0) -> None:
@@ -34,7 +34,7 @@ class Heartbeat(Callback):
         self._last = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._beat(trainer)  # a run that fails before this has not started
+        self._beat(trainer)  # a run without progress has not started training
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if time.monotonic() - self._last >= self.every_seconds:
@@ -52,12 +52,12 @@ class Heartbeat(Callback):
 
 
 class ProgressLines(Callback):
-    """One line at each validation, for logs and pipes, where a bar would be noise."""
+    """Prints one line at each validation, for logs and pipes, which cannot show a progress bar."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = "  ".join(
             f"{name} {value:.4g}"
             for name, value in validation_metrics(trainer).items()
-            if name.count("/") == 1  # not of every slice: they are in metrics.csv
+            if name.count("/") == 1  # without slices: they are in metrics.csv
         )
         echo(f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}  {metrics}")

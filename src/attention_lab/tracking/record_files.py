@@ -17,14 +17,14 @@ from typing import Any, BinaryIO, Literal, TextIO, cast
 import yaml
 from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
 
-#: The version of all records: config.yaml, status.json, result.json, sweep.json and checkpoints.
-#: It changes when a record of an earlier release would be read wrongly.
+#: The schema version of all records: config.yaml, status.json, result.json, sweep.json and
+#: checkpoints. It changes when earlier records would be misread.
 SCHEMA_VERSION = 1
-#: The key under which a record holds it.
+#: Its key in a record.
 VERSION_KEY = "schema_version"
 
 KIB, MIB = 1 << 10, 1 << 20
-#: The most bytes that are read of a file, by its name.
+#: The most bytes of a file that are read, by file name.
 LIMITS = {
     ".lock": 4 * KIB,
     "config.yaml": 256 * KIB,
@@ -35,9 +35,9 @@ LIMITS = {
     "maps.json": 64 * MIB,
     "metrics.csv": 256 * MIB,
 }
-#: The most bytes of a file of any other name, as of a picture.
+#: The most bytes of any other file, such as an image.
 OTHER_LIMIT = 8 * MIB
-#: Mappings and lists inside one another.
+#: The deepest nesting of mappings and lists.
 MAX_DEPTH = 64
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -50,11 +50,11 @@ Status = Literal["running", "finished", "failed", "diverged", "preempted"]
 
 
 class UnreadableRecord(ValueError):
-    """A file that is refused. The message is one line, for the user.
+    """A file cannot be read safely. The message is one line, for the user.
 
     Args:
         path: the file.
-        reason: a predicate, as "is not a regular file".
+        reason: a predicate, such as "is not a regular file".
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -63,7 +63,7 @@ class UnreadableRecord(ValueError):
 
 
 class MalformedRecord(UnreadableRecord):
-    """A record that is cut off, such as by a power failure, or is not JSON or YAML."""
+    """A record is truncated, for example by a power failure, or is not JSON or YAML."""
 
 
 class _Progress(TypedDict):
@@ -150,17 +150,17 @@ class _SweepRecord(TypedDict, total=False):
     tuning: _Tuning | None
 
 
-#: The types of those keys that other code relies on. Other keys may hold any plain data.
+#: The types of the keys that other code uses. Other keys may hold any plain data.
 _SCHEMAS = {"status.json": _StatusRecord, "result.json": RunResult, "sweep.json": _SweepRecord}
 
 
 def open_file(path: Path, root: Path | None = None, limit: int | None = None) -> BinaryIO:
-    """Open a regular file, which is neither too large nor outside its directory, for reading.
+    """Open a regular file for reading, if it is inside its directory and not too large.
 
     Args:
         path: the file.
-        root: the directory that no link may lead out of; None means the file's own.
-        limit: the most bytes that it may have; None means that of its name.
+        root: the directory that links must not leave; None means the file's own.
+        limit: the largest size in bytes; None means the limit for its name.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -218,13 +218,13 @@ def _size(limit: int) -> str:
 
 
 def read_bytes(path: Path, root: Path | None = None, limit: int | None = None) -> bytes:
-    """The content of a file that :func:`open_file` opens, up to its limit."""
+    """The content of a file, opened with :func:`open_file`."""
     with open_file(path, root, limit) as file:
         return file.read(LIMITS.get(path.name, OTHER_LIMIT) if limit is None else limit)
 
 
 def is_png(path: Path, root: Path | None = None) -> bool:
-    """Whether a file can be read and begins as a PNG picture does."""
+    """Whether a file can be read and has the signature of a PNG image."""
     try:
         with open_file(path, root) as file:
             return file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
@@ -233,7 +233,7 @@ def is_png(path: Path, root: Path | None = None) -> bool:
 
 
 def last_lines(path: Path, root: Path | None = None) -> list[str]:
-    """The lines of the last 64 KiB of a log that are not blank; none if it cannot be read."""
+    """The non-blank lines in the last 64 KiB of a log; none if it cannot be read."""
     try:
         with open_file(path, root, limit=1 << 62) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * KIB))
@@ -247,8 +247,8 @@ def link_out(directory: Path, without: str) -> Path | None:
     """A symbolic link below a directory that leads out of it; None if there is none.
 
     Args:
-        directory: where to look.
-        without: the name of folders that are left out.
+        directory: the directory to search.
+        without: the name of folders to skip.
     """
     root = os.path.realpath(directory)
     for folder, folders, files in os.walk(directory):
@@ -260,15 +260,15 @@ def link_out(directory: Path, without: str) -> Path | None:
 
 
 def read_record(path: Path, root: Path | None = None) -> dict[str, Any]:
-    """A record of this release's schema, without its version.
+    """Read a record of this release's schema; returns it without the version.
 
     Args:
         path: a ``config.yaml``, ``status.json``, ``result.json``, ``sweep.json`` or an evaluation.
-        root: the directory that no link may lead out of; None means the record's own.
+        root: the directory that links must not leave; None means the record's own.
 
     Raises:
         FileNotFoundError: if there is none.
-        MalformedRecord: if it is no JSON or YAML, as one that was cut off.
+        MalformedRecord: if it is not valid JSON or YAML, for example because it is truncated.
         UnreadableRecord: if it is of another version, or not plain data of the right types.
     """
     content = (read_yaml if path.suffix == ".yaml" else read_json)(path, root)
@@ -289,14 +289,14 @@ def read_result(directory: Path) -> RunResult:
 
 
 def with_version(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with its schema version as the first key, as it is written."""
+    """A record with its schema version as the first key."""
     return {VERSION_KEY: SCHEMA_VERSION, **record}
 
 
 def json_text(record: Mapping[str, Any], indent: int = 2) -> str:
     """A record as the text of a JSON file, with its version.
 
-    Half a character, as of a file's name in another encoding, becomes a question mark.
+    A lone surrogate, for example from a file name in another encoding, becomes a question mark.
     """
     text = json.dumps(with_version(record), indent=indent, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "replace").decode()
@@ -333,7 +333,9 @@ def _check_is_data(path: Path, config: Mapping[str, Any]) -> None:
     """Raise UnreadableRecord if a config says how Hydra is to compose or launch something."""
     for key in ("hydra", "defaults", "sweep"):
         if key in config:
-            raise UnreadableRecord(path, f"has a section {key}, which no run records; remove it")
+            raise UnreadableRecord(
+                path, f"has a section {key}, which is not part of a run's config; remove it"
+            )
 
 
 def _check_directories(path: Path, sweep: Mapping[str, Any]) -> None:
@@ -351,7 +353,7 @@ def _adapter(name: str) -> Any:
 
 
 def read_json(path: Path, root: Path | None = None) -> Any:
-    """What a JSON file holds; raises as :func:`read_record`."""
+    """The content of a JSON file; raises like :func:`read_record`."""
     try:
         content = json.loads(read_bytes(path, root))
     except RecursionError:
@@ -364,10 +366,10 @@ def read_json(path: Path, root: Path | None = None) -> Any:
 
 
 def read_yaml(path: Path, root: Path | None = None) -> Any:
-    """What a YAML file holds, which has no aliases; raises as :func:`read_record`."""
+    """The content of a YAML file without aliases; raises like :func:`read_record`."""
     content = read_bytes(path, root)
     try:
-        # Before anything is composed: aliases multiply, and libyaml crashes on deep nesting.
+        # Checked before parsing: aliases can multiply, and libyaml crashes on deep nesting.
         _check_events(path, content)
         return _plain(path, yaml.load(content, Loader=_YAML_LOADER))
     except UnreadableRecord:
@@ -393,7 +395,7 @@ def _check_events(path: Path, content: bytes) -> None:
 
 
 def _plain(path: Path, content: Any) -> Any:
-    """The content, if it is made of mappings, lists, texts, numbers of 64 bits and None."""
+    """The content, if it has only mappings, lists, strings, 64-bit numbers, booleans and None."""
     level, depth = [content], 0
     while level:
         if depth > MAX_DEPTH:

@@ -1,4 +1,4 @@
-"""Loggers that never cost a run: one that fails is replaced or left out, and training continues."""
+"""A logger that never ends a run: if logging fails, it is replaced or dropped."""
 
 import contextlib
 import functools
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from attention_lab.printing import echo
 
-#: Longest message of a service that is shown.
-LONGEST = 300
+#: The most characters of an error message that are shown.
+MAX_MESSAGE = 300
 
 
 class SafeLogger(Logger):
-    """Forwards to a Lightning logger, and keeps what that raises from the run.
+    """Forwards to a Lightning logger, and catches its exceptions.
 
-    The first exception is printed in one line on stderr. The next logger in order takes over; after
-    the last one nothing is logged any more.
+    After an exception, one line is printed on stderr and the next logger takes over. After the last
+    logger has failed, nothing more is logged.
 
     Args:
-        service: what the loggers log to, as messages call it.
-        starts: functions that start a logger, by how it logs, in order: "online", "offline".
-        patience: seconds that a logger has to finish in; None means any time.
+        service: the name of the service in messages.
+        starts: functions that start a logger, by mode and in order: "online", "offline".
+        patience: seconds that a logger may take to finish; None means any time.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class SafeLogger(Logger):
         self.service = service
         self.patience = patience
         self._starts = dict(starts)
-        #: The logger that is forwarded to; None if there is none any more.
+        #: The current logger; None if all have failed.
         self.logger: Logger | None = None
         self._replace()
 
     def attempt(self, action: Callable[[Logger], object], within: float | None = None) -> None:
-        """Call the logger, if there is one; a failure replaces it by the next.
+        """Call the current logger, if there is one; if the call fails, the next logger takes over.
 
         Args:
-            action: called with the logger; if it raises, this logger ends, not the run.
-            within: seconds after which it counts as failed; None means any time.
+            action: a function of the logger; its exceptions end the logger, not the run.
+            within: seconds until a timeout; None means any time.
         """
         if self.logger is None:
             return
@@ -55,14 +55,14 @@ class SafeLogger(Logger):
         except Exception as error:
             self._replace(error)
             if self.logger is not None:
-                with contextlib.suppress(Exception):  # nothing that was to be logged is lost
+                with contextlib.suppress(Exception):  # repeat the call, so that no data is lost
                     do_within(within, functools.partial(action, self.logger))
 
     def close(self, exit_code: int) -> None:
         """Finish the logger at the end of the run.
 
         Args:
-            exit_code: 0 if the run has finished.
+            exit_code: 0 if the run finished.
         """
         logger, self.logger = self.logger, None
         if logger is None:
@@ -70,29 +70,29 @@ class SafeLogger(Logger):
         try:
             do_within(self.patience, lambda: self.finish(logger, exit_code))
         except Exception as error:
-            self._say(in_words(error))
+            self._print(error_line(error))
 
     def finish(self, logger: Logger, exit_code: int) -> None:
-        """Finish a logger; raises if that fails. Lightning has finalized it already."""
+        """Finish a logger, which Lightning has finalized already; raises if that fails."""
 
     def remedy(self) -> str:
-        """How to upload later what was logged; "" if that is not possible."""
+        """How to upload the logged data later; "" if that is not possible."""
         return ""
 
     def _replace(self, error: Exception | None = None) -> None:
-        """Let the next logger that starts take over; say in one line what made that necessary."""
-        self.logger, how = None, ""
+        """Switch to the next logger that starts, and print the reason in one line."""
+        self.logger, mode = None, ""
         while self._starts and self.logger is None:
-            how = next(iter(self._starts))
+            mode = next(iter(self._starts))
             try:
-                self.logger = self._starts.pop(how)()
+                self.logger = self._starts.pop(mode)()
             except Exception as failed:
                 error = error or failed
         if error is not None:
-            then = f"logging {how}" if self.logger else "nothing more is logged there"
-            self._say(f"{in_words(error)}; {then}")
+            then = f"logging {mode}" if self.logger else "nothing more is logged"
+            self._print(f"{error_line(error)}; {then}")
 
-    def _say(self, what: str) -> None:
+    def _print(self, what: str) -> None:
         words = f"{self.service}: {what}. {self.remedy()}"
         echo(f"attention-lab: {words.rstrip()}", error=True)
 
@@ -106,7 +106,7 @@ class SafeLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The service's own object; one that does nothing if there is no logger any more."""
+        """The service's own object, or a dummy if all loggers have failed."""
         return self.logger.experiment if self.logger else DummyLogger().experiment  # type: ignore[attr-defined]
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -130,18 +130,18 @@ class SafeLogger(Logger):
         self.attempt(lambda logger: logger.finalize(status), self.patience)
 
 
-def in_words(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """The first line of an error's message."""
-    shown = str(error).strip().partition("\n")[0][:LONGEST].rstrip(".")
+    shown = str(error).strip().partition("\n")[0][:MAX_MESSAGE].rstrip(".")
     return shown if " " in shown else f"{type(error).__name__} {shown}".rstrip()
 
 
 def do_within(seconds: float | None, action: Callable[[], object]) -> None:
-    """Run ``action`` in a thread, and stop waiting for it after some time.
+    """Run ``action`` in a thread, and wait for it for a limited time.
 
     Args:
-        seconds: to wait; None means any time, and no thread.
-        action: what to do.
+        seconds: the limit; None means no limit and no thread.
+        action: the function to call.
 
     Raises:
         TimeoutError: if it takes longer.

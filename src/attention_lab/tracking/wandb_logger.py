@@ -1,4 +1,4 @@
-"""Weights & Biases: one W&B run for each training run, offline unless the user is logged in."""
+"""Weights & Biases: a W&B run for each training run, offline unless the user is logged in."""
 
 import contextlib
 import functools
@@ -19,12 +19,12 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from attention_lab.data.files.paths import shown
 from attention_lab.external_programs import run_program
 from attention_lab.spelling import nearest
-from attention_lab.tracking.safe_logger import SafeLogger, do_within, in_words
+from attention_lab.tracking.safe_logger import SafeLogger, do_within, error_line
 
 Mode = Literal["online", "offline", "off"]
 Logged = Literal["online", "offline"]
 
-#: W&B's own values of WANDB_MODE, and what each means here.
+#: W&B's values of WANDB_MODE, and the mode that each stands for.
 MODES: dict[str, Mode] = {
     "online": "online",
     "run": "online",
@@ -33,12 +33,12 @@ MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "disabled": "off",
 }
-#: Seconds that the server has to answer in when it is checked.
+#: Seconds within which the server must answer a check.
 CHECK_TIMEOUT = 5
 #: Seconds to wait for W&B to start a run and to finish its upload, unless WANDB_INIT_TIMEOUT and
 #: WANDB_FINISH_TIMEOUT are set.
 INIT_TIMEOUT, FINISH_TIMEOUT = 10.0, 60.0
-#: A script that prints what is wrong with W&B's server or key, if anything.
+#: A script that prints the problem with W&B's server or key, if there is one.
 CHECK = """
 import wandb
 try:
@@ -52,8 +52,8 @@ except Exception as error:
 class LoggerOptions:
     """Whether and where to log besides the run directory."""
 
-    #: "auto": online if logged in, else offline; "off": no W&B at all. The environment variable
-    #: WANDB_MODE, where set, has the last word.
+    #: "auto": online if logged in, otherwise offline; "off": no W&B. The environment variable
+    #: WANDB_MODE overrides this.
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     #: The W&B project.
     project: str = "attention-lab"
@@ -63,7 +63,7 @@ class LoggerOptions:
     def check(self) -> None:
         """Raise ValueError if the options and the WANDB_ variables are invalid.
 
-        The server is not contacted: a run logs offline if it does not answer.
+        The server is not contacted: if it does not answer, the run logs offline.
         """
         mode, asked = self.mode()
         if mode == "off":
@@ -71,8 +71,8 @@ class LoggerOptions:
         _check_settings(self.project, self.entity)
         if mode == "online" and not is_logged_in(server()):
             raise ValueError(
-                f"{asked}: not logged in to {server()}; `wandb login` first, or leave it out to "
-                "log offline"
+                f"{asked}: not logged in to {server()}; run `wandb login`, or omit this to log "
+                "offline"
             )
 
     def logger(
@@ -82,22 +82,21 @@ class LoggerOptions:
         config: Mapping[str, Any],
         run_id: str | None = None,
     ) -> SafeLogger | None:
-        """Start the W&B run of a run directory, which also keeps its files; None if W&B is off.
+        """Start the W&B run of a run directory, which also holds its files; None if W&B is off.
 
-        A resumed run continues the same W&B run. Offline, and where an online run has to continue
-        offline, W&B starts another directory with the same id; `wandb sync` appends it to the
-        first.
+        A resumed run continues the same W&B run. Offline, W&B starts another directory with the
+        same id, which `wandb sync` appends to the first.
 
         Args:
             directory: the run's directory.
-            group: the sweep.
+            group: the W&B group, which is the name of the sweep.
             config: the run's config, logged once.
-            run_id: by which W&B knows the run; None lets it choose.
+            run_id: the id of the W&B run; None lets W&B choose one.
         """
         mode, _ = self.mode()
         if mode == "off":
             return None
-        # Nothing leaves the machine that the user did not ask for.
+        # W&B must send nothing that the user did not ask for.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
         start = functools.partial(self._start, directory, group, config, run_id)
@@ -119,12 +118,14 @@ class LoggerOptions:
         """
         import wandb  # only where it is used: it takes most of a second to import
 
-        if mode == "online" and not is_logged_in(server()):  # in a terminal, W&B would ask
+        if mode == "online" and not is_logged_in(
+            server()
+        ):  # in a terminal, W&B would ask for a key
             raise ValueError(f"not logged in to {server()}")
         known = set(directory.glob("wandb/run-*"))
         patience = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
         try:
-            # Started here because Lightning would pass options that do not go with offline runs.
+            # Lightning would start it with options that offline runs do not support.
             run = wandb.init(
                 project=self.project,
                 entity=self.entity,
@@ -159,7 +160,7 @@ class LoggerOptions:
         asked = os.environ.get("WANDB_MODE")
         if asked is not None:
             if asked not in MODES:
-                raise ValueError(f"WANDB_MODE={asked}: W&B has no such mode{nearest(asked, MODES)}")
+                raise ValueError(f"WANDB_MODE={asked}: no such mode of W&B{nearest(asked, MODES)}")
             return MODES[asked], f"WANDB_MODE={asked}"
         if self.wandb != "auto":
             return self.wandb, f"logger.wandb={self.wandb}"
@@ -169,12 +170,12 @@ class LoggerOptions:
 
 
 class _SafeWandbLogger(SafeLogger):
-    """W&B's logger, offline as soon as online does not work.
+    """W&B's logger, which continues offline if logging online fails.
 
     Args:
         directory: the run's directory.
-        start: starts the W&B run in a mode.
-        mode: to begin with.
+        start: a function that starts the W&B run in a mode.
+        mode: the first mode.
     """
 
     def __init__(
@@ -184,28 +185,28 @@ class _SafeWandbLogger(SafeLogger):
 
         def offline() -> WandbLogger:
             if mode == "online":
-                disconnect()  # or W&B would return the run that has failed
+                disconnect()  # otherwise W&B would return the failed run
             return start("offline")
 
         starts = {"online": functools.partial(start, "online")} if mode == "online" else {}
         super().__init__("W&B", {**starts, "offline": offline}, _finish_within())
 
     def finish(self, logger: Logger, exit_code: int) -> None:
-        """End the W&B run; of one that was online, mark what the server has in full.
+        """Finish the W&B run, and mark an online run as uploaded.
 
         Raises:
             TimeoutError: if the upload takes too long.
-            RuntimeError: if the server has refused data.
+            RuntimeError: if the server refused data.
         """
         run: Any = logger.experiment  # type: ignore[attr-defined]
         file, log, is_online = run.settings.sync_file, run.settings.log_internal, not run.offline
         try:
             run.finish(exit_code=exit_code)
         except TimeoutError:
-            raise TimeoutError(f"{server()} did not take all data in time") from None
+            raise TimeoutError(f"{server()} did not receive all data in time") from None
         if is_online:
             if "filestream: fatal error" in Path(log).read_text(encoding="utf-8"):
-                raise RuntimeError(f"{server()} has refused data")
+                raise RuntimeError(f"{server()} refused data")
             Path(f"{file}.synced").touch()  # as `wandb sync` does
 
     def remedy(self) -> str:
@@ -215,19 +216,19 @@ class _SafeWandbLogger(SafeLogger):
 
 
 def upload_later(directory: Path) -> str:
-    """How to upload what the server does not have of the runs below a directory."""
+    """The command that uploads the runs in a directory."""
     return f"Upload later: attention-lab sync {shlex.quote(shown(directory))}"
 
 
 def server() -> str:
-    """Where W&B runs would go."""
+    """The address of the W&B server."""
     import wandb
 
     return os.environ.get("WANDB_BASE_URL") or str(wandb.Settings().base_url)
 
 
 def is_logged_in(server: str) -> bool:
-    """Whether a W&B key is at hand: in the environment or, after `wandb login`, in netrc."""
+    """Whether there is a W&B key: in the environment or, after `wandb login`, in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -236,13 +237,13 @@ def is_logged_in(server: str) -> bool:
         return False
     hosts = [urlparse(server).netloc]
     if hosts[0] == "api.forge.coreweave.com":
-        hosts.append("api.wandb.ai")  # its other name, by which W&B takes a key, too
+        hosts.append("api.wandb.ai")  # W&B accepts a key for its other name as well
     return any(password for _, _, password in filter(None, map(keys.authenticators, hosts)))
 
 
 @functools.cache
-def problem(server: str) -> str | None:
-    """What keeps a W&B server from taking runs from here; None if nothing does. Asked once."""
+def server_problem(server: str) -> str | None:
+    """Why a W&B server does not accept runs from here; None if it does. Checked once."""
     ours = {
         "WANDB_BASE_URL": server,
         "WANDB_MODE": "online",
@@ -250,30 +251,30 @@ def problem(server: str) -> str | None:
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
     }
-    # In a separate process, which can be killed, and whose W&B service no run uses.
+    # A separate process can be killed, and does not share the W&B service of a run.
     command = (sys.executable, "-P", "-c", CHECK)
-    timeout = CHECK_TIMEOUT + 15  # W&B takes a while to start, too
+    timeout = CHECK_TIMEOUT + 15  # W&B itself takes a while to start
     done = run_program(*command, timeout=timeout, environment=os.environ | ours)
     if done.returncode is None:
         return f"{server} did not answer in time"
     if "did not respond in time" in done.stdout:
         return f"{server} did not answer within {CHECK_TIMEOUT} s"
     said = done.stdout.strip() or (done.stderr.strip() if done.returncode else "")
-    return in_words(RuntimeError(said)) if said else None
+    return error_line(RuntimeError(said)) if said else None
 
 
 def disconnect() -> None:
-    """End W&B's service of this process, with whatever it has not finished."""
+    """Stop W&B's service of this process, even if it has not finished."""
     import wandb
 
-    with contextlib.suppress(Exception, SystemExit):  # of a service that is gone already
+    with contextlib.suppress(Exception, SystemExit):  # the service may have stopped already
         do_within(_finish_within(), wandb.teardown)
 
 
 def _finish_within() -> float | None:
-    """Seconds to wait for W&B, which gives up by itself before that if it can."""
+    """Seconds to wait for W&B to finish; it has a shorter timeout of its own."""
     patience = _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT)
-    return patience + 10 if patience else None  # 0 is W&B's word for any time
+    return patience + 10 if patience else None  # for W&B, 0 means no timeout
 
 
 def _seconds(variable: str, default: float) -> float:
@@ -281,7 +282,7 @@ def _seconds(variable: str, default: float) -> float:
 
 
 def _explained(error: Exception, patience: float) -> Exception:
-    """What W&B raises, in a line where it means that the server does not answer."""
+    """W&B's error, or a TimeoutError of one line if the server did not answer."""
     text = str(error)
     if "deadline exceeded" not in text and not text.startswith("Timed out"):
         return error
@@ -291,7 +292,7 @@ def _explained(error: Exception, patience: float) -> Exception:
 
 
 def _check_settings(project: str, entity: str | None) -> None:
-    """Raise ValueError if W&B would refuse a variable of its own, or the name of the project."""
+    """Raise ValueError if W&B would refuse a WANDB_ variable, the project or the entity."""
     import wandb
 
     settings = wandb.Settings()
@@ -308,6 +309,6 @@ def _check_settings(project: str, entity: str | None) -> None:
         try:
             check()
         except (ValueError, wandb.Error) as error:
-            # W&B's settings are of pydantic, whose messages have many lines.
+            # W&B's settings are pydantic models, whose messages have many lines.
             details: list[Any] = getattr(error, "errors", list)()
             raise ValueError(f"{said}: {details[0]['msg'] if details else error}") from error
