@@ -323,7 +323,7 @@ def test_a_checkpoint_is_a_file_of_the_run(kind: str, target: Path, tmp_path: Pa
     with pytest.raises(Damaged):
         read(path)
     if kind != "loop":  # which leads to nothing
-        with pytest.warns(UserWarning, match="is passed over"):
+        with pytest.warns(UserWarning, match="is skipped"):
             assert newest(path.parent) is None
 
 
@@ -358,8 +358,8 @@ def test_a_save_that_fails_does_not_end_the_run(
         train(config, tmp_path / "run", [])
     assert [str(warning.message) for warning in warned] == [
         f"{tmp_path}/run/checkpoints/last.ckpt could not be saved at step 2 (No space left on "
-        "device); what was there before is kept",
-        "1 times a checkpoint could not be saved (No space left on device); there is one of step 8",
+        "device); the previous checkpoint is kept",
+        "failed to save 1 checkpoint(s) (No space left on device); the newest is of step 8",
     ]
     assert read_status(tmp_path / "run")["status"] == "finished"
     for name in ("best", "last"):
@@ -381,7 +381,9 @@ def test_a_run_whose_best_was_not_saved_goes_back_to_what_was(
         train(config, tmp_path / "run", [])
     assert read_status(tmp_path / "run")["error"] == "no room left on the disk"
     refuse_to_save({})
-    with pytest.warns(UserWarning, match=f"goes with the best checkpoint of step {best}, which is"):
+    with pytest.warns(
+        UserWarning, match=f"refers to the best checkpoint, of step {best}, which is"
+    ):
         train(config, tmp_path / "run", [])
     for name in ("best", "last"):
         weights = read_weights(tmp_path / "run", name)

@@ -53,8 +53,8 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_as_if_it_had_not(
         train(again, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
     said = capsys.readouterr().out
-    assert ("begins again" in said) == (steps == [2])
-    assert ("goes on from" in said) == (steps != [2])
+    assert ("starting over" in said) == (steps == [2])
+    assert ("resuming from" in said) == (steps != [2])
     assert len(read_status(tmp_path / "run")["resumed"]) == len(steps)
 
 
@@ -185,7 +185,7 @@ def test_what_is_not_whole_is_passed_over(
         assert newest(tmp_path) == last
     for path, next_best in ((last, previous), (previous, best), (best, None)):
         damage(path)
-        with pytest.warns(UserWarning, match=r"\.ckpt .*; it is passed over$") as said:
+        with pytest.warns(UserWarning, match=r"\.ckpt .*; it is skipped$") as said:
             assert newest(tmp_path) == next_best
         assert any(str(path) in str(warning.message) for warning in said)
         assert all("\n" not in str(warning.message) for warning in said)
@@ -270,10 +270,10 @@ def test_a_run_goes_back_to_the_checkpoint_before(
     cut_after(22)
     train_until_cut(config, directory)
     flip_a_bit(directory / "checkpoints" / "last.ckpt")
-    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged: .*; it is passed over"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged: .*; it is skipped"):
         train(config, directory, [])
     previous = directory / "checkpoints" / "previous.ckpt"
-    assert f"goes on from {previous}" in capsys.readouterr().out
+    assert f"resuming from {previous}" in capsys.readouterr().out
     assert_identical(directory, whole)
 
 
@@ -289,9 +289,9 @@ def test_without_a_whole_later_checkpoint_a_run_goes_on_from_the_best(
     train_until_cut(config, directory)
     for name in ("last", "previous"):
         truncate(directory / "checkpoints" / f"{name}.ckpt")
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         train(config, directory, [])
-    assert f"goes on from {directory / 'checkpoints' / 'best.ckpt'}" in capsys.readouterr().out
+    assert f"resuming from {directory / 'checkpoints' / 'best.ckpt'}" in capsys.readouterr().out
     assert_identical(directory, whole)
 
 
@@ -303,7 +303,7 @@ def test_without_a_whole_checkpoint_a_run_begins_again(
     train_until_cut(config, directory)
     for name in ("last", "previous", "best"):
         truncate(directory / "checkpoints" / f"{name}.ckpt")
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         train(config, directory, [])
     assert_identical(directory, whole)
 

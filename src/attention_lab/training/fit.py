@@ -1,4 +1,4 @@
-"""Training a run, up to its last step: by the first of its processes, and by those beside it."""
+"""Training a run up to its last step, on each rank."""
 
 import signal
 import sys
@@ -19,6 +19,7 @@ from attention_lab.training.checkpoint.callback import Checkpoints, newest
 from attention_lab.training.distributed import process_group
 from attention_lab.training.evaluation import quiet
 from attention_lab.training.history import History
+from attention_lab.training.lightning_loops import disable_signal_handlers
 from attention_lab.training.preemption import Preemption, StopSignals
 from attention_lab.training.trainer import TrainerOptions
 
@@ -27,13 +28,13 @@ PROBE_SIZE = 3
 
 
 class Fitted(NamedTuple):
-    """What has watched a training that is over."""
+    """A training that has ended, and the callbacks that observed it."""
 
     trainer: Trainer
     history: History
     maps: AttentionMapCallback
     checkpoints: Checkpoints
-    #: Trained on, by all ranks.
+    #: Tokens trained on, by all ranks.
     tokens: int
 
 
@@ -44,18 +45,18 @@ def fit(
     others: list[Logger],
     signals: StopSignals,
 ) -> Fitted:
-    """Train a run, from its newest checkpoint if it has been begun before.
+    """Train a run; resume it from its newest checkpoint if it was started before.
 
     Args:
-        run: what is trained.
-        directory: the run's.
-        record: the run's record; None in processes other than the first.
-        others: loggers beside the run's ``metrics.csv``.
-        signals: at which to stop.
+        run: the parts of the run.
+        directory: the run directory.
+        record: the run's record; None on ranks other than 0.
+        others: loggers besides ``metrics.csv``.
+        signals: the signals that stop the run.
 
     Raises:
-        Diverged: if the loss stopped being a number.
-        Preempted: if a signal has stopped it.
+        Diverged: if the loss became NaN or infinite.
+        Preempted: if a signal stopped the run.
         KeyboardInterrupt: at Ctrl-C.
     """
     data, options, history = run.data, run.trainer_options, History()
@@ -76,10 +77,9 @@ def fit(
             [maps, history, *shown, preemption, checkpoints],
             [metrics, *others],
         )
-        # Its handler of SIGTERM waits for the other processes, which may be anywhere; not so ours.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        disable_signal_handlers(trainer)
         checkpoint = process_group.broadcast(
-            _to_go_on_from(kept) if record and record.goes_on else None
+            _checkpoint_to_resume(kept) if record and record.goes_on else None
         )
         on_ctrl_c = signal.getsignal(signal.SIGINT)
         try:
@@ -92,10 +92,10 @@ def fit(
     return Fitted(trainer, history, maps, checkpoints, int(run.task.tokens))
 
 
-def _to_go_on_from(directory: Path) -> Path | None:
+def _checkpoint_to_resume(directory: Path) -> Path | None:
     checkpoint = newest(directory)
-    said = f"goes on from {checkpoint}" if checkpoint else "begins again: no checkpoint is whole"
-    echo(said)
+    found = f"resuming from {checkpoint}" if checkpoint else None
+    echo(found or "no valid checkpoint found: starting over")
     return checkpoint
 
 

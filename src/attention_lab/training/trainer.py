@@ -1,11 +1,11 @@
-"""How long and on what to train: the Lightning Trainer of a run."""
+"""The Lightning Trainer of a run: budget, device and intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -13,46 +13,16 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from attention_lab.training.checkpoint.callback import AtomicCheckpointIO
 from attention_lab.training.distributed import process_group
 from attention_lab.training.finite import RequireFinite
+from attention_lab.training.lightning_loops import EnterTrainingLoop, ValidateAtLastStep
 from attention_lab.training.optim import total_steps
 
-#: Passes over the training data where no limit is set.
+#: Epochs if no limit is set.
 DEFAULT_EPOCHS = 10
-
-
-class EnterTrainingLoop(Callback):
-    """Makes Lightning enter the training loop of a resumed run whose last step has been taken.
-
-    Lightning skips a loop that has reached ``max_steps``, and with it ``on_train_start`` and
-    ``on_train_end``, in which other callbacks restore and check what a run needs: a validation that
-    was broken off, for one. It stands before them.
-    """
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._max_steps = trainer.max_steps
-        if trainer.ckpt_path is not None:
-            trainer.fit_loop.epoch_loop.max_steps = -1
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
-
-
-class ValidateAtLastStep(Callback):
-    """Makes Lightning validate (and so checkpoint) after the last step, also within an epoch."""
-
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        self._last_step = trainer.estimated_stepping_batches  # too slow to ask at every step
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == self._last_step:
-            # Lightning validates early if it was asked to stop, but not in a skipped epoch.
-            trainer.should_stop = True
-            if trainer.check_val_every_n_epoch is not None:
-                trainer.check_val_every_n_epoch = 1
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """The training budget, the device, and how often to look.
+    """The training budget, the devices, and the intervals of validation and logging.
 
     Raises:
         ValueError: if a value is out of range.
@@ -60,17 +30,17 @@ class TrainerOptions:
 
     #: "auto", "cpu" or "gpu".
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    #: Processes on each machine, with a device each. Each has batches of its own, of the data's
-    #: batch size, so that many processes together take a batch that is as many times as large.
+    #: Processes on each machine, one per device. ``data.batch_size`` is per process, so the
+    #: effective batch grows with their number.
     devices: int = 1
     #: Machines.
     num_nodes: int = 1
-    #: What each of several processes holds: "ddp" the whole model, "fsdp" its share of it, of its
-    #: gradients and its optimizer's state, so that training needs less memory, but more talk.
+    #: "ddp": each process holds the whole model. "fsdp": each holds a shard of parameters,
+    #: gradients and optimizer state, which takes less memory and more communication.
     strategy: Literal["ddp", "fsdp"] = "ddp"
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    #: Passes over the training data; -1 means no limit. None means 10, or no limit if
+    #: Epochs; -1 means no limit. None means 10, or no limit if
     #: ``max_steps`` is set.
     max_epochs: int | None = None
     #: Optimizer steps; None or -1 means no limit. Training ends at the first limit it reaches.
@@ -84,9 +54,9 @@ class TrainerOptions:
     check_val_every_n_epoch: int = 1
     #: Steps between checkpoints, besides those at each validation; None means no others.
     every_n_train_steps: int | None = None
-    #: Steps from one logged training loss to the next.
+    #: Steps between logged training losses.
     log_every_n_steps: int = 20
-    #: Validations without improvement after which to stop; None means never.
+    #: Stop early after this many validations without improvement; None means never.
     patience: int | None = None
     #: Whether to show a progress bar (in a terminal only).
     enable_progress_bar: bool = True
@@ -103,7 +73,7 @@ class TrainerOptions:
         if self.limits == (-1, -1):
             raise ValueError("max_epochs=-1 never ends; set max_steps, too")
         if self.strategy == "fsdp" and self.precision == "16-mixed":
-            raise ValueError("strategy=fsdp goes with precision 32-true or bf16-mixed")
+            raise ValueError("strategy=fsdp needs precision 32-true or bf16-mixed")
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise ValueError(f"gradient_clip_val must be above 0, got {self.gradient_clip_val}")
         self._check_validation_interval()
@@ -190,7 +160,7 @@ class TrainerOptions:
             default_root_dir=directory,
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            # A bar, in a terminal, is among the callbacks; no other is wanted.
+            # If a bar is wanted, it is among the callbacks; False keeps Lightning from adding one.
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
 
@@ -201,7 +171,7 @@ class TrainerOptions:
             processes = self.devices * self.num_nodes
             return ModelParallelStrategy(processes, 1, save_distributed_checkpoint=False)
         return DDPStrategy(
-            broadcast_buffers=False,  # nothing in a model's buffers changes in training
+            broadcast_buffers=False,  # training changes no buffers
             gradient_as_bucket_view=True,
-            static_graph=True,  # parameters that get no gradient, as without attention, never do
+            static_graph=True,  # parameters without gradients, as in attention=none, never get any
         )

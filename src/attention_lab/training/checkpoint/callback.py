@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there, from which training goes on exactly."""
+"""When checkpoints are saved, and what they hold so that a run can be resumed exactly."""
 
 import shutil
 import warnings
@@ -17,64 +17,63 @@ from attention_lab.training.checkpoint.rng_state import random_states, restore_r
 from attention_lab.training.distributed import process_group
 from attention_lab.training.finite import require_finite_weights
 from attention_lab.training.history import History
+from attention_lab.training.lightning_loops import repeat_validation
 from attention_lab.training.tasks.base import AttentionTask
 
-#: Where a checkpoint has what Lightning does not keep.
-_KEPT = "attention_lab"
+#: The key of what Lightning does not save.
+_KEY = "attention_lab"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes whole checkpoints or none; one that fails is loud, but does not end training.
+    """Writes checkpoints atomically; a failure is a warning and does not end training.
 
-    What is replaced is kept as ``previous.ckpt`` beside it, if it is known to be whole.
-    Lightning's own writer stages in the temporary directory and passes over a PermissionError in
-    silence: training then "succeeds" without a checkpoint.
+    A valid checkpoint that is replaced is kept as ``previous.ckpt``. Lightning's own writer
+    ignores a PermissionError, so that training would finish without a checkpoint.
     """
 
     def __init__(self) -> None:
-        #: Why the last attempt failed; None if it did not. Known where files are written.
+        #: Why the last save failed; None if it did not. Set on the rank that writes.
         self.failure: OSError | None = None
-        #: The checkpoint that is known to be whole, so worth keeping when the next one is saved.
-        self.whole: Path | None = None
+        #: The checkpoint that is known to be valid, and is kept when the next one is saved.
+        self.valid: Path | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         target = Path(path)
-        before = target.with_name(PREVIOUS) if target == self.whole else None
+        before = target.with_name(PREVIOUS) if target == self.valid else None
         try:
             write(checkpoint, target, before)
-        except OSError as error:  # here, as other processes wait for this one
+        except OSError as error:  # not raised: other ranks wait for this one
             self.failure = error
             _warn(target, checkpoint.get("global_step"), error)
         else:
-            self.failure, self.whole = None, target
+            self.failure, self.valid = None, target
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         kept = read(Path(path), "cpu" if map_location is None else map_location)
-        self.whole = Path(path)
+        self.valid = Path(path)
         return kept
 
 
 class Checkpoints(Checkpoint):
-    """``last`` and ``best`` (by a validation metric; of equals the first), at every validation.
+    """Saves ``last`` and ``best`` (by a validation metric; the first of equals) at each validation.
 
-    They hold what Lightning leaves out as well, so that a run goes on from them as if nothing had
-    happened: the random states, the rows of ``metrics.csv``, and whether training was at its end.
-    The ``last`` before is kept as ``previous``. A checkpoint that cannot be saved does not end
-    training, as long as ``best`` is there at its end.
+    They also hold what Lightning does not save, so that a run can be resumed exactly: random
+    states, the number of rows of ``metrics.csv``, and whether training had ended. The earlier
+    ``last`` is kept as ``previous``. A failure to save does not end training, but the run cannot
+    finish without ``best``.
 
     Args:
-        directory: where they go.
+        directory: the directory of the checkpoints.
         monitor: the metric.
-        mode: "min" or "max", the end of it that is good.
-        history: what knows all validations; a callback that comes before this one.
+        mode: "min" or "max": which values of it are better.
+        history: the history of validations, a callback that comes before this one.
         metrics: the run's ``metrics.csv``.
-        every: steps from one save of ``last`` between validations to the next; None means that
-            there is none.
+        every: also save ``last`` every so many steps; None means at validations only.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Checkpoints(Checkpoint):
         self.monitor, self.mode = monitor, mode
         self.history, self.metrics = history, metrics
         self.every = every
-        #: The step from which the run would go on; None if from its beginning.
+        #: The step of the newest saved checkpoint; None if there is none.
         self.saved_step: int | None = None
         self._failures: list[OSError] = []
         self._tried: int | None = None
@@ -105,19 +104,19 @@ class Checkpoints(Checkpoint):
             self._keep_best(self.last, step)
 
     def save_between(self, trainer: Trainer) -> None:
-        """Save ``last`` between two batches, unless it was just done, or tried.
+        """Save ``last`` between two batches, unless it was already tried at this step.
 
-        Between those of a validation, it is saved as it was before that, which is then to be done.
+        During a validation, the state before it is saved, and resuming repeats the validation.
         """
         if trainer.global_step not in (0, self._tried):
             self._save(trainer)
 
     def read_best(self) -> dict[str, Any]:
-        """What the best checkpoint holds.
+        """The content of the best checkpoint.
 
         Raises:
             OSError: if it could not be saved.
-            Damaged: if it is not what was saved.
+            Damaged: if the file is damaged or outdated.
         """
         try:
             kept = read(self.best)
@@ -128,12 +127,12 @@ class Checkpoints(Checkpoint):
         return kept
 
     def _save(self, trainer: Trainer) -> None:
-        # A checkpoint is what a run goes on from, so there must be something to go on from.
+        # Nobody can resume from weights that are NaN.
         task = cast(AttentionTask, trainer.lightning_module)
         require_finite_weights(task.model, trainer.global_step)
         self._tried = trainer.global_step
         if trainer.is_global_zero:
-            self.metrics.sync()  # a checkpoint never counts rows that may yet be lost
+            self.metrics.sync()  # so that the checkpoint counts only rows that are on disk
         trainer.save_checkpoint(self.last)
         writer = trainer.strategy.checkpoint_io
         assert isinstance(writer, AtomicCheckpointIO)
@@ -152,10 +151,10 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        now = self._before_validation or self._now()
-        checkpoint[_KEPT] = {
-            "random": process_group.all_gather(now["random"]),
-            "rows": now["rows"],
+        state = self._before_validation or self._state()
+        checkpoint[_KEY] = {
+            "random": process_group.all_gather(state["random"]),
+            "rows": state["rows"],
             "validates": self._before_validation is not None,
             "ended": trainer.should_stop,
             "best_step": self._best_step(),
@@ -164,46 +163,47 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._loaded = kept = checkpoint[_KEPT]
+        self._loaded = kept = checkpoint[_KEY]
         self._tried = self.saved_step = step = checkpoint["global_step"]
         if not trainer.is_global_zero:
             return
-        # Of a sharded model, Lightning has read it by itself; it was found whole before.
+        # Lightning itself reads the checkpoint of a sharded model; newest() has validated it.
         writer = trainer.strategy.checkpoint_io
         assert isinstance(writer, AtomicCheckpointIO)
-        writer.whole = Path(str(trainer.ckpt_path))
+        writer.valid = Path(str(trainer.ckpt_path))
         self.metrics.resume(kept["rows"])
         source = Path(str(trainer.ckpt_path))
         if kept["best_step"] == step and source != self.best:
-            self._keep_best(source, step)  # the process may have died just before it did
+            self._keep_best(source, step)  # in case the process died just before doing so
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every is not None and isinstance(trainer.train_dataloader, TrainingDataLoader):
             trainer.train_dataloader.before_each.append(lambda: self._save_when_due(trainer))
-        if self._loaded is not None:  # now, as to set up loaders draws random numbers
+        if self._loaded is not None:  # here, because setting up loaders draws random numbers
             restore_random_states(self._loaded["random"][process_group.rank()])
             trainer.should_stop = self._loaded["ended"]
-        cast(AttentionTask, pl_module).before_validation.append(self._look)
+        cast(AttentionTask, pl_module).before_validation.append(self._remember_state)
         if self._loaded is not None and self._loaded["validates"]:
-            _validate(trainer)
+            repeat_validation(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._failures:
-            saved = "none" if self.saved_step is None else f"one of step {self.saved_step}"
-            times = f"{len(self._failures)} times a checkpoint could not be saved"
-            warnings.warn(f"{times} ({_cause(self._failures[-1])}); there is {saved}", stacklevel=1)
+            step = self.saved_step
+            saved = "none was saved" if step is None else f"the newest is of step {step}"
+            failed = f"failed to save {len(self._failures)} checkpoint(s)"
+            warnings.warn(f"{failed} ({_cause(self._failures[-1])}); {saved}", stacklevel=1)
 
     def _save_when_due(self, trainer: Trainer) -> None:
         assert self.every is not None
         if trainer.global_step % self.every == 0:
             self.save_between(trainer)
 
-    def _now(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         return {"random": random_states(), "rows": self.metrics.rows}
 
-    def _look(self) -> None:
-        """Remember what a validation is about to change."""
-        self._before_validation = self._now()
+    def _remember_state(self) -> None:
+        """Remember what the coming validation changes."""
+        self._before_validation = self._state()
 
     def _best_step(self) -> int | None:
         if not self.history.validations:
@@ -211,22 +211,11 @@ class Checkpoints(Checkpoint):
         return self.history.best(self.monitor, self.mode).step
 
 
-def _validate(trainer: Trainer) -> None:
-    """Do a validation that was broken off; Lightning takes it for done."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False  # it would go on in the middle, without what came before
-    trainer.validating = True
-    loop.run()
-    loop.reset_restart_stage()
-    loop._has_run = False  # or Lightning would not end the epoch, if only this was left of it
-    trainer.training = True
-
-
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint from which a run can go on, None if there is none.
+    """The newest checkpoint that a run can be resumed from, None if there is none.
 
-    What is damaged, of a version that could not go on, or goes with a ``best`` that is not there,
-    is passed over with a warning.
+    A checkpoint is skipped with a warning if it is damaged, of an unsupported version, or if the
+    ``best`` it refers to is lost.
     """
     best = _steps(directory / BEST)
     for name in (LAST, PREVIOUS):
@@ -236,19 +225,21 @@ def newest(directory: Path) -> Path | None:
             continue
         if found.best_step in (None, found.step, best and best.step):
             return path
-        _pass_over(f"{path} goes with the best checkpoint of step {found.best_step}, which is lost")
+        _warn_of_skipped(
+            f"{path} refers to the best checkpoint, of step {found.best_step}, which is lost"
+        )
     return None if best is None else directory / BEST
 
 
 class _Steps(NamedTuple):
-    """Of which step a checkpoint is, and of which the best one at that time, if there was any."""
+    """The step of a checkpoint, and that of the best checkpoint at that time, if any."""
 
     step: int
     best_step: int | None
 
 
 def _steps(path: Path) -> _Steps | None:
-    """What a checkpoint says, if a run can go on from it; None if not."""
+    """The steps of a checkpoint that a run can be resumed from; None if it cannot be."""
     if not path.exists():
         return None
     try:
@@ -258,20 +249,20 @@ def _steps(path: Path) -> _Steps | None:
     except (OSError, RuntimeError, EOFError) as error:
         reason = f"{path} cannot be read: {str(error).partition(chr(10))[0]}"
     else:
-        if _KEPT in kept:
-            return _Steps(kept["global_step"], kept[_KEPT]["best_step"])
-        reason = f"{path} does not hold all that it takes to go on"
-    _pass_over(reason)
+        if _KEY in kept:
+            return _Steps(kept["global_step"], kept[_KEY]["best_step"])
+        reason = f"{path} lacks what is needed to resume a run"
+    _warn_of_skipped(reason)
     return None
 
 
-def _pass_over(reason: str) -> None:
-    warnings.warn(f"{reason}; it is passed over", stacklevel=4)
+def _warn_of_skipped(reason: str) -> None:
+    warnings.warn(f"{reason}; it is skipped", stacklevel=4)
 
 
 def _warn(path: Path, step: object, error: OSError) -> None:
     message = f"{path} could not be saved at step {step} ({_cause(error)})"
-    warnings.warn(f"{message}; what was there before is kept", stacklevel=2)
+    warnings.warn(f"{message}; the previous checkpoint is kept", stacklevel=2)
 
 
 def _cause(error: OSError) -> str:

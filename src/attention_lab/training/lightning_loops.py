@@ -1,0 +1,52 @@
+"""Changes to Lightning's loops and signal handlers; all use of its private parts is here."""
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class EnterTrainingLoop(Callback):
+    """Makes Lightning enter the training loop of a resumed run that has taken its last step.
+
+    Lightning skips a loop that has reached ``max_steps``, and so ``on_train_start`` and
+    ``on_train_end``, in which other callbacks restore the run or repeat a validation. This callback
+    must come before them.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._max_steps = trainer.max_steps
+        if trainer.ckpt_path is not None:
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+
+
+class ValidateAtLastStep(Callback):
+    """Makes Lightning validate (and so save a checkpoint) after the last step, in mid-epoch too."""
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self._last_step = trainer.estimated_stepping_batches  # too slow to compute at every step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self._last_step:
+            # Lightning validates early if it was asked to stop, but not in a skipped epoch.
+            trainer.should_stop = True
+            if trainer.check_val_every_n_epoch is not None:
+                trainer.check_val_every_n_epoch = 1
+
+
+def repeat_validation(trainer: Trainer) -> None:
+    """Run an interrupted validation from its beginning; Lightning would take it for done."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.restarting = False  # else it would resume in the middle, without the first batches
+    trainer.validating = True
+    loop.run()
+    loop.reset_restart_stage()
+    loop._has_run = False  # else Lightning would not end an epoch of which only this was left
+    trainer.training = True
+
+
+def disable_signal_handlers(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals: its SIGTERM handler waits for other ranks."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
