@@ -45,7 +45,7 @@ def test_every_example_is_in_exactly_one_batch(examples: int, shuffle: bool) -> 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("processes", [2, 3, 7])
-def test_processes_see_together_what_one_would(processes: int, shuffle: bool) -> None:
+def test_processes_together_have_the_batches_of_one(processes: int, shuffle: bool) -> None:
     shares = [
         batches(BucketBatchSampler(LENGTHS, 16, shuffle, 0, processes, rank), epoch=1)
         for rank in range(processes)
@@ -124,9 +124,7 @@ def test_without_shuffling_the_shortest_come_first_and_nothing_changes() -> None
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("given", [0, 1, 5, 8])
-def test_another_sampler_goes_on_where_one_left_off(
-    shuffle: bool, processes: int, given: int
-) -> None:
+def test_a_sampler_resumes_at_a_saved_position(shuffle: bool, processes: int, given: int) -> None:
     def new() -> BucketBatchSampler:
         return BucketBatchSampler(LENGTHS, 32, shuffle, 7, processes, processes - 1)
 

@@ -30,7 +30,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.mark.parametrize("held", [b"", b"a\tb\n", b"x" * 100_000])
-def test_it_is_the_sha256_that_others_compute(held: bytes, tmp_path: Path) -> None:
+def test_it_equals_the_sha256_of_hashlib(held: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(held)
     assert sha256(path) == hashlib.sha256(held).hexdigest()
@@ -44,7 +44,7 @@ def test_a_large_file_is_read_once(tmp_path: Path, read: list[Path]) -> None:
     assert read == [path]
 
 
-def test_a_file_that_changed_is_read_anew(tmp_path: Path, read: list[Path]) -> None:
+def test_a_changed_file_is_hashed_again(tmp_path: Path, read: list[Path]) -> None:
     path = tmp_path / "file"
     path.write_text("one")
     before, times = sha256(path), path.stat()
@@ -75,7 +75,7 @@ def test_without_a_cache_a_large_file_is_read_each_time(tmp_path: Path, read: li
     assert len(read) == 2
 
 
-def test_what_has_no_lasting_content_has_no_hash(tmp_path: Path) -> None:
+def test_only_regular_files_have_a_hash(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(OSError, match="is not a regular file"):

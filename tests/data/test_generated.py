@@ -51,7 +51,7 @@ def test_splits_share_nothing_and_have_as_many_as_asked_for() -> None:
             assert one == other or not rows[one] & rows[other]
 
 
-def test_too_few_possible_examples_are_said_to_be() -> None:
+def test_too_few_possible_examples_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"of \d+ (validation|test) examples, since"):
         Coins(width=1).setup()
 

@@ -58,7 +58,7 @@ def test_files_are_read_as_they_stand(tmp_path: Path, tokens: str, longest: int)
     assert last == [{"input": ["n", "o"] if tokens == "characters" else ["no"]}]
 
 
-def test_what_is_not_given_is_dealt_by_a_hash_of_the_text(tmp_path: Path) -> None:
+def test_splits_without_a_file_are_chosen_by_a_hash_of_the_text(tmp_path: Path) -> None:
     data = loaded(**own(tmp_path, train=[*MANY, *MANY[:20]]))
     for split, first, last in (("train", 0, 0.9), ("validation", 0.9, 0.95), ("test", 0.95, 1)):
         expected = [row for row in [*MANY, *MANY[:20]] if first <= stable_fraction(row[0]) < last]
@@ -111,7 +111,7 @@ def test_slices_are_by_length_in_tokens(tmp_path: Path) -> None:
     assert slices.of(data.split("test")).tolist() == [0, 0, 1, 2, 3, 3, 3]
 
 
-def test_what_training_does_not_know_is_warned_of_once(tmp_path: Path) -> None:
+def test_unknown_tokens_and_shared_texts_are_warned_of_once(tmp_path: Path) -> None:
     files = own(
         tmp_path,
         train=FILMS,
@@ -172,7 +172,7 @@ def test_an_unknown_label_is_named_with_its_line(tmp_path: Path, split: str) -> 
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_label_too_rare_to_be_dealt_is_named_with_its_line(tmp_path: Path, split: str) -> None:
+def test_a_label_too_rare_to_split_is_named_with_its_line(tmp_path: Path, split: str) -> None:
     low, high = {"validation": (0.9, 0.95), "test": (0.95, 1)}[split]
     row = next(row for row, (text, _) in enumerate(MANY) if low <= stable_fraction(text) < high)
     rare = [*MANY[:row], (MANY[row][0], "rare"), *MANY[row + 1 :]]

@@ -65,7 +65,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
 # Splits
 
 
-def test_sources_are_dealt_by_their_hash(numbers: Pairs) -> None:
+def test_sources_are_split_by_their_hash(numbers: Pairs) -> None:
     bounds = {"train": (0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1)}
     assert sum(len(rows(numbers, split)) for split in SPLITS) > 390
     for split, (low, high) in bounds.items():
@@ -128,7 +128,7 @@ def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
 # Baselines
 
 
-def test_the_trivial_baseline_always_writes_the_most_frequent_target(tmp_path: Path) -> None:
+def test_the_trivial_baseline_is_the_most_frequent_target(tmp_path: Path) -> None:
     train = written(tmp_path, [("a", "x y"), ("b", "x"), ("c", "x y"), ("d", "z")], "train")
     test = written(tmp_path, [("e", "x y"), ("f", "x"), ("f", "x y"), ("g", "z z z")], "test")
     data = loaded(train, validation=train, test=test, target_tokens="whitespace")
@@ -138,7 +138,7 @@ def test_the_trivial_baseline_always_writes_the_most_frequent_target(tmp_path: P
     assert data.monitor in trivial
 
 
-def test_copying_is_known_to_do_well(tmp_path: Path) -> None:
+def test_the_shortcut_baseline_is_a_copy(tmp_path: Path) -> None:
     train = written(tmp_path, [("ab", "ab"), ("ba", "ba"), ("b", "a")], "train")
     test = written(tmp_path, [("abab", "abab"), ("bb", "ba"), ("b!", "b?")], "test")
     with pytest.warns(UserWarning, match="do not occur"):
@@ -159,7 +159,7 @@ def test_slices_are_by_length_of_the_source(split: str, tmp_path: Path) -> None:
     assert slices.of(batch).tolist() == [int((row != PAD).sum()) - 1 for row in batch.source]
 
 
-def test_labels_name_what_is_read_and_what_is_written(numbers: Pairs) -> None:
+def test_labels_are_source_and_target_tokens(numbers: Pairs) -> None:
     batch = numbers.split("train").select(torch.tensor([0]))
     (source, target), *_ = rows(numbers, "train")
     assert numbers.labels(batch) == [{"source": list(source), "target": [*target.split(), "</s>"]}]
@@ -277,7 +277,7 @@ def test_text_is_compared_with_what_stands_in_the_file(tmp_path: Path) -> None:
     )
 
 
-def test_good_files_are_read_in_silence(tmp_path: Path) -> None:
+def test_valid_files_give_no_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded(written(tmp_path, LINES))
@@ -299,7 +299,7 @@ def test_good_files_are_read_in_silence(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_bad_file_is_said_in_one_line(
+def test_an_unreadable_file_is_an_error_of_one_line(
     content: bytes, message: str, split: str, tmp_path: Path
 ) -> None:
     bad = tmp_path / "own.tsv"
@@ -331,7 +331,7 @@ def test_a_bad_file_is_said_in_one_line(
         ({"source_tokens": "sounds"}, "tokens must be characters, whitespace, bytes or bpe"),
     ],
 )
-def test_what_cannot_work_is_said_in_one_line(
+def test_invalid_options_are_an_error_of_one_line(
     options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message) as caught:

@@ -32,7 +32,7 @@ def test_every_key_is_in_one_split() -> None:
     assert sorted(key for split in splits.values() for key in split) == sorted(KEYS)
 
 
-def test_where_a_key_goes_depends_on_itself_only() -> None:
+def test_the_split_of_a_key_depends_on_the_key_only() -> None:
     everything = split_by_hash(KEYS, train=0.7, validation=0.1)
     some = set(KEYS[::3])
     for split, keys in split_by_hash(reversed(KEYS[::3]), train=0.7, validation=0.1).items():
@@ -78,7 +78,7 @@ def test_setup_loads_once(name: str, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("name", ["small_g2p", "digits"])
-def test_the_trivial_baseline_has_the_metric_to_watch(
+def test_the_trivial_baseline_has_the_monitored_metric(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     data: G2P | Digits = request.getfixturevalue(name)

@@ -107,7 +107,7 @@ def test_byte_pairs_of_blocks_are_those_of_the_whole(
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes"])
-def test_a_text_is_never_in_memory(tokens: str, tmp_path: Path) -> None:
+def test_a_text_is_not_loaded_into_memory(tokens: str, tmp_path: Path) -> None:
     path = written(tmp_path, POEM * 1500)
     size = Path(path).stat().st_size
     assert size > 4e6
@@ -149,7 +149,7 @@ def test_a_text_is_never_in_memory(tokens: str, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("block", [10, 2**16])
-def test_what_cannot_be_read_is_said_in_one_line(
+def test_an_unreadable_text_is_an_error_of_one_line(
     content: bytes,
     options: dict[str, Any],
     message: str,

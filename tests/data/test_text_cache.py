@@ -65,7 +65,7 @@ def test_a_damaged_cache_is_made_again(
     assert read(loaded(path), "test") == expected
 
 
-def test_of_two_that_make_the_same_ids_both_go_on(
+def test_two_processes_may_fill_the_same_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, write = written(tmp_path, POEM), corpus_module._write
@@ -130,7 +130,7 @@ def test_tokens_and_pairs_are_counted_once(tmp_path: Path, monkeypatch: pytest.M
     assert all(table.stat().st_size for table in tables)
 
 
-def test_what_cannot_be_kept_is_counted_each_time(
+def test_without_a_writable_cache_tokens_are_counted_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = loaded(written(tmp_path, POEM))

@@ -63,7 +63,7 @@ def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
     assert read(data, "test") == POEM[99:198]
 
 
-def test_a_file_that_two_splits_are_given_is_warned_of(tmp_path: Path) -> None:
+def test_a_file_of_two_splits_is_a_warning(tmp_path: Path) -> None:
     train, other, same, longer = (
         written(tmp_path, text, name)
         for name, text in (("a", POEM), ("b", POEM[:99]), ("c", POEM[:99]), ("d", POEM[:98] + "?"))

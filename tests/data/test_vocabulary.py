@@ -82,14 +82,14 @@ def test_text_cannot_name_special_tokens() -> None:
 
 @pytest.mark.parametrize("vocabulary", [Bytes(), PAIRS], ids=["bytes", "pairs"])
 @given(text=st.text() | st.text(alphabet=LETTER + "é</pad>unk\x00\r\n"))
-def test_every_text_can_be_read_and_written(vocabulary: TextVocabulary, text: str) -> None:
+def test_decoding_inverts_encoding(vocabulary: TextVocabulary, text: str) -> None:
     ids = vocabulary.encode(text)
     assert all(vocabulary.lowest <= id < len(vocabulary) for id in ids)
     assert vocabulary.decode([BOS, *ids, EOS, ids[0] if ids else UNK, PAD]) == text
 
 
 @pytest.mark.parametrize("vocabulary", [Bytes(), PAIRS], ids=["bytes", "pairs"])
-def test_what_is_no_text_is_written_as_the_replacement_character(
+def test_invalid_utf_8_decodes_to_the_replacement_character(
     vocabulary: TextVocabulary,
 ) -> None:
     half = vocabulary.encode("é")[:1]
@@ -182,7 +182,7 @@ def test_a_vocabulary_is_restored_from_plain_values(tokens: str, kind: type) -> 
 
 
 @given(st.text())
-def test_long_texts_are_read_as_short_ones(text: str) -> None:
+def test_encode_array_equals_encode(text: str) -> None:
     for vocabulary in (
         Characters(LETTER + "\U0001f414"),
         Words([text, "to"]),

@@ -80,7 +80,9 @@ def test_what_comes_later_never_matters(model: Decoder, tokens: Tensor) -> None:
 
 
 @pytest.mark.parametrize("parts", [[9], [1] * 9, [4, 1, 3, 1]])
-def test_step_by_step_it_says_the_same(model: Decoder, tokens: Tensor, parts: list[int]) -> None:
+def test_decoding_step_by_step_agrees_with_the_full_pass(
+    model: Decoder, tokens: Tensor, parts: list[int]
+) -> None:
     caches: Caches = {}
     states = torch.cat(
         [model.hidden_states(part, caches) for part in tokens.split(parts, dim=1)], dim=1
@@ -92,7 +94,7 @@ def test_step_by_step_it_says_the_same(model: Decoder, tokens: Tensor, parts: li
     assert_close(torch.stack(logits, 1), model(tokens)[:, ends])
 
 
-def test_rows_can_go_on_in_another_order(model: Decoder, tokens: Tensor) -> None:
+def test_rows_of_the_caches_can_be_reordered(model: Decoder, tokens: Tensor) -> None:
     caches: Caches = {}
     model.hidden_states(tokens[:, :5], caches)
     rows = torch.tensor([2, 0, 2, 1])
@@ -146,7 +148,7 @@ def test_embeddings_begin_as_asked(options: dict[str, Any], std: float, tied: bo
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("width", [16, 32, 128, 512])
-def test_at_any_width_a_model_begins_by_knowing_nothing(width: int, tied: bool) -> None:
+def test_the_initial_loss_is_that_of_a_uniform_guess_at_any_width(width: int, tied: bool) -> None:
     """The first loss is that of logits with a standard deviation of about 1, and no more."""
     sizes = {"d_model": width, "tied": tied, "self_attention": ROTARY}
     model = Decoder(256, 32, **sizes).eval()

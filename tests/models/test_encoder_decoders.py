@@ -114,7 +114,7 @@ def test_later_target_tokens_never_change_earlier_logits(
         assert (after[:, position] - before[:, position]).abs().amax(-1).min() > 1e-6
 
 
-def test_greedy_writes_what_teacher_forcing_would_predict(make_writer: MakeWriter) -> None:
+def test_greedy_search_agrees_with_teacher_forcing(make_writer: MakeWriter) -> None:
     changes = 0
     for _ in range(4):
         model, source = talkative(make_writer()), torch.randint(3, SOURCE_VOCABULARY, (30, 5))

@@ -39,7 +39,7 @@ def test_more_padding_changes_nothing(source: Tensor, target: Tensor) -> None:
     assert_close(made(wide_source, wide_target)[:, :4], made(source, target))
 
 
-def test_greedy_writes_what_teacher_forcing_would_predict(source: Tensor) -> None:
+def test_greedy_search_agrees_with_teacher_forcing(source: Tensor) -> None:
     made = model()
     written = greedy_search(made, source, START, end=-1, max_length=6)
     read = torch.cat([torch.full((3, 1), START), written[:, :-1]], dim=1)
@@ -47,7 +47,7 @@ def test_greedy_writes_what_teacher_forcing_would_predict(source: Tensor) -> Non
     assert greedy_search(made, source, START, END, max_length=6).shape[0] == 3
 
 
-def test_rows_can_go_on_in_another_order(source: Tensor, target: Tensor) -> None:
+def test_rows_of_the_caches_can_be_reordered(source: Tensor, target: Tensor) -> None:
     made = model()
     caches = made.prefill(source)
     made.next_logits(target[:, :2], caches)

@@ -164,8 +164,8 @@ class G2P(SequenceToSequenceDataModule):
         self, split: str, phonemes_of: Callable[[Tensor], Tensor]
     ) -> list[list[int]]:
         """Predictions for each word: one phoneme for each letter (N, S), or PAD for none."""
-        written = phonemes_of(self.split(split).source).tolist()
-        return [[phoneme for phoneme in row if phoneme != PAD] for row in written]
+        predicted = phonemes_of(self.split(split).source).tolist()
+        return [[phoneme for phoneme in row if phoneme != PAD] for row in predicted]
 
     def _usual_phonemes(self, letters: Tensor) -> Tensor:
         """The most frequent phoneme of each letter, or PAD if there is none, (N, S)."""

@@ -111,7 +111,7 @@ class Pairs(SequenceToSequenceDataModule):
         """Read the files, assign the lines to splits, and encode each split.
 
         Raises:
-            ValueError: naming the file and line that cannot be read, or the split that is empty.
+            ValueError: naming the file and line that cannot be read, or the empty split.
         """
         lines = self._lines()
         sources, targets = ([line[side] for line in lines["train"]] for side in (0, 1))
@@ -171,17 +171,17 @@ class Pairs(SequenceToSequenceDataModule):
 
     def _encode(self, split: str, lines: list[Line]) -> SequencePairs:
         """The rows of a split; their references are stored."""
-        read = [
+        encoded = [
             (self.source_vocabulary.encode(source), self.target_vocabulary.encode(target))
             for source, target in lines
         ]
         for option, column in (("source_tokens", 0), ("target_tokens", 1)):
-            ids = [id for row in read for id in row[column]]
+            ids = [id for row in encoded for id in row[column]]
             warn_about_unknown_tokens(self._file(split), split, ids.count(UNK), len(ids), option)
         # By text: texts that differ in unknown words only are different references.
         accepted: dict[str, dict[str, Reference]] = {}
-        for (source, target), (_, written) in zip(lines, read, strict=True):
-            accepted.setdefault(source, {})[target] = TextReference(written, target)
+        for (source, target), (_, target_ids) in zip(lines, encoded, strict=True):
+            accepted.setdefault(source, {})[target] = TextReference(target_ids, target)
         first = {source: row for row, (source, _) in reversed(list(enumerate(lines)))}
         rows = range(len(lines)) if split == "train" else sorted(first.values())
         self._sources[split] = [lines[row][0] for row in rows]
@@ -189,8 +189,8 @@ class Pairs(SequenceToSequenceDataModule):
             list(accepted[source].values()) for source in self._sources[split]
         ]
         return SequencePairs(
-            source=pad(read[row][0] for row in rows),
-            target=pad([BOS, *read[row][1], EOS] for row in rows),
+            source=pad(encoded[row][0] for row in rows),
+            target=pad([BOS, *encoded[row][1], EOS] for row in rows),
             index=torch.arange(len(rows)),
         )
 

@@ -64,8 +64,8 @@ def assign_splits(
     """
     shares = shares_without(given)
     firsts = {line[0] for line in lines}
-    dealt = split_by_hash(firsts, shares["train"], shares.get("validation", 0))
-    split_of = {first: split for split in shares for first in dealt[split]}
+    assigned = split_by_hash(firsts, shares["train"], shares.get("validation", 0))
+    split_of = {first: split for split in shares for first in assigned[split]}
     parts = {split: [line for line in lines if split_of[line[0]] == split] for split in shares}
     for split, part in parts.items():
         if not part:

@@ -92,10 +92,10 @@ class Addition(GeneratedPairs):
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of adding without carrying."""
         texts = map(self.source_vocabulary.ids_to_tokens, self.split(split).source.tolist())
-        written = [
+        predicted = [
             self.target_vocabulary.tokens_to_ids(self._without_carries(text)) for text in texts
         ]
-        return {"no carry": self.scores(written, split)}
+        return {"no carry": self.scores(predicted, split)}
 
     def _without_carries(self, tokens: list[str]) -> list[str]:
         """The digits of the sum without carries, in the order of the target."""

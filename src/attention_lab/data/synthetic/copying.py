@@ -1,4 +1,4 @@
-"""Copying: write what was read."""
+"""Copying a sequence of symbols."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -84,9 +84,9 @@ class GeneratedDataModule(SplitDataModule[BatchT]):
                     "exist; allow longer ones, or more symbols"
                 )
             batch = self.draw(random, min(_enough(wanted - found, number), self.portion), split)
-            dealt = [split_of(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
-            patience -= sum(map(len, dealt))
-            mine = torch.from_numpy(np.concatenate(dealt) == number)
+            splits = [split_of(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
+            patience -= sum(map(len, splits))
+            mine = torch.from_numpy(np.concatenate(splits) == number)
             rows = mine.nonzero().flatten()[: wanted - found]
             # Filled in place: concatenation would need twice the memory.
             if kept is None:

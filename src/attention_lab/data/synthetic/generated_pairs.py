@@ -82,13 +82,15 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
         }
 
     def draw(self, random: np.random.Generator, count: int, split: str) -> SequencePairs:
-        (sources, read), (targets, written) = self.pairs(random, count, *self.lengths[split])
+        (sources, source_lengths), (targets, target_lengths) = self.pairs(
+            random, count, *self.lengths[split]
+        )
         source = np.full(sources.shape, PAD)
-        _fill(source, self._source_ids, sources, read)
+        _fill(source, self._source_ids, sources, source_lengths)
         target = np.full((count, targets.shape[1] + 2), PAD)
         target[:, 0] = BOS
-        _fill(target[:, 1:], self._target_ids, targets, written)
-        np.put_along_axis(target, written + 1, EOS, axis=1)
+        _fill(target[:, 1:], self._target_ids, targets, target_lengths)
+        np.put_along_axis(target, target_lengths + 1, EOS, axis=1)
         return SequencePairs(
             torch.from_numpy(source), torch.from_numpy(target), torch.arange(count)
         )

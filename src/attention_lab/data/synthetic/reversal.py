@@ -1,4 +1,4 @@
-"""Reversal: write it from its end."""
+"""Reversing a sequence of symbols."""
 
 import numpy as np
 from numpy.typing import NDArray

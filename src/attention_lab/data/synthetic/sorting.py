@@ -1,4 +1,4 @@
-"""Sorting: write it from small to large."""
+"""Sorting a sequence of symbols."""
 
 import numpy as np
 from numpy.typing import NDArray
