@@ -1,7 +1,7 @@
-"""Running a run where this process is: by itself, or as several processes on this machine.
+"""Launching a run on this machine: in this process, or on several ranks that are started here.
 
-Lightning would start the others by running this process's command line again, in which a sweep is
-a sweep, and a timestamp another. Here they are given the config and the directory.
+Lightning would start ranks by running the command line again, which would start a sweep again and
+name another directory. Here each rank is given the run's spec.
 """
 
 import multiprocessing
@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import socket
-import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Self, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
 
@@ -31,6 +30,7 @@ from attention_lab.training.distributed.cluster_environment import (
     ignore_leftovers,
     is_interactive_step,
 )
+from attention_lab.training.distributed.signal_relay import SignalRelay
 from attention_lab.training.distributed.workers import (
     GRACE,
     cores,
@@ -41,11 +41,8 @@ from attention_lab.training.distributed.workers import (
     stop,
 )
 from attention_lab.training.finite import Diverged
-from attention_lab.training.preemption import SIGNALS, block_signals, not_ignored, unblock_signals
+from attention_lab.training.preemption import block_signals
 from attention_lab.training.run import train
-
-#: What is passed on to the processes of a run. Ctrl-C reaches the one that started them alone.
-PASSED_ON = (signal.SIGINT, *SIGNALS)
 
 
 def launch(spec: RunSpec, log: Path | None = None) -> RunResult | None:
@@ -72,7 +69,7 @@ def launch(spec: RunSpec, log: Path | None = None) -> RunResult | None:
     if devices * nodes == 1 or process_group.world_size() > 1:
         return train(spec)
     build(spec.config)  # so that a mistake is reported once, before any process is started
-    _train_together(devices, spec, log)
+    _train_on_ranks(devices, spec, log)
     return read_result(spec.directory)
 
 
@@ -96,7 +93,7 @@ def check_devices(config: RunConfig) -> tuple[int, int]:
         raise ConfigError("trainer.accelerator=gpu: there is no GPU here; trainer=cpu works")
     on_gpus = accelerator != "cpu" and has_gpu()
     if process_group.world_size() > 1 and not on_gpus:
-        return devices, nodes  # of a machine's cores each process may have been given its own
+        return devices, nodes  # each process may have been given its own cores
     number = max(1, torch.cuda.device_count()) if on_gpus else cores()
     if devices > number:
         kind = "GPU" if on_gpus else "CPU core"
@@ -109,62 +106,65 @@ def check_devices(config: RunConfig) -> tuple[int, int]:
 
 @dataclass
 class _Rank:
-    """One of the processes of a run."""
+    """A rank that was started here."""
 
     number: int
     process: BaseProcess
-    #: Where it sends None once signals do not end it any more, and later what has ended it.
+    #: It sends None once it blocks signals, and a failure if an exception ends it.
     messages: Connection
-    #: When that was raised, and what it was.
     failure: "_Failure | None" = None
 
 
 class _Failure(NamedTuple):
+    """An exception that ended a rank, and when it was raised (``time.monotonic``)."""
+
     when: float
     error: BaseException
 
 
-def _train_together(number: int, spec: RunSpec, log: Path | None) -> None:
-    """Let processes of this machine train a run, and raise what ended the first that failed."""
-    # A fork server where there is one, as CUDA forbids to fork what may have used it.
+def _train_on_ranks(number: int, spec: RunSpec, log: Path | None) -> None:
+    """Train a run on ranks of this machine; raise the error of the first that failed."""
+    # A fork server if available: CUDA forbids to fork a process that may have used it.
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     context.set_forkserver_preload([__name__])
     threads, port = max(1, torch.get_num_threads() // number), _free_port()
     started: list[_Rank] = []
-    with _Relay() as relay:
+    with SignalRelay() as relay:
         for rank in range(number):
             receiver, sender = context.Pipe(duplex=False)
-            place = _place(rank, number, port)
+            environment = _environment(rank, number, port)
             process = context.Process(
-                target=_train_as, args=(place, threads, sender, spec, log), name=f"rank {rank}"
+                target=_train_rank,
+                args=(environment, threads, sender, spec, log),
+                name=f"rank {rank}",
             )
             process.start()
             sender.close()
             started.append(_Rank(rank, process, receiver))
         for each in started:
             _receive(each)
-        relay.open(started)
-        dead = _wait_for_a_death(started)
-        # The first process may have more to put in order than one that is told to stop.
-        _end(started, GRACE if relay.received else 3 * GRACE)
-    if dead is None:
+        relay.open([each.process for each in started])
+        failed = _wait_for_failure(started)
+        # Rank 0 needs longer after an error than after a signal.
+        _stop(started, GRACE if relay.received else 3 * GRACE)
+    if failed is None:
         return
     failures = [each for each in started if each.failure is not None]
-    if (by := killer(dead.process)) is not None or not failures:
-        message = f"process {dead.number} of {number}: {by or 'ended without a word'}"
+    if (by := killer(failed.process)) is not None or not failures:
+        message = f"process {failed.number} of {number}: {by or 'exited unexpectedly'}"
         record_failure(spec, message)
         raise RuntimeError(message)
     _raise_cause(failures, spec, number)
 
 
 def _raise_cause(failures: Sequence[_Rank], spec: RunSpec, number: int) -> NoReturn:
-    """Raise what was raised first; what the first process has not recorded is recorded for it."""
+    """Raise the first error, and record it if rank 0 has not."""
     first = min(failures, key=lambda each: cast(_Failure, each.failure).when)
     error = cast(_Failure, first.failure).error
-    leading = next((each.failure for each in failures if each.number == 0), None)
-    if leading is not None and (first.number == 0 or _is_the_same(error, leading.error)):
-        raise leading.error
+    of_rank_zero = next((each.failure for each in failures if each.number == 0), None)
+    if of_rank_zero and (first.number == 0 or _is_same(error, of_rank_zero.error)):
+        raise of_rank_zero.error
     if isinstance(error, KeyboardInterrupt):
         record_failure(spec, "interrupted", "preempted")
         raise error
@@ -173,28 +173,28 @@ def _raise_cause(failures: Sequence[_Rank], spec: RunSpec, number: int) -> NoRet
     raise RuntimeError(message) from error
 
 
-def _is_the_same(error: BaseException, other: BaseException) -> bool:
-    """Whether processes have agreed on an error: not if one merely lost the other."""
+def _is_same(error: BaseException, other: BaseException) -> bool:
+    """Whether two ranks raised the same error; not if one merely lost the connection."""
     agreed = (KeyboardInterrupt, Diverged, ConfigError, RunExists)
     return type(error) is type(other) and (isinstance(error, agreed) or str(error) == str(other))
 
 
-def _train_as(
-    place: Mapping[str, str],
+def _train_rank(
+    environment: Mapping[str, str],
     threads: int,
     messages: Connection,
     spec: RunSpec,
     log: Path | None,
 ) -> None:
-    """In a process of its own: train as one of the processes of a run."""
+    """The main function of a rank's process."""
     block_signals()
     outlive_readers()
     if log is not None:
         print_into(log)
-    os.setpgid(0, 0)  # so that a terminal's Ctrl-C comes once, from the process that passes it on
+    os.setpgid(0, 0)  # a terminal's Ctrl-C then comes once, from the relay
     signal.signal(signal.SIGINT, signal.default_int_handler)
     end_with_parent()
-    os.environ |= place
+    os.environ |= environment
     torch.set_num_threads(threads)
     try:
         messages.send(None)
@@ -207,7 +207,7 @@ def _train_as(
 
 
 def _portable(error: BaseException) -> BaseException:
-    """An error as another process can receive it."""
+    """An error that can be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -215,8 +215,8 @@ def _portable(error: BaseException) -> BaseException:
     return error
 
 
-def _place(rank: int, number: int, port: int) -> dict[str, str]:
-    """What torchrun would tell one of the processes of one machine."""
+def _environment(rank: int, number: int, port: int) -> dict[str, str]:
+    """The variables that torchrun sets for a rank on one machine."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -235,48 +235,8 @@ def _free_port() -> int:
         return port
 
 
-class _Relay:
-    """Passes signals on to processes while it is entered, and leaves it to them what follows."""
-
-    def __init__(self) -> None:
-        #: Signals received so far.
-        self.received: list[int] = []
-        self._ranks: Sequence[_Rank] = ()
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._receive) for number in not_ignored(PASSED_ON)
-            }
-            block_signals()  # inherited by the fork server, which would exit otherwise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        unblock_signals()
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def open(self, ranks: Sequence[_Rank]) -> None:
-        """From now on pass signals on to these ranks, and those received before now."""
-        early = list(self.received)
-        self._ranks = ranks
-        for number in early:
-            self._pass_on(number)
-        unblock_signals()
-
-    def _receive(self, number: int, _: object) -> None:
-        self.received.append(number)
-        self._pass_on(number)
-
-    def _pass_on(self, number: int) -> None:
-        for each in self._ranks:
-            if each.process.is_alive() and each.process.pid is not None:
-                os.kill(each.process.pid, number)
-
-
-def _wait_for_a_death(started: Sequence[_Rank]) -> _Rank | None:
-    """The process that was the first to end badly, None when all have ended well."""
+def _wait_for_failure(started: Sequence[_Rank]) -> _Rank | None:
+    """Wait for the first rank that exits with an error; None if all exit without."""
     running = list(started)
     while running:
         wait([*(each.process.sentinel for each in running), *(r.messages for r in running)])
@@ -290,8 +250,8 @@ def _wait_for_a_death(started: Sequence[_Rank]) -> _Rank | None:
     return None
 
 
-def _end(started: Sequence[_Rank], patience: float) -> None:
-    """Take in what processes have to say that lose one of them, then end them."""
+def _stop(started: Sequence[_Rank], patience: float) -> None:
+    """Receive the failures of the remaining ranks, which lose a peer, then kill them."""
     deadline = time.monotonic() + patience
     while any(each.process.is_alive() for each in started) and time.monotonic() < deadline:
         for each in started:
@@ -304,7 +264,7 @@ def _end(started: Sequence[_Rank], patience: float) -> None:
 
 
 def _receive(each: _Rank) -> None:
-    """Take in a message of a process; one that is gone has closed its end."""
+    """Receive a message of a rank; a process that has exited has closed its end."""
     try:
         message = each.messages.recv()
     except EOFError:

@@ -1,4 +1,4 @@
-"""Processes that work for another: they end with it, and it finds out what became of them."""
+"""Worker processes: their output, and their end together with the process that started them."""
 
 import io
 import os
@@ -14,19 +14,19 @@ from typing import Any
 
 from attention_lab.tracking.record_files import open_to_append
 
-#: How long an interrupted process may take to put its affairs in order, in seconds.
+#: Seconds that an interrupted process has to save and exit.
 GRACE = 10.0
 
 
 def cores() -> int:
-    """The CPU cores that this process may use, which a cluster's allocation limits."""
+    """The CPU cores available to this process, as limited by a cluster's allocation."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def print_into(log: Path) -> None:
-    """From now on, everything that this process prints goes to the end of a file."""
+    """Append everything that this process prints to a file from now on."""
     with open_to_append(log) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -41,7 +41,7 @@ class _Lasting(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """From now on, drop what cannot be printed: a run may outlive its terminal, or a ``| head``."""
+    """Ignore errors of printing from now on: a run may outlive its terminal, or ``| head``."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         is_ours = stream is getattr(sys, f"__{name}__")  # nobody has replaced it
@@ -57,25 +57,25 @@ def outlive_readers() -> None:
 
 
 def end_with_parent() -> None:
-    """From now on, end this process when that which started it has ended, however that came."""
-    threading.Thread(target=_outlast_the_parent, daemon=True).start()
+    """End this process when the process that started it ends, for whatever reason."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
-def _outlast_the_parent() -> None:
+def _wait_for_parent() -> None:
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)  # which saves first
+    os.kill(os.getpid(), signal.SIGTERM)  # the run saves first
     time.sleep(GRACE)
     os._exit(1)
 
 
 def stop(processes: Sequence[BaseProcess], patience: float = GRACE) -> None:
-    """Processes have been told to end: give them time to record it, then end them.
+    """Wait for processes that were told to end, then kill those that remain.
 
     Args:
-        processes: to be ended.
-        patience: how long to wait for all of them, in seconds.
+        processes: the processes.
+        patience: seconds to wait for all of them.
     """
     deadline = time.monotonic() + patience
     for process in processes:
@@ -86,10 +86,10 @@ def stop(processes: Sequence[BaseProcess], patience: float = GRACE) -> None:
 
 
 def killer(process: BaseProcess) -> str | None:
-    """What signal ended a process, in words; None if none did."""
+    """The signal that killed a process, for a message; None if none did."""
     code = process.exitcode
     if code is None or code >= 0:
         return None
     name = signal.Signals(-code).name
-    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}"

@@ -1,0 +1,53 @@
+"""Passing signals on to the ranks that this process has started."""
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any, Self
+
+from attention_lab.training.preemption import SIGNALS, block_signals, not_ignored, unblock_signals
+
+#: Signals that are passed on. A terminal's Ctrl-C reaches only the process that started the ranks.
+PASSED_ON = (signal.SIGINT, *SIGNALS)
+
+
+class SignalRelay:
+    """A context that passes signals on to processes; they decide what follows."""
+
+    def __init__(self) -> None:
+        #: Signals so far.
+        self.received: list[int] = []
+        self._processes: Sequence[BaseProcess] = ()
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {
+                number: signal.signal(number, self._receive) for number in not_ignored(PASSED_ON)
+            }
+            block_signals()  # the fork server inherits this; otherwise the signals would end it
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        unblock_signals()
+        for number, handler in self._handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def open(self, processes: Sequence[BaseProcess]) -> None:
+        """Pass signals on to these processes from now on, earlier ones included."""
+        earlier = list(self.received)
+        self._processes = processes
+        for number in earlier:
+            self._pass_on(number)
+        unblock_signals()
+
+    def _receive(self, number: int, _: object) -> None:
+        self.received.append(number)
+        self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        for process in self._processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
