@@ -6,8 +6,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention.linear_algebra import random_rotation
-from attention_lab.attention.validation import check_positive
 
 
 class Features(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attention_lab.attention.validation import check_positive
+from attention_lab.argument_checks import check_positive
 
 
 class Mask(ABC):

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention.precision import wide
-from attention_lab.attention.validation import check_positive
 
 
 class Normalizer(nn.Module, ABC):

@@ -3,10 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from attention_lab.argument_checks import check_dropout, check_positive
 from attention_lab.spelling import closest, listed
-
-__all__ = ["check_dropout", "check_part", "check_positive", "make_part"]
 
 
 def make_part(name: str, factory: Callable[..., Any], kind: type, *sizes: int) -> Any:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_dropout
 from attention_lab.attention.backends import AttentionSpec, choose_backend
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
@@ -14,7 +15,6 @@ from attention_lab.attention.layer import AttentionLayer, LayerOptions
 from attention_lab.attention.normalizers import Softmax
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import ScaledDotProduct
-from attention_lab.attention.validation import check_dropout
 
 
 class DifferentialAttention(AttentionLayer):

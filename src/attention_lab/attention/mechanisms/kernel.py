@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention.cache import Cache
 from attention_lab.attention.feature_maps import FeatureMap, Features, lowest
 from attention_lab.attention.info import MechanismInfo
@@ -16,7 +17,7 @@ from attention_lab.attention.inputs import AttentionInputs, repeat_heads
 from attention_lab.attention.layer import AttentionLayer, LayerOptions, Projections
 from attention_lab.attention.masks import Mask, split_causal
 from attention_lab.attention.precision import wide, without_autocast
-from attention_lab.attention.validation import check_positive, make_part
+from attention_lab.attention.validation import make_part
 
 
 class Past(NamedTuple):

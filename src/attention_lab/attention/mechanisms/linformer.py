@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_dropout, check_positive
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer, LayerOptions
-from attention_lab.attention.validation import check_dropout, check_positive
 
 
 class Linformer(AttentionLayer):

@@ -5,12 +5,12 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer, LayerOptions
 from attention_lab.attention.linear_algebra import pseudo_inverse
 from attention_lab.attention.precision import masked_softmax, wide, without_autocast
-from attention_lab.attention.validation import check_positive
 
 
 class NystromAttention(AttentionLayer):

@@ -7,6 +7,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from attention_lab.argument_checks import check_dropout
 from attention_lab.attention.backends import AttentionSpec, choose_backend
 from attention_lab.attention.head_mixing import HeadMixing
 from attention_lab.attention.info import MechanismInfo
@@ -15,7 +16,7 @@ from attention_lab.attention.layer import AttentionLayer, LayerOptions, Projecti
 from attention_lab.attention.normalizers import Normalizer, Softmax
 from attention_lab.attention.positions import NoPositions, Positions
 from attention_lab.attention.scores import Score
-from attention_lab.attention.validation import check_dropout, make_part
+from attention_lab.attention.validation import make_part
 
 
 class ScoredAttention(AttentionLayer):

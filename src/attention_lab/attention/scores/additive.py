@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention.scores.base import Score
-from attention_lab.attention.validation import check_positive
 
 
 class Additive(Score):

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention.precision import wide, without_autocast
-from attention_lab.attention.validation import check_positive
 
 
 class Score(nn.Module, ABC):

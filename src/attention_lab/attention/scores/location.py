@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.attention.precision import wide, without_autocast
 from attention_lab.attention.scores.base import Score
-from attention_lab.attention.validation import check_positive
 
 
 class Location(Score):
