@@ -27,8 +27,8 @@ def sweep(directory: Path, *overrides: str) -> Answer:
     script = directory / "sweep.py"
     script.write_text(
         "import sys\n"
-        "from attention_lab.training import children, launch\n"
-        "children.cores = launch.cores = lambda: 2\n"
+        "from attention_lab.training.distributed import launch, workers\n"
+        "workers.cores = launch.cores = lambda: 2\n"
         "from attention_lab.cli import main\n"
         "if __name__ == '__main__':\n"
         "    sys.exit(main(['train', '-m', 'hydra.sweep.dir=sweep', *sys.argv[1:]]))\n"
