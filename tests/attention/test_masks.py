@@ -35,7 +35,7 @@ VALID = torch.tensor([[True, True, True, False], [False, True, False, True]])
 
 @dataclass(frozen=True)
 class HeadSeesOwnKey(Mask):
-    """A mask of a user's own: head h may look at key h alone."""
+    """A mask of a user's own: head h may attend to key h alone."""
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return head == key

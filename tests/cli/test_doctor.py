@@ -35,7 +35,7 @@ def test_each_check_is_a_line(command: Command, tmp_path: Path) -> None:
     assert f"{len(os.sched_getaffinity(0))} " in lines["CPU"]
     assert lines["SLURM"].startswith("  none: no sbatch here")
     assert lines["disk"].endswith(" GiB free for runs")
-    assert lines["W&B"].startswith("  offline: nobody is logged in to https://")
+    assert lines["W&B"].startswith("  offline: not logged in to https://")
     assert lines["W&B"].endswith("(`wandb login`)")
     assert list(tmp_path.iterdir()) == []
 

@@ -45,7 +45,7 @@ def test_a_single_run_is_described_and_not_started(command: Command, tmp_path: P
     assert lines["training"] == ["8 steps (1 epoch of 8 steps)"]
     assert lines["directory"] == [str(tmp_path / "there" / "run")]
     (logged,) = lines["W&B"]
-    assert logged.startswith("offline: nobody is logged in to https://")
+    assert logged.startswith("offline: not logged in to https://")
     assert logged.endswith("project attention-lab, group there")
     assert list(tmp_path.iterdir()) == []
 

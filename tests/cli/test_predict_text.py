@@ -20,7 +20,7 @@ def following(start: str, length: int) -> str:
     return "".join(itertools.islice(after, 1, length + 1))
 
 
-def test_a_language_model_goes_on(ask: Ask, letters_run: Path) -> None:
+def test_a_language_model_continues_its_prompt(ask: Ask, letters_run: Path) -> None:
     written = ask(letters_run, "a\n\nbcd\n", "--length", "5", "--temperature", "0")
     assert written.out == "abcd\\na\n\nbcd\\nabcd\n"
     assert written.out.splitlines()[0] == "a" + following("a", 5).replace("\n", "\\n")

@@ -406,7 +406,7 @@ def test_ctrl_c_is_said_to_have_been_heard(tmp_path: Path) -> None:
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 1
-    again = "the same command with hydra.run.dir=run goes on"
+    again = "the same command with hydra.run.dir=run resumes it"
     assert said.splitlines()[-1] == f"attention-lab: interrupted; {again}"
 
 

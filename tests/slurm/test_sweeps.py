@@ -93,7 +93,7 @@ def test_jobs_outlive_the_shell_are_submitted_once_and_can_be_cancelled(
     interrupted = ended(again)
     assert interrupted.code == 1
     assert f"scancel {array}\n" in interrupted.out
-    assert "the jobs go on, and the same command follows them" in interrupted.err
+    assert "the jobs continue, and the same command follows them" in interrupted.err
     assert cluster.queue().keys() == set(jobs)
 
     watching = start("report", "sweep", "--watch")

@@ -79,7 +79,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(
 
 
 @pytest.mark.parametrize("tail", ["", ",9,0.1", "0,9,0.1,\n0,10,0.05,\n"])
-def test_another_process_goes_on_after_the_rows_that_count(
+def test_another_process_resumes_after_the_rows_that_count(
     tail: str, written: MetricsCSVLogger, path: Path
 ) -> None:
     with path.open("a") as file:

@@ -279,9 +279,9 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("ending", [None, "failed", "diverged", "preempted"])
-def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> None:
+def test_a_run_that_has_not_finished_resumes(tmp_path: Path, ending: Any) -> None:
     first = RunRecord(unchecked(CONFIG, tmp_path, ["first"]))
-    assert not first.goes_on
+    assert not first.is_resumed
     first.progress(3, 10, {})
     if ending:
         first.end(Stopped(ending, "an error"))
@@ -289,7 +289,7 @@ def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> Non
     before = read(tmp_path)
     for times in (1, 2):
         again = RunRecord(unchecked(CONFIG | {"logger": "another"}, tmp_path, ["second"]))
-        assert again.goes_on
+        assert again.is_resumed
         after = read(tmp_path)
         assert (after["status"], after["error"], after["finished"]) == ("running", None, None)
         for lasting in ("started", "progress", "wandb_id"):
@@ -300,7 +300,7 @@ def test_a_run_that_has_not_finished_goes_on(tmp_path: Path, ending: Any) -> Non
         again.close()
 
 
-def test_other_code_that_goes_on_is_said(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_that_resumes_is_said(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code_version, "_git_revision", lambda: "abc")
     code_version.code_version.cache_clear()
     status = read(begun)
@@ -359,7 +359,7 @@ def test_another_run_is_told_by_what_differs(
 def test_what_a_sweep_leaves_for_a_job_is_no_run(tmp_path: Path) -> None:
     write_config(tmp_path, CONFIG | {"seed": 1})
     (tmp_path / "log.txt").write_text("")
-    assert not RunRecord(unchecked(CONFIG, tmp_path)).goes_on
+    assert not RunRecord(unchecked(CONFIG, tmp_path)).is_resumed
     assert read_config(tmp_path) == CONFIG
 
 
@@ -368,7 +368,7 @@ def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         record = RunRecord(unchecked(CONFIG, begun))
-    assert record.goes_on
+    assert record.is_resumed
     assert read(begun)["status"] == "running"
 
 
@@ -413,7 +413,7 @@ def test_the_owner_of_a_lock_is_named_and_a_killed_owner_releases_it(
         with pytest.raises(RunExists, match=holder):
             RunRecord(unchecked(CONFIG, tmp_path))
         process.kill()
-    assert RunRecord(unchecked(CONFIG, tmp_path)).goes_on
+    assert RunRecord(unchecked(CONFIG, tmp_path)).is_resumed
     assert read(tmp_path)["pid"] == os.getpid()
 
 

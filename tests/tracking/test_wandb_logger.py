@@ -189,7 +189,7 @@ def test_no_wandb_files_without_wandb(digits_run: Any) -> None:
     assert not (digits_run.directory / "wandb").exists()
 
 
-def test_a_run_that_goes_on_is_the_same_wandb_run(
+def test_a_run_that_resumes_is_the_same_wandb_run(
     sweep: Path, tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Offline each process has a directory of its own, whose name has the second in it."""
@@ -247,7 +247,7 @@ def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, 
     ]
 
 
-def test_a_run_goes_on_in_its_wandb_run(
+def test_a_run_resumes_in_its_wandb_run(
     started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)

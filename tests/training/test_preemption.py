@@ -88,7 +88,7 @@ def test_a_run_that_is_stopped_ends_bit_for_bit_as_if_it_had_not(
         signal_in(AttentionTask, "training_step", lambda self, n=number: self.global_step == n - 1)
         reason = train_until_stopped(config, tmp_path / "run")
         assert reason == f"SIGUSR1: saved at step {number}"
-        again = f"the same command with hydra.run.dir={tmp_path / 'run'} goes on"
+        again = f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it"
         assert capsys.readouterr().err.endswith(f"{reason}; {again}\n")
         torch.rand(7), random.random()  # another process draws other numbers
     train(config, tmp_path / "run", [])
@@ -143,7 +143,7 @@ def test_the_last_validation_is_done_anew_whatever_ends_training(
 
 
 @pytest.mark.parametrize("max_steps", [None, 10])
-def test_a_terminal_shows_a_bar_also_where_it_goes_on_with_a_validation(
+def test_a_terminal_shows_a_bar_also_where_it_resumes_with_a_validation(
     max_steps: int | None,
     with_a_bar: dict[str, Any],
     tmp_path: Path,
@@ -393,7 +393,7 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_stopped_command_says_how_it_goes_on(tiny_digits: Compose, tmp_path: Path) -> None:
+def test_a_stopped_command_says_how_it_resumes(tiny_digits: Compose, tmp_path: Path) -> None:
     """The exit code is 1, and nothing but the line is on stderr."""
     overrides = ["data=digits", "model=encoder_classifier", "trainer=cpu", "trainer.max_epochs=999"]
     command = [sys.executable, "-m", "attention_lab", "train", *overrides, "logger.wandb=off"]
@@ -409,7 +409,7 @@ def test_a_stopped_command_says_how_it_goes_on(tiny_digits: Compose, tmp_path: P
         assert process.wait() == 1
     said = (tmp_path / "err").read_text().splitlines()
     assert said[-1].startswith("SIGTERM: saved at step ")
-    assert said[-1].endswith(f"; the same command with hydra.run.dir={directory} goes on")
+    assert said[-1].endswith(f"; the same command with hydra.run.dir={directory} resumes it")
     assert len(said) == 1
 
 
@@ -472,7 +472,7 @@ def test_a_job_is_requeued_also_while_its_command_is_being_imported(
         time.sleep(0.001)
     process.send_signal(signal.SIGUSR2)
     _, said = process.communicate()
-    again = f"the same command with hydra.run.dir={tmp_path / 'run'} goes on"
+    again = f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it"
     assert said == f"SLURM job 7 is requeued\nSIGUSR2; {again}\n"
     assert process.returncode == 1
     assert (tmp_path / "asked").read_text() == "requeue 7\n"

@@ -135,7 +135,7 @@ def test_sequences_go_on_as_well(tiny: Compose, tmp_path: Path, cut_after: Inter
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
 
-def test_a_terminal_shows_a_bar_also_of_a_run_that_goes_on(
+def test_a_terminal_shows_a_bar_also_of_a_run_that_resumes(
     with_a_bar: dict[str, Any],
     whole: Path,
     tmp_path: Path,
@@ -277,7 +277,7 @@ def test_a_run_goes_back_to_the_checkpoint_before(
     assert_identical(directory, whole)
 
 
-def test_without_a_whole_later_checkpoint_a_run_goes_on_from_the_best(
+def test_without_a_whole_later_checkpoint_a_run_resumes_from_the_best(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,

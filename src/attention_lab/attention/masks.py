@@ -1,6 +1,6 @@
 """Masks: predicates (batch, head, query, key) → bool, composed with ``&`` and ``|``.
 
-A mask says which key positions a query position *may* look at (True = may look), the
+A mask says which key positions a query position *may* attend to (True = may attend), the
 convention of ``torch.nn.functional.scaled_dot_product_attention``. Each backend lowers a mask to
 what it needs; :meth:`Mask.dense` is the lowering every backend can fall back on.
 """
@@ -19,7 +19,7 @@ class Mask(ABC):
 
     @abstractmethod
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """Whether each query position may look at each key position.
+        """Whether each query position may attend to each key position.
 
         Args:
             batch, head, query, key: int64 indices of mutually broadcastable shapes. ``query`` and
@@ -79,7 +79,7 @@ class Mask(ABC):
 
 @dataclass(frozen=True)
 class NoMask(Mask):
-    """Every query may look at every key: no mask."""
+    """Every query may attend to every key: no mask."""
 
     @property
     def depends_on_query(self) -> bool:

@@ -33,7 +33,7 @@ class Normalizer(nn.Module, ABC):
 
         Args:
             logits: (B, H, L, S), S ≥ 1.
-            visible: which keys each query may look at, bool, broadcastable to the logits' shape;
+            visible: which keys each query may attend to, bool, broadcastable to the logits' shape;
                 None means all.
         """
 
@@ -83,7 +83,7 @@ class TemperedSoftmax(Normalizer):
 
 
 class SoftmaxPlusOne(Normalizer):
-    """weights = exp(l) / (1 + Σ exp(l)): a query may look at nothing (Miller 2023)."""
+    """weights = exp(l) / (1 + Σ exp(l)): a query may attend to no key (Miller 2023)."""
 
     formula = "exp(l) / (1 + Σ exp(l))"
     paper = "Miller 2023"

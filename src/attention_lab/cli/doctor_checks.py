@@ -181,7 +181,7 @@ def wandb() -> Finding:
     except ValueError as error:
         return Finding("W&B", str(error), NOTHING)
     said = server_problem(server()) if mode == "online" else None
-    remedy = " (`wandb login`)" if "nobody" in why else ""
+    remedy = " (`wandb login`)" if "not logged in" in why else ""
     runs = len({part.parent for part in not_uploaded(OUTPUTS)})
     kept = f"; {runs} of the runs in {OUTPUTS} not uploaded (`attention-lab sync`)" if runs else ""
     if said is not None:

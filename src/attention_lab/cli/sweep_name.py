@@ -1,4 +1,4 @@
-"""What a sweep's directory is called: the same for the same sweep, so that it can go on."""
+"""The name of a sweep's directory: the same for the same sweep, so that it can be resumed."""
 
 import json
 import re

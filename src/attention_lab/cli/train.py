@@ -190,10 +190,10 @@ def _interrupted() -> int:
 
 def _how_to_resume() -> str:
     """The end of a message: how to resume the run, if it has started."""
-    from attention_lab.tracking.run_directory import how_to_go_on
+    from attention_lab.tracking.run_directory import how_to_resume
 
     run = OutputDirectories.run
-    return f"; {how_to_go_on(run)}" if run and (run / "status.json").exists() else ""
+    return f"; {how_to_resume(run)}" if run and (run / "status.json").exists() else ""
 
 
 def check_single_run(config: DictConfig) -> None:

@@ -29,7 +29,7 @@ from attention_lab.attention import (
 
 
 class Example(NamedTuple):
-    """A tensor-level input, and which keys each query may look at."""
+    """A tensor-level input, and which keys each query may attend to."""
 
     query: Tensor  # (B, H, L, E)
     key: Tensor  # (B, H_kv, S, E)
@@ -39,7 +39,7 @@ class Example(NamedTuple):
 
     @property
     def empty(self) -> Tensor:
-        """(B, H, L) bool: the queries that may look at nothing."""
+        """(B, H, L) bool: the queries without visible keys."""
         return ~self.visible.any(-1)
 
 
@@ -62,7 +62,7 @@ def example(
     """A random example of batch size 3 under one of ``MASKS``.
 
     With padding, sequence 0 is padded on the right, 1 on the left (so that, with a causal mask, its
-    first query may look at nothing), and 2 has no real key at all.
+    first query has no visible key), and 2 has no real key at all.
     """
     valid = torch.ones(3, keys, dtype=torch.bool)
     if "padding" in mask:
@@ -211,13 +211,13 @@ def check_hidden_keys_do_not_matter(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_visible_keys_matter(layer: AttentionLayer, it: Example) -> None:
-    """Each output depends on every value that its query may look at: a mask hides no more."""
+    """Each output depends on every value that its query may attend to: a mask hides no more."""
     it = with_gradients(it)
     output = output_of(layer, it)
     for position in range(it.query.shape[2]):
         _, _, to_value, *_ = gradients(output[:, :, position].sum(), layer, it)
         visible = group_sees(it)[:, :, position]
-        assert to_value[visible].all(), f"query {position} overlooks values it may look at"
+        assert to_value[visible].all(), f"query {position} overlooks values it may attend to"
 
 
 def group_sees(it: Example) -> Tensor:
@@ -226,8 +226,8 @@ def group_sees(it: Example) -> Tensor:
 
 
 def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
-    """A query that may look at nothing gives zeros, with zero gradient, and no NaN anywhere."""
-    assert it.empty.any(), "the example has no query that may look at nothing"
+    """A query without visible keys gives zeros, with zero gradient, and no NaN anywhere."""
+    assert it.empty.any(), "the example has no query without visible keys"
     it = with_gradients(it)
     outputs = [output_of(layer, it)]
     if layer.info.weights:

@@ -106,7 +106,7 @@ class RunRecord:
         try:
             earlier = _unfinished(directory, config)
             #: Whether the run was begun before, so that it is resumed.
-            self.goes_on = earlier is not None
+            self.is_resumed = earlier is not None
             _remove_partial_files(directory)
             self._status = _first_status(config, spec.overrides)
             if earlier is not None:
@@ -237,11 +237,11 @@ def will_resume(spec: RunSpec) -> bool:
     return _unfinished(spec.directory, spec.config.record) is not None
 
 
-def how_to_go_on(directory: Path) -> str:
-    """What lets a run go on that was cut off, in a few words."""
+def how_to_resume(directory: Path) -> str:
+    """How to resume a run that was cut off, as the end of a message."""
     if (directory.parent / SWEEP).exists():
-        return "the same command goes on"
-    return f"the same command with hydra.run.dir={shlex.quote(shown(directory))} goes on"
+        return "the same command resumes it"
+    return f"the same command with hydra.run.dir={shlex.quote(shown(directory))} resumes it"
 
 
 def _lock(directory: Path) -> Lock:
@@ -313,7 +313,7 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def _warn_of_versions(directory: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warn if other code goes on than has begun: it may compute something else."""
+    """Warn if the code has changed since the run began: it may compute something else."""
     before, today = (
         {"source": status.get("git_revision"), **status["versions"]}
         for status in (then if "versions" in then else now, now)

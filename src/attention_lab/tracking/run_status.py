@@ -11,7 +11,7 @@ from attention_lab.tracking.record_files import (
     UnreadableRecord,
     read_record,
 )
-from attention_lab.tracking.run_directory import how_to_go_on
+from attention_lab.tracking.run_directory import how_to_resume
 
 State = Literal["waiting"] | Status
 STATES: tuple[State, ...] = ("waiting", *get_args(Status))
@@ -91,7 +91,7 @@ def _preempted(error: str, record: dict[str, Any]) -> RunStatus:
 
 
 def _abandoned(directory: Path, record: dict[str, Any]) -> str:
-    return f"its process, {record.get('pid')}, exited unexpectedly; {how_to_go_on(directory)}"
+    return f"its process, {record.get('pid')}, exited unexpectedly; {how_to_resume(directory)}"
 
 
 def _read(path: Path) -> dict[str, Any]:

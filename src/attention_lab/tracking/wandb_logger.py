@@ -166,7 +166,7 @@ class LoggerOptions:
             return self.wandb, f"logger.wandb={self.wandb}"
         if is_logged_in(server()):
             return "online", f"logged in to {server()}"
-        return "offline", f"nobody is logged in to {server()}"
+        return "offline", f"not logged in to {server()}"
 
 
 class _SafeWandbLogger(SafeLogger):

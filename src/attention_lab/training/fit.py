@@ -79,7 +79,7 @@ def fit(
         )
         disable_signal_handlers(trainer)
         checkpoint = process_group.broadcast(
-            _checkpoint_to_resume(kept) if record and record.goes_on else None
+            _checkpoint_to_resume(kept) if record and record.is_resumed else None
         )
         on_ctrl_c = signal.getsignal(signal.SIGINT)
         try:

@@ -11,7 +11,7 @@ from attention_lab.attention import attention_layers
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.printing import echo
 from attention_lab.tracking.record_files import RunResult
-from attention_lab.tracking.run_directory import RunRecord, how_to_go_on
+from attention_lab.tracking.run_directory import RunRecord, how_to_resume
 from attention_lab.training.build import Run, build
 from attention_lab.training.checkpoint.rng_state import seed_rank
 from attention_lab.training.distributed import process_group
@@ -76,7 +76,7 @@ def _receive_signals(directory: Path) -> Iterator[StopSignals]:
         except Preempted as error:
             if process_group.is_rank_zero():
                 error.requeue()
-                echo(f"{error}; {how_to_go_on(directory)}", error=True)
+                echo(f"{error}; {how_to_resume(directory)}", error=True)
                 raise
 
 

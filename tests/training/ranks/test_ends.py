@@ -26,7 +26,7 @@ from tests.training.ranks.conftest import (
 )
 
 
-def test_a_run_whose_processes_are_all_killed_goes_on_exactly(
+def test_a_run_whose_processes_are_all_killed_resumes_exactly(
     config: dict[str, Any], two: Path, alone: Launcher, tmp_path: Path
 ) -> None:
     alone.begin(config, tmp_path / "run")
@@ -41,7 +41,7 @@ def test_a_run_whose_processes_are_all_killed_goes_on_exactly(
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_run_that_a_signal_stops_goes_on_exactly(
+def test_a_run_that_a_signal_stops_resumes_exactly(
     strategy: str,
     config: dict[str, Any],
     two: Path,
@@ -58,7 +58,7 @@ def test_a_run_that_a_signal_stops_goes_on_exactly(
     status = read_status(tmp_path / "run")
     assert status["status"] == "preempted", said
     assert status["error"].startswith("SIGUSR1: saved at step ")
-    assert said.count(f"the same command with hydra.run.dir={tmp_path / 'run'} goes on") == 1
+    assert said.count(f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it") == 1
     alone = {**config, "trainer": {**config["trainer"], "devices": 1}}
     with pytest.raises(RunExists, match=r"trainer\.devices is 2 there, 1 here"):
         launch(alone, tmp_path / "run", [])
