@@ -93,6 +93,7 @@ def test_any_shape(
         sizes["num_heads"] * sizes["head_dim"],
         score=score_type,
         normalizer=Softmax,
+        projections="all",  # also for scores with maps of their own: key heads are grouped
         num_heads=sizes["num_heads"],
         num_kv_heads=sizes["num_kv_heads"],
         backend=backend,
