@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -160,7 +161,7 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
     assert (status["finished"], status["error"], status["progress"]) == (None, None, None)
     assert (status["seed"], status["overrides"]) == (7, ["attention=additive", "seed=7"])
     assert (status["pid"], status["host"]) == (os.getpid(), socket.gethostname())
-    assert status["command"] == " ".join(sys.argv)
+    assert shlex.split(status["command"]) == sys.argv
     assert -1 < seconds_ago(status["started"]) < 60
     for package in ("torch", "lightning", "attention-lab"):
         assert status["versions"][package] == version(package)

@@ -1,5 +1,6 @@
 """The arguments of `attention-lab train`, as they stand on the command line."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def recorded_run(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def own_directory(arguments: Sequence[str]) -> Path | None:
     """The user's own config directory, if the command names one."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in itertools.pairwise([*arguments, ""]):
         flag, is_joined, joined = argument.partition("=")
         if flag in OWN_DIRECTORY:
             return Path(joined if is_joined else following)
