@@ -45,11 +45,11 @@ def build(config: RunConfig, data: SplitDataModule[Any] | None = None) -> Run:
     """Build the parts of a run; nothing is written.
 
     Args:
-        config: the run's.
-        data: the config's dataset if it is loaded already.
+        config: the config of the run.
+        data: the config's dataset, if it is already loaded.
 
     Raises:
-        ConfigError: if the parts do not work together, with one line that says why.
+        ConfigError: if the parts do not work together; the message is one line.
     """
     data = load_data(config) if data is None else data
     optimizer, options = config.create("optimizer"), config.create("trainer")
@@ -69,7 +69,7 @@ def _trains_on_gpu(options: TrainerOptions) -> bool:
 
 
 def _check_sizes(config: RunConfig, sizes: dict[str, int]) -> None:
-    """Raise ValueError if the model cannot read such data."""
+    """Raise ValueError if the model has no argument for one of the data's sizes."""
     model = config.component("model")
     for name in sizes:
         if name not in inspect.signature(model).parameters:
@@ -81,7 +81,7 @@ def _check_sizes(config: RunConfig, sizes: dict[str, int]) -> None:
 
 
 def _check_backends(model: nn.Module, device: str) -> None:
-    """Raise ValueError if a layer's backend cannot train here."""
+    """Raise ValueError if a layer's backend cannot train on this device."""
     for name, layer in attention_layers(model).items():
         backend = layer.backend
         if device not in backend.trains_on:
@@ -91,14 +91,14 @@ def _check_backends(model: nn.Module, device: str) -> None:
             )
 
 
-def _check_lengths(model: Network, data: SplitDataModule[Any], longest_written: int) -> None:
-    """Raise ValueError if a layer was made for shorter sequences than it will meet."""
+def _check_lengths(model: Network, data: SplitDataModule[Any], longest_generated: int) -> None:
+    """Raise ValueError if a layer's maximum length is shorter than the sequences."""
     lengths = data.longest()
     longest = {
         "input": lengths[0],
         "source": lengths[0],
-        "target": max(lengths[-1], longest_written),
-        "both": lengths[0] + max(lengths[-1], longest_written),
+        "target": max(lengths[-1], longest_generated),
+        "both": lengths[0] + max(lengths[-1], longest_generated),
     }
     layers = attention_layers(model)
     for name, (queries, keys) in model.attention_axes().items():
@@ -109,5 +109,5 @@ def _check_lengths(model: Network, data: SplitDataModule[Any], longest_written: 
 
 
 def has_gpu() -> bool:
-    """Whether there is a GPU here."""
+    """Whether this machine has a GPU."""
     return CUDAAccelerator.is_available() or MPSAccelerator.is_available()

@@ -1,4 +1,4 @@
-"""Runs that have been trained: their weights, and their metrics on a split."""
+"""Loading a trained run from a checkpoint, and evaluating it on a split."""
 
 import logging
 import warnings
@@ -27,29 +27,29 @@ def restored(
     decoding: Config | None = None,
     with_data: bool = True,
 ) -> Run:
-    """A finished run with the weights of its checkpoint, wherever it was trained.
+    """Build a finished run with the weights of a checkpoint, on the device of this machine.
 
-    Without its data it can read and write text, if the data is text, and needs none of its files.
+    Without its data, a run cannot be evaluated, but it needs no data files to predict text.
 
     Args:
-        directory: the run's.
+        directory: the run directory.
         checkpoint: "best" or "last".
-        decoding: settings of the task in place of those of the config, as ``beams``.
-        with_data: whether to load its data.
+        decoding: options of the task that replace those of the config, such as ``beams``.
+        with_data: whether to load the dataset.
 
     Raises:
         FileNotFoundError: if the directory has no such checkpoint or no config.
-        Damaged: if the checkpoint is not what was written.
-        ConfigError: if its config no longer works.
+        Damaged: if the checkpoint is damaged or unsafe to load.
+        ConfigError: if the config no longer works.
         RuntimeError: if the weights do not fit the config, or are NaN or infinite.
     """
     config = read_config(directory)
-    config["trainer"]["accelerator"] = "auto"  # a run may be looked at elsewhere
+    config["trainer"]["accelerator"] = "auto"  # not that of the machine that trained it
     config["task"] |= decoding or {}
-    kept = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
+    loaded = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
     checked = resolve_recorded(config, with_data)
-    run = build(checked, load_data(checked) if with_data else _data_of(kept, checked))
-    load_weights(run, kept)
+    run = build(checked, load_data(checked) if with_data else _restored_data(loaded, checked))
+    load_weights(run, loaded)
     for name, weight in run.task.model.named_parameters():
         if not weight.isfinite().all():
             raise RuntimeError(f"its weights are NaN or infinite, as in {name}; train it again")
@@ -61,30 +61,35 @@ def solves(directory: Path) -> str:
 
     Raises:
         FileNotFoundError: if the directory has no config.
-        ConfigError: if its config no longer works.
+        ConfigError: if the config no longer works.
     """
     return str(component(read_config(directory), "task").task)
 
 
-def load_weights(run: Run, kept: Mapping[str, Any]) -> None:
-    """Take the weights of a checkpoint, if its data is this run's."""
-    known = kept.get(type(run.data).__qualname__)
-    if known is not None:
+def load_weights(run: Run, checkpoint: Mapping[str, Any]) -> None:
+    """Load the weights of a checkpoint into a run.
+
+    Raises:
+        ConfigError: if the checkpoint was trained on other data than the run has.
+        RuntimeError: if the weights do not fit the model.
+    """
+    state = checkpoint.get(type(run.data).__qualname__)
+    if state is not None:
         try:
-            run.data.load_state_dict(known)
+            run.data.load_state_dict(state)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    run.task.load_state_dict(kept["state_dict"])
+    run.task.load_state_dict(checkpoint["state_dict"])
 
 
 def evaluate(run: Run, split: Split) -> dict[str, float]:
-    """The metrics of a run on a split, "validation" or "test", with the weights that it has."""
+    """The metrics of a run on a split, "validation" or "test", with its current weights."""
     loader = run.data.evaluation_dataloader(split)
     with quiet():
         trainer = Trainer(
             accelerator=run.trainer_options.accelerator,
             devices=1,
-            plugins=[LightningEnvironment()],  # alone, whoever else may train beside it
+            plugins=[LightningEnvironment()],  # one process, also under torchrun and srun
             precision=run.trainer_options.precision,
             callbacks=[RequireFinite()],
             logger=False,
@@ -92,18 +97,18 @@ def evaluate(run: Run, split: Split) -> dict[str, float]:
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        look = trainer.validate if split == "validation" else trainer.test
-        (metrics,) = look(run.task, loader, verbose=False)
+        run_split = trainer.validate if split == "validation" else trainer.test
+        (metrics,) = run_split(run.task, loader, verbose=False)
     prefix = f"{split}/"
     return {k.removeprefix(prefix): value for k, value in metrics.items() if k.startswith(prefix)}
 
 
-def _data_of(kept: Mapping[str, Any], config: RunConfig) -> SplitDataModule[Any]:
-    """The dataset of a config, with what a checkpoint kept of it in place of its files."""
+def _restored_data(checkpoint: Mapping[str, Any], config: RunConfig) -> SplitDataModule[Any]:
+    """The dataset of a config, restored from its state in a checkpoint; no files are read."""
     data: SplitDataModule[Any] = config.create("data")
-    name = type(data).__qualname__  # where Lightning puts what a dataset keeps
+    name = type(data).__qualname__  # Lightning's key for the dataset's state
     try:
-        data.restore(kept[name])
+        data.restore(checkpoint[name])
     except KeyError as error:
         raise RuntimeError(f"of its data, {name}, it does not hold {error}") from error
     return data
@@ -111,7 +116,7 @@ def _data_of(kept: Mapping[str, Any], config: RunConfig) -> SplitDataModule[Any]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's advice on matters that were decided here."""
+    """Silence Lightning's hints and the warnings about deliberate choices."""
     lightning_log = logging.getLogger("lightning.pytorch")
     level = lightning_log.level
     lightning_log.setLevel(logging.WARNING)
@@ -122,11 +127,11 @@ def quiet() -> Iterator[None]:
             ".*smaller than the logging interval.*",
             ".*GPU available but not used.*",
             ".*`srun` command is available.*",
-            ".*treespec, LeafSpec.*",  # between Lightning and torch
-            ".*returned a view tensor.*",  # none is changed in place
-            ".*broadcast_buffers.*",  # its successor is younger than the oldest torch that will do
-            ".*Grad strides do not match.*",  # of small parameters, which costs next to nothing
-            ".*sync_dist=True.*",  # what is logged there is of all processes already
+            ".*treespec, LeafSpec.*",  # Lightning uses a deprecated class of torch
+            ".*returned a view tensor.*",  # no view is changed in place
+            ".*broadcast_buffers.*",  # the oldest supported torch lacks its replacement
+            ".*Grad strides do not match.*",  # only for small parameters, at little cost
+            ".*sync_dist=True.*",  # these metrics are already reduced over all ranks
         ):
             warnings.filterwarnings("ignore", message)
         try:

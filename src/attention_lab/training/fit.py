@@ -28,7 +28,7 @@ PROBE_SIZE = 3
 
 
 class Fitted(NamedTuple):
-    """A training that has ended, and the callbacks that observed it."""
+    """The Trainer of a finished training, and the callbacks that are needed after it."""
 
     trainer: Trainer
     history: History
@@ -63,8 +63,8 @@ def fit(
     monitor, mode = f"validation/{data.monitor}", data.mode
     maps = AttentionMapCallback(directory / "attention", PROBE_SIZE)
     metrics = MetricsCSVLogger(directory / "metrics.csv")
-    kept = directory / "checkpoints"
-    checkpoints = Checkpoints(kept, monitor, mode, history, metrics, options.every_n_train_steps)
+    folder = directory / "checkpoints"
+    checkpoints = Checkpoints(folder, monitor, mode, history, metrics, options.every_n_train_steps)
     preemption = Preemption(signals, checkpoints)
     shown = [Heartbeat(record, monitor), _display(options)] if record else []
     if record:
@@ -79,14 +79,14 @@ def fit(
         )
         disable_signal_handlers(trainer)
         checkpoint = process_group.broadcast(
-            _checkpoint_to_resume(kept) if record and record.is_resumed else None
+            _checkpoint_to_resume(folder) if record and record.is_resumed else None
         )
         on_ctrl_c = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(run.task, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
         except BaseException as error:
-            if caused_by(error, _is_ctrl_c):  # Lightning turns it into an exit
-                signal.signal(signal.SIGINT, on_ctrl_c)  # Lightning leaves it ignored
+            if caused_by(error, _is_ctrl_c):  # Lightning turned it into SystemExit
+                signal.signal(signal.SIGINT, on_ctrl_c)  # Lightning ignores SIGINT from then on
                 raise KeyboardInterrupt from error
             raise
     return Fitted(trainer, history, maps, checkpoints, int(run.task.tokens))

@@ -1,4 +1,4 @@
-"""What happened during training: validations, and where the time went."""
+"""The history of a training: its validations, their metrics, and the time spent."""
 
 import math
 import resource
@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from attention_lab.tracking.progress import validation_metrics
 from attention_lab.training.tasks.base import AttentionTask
 
-_KEPT = ("training_seconds", "validation_seconds", "peak_memory_bytes")
+_SAVED = ("training_seconds", "validation_seconds", "peak_memory_bytes")
 
 
 class Validation(NamedTuple):
@@ -24,25 +24,24 @@ class Validation(NamedTuple):
 
 
 class History(Callback):
-    """Remembers each validation, times training and validation apart, and logs the speed.
+    """Records each validation, measures the time of training and validation, and logs the speed.
 
-    A run that was interrupted has the times of all its processes, without what was lost: the time
-    from the last checkpoint to the interruption.
+    The times of a resumed run include its interrupted processes, each up to its last checkpoint.
     """
 
     def __init__(self) -> None:
         self.validations: list[Validation] = []
-        #: Time spent in training so far, without validation.
+        #: Seconds of training so far, without validation.
         self.training_seconds = 0.0
         self.validation_seconds = 0.0
-        #: Of the GPU's tensors, or on the CPU of the whole process, up to the last validation.
+        #: Bytes, up to the last validation: see :func:`_peak_memory`.
         self.peak_memory_bytes = 0
         self._earlier_seconds = 0.0
         self._created = self._since = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Time since this was created, in every process."""
+        """Seconds since this was created, summed over all processes of a resumed run."""
         return self._earlier_seconds + time.perf_counter() - self._created
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,9 +50,8 @@ class History(Callback):
         self._since = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        tokens = int(
-            cast(AttentionTask, pl_module).tokens
-        )  # waits for the device, so before the clock
+        # Reading the count waits for the device, which belongs to the training time.
+        tokens = int(cast(AttentionTask, pl_module).tokens)
         self.training_seconds += self._lap()
         speed = {"train/tokens_per_second": tokens / self.training_seconds}
         for logger in trainer.loggers:
@@ -73,18 +71,18 @@ class History(Callback):
         return self._since - before
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in _KEPT}
-        kept["training_seconds"] += time.perf_counter() - self._since  # of a lap that goes on
-        return kept | {"seconds": self.seconds, "validations": list(map(list, self.validations))}
+        state = {name: getattr(self, name) for name in _SAVED}
+        state["training_seconds"] += time.perf_counter() - self._since  # the current lap
+        return state | {"seconds": self.seconds, "validations": list(map(list, self.validations))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name in _KEPT:
+        for name in _SAVED:
             setattr(self, name, state_dict[name])
         self._earlier_seconds = state_dict["seconds"]
         self.validations = [Validation(*validation) for validation in state_dict["validations"]]
 
     def best(self, monitor: str, mode: str) -> Validation:
-        """The validation with the best value of a metric; of equals the first, NaN is worst."""
+        """The first validation with the best value of a metric; NaN counts as the worst."""
 
         def rank(validation: Validation) -> float:
             value = validation.metrics[monitor]
@@ -95,9 +93,9 @@ class History(Callback):
     def area_under_curve(self, monitor: str) -> float:
         """The mean of a validation metric over the steps from the first validation to the last.
 
-        That is the area under its learning curve, by the trapezoid rule, divided by the range of
-        steps: in the metric's own unit, and better the sooner the metric gets good. With a single
-        validation it is its value.
+        It is the area under the learning curve, by the trapezoid rule, divided by the range of
+        steps. Its unit is the metric's, and it is better if the metric improves earlier. With a
+        single validation it is the value of that validation.
         """
         points = [(step, metrics[monitor]) for step, metrics in self.validations]
         (first, value), (last, _) = points[0], points[-1]
@@ -105,7 +103,7 @@ class History(Callback):
         return area / (last - first) if last > first else value
 
     def steps_to(self, threshold: float, monitor: str, mode: str) -> int | None:
-        """Optimizer steps until a metric was first better than a threshold; None if never."""
+        """The step of the first validation better than a threshold; None if there is none."""
         for step, metrics in self.validations:
             value = metrics[monitor]
             if value < threshold if mode == "min" else value > threshold:
@@ -114,7 +112,7 @@ class History(Callback):
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's tensors, or on the CPU of the whole process."""
+    """Peak memory in bytes: of the tensors on a GPU, or of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Changes to Lightning's loops and signal handlers; all use of its private parts is here."""
+"""Changes to Lightning's loops and signal handlers; only this file uses its private API."""
 
 from typing import Any
 
@@ -37,13 +37,13 @@ class ValidateAtLastStep(Callback):
 
 
 def repeat_validation(trainer: Trainer) -> None:
-    """Run an interrupted validation from its beginning; Lightning would take it for done."""
+    """Run an interrupted validation from its beginning; Lightning would skip it."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     loop.restarting = False  # else it would resume in the middle, without the first batches
     trainer.validating = True
     loop.run()
     loop.reset_restart_stage()
-    loop._has_run = False  # else Lightning would not end an epoch of which only this was left
+    loop._has_run = False  # else Lightning would not end the epoch if only this remained
     trainer.training = True
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 
 def total_steps(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
-    """Optimizer steps of a whole training, by Lightning's limits, where -1 means no limit.
+    """The optimizer steps of a training, from Lightning's limits, where -1 means no limit.
 
     >>> total_steps(10, -1, 80), total_steps(-1, 3000, 80), total_steps(10, 3000, 80)
     (800, 3000, 800)
@@ -20,7 +20,9 @@ def total_steps(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """AdamW with warm-up and a schedule (Loshchilov & Hutter 2019); without decay it is Adam.
+    """Options of AdamW (Loshchilov & Hutter 2019), with warm-up and a learning rate schedule.
+
+    With ``weight_decay=0`` it is Adam.
 
     Raises:
         ValueError: if a value is out of range.
@@ -28,15 +30,15 @@ class OptimizerOptions:
 
     #: Peak learning rate.
     lr: float = 1e-3
-    #: Decoupled weight decay, on parameters of two or more dimensions: not on biases and norms.
+    #: Decoupled weight decay. Biases and norms (parameters of one dimension) are not decayed.
     weight_decay: float = 0.01
     #: Decay rates of the first and second moment.
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     #: Steps over which the learning rate rises linearly from lr / warmup_steps to lr.
     warmup_steps: int = 100
-    #: What follows: "cosine" down to final_fraction · lr at the last step, or "constant".
+    #: After warm-up: "cosine", down to final_fraction · lr at the last step, or "constant".
     schedule: Literal["cosine", "constant"] = "cosine"
-    #: Where the cosine ends, as a fraction of lr.
+    #: Learning rate at the end of the cosine, as a fraction of lr.
     final_fraction: float = 0.05
 
     def __post_init__(self) -> None:
@@ -70,13 +72,13 @@ class OptimizerOptions:
         return self.lr * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
     def optimizer(self, model: nn.Module, fused: bool = True) -> torch.optim.Optimizer:
-        """AdamW over the model's parameters, sparing those of one dimension the decay.
+        """AdamW over the model's parameters, without weight decay for those of one dimension.
 
         Args:
-            model: what to train.
-            fused: whether a step is one kernel. That is faster, most of all for small models, but
-                would unscale gradients by itself, after they should have been clipped, where mixed
-                precision scales them.
+            model: the model to train.
+            fused: whether to use the fused kernel, which is faster, above all for small models.
+                It cannot be used with precision 16-mixed: it unscales gradients in its step, but
+                they must be unscaled before they are clipped.
         """
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
@@ -89,10 +91,10 @@ class OptimizerOptions:
     def scheduler(
         self, optimizer: torch.optim.Optimizer, total_steps: float
     ) -> torch.optim.lr_scheduler.LambdaLR:
-        """Sets :meth:`learning_rate` before each step; step it after every optimizer step.
+        """The scheduler that sets :meth:`learning_rate`; step it after every optimizer step.
 
         Raises:
-            ValueError: if a cosine is to go down over infinitely many steps.
+            ValueError: if the schedule is cosine and ``total_steps`` is infinite.
         """
         if self.schedule == "cosine" and math.isinf(total_steps):
             raise ValueError("schedule=cosine needs an end: set max_epochs or max_steps")

@@ -1,4 +1,4 @@
-"""Answering lines of text with a trained network."""
+"""Predicting a line of text for each line of text, with a trained network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,25 +16,25 @@ from attention_lab.training.tasks.classification import Classification
 from attention_lab.training.tasks.language_model import LanguageModel
 from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 
-#: How many tokens a language model writes if nobody says and it has positions for so many.
-_USUAL_LENGTH = 100
+#: Tokens that a language model generates by default, if it has positions for them.
+_DEFAULT_LENGTH = 100
 
 _NOT_TEXT = "{} is not made of text; there is nothing to read"
 
 
 class CannotPredict(ValueError):
-    """A run cannot answer text. The message is one line, for the user."""
+    """A run cannot predict from text. The message is one line, for the user."""
 
 
 class BadLine(ValueError):
-    """A line of the input cannot be answered. The message names it."""
+    """A line of the input is invalid. The message has its number."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a language model goes on: see :func:`attention_lab.models.decoding.sample`.
+    """Sampling from a language model: the options of :func:`attention_lab.models.decoding.sample`.
 
-    Without a length there are 100 tokens, or as many as it has positions for.
+    ``length=None`` means 100 tokens, or as many as the model has positions for.
     """
 
     length: int | None = None
@@ -45,47 +45,47 @@ class Sampling:
 
 
 class Predictor(ABC):
-    """Answers texts of one line each with one line each.
+    """Predicts a line of text for each line of text.
 
     Args:
-        vocabulary: how texts are read.
+        vocabulary: the vocabulary of the inputs.
     """
 
-    #: Whether texts must be answered one by one.
+    #: Whether each text must be a batch by itself.
     one_by_one: ClassVar[bool] = False
-    #: Whether white space around a text belongs to it. In training files it does not.
+    #: Whether white space around a text is kept. In training files it is stripped.
     keeps_edges: ClassVar[bool] = False
 
     def __init__(self, vocabulary: TextVocabulary) -> None:
         self.vocabulary = vocabulary
-        #: Tokens so far that the vocabulary does not have.
+        #: Number of tokens so far that are not in the vocabulary.
         self.unknown = 0
 
     def answer(self, texts: Sequence[str]) -> list[str]:
-        """The answers to some texts; to one without any token it is empty.
+        """The predictions for a batch of texts; an empty text has an empty prediction.
 
         Raises:
-            ValueError: if the network cannot read one of them.
+            ValueError: if a text is too long for the network.
         """
         if not self.keeps_edges:
             texts = [text.strip() for text in texts]
         ids = [self.vocabulary.encode(text) for text in texts]
-        asked = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
-        answers = iter(self._answers(*zip(*asked, strict=True)) if asked else [])
-        lines = [next(answers).replace("\n", "\\n") if row else "" for row in ids]
+        nonempty = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
+        predictions = iter(self._answers(*zip(*nonempty, strict=True)) if nonempty else [])
+        lines = [next(predictions).replace("\n", "\\n") if row else "" for row in ids]
         self.unknown += sum(row.count(UNK) for row in ids)
         return lines
 
     @abstractmethod
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
-        """The answers to texts and their token ids, of which each has some."""
+        """The predictions for texts, given with their token ids; no text is empty."""
 
 
-class Writer(Predictor):
-    """Answers a source with its target.
+class TargetPredictor(Predictor):
+    """Predicts the target of a source.
 
     Args:
-        task: what was trained, in evaluation mode.
+        task: the trained task, in evaluation mode.
     """
 
     def __init__(self, task: SequenceToSequence) -> None:
@@ -93,19 +93,19 @@ class Writer(Predictor):
         self.task = task
 
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
-        written = self.task.generate(pad(ids).to(self.task.device))
-        return [self.task.data.target_vocabulary.decode(row) for row in written]
+        generated = self.task.generate(pad(ids).to(self.task.device))
+        return [self.task.data.target_vocabulary.decode(row) for row in generated]
 
 
-class Continuer(Predictor):
-    """Answers a prompt with the prompt and how it goes on.
+class ContinuationPredictor(Predictor):
+    """Predicts the continuation of a prompt, and returns it after the prompt.
 
     Args:
-        task: what was trained, in evaluation mode.
-        sampling: how to go on. The seed is that of the first line; others follow.
+        task: the trained task, in evaluation mode.
+        sampling: the options of sampling. All lines draw from one generator with this seed.
     """
 
-    one_by_one = True  # prompts differ in length, and padding has no place before what follows
+    one_by_one = True  # prompts differ in length, and no padding may precede the continuation
     keeps_edges = True  # a prompt may end with a space
 
     def __init__(self, task: LanguageModel, sampling: Sampling) -> None:
@@ -117,11 +117,11 @@ class Continuer(Predictor):
         self.generator = torch.Generator(task.device).manual_seed(sampling.seed)
 
     def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
-        return [text + self._after(prompt) for text, prompt in zip(texts, ids, strict=True)]
+        return [text + self._continuation(prompt) for text, prompt in zip(texts, ids, strict=True)]
 
-    def _after(self, prompt: list[int]) -> str:
-        """How a prompt goes on, with whatever stands between words."""
-        following = sample(
+    def _continuation(self, prompt: list[int]) -> str:
+        """The continuation of a prompt, starting with the separator between words, if any."""
+        generated = sample(
             self.model,
             torch.tensor([prompt], device=self.device),
             self._length(len(prompt)),
@@ -129,17 +129,19 @@ class Continuer(Predictor):
             self.sampling.top_k,
             self.sampling.top_p,
             self.generator,
-            suppress_tokens=range(
-                len(SPECIALS)
-            ),  # not text; at </s> the vocabulary would stop writing
+            suppress_tokens=range(len(SPECIALS)),  # not text; decoding would stop at </s>
         )
-        whole = self.vocabulary.decode([*prompt, *following[0].tolist()])
+        whole = self.vocabulary.decode([*prompt, *generated[0].tolist()])
         return whole.removeprefix(self.vocabulary.decode(prompt))
 
     def _length(self, prompt: int) -> int:
-        """How many tokens follow a prompt of so many; ValueError if not so many can."""
-        wanted = self.sampling.length or _USUAL_LENGTH
-        needed = prompt + wanted - 1  # nobody reads the last
+        """The number of tokens to generate after a prompt of ``prompt`` tokens.
+
+        Raises:
+            ValueError: if the model has too few positions.
+        """
+        wanted = self.sampling.length or _DEFAULT_LENGTH
+        needed = prompt + wanted - 1  # the last token is not an input
         has = available_positions(self.model, needed)
         if prompt > has:
             raise ValueError(f"a prompt of {prompt} tokens, but the model has {has} positions")
@@ -154,22 +156,22 @@ class Continuer(Predictor):
 
 @runtime_checkable
 class LabelledText(Protocol):
-    """What the data of a classifier has if it is made of text."""
+    """A dataset for the classification of text."""
 
     @property
     def text_vocabulary(self) -> TextVocabulary:
-        """How texts are read."""
+        """The vocabulary of the texts."""
 
     @property
     def classes(self) -> Sequence[str]:
-        """The names of the classes, by their numbers."""
+        """The names of the classes, in the order of their labels."""
 
 
-class Labeller(Predictor):
-    """Answers a text with the name of its class.
+class ClassPredictor(Predictor):
+    """Predicts the name of a text's class.
 
     Args:
-        task: what was trained, in evaluation mode.
+        task: the trained task, in evaluation mode.
     """
 
     def __init__(self, task: Classification) -> None:
@@ -185,42 +187,43 @@ class Labeller(Predictor):
 
 
 def predictor(task: AttentionTask, sampling: Sampling) -> Predictor:
-    """What answers lines of text with a task's network, on the GPU if there is one.
+    """The predictor for a task; its network is moved to the GPU if there is one.
 
     Raises:
-        CannotPredict: if the network or its data has nothing to do with text.
+        CannotPredict: if the data is not text, or the task is not one of this package.
     """
     task.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(task, SequenceToSequence):
-        return Writer(task)
+        return TargetPredictor(task)
     if isinstance(task, LanguageModel):
-        return Continuer(task, sampling)
+        return ContinuationPredictor(task, sampling)
     if isinstance(task, Classification):
-        return Labeller(task)
+        return ClassPredictor(task)
     raise CannotPredict(f"nothing is known of how {type(task).__name__} answers text")
 
 
 def answers(predictor: Predictor, lines: Iterable[bytes], batch: int) -> Iterator[list[str]]:
-    """The answers to lines, in order; some at a time, as soon as they are known.
+    """Yield the predictions for lines, in order and in batches.
 
     Args:
-        predictor: answers them.
-        lines: in UTF-8.
-        batch: how many lines to wait for.
+        predictor: the predictor.
+        lines: the inputs, in UTF-8.
+        batch: lines in a batch; ignored if the predictor is ``one_by_one``.
 
     Raises:
-        BadLine: if a line is not UTF-8 or the network cannot read it; those before are answered.
+        BadLine: if a line is not UTF-8 or too long for the network, after yielding the predictions
+            for the lines before it.
     """
     numbered = enumerate(lines, start=1)
     while taken := list(islice(numbered, 1 if predictor.one_by_one else batch)):
         texts, error = _decoded(taken)
-        yield from _answered(predictor, texts)
+        yield from _predictions(predictor, texts)
         if error is not None:
             raise error
 
 
 def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]], BadLine | None]:
-    """Numbered texts up to the first that is none, and what is wrong with that."""
+    """The numbered texts before the first line that is not UTF-8, and the error of that line."""
     texts = []
     for number, line in lines:
         try:
@@ -230,8 +233,8 @@ def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]],
     return texts, None
 
 
-def _answered(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iterator[list[str]]:
-    """The answers to all at once, or to those before one that cannot be answered."""
+def _predictions(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iterator[list[str]]:
+    """Yield the predictions for a batch, or for the lines before the first bad one."""
     try:
         yield predictor.answer([text for _, text in texts])
     except ValueError:
@@ -240,6 +243,6 @@ def _answered(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iterato
                 yield predictor.answer([text])
             except ValueError as error:
                 problem, _, advice = str(error).partition("; ")
-                # What would have helped in training comes too late.
+                # The advice is about training another model.
                 works = "; shorter lines can be read" if advice else ""
                 raise BadLine(f"line {number}: {problem}{works}") from error

@@ -15,14 +15,14 @@ from attention_lab.printing import echo
 from attention_lab.training.checkpoint.callback import Checkpoints
 from attention_lab.training.distributed import process_group
 
-#: Sent by SLURM before a time limit or a preemption, as a job asks with ``--signal``.
+#: Sent by SLURM before a time limit or a preemption, if the job asked for it with ``--signal``.
 SLURM_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
-#: Also those sent by ``scancel``, at shutdown, and when a terminal is closed.
+#: These, and the signals sent by ``scancel``, at shutdown, and when a terminal is closed.
 SIGNALS = (*SLURM_SIGNALS, signal.SIGTERM, signal.SIGHUP)
 
 
 def block_signals() -> None:
-    """Block ``SIGNALS``: those that arrive wait until :func:`unblock_signals`."""
+    """Block ``SIGNALS``; those that arrive stay pending until :func:`unblock_signals`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
@@ -41,7 +41,7 @@ class Preempted(SystemExit):
 
     Args:
         received: the signals.
-        saved: what was saved, for the message.
+        saved: the saved step, for the message.
     """
 
     run_status = "preempted"
@@ -59,9 +59,9 @@ class Preempted(SystemExit):
         return type(self), (self.received, self.saved)
 
     def requeue(self) -> None:
-        """Requeue this SLURM job, if it is one, at most once.
+        """Requeue the SLURM job of this process, if any, at most once.
 
-        Only if all received signals are ``SLURM_SIGNALS``.
+        It is requeued only if all received signals are ``SLURM_SIGNALS``.
         """
         if self._requeues:
             self._requeues = False
@@ -109,17 +109,17 @@ class StopSignals:
         return [each for each in process_group.all_gather(self._received) if each is not None]
 
     def stop_waiting(self) -> None:
-        """From now on raise at a signal, at once if one was received already.
+        """Raise at a signal from now on, and at once if one was already received.
 
         Raises:
-            Preempted: if a signal was received already.
+            Preempted: if a signal was already received.
         """
         self.waits = False
         if self._received is not None:
             raise Preempted([self._received])
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:  # stopping already
+        if self._received is not None:  # already stopping
             return
         self._received = signal.Signals(number)
         if not self.waits:
@@ -163,7 +163,7 @@ class Preemption(Callback):
 
 
 def _requeue() -> None:
-    """Requeue this SLURM job, if it is one, and report it on stderr."""
+    """Requeue the SLURM job of this process, if any, and report it on stderr."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return

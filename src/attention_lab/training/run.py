@@ -1,4 +1,4 @@
-"""Training a run: recorded while it trains, tested from its best checkpoint at the end."""
+"""Training, testing and recording a run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,8 +25,8 @@ from attention_lab.training.preemption import Preempted, StopSignals, unblock_si
 def train(spec: RunSpec) -> RunResult | None:
     """Train, test and record one run; resume it if it has not finished.
 
-    Each rank of a distributed run calls this. Rank 0 keeps the record, and tests alone, so that
-    the metrics are those of a later evaluation.
+    Each rank of a distributed run calls this. Only rank 0 records and tests the run, so its test
+    metrics equal those of a later evaluation.
 
     Args:
         spec: the run. The directory of rank 0 is used on all ranks.
@@ -38,8 +38,8 @@ def train(spec: RunSpec) -> RunResult | None:
         ConfigError: if the config cannot work; then nothing was written.
         RunExists: if the directory holds a finished run or another one, or is locked.
         Diverged: if the loss became NaN or infinite.
-        Preempted: if a signal stopped the run; rank 0 only, as torchrun and srun kill all ranks
-            if one exits with an error.
+        Preempted: if a signal stopped the run; on rank 0 only, because torchrun and srun kill
+            all ranks if one exits with an error.
     """
     ignore_leftovers()
     accelerator = spec.config.values["trainer"].get("accelerator", "auto")
@@ -67,7 +67,7 @@ def train(spec: RunSpec) -> RunResult | None:
 
 @contextmanager
 def _receive_signals(directory: Path) -> Iterator[StopSignals]:
-    """Receive signals; where one stops the run, requeue its SLURM job and say how to resume it."""
+    """Receive signals; if one stops the run, requeue its SLURM job and print how to resume it."""
     # Ranks must stop together: one that exits alone leaves the others waiting.
     with StopSignals(waits=process_group.world_size() > 1) as signals:
         try:
@@ -81,9 +81,9 @@ def _receive_signals(directory: Path) -> Iterator[StopSignals]:
 
 
 def _prepare(config: RunConfig) -> tuple[Run, float]:
-    """The parts of a run, and its trivial baseline on validation by the monitored metric.
+    """The parts of a run, and the monitored metric of its trivial baseline on validation.
 
-    The baseline is computed first: an error in a user's dataset must not cost a training.
+    The baseline is computed before training, so that an error in a user's dataset shows up early.
     """
     run = build(config)
     with config.errors():
@@ -93,7 +93,7 @@ def _prepare(config: RunConfig) -> tuple[Run, float]:
 
 @contextmanager
 def _loggers(run: Run, record: RunRecord, spec: RunSpec) -> Iterator[list[Logger]]:
-    """The loggers beside ``metrics.csv``, closed as finished or failed, like the run."""
+    """Yield the loggers besides ``metrics.csv``, then close them as finished or failed."""
     group = spec.directory.resolve().parent.name if spec.group is None else spec.group
     logger = run.logger_options.logger(spec.directory, group, spec.config.record, record.wandb_id)
     try:
@@ -111,7 +111,7 @@ def _loggers(run: Run, record: RunRecord, spec: RunSpec) -> Iterator[list[Logger
 
 
 def _with_best_weights(run: Run, fitted: Fitted, spec: RunSpec, signals: StopSignals) -> Run:
-    """The run with the weights of its best checkpoint, on rank 0 alone."""
+    """The run with the weights of its best checkpoint, on rank 0, without the process group."""
     process_group.destroy()
     signals.stop_waiting()
     if is_sharded(run.task.model):
@@ -121,7 +121,7 @@ def _with_best_weights(run: Run, fitted: Fitted, spec: RunSpec, signals: StopSig
 
 
 def _result(run: Run, fitted: Fitted, threshold: float) -> RunResult:
-    """Test a trained run; what ``result.json`` says of it."""
+    """Test a trained run; return the content of its ``result.json``."""
     data, trainer, history = run.data, fitted.trainer, fitted.history
     monitor, mode = f"validation/{data.monitor}", data.mode
     test = evaluate(run, "test")

@@ -40,8 +40,7 @@ class TrainerOptions:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    #: Epochs; -1 means no limit. None means 10, or no limit if
-    #: ``max_steps`` is set.
+    #: Epochs; -1 means no limit. None means 10, or no limit if ``max_steps`` is set.
     max_epochs: int | None = None
     #: Optimizer steps; None or -1 means no limit. Training ends at the first limit it reaches.
     max_steps: int | None = None
@@ -173,5 +172,5 @@ class TrainerOptions:
         return DDPStrategy(
             broadcast_buffers=False,  # training changes no buffers
             gradient_as_bucket_view=True,
-            static_graph=True,  # parameters without gradients, as in attention=none, never get any
+            static_graph=True,  # parameters without gradients (attention=none) never get one
         )

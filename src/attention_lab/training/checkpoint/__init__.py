@@ -1,1 +1,1 @@
-"""Checkpoints: the files, when they are saved, and the random states in them."""
+"""Checkpoints: the callback that saves them, their file format, and the random states in them."""

@@ -1,4 +1,4 @@
-"""When checkpoints are saved, and what they hold so that a run can be resumed exactly."""
+"""The callback that saves checkpoints, and resumes a run from one exactly."""
 
 import shutil
 import warnings
@@ -20,7 +20,7 @@ from attention_lab.training.history import History
 from attention_lab.training.lightning_loops import repeat_validation
 from attention_lab.training.tasks.base import AttentionTask
 
-#: The key of what Lightning does not save.
+#: The key of the state that Lightning does not save.
 _KEY = "attention_lab"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self) -> None:
         #: Why the last save failed; None if it did not. Set on the rank that writes.
         self.failure: OSError | None = None
-        #: The checkpoint that is known to be valid, and is kept when the next one is saved.
+        #: A checkpoint that is known to be valid; a save that replaces it keeps it.
         self.valid: Path | None = None
 
     def save_checkpoint(
@@ -60,7 +60,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Saves ``last`` and ``best`` (by a validation metric; the first of equals) at each validation.
+    """Saves ``last`` at each validation, and copies it to ``best`` if the metric has improved.
 
     They also hold what Lightning does not save, so that a run can be resumed exactly: random
     states, the number of rows of ``metrics.csv``, and whether training had ended. The earlier
@@ -127,7 +127,7 @@ class Checkpoints(Checkpoint):
         return kept
 
     def _save(self, trainer: Trainer) -> None:
-        # Nobody can resume from weights that are NaN.
+        # A checkpoint with NaN or infinite weights would be useless.
         task = cast(AttentionTask, trainer.lightning_module)
         require_finite_weights(task.model, trainer.global_step)
         self._tried = trainer.global_step
@@ -174,12 +174,12 @@ class Checkpoints(Checkpoint):
         self.metrics.resume(kept["rows"])
         source = Path(str(trainer.ckpt_path))
         if kept["best_step"] == step and source != self.best:
-            self._keep_best(source, step)  # in case the process died just before doing so
+            self._keep_best(source, step)  # the process may have died just before this
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every is not None and isinstance(trainer.train_dataloader, TrainingDataLoader):
             trainer.train_dataloader.before_each.append(lambda: self._save_when_due(trainer))
-        if self._loaded is not None:  # here, because setting up loaders draws random numbers
+        if self._loaded is not None:  # not earlier: setting up loaders draws random numbers
             restore_random_states(self._loaded["random"][process_group.rank()])
             trainer.should_stop = self._loaded["ended"]
         cast(AttentionTask, pl_module).before_validation.append(self._remember_state)
@@ -202,7 +202,7 @@ class Checkpoints(Checkpoint):
         return {"random": random_states(), "rows": self.metrics.rows}
 
     def _remember_state(self) -> None:
-        """Remember what the coming validation changes."""
+        """Remember the state that a checkpoint during the coming validation must hold."""
         self._before_validation = self._state()
 
     def _best_step(self) -> int | None:
@@ -232,7 +232,7 @@ def newest(directory: Path) -> Path | None:
 
 
 class _Steps(NamedTuple):
-    """The step of a checkpoint, and that of the best checkpoint at that time, if any."""
+    """The step of a checkpoint, and the step of the best checkpoint so far, if any."""
 
     step: int
     best_step: int | None

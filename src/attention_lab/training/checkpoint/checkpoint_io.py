@@ -1,7 +1,7 @@
-"""The file of a checkpoint: whole, and to the byte what was written, or not taken.
+"""Checkpoint files: written atomically, and verified by a checksum before they are loaded.
 
-It is a zip archive, as ``torch.save`` makes it and ``torch.load`` reads it, whose comment holds the
-SHA-256 of all of it: of what torch wrote, where the archive ends without a comment.
+A file is the zip archive that ``torch.save`` writes and ``torch.load`` reads, with a comment added
+at its end: the SHA-256 of the archive without the comment.
 """
 
 import hashlib
@@ -26,36 +26,35 @@ from attention_lab.tracking.record_files import (
 )
 
 _MARK = b"attention-lab sha256 "
-#: How a zip archive ends that has no comment: with the comment's length.
+#: The last bytes of a zip archive without a comment: the length of the comment.
 _NO_COMMENT = b"\0\0"
 _DIGEST_SIZE = 2 * hashlib.sha256().digest_size  # in hexadecimal digits
 _CHUNK = 1 << 20
 _ANY_SIZE = 1 << 62
 #: The last records of an archive: the end of a zip64 directory, its locator, the end itself.
 _SIZE_OF_END = 56 + 20 + 22
-#: Bytes of the directory of an archive, where each tensor takes about a hundred.
+#: The maximum size of an archive's directory in bytes; a tensor takes about 100.
 _LARGEST_DIRECTORY = 64 * MIB
-#: How pickles name it, those of Python 2 included.
+#: The name of ``bytearray`` in pickles of Python 2 and 3.
 _BYTEARRAY = {"__builtin__ bytearray", "builtins bytearray"}
 
 
 class Damaged(RuntimeError):
-    """A checkpoint is not what was written."""
+    """A checkpoint is corrupt, of another version, or unsafe to load."""
 
 
 def write(checkpoint: dict[str, Any], path: Path, before: Path | None = None) -> None:
-    """Write beside the target, flush to disk, then rename.
+    """Write a checkpoint to a temporary file, flush it to disk, then rename it to its path.
 
-    Whatever happens, there is a whole checkpoint: at its path or, at worst, where the one before
-    goes.
+    If the process is killed, the earlier checkpoint remains, at ``path`` or at ``before``.
 
     Args:
         checkpoint: tensors and plain data.
-        path: the file; its directory is made if need be.
-        before: where the checkpoint goes that is there already; None means nowhere.
+        path: the file; its directory is created if it does not exist.
+        before: the new path of the earlier checkpoint; None means that it is replaced.
 
     Raises:
-        OSError: if it cannot be written; then what was there before is there still.
+        OSError: if it cannot be written; the earlier checkpoint then remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, backup=before) as file:
@@ -64,7 +63,7 @@ def write(checkpoint: dict[str, Any], path: Path, before: Path | None = None) ->
 
 
 def _sync(directory: Path) -> None:
-    """See to it that what was renamed in a directory outlasts a loss of power."""
+    """Flush a directory to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,14 +72,14 @@ def _sync(directory: Path) -> None:
 
 
 def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """What a checkpoint holds.
+    """Verify a checkpoint and return its content.
 
     Args:
         path: the file.
-        map_location: where its tensors go.
+        map_location: the device of the tensors, as in ``torch.load``.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no such file.
         Damaged: if it is corrupt, has another schema version or is not safe to load: a link out of
             the run, compressed, or with Python objects other than tensors and plain data.
     """
@@ -105,12 +104,12 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 class _Hashed:
-    """A file that is written to from beginning to end, and the checksum of that."""
+    """A file opened for writing that computes the checksum of what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.checksum = hashlib.sha256()
-        #: What kept it from being written.
+        #: The error of a failed write.
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
@@ -129,21 +128,21 @@ class _Hashed:
 def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     hashed = _Hashed(file)
     try:
-        torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # it needs no more of a file
+        torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # torch needs only these methods
     except RuntimeError as error:
-        raise hashed.error or error from None  # torch only says that it could not
+        raise hashed.error or error from None  # torch's own error has no cause
     file.seek(-len(_NO_COMMENT), os.SEEK_END)
     file.write(_ending(hashed.checksum.hexdigest()))
 
 
 def _ending(digest: str) -> bytes:
-    """What comes in place of the archive's end without a comment."""
+    """The bytes that replace ``_NO_COMMENT``: the length of the comment, and the comment."""
     comment = _MARK + digest.encode()
     return len(comment).to_bytes(2, "little") + comment
 
 
 def checksum_of(path: Path) -> str:
-    """The checksum that a checkpoint holds of itself: its identity. It is not checked here.
+    """The checksum stored in a checkpoint, which identifies it; it is not verified.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
@@ -155,7 +154,7 @@ def checksum_of(path: Path) -> str:
 
 
 def _flaw(file: BinaryIO) -> str | None:
-    """What is wrong with the bytes of a checkpoint."""
+    """The error if a checkpoint's checksum is missing or wrong; None if it is right."""
     size = len(_ending("0" * _DIGEST_SIZE))
     left = file.seek(0, os.SEEK_END) - size
     file.seek(max(0, left))
@@ -173,7 +172,7 @@ def _flaw(file: BinaryIO) -> str | None:
 
 
 def _danger(file: BinaryIO) -> str | None:
-    """Why an intact archive without code is still unsafe to load, such as its size."""
+    """Why an archive with a valid checksum is unsafe to load; None if it is safe."""
     size = file.seek(0, os.SEEK_END)
     directory = _directory_size(file)
     if directory is None:
@@ -187,11 +186,11 @@ def _danger(file: BinaryIO) -> str | None:
                 return "is compressed, as torch never writes it; not loaded"
             if sum(member.file_size for member in members) > size:
                 return f"claims to hold more than its {size} bytes; not loaded"
-            # torch finds its pickle by a name in any case.
+            # torch ignores case when it looks for its pickle.
             named = [it for it in members if it.filename.lower().endswith("data.pkl")]
             pickles = [archive.read(it) for it in named]
-        # The only type that torch loads whose size is a number in the file. It knows no other
-        # opcode that names a type.
+        # A pickle can create a bytearray of any size from a number. torch loads no other such
+        # type, and accepts no opcode but GLOBAL for the name of a type.
         has_bytearray = any(
             code.name == "GLOBAL" and name in _BYTEARRAY
             for each in pickles
@@ -205,8 +204,8 @@ def _danger(file: BinaryIO) -> str | None:
 def _directory_size(file: BinaryIO) -> int | None:
     """Bytes of the archive's directory, from its last records (APPNOTE.TXT 4.3.14 to 4.3.16).
 
-    None if it is not the one archive from the first byte of the file to the last: torch might then
-    read other members than ``zipfile``, or no archive at all.
+    None unless the file is a single archive from its first byte to its last. In other files torch
+    might find other members than ``zipfile``, or no archive.
     """
     file.seek(0)
     begins = file.read(4) == b"PK\3\4"

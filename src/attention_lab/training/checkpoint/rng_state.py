@@ -9,16 +9,16 @@ from lightning import seed_everything
 
 
 def seed_rank(seed: int, rank: int) -> None:
-    """Seed all generators of one of the processes of a run, each otherwise.
+    """Seed all generators of a rank, with a different seed on each rank.
 
-    With the same seeds they would drop the same units of different examples.
+    With equal seeds, dropout would drop the same units on every rank.
     """
     own = int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
     seed_everything(own, workers=True, verbose=False)
 
 
 def random_states() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators, in what a checkpoint can hold."""
+    """The states of Python's, NumPy's and torch's generators, as plain data and tensors."""
     version, numbers, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     assert isinstance(numpy, dict)
@@ -32,9 +32,9 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Let all generators go on from what :func:`random_states` gave.
+    """Restore the states that :func:`random_states` returned.
 
-    Those of GPUs go on as far as there are as many as then.
+    If the number of GPUs has changed, only the states of the first GPUs are restored.
     """
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))

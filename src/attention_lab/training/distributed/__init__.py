@@ -1,1 +1,1 @@
-"""Several processes that train one run."""
+"""Distributed training: starting the ranks of a run, and communication between them."""

@@ -1,6 +1,7 @@
 """The launcher that started this process, torchrun or srun, and the process's rank.
 
-The environment says so, but a shell may hold variables that are left over from another program.
+They are read from environment variables. A shell may hold variables that are left over from
+another program; these are ignored.
 Nothing here imports torch, so it costs no time.
 """
 
@@ -8,19 +9,19 @@ import os
 import warnings
 from typing import Literal
 
-#: What torchrun sets for each process; all of it is needed to find the others.
+#: Variables that torchrun sets for each process; all are needed to connect the ranks.
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-#: What torchrun, or Lightning, may set besides.
+#: Variables that torchrun or Lightning may set besides.
 TORCHRUN_EXTRAS = ("LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
-#: What srun sets for each task of a step.
+#: Variables that srun sets for each task of a step.
 SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
-#: Ranks and numbers of processes that other launchers set.
+#: Variables for the rank and the world size that other launchers set.
 _OTHERS = (
     *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK"),
     *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
     *("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
 )
-#: Values that sbatch sets for a script, or a launcher for a single process: no leftovers.
+#: Values that sbatch or a launcher sets for a single process; these are not left over.
 _SINGLE = {name: "1" if name.endswith(("SIZE", "NUM_TASKS")) else "0" for name in (*SRUN, *_OTHERS)}
 _RANK = {"torchrun": "RANK", "srun": "SLURM_PROCID"}
 _WORLD_SIZE = {"torchrun": "WORLD_SIZE", "srun": "SLURM_STEP_NUM_TASKS"}
@@ -36,19 +37,19 @@ def launcher() -> Literal["torchrun", "srun"] | None:
 
 
 def rank() -> int:
-    """The rank of this process; 0 if it is alone."""
+    """The rank of this process; 0 for a single process."""
     by = launcher()
     return int(os.environ[_RANK[by]]) if by else 0
 
 
 def world_size() -> int:
-    """The number of processes started together; 1 if this one is alone."""
+    """The number of processes that were started together; 1 for a single process."""
     by = launcher()
     return int(os.environ[_WORLD_SIZE[by]]) if by else 1
 
 
 def started() -> str:
-    """What a launcher started, and how to correct that, for messages."""
+    """The number of processes and their launcher, and how to correct it, for messages."""
     by = launcher()
     assert by is not None, "nothing was started"
     variable = f"{_WORLD_SIZE[by]}={world_size()}"
@@ -56,9 +57,9 @@ def started() -> str:
 
 
 def is_interactive_step() -> bool:
-    """Whether this runs in a shell that ``srun --pty`` has started.
+    """Whether this process runs in a shell that ``srun --pty`` has started.
 
-    Of the tasks of such a step only the first has the terminal; the other shells end at once.
+    Only the first task of such a step has the terminal; the shells of the others exit at once.
     """
     return (
         "SLURM_PTY_PORT" in os.environ
@@ -68,14 +69,14 @@ def is_interactive_step() -> bool:
 
 
 def ignore_leftovers() -> None:
-    """Unset variables that no launcher of this process has set, and warn of them in one line.
+    """Unset the variables that this process's launcher did not set; warn about them in one line.
 
     Lightning reads a rank from them when it is imported, and records nothing on ranks other than 0.
     """
     by = launcher()
     if by == "torchrun":
         return
-    if by == "srun":  # the address may be the user's choice
+    if by == "srun":  # the user may set MASTER_ADDR and MASTER_PORT
         reason = "srun started this process"
         names = [name for name in (*TORCHRUN, *TORCHRUN_EXTRAS) if not name.startswith("MASTER_")]
     else:
@@ -93,7 +94,7 @@ def ignore_leftovers() -> None:
 
 
 def _is_rank(by: str) -> bool:
-    """Whether a launcher's rank and number of processes go together."""
+    """Whether a launcher's variables hold a valid rank and world size."""
     try:
         return 0 <= int(os.environ[_RANK[by]]) < int(os.environ[_WORLD_SIZE[by]])
     except ValueError:

@@ -42,7 +42,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
 def unshard(model: nn.Module) -> None:
     """Gather all parameters of a sharded network on each rank, until :func:`reshard`.
 
-    Then ranks need not wait for each other, as when one decodes longer sequences.
+    Ranks then need not wait for each other, for example if one of them decodes longer sequences.
     """
     for part in _parts(model):
         part.set_reshard_after_forward(False, recurse=False)

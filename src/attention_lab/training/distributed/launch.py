@@ -1,7 +1,7 @@
 """Launching a run on this machine: in this process, or on several ranks that are started here.
 
-Lightning would start ranks by running the command line again, which would start a sweep again and
-name another directory. Here each rank is given the run's spec.
+Lightning starts ranks by running the command line again, which would repeat a whole sweep and
+create another run directory. Here each rank gets the run's spec instead.
 """
 
 import multiprocessing
@@ -46,14 +46,14 @@ from attention_lab.training.run import train
 
 
 def launch(spec: RunSpec, log: Path | None = None) -> RunResult | None:
-    """Train, test and record one run, on as many ranks as it asks for.
+    """Train, test and record one run, on as many ranks as its config requests.
 
-    They are started here unless torchrun or srun has started them.
+    The ranks are started here unless torchrun or srun has started them.
 
     Args:
         spec: the run.
-        log: the file to which ranks that are started here print; None means where this process
-            prints.
+        log: the file for the output of ranks that are started here; None means the output of this
+            process.
 
     Returns:
         The content of ``result.json``; None on ranks other than 0.
@@ -74,7 +74,7 @@ def launch(spec: RunSpec, log: Path | None = None) -> RunResult | None:
 
 
 def check_devices(config: RunConfig) -> tuple[int, int]:
-    """The devices on each node and the number of nodes that a run asks for.
+    """The devices per node and the number of nodes that a run requests.
 
     Raises:
         ConfigError: if they are not available here.
@@ -110,7 +110,7 @@ class _Rank:
 
     number: int
     process: BaseProcess
-    #: It sends None once it blocks signals, and a failure if an exception ends it.
+    #: Receives None once the rank blocks signals, and a failure if an exception ends it.
     messages: Connection
     failure: "_Failure | None" = None
 
@@ -124,7 +124,7 @@ class _Failure(NamedTuple):
 
 def _train_on_ranks(number: int, spec: RunSpec, log: Path | None) -> None:
     """Train a run on ranks of this machine; raise the error of the first that failed."""
-    # A fork server if available: CUDA forbids to fork a process that may have used it.
+    # Not fork: CUDA does not work in a fork of a process that has used it.
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     context.set_forkserver_preload([__name__])
@@ -146,7 +146,7 @@ def _train_on_ranks(number: int, spec: RunSpec, log: Path | None) -> None:
             _receive(each)
         relay.open([each.process for each in started])
         failed = _wait_for_failure(started)
-        # Rank 0 needs longer after an error than after a signal.
+        # After an error, rank 0 takes longer to exit than after a signal.
         _stop(started, GRACE if relay.received else 3 * GRACE)
     if failed is None:
         return
@@ -251,7 +251,7 @@ def _wait_for_failure(started: Sequence[_Rank]) -> _Rank | None:
 
 
 def _stop(started: Sequence[_Rank], patience: float) -> None:
-    """Receive the failures of the remaining ranks, which lose a peer, then kill them."""
+    """Receive the failures of the remaining ranks, which have lost a peer, then kill them."""
     deadline = time.monotonic() + patience
     while any(each.process.is_alive() for each in started) and time.monotonic() < deadline:
         for each in started:
@@ -264,7 +264,7 @@ def _stop(started: Sequence[_Rank], patience: float) -> None:
 
 
 def _receive(each: _Rank) -> None:
-    """Receive a message of a rank; a process that has exited has closed its end."""
+    """Receive a message from a rank; if it has closed its end, wait until it has exited."""
     try:
         message = each.messages.recv()
     except EOFError:

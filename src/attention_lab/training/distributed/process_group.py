@@ -1,8 +1,8 @@
 """The process group of a run: its rank and collective operations, also for a single process.
 
-The launcher says in the environment which rank a process is: torchrun, SLURM's srun or, on one
-machine, :mod:`attention_lab.training.distributed.launch`. A run on one device has one process, rank
-0; then nothing here communicates.
+The rank of a process is in environment variables, which its launcher has set: torchrun, srun, or
+:mod:`attention_lab.training.distributed.launch`. A run on one device is a single process with rank
+0, in which nothing here communicates.
 """
 
 import os
@@ -26,17 +26,17 @@ from attention_lab.training.distributed import cluster_environment
 
 T = TypeVar("T")
 
-#: How long a rank waits for the others, which may be loading data or saving a large checkpoint.
+#: How long a rank waits for other ranks, which may load data or save a large checkpoint.
 TIMEOUT = timedelta(minutes=30)
 
 
 def world_size() -> int:
-    """The number of processes that were started together, 1 for a process by itself."""
+    """The number of processes that were started together; 1 for a single process."""
     return cluster_environment.world_size()
 
 
 def check_world_size(devices: int, nodes: int) -> None:
-    """Raise ConfigError unless as many processes were started as the run needs."""
+    """Raise ConfigError if a launcher started another number of processes than the run needs."""
     if world_size() > 1 and world_size() != devices * nodes:
         raise ConfigError(
             f"trainer.devices={devices} and trainer.num_nodes={nodes} want {devices * nodes} "
@@ -71,7 +71,7 @@ def initialized(make: Callable[[], T], accelerator: str) -> Iterator[T]:
 
     Args:
         make: called on each rank; an error on one of them is raised on all.
-        accelerator: "cpu", or where else the run may compute.
+        accelerator: "cpu", "gpu" or "auto".
     """
     if world_size() == 1:
         # Lightning may have been imported before the leftover variables were unset.
@@ -97,14 +97,14 @@ def initialized(make: Callable[[], T], accelerator: str) -> Iterator[T]:
     try:
         yield _agreed(made)
     except BaseException as error:
-        error.when = time.monotonic()  # type: ignore[attr-defined]  # before the other ranks fail as it leaves
+        error.when = time.monotonic()  # type: ignore[attr-defined]  # before other ranks lose this one
         raise
     finally:
         destroy()
 
 
 def destroy() -> None:
-    """Destroy the process group, if there is one: from here on this process works alone."""
+    """Destroy the process group, if there is one; this process then no longer communicates."""
     if is_distributed():
         distributed.destroy_process_group()
 

@@ -14,10 +14,10 @@ PASSED_ON = (signal.SIGINT, *SIGNALS)
 
 
 class SignalRelay:
-    """A context that passes signals on to processes; they decide what follows."""
+    """A context that passes signals on to processes, which handle them."""
 
     def __init__(self) -> None:
-        #: Signals so far.
+        #: The signals received so far.
         self.received: list[int] = []
         self._processes: Sequence[BaseProcess] = ()
         self._handlers: dict[signal.Signals, Any] = {}
@@ -36,7 +36,7 @@ class SignalRelay:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def open(self, processes: Sequence[BaseProcess]) -> None:
-        """Pass signals on to these processes from now on, earlier ones included."""
+        """Pass signals on to these processes from now on, and those received before."""
         earlier = list(self.received)
         self._processes = processes
         for number in earlier:

@@ -1,4 +1,4 @@
-"""Worker processes: their output, and their end together with the process that started them."""
+"""Worker processes: redirecting their output, and stopping them."""
 
 import io
 import os
@@ -41,10 +41,10 @@ class _Lasting(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Ignore errors of printing from now on: a run may outlive its terminal, or ``| head``."""
+    """Ignore write errors on stdout and stderr: a run must survive a closed terminal or pipe."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        is_ours = stream is getattr(sys, f"__{name}__")  # nobody has replaced it
+        is_ours = stream is getattr(sys, f"__{name}__")  # not replaced, as by a test
         if stream is not None and is_ours:
             raw = _Lasting(stream.fileno(), "w", closefd=False)
             lasting = io.TextIOWrapper(
@@ -57,7 +57,7 @@ def outlive_readers() -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when the process that started it ends, for whatever reason."""
+    """Terminate this process when its parent process ends, for any reason."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -71,7 +71,7 @@ def _wait_for_parent() -> None:
 
 
 def stop(processes: Sequence[BaseProcess], patience: float = GRACE) -> None:
-    """Wait for processes that were told to end, then kill those that remain.
+    """Wait for processes that were asked to terminate, then kill those that remain.
 
     Args:
         processes: the processes.

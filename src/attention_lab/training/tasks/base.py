@@ -37,7 +37,7 @@ class Loss(NamedTuple):
 class AttentionTask(LightningModule, ABC):
     """The LightningModule of a task: the loss and the metrics of a network.
 
-    It needs nothing but a Trainer::
+    It can be trained with a plain Trainer::
 
         data.setup()
         task = Classification(model, data, OptimizerOptions(lr=1e-3))
@@ -104,7 +104,7 @@ class AttentionTask(LightningModule, ABC):
             all_labels, tokens = process_group.all_reduce_sum([labels, tokens], loss.device)
             loss = loss * (labels * self.trainer.world_size / all_labels)
         self.tokens.add_(tokens)  # in place: `+=` would register the buffer at every step
-        # Lightning writes these steps only; logging the others would cost time.
+        # Lightning's loggers keep only these steps; logging the others would cost time.
         steps = self.global_step + 1
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if steps % interval == 0 or steps == self._total_steps:
@@ -193,7 +193,7 @@ def mean() -> MeanMetric:
 
 
 def computed(metric: Metric) -> Any:
-    """The value of a metric, which is reset."""
+    """Compute the value of a metric, then reset it."""
     value = metric.compute()
     metric.reset()
     return value
