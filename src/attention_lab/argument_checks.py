@@ -1,4 +1,4 @@
-"""Checks of constructor arguments, for attention, models and data alike."""
+"""Checks of constructor arguments, shared by attention, models and data."""
 
 
 def check_positive(**sizes: int) -> None:
@@ -9,7 +9,7 @@ def check_positive(**sizes: int) -> None:
 
 
 def check_dropout(dropout: float) -> float:
-    """``dropout`` itself; raises ValueError unless it is a probability below 1."""
+    """Return ``dropout``; raise ValueError unless it is a probability below 1."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
     return dropout

@@ -1,4 +1,4 @@
-"""Printing to the terminal, without control characters or markup from printed text.
+"""Print to the terminal without control characters or markup.
 
 Names of runs, errors of jobs and lines of data may contain escape sequences, line breaks, marks
 that reverse the direction of text, or brackets that rich would read as styles. The whole package
@@ -21,7 +21,7 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: object) -> str:
-    r"""Text in one line, with escapes such as ``\x1b`` in place of control characters.
+    r"""Text on one line, with escapes such as ``\x1b`` in place of control characters.
 
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'
@@ -49,8 +49,8 @@ def counted(count: int, noun: str) -> str:
 
 
 def rich_console(file: IO[str] | None = None, width: int | None = None) -> "Console":
-    """A rich console that does not interpret markup, emoji names or highlights in text."""
-    from rich.console import Console  # a twentieth of a second
+    """A rich console that prints text as it is: no markup, emoji names or highlighting."""
+    from rich.console import Console  # slow to import (50 ms)
 
     return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
 

@@ -1,8 +1,8 @@
-"""Nodes of a config: checked against the class that each names, and made into objects.
+"""Check the nodes of a config against the classes they name, and create objects from them.
 
-A node is a mapping with a ``_target_``, the class it configures. Its other keys are arguments of
-that class, so a component's signature is its configuration. Unknown arguments, wrong types and
-classes of a wrong kind are found before anything is built or written.
+A node is a mapping with a ``_target_``, the class to create. Its other keys are arguments of that
+class, so the constructor's signature defines what can be configured. Unknown arguments, wrong types
+and classes of a wrong kind are reported before anything is created or written.
 """
 
 import functools
@@ -19,19 +19,19 @@ from attention_lab.config.flatten import walk
 from attention_lab.config.imports import import_object
 from attention_lab.spelling import nearest
 
-#: What nodes inside a component may name. Nothing else is ever imported and called: a config that
-#: came with somebody's run cannot name torch.load or os.system.
+#: The base classes allowed for nodes inside a component. Nothing else is called, so the config of a
+#: stranger's run cannot call torch.load or os.system.
 PARTS = (nn.Module, Mask)
 
 Config = Mapping[str, Any]
 
 
 class ConfigError(ValueError):
-    """The configuration cannot work. The message is one line, for the user."""
+    """The config is invalid. The message is one line, for the user."""
 
 
 class NodeError(ValueError):
-    """What a constructor found wrong with its arguments, and the node that they are from."""
+    """A constructor raised ValueError; ``node`` holds the arguments that it rejects."""
 
     def __init__(self, node: Config, message: str) -> None:
         super().__init__(message)
@@ -42,9 +42,9 @@ def check_node(path: str, node: Config, kind: type) -> None:
     """Check a component and every node inside it.
 
     Args:
-        path: where it stands in the config, for messages.
+        path: the component's path in the config, for messages.
         node: the component's node.
-        kind: what it must be.
+        kind: the base class that the component must have.
 
     Raises:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
@@ -54,24 +54,24 @@ def check_node(path: str, node: Config, kind: type) -> None:
         allowed = (kind,) if is_section else PARTS
         made = component_class(inner_path, inner["_target_"], allowed)
         _check_arguments(inner_path, inner, made)
-        if is_section:  # a model makes its attention, as it knows the widths
+        if is_section:  # a model creates its attention: it knows the widths
             _check_partial(path, node, made, is_factory=kind is AttentionLayer)
 
 
 def create(node: Config, kinds: tuple[type, ...] = PARTS, /, **given: Any) -> Any:
-    """The object that a checked node describes.
+    """Create the object that a checked node describes.
 
-    Nodes inside it are created first. One with ``_partial_: true`` becomes a function that still
-    waits for the arguments only its user knows, such as widths. (Hydra's own ``instantiate`` would
-    copy the objects in ``given`` and change what constructors say.)
+    Nested nodes are created first. A node with ``_partial_: true`` becomes a function of the
+    remaining arguments, such as widths. (Hydra's ``instantiate`` is not used: it copies the objects
+    in ``given`` and changes the messages of constructors' errors.)
 
     Args:
         node: the node.
-        kinds: the allowed base classes; nested nodes may be of PARTS.
-        given: arguments that are not in the config: objects, sizes of the data.
+        kinds: the allowed base classes; those of nested nodes are PARTS.
+        given: arguments that are not in the config, such as objects and sizes of the data.
 
     Raises:
-        ConfigError: if its class is not of these kinds; nothing is called then.
+        ConfigError: if its class has none of these base classes; nothing is called then.
         NodeError: if a constructor raises ValueError, at once or when the function is called.
     """
     component = component_class("", node.get("_target_", ""), kinds)
@@ -83,14 +83,14 @@ def create(node: Config, kinds: tuple[type, ...] = PARTS, /, **given: Any) -> An
 def _construct(node: Config, component: type, /, *sizes: Any, **arguments: Any) -> Any:
     try:
         return component(*sizes, **arguments)
-    except NodeError:  # of a part: the innermost node is the one to name
+    except NodeError:  # raised by a nested node, which is the one to report
         raise
     except ValueError as error:
         raise NodeError(node, str(error)) from error
 
 
 def path_of(node: Config, config: Config) -> str:
-    """Where a node of a config stands in it; of equal ones, the first."""
+    """The path of a node in a config; the first path if several nodes are equal."""
     return next(path for key in config for path, it in _nodes(key, config[key]) if it == node)
 
 
@@ -107,7 +107,11 @@ def _nodes(path: str, value: object) -> Iterator[tuple[str, Config]]:
 
 
 def component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
-    """The class that a ``_target_`` names; ConfigError unless it is one of these kinds."""
+    """The class that a ``_target_`` names.
+
+    Raises:
+        ConfigError: if it cannot be imported, has none of the allowed base classes, or is abstract.
+    """
     key = f"{path}._target_".lstrip(".")
     try:
         component = import_object(str(target))
@@ -127,7 +131,7 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
         for name, parameter in inspect.signature(component).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
-    constructor = component.__init__  # type: ignore[misc]  # perhaps inherited
+    constructor = component.__init__  # type: ignore[misc]  # only its annotations are read
     hints = get_type_hints(constructor) if inspect.isfunction(constructor) else {}
     for name, value in node.items():
         if name == "_target_":
@@ -150,14 +154,14 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
         else:
             check_value(f"{path}.{name}", value, annotation)
     for name, parameter in parameters.items():
-        # What is not keyword-only is given by whoever creates the object: widths, vocabularies.
+        # Other arguments, such as widths and vocabularies, come from the caller of `create`.
         required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if required and name not in node:
             raise ConfigError(f"{path}.{name}: is missing, and {component.__name__} needs it")
 
 
 def _check_part(path: str, node: Config, annotation: Any) -> None:
-    """A node must be of the class, or (if partial) make the class, that its place is for."""
+    """Raise ConfigError unless a node creates what its argument's annotation asks for."""
     members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     for member in members:
         if get_origin(member) is Mapping and "_target_" not in node:
@@ -185,24 +189,24 @@ def _check_partial(path: str, node: Config, made: type, is_factory: bool) -> Non
 
 
 def _makes_attention(annotation: Any) -> bool:
-    """Whether a place in a config is for a mechanism, or for several by name."""
+    """Whether an argument takes an attention mechanism, or several mechanisms by name."""
     return annotation is AttentionLayer or any(map(_makes_attention, get_args(annotation)))
 
 
 def _not_a_mechanism(path: str, value: str, inner: str = "") -> ConfigError:
-    """What to say where a mechanism's mere name stands in place of its node."""
+    """The error for a mechanism's name in place of its node."""
     meant = f"+attention@{path}{inner}={value}"
     return ConfigError(f"{path}: must be a node of keys, got {value!r}; did you mean {meant}?")
 
 
 def check_value(path: str, value: object, annotation: Any) -> None:
-    """Raise ConfigError, naming the path, if a plain value is not of a type."""
+    """Raise ConfigError, naming the path, if a plain value does not have the annotated type."""
     try:
         _adapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         problems = " or ".join(
             dict.fromkeys(
-                # Plain values that are Sequences but no text are lists.
+                # In a config, a Sequence is written as a list.
                 detail["msg"].replace("an instance of Sequence", "a valid list, as in [1,5]")
                 for detail in error.errors()
             )

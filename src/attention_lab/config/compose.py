@@ -1,4 +1,4 @@
-"""Where the config groups are, and what a composed config comes to."""
+"""Compose configs with Hydra, and find config groups and their options."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,28 +12,28 @@ from attention_lab.spelling import closest
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-#: What a composed config holds beside the config of a run.
+#: Top-level keys of a composed config that are not part of a run's config.
 NOT_OF_A_RUN = ("hydra", "sweep", "schema_version")
 
 
 class WrongCommand(ValueError):
-    """The command cannot work. The message is one line, for the user."""
+    """The command is invalid. The message is one line, for the user."""
 
 
 class Group(NamedTuple):
-    """A config group that a config has a choice of."""
+    """A config group and the option that is chosen in it."""
 
     choice: str  # as in an override: "attention/mask", "attention@model.self_attention"
     option: str
 
     @property
     def name(self) -> str:
-        """Where its options are, under ``conf/``."""
+        """The group's directory under ``conf/``."""
         return self.choice.partition("@")[0]
 
     @property
     def path(self) -> str:
-        """Where its keys are in the config."""
+        """The path of the option's keys in the config."""
         name, _, package = self.choice.partition("@")
         return package or name.replace("/", ".")
 
@@ -42,37 +42,42 @@ class Group(NamedTuple):
 
 
 def config_directory() -> Path:
-    """The shipped ``conf/``: inside an installed package, else at the top of the repository."""
+    """The shipped ``conf/``: in the installed package, or at the top of the repository."""
     package = Path(attention_lab.__file__).parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parents[1] / "conf"
 
 
 def group_options(group: str, extra: Path | None = None) -> dict[str, Path]:
-    """The options of a config group and their files, the user's own directory included.
+    """The options of a config group, with their files.
 
-    Files whose name begins with an underscore are parts of others, not options. Each score is a
-    mechanism, too: see :func:`add_score_mechanisms`.
+    Files whose names begin with an underscore are parts of options, not options. Each score is also
+    an option of ``attention``: see :func:`add_score_mechanisms`.
+
+    Args:
+        group: such as "attention/mask".
+        extra: the user's own config directory.
     """
     roots = [config_directory(), *([extra] if extra else [])]
     folders = ["attention/score", group] if group == "attention" else [group]
     files = [
         file for folder in folders for root in roots for file in (root / folder).glob("*.yaml")
     ]
-    files.sort(key=lambda file: file.stem)  # of equal names, the last folder and directory count
+    # A stable sort: of several files with one name, the last folder and root take precedence.
+    files.sort(key=lambda file: file.stem)
     return {file.stem: file for file in files if not file.stem.startswith("_")}
 
 
 def add_score_mechanisms(extra: Path | None = None) -> None:
-    """Make each score a mechanism for Hydra: ``attention=NAME`` is then a layer with that score.
+    """Register each score with Hydra as the option ``attention=NAME``: a layer with that score.
 
-    A score thus needs one file, ``attention/score/NAME.yaml``. A file ``attention/NAME.yaml``
-    takes precedence.
+    A new score therefore needs one file only, ``attention/score/NAME.yaml``. A file
+    ``attention/NAME.yaml`` takes precedence.
     """
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.repo.pop("attention", None)  # another directory may have had other scores
+    store.repo.pop("attention", None)  # an earlier call may have had another directory
     for name, file in group_options("attention", extra).items():
         if file.parent.name == "score":
             defaults = ["_layer", {"score": name}, "_self_"]
@@ -80,7 +85,7 @@ def add_score_mechanisms(extra: Path | None = None) -> None:
 
 
 def option_description(file: Path) -> str:
-    """The comment at the top of an option's file."""
+    """The description of an option: the first comment in its file."""
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("# ") and not line.startswith("# @package"):
             return line.removeprefix("# ")
@@ -90,12 +95,12 @@ def option_description(file: Path) -> str:
 def composed(
     overrides: Sequence[str], extra: Path | None = None, primary: str = "train"
 ) -> dict[str, Any]:
-    """The config of `attention-lab train OVERRIDES…`, as plain values.
+    """Compose the config of `attention-lab train OVERRIDES…`, as plain values.
 
     Args:
         overrides: as on the command line.
         extra: the user's own config directory.
-        primary: what to compose: "train", or one option of one group, as in "attention/additive".
+        primary: the config to compose: "train", or an option of a group: "attention/additive".
     """
     return _resolved(_composed(overrides, extra, primary))
 
@@ -103,7 +108,7 @@ def composed(
 def unresolved(
     overrides: Sequence[str], extra: Path | None = None, primary: str = "train"
 ) -> tuple[dict[str, Any], list[Group]]:
-    """The same as it is written, before references are followed, and the groups that it is of."""
+    """Like :func:`composed`, but with interpolations kept; also returns the chosen groups."""
     from omegaconf import OmegaConf
 
     config = _composed(overrides, extra, primary)
@@ -113,7 +118,7 @@ def unresolved(
 
 
 def chosen_groups(choices: Mapping[str, str | None]) -> list[Group]:
-    """The groups of Hydra's ``runtime.choices`` that are ours, and that have a place of theirs."""
+    """The groups in Hydra's ``runtime.choices``, without Hydra's own and ``_global_`` ones."""
     return [
         Group(choice, option)
         for choice, option in choices.items()
@@ -122,17 +127,17 @@ def chosen_groups(choices: Mapping[str, str | None]) -> list[Group]:
 
 
 def typed_overrides(settings: Any) -> list[str]:
-    """The overrides in Hydra's settings as they were typed; Hydra's own list resolves them."""
+    """The overrides in Hydra's settings as they were typed, with interpolations kept."""
     from omegaconf import OmegaConf
 
     return cast("list[str]", OmegaConf.to_container(settings.overrides.task))
 
 
 def check_groups(config: "DictConfig", choices: Mapping[str, str | None]) -> None:
-    """Where a group's option belongs there must be one.
+    """Check that no config group's option is replaced by a plain value.
 
     Raises:
-        WrongCommand: if there is a plain value, as from ``attention.mask=causal``.
+        WrongCommand: if one is, as by ``attention.mask=causal`` in place of ``attention/mask``.
     """
     from omegaconf import OmegaConf
 
@@ -159,10 +164,10 @@ def _composed(overrides: Sequence[str], extra: Path | None, primary: str) -> "Di
 
 
 def plain_config(config: "DictConfig") -> dict[str, Any]:
-    """A composed config as plain values, complete, without how it is launched.
+    """The config of a run, from a composed config, as plain values.
 
-    All is resolved but the values of environment variables in texts, which may be secrets: those
-    stay as ``${oc.env:NAME}``, and are looked up when a run is built
+    Interpolations are resolved, except environment variables in text: their values may be secrets.
+    They stay as ``${oc.env:NAME}`` and are resolved when a run is built
     (:func:`attention_lab.config.environment_variables.with_environment`).
     """
     resolved = _resolved(config)
@@ -187,7 +192,12 @@ def _named_variables() -> Iterator[None]:
 
 
 def _without_secrets(value: Any, named: Any) -> Any:
-    """A value with texts as they are when variables stand by their names; numbers tell nothing."""
+    """A resolved value with environment variables in its text by name; numbers are kept.
+
+    Args:
+        value: the resolved value.
+        named: the same value of the composed config, read within :func:`_named_variables`.
+    """
     if isinstance(value, dict):
         return {key: _without_secrets(inner, _child(named, key)) for key, inner in value.items()}
     if isinstance(value, list):
@@ -197,7 +207,7 @@ def _without_secrets(value: Any, named: Any) -> Any:
 
 
 def _child(node: Any, key: Any) -> Any:
-    """What a key of a node leads to; None where it leads nowhere, as ${sizes.${oc.env:NAME}}."""
+    """The value of a key; None if it cannot be resolved, as in ``${sizes.${oc.env:NAME}}``."""
     from omegaconf.errors import OmegaConfBaseException
 
     try:

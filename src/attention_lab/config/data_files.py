@@ -1,4 +1,4 @@
-"""The user's data files in a config: by absolute paths, with the SHA-256 of their content."""
+"""Data files that a config names: make paths absolute, record hashes, find changed files."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from attention_lab.data.files.paths import shown
 def with_hashes(config: Config) -> Config:
     """The config with absolute paths of data files, and their SHA-256 under ``data_files``.
 
-    A file that cannot be read is left to the dataset, whose message says why.
+    Hashes that the config already has are kept. A file that cannot be read gets none: the dataset
+    reports the error.
     """
     data, recorded = config["data"], config.get("data_files", {})
     names = component(config, "data").files
@@ -38,7 +39,7 @@ def recorded_hashes(config: Config) -> dict[str, str]:
 
 
 def check_regular(config: Config) -> None:
-    """Raise ConfigError for a FIFO or a device, which may block or never end."""
+    """Raise ConfigError if a data file is a FIFO or a device: reading it may never end."""
     for name in component(config, "data").files:
         for path in map(Path, filter(None, _listed(config["data"].get(name)))):
             if path.expanduser().is_fifo() or path.expanduser().is_char_device():
@@ -59,7 +60,7 @@ def check_unchanged(config: Config) -> None:
 
 
 def _absolute(paths: Any) -> Any:
-    """A path or each of a list, absolute unless an environment variable begins it."""
+    """A path, or each path of a list, made absolute unless it has an environment variable."""
     if isinstance(paths, str) and paths and not VARIABLE.search(paths):
         return str(Path(paths).expanduser().resolve())
     return [_absolute(path) for path in paths] if isinstance(paths, list) else paths

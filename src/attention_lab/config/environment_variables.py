@@ -1,7 +1,7 @@
-"""Environment variables in a config: recorded by their names, and looked up when a run is built.
+"""Environment variables in a config: recorded by name, and resolved when a run is built.
 
-So a secret that a user's config takes from the environment, or a path of this machine, is in no
-record of the run, in no job's ticket and not in W&B.
+Their values may be secrets or paths of this machine. They are not in the run's records, not in the
+files of SLURM jobs, and not in W&B.
 """
 
 import os
@@ -11,14 +11,15 @@ from typing import Any
 
 from attention_lab.config.components import Config, ConfigError
 
-#: As OmegaConf writes it, and :func:`attention_lab.config.compose.plain_config` leaves it.
+#: The interpolation that :func:`attention_lab.config.compose.plain_config` keeps.
 VARIABLE = re.compile(r"\$\{oc\.env:([^,{}]+)\}")
 
 
 def with_environment(config: Config) -> Config:
     """The config with the values of environment variables in place of their names.
 
-    Only for a config that this user has composed: a received one must not read the environment.
+    Call it only for a config that the user has composed. A recorded config may be a stranger's and
+    must not read the environment.
 
     Raises:
         ConfigError: if a variable is not set here.

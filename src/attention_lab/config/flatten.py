@@ -1,11 +1,11 @@
-"""The values of a nested config by their dotted paths."""
+"""Iterate over a nested config by dotted paths."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def walk(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value in a config, itself included, with its path; a mapping precedes its content.
+    """Yield the config and every value in it, with its path; a mapping precedes its content.
 
     >>> [path for path, _ in walk({"model": {"dropout": 0.1}}, "config")]
     ['config', 'config.model', 'config.model.dropout']
@@ -16,7 +16,7 @@ def walk(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def flatten(config: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of a config with their paths; a list is a leaf, and so is an empty mapping.
+    """Yield the leaves of a config with their paths; lists and empty mappings are leaves.
 
     >>> dict(flatten({"model": {"dropout": 0.1}, "seeds": [0, 1]}))
     {'model.dropout': 0.1, 'seeds': [0, 1]}

@@ -1,8 +1,8 @@
-"""Hydra's own section of a config, checked before Hydra acts on any of it.
+"""Check the section ``hydra`` of a config before Hydra uses it.
 
-This section names the callbacks, launchers, sweepers and log handlers that Hydra instantiates, and
-the environment variables that it sets. Hydra's own block list is not a security boundary, as its
-source says.
+The section names the callbacks, launchers, sweepers and log handlers that Hydra instantiates, and
+the environment variables that it sets. Hydra has a block list, but says itself that the list is not
+a security boundary.
 """
 
 import re
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attention_lab.config.compose import WrongCommand, group_options
 
-#: What Hydra may instantiate, by where it stands under ``hydra``; "*" is any name.
+#: The classes that Hydra may instantiate, by their path under ``hydra``; "*" is any name.
 TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("callbacks", "*"): (
         "attention_lab.cli.output_directories.OutputDirectories",
@@ -37,7 +37,7 @@ TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
         f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "Grid", "NSGAII", "MOTPE")
     ),
 }
-#: Environment variables that a config may set: none says where to send or load something.
+#: The environment variables that a config may set. None of them is an address or a search path.
 ENVIRONMENT = {
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TOKENIZERS_PARALLELISM"),
     *("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"),
@@ -45,12 +45,12 @@ ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME",
 }
 LOG_HANDLERS = ("logging.StreamHandler", "logging.FileHandler")
-#: Hydra's log file, and the streams that it prints on.
+#: Where logging may write: Hydra's log file, standard output and standard error.
 LOG_PLACES = (
     "${hydra.runtime.output_dir}/${hydra.job.name}.log",
     *("ext://sys.stdout", "ext://sys.stderr"),
 )
-#: A choice of several options of a group, but for experiments, which may build on each other.
+#: An override that chooses several options of a group; experiments may be combined.
 SEVERAL = re.compile(r"\+?((?!experiment)\w+(?:/\w+)*)(?:@[\w.]+)?=\[(.*,.*)\]")
 REMEDY = "leave it out"
 
@@ -66,7 +66,7 @@ def checked() -> Iterator[None]:
 
 
 class _CheckedLoader(ConfigLoaderImpl):
-    """Composes as Hydra does: the command's config, and that of each job of a sweep."""
+    """A config loader that checks what it composes: the command's config and each sweep job's."""
 
     def load_configuration(self, *args: Any, **named: Any) -> DictConfig:
         config = super().load_configuration(*args, **named)
@@ -84,7 +84,7 @@ def check(config: DictConfig) -> None:
         if OmegaConf.is_interpolation(config.hydra, name):
             raise WrongCommand(f"hydra.{name}: must not be an interpolation; {REMEDY}")
         if OmegaConf.is_config(config.hydra[name]):
-            OmegaConf.resolve(config.hydra[name])  # so that Hydra gets what is checked
+            OmegaConf.resolve(config.hydra[name])  # Hydra then uses the values that are checked
     settings: Any = OmegaConf.to_container(config.hydra)
     for override in settings["overrides"]["task"]:
         _check_choice(override)
@@ -98,7 +98,7 @@ def check(config: DictConfig) -> None:
 
 
 def _check_choice(override: str) -> None:
-    """Of several options of a group, Hydra merges one over the other, so the last one wins."""
+    """Raise WrongCommand if an override chooses several options: Hydra would merge them."""
     match = SEVERAL.fullmatch(override)
     if match and group_options(match[1]):
         first = match[2].partition(",")[0].strip()
@@ -106,7 +106,7 @@ def _check_choice(override: str) -> None:
 
 
 def _targets(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Everything below a value that Hydra would instantiate, and where it stands."""
+    """Every ``_target_`` in a value, with its path."""
     if isinstance(value, list):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
@@ -127,7 +127,7 @@ def _check_target(path: tuple[str, ...], target: Any) -> None:
 
 
 def _check_sweeper(sweeper: Any) -> None:
-    """Two of Optuna's options can run code: a function by its name, and a database's pickles."""
+    """Reject Optuna's options that can run code: functions by name, databases with pickles."""
     options = sweeper if isinstance(sweeper, Mapping) else {}
     if (function := options.get("custom_search_space")) is not None:
         key = "hydra.sweeper.custom_search_space"
@@ -138,7 +138,7 @@ def _check_sweeper(sweeper: Any) -> None:
 
 
 def _check_logging(path: str, value: Any) -> None:
-    """Python's logging could call any function and append to any file."""
+    """Reject a logging config that could call any function or append to any file."""
     if isinstance(value, str) and ("${" in value or "://" in value) and value not in LOG_PLACES:
         raise WrongCommand(f"{path}: {value} is not allowed; {REMEDY}")
     for key, inner in value.items() if isinstance(value, Mapping) else ():

@@ -1,4 +1,4 @@
-"""Which runs are the same run: those whose configs say the same of all that can change a result."""
+"""The identity of a run: a hash of the config values that can change its result."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,8 @@ from typing import Any
 
 from attention_lab.config.flatten import flatten
 
-#: What changes nothing about a result: where it is logged and shown, where it is computed, and how
-#: often it is saved.
+#: Keys that cannot change a result: where a run is logged, shown and computed, and how often it is
+#: saved.
 IMMATERIAL = (
     *("logger", "sweep"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
@@ -16,16 +16,17 @@ IMMATERIAL = (
 
 
 def is_immaterial(key: str) -> bool:
-    """Whether a key, such as "trainer.enable_progress_bar", changes nothing about a result."""
+    """Whether a key, such as "trainer.enable_progress_bar", cannot change a result."""
     return any(key == name or key.startswith(f"{name}.") for name in IMMATERIAL)
 
 
 def identity(config: Mapping[str, Any]) -> str:
-    """The identity of a run: 8 hex digits that depend on all of its config that is material.
+    """The identity of a run: a hash of its config, as 8 hex digits.
 
-    The order of keys does not matter. Data files count by their content, whose SHA-256 is in
-    ``data_files`` (:func:`attention_lab.config.resolve.resolve` puts it there), wherever
-    they are; those that are not listed there count by their paths.
+    Keys that cannot change a result are left out, and the order of keys does not matter. Data files
+    are compared by their SHA-256 in ``data_files``, where
+    :func:`attention_lab.config.resolve.resolve` records it, and by path if they are not listed
+    there.
 
     >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "enable_progress_bar": True}}
     >>> quiet = {"trainer": {"enable_progress_bar": False, "max_epochs": 3}, "seed": 0}
@@ -42,15 +43,15 @@ def identity(config: Mapping[str, Any]) -> str:
 
 
 def differences(known: Mapping[str, Any], config: Mapping[str, Any], most: int = 3) -> list[str]:
-    """What keeps two configs from being the same run, key by key.
+    """Describe how the configs of two runs differ, one line for each key.
 
     >>> differences({"seed": 0, "model": {"d_model": 8}}, {"seed": 1, "model": {"d_model": 8}})
     ['seed is 0 there, 1 here']
 
     Args:
-        known: the config that is there.
-        config: the one that is asked for.
-        most: how many keys to name.
+        known: the config of the existing run.
+        config: the config of the requested run.
+        most: the largest number of keys to name.
     """
     there, here = dict(_material(known)), dict(_material(config))
     names = list(dict.fromkeys([*here, *there]))
@@ -65,7 +66,7 @@ def differences(known: Mapping[str, Any], config: Mapping[str, Any], most: int =
 
 
 def _material(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The leaves of a config that count, as JSON, with their paths."""
+    """The leaves of a config that can change a result: paths and values as JSON."""
     files = config.get("data_files")
     hashed = {f"data.{name}" for name in files} if isinstance(files, Mapping) else set()
     return (

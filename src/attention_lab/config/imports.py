@@ -1,7 +1,7 @@
-"""Importing what a config names: only from installed packages or directories in PYTHONPATH.
+"""Import the objects that a config names, from installed packages and PYTHONPATH only.
 
-A config may come from a stranger, together with Python files. Python itself would import these from
-the working directory, which ``python -m`` and ``PYTHONPATH=.`` put on its path.
+A config may come from a stranger, together with Python files. Python would import these files from
+the working directory, which ``python -m`` and ``PYTHONPATH=.`` put on the import path.
 """
 
 import functools
@@ -19,10 +19,10 @@ def import_object(target: str) -> object:
     """Import an object by its dotted name, such as "cauchy.CauchyAttention".
 
     Args:
-        target: the name; its modules are found and checked before any of them is imported.
+        target: the dotted name. The location of its module is checked before the import.
 
     Raises:
-        ImportError: if it is in none of the places that modules may come from.
+        ImportError: if the module does not exist or may not be imported from its location.
         AttributeError: if its module has no such name.
     """
     module, _, name = target.rpartition(".")
@@ -46,9 +46,9 @@ def forget_working_directory() -> None:
 
 
 def _check(module: str) -> None:
-    """Raise ImportError unless each package on the way to a module is where it may be.
+    """Raise ImportError unless a module may be imported from its location.
 
-    ``importlib.util.find_spec("a.b")`` would import ``a``; this imports nothing.
+    This imports nothing; ``importlib.util.find_spec("a.b")`` would import ``a``.
     """
     parts = module.split(".")
     if not all(part.isidentifier() for part in parts):
@@ -56,7 +56,7 @@ def _check(module: str) -> None:
     if parts[0] in sys.stdlib_module_names:
         raise ImportError("the standard library has no components")
     spec = PathFinder.find_spec(parts[0])
-    if spec is None:  # there is none, or an editable install has a finder of its own
+    if spec is None:  # not found, or an editable install has its own finder
         return
     places = _places(spec)
     if places <= _site_directories():
@@ -80,14 +80,14 @@ def _check(module: str) -> None:
 
 
 def _places(spec: ModuleSpec) -> set[Path]:
-    """The directories on Python's path in which a top-level module or package is."""
+    """The directories of ``sys.path`` that hold a top-level module or package."""
     if spec.origin is None:
         return {Path(place).resolve().parent for place in spec.submodule_search_locations or []}
     return {Path(spec.origin).resolve().parents[spec.submodule_search_locations is not None]}
 
 
 def _check_is_package(spec: ModuleSpec) -> None:
-    """Raise ImportError for a directory without ``__init__.py``, such as one with runs."""
+    """Raise ImportError for a directory without ``__init__.py``, such as a directory of runs."""
     if spec.origin is None:
         raise ImportError(f"{spec.name} has no __init__.py")
 
@@ -102,14 +102,14 @@ def _roots() -> set[Path]:
 
 @functools.cache
 def _site_directories() -> frozenset[Path]:
-    """Where packages are installed."""
+    """The directories in which pip installs packages."""
     user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
     return frozenset(Path(place).resolve() for place in (*site.getsitepackages(), *user))
 
 
 @functools.cache
 def _editable() -> frozenset[Path]:
-    """The directories that .pth files name, as ``pip install --editable`` writes them."""
+    """The directories of editable installs, which pip lists in .pth files."""
     files = (file for place in _site_directories() for file in place.glob("*.pth"))
     texts = (file.read_text("utf-8", errors="surrogateescape") for file in files)
     lines = (line.strip() for text in texts for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""The arguments of `attention-lab train`, as they stand on the command line."""
+"""Read overrides and flags from the command line of `attention-lab train`."""
 
 import itertools
 import re
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 OWN_DIRECTORY = ("--config-dir", "-cd")
-#: Hydra's flags whose value is an argument of its own.
+#: Hydra's flags that take the next argument as their value.
 WITH_VALUE = (
     *OWN_DIRECTORY,
     *("--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p"),
     "--experimental-rerun",
 )
-WITH_OPTIONAL_VALUE = ("--info", "-i")  # a word, which no override is
-#: The flag of ours, which Hydra does not know.
+WITH_OPTIONAL_VALUE = ("--info", "-i")  # the value has no "=", unlike an override
+#: Our own flag, which Hydra does not know.
 FROM = "--from"
 CHOICE = re.compile(r"\+?\w+(/\w+)*(@[\w.]+)?=\w+")
 
 
 def flags_last(arguments: Sequence[str]) -> list[str]:
-    """Overrides first: Hydra's parser takes no more of them once a flag has come in between.
+    """Move flags behind the overrides: Hydra's parser rejects a flag between overrides.
 
     >>> flags_last(["attention=local", "-m", "--config-dir", "a=b", "seed=1,2"])
     ['attention=local', 'seed=1,2', '-m', '--config-dir', 'a=b']
@@ -34,7 +34,7 @@ def flags_last(arguments: Sequence[str]) -> list[str]:
 
 
 def recorded_run(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The run that ``--from`` names, if it does, and the other arguments.
+    """The run that ``--from`` names, or None without the flag, and the other arguments.
 
     >>> recorded_run(["--from", "outputs/one", "seed=1", "-m"])
     ('outputs/one', ['seed=1', '-m'])
@@ -61,12 +61,12 @@ def own_directory(arguments: Sequence[str]) -> Path | None:
 
 
 def chosen_options(arguments: Sequence[str], without: str) -> list[str]:
-    """The overrides that choose one option of a group, but for that of one key."""
+    """The overrides that choose an option of a group, except those of the key ``without``."""
     chosen = (argument for argument in arguments if CHOICE.fullmatch(argument))
     return [argument for argument in chosen if not argument.lstrip("+").startswith(f"{without}=")]
 
 
 def value_of(key: str, arguments: Sequence[str]) -> str:
-    """The value that the command gives a key; empty if it gives none."""
+    """The value of a key on the command line; empty if it has none."""
     pairs = (argument.lstrip("+~").partition("=") for argument in arguments)
     return next((value for name, _, value in pairs if name == key), "")

@@ -1,4 +1,4 @@
-"""A run's config, resolved once: classes found, values checked, data files by path and hash."""
+"""Resolve the config of a run: check it, and record its data files by path and hash."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from attention_lab.config.validate import base_class, check, component
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The checked config of a run; :func:`resolve` and :func:`resolve_recorded` make it."""
+    """The checked config of a run, returned by :func:`resolve` and :func:`resolve_recorded`."""
 
-    #: As ``config.yaml`` holds it: plain values, environment variables by their names.
+    #: The content of ``config.yaml``: plain values, with environment variables by name.
     record: Config
-    #: False for a config that came with a run, which must not read the environment.
+    #: False for a recorded config: it may be a stranger's and must not read the environment.
     reads_environment: bool = True
 
     @cached_property
@@ -37,11 +37,11 @@ class RunConfig:
         return component(self.record, section)
 
     def create(self, section: str, **given: Any) -> Any:
-        """The object that a section describes.
+        """Create the object that a section describes.
 
         Args:
             section: such as "model".
-            given: arguments that are not in the config: objects, sizes of the data.
+            given: arguments that are not in the config, such as objects and sizes of the data.
 
         Raises:
             ConfigError: if a constructor raises ValueError.
@@ -51,7 +51,7 @@ class RunConfig:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise ValueError and ImportError of components as ConfigError with their path."""
+        """Convert components' ValueError and ImportError to ConfigError, with a path if known."""
         try:
             yield
         except ConfigError:
@@ -62,27 +62,27 @@ class RunConfig:
             raise ConfigError(str(error)) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without values of the environment: SLURM jobs read their config from a file."""
+        """Pickle only the record: SLURM jobs are pickled to files, which must hold no secrets."""
         return {"record": self.record, "reads_environment": self.reads_environment}
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run to train: its config, where it is recorded, and where it comes from."""
+    """A run to train: its config, its directory, and the sweep that it belongs to."""
 
     config: RunConfig
     #: The run's directory.
     directory: Path
-    #: What the user asked for, as ``key=value``.
+    #: The run's overrides, as ``key=value``.
     overrides: Sequence[str] = ()
-    #: The sweep that the run belongs to; None means the directory's parent.
+    #: The name of the run's sweep; None means the name of the parent directory.
     group: str | None = None
-    #: The overrides in which the runs of a sweep differ; "" if there are none.
+    #: The overrides that distinguish the run in its sweep; "" if there are none.
     name: str = ""
 
 
 def resolve(config: Config) -> RunConfig:
-    """Check a composed config, and find its data files: by absolute paths, with SHA-256 hashes.
+    """Check a composed config, and record its data files: absolute paths and SHA-256 hashes.
 
     The result works from any directory, and is the same run as long as the files are unchanged.
 
@@ -102,14 +102,14 @@ def check_logger(config: RunConfig) -> None:
 
 
 def resolve_recorded(config: Config, with_data: bool = True) -> RunConfig:
-    """Check a config that came with a run. It may be a stranger's: no environment is read.
+    """Check a recorded config without reading the environment: it may be a stranger's.
 
     Args:
         config: as :func:`attention_lab.tracking.run_directory.read_config` returns it.
-        with_data: whether its data will be loaded.
+        with_data: whether the run's data will be loaded.
 
     Raises:
-        ConfigError: if it does not work with this release, or its data needs the environment.
+        ConfigError: if it is invalid in this release, or its data needs an environment variable.
     """
     check(config)
     if with_data:

@@ -1,4 +1,4 @@
-"""One-line explanations of Hydra's errors: the key that was meant, or the option that has it."""
+"""Explain Hydra's errors in one line, and suggest the key or option that was meant."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ from attention_lab.spelling import closest, listed, nearest
 UNKNOWN_KEY = re.compile(r"Could not (?:override|append to|delete from) .*?'([^']+)'", re.DOTALL)
 #: Hydra's message about several values without ``-m``.
 SEVERAL_VALUES = "Ambiguous value"
-#: How many options or keys a message names at most.
+#: The largest number of options or keys that a message suggests.
 NAMED = 3
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """What is wrong with a command, in one line, with the nearest name for a misspelt one."""
+    """Explain an error of Hydra in one line; for a misspelt name, suggest the most similar one."""
     first_line = str(error).partition("\n")[0]
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -43,13 +43,13 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
-    """What to say about a key as typed: "attention.head", or "attention/mask"."""
+    """The message for an unknown key as typed, such as "attention.head" or "attention/mask"."""
     extra, value = own_directory(arguments), value_of(key, arguments)
     path, message = key.replace("/", "."), f"{key}: there is no such key"
     try:
         config, groups = unresolved(chosen_options(arguments, without=key), extra)
     except (HydraException, OmegaConfBaseException):
-        return message  # another mistake, which is reported once this one is corrected
+        return message  # the command has a second error, which is reported after this one is fixed
     launcher = Group("hydra/launcher", value_of("hydra/launcher", arguments) or "isolated")
     for group in (*groups, launcher):
         if group.choice.endswith(f"/{key}"):
@@ -74,7 +74,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
 
 
 def _keys_of_option(file: Path) -> set[str]:
-    """The dotted keys in an option's file, in the files that it builds on, and of its groups."""
+    """The dotted keys of an option, including its groups and the files in its defaults list."""
     content = yaml.safe_load(file.read_text("utf-8")) or {}
     keys: set[str] = set()
     for default in content.pop("defaults", []):
@@ -86,7 +86,7 @@ def _keys_of_option(file: Path) -> set[str]:
 
 
 def _keys(config: Any) -> Iterator[str]:
-    """The keys of a config at every level, without those like ``_target_``."""
+    """The dotted keys of a config at every level, without keys such as ``_target_``."""
     return (path for path, _ in walk(config) if path and "._" not in f".{path}")
 
 
@@ -97,10 +97,10 @@ def _at(config: Any, path: str) -> Any:
 
 
 def _spelling(path: str, config: Mapping[str, Any]) -> str:
-    """The key that was probably meant, part by part; else what there is at the unknown part."""
+    """The end of a message: the key that was probably meant, else the keys that exist there."""
     known = list(_keys(config))
     if path in known:
-        return ""  # missing in some jobs of a sweep only
+        return ""  # only some jobs of a sweep lack the key
     if inner := [name for name in known if name.endswith(f".{path}")]:
         return f"; did you mean {' or '.join(inner[:NAMED])}?"
     meant = ""

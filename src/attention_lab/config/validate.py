@@ -1,4 +1,4 @@
-"""Checking a whole config: its sections, and that they go together."""
+"""Check a whole config: each section, and that data, model and task fit together."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -13,8 +13,8 @@ from attention_lab.config.components import (
 from attention_lab.config.imports import import_object
 from attention_lab.spelling import nearest
 
-#: The base class of what each section of a config configures, by name: some live in packages above
-#: this one, and are imported when a config is checked.
+#: The base class of each section's component. Some are in packages above this one, so they are
+#: named here and imported when a config is checked.
 SECTIONS = {
     "attention": "attention_lab.attention.AttentionLayer",
     "model": "attention_lab.models.base.Network",
@@ -27,12 +27,12 @@ SECTIONS = {
 
 
 def base_class(section: str) -> type:
-    """What a section of a config must configure."""
+    """The base class that the component of a section must have."""
     return cast(type, import_object(SECTIONS[section]))
 
 
 def component(config: Config, section: str) -> type[Any]:
-    """The class that a section of a config names; ConfigError if it is of another kind."""
+    """The class that a section names; ConfigError if it does not have the right base class."""
     return component_class(section, config[section]["_target_"], (base_class(section),))
 
 
@@ -57,14 +57,14 @@ def check(config: Config) -> None:
 
 
 def check_seed(config: Config) -> None:
-    """Raise ConfigError unless a config has a seed."""
+    """Raise ConfigError unless the config has a valid seed."""
     seed = config.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
 
 
 def _no_task(config: Config) -> str:
-    """What to say about a dataset of one's own whose config does not bring a task along."""
+    """The message for a user's dataset whose YAML does not choose a task."""
     return (
         "task: the data's YAML names none; put `defaults: [/task@_global_: "
         f"{component(config, 'data').task}]` into it"
@@ -72,7 +72,7 @@ def _no_task(config: Config) -> str:
 
 
 def _check_tasks(config: Config) -> None:
-    """Model, data and LightningModule must be for the same task."""
+    """Raise ConfigError unless model, data and LightningModule are for the same task."""
     tasks = {section: component(config, section).task for section in ("data", "task", "model")}
     for section in ("task", "model"):
         if tasks[section] != tasks["data"]:
