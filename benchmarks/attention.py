@@ -1,6 +1,6 @@
-"""Time and memory of one attention call, forward and backward: every backend beside PyTorch's own.
+"""Time and memory of an attention call, forward and backward, with each backend and PyTorch's SDPA.
 
-Calls take turns, so that a device whose clock changes slows all of them. Figures are medians.
+The calls take turns, so that a change of the device's clock affects all of them. It prints medians.
 
     python benchmarks/attention.py --device cuda
 """
@@ -77,7 +77,7 @@ def torch_sdpa(kernel: SDPBackend | None) -> Call:
 
 
 def calls(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[tuple[str, Call]]:
-    """What is compared, by name; the first is what ratios are to."""
+    """The calls to compare, with their names; ratios are relative to the first."""
     scaled = ScaledDotProduct(shape.heads, shape.head_dim).to(device, dtype)
     additive = Additive(shape.heads, shape.head_dim).to(device, dtype)
     yield "torch SDPA", torch_sdpa(None)
@@ -87,21 +87,21 @@ def calls(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[tuple[str, 
         yield "scaled dot product, flex", ours(scaled, FLEX)
         for kernel in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"):
             yield f"torch SDPA, {kernel.lower()}", torch_sdpa(getattr(SDPBackend, kernel))
-    # Of size (B, H, L, L, E): the sum, its tanh, and a gradient of each.
+    # Four tensors of size (B, H, L, L, E): the sum, its tanh, and their gradients.
     needed = 4 * shape.length * dtype.itemsize * torch.Size(shape).numel()
     if needed < free_memory(device):
         yield "additive, eager", ours(additive, EAGER)
 
 
 def free_memory(device: str) -> int:
-    """Bytes."""
+    """Free memory in bytes."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def run(call: Call, inputs: list[Tensor], device: str) -> Measured:
-    """Forward and backward, once."""
+    """Run one call forward and backward, and measure it."""
     before = 0
     if device == "cuda":
         torch.cuda.synchronize()
@@ -120,7 +120,7 @@ def run(call: Call, inputs: list[Tensor], device: str) -> Measured:
 def measure(
     shape: Shape, device: str, dtype: torch.dtype, rounds: int
 ) -> dict[str, Measured | str]:
-    """Medians by name, or why a call cannot be made."""
+    """The medians of each call, or its error message, by name."""
     batch, heads, length, head_dim = shape
     inputs = [
         torch.randn(batch, heads, length, head_dim, device=device, dtype=dtype, requires_grad=True)

@@ -1,9 +1,9 @@
-"""What checkpoints cost: of a run's training time at the default cadence, and by their size.
+"""The cost of checkpoints: their share of a run's training time, and the time by their size.
 
-A run saves ``last`` at every validation, by default once an epoch, and copies it when it is the
-best. Its share is of the time that ``result.json`` counts as training, where saving is a part of
-it. Then single files of some size: written, flushed to disk and read back, with their checksums
-and by torch alone. Run it with nothing else on the machine:
+The share is measured on a run that saves ``last`` at every validation, by default once an epoch,
+and copies it to ``best``. It is relative to the training time in ``result.json``, which includes
+saving. Then single files are written, flushed to disk and read, with a checksum and by torch alone.
+Run it on an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/checkpoints.py
 """
@@ -30,14 +30,14 @@ MILLION = 1_000_000
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """The seconds that a call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
 class Saves:
-    """Times the saves of a run."""
+    """A context that measures the time of each save of a run."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -49,7 +49,7 @@ class Saves:
         def timed(self: Checkpoints, *arguments: Any) -> None:
             seconds.append(seconds_of(lambda: save(self, *arguments)))
 
-        Checkpoints.on_validation_end = timed  # type: ignore[method-assign]  # put back below
+        Checkpoints.on_validation_end = timed  # type: ignore[method-assign]  # restored below
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,7 +57,7 @@ class Saves:
 
 
 def share_of_a_run(overrides: list[str], directory: Path) -> None:
-    """Train once, and print what saving took."""
+    """Train a run, and print the share of its time that saving took."""
     with Saves() as saves:
         result = train(RunSpec(resolve(composed(overrides)), directory))
     last = directory / "checkpoints" / "last.ckpt"
@@ -74,7 +74,7 @@ def share_of_a_run(overrides: list[str], directory: Path) -> None:
 
 
 def cost_of_a_file(megabytes: int, rounds: int, directory: Path) -> None:
-    """Write and read files of one size, with checksums and without, in turns."""
+    """Write and read files of one size, with and without checksums, in turns; print the times."""
     checkpoint = {"weights": torch.randn(megabytes * MILLION // 4)}
     content = checkpoint["weights"].numpy().tobytes()
     ours, plain = directory / "ours", directory / "plain"

@@ -1,10 +1,10 @@
 """Training a character model: a whole run against loops written by hand.
 
-One loop is around the same layers, the other around a GPT that is written by hand as well. All have
-the size of nanoGPT's small character model (4 layers, 4 heads, width 128, 64 characters, batches of
-12) and see the same batches of the same generated text. A run and a loop train in one process and
-take turns every few steps; a loop's optimizer is AdamW as PyTorch has it by default. Run it with
-nothing else on the machine:
+One loop trains the model of the framework, the other a GPT that is also written by hand. All models
+have the size of nanoGPT's small character model (4 layers, 4 heads, d_model 128, 64 characters,
+batches of 12) and train on the same batches of the same generated text. A run and a loop train in
+one process and take turns every few steps. A loop's optimizer is PyTorch's AdamW with default
+options. Run it on an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/decoder.py
 """
@@ -34,7 +34,7 @@ LAYERS, HEADS, WIDTH, LENGTH, BATCH = 4, 4, 128, 64, 12
 
 
 class Block(nn.Module):
-    """One layer of GPT-2, as one would write it in an afternoon."""
+    """One layer of GPT-2, written without the framework."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,13 +70,13 @@ class HandWritten(nn.Module):
 
 
 def around_the_same_layers(config: Mapping[str, Any]) -> Iterator[None]:
-    """Trains the framework's model by a loop written by hand; yields after each step."""
+    """Train the framework's model in a loop written by hand; yield after each step."""
     run = build(resolve(config))
     return loop(run, run.task.model.train(), config)
 
 
 def around_a_gpt(config: Mapping[str, Any]) -> Iterator[None]:
-    """Trains the hand-written model by a loop written by hand; yields after each step."""
+    """Train the hand-written GPT in a loop written by hand; yield after each step."""
     run = build(resolve(config))
     model = HandWritten(run.data.model_arguments()["vocabulary"])
     sizes = [sum(p.numel() for p in each.parameters()) for each in (model, run.task.model)]
@@ -85,7 +85,7 @@ def around_a_gpt(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def loop(run: Run, model: nn.Module, config: Mapping[str, Any]) -> Iterator[None]:
-    """The loop that one would write; yields after each step."""
+    """A plain training loop; yields after each step."""
     steps = config["trainer"]["max_steps"]
     first, second = config["optimizer"]["betas"]
     optimizer = torch.optim.AdamW(model.parameters(), config["optimizer"]["lr"], (first, second))
@@ -131,8 +131,8 @@ def main() -> None:
             ]
         )
         config["trainer"]["_target_"] = "overhead.WithTurns"
-        for turn, (name, written) in itertools.product(range(chosen.rounds), loops.items()):
-            WithTurns.turns = turns = Turns(written(config))
+        for turn, (name, make_loop) in itertools.product(range(chosen.rounds), loops.items()):
+            WithTurns.turns = turns = Turns(make_loop(config))
             train(RunSpec(resolve(config), Path(directory) / f"{turn} {name}"))
             pairs[name] += zip(turns.plain, turns.framework, strict=True)
     for name, measured in pairs.items():

@@ -1,8 +1,8 @@
-"""What a cache saves when sequences are written: greedy decoding, with it and without.
+"""The time of greedy decoding with a cache and without.
 
-Without a cache each step reads all that was written before. Both write the same tokens (checked in
-double precision first) and take turns, so that a machine that slows down slows both. Run it with
-nothing else on the machine:
+Without a cache, each step processes all earlier tokens again. Both ways generate the same tokens,
+which is checked in double precision first. They take turns, so that a change of the machine's speed
+affects both. Run it on an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/decoding.py
 """
@@ -25,7 +25,7 @@ from attention_lab.models.encoder_decoder import EncoderDecoder
 VOCABULARY, SOURCE_LENGTH, BATCH, WIDTH, LAYERS = 100, 32, 8, 128, 2
 BEGIN, NO_END = 1, -1
 
-Write = Callable[[int], Tensor]
+Generate = Callable[[int], Tensor]
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--length", type=int, default=256, help="tokens to write")
+    parser.add_argument("--length", type=int, default=256, help="tokens to generate")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,60 +56,60 @@ def main() -> None:
     )
     tokens = torch.randint(3, VOCABULARY, (BATCH, SOURCE_LENGTH))
     for name, network, ways in (
-        ("encoder_decoder", pairs, writers(pairs, tokens)),
-        ("decoder", language, continuers(language, tokens)),
+        ("encoder_decoder", pairs, translating(pairs, tokens)),
+        ("decoder", language, continuing(language, tokens)),
     ):
         compare(name, network.eval(), *ways, chosen.length, chosen.rounds)
 
 
-def writers(network: EncoderDecoder, source: Tensor) -> tuple[Write, Write]:
-    """Writes targets of a length with a cache, and without."""
+def translating(network: EncoderDecoder, source: Tensor) -> tuple[Generate, Generate]:
+    """Functions that generate targets of a given length, with a cache and without."""
 
-    def again(length: int) -> Tensor:
-        encoded, written = network.encode(source), source.new_full((len(source), 1), BEGIN)
+    def uncached(length: int) -> Tensor:
+        encoded, tokens = network.encode(source), source.new_full((len(source), 1), BEGIN)
         for _ in range(length):
-            following = network.decode(written, encoded)[:, -1].argmax(-1, keepdim=True)
-            written = torch.cat([written, following], dim=1)
-        return written[:, 1:]
+            following = network.decode(tokens, encoded)[:, -1].argmax(-1, keepdim=True)
+            tokens = torch.cat([tokens, following], dim=1)
+        return tokens[:, 1:]
 
-    return partial(greedy_search, network, source, BEGIN, NO_END), again
+    return partial(greedy_search, network, source, BEGIN, NO_END), uncached
 
 
-def continuers(network: Decoder, prompt: Tensor) -> tuple[Write, Write]:
-    """Goes on with prompts for a length with a cache, and without."""
+def continuing(network: Decoder, prompt: Tensor) -> tuple[Generate, Generate]:
+    """Functions that generate continuations of a given length, with a cache and without."""
 
-    def again(length: int) -> Tensor:
-        written = prompt
+    def uncached(length: int) -> Tensor:
+        tokens = prompt
         for _ in range(length):
-            states = network.hidden_states(written)[:, -1:]
-            written = torch.cat([written, network.lm_head(states).argmax(-1)], dim=1)
-        return written[:, prompt.shape[1] :]
+            states = network.hidden_states(tokens)[:, -1:]
+            tokens = torch.cat([tokens, network.lm_head(states).argmax(-1)], dim=1)
+        return tokens[:, prompt.shape[1] :]
 
-    return partial(sample, network, prompt, temperature=0), again
+    return partial(sample, network, prompt, temperature=0), uncached
 
 
 @torch.no_grad()
 def compare(
-    name: str, network: Network, cached: Write, again: Write, length: int, rounds: int
+    name: str, network: Network, cached: Generate, uncached: Generate, length: int, rounds: int
 ) -> None:
-    """Check that both ways write the same, let them take turns, and print the medians."""
+    """Check that both ways generate the same tokens, time them in turns, and print the medians."""
     network.double()
     tokens = cached(length)
-    assert torch.equal(tokens, again(length)), f"{name}: the cache changes what is written"
+    assert torch.equal(tokens, uncached(length)), f"{name}: the cache changes the tokens"
     network.float()
-    pairs = [(seconds(cached, length), seconds(again, length)) for _ in range(rounds)]
+    pairs = [(seconds(cached, length), seconds(uncached, length)) for _ in range(rounds)]
     with_cache, without = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(slow / fast for fast, slow in pairs)
     print(
-        f"{name:16} cached {with_cache:.2f} s, all over again {without:.2f} s: {ratio:.1f} ×   "
+        f"{name:16} cached {with_cache:.2f} s, uncached {without:.2f} s: {ratio:.1f} ×   "
         f"({len(tokens.unique())} different tokens in {tuple(tokens.shape)}, {rounds} rounds)"
     )
 
 
-def seconds(write: Write, length: int) -> float:
-    """How long it takes to write so many tokens."""
+def seconds(generate: Generate, length: int) -> float:
+    """The seconds that it takes to generate ``length`` tokens."""
     started = time.perf_counter()
-    write(length)
+    generate(length)
     return time.perf_counter() - started
 
 

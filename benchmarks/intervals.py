@@ -1,8 +1,8 @@
 """How often the 95 % intervals of a report cover the true mean of a metric between 0 and 1.
 
-Draws seeds from Beta distributions with means near 0, in the middle and near 1, from almost normal
-to very skewed, and some as shares of 1,000 test examples. Prints a table: the coverage of the
-intervals of a report and, in brackets, of Student's t without bounds.
+The values of the seeds are drawn from Beta distributions with different means, from almost normal
+to very skewed; some are fractions of 1,000 test examples. The table has the coverage of a report's
+intervals and, in brackets, of Student's t intervals without bounds.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/intervals.py
 """
@@ -25,7 +25,7 @@ UNIT = (0.0, 1.0)
 
 
 def draw(mean: float, deviation: float, shape: tuple[int, ...], examples: int = 0) -> np.ndarray:
-    """Values from a Beta distribution, or as shares of so many examples."""
+    """Values from a Beta distribution, rounded at random to fractions of ``examples`` if given."""
     concentration = mean * (1 - mean) / deviation**2 - 1
     random = np.random.default_rng(0)
     values = random.beta(mean * concentration, (1 - mean) * concentration, shape)
@@ -33,13 +33,13 @@ def draw(mean: float, deviation: float, shape: tuple[int, ...], examples: int = 
 
 
 def coverage(intervals: Sequence[Interval], true: float) -> float:
-    """The share of intervals that hold the true value, of those that there are."""
-    known = [one for one in intervals if one.low == one.low]  # nan: no interval
+    """The fraction of intervals that contain the true value; missing intervals do not count."""
+    known = [one for one in intervals if one.low == one.low]  # NaN: no interval
     return sum(one.low <= true <= one.high for one in known) / len(known)
 
 
 def of_means(mean: float, deviation: float, n: int, count: int, examples: int = 0) -> str:
-    """The coverage of a mean's interval, and in brackets that of Student's t."""
+    """The coverage of intervals of a mean and, in brackets, of Student's t intervals."""
     values = draw(mean, deviation, (count, n), examples).tolist()
     ours = coverage([mean_interval(each, bounds=UNIT) for each in values], mean)
     plain = coverage([mean_interval(each) for each in values], mean)
@@ -47,7 +47,7 @@ def of_means(mean: float, deviation: float, n: int, count: int, examples: int = 
 
 
 def of_differences(mean: float, deviation: float, n: int, count: int) -> str:
-    """The coverage of a paired difference between two groups that are alike but independent."""
+    """The coverage of intervals of a paired difference; both groups have one distribution."""
     values = draw(mean, deviation, (count, 2, n)).tolist()
     pairs = [[dict(enumerate(side)) for side in pair] for pair in values]
     return f"{100 * coverage([paired_difference(*pair, bounds=UNIT) for pair in pairs], 0.0):.1f}"

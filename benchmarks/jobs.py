@@ -1,10 +1,9 @@
-"""What a job of a sweep takes beyond its own training, one job at a time.
+"""The time of a sweep's job besides its training, with one job at a time.
 
-A job is timed from the moment at which its process is asked for to that at which it is gone; its
-own training is what ``result.json`` counts as such. The rest: a process, the data, the model, a
-validation and attention maps (which ``result.json`` counts, too), the test, checkpoints and
-records. For comparison, the time of a process
-that imports everything anew. Run it with nothing else on the machine:
+The time of a job runs from the request for its process until the process has exited. Its training
+time is in ``result.json``. The rest is the time for the process, the data, the model, a validation
+and attention maps (both also in ``result.json``), the test, checkpoints and records. For
+comparison, it prints the time of the imports in a new process. Run it on an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/jobs.py
 """
@@ -26,14 +25,14 @@ from attention_lab.tracking.run_status import RunStatus
 
 
 class Stopwatch:
-    """A display that notes when each job ended."""
+    """A display that records the time at which each job ended."""
 
     def __init__(self) -> None:
         self.directories: Sequence[Path] = []
         self.times = [time.perf_counter()]
 
     def refresh(self) -> None:
-        """Nothing is shown."""
+        """Show nothing."""
 
     def ended(self, directory: Path, found: RunStatus) -> None:
         assert found.state == "finished", found.error

@@ -1,9 +1,8 @@
-"""What the framework adds to a training step, against a plain PyTorch loop; and what maps cost.
+"""The overhead of a training step compared with a plain PyTorch loop, and of attention maps.
 
 A whole run (`attention_lab.training.run.train`: Lightning, logs, W&B offline, checkpoints, status)
-and the loop that one would write by hand train the same model on the same batches, in one process,
-and take turns every few steps, so that a machine that slows down slows both. Run it with nothing
-else on the machine:
+and a loop written by hand train the same model on the same batches in one process. They take turns
+every few steps, so that a change of the machine's speed affects both. Run it on an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/overhead.py
 """
@@ -28,12 +27,12 @@ from attention_lab.training.build import build
 from attention_lab.training.run import train
 from attention_lab.training.trainer import TrainerOptions
 
-#: Few, so that both see the same machine.
+#: Few, so that the machine's speed is the same for both.
 STEPS_PER_TURN = 8
 
 
 class Turns(Callback):
-    """Gives a plain loop its turn every few steps of a run, and keeps the times of both."""
+    """Runs a plain loop for a turn every few steps of a run, and records the times of both."""
 
     def __init__(self, plain_loop: Iterator[None]) -> None:
         self.plain_loop = plain_loop
@@ -49,7 +48,7 @@ class Turns(Callback):
             return
         paused = time.perf_counter()
         if self._resumed is None:
-            next(self.plain_loop)  # builds its model, and warms up
+            next(self.plain_loop)  # builds its model and warms up
         else:
             self.framework.append((paused - self._resumed) / STEPS_PER_TURN)
             started = time.perf_counter()
@@ -60,7 +59,7 @@ class Turns(Callback):
 
 
 class WithTurns(TrainerOptions):
-    """Trains with the plain loop beside it."""
+    """Trainer options that add the callback :class:`Turns`."""
 
     turns: Turns
 
@@ -70,14 +69,14 @@ class WithTurns(TrainerOptions):
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The config of a run that trains beside the plain loop."""
+    """The config of a run that takes turns with the plain loop."""
     config = composed(overrides)
     config["trainer"]["_target_"] = "__main__.WithTurns"
     return config
 
 
 def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
-    """The loop that one would write by hand; yields after each step."""
+    """A plain training loop; yields after each step."""
     run = build(resolve(config))
     model, steps = run.task.model.train(), config["trainer"]["max_steps"]
     optimizer = run.task.optimizer_options.optimizer(model)

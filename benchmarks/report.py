@@ -1,7 +1,7 @@
-"""How long a report on many runs takes, and how much memory.
+"""The time and memory of a report on many runs.
 
-Writes a sweep as training leaves it (configs, results, metrics.csv with a row for each step that
-was logged), then measures `attention-lab report` on it in a process of its own:
+It writes the files of a finished sweep (configs, results, metrics.csv with a row for each logged
+step), then measures `attention-lab report` on them in a separate process:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/report.py
 """
@@ -33,7 +33,7 @@ def curve(rows: int, final: float, noise: random.Random) -> Iterator[tuple[int, 
 
 
 def write_run(directory: Path, config: dict[str, Any], job: list[str], rows: int) -> None:
-    """One finished run."""
+    """Write the files of one finished run."""
     noise = random.Random(str(directory.name))
     width, seed = int(job[0].partition("=")[2]), config["seed"]
     final = 0.12 + 2.0 / width + noise.gauss(0, 0.004)
@@ -83,7 +83,7 @@ def write_run(directory: Path, config: dict[str, Any], job: list[str], rows: int
 
 
 def write_sweep(sweep: Path, groups: int, seeds: int, rows: int) -> None:
-    """A sweep over widths and seeds, finished."""
+    """Write the files of a finished sweep over d_model and seeds."""
     sweep.mkdir(parents=True, exist_ok=True)
     config = composed(["data=g2p", "model=recurrent_encoder_decoder"])
     jobs = []
@@ -103,14 +103,14 @@ def write_sweep(sweep: Path, groups: int, seeds: int, rows: int) -> None:
 
 
 def measure(sweep: Path) -> tuple[float, float, float]:
-    """Seconds, seconds of the processor, and MB that the report on a sweep takes."""
+    """The wall time and CPU time in seconds, and the peak memory in MB, of a report on a sweep."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "attention_lab", "report", str(sweep)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, code, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(code)
     if process.returncode:
-        raise SystemExit(f"attention-lab report ended with {process.returncode}")
+        raise SystemExit(f"attention-lab report exited with code {process.returncode}")
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     seconds = time.perf_counter() - started
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1000, help="logged rows of a run")
-    parser.add_argument("--keep", type=Path, help="where to write the sweep, and leave it")
+    parser.add_argument("--keep", type=Path, help="keep the sweep in this directory")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         sweep = chosen.keep or Path(directory) / "sweep"
@@ -132,7 +132,7 @@ def main() -> None:
         seconds, busy, megabytes = measure(sweep)
         page = (sweep / "report.html").stat().st_size / 1e6
     runs = chosen.groups * chosen.seeds
-    print(f"{runs} runs of {chosen.rows} rows: {seconds:.1f} s ({busy:.1f} s of the processor)")
+    print(f"{runs} runs of {chosen.rows} rows: {seconds:.1f} s ({busy:.1f} s of CPU time)")
     print(f"peak memory {megabytes:.0f} MB, report.html {page:.1f} MB")
 
 

@@ -1,4 +1,4 @@
-"""Tests that need a GPU: they skip where there is none, and `scripts/gpu-check` runs them."""
+"""Tests that need a GPU: skipped without one; `scripts/gpu-check` runs them."""
 
 from pathlib import Path
 

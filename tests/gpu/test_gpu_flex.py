@@ -44,7 +44,7 @@ def make(
 
 
 def padding(*real: int, length: int = LENGTH) -> Padding:
-    """The first positions of each sequence are real."""
+    """A mask of padding for sequences with ``real`` tokens each."""
     return Padding(torch.arange(length, device="cuda") < torch.tensor(real, device="cuda")[:, None])
 
 
@@ -59,7 +59,7 @@ def masks() -> dict[str, Mask | None]:
 
 @pytest.mark.parametrize("mask", ["none", "causal", "padding", "composed"])
 @pytest.mark.parametrize("positions", [NoPositions, Rotary, ALiBi, T5Bias, Shaw])
-def test_outputs_and_gradients_are_those_of_eager(mask: str, positions: type[Positions]) -> None:
+def test_outputs_and_gradients_equal_those_of_eager(mask: str, positions: type[Positions]) -> None:
     flex, eager = make("flex", positions), make("eager", positions)
     eager.load_state_dict(flex.state_dict())
     results = []
@@ -82,7 +82,7 @@ def test_head_sizes(head_dim: int, dtype: torch.dtype) -> None:
     assert x.grad.isfinite().all()
 
 
-def test_changing_lengths_and_padding_compile_a_few_times_only() -> None:
+def test_changing_lengths_and_padding_recompile_only_a_few_times() -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     layer, eager = make("flex", NoPositions), make("eager", NoPositions)
@@ -98,7 +98,7 @@ def test_changing_lengths_and_padding_compile_a_few_times_only() -> None:
     assert graphs <= 3, f"compiled {graphs} times in 12 steps"
 
 
-def test_a_run_with_flex_is_one_with_sdpa(compose: Compose, tmp_path: Path) -> None:
+def test_a_run_with_flex_equals_one_with_sdpa(compose: Compose, tmp_path: Path) -> None:
     for backend in ("flex", "sdpa"):
         config = composed(
             compose,

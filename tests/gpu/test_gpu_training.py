@@ -16,7 +16,7 @@ from tests.conftest import Compose
 from tests.runs import train
 from tests.training.conftest import read_weights, same_weights
 
-#: A small run of each model. Without dropout: its random numbers differ between devices.
+#: A small run, without dropout, because random numbers differ between devices.
 SMALL = ("logger=csv", "trainer.log_every_n_steps=1", "trainer.max_steps=20", "model.dropout=0")
 TRANSFORMER = ("model.d_model=32",)
 REVERSE = ("data=reverse", "data.examples=1280", "data.evaluation_examples=128")
@@ -104,14 +104,14 @@ def test_a_run_on_a_gpu_is_resumed_exactly(
 def test_a_training_step_never_waits_for_the_gpu(
     model: str, mechanism: str, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Waiting in each step would leave the GPU idle while the CPU prepares the next kernels."""
+    """If each step waited, the GPU would idle while the CPU prepares the next kernels."""
     config = composed(
         compose, model, "trainer=gpu", f"attention={mechanism}", "trainer.log_every_n_steps=50"
     )
     step = AttentionTask.training_step
 
     def without_waiting(self: AttentionTask, *arguments: Any) -> Any:
-        # The first steps may choose kernels.
+        # The first steps may wait, to choose kernels.
         torch.cuda.set_sync_debug_mode("error" if self.trainer.global_step > 2 else "default")
         try:
             return step(self, *arguments)
@@ -122,7 +122,7 @@ def test_a_training_step_never_waits_for_the_gpu(
     train(config, tmp_path / "run", [])
 
 
-def test_the_cpu_evaluates_and_predicts_with_what_a_gpu_trained(
+def test_the_cpu_evaluates_and_predicts_with_a_run_of_the_gpu(
     compose: Compose, tmp_path: Path
 ) -> None:
     run = tmp_path / "sweep" / "run"

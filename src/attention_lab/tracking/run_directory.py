@@ -1,4 +1,4 @@
-"""A run's directory: the plain files that record what ran, its status and its result."""
+"""A run directory: the files that record the config, the status and the result of a run."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from attention_lab.tracking.record_files import (
 if TYPE_CHECKING:
     from attention_lab.config.resolve import RunSpec
 
-#: The file that says as which SLURM job a run was submitted, if it was.
+#: The file with the SLURM job of a run, in the run directory.
 IN_QUEUE = "slurm.json"
-#: The file beside the runs of a sweep that lists them.
+#: The file that lists the jobs of a sweep, in the sweep directory.
 SWEEP = "sweep.json"
 
-#: The error of a run that stopped as the disk was full.
+#: The error of a run that stopped because the disk was full.
 DISK_FULL = "no room left on the disk"
-#: Characters of an error that a record keeps, so that it stays small enough to be read.
+#: Maximum number of characters of an error in a record, so that the record stays readable.
 LONGEST_ERROR = 10_000
 
 
@@ -54,31 +54,31 @@ class RunExists(ValueError):
 
 
 class _NoAliases(yaml.SafeDumper):
-    """Writes out what occurs twice: records hold no aliases."""
+    """A YAML dumper that repeats an object instead of writing an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
-    """Write ``config.yaml``, from which the run can be run again."""
+    """Write ``config.yaml``, from which ``attention-lab train --from`` repeats the run."""
     text = yaml.dump(with_version(config), Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
     header = "# To run it again: attention-lab train --from RUN_DIRECTORY\n"
     write_atomically(directory / "config.yaml", header + text)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The config that :func:`write_config` wrote.
+    """Read ``config.yaml``.
 
     Raises:
-        FileNotFoundError: if there is none.
-        UnreadableRecord: if it is of another version, or not safe to read.
+        FileNotFoundError: if there is no such file.
+        UnreadableRecord: if it is of another version, or unsafe to read.
     """
     return read_record(directory / "config.yaml")
 
 
 def is_edited(status: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether ``config.yaml`` differs from the config that ran, by the hash in ``status.json``."""
+    """Whether ``config.yaml`` was edited after the run, by the hash in ``status.json``."""
     ran = status.get("identity")
     return ran is not None and ran != identity_of(config)
 
@@ -86,8 +86,9 @@ def is_edited(status: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
 class RunRecord:
     """Keeps ``status.json`` up to date while a run trains, and writes ``result.json`` at its end.
 
-    A directory holds one run, and locks it for one process. A run that has not finished is resumed.
-    As a context, the record maps the exception that ends the run to a status (see :meth:`end`).
+    A directory holds one run. The record locks it, so that only one process trains the run, and
+    resumes a run that has not finished. As a context, the record maps the exception that ends the
+    run to a status (see :meth:`end`).
 
     Args:
         spec: the run; its directory is created if it does not exist.
@@ -105,7 +106,7 @@ class RunRecord:
         self.result: RunResult | None = None
         try:
             earlier = _unfinished(directory, config)
-            #: Whether the run was begun before, so that it is resumed.
+            #: Whether the run was started before.
             self.is_resumed = earlier is not None
             _remove_partial_files(directory)
             self._status = _first_status(config, spec.overrides)
@@ -115,7 +116,7 @@ class RunRecord:
                 resumed = [*earlier.get("resumed", []), self._status["started"]]
                 _warn_of_versions(directory, earlier, self._status)
                 self._status |= kept | {"resumed": resumed}
-            write_config(directory, config)  # first: who finds a status will find a config
+            write_config(directory, config)  # first: a run with a status must have a config
             self._write({})
             self._lock.write_owner()
         except BaseException:
@@ -131,9 +132,10 @@ class RunRecord:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        """Record an exception and unlock; after the run has finished, an interruption is dropped.
+        """Record an exception and unlock the directory.
 
-        It then came while a logger was uploading.
+        An interruption after the run has finished, while a logger uploads, is reported but not
+        raised.
         """
         try:
             if error is not None:
@@ -156,7 +158,7 @@ class RunRecord:
         return identifier
 
     def close(self) -> None:
-        """Unlock the directory; the end of the process does so as well."""
+        """Unlock the directory; this also happens when the process ends."""
         self._lock.release()
 
     def progress(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
@@ -176,10 +178,10 @@ class RunRecord:
         return bool(self._status["status"] == "finished")
 
     def end(self, error: BaseException) -> None:
-        """Record that an exception ended the run; only the first of several counts.
+        """Record the exception that ended the run; only the first one is recorded.
 
         The status is "preempted" if the run can be resumed: after an interruption, or when the disk
-        is full. Other exceptions mean "failed", unless their attribute ``run_status`` says more.
+        is full. Other exceptions mean "failed", unless they have an attribute ``run_status``.
         """
         if self._status["status"] == "running":
             status, reason = _status_of(error)
@@ -191,11 +193,11 @@ class RunRecord:
     def _write(self, changes: Mapping[str, Any], durable: bool = True) -> None:
         status = {**self._status, **changes, "updated": _now()}
         write_atomically(self.directory / "status.json", json_text(status), durable)
-        self._status = status  # a signal may raise before, and then the run has not finished
+        self._status = status  # only after the write, which a signal may interrupt
 
 
 def _remove_partial_files(directory: Path) -> None:
-    """Remove what a killed process had written in part."""
+    """Remove the temporary files of a killed process."""
     for folder in (directory, directory / "checkpoints", directory / "attention"):
         for partial in folder.glob(PARTIAL_FILES):
             partial.unlink()
@@ -214,7 +216,7 @@ def _status_of(error: BaseException) -> tuple[Status, str]:
 
 
 def caused_by(error: BaseException | None, is_cause: Callable[[BaseException], bool]) -> bool:
-    """Whether an exception, or one during which it was raised, is a cause."""
+    """Whether ``is_cause`` is true of an exception or of one in its chain of contexts."""
     while error is not None:
         if is_cause(error):
             return True
@@ -230,7 +232,7 @@ def will_resume(spec: RunSpec) -> bool:
     """Whether :class:`RunRecord` would resume a run; nothing is written.
 
     Raises:
-        RunExists: as there.
+        RunExists: if :class:`RunRecord` would raise it.
     """
     if is_locked(spec.directory):
         _lock(spec.directory).release()
@@ -252,7 +254,7 @@ def _lock(directory: Path) -> Lock:
 
 
 def command_line() -> str:
-    """The command that this process was started with, as it can be typed into a shell."""
+    """The command of this process, quoted for a shell."""
     return " ".join([sys.argv[0], *map(shlex.quote, sys.argv[1:])])
 
 
@@ -261,13 +263,13 @@ def record_failure(
 ) -> None:
     """Record that the process of a run exited without recording it.
 
-    A run that has its result but was not recorded as finished becomes "preempted", as resuming it
-    takes seconds. Nothing is written for a finished run, or if another process has locked it.
+    A run that has a result but was not recorded as finished becomes "preempted": resuming it takes
+    seconds. Nothing is written if the run has finished or another process has locked it.
 
     Args:
         spec: the run.
         error: the reason.
-        status: "preempted" if it is not the run's own fault.
+        status: "preempted" if the cause is outside the run.
         patience: seconds to wait for the lock.
     """
     directory = spec.directory
@@ -280,7 +282,7 @@ def record_failure(
         record = read_record(directory / "status.json")
     except (FileNotFoundError, MalformedRecord):
         record = _first_status(spec.config.record, spec.overrides) | {"pid": None}
-    except UnreadableRecord:  # such as one of another version, which must stay as it is
+    except UnreadableRecord:  # a record of another version must not be changed
         lock.release()
         return
     if record.get("status") != "finished":
@@ -329,23 +331,23 @@ def _warn_of_versions(directory: Path, then: Mapping[str, Any], now: Mapping[str
 
 
 def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The status of a run of this config that has been begun here; None if there is no run.
+    """The status of an unfinished run of this config in a directory; None if there is no run.
 
     Raises:
-        RunExists: if there is a run that has finished, or one of another config.
+        RunExists: if the directory holds a finished run, or a run of another config.
     """
     _refuse_links(directory)
     try:
         status = read_record(directory / "status.json")
     except FileNotFoundError:
         return None
-    except MalformedRecord:  # from when it was not yet written durably
+    except MalformedRecord:  # power failed before it was flushed to disk
         status = {}
     except UnreadableRecord as error:
         raise RunExists(f"{error}; name another directory") from None
     try:
         known = read_config(directory)
-    except FileNotFoundError:  # nothing has been trained
+    except FileNotFoundError:  # the run was killed before it trained
         return None
     except UnreadableRecord as error:
         raise RunExists(f"{error}; name another directory") from None
@@ -358,8 +360,8 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def _refuse_links(directory: Path) -> None:
-    """Raise RunExists if a run would write through a link to elsewhere, or read through one."""
-    if (path := link_out(directory, without="wandb")) is not None:  # W&B has links of its own
+    """Raise RunExists if a symbolic link leads out of the directory."""
+    if (path := link_out(directory, without="wandb")) is not None:  # W&B creates links there
         raise RunExists(
             f"{path} is a symbolic link that leads out of {directory}; copy what it leads to, or "
             "name another directory"
@@ -367,7 +369,7 @@ def _refuse_links(directory: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a record is there, and was written to its end."""
+    """Whether a record exists and is complete."""
     try:
         read_record(path)
     except (FileNotFoundError, MalformedRecord):
