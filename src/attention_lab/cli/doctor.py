@@ -1,4 +1,4 @@
-"""`attention-lab doctor`: check the environment that runs have here."""
+"""`attention-lab doctor`: check versions, devices, SLURM, disk and W&B."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ it could, ✗ what keeps a run from working; the exit code is then 1.
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the checks."""
+    """Run the checks and print a line for each; the exit code is 1 if a run cannot work."""
     if arguments[:1] == ["train"]:
         return fail("doctor: checks the environment only; use attention-lab train … --dry-run", 2)
     Parser("doctor", HELP).parse_args(arguments)

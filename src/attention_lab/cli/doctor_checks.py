@@ -16,18 +16,18 @@ from attention_lab.external_programs import run_program
 
 #: The default directory of runs.
 OUTPUTS = Path("outputs")
-#: The marks: fine; works less well than it could; no default run works.
+#: The marks: all is well; works less well than it could; no run with default options can work.
 FINE, LESS, NOTHING = " ", "!", "✗"
 PACKAGES = {"torch": "torch", "lightning": "lightning", "hydra": "hydra-core", "wandb": "wandb"}
-#: Free bytes for a few checkpoints, and the least for a sweep to continue.
+#: Free bytes on the disk: below SCARCE few checkpoints fit, below ROOM a sweep stops.
 SCARCE, ROOM = 1 << 30, 1 << 20
 DRIVER = Path("/proc/driver/nvidia/version")
-#: Seconds to wait for an answer of SLURM.
+#: Seconds to wait for SLURM's answer.
 PATIENCE = 10
 
 
 class Finding(NamedTuple):
-    """One line of output."""
+    """One line of output: what it is about, what was found, and a mark."""
 
     about: str
     what: str
@@ -115,7 +115,7 @@ def slurm() -> Finding:
 
 
 def disk(directory: Path) -> Finding:
-    """Whether a directory, which need not exist, can be written, and its free space."""
+    """Whether a directory is writable, and its free space. It need not exist yet."""
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     elsewhere = "set hydra.run.dir=… or hydra.sweep.dir=…"
     if not nearest.is_dir():
@@ -133,7 +133,7 @@ def gpus() -> Finding:
     """The GPUs, or why none can be used."""
     import torch
 
-    with warnings.catch_warnings():  # they repeat the finding
+    with warnings.catch_warnings():  # torch's warnings repeat the finding
         warnings.simplefilter("ignore")
         number = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number:

@@ -1,7 +1,7 @@
-"""`attention-lab train … --dry-run`: what the command would launch; nothing is launched or written.
+"""`attention-lab train … --dry-run`: show what the command would launch.
 
-Hydra and the launcher compose, check and count the runs as they do for the command itself, and stop
-where they would start them.
+Hydra and the launcher compose and check the runs as usual, and stop before they start them. No
+directory of a run or sweep is created.
 """
 
 import logging
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Divert(Callback):
-    """Makes Hydra create its directory elsewhere; the config keeps the command's as ``planned``.
+    """A Hydra callback that replaces Hydra's output directory, and keeps its path as ``planned``.
 
     Args:
-        to: an existing directory.
+        to: the existing directory that Hydra uses instead.
     """
 
     def __init__(self, to: str) -> None:
@@ -42,9 +42,9 @@ class Divert(Callback):
         if config.hydra.launcher._target_.endswith(".BasicLauncher"):
             chosen = config.hydra.runtime.choices["hydra/launcher"]
             message = f"hydra/launcher={chosen}: not supported by --dry-run; leave it out"
-            raise SystemExit(fail(message, 2))  # Hydra catches a callback's exceptions
+            raise SystemExit(fail(message, 2))  # Hydra catches other exceptions
         self._divert(config.hydra.sweep)
-        if "storage" in config.hydra.sweeper:  # a database, in which a search records its trials
+        if "storage" in config.hydra.sweeper:  # the database of trials, which must stay unchanged
             with read_write(config.hydra):
                 config.hydra.sweeper.storage = None
 
@@ -87,12 +87,12 @@ class DryRun(train.Task):
     def plan(
         self, stages: "Sequence[Stage]", place: "Resources | Slurm", config: DictConfig
     ) -> None:
-        """Called by the launcher in place of running jobs of a sweep.
+        """Collect the jobs of a sweep; the launcher calls this in place of running them.
 
         Args:
-            stages: the jobs; Hydra may launch a sweep in several batches.
+            stages: the jobs of this batch; Hydra may launch a sweep in several batches.
             place: where they would run.
-            config: the command's, with Hydra's own settings.
+            config: the command's config, with the section ``hydra``.
 
         Raises:
             SystemExit: after the first batch of a search: the next depends on its results.
@@ -125,7 +125,7 @@ def _is_search(config: DictConfig) -> bool:
 def run(arguments: Sequence[str]) -> int:
     """Print what `attention-lab train ARGUMENTS…` would launch, or what is wrong with it."""
     dry_run = DryRun()
-    logging.disable(logging.INFO)  # of a search
+    logging.disable(logging.INFO)  # messages of a search
     with TemporaryDirectory() as place:
         callback = [f"_target_={__name__}.{Divert.__name__}", f"to={place}"]
         divert = [f"++hydra.callbacks.directories.{each}" for each in callback]

@@ -1,6 +1,6 @@
 """`attention-lab evaluate`: compute the metrics of a finished run from its checkpoint.
 
-They are printed beside those of the trivial and shortcut baselines, and saved in the run's
+The metrics are printed beside those of the trivial and shortcut baselines, and saved in the run's
 evaluations/ directory.
 """
 
@@ -22,7 +22,7 @@ from attention_lab.tracking.evaluations import evaluation_file, evaluation_name,
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Evaluate one run on one split; print its metrics beside those of trivial baselines."""
+    """Evaluate a run on one split, print and save its metrics; returns the exit code."""
     parser = Parser("evaluate", __doc__)
     add_run(parser)
     parser.add_argument("--split", choices=("validation", "test"), default="test")

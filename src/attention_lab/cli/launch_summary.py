@@ -21,7 +21,7 @@ from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.workers import cores
 from attention_lab.training.trainer import TrainerOptions
 
-#: Jobs listed of each stage of a sweep.
+#: The largest number of jobs listed for each stage of a sweep.
 LISTED = 10
 
 
@@ -31,14 +31,14 @@ class Processes(NamedTuple):
     devices: int
     nodes: int
     on_gpus: bool
-    #: CPU threads of each; None if SLURM decides.
+    #: CPU threads of each process; None if SLURM decides.
     threads: int | None
     #: "ddp" or "fsdp".
     strategy: str
 
     @classmethod
     def of(cls, config: RunConfig, threads: int | None, on_gpus: bool | None = None) -> "Processes":
-        """The processes of a run, which share ``threads`` on each machine."""
+        """The processes of a run, which share ``threads`` CPU threads on each machine."""
         trainer = config.values["trainer"]
         devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
         if on_gpus is None:
@@ -62,7 +62,7 @@ class Processes(NamedTuple):
         return f"{_counted(self.number, 'process')}{where}, {device} with {threads}{strategy}"
 
     def total(self, runs: int) -> str:
-        """The resources of several such runs at a time."""
+        """The resources of ``runs`` such runs at a time."""
         number = runs * self.number
         if self.on_gpus:
             return f"{_counted(number, 'process')}, {_counted(number, 'GPU')}"
@@ -77,11 +77,11 @@ def single_run(config: RunConfig, run: Run, directory: Path, is_resumed: bool) -
     Args:
         config: the resolved config.
         run: the run built from it.
-        directory: of the run.
-        is_resumed: whether it would resume there.
+        directory: the run's directory.
+        is_resumed: whether the run would resume from a checkpoint there.
     """
     started, threads = process_group.world_size(), torch.get_num_threads()
-    # They share the threads of this process, unless a launcher has started each with its own.
+    # They share the threads of this process unless torchrun or srun has started each of them.
     devices = config.values["trainer"]["devices"]
     each = Processes.of(config, threads * (devices if started > 1 else 1))
     yield Finding("run", "resumes from its latest checkpoint" if is_resumed else "new")
@@ -114,10 +114,10 @@ def sweep(
     """The lines for the jobs of a sweep.
 
     Args:
-        stages: jobs that are known together.
-        place: where they run.
-        launcher: its name on the command line.
-        directory: of the sweep.
+        stages: the tuning, if there is one, and the other jobs.
+        place: where the jobs run.
+        launcher: the launcher's name on the command line.
+        directory: the sweep's directory.
         is_search: whether the jobs are only the first trials of a search.
     """
     jobs = [job for stage in stages for job in stage.jobs]
@@ -136,7 +136,7 @@ def sweep(
 
 
 def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
-    """How many jobs there are, and the first of them."""
+    """The lines for a stage: the number of its jobs by state, and the first jobs."""
     about = "first trials" if is_search else "jobs"
     if is_tuning := stage.jobs[0].directory.parent.name == TUNING:
         about = "tuning"
@@ -167,7 +167,7 @@ def _state(stage: Stage, job: RunSpec) -> str:
 
 
 def _here(place: Resources, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[Finding]:
-    """Jobs as processes of this machine."""
+    """The lines for jobs that run on this machine."""
     slots = place.slots_of(jobs)
     threads = place.threads_of_each(len(slots))
     at_once = min(len(slots), len(jobs))
@@ -185,7 +185,7 @@ def _here(place: Resources, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[
 
 
 def _total(each: Processes, at_once: int) -> Finding:
-    """What jobs take together, marked where they would share cores."""
+    """The resources of jobs that run at a time; marked if they need more cores than there are."""
     words, available = f"{each.total(at_once)} at a time", cores()
     needed = each.number * (each.threads or 1)
     if each.on_gpus or at_once * needed <= available:
@@ -195,7 +195,7 @@ def _total(each: Processes, at_once: int) -> Finding:
 
 
 def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[Finding]:
-    """SLURM jobs."""
+    """The lines for jobs that run on SLURM."""
     arrays = len(place.requests(jobs, longest_array()))
     queued = in_queue([job.directory for job in jobs])
     at_once = len(jobs) if place.at_once is None else min(place.at_once * arrays, len(jobs))
@@ -223,7 +223,7 @@ def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[
 
 
 def _by_length(jobs: Sequence[RunSpec]) -> Iterable[RunSpec]:
-    """One job for each dataset and trainer: their seeds do not change the length of training."""
+    """One job for each dataset and trainer: seeds do not change the length of training."""
 
     def key(job: RunSpec) -> str:
         data = {**job.config.record["data"], "seed": None}
@@ -233,14 +233,14 @@ def _by_length(jobs: Sequence[RunSpec]) -> Iterable[RunSpec]:
 
 
 def _training_length(job: RunSpec) -> str:
-    """The steps and epochs of a job."""
+    """The number of steps and epochs of a job."""
     options: TrainerOptions = job.config.create("trainer")
     steps_per_epoch = load_data(job.config).steps_per_epoch(options.devices * options.num_nodes)
     return options.budget(steps_per_epoch)
 
 
 def _wandb(config: RunConfig, group: str) -> str:
-    """Where a run is logged."""
+    """Whether and where W&B logs a run."""
     options: LoggerOptions = config.create("logger")
     mode, why = options.mode()
     if mode == "off":

@@ -1,4 +1,4 @@
-"""The table of `attention-lab list attention`, read from the mechanisms themselves."""
+"""The table of `attention-lab list attention`, made from each mechanism's `info`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from attention_lab.attention import AttentionLayer, MechanismInfo
 from attention_lab.config.components import check_node, create
 from attention_lab.config.compose import composed, group_options, option_description
 
-#: What a mechanism is made of; ``attention/score=cosine`` exchanges a part.
+#: The parts of a mechanism, each a config group: ``attention/score=cosine`` replaces one.
 AXES = ("score", "normalizer", "positions", "mask", "feature_map")
 HEADER = (
     "",
@@ -25,7 +25,7 @@ HEADER = (
 WIDTH = 64
 NOTES = """
 causal     can be causal, and then decodes step by step with a cache of the size `state`
-weights    shows which keys it looked at
+weights    can return its attention weights
 num_kv_heads   fewer key than query heads are possible: attention.num_kv_heads=2
 cross      attends to another sequence, too, as a decoder does to the source
 Costs grow with L queries, S keys, their width d, and a mechanism's own sizes: a hidden units, f
@@ -33,7 +33,7 @@ features, K slots, m landmarks, r of a latent. Every mechanism takes padding."""
 
 
 def table(extra: Path | None) -> Iterator[str]:
-    """The lines: each mechanism, then the parts that can be exchanged in it.
+    """Yield the lines of the table: all mechanisms, then the options of each part.
 
     Args:
         extra: the user's own config directory.
@@ -63,7 +63,7 @@ def _row(name: str, file: Path, extra: Path | None) -> tuple[str, ...]:
     try:
         check_node(name, node, AttentionLayer)
         layer: AttentionLayer = create(node)(WIDTH)
-    except ValueError as error:  # of a user's own: the others can still be listed
+    except ValueError as error:  # of a user's mechanism: the others are still listed
         return name, f"cannot be used: {error}"
     can: MechanismInfo = layer.info
     flags = (can.causal, can.weights, can.grouped_heads, can.cross_attention)

@@ -1,4 +1,4 @@
-"""`attention-lab list`: what there is, one line each, read from the configs and the code."""
+"""`attention-lab list`: list the options of config groups, one line each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ GROUPS = ("attention", "data", "model", "experiment")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """List the options of one config group, or of all that make a comparison."""
+    """List the options of one config group or, by default, of all in :data:`GROUPS`."""
     parser = Parser("list", __doc__)
     parser.add_argument("group", nargs="?", choices=GROUPS, help="default: all of them")
     parser.add_argument("--config-dir", type=Path, help="your own config groups, listed too")
@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     if chosen.config_dir and not chosen.config_dir.is_dir():
         return fail(f"--config-dir {chosen.config_dir}: no such directory", 2)
     if chosen.group == "attention":
-        from attention_lab.cli.list_attention import table  # torch takes seconds to import
+        from attention_lab.cli.list_attention import table  # imports torch, which takes seconds
 
         echo(*"\n".join(table(chosen.config_dir)).split("\n"))
         return 0

@@ -1,4 +1,4 @@
-"""Lines of text for the metrics of a run, beside those of the baselines."""
+"""Format the metrics of a run beside those of the baselines."""
 
 from collections.abc import Iterator, Mapping
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 def metric_lines(
     metrics: Mapping[str, float], split: str, baselines: Mapping[str, Mapping[str, float]]
 ) -> Iterator[str]:
-    """A line for each metric.
+    """Yield a line for each metric.
 
     Args:
-        metrics: by name.
+        metrics: the run's metrics by name.
         split: "validation" or "test".
-        baselines: some of these metrics for the trivial and each shortcut baseline, by its name.
+        baselines: metrics of each baseline, by its name; some may be missing.
     """
     width = max(map(len, metrics))
     for name, value in metrics.items():

@@ -1,4 +1,4 @@
-"""The directories that Hydra makes for a command, removed again if the command fails early."""
+"""Choose the directories that Hydra creates, and remove them if the command fails early."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,20 +10,21 @@ from attention_lab.training.distributed import cluster_environment
 
 
 class OutputDirectories(Callback):
-    """A Hydra callback: names the directory of a run or a sweep, and records what Hydra makes.
+    """A Hydra callback that chooses a run's directory, and records which directories are new.
 
-    Hydra creates the callback itself, so the state is the class's: a process runs one command.
+    Hydra creates the callback itself, so its state is in class attributes; a process runs one
+    command at a time.
     """
 
-    #: Of the run or of the sweep, once it is known.
+    #: The directories of the run and of the sweep; None until they are known.
     run: ClassVar[Path | None] = None
     sweep: ClassVar[Path | None] = None
-    #: Directories that do not exist before the command, innermost first.
+    #: Directories that did not exist before the command, innermost first.
     made: ClassVar[list[Path]] = []
 
     @classmethod
     def reset(cls) -> None:
-        """Forget an earlier command of this process."""
+        """Clear the state that an earlier command of this process has left."""
         cls.run, cls.sweep, cls.made = None, None, []
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -33,7 +34,7 @@ class OutputDirectories(Callback):
             cls._remember(directory)
             return
         cls._remember(directory.parent)
-        if cluster_environment.rank() > 0:  # the run's directory is rank 0's
+        if cluster_environment.rank() > 0:  # rank 0 creates the run's directory
             directory = directory.parent
         else:
             directory = cls.run = _new_directory(directory)
@@ -53,7 +54,7 @@ class OutputDirectories(Callback):
 
     @classmethod
     def discard(cls) -> None:
-        """Remove the directories that the command made, unless they hold anything."""
+        """Remove the directories that the command created, unless they hold runs."""
         if cls.sweep is not None:
             found = list(cls.sweep.glob("*"))
             if {path.name for path in found} <= {"multirun.yaml", ".lock"}:
@@ -79,7 +80,7 @@ def _new_directory(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
-                directory.mkdir()  # of two processes, one succeeds
+                directory.mkdir()  # atomic: of two processes, one succeeds
                 return directory
             except FileExistsError:
                 number += 1

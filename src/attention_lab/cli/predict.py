@@ -93,7 +93,7 @@ def _predictor(chosen: argparse.Namespace) -> "Predictor":
 
 
 def _write(lines: Sequence[str]) -> None:
-    """Write lines without delay: unchanged to a file or a pipe, printable to a terminal."""
+    """Write and flush lines: unchanged to a file or a pipe, without controls to a terminal."""
     if sys.stdout.isatty():
         echo(*lines)
         return

@@ -1,7 +1,7 @@
-"""`attention-lab train --from RUN`: the config of a recorded run, read as data.
+"""`attention-lab train --from RUN`: read the config of a recorded run as data.
 
-A run may come from a stranger, so nothing in its config controls Hydra: the composed config has no
-defaults list, no ``hydra`` section and no interpolation of the recorded one.
+A run may come from a stranger, so its config must not control Hydra: its defaults list, its section
+``hydra`` and its interpolations are not used.
 """
 
 import re
@@ -11,23 +11,23 @@ from typing import Any
 
 from attention_lab.config.compose import WrongCommand
 
-#: Config groups in which an override can choose another option than the recorded one.
+#: An override that chooses an option of a group, in groups where that is possible.
 SWITCHED = re.compile(r"((?:attention|optimizer|trainer|logger)(?:/\w+)*)=")
-#: Config groups in which it cannot: their options only fit certain options of other groups.
+#: The same in groups where it is not: their options only fit certain options of other groups.
 FIXED = re.compile(r"((?:data|model|task|experiment)(?:/\w+)*)=")
 MISSING = "???"
 REFERENCES = ("${attention}", "${seed}")
 
 
 def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The config for Hydra to compose; without overrides the result equals the recorded config.
+    """The primary config with which Hydra repeats a run; without overrides, nothing changes.
 
     Args:
         run: the run's directory.
-        overrides: of the command line.
+        overrides: the overrides on the command line.
 
     Raises:
-        WrongCommand: if there is no config that can be read, or if an override cannot work with it.
+        WrongCommand: if the config cannot be read, or an override cannot be combined with it.
     """
     from attention_lab.tracking.run_directory import read_config
 
@@ -45,20 +45,20 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     for group in groups:
         _remove(config, group.split("/"))
     if any(re.match(r"[+~]*data\.", override) for override in overrides):
-        config.pop("data_files", None)  # hashes of the files, which may be others now
+        config.pop("data_files", None)  # the overrides may name other files
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     config = _without_interpolations(run, config, given)
     return {"defaults": ["settings", *({group: None} for group in groups), "_self_"], **config}
 
 
 def _switched(overrides: Sequence[str]) -> list[str]:
-    """The groups in which overrides choose an option, without subgroups of one another."""
+    """The groups whose option an override chooses, without subgroups of such groups."""
     groups = [match[1] for match in map(SWITCHED.match, overrides) if match]
     return [each for each in groups if not any(each.startswith(f"{other}/") for other in groups)]
 
 
 def _remove(config: dict[str, Any], path: Sequence[str]) -> None:
-    """Remove a value deep inside, if it is there."""
+    """Remove the value at a path of keys, if it exists."""
     *around, last = path
     for key in around:
         config = config[key] if isinstance(config.get(key), dict) else {}
@@ -66,9 +66,10 @@ def _remove(config: dict[str, Any], path: Sequence[str]) -> None:
 
 
 def _with_references(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the references that the shipped ones have, so that overrides reach all of it.
+    """The config with ``${attention}`` and ``${seed}`` restored, so that overrides reach copies.
 
-    Models take the section ``attention``, and datasets the ``seed``; a record repeats both.
+    Shipped models refer to the section ``attention`` and datasets to ``seed``. A recorded config
+    has copies in place of these references.
     """
     model, data, attention = config.get("model"), config.get("data"), config.get("attention")
     if isinstance(model, dict) and isinstance(attention, dict):
@@ -80,10 +81,10 @@ def _with_references(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_interpolations(run: Path, value: Any, given: Collection[str], path: str = "") -> Any:
-    """A value without what OmegaConf would look up: an override has to give a value for it.
+    """A value in which overridden interpolations are replaced by ``???``, a missing value.
 
     Raises:
-        WrongCommand: if none does.
+        WrongCommand: if no override replaces an interpolation.
     """
     if isinstance(value, dict):
         return {

@@ -9,7 +9,7 @@ from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
 from attention_lab.printing import echo, rich_console
 
-#: Characters of a directory's name that stay readable; file systems allow 255 bytes.
+#: Longer names of directories, in characters, are shortened; file systems allow 255 bytes.
 _LONGEST_NAME = 60
 
 
@@ -63,17 +63,17 @@ def report(
     wandb: bool = False,
     evaluation: str | None = None,
 ) -> int:
-    """Report on sweeps; the exit code is 1 if files cannot be used, 2 for wrong arguments.
+    """Compare the runs of sweeps; returns 1 if files cannot be used, 2 for wrong arguments.
 
     Args:
         sweeps: directories of sweeps or runs.
         baseline: the group to compare with, by label or overrides.
         output: output directory; None means the sweep or, for several, a directory with their names
             beside the first. An evaluation gets a subdirectory, so that it does not replace the
-            report of the runs' own tests.
+            report of the runs' own test metrics.
         metric: the test metric to compare by; None means the monitored one.
         wandb: whether to also log the report to W&B.
-        evaluation: the evaluation to compare, such as "beam=5"; None means the runs' own tests.
+        evaluation: the evaluation to compare, as "beam=5"; None: the runs' own test metrics.
     """
     # Matplotlib would warn if it cannot cache its fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -116,7 +116,7 @@ def report(
 
 
 def _output_directory(sweeps: Sequence[Path], evaluation: str | None) -> Path:
-    """The default output directory, which never replaces a report of other runs or other tests.
+    """The default output directory: different for other runs and for other evaluations.
 
     Raises:
         ValueError: if it is a symbolic link.

@@ -8,7 +8,7 @@ from typing import Any
 
 from attention_lab.cli import warn
 
-#: Decoding options and the arguments of the task that they replace.
+#: Decoding options, and the arguments of the task that they replace.
 DECODING = {"beam": "beams", "length_penalty": "length_penalty"}
 
 
@@ -55,7 +55,7 @@ def number(least: float, most: float = float("inf")) -> Callable[[str], float]:
 
 
 def given(chosen: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
-    """The values of the options that were given, under the names that ``names`` maps them to."""
+    """The values of the options that were given, renamed from option to argument by ``names``."""
     values = {name: getattr(chosen, option) for option, name in names.items()}
     return {name: value for name, value in values.items() if value is not None}
 

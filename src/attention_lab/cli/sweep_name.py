@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def sweep_name(config: "DictConfig") -> str:
-    """A readable name with a hash of all that decides which runs a sweep has.
+    """A readable name, with a hash of everything that determines the runs of a sweep.
 
     Args:
-        config: the command's, with Hydra's own settings; what is swept is in those.
+        config: the command's config, with the section ``hydra``, which holds the swept values.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf

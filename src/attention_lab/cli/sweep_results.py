@@ -1,4 +1,4 @@
-"""What `attention-lab train -m` prints at its end: the report, and what remains to be done."""
+"""Print what `attention-lab train -m` ends with: the report, and what is left to do."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from attention_lab.printing import counted, echo
 
 
 def report_sweep(sweep: Path) -> int:
-    """Compare the runs of a sweep; the exit code is 1 unless all of them finished."""
+    """Report on a sweep; returns the exit code, which is 1 unless all runs finished."""
     from attention_lab.cli.report import report
     from attention_lab.reports.runs import read_runs
 

@@ -14,12 +14,12 @@ from attention_lab.printing import counted, echo
 
 #: Seconds between two uploads with --watch.
 INTERVAL = 30.0
-#: The most levels of directories from a given directory down to a run.
+#: Levels of directories that are searched for runs, including the given directory.
 DEPTH = 4
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Upload all runs that have ended; with ``--watch``, also those that end later."""
+    """Upload all runs that have ended; with ``--watch``, also runs that end later."""
     parser = Parser("sync", __doc__)
     parser.add_argument(
         "directories",
@@ -84,14 +84,14 @@ def _is_active(directory: Path) -> bool:
     noted = [path.parent for each in patterns for path in directory.glob(each + IN_QUEUE)]
     try:
         return bool(in_queue(noted))
-    except NoQueue:  # none is here, or none answers
+    except NoQueue:  # no SLURM here, or it does not answer
         return False
 
 
 def _upload(directories: Sequence[Path]) -> int:
     """Upload the parts that are complete, each once; returns the exit code.
 
-    W&B appends each part to the earlier ones of its run. If one fails, it uploads no later part.
+    W&B appends each part to the earlier parts of its run. After one fails, no other is uploaded.
     """
     from attention_lab.tracking.lock import is_locked
     from attention_lab.tracking.record_files import link_out

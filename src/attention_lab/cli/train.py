@@ -51,7 +51,7 @@ UNWRITABLE = {
 
 
 class Task(ABC):
-    """Hydra's task function for a single run. It keeps errors, which Hydra would print itself."""
+    """Hydra's task function for a single run; it keeps errors, which Hydra would print itself."""
 
     def __init__(self) -> None:
         self.errors: list[Exception] = []
@@ -93,10 +93,10 @@ class Train(Task):
 
 
 def run(arguments: Sequence[str], task: Task | None = None) -> int:
-    """Train as the arguments say; the result is the exit code.
+    """Run `attention-lab train ARGUMENTS…`; returns the exit code.
 
     Args:
-        arguments: of the command, read by Hydra.
+        arguments: the arguments of the command: overrides and flags.
         task: what to do with a single run; None means to train it.
     """
     if any(argument.startswith("--e") for argument in arguments):
@@ -125,7 +125,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         OutputDirectories.discard()
         return fail(explain(error, arguments), 2)
-    except ValueError as error:  # of the command: the task keeps those of a run
+    except ValueError as error:  # the command is invalid; errors of a run are in task.errors
         return _refused(error)
     except Exception as error:
         task.errors.append(error)
@@ -136,7 +136,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
 
 
 def _hydra_main(config_name: str, arguments: Sequence[str], task: Task) -> Callable[[], None]:
-    """A function in which Hydra composes the config, and calls the task or the launcher."""
+    """A function in which Hydra composes the config and calls the task or the launcher."""
     sys.argv = ["attention-lab train", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors, so that they are reported in one line
     OmegaConf.register_new_resolver(
@@ -151,7 +151,7 @@ def _hydra_main(config_name: str, arguments: Sequence[str], task: Task) -> Calla
 
 
 def _recorded(run: str, arguments: Sequence[str]) -> str:
-    """The name by which Hydra finds the config of a recorded run."""
+    """Register the config of a recorded run with Hydra; returns its name there."""
     from attention_lab.cli.recorded_config import recorded_config
 
     flags = flags_last(arguments)
@@ -160,16 +160,16 @@ def _recorded(run: str, arguments: Sequence[str]) -> str:
     if not run:
         raise WrongCommand(f"{FROM}: needs a run's directory")
     overrides = [argument for argument in flags if not argument.startswith("-")]
-    name = "from:run"  # without the path: Hydra would take its slashes for groups
+    name = "from:run"  # without the path: Hydra reads slashes as config groups
     try:
         ConfigStore.instance().store(name, recorded_config(Path(run), overrides))
-    except OmegaConfBaseException as error:  # as of a key that is no text
+    except OmegaConfBaseException as error:  # for example, a key is not text
         raise WrongCommand(f"{FROM} {run}: {str(error).partition(chr(10))[0]}") from None
     return name
 
 
 def _block_slurm_signals() -> None:
-    """In a SLURM job, block the signals at which a run saves until it handles them."""
+    """In a SLURM job, block the signals that tell a run to save, until it can handle them."""
     if "SLURM_JOB_ID" not in os.environ:
         return
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # preemption.py takes seconds to import
@@ -178,7 +178,7 @@ def _block_slurm_signals() -> None:
 
 
 def _interrupted() -> int:
-    """Report Ctrl-C and how to resume; the exit code."""
+    """Report Ctrl-C and how to resume; returns the exit code."""
     sweep = OutputDirectories.sweep
     if sweep is not None and (queued := queued_jobs(sweep)):
         echo(*queued.split("\n"))
@@ -215,7 +215,7 @@ def _print_result(result: "RunResult", directory: Path) -> None:
 
 
 def _refused(error: Exception) -> int:
-    """Report what is wrong with the command or the config; nothing was trained. The exit code."""
+    """Report an invalid command or config: nothing was trained. Returns the exit code."""
     from attention_lab.tracking.run_directory import RunExists
 
     if not isinstance(error, RunExists):  # an existing run's directory must stay
@@ -224,7 +224,7 @@ def _refused(error: Exception) -> int:
 
 
 def _failed(error: Exception) -> int:
-    """Report why a single run failed, or was not started; the exit code."""
+    """Report why a single run failed or was not started; returns the exit code."""
     if isinstance(error, WrongCommand):
         return _refused(error)
 
@@ -234,7 +234,7 @@ def _failed(error: Exception) -> int:
 
     is_agreed = isinstance(error, RunExists | ConfigError | Diverged)  # raised on all ranks
     if is_agreed and cluster_environment.rank() > 0:
-        time.sleep(GRACE)  # rank 0 reports it, and its launcher then ends this process
+        time.sleep(GRACE)  # rank 0 reports it; the launcher then ends this process
     if isinstance(error, RunExists | ConfigError | OmegaConfBaseException):
         return _refused(error)
     if isinstance(error, Diverged):
