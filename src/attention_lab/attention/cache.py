@@ -1,4 +1,4 @@
-"""What step-by-step decoding remembers."""
+"""The cache of step-by-step decoding."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class Cache:
-    """The past of one layer that runs step by step.
+    """The cache of one layer in step-by-step decoding.
 
-    In self-attention, give a new one with the first positions of a sequence and the same one with
-    those that follow. The layer decides what to keep: keys and values, a latent, or a state that
-    does not grow. For attention to another sequence, ``layer.remember(memory)`` makes one, which
-    holds its keys and values once and for all.
+    In self-attention, pass a new cache with the first positions of a sequence, and the same cache
+    with the positions that follow. The layer decides what to keep: keys and values, a latent, or a
+    state that does not grow. For attention to another sequence, ``layer.remember(memory)`` makes a
+    cache of its keys and values.
 
     Args:
-        tensors: what to keep from the beginning, (B, …) each.
+        tensors: the initial content, (B, …) each.
         is_memory: whether they are the keys and values of another sequence.
     """
 
@@ -29,29 +29,29 @@ class Cache:
         self.is_memory = is_memory
 
     def extend(self, **new: Tensor) -> list[Tensor]:
-        """Append tensors (…, n, width) to those of the same names; returns each as a whole."""
+        """Append tensors (…, n, width) to those of the same names; returns the results."""
         for name, tensor in new.items():
             past = self.tensors.get(name)
             self.tensors[name] = tensor if past is None else torch.cat([past, tensor], dim=-2)
         return [self.tensors[name] for name in new]
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
-        """Keep these instead of what there was."""
+        """Replace the whole content."""
         self.tensors = dict(tensors)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some rows of the batch, (R,) int64; one may be taken more than once."""
+        """Keep only some rows of the batch, (R,) int64; a row may be repeated."""
         self.tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
 
     @property
     def size(self) -> int:
-        """Bytes kept, counted from the tensors themselves."""
+        """Size in bytes, counted from the tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 
 @contextmanager
 def restored_on_failure(cache: Cache | None) -> Iterator[None]:
-    """A step that fails leaves the past as it was."""
+    """Restore the cache if the step fails."""
     before = None if cache is None else (cache.length, dict(cache.tensors))
     try:
         yield

@@ -15,7 +15,7 @@ from attention_lab.argument_checks import check_positive
 
 
 class Mask(ABC):
-    """A predicate over index tensors; pure, so that backends may evaluate it anywhere."""
+    """A predicate over index tensors. It is pure, so that backends may evaluate it anywhere."""
 
     @abstractmethod
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -31,16 +31,16 @@ class Mask(ABC):
 
     @property
     def depends_on_query(self) -> bool:
-        """Whether different queries may see different keys; padding hides a key from all alike."""
+        """Whether visible keys differ between queries; padding hides a key from all queries."""
         return True
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether a query may see keys after its own position."""
+        """Whether a query may attend to keys after its own position."""
         return True
 
-    def check(self, batch: int, heads: int, queries: int, keys: int) -> None:  # noqa: B027  # most fit all
-        """Raise ValueError if the mask does not fit a batch of so many heads, queries and keys."""
+    def check(self, batch: int, heads: int, queries: int, keys: int) -> None:  # noqa: B027  # most masks fit any size
+        """Raise ValueError if the mask does not fit these sizes."""
 
     def __and__(self, other: "Mask") -> "Mask":
         if not isinstance(other, Mask):
@@ -65,7 +65,7 @@ class Mask(ABC):
     ) -> Tensor:
         """The mask as a bool tensor that broadcasts to (batch, heads, queries, keys).
 
-        Dimensions that the predicate does not look at stay of size 1. The first query is at
+        Dimensions on which the predicate does not depend have size 1. The first query is at
         position ``start``, the first key at 0.
         """
 
@@ -94,7 +94,7 @@ class NoMask(Mask):
 
 @dataclass(frozen=True)
 class Pair(Mask):
-    """Two masks in one."""
+    """Base class of masks that combine two others."""
 
     left: Mask
     right: Mask
@@ -110,7 +110,7 @@ class Pair(Mask):
 
 @dataclass(frozen=True)
 class And(Pair):
-    """May look where both masks allow it."""
+    """Visible where both masks allow it."""
 
     @property
     def looks_ahead(self) -> bool:
@@ -122,7 +122,7 @@ class And(Pair):
 
 @dataclass(frozen=True)
 class Or(Pair):
-    """May look where at least one of the masks allows it."""
+    """Visible where at least one of the two masks allows it."""
 
     @property
     def looks_ahead(self) -> bool:
@@ -134,7 +134,7 @@ class Or(Pair):
 
 @dataclass(frozen=True)
 class Causal(Mask):
-    """No look ahead: key position ≤ query position (Vaswani et al. 2017, §3.2.3).
+    """Hides later keys: key position ≤ query position (Vaswani et al. 2017, §3.2.3).
 
     Positions count from the start of both sequences, so lengths may differ.
     """
@@ -149,7 +149,7 @@ class Causal(Mask):
 
 @dataclass(frozen=True, eq=False)
 class Padding(Mask):
-    """Only real keys: ``valid`` (B, S) bool is True where the key is not padding."""
+    """Hides padding: ``valid`` (B, S) bool is True for real keys."""
 
     valid: Tensor
 
@@ -180,11 +180,11 @@ class Padding(Mask):
 
 @dataclass(frozen=True, eq=False)
 class Dense(Mask):
-    """What a bool tensor spells out: ``visible`` (B or 1, H or 1, L, S), True = may look.
+    """A mask given as a bool tensor: ``visible`` (B or 1, H or 1, L, S), True = may attend.
 
     Raises:
-        ValueError: if it is no bool tensor of four dimensions; a float mask would be added to
-            logits, which is not what every mechanism has.
+        ValueError: if it is not a bool tensor of four dimensions. (A float mask would be added to
+            logits, and not every mechanism has logits.)
     """
 
     visible: Tensor
@@ -193,7 +193,7 @@ class Dense(Mask):
         if self.visible.dtype != torch.bool or self.visible.ndim != 4:
             raise ValueError(
                 "a mask is a bool tensor (batch, heads, queries, keys), True where a query may "
-                f"look; got {self.visible.dtype} of shape {tuple(self.visible.shape)}"
+                f"attend; got {self.visible.dtype} of shape {tuple(self.visible.shape)}"
             )
 
     def check(self, batch: int, heads: int, queries: int, keys: int) -> None:
@@ -261,7 +261,7 @@ class Dilated(Mask):
 
 @dataclass(frozen=True)
 class PrefixLM(Mask):
-    """The first ``prefix`` keys for everybody, causal after them (Raffel et al. 2020, §3.2.1)."""
+    """The first ``prefix`` keys are visible to all, later ones causally (Raffel et al. 2020)."""
 
     prefix: int = 8
 
@@ -274,7 +274,7 @@ class PrefixLM(Mask):
 
 @dataclass(frozen=True)
 class BlockSparse(Mask):
-    """One's own block, and the last ``summary`` keys of every block.
+    """The keys of the query's own block, and the last ``summary`` keys of every block.
 
     The "fixed" pattern of Child et al. 2019, §4.3 (causal there: compose with ``Causal``).
     """
@@ -295,10 +295,9 @@ class BlockSparse(Mask):
 
 @dataclass(frozen=True)
 class GlobalTokens(Mask):
-    """The first ``count`` positions see everything and are seen by all (Beltagy et al. 2020, §3.1).
+    """The first ``count`` positions attend to all, and all attend to them (Beltagy et al. 2020).
 
-    On its own it lets nobody else see anybody: combine it, as in ``SlidingWindow() |
-    GlobalTokens()``.
+    All other pairs are hidden, so combine it, as in ``SlidingWindow() | GlobalTokens()``.
     """
 
     count: int = 1

@@ -1,7 +1,7 @@
 """Normalizers: logits (B, H, L, S) → weights over the keys.
 
-The caller has already pushed the logits of hidden keys to the lowest finite number, and sets their
-weights to zero afterwards. So a normalizer need not know the mask, unless it counts the keys.
+The caller sets the logits of hidden keys to the lowest finite number before, and their weights to
+zero afterwards. A normalizer needs the mask only if it counts the visible keys.
 """
 
 from abc import ABC, abstractmethod
@@ -20,9 +20,9 @@ class Normalizer(nn.Module, ABC):
     #: weights = …, and who published it.
     formula: ClassVar[str]
     paper: ClassVar[str]
-    #: Whether the weights of a query that sees anything sum to 1.
+    #: Whether the weights of a query with visible keys sum to 1.
     sums_to_one: ClassVar[bool] = True
-    #: Whether a visible key may get exactly no weight.
+    #: Whether a visible key may have weight 0.
     sparse: ClassVar[bool] = False
     #: Whether only logits above 0 get weight.
     needs_positive: ClassVar[bool] = False
@@ -90,7 +90,7 @@ class SoftmaxPlusOne(Normalizer):
     sums_to_one = False
 
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
-        # The 1 is one more key, with logit 0 and nothing to say.
+        # The 1 is one more key, with logit 0 and value 0.
         silent = torch.zeros_like(logits[..., :1])
         return torch.cat([logits, silent], dim=-1).softmax(dim=-1)[..., :-1]
 
@@ -177,7 +177,7 @@ class TopK(Normalizer):
     """softmax over the k largest logits, nothing for the rest (Gupta et al. 2021).
 
     Args:
-        k: keys that get weight; of equal logits the first ones.
+        k: number of keys with weight; of equal logits the first ones.
 
     Raises:
         ValueError: if k is below 1.
@@ -193,7 +193,7 @@ class TopK(Normalizer):
         self.k = k
 
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
-        # topk would leave it open which of equal logits it takes.
+        # torch.topk does not define which of equal logits it takes.
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         # A mask, not a slice, so that torch.export can keep the length dynamic.
         dropped = torch.arange(logits.shape[-1], device=logits.device) >= self.k
@@ -202,7 +202,7 @@ class TopK(Normalizer):
 
 
 def _count(logits: Tensor, visible: Tensor | None) -> Tensor:
-    """How many keys each query sees, (…, L, 1), in the logits' dtype; at least 1."""
+    """The number of visible keys of each query, (…, L, 1), in the logits' dtype; at least 1."""
     if visible is None:
         return logits.new_tensor(float(logits.shape[-1]))
     keys = visible.expand(*visible.shape[:-1], logits.shape[-1])

@@ -1,4 +1,4 @@
-"""Positions inside attention: they turn or shift queries and keys, or add to the logits.
+"""Positional encodings inside attention: they change queries and keys, or add to the logits.
 
 The first key is at position 0 and the first query at ``start``, so that step-by-step decoding and
 the whole pass agree.
@@ -16,7 +16,7 @@ from attention_lab.attention.precision import wide, without_autocast
 
 
 class Positions(nn.Module, ABC):
-    """How attention knows where queries and keys stand.
+    """Base class of positional encodings of queries and keys.
 
     Args:
         num_heads: number of query heads, H.
@@ -50,7 +50,7 @@ class Positions(nn.Module, ABC):
         """Raise ValueError if there are no positions for so many queries or keys."""
 
     def place(self, query: Tensor, key: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Queries (B, H, L, E) and keys (B, H_kv, S, E) that know their positions."""
+        """Queries (B, H, L, E) and keys (B, H_kv, S, E) with their positions encoded."""
         return query, key
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor | None:
@@ -59,7 +59,7 @@ class Positions(nn.Module, ABC):
 
 
 class NoPositions(Positions):
-    """Attention to a set (Kazemnejad et al. 2023: with a causal mask it can learn to count)."""
+    """No positional encoding (Kazemnejad et al. 2023: with a causal mask it can learn to count)."""
 
     formula = ""
     paper = "Kazemnejad et al. 2023"
@@ -90,7 +90,7 @@ class Learned(Positions):
     Args:
         num_heads: number of query heads.
         head_dim: width of one head.
-        max_length: number of positions there are.
+        max_length: number of learned positions.
 
     Raises:
         ValueError: if a size is below 1, or (when called) if a sequence is longer.
@@ -119,9 +119,9 @@ class Learned(Positions):
 
 
 class Rotary(Positions):
-    """Pairs of components turned by position times frequency (Su et al. 2021, eq. 14–15).
+    """Pairs of components rotated by position times frequency (Su et al. 2021, eq. 14–15).
 
-    q·k then depends on contents and distance only. Component i is paired with i + E/2.
+    q·k then depends on the contents and the distance only. Component i is paired with i + E/2.
 
     Args:
         num_heads: number of query heads.
@@ -178,7 +178,7 @@ class T5Bias(Positions):
         max_distance: where the last bucket begins.
 
     Raises:
-        ValueError: if the buckets are no multiple of 4 or the distance is within the single ones.
+        ValueError: if ``buckets`` is not a multiple of 4, or ``max_distance`` is too small for it.
     """
 
     formula = "l + b[bucket(j − i)]"
@@ -212,7 +212,7 @@ class T5Bias(Positions):
 class Shaw(Positions):
     """logits + q · a[j − i] / √E, learned vectors for clipped distances (Shaw et al. 2018, eq. 4).
 
-    Those of the keys only; the paper finds that the values' add nothing (ibid., table 3).
+    Only those of the keys; the paper finds that those of the values add nothing (ibid., table 3).
 
     Args:
         num_heads: number of query heads.

@@ -1,4 +1,4 @@
-"""Where half precision is not enough."""
+"""Single precision where half precision is not enough."""
 
 import functools
 from collections.abc import Callable
@@ -11,18 +11,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def wide(x: Tensor) -> Tensor:
-    """The tensor in at least single precision."""
+    """Convert half-precision tensors to float32; leave others unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
-    """Softmax over the last dimension; zeros, with zero gradient, where nothing is visible."""
+    """Softmax over the last dimension; zeros, with zero gradient, for rows without visible keys."""
     hidden, lowest = ~visible, torch.finfo(logits.dtype).min
     return logits.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0.0)
 
 
 def without_autocast(method: Function) -> Function:
-    """A method of (query, …) or (inputs, …) that automatic mixed precision leaves alone."""
+    """Decorate a method of (query, …) or (inputs, …) to run without autocast."""
 
     @functools.wraps(method)
     def run(self: Any, query: Any, *arguments: Any, **named: Any) -> Any:
