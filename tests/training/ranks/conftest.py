@@ -47,7 +47,7 @@ def two(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def sharded(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, of processes that share the model out."""
+    """The same, with a sharded model."""
     directory = tmp_path_factory.mktemp("sharded") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
