@@ -171,6 +171,6 @@ def test_the_reason_of_an_unexpected_exit_is_recorded(tmp_path: Path) -> None:
 
     log = tmp_path / "log.txt"
     assert exit_reason(Dead(-11), log) == "killed by SIGSEGV"
-    assert exit_reason(Dead(-9), log).startswith("killed by SIGKILL, as the system does")
+    assert exit_reason(Dead(-9), log) == "killed by SIGKILL (out of memory?)"
     log.write_text("Traceback\nValueError: no\n\n")
     assert exit_reason(Dead(1), log) == "exit code 1: ValueError: no"
