@@ -53,7 +53,7 @@ class Saves:
         return self
 
     def __exit__(self, *_: object) -> None:
-        Checkpoints.on_validation_end = self._save  # type: ignore[method-assign]
+        Checkpoints.on_validation_end = self._save  # type: ignore[method-assign]  # as it was
 
 
 def share_of_a_run(overrides: list[str], directory: Path) -> None:

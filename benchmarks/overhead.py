@@ -83,7 +83,7 @@ def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
     scheduler = run.task.optimizer_options.scheduler(optimizer, steps)
     batches = run.data.train_dataloader()
     for epoch in itertools.count():
-        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # our own sampler
         for batch in batches:
             optimizer.zero_grad()
             logits = model(batch.source, batch.target[:, :-1])

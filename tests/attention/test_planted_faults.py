@@ -19,8 +19,8 @@ from attention_lab.attention import (
     Softmax,
 )
 from attention_lab.contract import checks as contract
-from attention_lab.contract import transforms
-from attention_lab.contract.checks import Example, example
+from attention_lab.contract import layer_checks, transforms
+from attention_lab.contract.examples import Example, example
 
 DROPOUT = 0.25
 Attended = tuple[Tensor, Tensor | None]
@@ -372,7 +372,7 @@ def low_precision(reference: Callable[[], ScoredAttention] | None) -> Check:
 
 
 def saving(make: Callable[[], ScoredAttention]) -> None:
-    contract.check_saving(make)
+    layer_checks.check_saving(make)
 
 
 def observing(dtype: torch.dtype) -> Check:

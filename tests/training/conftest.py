@@ -1,9 +1,10 @@
-"""What a run left behind, and runs that end early or go on."""
+"""Reads what a run left behind; interrupts and resumes runs."""
 
 import csv
 import errno
 import json
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Container, Mapping
 from multiprocessing.context import ForkServerProcess
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attention_lab.training import fit
+from attention_lab.training.preemption import SIGNALS, Preempted
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.runs import train
@@ -180,6 +182,20 @@ def cut_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
 def train_until_cut(config: dict[str, Any], directory: Path) -> None:
     with pytest.raises(Cut):
         train(config, directory, [])
+
+
+def train_until_stopped(config: dict[str, Any], directory: Path) -> str:
+    """Train until a signal preempts the run; returns the error in its status.json."""
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Preempted) as stopped:
+        train(config, directory, [])
+    assert stopped.value.code == 1
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    status = read_status(directory)
+    assert status["status"] == "preempted"
+    assert not (directory / "result.json").exists()
+    error: str = status["error"]
+    return error
 
 
 def in_a_process(config: dict[str, Any], directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run that a signal stops, at any moment, goes on and ends as if it had not, bit for bit."""
+"""A run that a signal preempts at any moment resumes and ends bit-identical."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ from attention_lab.tracking import run_directory
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint.checkpoint_io import read
-from attention_lab.training.preemption import SIGNALS, SLURM_SIGNALS, Preempted, StopSignals
+from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.runs import train
@@ -36,6 +36,7 @@ from tests.training.conftest import (
     result,
     rows,
     train_until_cut,
+    train_until_stopped,
     training,
 )
 
@@ -44,7 +45,7 @@ Ask = Callable[[Any, str, Callable[[Any], bool]], None]
 
 @pytest.fixture
 def signal_in(monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Sends this process SIGUSR1, once, in a function, when something is so of its argument."""
+    """Sends this process SIGUSR1 once, in a method, when a condition on its object holds."""
 
     def ask(kind: Any, name: str, when: Callable[[Any], bool]) -> None:
         method = getattr(kind, name)
@@ -58,20 +59,6 @@ def signal_in(monkeypatch: pytest.MonkeyPatch) -> Ask:
         monkeypatch.setattr(kind, name, asked)
 
     return ask
-
-
-def train_until_stopped(config: dict[str, Any], directory: Path) -> str:
-    """What status.json says of how it was stopped."""
-    handlers = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(Preempted) as stopped:
-        train(config, directory, [])
-    assert stopped.value.code == 1
-    assert [signal.getsignal(number) for number in SIGNALS] == handlers
-    status = read_status(directory)
-    assert status["status"] == "preempted"
-    assert not (directory / "result.json").exists()
-    error: str = status["error"]
-    return error
 
 
 #: Steps after which anything may be due: nothing, a log, a validation, an epoch, each and both.
@@ -322,6 +309,18 @@ def test_the_time_of_a_part_that_is_saved_in_mid_interval_counts(
     assert kept["validation_seconds"] == 0
 
 
+def test_a_validation_at_the_end_of_an_epoch_is_done_anew(
+    tiny_digits: Compose, tmp_path: Path, signal_in: Ask
+) -> None:
+    config = tiny_digits("attention.dropout=0.2", "data.batch_size=100", "trainer.max_epochs=3")
+    train(config, tmp_path / "whole" / "run", [])
+    for number in (13, 26):
+        signal_in(AttentionTask, "validation_step", lambda self, n=number: self.global_step == n)
+        assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {number}"
+    train(config, tmp_path / "run", [])
+    assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
+
+
 # Real signals
 
 
@@ -411,120 +410,3 @@ def test_a_stopped_command_says_how_it_resumes(tiny_digits: Compose, tmp_path: P
     assert said[-1].startswith("SIGTERM: saved at step ")
     assert said[-1].endswith(f"; the same command with hydra.run.dir={directory} resumes it")
     assert len(said) == 1
-
-
-# SLURM
-
-
-@pytest.fixture
-def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A command of that name, which writes down what it was asked for; in job 7."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    command = folder / "scontrol"
-    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    return command
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_stopped_job_is_requeued_once_it_has_saved(
-    number: signal.Signals,
-    scontrol: Path,
-    config: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    scontrol.write_text(scontrol.read_text() + f"stat {last} > /dev/null\n")
-    step = AttentionTask.training_step
-
-    def signalled(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
-        if self.global_step == 2:
-            os.kill(os.getpid(), number)
-        return step(self, batch, batch_index)
-
-    monkeypatch.setattr(AttentionTask, "training_step", signalled)
-    reason = train_until_stopped(config, tmp_path / "run")
-    assert reason == f"{number.name}: saved at step 3"
-    asked = tmp_path / "asked"
-    if number not in SLURM_SIGNALS:  # but by scancel, or by what requeues it itself
-        assert not asked.exists()
-    else:
-        assert asked.read_text() == "requeue 7\n"
-
-
-def test_a_job_is_requeued_also_while_its_command_is_being_imported(
-    scontrol: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "attention_lab", "train", "data=digits", "trainer=cpu"]
-    process = subprocess.Popen(
-        [*command, "trainer.max_steps=1", f"hydra.run.dir={tmp_path / 'run'}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while _kept_from(process.pid) != {signal.SIGUSR1, signal.SIGUSR2}:
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.send_signal(signal.SIGUSR2)
-    _, said = process.communicate()
-    again = f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it"
-    assert said == f"SLURM job 7 is requeued\nSIGUSR2; {again}\n"
-    assert process.returncode == 1
-    assert (tmp_path / "asked").read_text() == "requeue 7\n"
-
-
-def _kept_from(pid: int) -> set[signal.Signals]:
-    """The signals that a process is to have later; all while it starts another."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (mask,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigBlk"))
-    return {number for number in signal.Signals if mask >> (number - 1) & 1}
-
-
-def test_of_an_array_the_task_is_requeued(
-    scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    Preempted([signal.SIGUSR1]).requeue()
-    assert (tmp_path / "asked").read_text() == "requeue 5_2\n"
-
-
-def test_what_slurm_refuses_is_said_in_a_line(
-    scontrol: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Preempted([signal.SIGUSR2]).requeue()
-    assert capsys.readouterr().err == "SLURM job 7 is requeued\n"
-    scontrol.write_text("#!/bin/sh\necho 'Requested operation\nis disabled' >&2\nexit 1\n")
-    Preempted([signal.SIGUSR2]).requeue()
-    assert capsys.readouterr().err == "not requeued: Requested operation is disabled\n"
-    monkeypatch.setenv("PATH", "")
-    Preempted([signal.SIGUSR2]).requeue()
-    said = capsys.readouterr().err
-    assert said.startswith("not requeued: ")
-    assert "scontrol" in said
-    assert said.count("\n") == 1
-
-
-def test_outside_of_slurm_nothing_is_requeued(
-    scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID")
-    Preempted([signal.SIGUSR1]).requeue()
-    assert not (tmp_path / "asked").exists()
-
-
-def test_a_validation_at_the_end_of_an_epoch_is_done_anew(
-    tiny_digits: Compose, tmp_path: Path, signal_in: Ask
-) -> None:
-    config = tiny_digits("attention.dropout=0.2", "data.batch_size=100", "trainer.max_epochs=3")
-    train(config, tmp_path / "whole" / "run", [])
-    for number in (13, 26):
-        signal_in(AttentionTask, "validation_step", lambda self, n=number: self.global_step == n)
-        assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {number}"
-    train(config, tmp_path / "run", [])
-    assert_identical(tmp_path / "run", tmp_path / "whole" / "run")

@@ -36,8 +36,8 @@ class FeatureMap(nn.Module, ABC):
     def forward(self, x: Tensor, is_query: bool) -> Features:
         """Features of (B, H, L, E).
 
-        Those of a query may be scaled by any positive number, which cancels: its ``log_scale`` is
-        not looked at. That of keys is looked at if it is given.
+        A positive factor of a query's features cancels, so their ``log_scale`` is ignored. The
+        ``log_scale`` of keys is used if it is not None.
         """
 
 

@@ -75,6 +75,7 @@ class AttentionLayer(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         """Let ``inspect.signature`` list the shared options in place of ``**layer``."""
         super().__init_subclass__()
+        # inspect reads this attribute, which the type of a class does not declare.
         cls.__signature__ = _full_signature(cls)  # type: ignore[attr-defined]
 
     def __init__(
@@ -291,7 +292,7 @@ class AttentionLayer(nn.Module, ABC):
 
 def _full_signature(cls: type) -> inspect.Signature:
     """The signature of a constructor, with the shared options in place of its ``**layer``."""
-    own = inspect.signature(cls.__init__)  # type: ignore[misc]
+    own = inspect.signature(cls.__init__)  # type: ignore[misc]  # only read, never called
     _, *parameters = own.parameters.values()
     takes_options = (Unpack[LayerOptions], "Unpack[LayerOptions]")
     if parameters and parameters[-1].annotation in takes_options:

@@ -38,12 +38,12 @@ class Positions(nn.Module, ABC):
 
     @property
     def changes_inputs(self) -> bool:
-        """Whether the class has a :meth:`place` of its own."""
+        """Whether the class overrides :meth:`place`."""
         return type(self).place is not Positions.place
 
     @property
     def adds_to_logits(self) -> bool:
-        """Whether the class has a :meth:`bias` of its own."""
+        """Whether the class overrides :meth:`bias`."""
         return type(self).bias is not Positions.bias
 
     def check_lengths(self, queries: int, keys: int) -> None:  # most have no limit

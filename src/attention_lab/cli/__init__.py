@@ -10,7 +10,7 @@ from attention_lab.config.imports import forget_working_directory
 from attention_lab.printing import echo, printable
 from attention_lab.spelling import nearest
 
-#: Each subcommand, its module, and what it does.
+#: The module and the help line of each subcommand.
 COMMANDS = {
     "train": ("train", "train one run, or with -m a sweep; --dry-run shows what that launches"),
     "evaluate": ("evaluate", "metrics of a finished run, from its checkpoint"),

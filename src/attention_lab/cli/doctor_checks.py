@@ -27,7 +27,7 @@ PATIENCE = 10
 
 
 class Finding(NamedTuple):
-    """One line of output: what it is about, what was found, and a mark."""
+    """The result of one check: its name, a message, and a mark (fine, limited or failed)."""
 
     about: str
     what: str
@@ -153,7 +153,7 @@ def gpus() -> Finding:
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return Finding("GPU", f"none: CUDA_VISIBLE_DEVICES={visible!r} hides them; unset it", LESS)
     what = f"none: torch's CUDA {torch.version.cuda} does not support the driver"
-    return Finding("GPU", f"{what}; `nvidia-smi` shows what it supports", LESS)
+    return Finding("GPU", f"{what}; `nvidia-smi` shows the version that it supports", LESS)
 
 
 def backends() -> Finding:

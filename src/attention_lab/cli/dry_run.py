@@ -123,7 +123,7 @@ def _is_search(config: DictConfig) -> bool:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print what `attention-lab train ARGUMENTS…` would launch, or what is wrong with it."""
+    """Print what `attention-lab train ARGUMENTS…` would launch, or the error in its arguments."""
     dry_run = DryRun()
     logging.disable(logging.INFO)  # messages of a search
     with TemporaryDirectory() as place:

@@ -1,4 +1,4 @@
-"""Print what `attention-lab train -m` ends with: the report, and what is left to do."""
+"""The end of `attention-lab train -m`: print the report, uploads to do and unfinished runs."""
 
 from pathlib import Path
 

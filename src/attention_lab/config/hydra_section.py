@@ -66,7 +66,7 @@ def checked() -> Iterator[None]:
 
 
 class _CheckedLoader(ConfigLoaderImpl):
-    """A config loader that checks what it composes: the command's config and each sweep job's."""
+    """Hydra's config loader, with a check of each composed config: the command's and each job's."""
 
     def load_configuration(self, *args: Any, **named: Any) -> DictConfig:
         config = super().load_configuration(*args, **named)

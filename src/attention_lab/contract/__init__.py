@@ -4,5 +4,5 @@
         [--attention-lab-config-dir CONF] [--attention-lab-mechanism NAME]
 
 It needs ``pytest`` and composes the options of ``conf/attention/``, those of the axes beneath it
-and the ones in ``CONF``. What is tested follows from what a layer's ``info`` declare.
+and the ones in ``CONF``. A layer's ``info`` decides which tests apply to it.
 """

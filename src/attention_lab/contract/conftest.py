@@ -10,7 +10,7 @@ import torch
 
 from attention_lab.attention import AttentionLayer
 from attention_lab.config.compose import group_options
-from attention_lab.contract import checks
+from attention_lab.contract import examples
 from attention_lab.contract.cases import HEAD_DIM, HEADS, Case, cases
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -54,7 +54,7 @@ def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]
     """Each mechanism with each example that it can be given."""
     with_empty_rows = metafunc.definition.get_closest_marker("empty_rows") is not None
     few = metafunc.definition.get_closest_marker("few") is not None
-    masks = checks.MASKS_WITH_EMPTY_ROWS if with_empty_rows else checks.MASKS
+    masks = examples.MASKS_WITH_EMPTY_ROWS if with_empty_rows else examples.MASKS
     for case, mask in product(able, masks):
         layer = case.layer()
         can = layer.info
@@ -68,7 +68,7 @@ def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]
             yield pytest.param(
                 case,
                 partial(
-                    checks.example,
+                    examples.example,
                     mask,
                     queries=queries,
                     keys=keys,
@@ -89,9 +89,9 @@ def seed() -> None:
 
 
 @pytest.fixture
-def it(request: pytest.FixtureRequest) -> checks.Example:
+def it(request: pytest.FixtureRequest) -> examples.Example:
     """An example under one mask, with one pair of lengths."""
-    make: Callable[[], checks.Example] = request.param
+    make: Callable[[], examples.Example] = request.param
     return make()
 
 

@@ -8,9 +8,9 @@ import torch
 from attention_lab.attention import AttentionLayer
 from attention_lab.attention.backends import EAGER
 from attention_lab.config.components import create
-from attention_lab.contract import checks, transforms
+from attention_lab.contract import checks, layer_checks, transforms
 from attention_lab.contract.cases import DROPOUT, WIDTH, Case, compose_attention
-from attention_lab.contract.checks import Example
+from attention_lab.contract.examples import Example
 
 Need = Callable[[AttentionLayer], bool]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -123,21 +123,21 @@ def test_low_precision(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
-    checks.check_autocast(layer, dtype)
+    layer_checks.check_autocast(layer, dtype)
 
 
 def test_saving(case: Case) -> None:
-    checks.check_saving(case.layer)
+    layer_checks.check_saving(case.layer)
 
 
 @pytest.mark.needs(layer=causal)
 def test_decoding(layer: AttentionLayer) -> None:
-    checks.check_decoding(layer)
+    layer_checks.check_decoding(layer)
 
 
 @pytest.mark.needs(layer=across)
 def test_remembering(case: Case) -> None:
-    checks.check_remembering(case.layer(kdim=WIDTH + 4))
+    layer_checks.check_remembering(case.layer(kdim=WIDTH + 4))
 
 
 @pytest.mark.needs(layer=the_fastest_backend)
@@ -177,15 +177,15 @@ def test_meta_device(case: Case) -> None:
 
 
 def test_lengths(layer: AttentionLayer) -> None:
-    checks.check_lengths(layer)
+    layer_checks.check_lengths(layer)
 
 
 def test_bad_input(layer: AttentionLayer) -> None:
-    checks.check_bad_input(layer)
+    layer_checks.check_bad_input(layer)
 
 
 def test_every_knob_turns_something(case: Case) -> None:
-    checks.check_knobs(case.node, lambda node: create(node)(WIDTH).to(case.device))
+    layer_checks.check_knobs(case.node, lambda node: create(node)(WIDTH).to(case.device))
 
 
 def test_own_mask(mask_option: str, request: pytest.FixtureRequest) -> None:
@@ -197,4 +197,4 @@ def test_own_mask(mask_option: str, request: pytest.FixtureRequest) -> None:
         for option in (mask_option, "none")
     )
     if mask_option != "none":
-        checks.check_own_mask(masked, bare, masked.mask, length=40)
+        layer_checks.check_own_mask(masked, bare, masked.mask, length=40)

@@ -1,4 +1,7 @@
-"""Imports and caches that every job needs; the fork server imports this module last."""
+"""Imports and caches that every job needs; the fork server imports this module last.
+
+The unused imports are the point: jobs are forked with these modules loaded.
+"""
 
 import gc
 

@@ -107,7 +107,8 @@ class SafeLogger(Logger):
     @property
     def experiment(self) -> Any:
         """The service's own object, or a dummy if all loggers have failed."""
-        return self.logger.experiment if self.logger else DummyLogger().experiment  # type: ignore[attr-defined]
+        logger: Any = self.logger or DummyLogger()  # Logger declares no experiment
+        return logger.experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.attempt(lambda logger: logger.log_metrics(dict(metrics), step))

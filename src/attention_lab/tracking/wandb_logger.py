@@ -198,7 +198,7 @@ class _SafeWandbLogger(SafeLogger):
             TimeoutError: if the upload takes too long.
             RuntimeError: if the server refused data.
         """
-        run: Any = logger.experiment  # type: ignore[attr-defined]
+        run: Any = logger.experiment  # type: ignore[attr-defined]  # a WandbLogger
         file, log, is_online = run.settings.sync_file, run.settings.log_internal, not run.offline
         try:
             run.finish(exit_code=exit_code)

@@ -78,7 +78,7 @@ class LocalAttention(AttentionLayer):
         return output, weights.to(inputs.query.dtype) if inputs.need_weights else None
 
     def _distance(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
-        """S − p and what is visible, (B, H, L, S); p needs more than half precision."""
+        """The distances s − p, in at least float32, and the visible keys; (B, H, L, S) each."""
         query, visible = inputs.query, inputs.visible()
         size = (*query.shape[:3], inputs.key.shape[2])
         visible = query.new_ones(size).bool() if visible is None else visible.expand(size)

@@ -105,7 +105,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
             if getattr(self, name).state_dict() != kept:
                 raise ValueError(
                     f"data: {name.replace('_', ' ')} is not the checkpoint's, so the data has "
-                    "changed since; evaluate it as it was, or train again"
+                    "changed since training; restore it, or train again"
                 )
 
     def restore(self, state: Mapping[str, Any]) -> None:

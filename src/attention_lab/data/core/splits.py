@@ -34,7 +34,7 @@ def split_by_hash(keys: Iterable[str], train: float, validation: float) -> dict[
 
 
 def shares_without(given: Iterable[str]) -> dict[str, float]:
-    """The share of the training data for each split that has no file of its own.
+    """The fractions of the training file that become the splits without a file.
 
     >>> shares_without(["test"])
     {'train': 0.95, 'validation': 0.05}

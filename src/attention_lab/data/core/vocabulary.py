@@ -331,6 +331,6 @@ def _runs(ids: Iterable[int]) -> list[list[int]]:
 
 def _require_tokenizers() -> None:
     try:
-        import tokenizers  # noqa: F401
+        import tokenizers  # noqa: F401  # only to see whether it is installed
     except ImportError as error:
         raise ImportError("bpe needs tokenizers: pip install 'attention-lab[bpe]'") from error

@@ -37,7 +37,7 @@ class Labels(ClassificationDataModule):
 
     Example: a fine film → good.
 
-    The files are UTF-8. A split without a file of its own gets 5 % of the training texts, chosen by
+    The files are UTF-8. A split without a file gets 5 % of the training texts, chosen by
     a hash of the text, so equal texts stay together. Tokens and labels are those of the training
     split; other tokens become <unk>. Warnings count such tokens, and texts that two splits share.
     With ``whitespace`` tokens, repeated spaces count as one.

@@ -50,7 +50,7 @@ class Pairs(SequenceToSequenceDataModule):
 
     A source may have several targets, one per line. Training has a row for each line. Validation
     and test have a row for each source: its target is the first in the file, but all of them are
-    references. A split without a file of its own gets 5 % of the training sources, chosen by a hash
+    references. A split without a file gets 5 % of the training sources, chosen by a hash
     of the source. Vocabularies are built from the remaining training lines; other tokens become
     <unk>. Warnings count such tokens, and sources that two splits share. With ``whitespace``
     tokens, repeated spaces count as one.

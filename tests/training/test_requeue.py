@@ -1,0 +1,118 @@
+"""A SLURM job that a signal preempts is requeued once its run is saved."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from attention_lab.training.preemption import SIGNALS, SLURM_SIGNALS, Preempted
+from attention_lab.training.tasks.base import AttentionTask
+from tests.training.conftest import train_until_stopped
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fake ``scontrol`` in SLURM job 7 that records its arguments in ``asked``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    command = folder / "scontrol"
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    return command
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_stopped_job_is_requeued_once_it_has_saved(
+    number: signal.Signals,
+    scontrol: Path,
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    scontrol.write_text(scontrol.read_text() + f"stat {last} > /dev/null\n")
+    step = AttentionTask.training_step
+
+    def signalled(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
+        if self.global_step == 2:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(AttentionTask, "training_step", signalled)
+    reason = train_until_stopped(config, tmp_path / "run")
+    assert reason == f"{number.name}: saved at step 3"
+    asked = tmp_path / "asked"
+    if number not in SLURM_SIGNALS:  # from scancel, or from SLURM, which requeues the job itself
+        assert not asked.exists()
+    else:
+        assert asked.read_text() == "requeue 7\n"
+
+
+def test_a_job_is_requeued_also_while_its_command_is_being_imported(
+    scontrol: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "attention_lab", "train", "data=digits", "trainer=cpu"]
+    process = subprocess.Popen(
+        [*command, "trainer.max_steps=1", f"hydra.run.dir={tmp_path / 'run'}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while _kept_from(process.pid) != {signal.SIGUSR1, signal.SIGUSR2}:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGUSR2)
+    _, said = process.communicate()
+    again = f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it"
+    assert said == f"SLURM job 7 is requeued\nSIGUSR2; {again}\n"
+    assert process.returncode == 1
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+
+
+def _kept_from(pid: int) -> set[signal.Signals]:
+    """The signals that a process blocks; all of them while it starts another process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigBlk"))
+    return {number for number in signal.Signals if mask >> (number - 1) & 1}
+
+
+def test_of_an_array_the_task_is_requeued(
+    scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    Preempted([signal.SIGUSR1]).requeue()
+    assert (tmp_path / "asked").read_text() == "requeue 5_2\n"
+
+
+def test_what_slurm_refuses_is_said_in_a_line(
+    scontrol: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Preempted([signal.SIGUSR2]).requeue()
+    assert capsys.readouterr().err == "SLURM job 7 is requeued\n"
+    scontrol.write_text("#!/bin/sh\necho 'Requested operation\nis disabled' >&2\nexit 1\n")
+    Preempted([signal.SIGUSR2]).requeue()
+    assert capsys.readouterr().err == "not requeued: Requested operation is disabled\n"
+    monkeypatch.setenv("PATH", "")
+    Preempted([signal.SIGUSR2]).requeue()
+    said = capsys.readouterr().err
+    assert said.startswith("not requeued: ")
+    assert "scontrol" in said
+    assert said.count("\n") == 1
+
+
+def test_outside_of_slurm_nothing_is_requeued(
+    scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID")
+    Preempted([signal.SIGUSR1]).requeue()
+    assert not (tmp_path / "asked").exists()
