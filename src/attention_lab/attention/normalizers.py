@@ -204,6 +204,6 @@ class TopK(Normalizer):
 def _count(logits: Tensor, visible: Tensor | None) -> Tensor:
     """The number of visible keys of each query, (…, L, 1), in the logits' dtype; at least 1."""
     if visible is None:
-        return logits.new_tensor(float(logits.shape[-1]))
+        return logits.new_full((), logits.shape[-1])  # made on the device: no copy to wait for
     keys = visible.expand(*visible.shape[:-1], logits.shape[-1])
     return keys.sum(-1, keepdim=True).clamp(min=1).to(logits.dtype)
