@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Container, Mapping
@@ -196,6 +197,20 @@ def train_until_stopped(config: dict[str, Any], directory: Path) -> str:
     assert not (directory / "result.json").exists()
     error: str = status["error"]
     return error
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fake ``scontrol`` in SLURM job 7 that records its arguments in ``asked``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    command = folder / "scontrol"
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    return command
 
 
 def in_a_process(config: dict[str, Any], directory: Path) -> None:

@@ -16,20 +16,6 @@ from attention_lab.training.tasks.base import AttentionTask
 from tests.training.conftest import train_until_stopped
 
 
-@pytest.fixture
-def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fake ``scontrol`` in SLURM job 7 that records its arguments in ``asked``."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    command = folder / "scontrol"
-    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    return command
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_stopped_job_is_requeued_once_it_has_saved(
     number: signal.Signals,
