@@ -56,9 +56,9 @@ class Block(nn.Module):
 class HandWritten(nn.Module):
     """A GPT with tied embeddings and learned positions."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, WIDTH)
+        self.embedding = nn.Embedding(vocab_size, WIDTH)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.positions = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
         self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
@@ -78,7 +78,7 @@ def around_the_same_layers(config: Mapping[str, Any]) -> Iterator[None]:
 def around_a_gpt(config: Mapping[str, Any]) -> Iterator[None]:
     """Train the hand-written GPT in a loop written by hand; yield after each step."""
     run = build(resolve(config))
-    model = HandWritten(run.data.model_arguments()["vocabulary"])
+    model = HandWritten(run.data.model_arguments()["vocab_size"])
     sizes = [sum(p.numel() for p in each.parameters()) for each in (model, run.task.model)]
     assert sizes[0] == sizes[1], f"{sizes[0]} parameters by hand, {sizes[1]} in the framework"
     return loop(run, model, config)

@@ -34,7 +34,7 @@ class Alphabet(LanguageModelDataModule):
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary and of a window."""
-        return {"vocabulary": len(self.vocabulary), "length": self.length}
+        return {"vocab_size": len(self.vocabulary), "max_length": self.length}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Of knowing how many characters there are."""

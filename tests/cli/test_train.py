@@ -170,8 +170,8 @@ WRONG = {
     "you mean +attention@model.hybrid.a=linear?\n",
     "model.self_attention=cosine": "model.self_attention: must be a node of keys, got 'cosine'; "
     "did you mean +attention@model.self_attention=cosine?\n",
-    "data=recall model.convolution=0": "model: convolution must be at least 1, or null for none, "
-    "got 0\n",
+    "data=recall model.conv_kernel_size=0": "model: conv_kernel_size must be at least 1, "
+    "or null for none, got 0\n",
     "seed=-1": "seed: must be a whole number from 0",
 }
 

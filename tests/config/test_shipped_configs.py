@@ -44,12 +44,12 @@ DATA_FOR = {
 
 #: Arguments that never stand in a config: sizes, and objects that are made elsewhere.
 GIVEN = {
-    "EncoderDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
-    "RecurrentEncoderDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
-    "SelfAttentionClassifier": {"features", "classes", "length"},
-    "PrefixDecoder": {"source_vocabulary", "target_vocabulary", "padding"},
-    "EncoderClassifier": {"features", "vocabulary", "classes", "length", "padding"},
-    "Decoder": {"vocabulary", "length"},
+    "EncoderDecoder": {"source_vocab_size", "target_vocab_size", "padding_idx"},
+    "RecurrentEncoderDecoder": {"source_vocab_size", "target_vocab_size", "padding_idx"},
+    "SelfAttentionClassifier": {"in_features", "num_classes", "max_length"},
+    "PrefixDecoder": {"source_vocab_size", "target_vocab_size", "padding_idx"},
+    "EncoderClassifier": {"in_features", "vocab_size", "num_classes", "max_length", "padding_idx"},
+    "Decoder": {"vocab_size", "max_length"},
     "LanguageModel": {"model", "data", "optimizer"},
     "SequenceToSequence": {"model", "data", "optimizer"},
     "Classification": {"model", "data", "optimizer"},

@@ -106,7 +106,7 @@ def test_without_carries_it_is_right_where_nothing_is_carried(reversed: bool) ->
 
 
 def test_sizes_are_what_models_need() -> None:
-    assert loaded().model_arguments() == {"source_vocabulary": 15, "target_vocabulary": 14}
+    assert loaded().model_arguments() == {"source_vocab_size": 15, "target_vocab_size": 14}
 
 
 def test_wrong_lengths() -> None:

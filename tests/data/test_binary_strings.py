@@ -57,7 +57,11 @@ def test_lengths_are_as_asked_for_and_as_likely_as_each_other() -> None:
     assert set(map(len, strings(data, "test"))) == {20, 21}
     symbols = Counter("".join(strings(data, "train")))
     assert abs(symbols["a"] / symbols.total() - 0.5) < 0.02
-    assert data.model_arguments() == {"vocabulary": len(ALPHABET), "classes": 2, "length": 21}
+    assert data.model_arguments() == {
+        "vocab_size": len(ALPHABET),
+        "num_classes": 2,
+        "max_length": 21,
+    }
 
 
 def test_splits_share_no_string() -> None:

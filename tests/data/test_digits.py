@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def test_sizes(digits: Digits) -> None:
-    assert digits.model_arguments() == {"features": 8, "classes": 10, "length": 8}
+    assert digits.model_arguments() == {"in_features": 8, "num_classes": 10, "max_length": 8}
     assert [tuple(digits.split(split).inputs.shape) for split in SPLITS] == [
         (1251, 8, 8),
         (176, 8, 8),
@@ -108,7 +108,7 @@ def test_labels_name_the_rows(digits: Digits) -> None:
 def test_pixels_are_the_rows_one_after_the_other(digits: Digits) -> None:
     pixels = Digits(read="pixels")
     pixels.setup()
-    assert pixels.model_arguments() == {"features": 1, "classes": 10, "length": 64}
+    assert pixels.model_arguments() == {"in_features": 1, "num_classes": 10, "max_length": 64}
     for split in SPLITS:
         rows, single = digits.split(split), pixels.split(split)
         assert torch.equal(single.labels, rows.labels)

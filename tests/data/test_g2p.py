@@ -123,7 +123,7 @@ def test_rows_are_encoded_as_the_batch_promises(g2p: G2P, split: str) -> None:
 
 
 def test_vocabularies_are_those_of_all_training_words(g2p: G2P, small_g2p: G2P) -> None:
-    assert g2p.model_arguments() == {"source_vocabulary": 33, "target_vocabulary": 43}
+    assert g2p.model_arguments() == {"source_vocab_size": 33, "target_vocab_size": 43}
     assert small_g2p.model_arguments() == g2p.model_arguments()
     assert small_g2p.source_vocabulary.tokens_to_ids(
         "tomato"
@@ -149,7 +149,7 @@ def test_limits_leave_each_other_alone(small_g2p: G2P) -> None:
 
 def test_stress_is_kept_on_request(small_g2p: G2P, stressed_lexicon: Lexicon) -> None:
     stressed = loaded(stress=True)
-    assert stressed.model_arguments()["target_vocabulary"] == 73
+    assert stressed.model_arguments()["target_vocab_size"] == 73
     assert words(stressed, "test") == words(small_g2p, "test")
     first = [stressed_lexicon[word][0] for word in words(small_g2p, "test")]
     assert targets(stressed, "test") == first

@@ -32,7 +32,7 @@ class Coins(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         return batch.inputs
 
     def model_arguments(self) -> dict[str, int]:
-        return {"vocabulary": 3, "length": self.width}
+        return {"vocab_size": 3, "max_length": self.width}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         return {"accuracy": 0.5}

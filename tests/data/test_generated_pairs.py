@@ -178,8 +178,8 @@ def test_labels_are_the_symbols() -> None:
 
 def test_sizes_are_what_models_need() -> None:
     assert loaded(Copy, symbols=7).model_arguments() == {
-        "source_vocabulary": 11,
-        "target_vocabulary": 11,
+        "source_vocab_size": 11,
+        "target_vocab_size": 11,
     }
 
 

@@ -136,7 +136,7 @@ def test_slices_are_by_period() -> None:
 
 def test_sizes_and_labels() -> None:
     data = loaded(length=30)
-    assert data.model_arguments() == {"vocabulary": 32, "length": 30}
+    assert data.model_arguments() == {"vocab_size": 32, "max_length": 30}
     assert data.longest() == [30]
     first = data.split("test").select(torch.tensor([0]))
     assert data.labels(first) == [{"input": list(map(str, first.inputs[0].tolist()))}]

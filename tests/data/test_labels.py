@@ -53,7 +53,11 @@ def test_files_are_read_as_they_stand(tmp_path: Path, tokens: str, longest: int)
     assert rows(data, "test") == [("no", "bad")]
     distinct = set(" ".join(text for text, _ in FILMS))
     size = len(distinct) if tokens == "characters" else 6
-    assert data.model_arguments() == {"vocabulary": 4 + size, "classes": 2, "length": longest}
+    assert data.model_arguments() == {
+        "vocab_size": 4 + size,
+        "num_classes": 2,
+        "max_length": longest,
+    }
     last = data.labels(data.split("test"))
     assert last == [{"input": ["n", "o"] if tokens == "characters" else ["no"]}]
 

@@ -108,7 +108,7 @@ def test_lengths_are_within_their_range() -> None:
     data = loaded(lengths=(20, 30), test_lengths=(41, 56))
     for split, lengths in (("train", range(20, 31)), ("test", range(41, 57))):
         assert set(map(len, examples(data, split))) == set(lengths)
-    assert data.model_arguments() == {"vocabulary": 19, "classes": 10, "length": 56}
+    assert data.model_arguments() == {"vocab_size": 19, "num_classes": 10, "max_length": 56}
     slices = data.slices("test")
     assert slices.names[0] == "length=41-42"
     expected = [(len(tokens) - 41) // 2 for tokens in examples(data, "test")]

@@ -88,8 +88,8 @@ def test_rows_are_encoded_as_the_batch_promises(numbers: Pairs) -> None:
         assert (batch.target.gather(1, batch.lengths()[:, 1:] - 1) == EOS).all()
     assert numbers.longest() == [3, 5]
     assert numbers.model_arguments() == {
-        "source_vocabulary": 4 + 10,
-        "target_vocabulary": 4 + 10,
+        "source_vocab_size": 4 + 10,
+        "target_vocab_size": 4 + 10,
     }
 
 
@@ -120,9 +120,9 @@ def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
         assert texts == {line[column] for line in LINES if stable_fraction(line[0]) < 0.9}
     kinds = {"characters": 16, "whitespace": 10, "bytes": 256, "bpe": 266}
     letters = len({letter for word in ONES for letter in word} | {" "})
-    assert data.model_arguments()["target_vocabulary"] == 4 + letters
+    assert data.model_arguments()["target_vocab_size"] == 4 + letters
     expected = letters if tokens == "characters" else kinds[tokens]
-    assert other.model_arguments()["target_vocabulary"] == 4 + expected
+    assert other.model_arguments()["target_vocab_size"] == 4 + expected
 
 
 # Baselines

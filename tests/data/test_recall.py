@@ -140,7 +140,7 @@ def test_without_random_fill_there_is_nothing_but_keys_and_values() -> None:
 
 def test_sizes_are_what_models_need() -> None:
     data = recall(lengths=[16, 32], pairs=[2, 6])
-    assert data.model_arguments() == {"vocabulary": 64, "length": 32}
+    assert data.model_arguments() == {"vocab_size": 64, "max_length": 32}
     assert data.longest() == [32]
     batch = data.probe(2)
     assert [len(names["input"]) for names in data.labels(batch)] == batch.length.tolist()

@@ -117,7 +117,7 @@ def test_slices_are_by_the_mean_distance() -> None:
 
 def test_sizes_and_labels() -> None:
     data = loaded()
-    assert data.model_arguments() == {"vocabulary": 16, "length": 24}
+    assert data.model_arguments() == {"vocab_size": 16, "max_length": 24}
     assert data.longest() == [24]
     for names, (inputs, _) in zip(data.labels(data.split("test")), rows(data, "test"), strict=True):
         assert names["input"] == ["·" if t == 0 else ">" if t == 15 else str(t) for t in inputs]

@@ -66,7 +66,7 @@ def test_an_epoch_has_every_window_once(tokens: str, tmp_path: Path) -> None:
     assert Counter(id for row in seen for id in row if id != IGNORE) == Counter(
         everything.labels[everything.labels != IGNORE].tolist()
     )
-    assert data.model_arguments() == {"vocabulary": len(data.text_vocabulary), "length": 8}
+    assert data.model_arguments() == {"vocab_size": len(data.text_vocabulary), "max_length": 8}
     assert data.longest() == [8]
 
 
@@ -85,7 +85,7 @@ def test_the_vocabulary_is_that_of_training(tmp_path: Path) -> None:
         UserWarning, match=r"other\.txt: 6 of the 24 tokens of test do not occur in training"
     ):
         data = loaded(path, test=other)
-    assert data.model_arguments()["vocabulary"] == 4 + 3
+    assert data.model_arguments()["vocab_size"] == 4 + 3
     first = data.split("test").select(torch.tensor([0])).inputs[0].tolist()
     assert first == [5, 6, UNK, 5, 6, UNK, 5, 6]
     merges = loaded(path, test=other, tokens="bpe", vocabulary=300).text_vocabulary

@@ -61,7 +61,7 @@ def test_the_waves_are_the_authors(small: Waveforms) -> None:
 def test_sizes_are_the_published_ones(published: Waveforms) -> None:
     sizes = [tuple(published.split(split).inputs.shape) for split in SPLITS]
     assert sizes == [(3572, 40, 1), (428, 40, 1), (1000, 40, 1)]
-    assert published.model_arguments() == {"features": 1, "classes": 10, "length": 40}
+    assert published.model_arguments() == {"in_features": 1, "num_classes": 10, "max_length": 40}
 
 
 def test_the_waves_never_change(published: Waveforms) -> None:

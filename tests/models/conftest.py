@@ -48,7 +48,7 @@ def recurrent(attention: AttentionFactory = ATTENTION, **options: Any) -> Recurr
 
 def prefix_decoder(attention: AttentionFactory = ATTENTION, **options: Any) -> PrefixDecoder:
     """A decoder over source and target with two layers, in eval mode."""
-    sizes = {"d_model": 16, "dim_feedforward": 24, "tied": False, **options}
+    sizes = {"d_model": 16, "dim_feedforward": 24, "tie_word_embeddings": False, **options}
     return PrefixDecoder(
         SOURCE_VOCABULARY, TARGET_VOCABULARY, self_attention=attention, **sizes
     ).eval()

@@ -28,9 +28,9 @@ DATA = {
     "decoder": "recall",
 }
 SIZES = {
-    "self_attention_classifier": {"features": 5, "classes": 13, "length": 7},
-    "encoder_classifier": {"features": 5, "classes": 13, "length": 7},
-    "decoder": {"vocabulary": 13, "length": 6},
+    "self_attention_classifier": {"in_features": 5, "num_classes": 13, "max_length": 7},
+    "encoder_classifier": {"in_features": 5, "num_classes": 13, "max_length": 7},
+    "decoder": {"vocab_size": 13, "max_length": 6},
 }
 #: And these cannot look from a target at a source.
 NEVER_ACROSS = {"nystrom"}
@@ -80,7 +80,7 @@ def inputs_of(model_name: str) -> Inputs:
 
 def build(config: dict[str, Any], model_name: str, **replaced: Any) -> Network:
     """The model of a config, with another attention factory if asked for."""
-    sizes = SIZES.get(model_name, {"source_vocabulary": 11, "target_vocabulary": 13})
+    sizes = SIZES.get(model_name, {"source_vocab_size": 11, "target_vocab_size": 13})
     node = {key: value for key, value in config["model"].items() if key not in replaced}
     model: Network = create(node, **sizes, **replaced)
     return model

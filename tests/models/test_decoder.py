@@ -42,9 +42,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "sinusoidal": {"positions": "sinusoidal"},
     "rotary": {"positions": "none", "self_attention": ROTARY},
     "hybrid": {"hybrid": {"a": LINEAR, "b": ROTARY}, "num_layers": 3},
-    "convolution": {"convolution": 3},
+    "convolution": {"conv_kernel_size": 3},
     "attention only": {"dim_feedforward": 0},
-    "untied": {"tied": False},
+    "untied": {"tie_word_embeddings": False},
 }
 
 
@@ -117,7 +117,7 @@ def test_a_hybrid_stack_takes_its_mechanisms_in_turn() -> None:
 
 
 def test_lm_head_is_the_embedding_if_tied() -> None:
-    tied, untied = decoder(), decoder(tied=False)
+    tied, untied = decoder(), decoder(tie_word_embeddings=False)
     assert tied.lm_head.weight is tied.embedding.weight
     assert untied.lm_head.weight is not untied.embedding.weight
     sizes = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
@@ -140,7 +140,7 @@ def deviation(weight: Tensor) -> float:
 )
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_begin_as_asked(options: dict[str, Any], std: float, tied: bool) -> None:
-    sizes = {"d_model": 64, "tied": tied, "self_attention": ATTENTION, **options}
+    sizes = {"d_model": 64, "tie_word_embeddings": tied, "self_attention": ATTENTION, **options}
     model = Decoder(900, 600, **sizes)
     for drawn in (model.embedding.weight, model.lm_head.weight, model.positions.table):
         assert deviation(drawn) == pytest.approx(std, rel=0.04)
@@ -150,7 +150,7 @@ def test_embeddings_begin_as_asked(options: dict[str, Any], std: float, tied: bo
 @pytest.mark.parametrize("width", [16, 32, 128, 512])
 def test_the_initial_loss_is_that_of_a_uniform_guess_at_any_width(width: int, tied: bool) -> None:
     """The first loss is that of logits with a standard deviation of about 1, and no more."""
-    sizes = {"d_model": width, "tied": tied, "self_attention": ROTARY}
+    sizes = {"d_model": width, "tie_word_embeddings": tied, "self_attention": ROTARY}
     model = Decoder(256, 32, **sizes).eval()
     tokens = torch.randint(256, (2, 8, 32))
     with torch.no_grad():
@@ -237,7 +237,7 @@ def test_a_narrow_model_learns_associative_recall_with_default_settings(compose:
         ({"init_std": 0.0}, "init_std must be above 0"),
         ({"init": "gpt3"}, "init must be default or gpt2, got 'gpt3'"),
         ({"dim_feedforward": -1}, "dim_feedforward must be at least 0"),
-        ({"convolution": 0}, "convolution must be at least 1, or null"),
+        ({"conv_kernel_size": 0}, "conv_kernel_size must be at least 1, or null"),
         ({"positions": "rotary"}, "positions must be learned, sinusoidal or none"),
         ({"dropout": 1.0}, "dropout must be in"),
     ],
@@ -248,7 +248,7 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_convolution_is_the_sum_of_the_last_few_positions() -> None:
-    convolution, x = ShortConvolution(4, kernel=3), torch.randn(2, 6, 4)
+    convolution, x = ShortConvolution(4, kernel_size=3), torch.randn(2, 6, 4)
     assert_close(convolution(x), x)  # so it begins
     with torch.no_grad():
         convolution.weight.normal_()

@@ -244,18 +244,18 @@ def test_a_cache_changes_no_token(kind: str, mechanism: AttentionFactory) -> Non
 
 
 def language_model(
-    attention: AttentionFactory = ATTENTION, vocabulary: int = 13, std: float = 0.2, **options: Any
+    attention: AttentionFactory = ATTENTION, vocab_size: int = 13, std: float = 0.2, **options: Any
 ) -> Decoder:
     """A decoder of two layers in double precision, the surer the larger ``std``, in eval mode."""
     sizes = {"d_model": 16, "num_layers": 2, "positions": "sinusoidal", **options}
-    network = Decoder(vocabulary, 20, self_attention=attention, **sizes).double().eval()
+    network = Decoder(vocab_size, 20, self_attention=attention, **sizes).double().eval()
     torch.nn.init.normal_(network.embedding.weight, std=std)
     return network
 
 
 def test_a_cache_changes_no_token_of_a_language_model(mechanism: AttentionFactory) -> None:
     for convolution in (None, 3):
-        network = language_model(mechanism, std=0.7, convolution=convolution)
+        network = language_model(mechanism, std=0.7, conv_kernel_size=convolution)
         prompt = torch.randint(13, (12, 4))
         whole = prompt
         with torch.no_grad():
@@ -268,7 +268,7 @@ def test_a_cache_changes_no_token_of_a_language_model(mechanism: AttentionFactor
 
 def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     """Two tokens in a row, χ² over all pairs, against probabilities without a cache."""
-    network, prompt, drawn = language_model(vocabulary=5), torch.tensor([[3, 1, 4]]), 20_000
+    network, prompt, drawn = language_model(vocab_size=5), torch.tensor([[3, 1, 4]]), 20_000
     generator = torch.Generator().manual_seed(1)
     for temperature in (1.0, 2.5):
         pairs = sample(network, prompt.expand(drawn, -1), 2, temperature, generator=generator)
@@ -310,7 +310,7 @@ def probabilities(network: LanguageNetwork, prompt: Tensor) -> list[float]:
 def test_the_improbable_is_left_out(
     options: dict[str, Any], kept: Callable[[list[float]], int]
 ) -> None:
-    network, prompt, drawn = language_model(vocabulary=7), torch.tensor([[3, 1, 4]]), 20_000
+    network, prompt, drawn = language_model(vocab_size=7), torch.tensor([[3, 1, 4]]), 20_000
     probable = probabilities(network, prompt)
     order = sorted(range(7), key=lambda token: -probable[token])
     support = order[: kept([probable[token] for token in order])]
@@ -331,7 +331,7 @@ def fewest(ordered: list[float], least: float) -> int:
 
 
 def test_these_cases_differ() -> None:
-    ordered = sorted(probabilities(language_model(vocabulary=7), torch.tensor([[3, 1, 4]])))[::-1]
+    ordered = sorted(probabilities(language_model(vocab_size=7), torch.tensor([[3, 1, 4]])))[::-1]
     first_three = [p / sum(ordered[:3]) for p in ordered[:3]]
     counts = [fewest(ordered, 0.6), fewest(ordered, 0.9), fewest(first_three, 0.8), 3, 7]
     assert 1 < counts[0] < counts[1] < 7
@@ -348,7 +348,7 @@ def test_the_coldest_sample_is_greedy_and_any_cold_is_finite() -> None:
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_suppressed_tokens_are_not_sampled(temperature: float) -> None:
     """The ratios of the other probabilities stay the same."""
-    network, prompt, drawn = language_model(vocabulary=7), torch.tensor([[3, 1, 4]]), 20_000
+    network, prompt, drawn = language_model(vocab_size=7), torch.tensor([[3, 1, 4]]), 20_000
     probable = probabilities(network, prompt)
     order = sorted(range(7), key=lambda token: -probable[token])
     suppressed, left = order[:2], order[2:]

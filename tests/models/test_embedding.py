@@ -66,7 +66,7 @@ def test_positions_are_right_after_initialization_on_the_meta_device() -> None:
 
 
 def test_token_vectors_have_unit_length_on_average_and_padding_is_zero() -> None:
-    embedding = token_embedding(2000, 32, padding=3)
+    embedding = token_embedding(2000, 32, padding_idx=3)
     lengths = embedding.weight.norm(dim=1)
     assert lengths[3] == 0
     assert abs(lengths.square().sum().item() / 1999 - 1) < 0.05
@@ -78,7 +78,7 @@ def test_token_vectors_have_unit_length_on_average_and_padding_is_zero() -> None
 
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
 def test_positions_vary_as_much_as_they_should(kind: str) -> None:
-    positions = position_embedding(kind, d_model=64, length=600, std=0.3)
+    positions = position_embedding(kind, d_model=64, max_length=600, std=0.3)
     for start, end in ((0, 100), (400, 600)):  # near the beginning and far from it
         added = positions(torch.zeros(1, end - start, 64), start)
         assert float(added.square().mean().sqrt().detach()) == pytest.approx(0.3, rel=0.05)

@@ -15,7 +15,7 @@ TOKENS = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 0, 0], [4, 0, 0, 0, 0]])
 
 
 def model(**options: Any) -> EncoderClassifier:
-    sizes = {"vocabulary": 11, "d_model": 16, "self_attention": ATTENTION, **options}
+    sizes = {"vocab_size": 11, "d_model": 16, "self_attention": ATTENTION, **options}
     return EncoderClassifier(4, 5, **sizes).double().eval()
 
 
@@ -50,7 +50,7 @@ def test_the_first_position_or_the_mean_is_read() -> None:
 
 
 def test_vectors_are_read_whole() -> None:
-    made = EncoderClassifier(4, 5, features=3, d_model=16, self_attention=ATTENTION).eval()
+    made = EncoderClassifier(4, 5, in_features=3, d_model=16, self_attention=ATTENTION).eval()
     vectors = torch.randn(2, 5, 3)
     before = made(vectors)
     for position in range(5):
@@ -68,8 +68,8 @@ def test_a_hybrid_stack_takes_its_mechanisms_in_turn() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocabulary": None}, "give either features"),
-        ({"features": 3}, "give either features"),
+        ({"vocab_size": None}, "give either in_features"),
+        ({"in_features": 3}, "give either in_features"),
         ({"pooling": "last"}, "pooling must be mean or first"),
         ({"positions": "rotary"}, "positions must be"),
         ({"num_layers": 0}, "num_layers must be at least 1"),

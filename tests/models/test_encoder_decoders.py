@@ -279,7 +279,7 @@ def test_options_do_what_they_say() -> None:
     assert (model.decoder.num_layers, model.decoder.input_size) == (3, 32)
     assert isinstance(recurrent(cell="lstm").encoder, torch.nn.LSTM)
     assert recurrent().decoder.input_size == 16
-    model = transformer(padding=4)
+    model = transformer(padding_idx=4)
     assert model.encode(torch.tensor([[3, 4, 0]])).valid.tolist() == [[True, False, True]]
     assert model.source_embedding.num_embeddings == SOURCE_VOCABULARY
     assert model.source_embedding.weight[4].abs().max() == 0

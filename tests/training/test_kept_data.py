@@ -84,7 +84,7 @@ def test_a_checkpoint_restores_the_vocabularies_without_the_files(
 def test_words_to_phonemes_are_restored_without_the_dictionary(words_run: FinishedRun) -> None:
     alone: SplitDataModule[Any] = create(words_run.config["data"], (SplitDataModule,))
     alone.restore(kept(words_run.directory, words_run.config))
-    assert alone.model_arguments() == {"source_vocabulary": 33, "target_vocabulary": 43}
+    assert alone.model_arguments() == {"source_vocab_size": 33, "target_vocab_size": 43}
     assert alone.longest()[0] > 5
 
 

@@ -91,7 +91,7 @@ class ClassificationNetwork(Network):
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (B, classes) for vectors (B, S, features) or token ids (B, S)."""
+        """Logits (B, num_classes) for vectors (B, S, in_features) or token ids (B, S)."""
 
 
 class LanguageNetwork(Network):

@@ -60,26 +60,28 @@ class ShortConvolution(nn.Module):
 
     Args:
         d_model: number of channels.
-        kernel: number of positions, the current one included.
+        kernel_size: number of positions, the current one included.
 
     Raises:
-        ValueError: if ``kernel`` is below 1.
+        ValueError: if ``kernel_size`` is below 1.
     """
 
-    def __init__(self, d_model: int, kernel: int) -> None:
+    def __init__(self, d_model: int, kernel_size: int) -> None:
         super().__init__()
-        check_positive(kernel=kernel)
-        self.weight = nn.Parameter(torch.zeros(d_model, 1, kernel))
+        check_positive(kernel_size=kernel_size)
+        self.weight = nn.Parameter(torch.zeros(d_model, 1, kernel_size))
         with torch.no_grad():
             self.weight[:, :, -1] = 1.0
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """(B, L, d_model) → (B, L, d_model); a cache holds the preceding positions."""
-        d_model, _, kernel = self.weight.shape
+        d_model, _, kernel_size = self.weight.shape
         before = None if cache is None else cache.tensors.get("inputs")
-        padded = F.pad(x, (0, 0, kernel - 1, 0)) if before is None else torch.cat([before, x], 1)
+        padded = (
+            F.pad(x, (0, 0, kernel_size - 1, 0)) if before is None else torch.cat([before, x], 1)
+        )
         if cache is not None:
-            cache.replace({"inputs": padded[:, padded.shape[1] - kernel + 1 :]})
+            cache.replace({"inputs": padded[:, padded.shape[1] - kernel_size + 1 :]})
         return F.conv1d(padded.mT, self.weight, groups=d_model).mT
 
 
@@ -128,7 +130,7 @@ class SelfAttentionBlock(nn.Module):
         dim_feedforward: width of the feed-forward network's hidden layer; 0 means no network.
         dropout: probability, on the output of each of them.
         activation: of the feed-forward network.
-        convolution: kernel of a causal convolution before attention; None means none.
+        conv_kernel_size: positions of a causal convolution before attention; None means none.
     """
 
     def __init__(
@@ -138,11 +140,13 @@ class SelfAttentionBlock(nn.Module):
         dim_feedforward: int,
         dropout: float,
         activation: type[nn.Module] = nn.ReLU,
-        convolution: int | None = None,
+        conv_kernel_size: int | None = None,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(d_model)
-        self.convolution = None if convolution is None else ShortConvolution(d_model, convolution)
+        self.convolution = (
+            None if conv_kernel_size is None else ShortConvolution(d_model, conv_kernel_size)
+        )
         self.self_attention = attention
         self.feed_forward = feed_forward_block(d_model, dim_feedforward, dropout, activation)
         self.dropout = nn.Dropout(dropout)

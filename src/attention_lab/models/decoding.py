@@ -132,9 +132,9 @@ class _Beams:
         examples, kept, length = self.active.shape
         log_p = wide(logits).log_softmax(-1).unflatten(0, (examples, kept))
         log_p = log_p + self.log_p.unsqueeze(-1)
-        vocabulary, beams = log_p.shape[-1], int(self.free.amax())
-        log_p, chosen = log_p.flatten(1).topk(min(beams, kept * vocabulary), dim=1)
-        parents, tokens = chosen // vocabulary, (chosen % vocabulary).unsqueeze(-1)
+        vocab_size, beams = log_p.shape[-1], int(self.free.amax())
+        log_p, chosen = log_p.flatten(1).topk(min(beams, kept * vocab_size), dim=1)
+        parents, tokens = chosen // vocab_size, (chosen % vocab_size).unsqueeze(-1)
         prefixes = self.active.gather(1, parents.unsqueeze(-1).expand(-1, -1, length))
         self.active = torch.cat([prefixes, tokens], dim=-1)
         rank = torch.arange(log_p.shape[1], device=log_p.device)
@@ -233,11 +233,11 @@ def sample(
 
 def _suppress(suppress_tokens: Sequence[int], logits: Tensor) -> Tensor:
     """Logits (B, V) with those of some tokens set to -inf."""
-    vocabulary = logits.shape[-1]
-    is_known = all(0 <= token < vocabulary for token in suppress_tokens)
-    if len(set(suppress_tokens)) == vocabulary or not is_known:
+    vocab_size = logits.shape[-1]
+    is_known = all(0 <= token < vocab_size for token in suppress_tokens)
+    if len(set(suppress_tokens)) == vocab_size or not is_known:
         raise ValueError(
-            f"suppress_tokens must be ids below {vocabulary}, and not all of them; got "
+            f"suppress_tokens must be ids below {vocab_size}, and not all of them; got "
             f"{suppress_tokens}"
         )
     ids = torch.tensor(suppress_tokens, dtype=torch.int64, device=logits.device)

@@ -46,16 +46,16 @@ class LearnedPositions(nn.Module):
 
     Args:
         d_model: width of the vectors.
-        length: greatest number of positions.
+        max_length: greatest number of positions.
         std: standard deviation of the initial values.
 
     Raises:
-        ValueError: when called or checked, if there are more positions than ``length``.
+        ValueError: when called or checked, if there are more positions than ``max_length``.
     """
 
-    def __init__(self, d_model: int, length: int, std: float) -> None:
+    def __init__(self, d_model: int, max_length: int, std: float) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(length, d_model) * std)
+        self.table = nn.Parameter(torch.randn(max_length, d_model) * std)
 
     def check_length(self, length: int) -> None:
         """Raise ValueError if ``length`` exceeds the number of positions."""
@@ -78,20 +78,20 @@ class NoPositions(nn.Module):
         return vectors
 
 
-def position_embedding(kind: str, d_model: int, length: int, std: float) -> nn.Module:
+def position_embedding(kind: str, d_model: int, max_length: int, std: float) -> nn.Module:
     """The module that adds positions to embeddings.
 
     Args:
         kind: "learned", "sinusoidal" or "none".
         d_model: width of the embeddings.
-        length: greatest number of positions, for "learned" only.
+        max_length: greatest number of positions, for "learned" only.
         std: standard deviation of the components, which should be close to that of the embeddings.
 
     Raises:
         ValueError: if the kind is unknown.
     """
     if kind == "learned":
-        return LearnedPositions(d_model, length, std)
+        return LearnedPositions(d_model, max_length, std)
     if kind == "sinusoidal":
         return SinusoidalPositions(d_model, amplitude=2**0.5 * std)
     if kind == "none":
@@ -99,10 +99,10 @@ def position_embedding(kind: str, d_model: int, length: int, std: float) -> nn.M
     raise ValueError(f"positions must be learned, sinusoidal or none, got {kind!r}")
 
 
-def token_embedding(vocabulary: int, d_model: int, padding: int) -> nn.Embedding:
+def token_embedding(vocab_size: int, d_model: int, padding_idx: int) -> nn.Embedding:
     """An embedding whose vectors have unit length on average; that of padding is zero."""
-    embedding = nn.Embedding(vocabulary, d_model, padding_idx=padding)
+    embedding = nn.Embedding(vocab_size, d_model, padding_idx=padding_idx)
     with torch.no_grad():
         embedding.weight.normal_(std=d_model**-0.5)
-        embedding.weight[padding] = 0.0
+        embedding.weight[padding_idx] = 0.0
     return embedding

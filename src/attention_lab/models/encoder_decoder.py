@@ -64,8 +64,8 @@ class EncoderDecoder(EncoderDecoderNetwork):
     """Transformer encoder–decoder, pre-norm (Vaswani et al. 2017, §3; Xiong et al. 2020).
 
     Args:
-        source_vocabulary: number of source tokens.
-        target_vocabulary: number of target tokens.
+        source_vocab_size: number of source tokens.
+        target_vocab_size: number of target tokens.
         cross_attention: creates the cross-attention of each decoder layer.
         self_attention: creates the self-attention of each layer; None means ``cross_attention``.
         hybrid: mechanisms by name that the layers of each stack cycle through for
@@ -76,7 +76,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
         dim_feedforward: width of the feed-forward network; None means 4 · d_model, 0 none.
         dropout: probability, on embeddings and on the output of each sublayer.
         positions: position embedding: "sinusoidal" or "none".
-        padding: the id of the padding token.
+        padding_idx: the id of the padding token.
 
     Raises:
         ValueError: if a value is out of range, or a mechanism is not suitable: decoders need causal
@@ -85,8 +85,8 @@ class EncoderDecoder(EncoderDecoderNetwork):
 
     def __init__(
         self,
-        source_vocabulary: int,
-        target_vocabulary: int,
+        source_vocab_size: int,
+        target_vocab_size: int,
         *,
         cross_attention: AttentionFactory,
         self_attention: AttentionFactory | None = None,
@@ -97,7 +97,7 @@ class EncoderDecoder(EncoderDecoderNetwork):
         dim_feedforward: int | None = None,
         dropout: float = 0.1,
         positions: Literal["sinusoidal", "none"] = "sinusoidal",
-        padding: int = 0,
+        padding_idx: int = 0,
     ) -> None:
         super().__init__()
         dim_feedforward = 4 * d_model if dim_feedforward is None else dim_feedforward
@@ -108,9 +108,9 @@ class EncoderDecoder(EncoderDecoderNetwork):
         )
         check_dropout(dropout)
         self_attention = cross_attention if self_attention is None else self_attention
-        self.padding = padding
-        self.source_embedding = token_embedding(source_vocabulary, d_model, padding)
-        self.target_embedding = token_embedding(target_vocabulary, d_model, padding)
+        self.padding_idx = padding_idx
+        self.source_embedding = token_embedding(source_vocab_size, d_model, padding_idx)
+        self.target_embedding = token_embedding(target_vocab_size, d_model, padding_idx)
         if positions not in ("sinusoidal", "none"):
             raise ValueError(f"positions must be sinusoidal or none, got {positions!r}")
         self.positions = (
@@ -133,11 +133,11 @@ class EncoderDecoder(EncoderDecoderNetwork):
             for attention in attention_per_layer(self_attention, hybrid, num_decoder_layers)
         )
         self.decoder_norm = nn.LayerNorm(d_model)
-        self.lm_head = nn.Linear(d_model, target_vocabulary)
+        self.lm_head = nn.Linear(d_model, target_vocab_size)
         self.embedding_scale = d_model**0.5
 
     def encode(self, source: Tensor) -> Encoded:
-        valid = source != self.padding
+        valid = source != self.padding_idx
         x = self._embed(self.source_embedding, source)
         for layer in self.encoder:
             x = layer(x, Padding(valid))

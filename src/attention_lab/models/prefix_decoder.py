@@ -18,21 +18,21 @@ class PrefixDecoder(SequenceToSequenceNetwork):
     same length are computed together.
 
     Args:
-        source_vocabulary: number of source tokens.
-        target_vocabulary: number of target tokens.
+        source_vocab_size: number of source tokens.
+        target_vocab_size: number of target tokens.
         self_attention: creates the attention of each layer.
         hybrid: mechanisms by name that the layers cycle through, instead of ``self_attention``.
         d_model: width of the residual stream.
         num_layers: number of layers.
         dim_feedforward: width of the feed-forward network; None means 4 · d_model, 0 none.
-        convolution: kernel of a short causal convolution before attention; None means none.
+        conv_kernel_size: positions of a short causal convolution before attention; None means none.
         positions: position embedding: "sinusoidal" or "none".
-        tied: whether lm_head shares the embedding's weight.
+        tie_word_embeddings: whether lm_head shares the embedding's weight.
         init: "default" or "gpt2", as in :class:`attention_lab.models.decoder.Decoder`.
         init_std: initial standard deviation of embeddings, lm_head and positions; None means
             1 / √d_model, or 0.02 for "gpt2".
         dropout: probability, on embeddings and on the output of each sublayer.
-        padding: the id of the padding token.
+        padding_idx: the id of the padding token.
 
     Raises:
         ValueError: if a value is out of range, or a mechanism cannot be causal.
@@ -40,51 +40,51 @@ class PrefixDecoder(SequenceToSequenceNetwork):
 
     def __init__(
         self,
-        source_vocabulary: int,
-        target_vocabulary: int,
+        source_vocab_size: int,
+        target_vocab_size: int,
         *,
         self_attention: AttentionFactory,
         hybrid: Mapping[str, AttentionFactory] | None = None,
         d_model: int = 128,
         num_layers: int = 2,
         dim_feedforward: int | None = None,
-        convolution: int | None = None,
+        conv_kernel_size: int | None = None,
         positions: Literal["sinusoidal", "none"] = "sinusoidal",
-        tied: bool = True,
+        tie_word_embeddings: bool = True,
         init: Literal["default", "gpt2"] = "default",
         init_std: float | None = None,
         dropout: float = 0.1,
-        padding: int = 0,
+        padding_idx: int = 0,
     ) -> None:
         super().__init__()
         if positions not in ("sinusoidal", "none"):
             raise ValueError(f"positions must be sinusoidal or none, got {positions!r}")
-        self.source_vocabulary, self.padding = source_vocabulary, padding
+        self.source_vocab_size, self.padding_idx = source_vocab_size, padding_idx
         self.decoder = Decoder(
-            source_vocabulary + target_vocabulary,
-            length=0,  # no learned positions
+            source_vocab_size + target_vocab_size,
+            max_length=0,  # no learned positions
             self_attention=self_attention,
             hybrid=hybrid,
             d_model=d_model,
             num_layers=num_layers,
             dim_feedforward=dim_feedforward,
-            convolution=convolution,
+            conv_kernel_size=conv_kernel_size,
             positions=positions,
-            tied=tied,
+            tie_word_embeddings=tie_word_embeddings,
             init=init,
             init_std=init_std,
             dropout=dropout,
         )
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        starts = (source != self.padding).sum(1, keepdim=True)
+        starts = (source != self.padding_idx).sum(1, keepdim=True)
         states = self.decoder.hidden_states(self._joined(source, target, starts))
         places = starts + torch.arange(target.shape[1], device=target.device)
         states = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-        return self.decoder.lm_head(states)[..., self.source_vocabulary :]
+        return self.decoder.lm_head(states)[..., self.source_vocab_size :]
 
     def prefill(self, source: Tensor) -> Caches:
-        rows = _RowsByLength((source != self.padding).sum(1))
+        rows = _RowsByLength((source != self.padding_idx).sum(1))
         for length, members, caches in rows.groups:
             if length:
                 self.decoder.hidden_states(source[members, :length], caches)
@@ -93,10 +93,10 @@ class PrefixDecoder(SequenceToSequenceNetwork):
     def next_logits(self, tokens: Tensor, caches: Caches) -> Tensor:
         rows = caches["rows"]
         assert isinstance(rows, _RowsByLength)
-        target = tokens + self.source_vocabulary
+        target = tokens + self.source_vocab_size
         logits = [self.decoder.next_logits(target[members], own) for _, members, own in rows.groups]
         order = torch.cat([members for _, members, _ in rows.groups]).argsort()
-        return torch.cat(logits)[order, self.source_vocabulary :]
+        return torch.cat(logits)[order, self.source_vocab_size :]
 
     def _joined(self, source: Tensor, target: Tensor, starts: Tensor) -> Tensor:
         """Each source without its padding, directly followed by its target, (B, S + T)."""
@@ -104,7 +104,7 @@ class PrefixDecoder(SequenceToSequenceNetwork):
         places = torch.arange(length, device=source.device).expand(len(source), -1)
         sources = source.gather(1, places.clamp(max=source.shape[1] - 1))
         targets = target.gather(1, (places - starts).clamp(0, target.shape[1] - 1))
-        return torch.where(places < starts, sources, targets + self.source_vocabulary)
+        return torch.where(places < starts, sources, targets + self.source_vocab_size)
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:
         return {f"decoder.{name}": ("both", "both") for name in self.decoder.attention_axes()}

@@ -29,8 +29,8 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
     2015. It is slower, since steps run one after the other.
 
     Args:
-        source_vocabulary: number of source tokens.
-        target_vocabulary: number of target tokens.
+        source_vocab_size: number of source tokens.
+        target_vocab_size: number of target tokens.
         cross_attention: creates the cross-attention of the decoder.
         d_model: width of embeddings and of the decoder's state; even, since each direction of the
             encoder has half.
@@ -38,7 +38,7 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         cell: "lstm" or "gru".
         input_feeding: whether h̃_t is an input of the next step.
         dropout: probability, on embeddings, between layers and before lm_head.
-        padding: the id of the padding token.
+        padding_idx: the id of the padding token.
 
     Raises:
         ValueError: if a value is out of range, or the mechanism cannot attend to a source.
@@ -46,8 +46,8 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
 
     def __init__(
         self,
-        source_vocabulary: int,
-        target_vocabulary: int,
+        source_vocab_size: int,
+        target_vocab_size: int,
         *,
         cross_attention: AttentionFactory,
         d_model: int = 128,
@@ -55,7 +55,7 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         cell: Literal["lstm", "gru"] = "lstm",
         input_feeding: bool = False,
         dropout: float = 0.1,
-        padding: int = 0,
+        padding_idx: int = 0,
     ) -> None:
         super().__init__()
         check_positive(d_model=d_model, num_layers=num_layers)
@@ -66,9 +66,13 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
             raise ValueError(f"cell must be lstm or gru, got {cell!r}")
         recurrent, between = CELLS[cell], dropout if num_layers > 1 else 0.0
         decoder_input = 2 * d_model if input_feeding else d_model
-        self.padding, self.input_feeding, self.is_lstm = padding, input_feeding, cell == "lstm"
-        self.source_embedding = token_embedding(source_vocabulary, d_model, padding)
-        self.target_embedding = token_embedding(target_vocabulary, d_model, padding)
+        self.padding_idx, self.input_feeding, self.is_lstm = (
+            padding_idx,
+            input_feeding,
+            cell == "lstm",
+        )
+        self.source_embedding = token_embedding(source_vocab_size, d_model, padding_idx)
+        self.target_embedding = token_embedding(target_vocab_size, d_model, padding_idx)
         self.dropout = nn.Dropout(dropout)
         self.encoder = recurrent(
             d_model, d_model // 2, num_layers, batch_first=True, bidirectional=True, dropout=between
@@ -80,10 +84,10 @@ class RecurrentEncoderDecoder(EncoderDecoderNetwork):
         self.cross_attention = cross_attention(d_model, d_model)
         check_cross_attention(self.cross_attention)
         self.combine = nn.Linear(2 * d_model, d_model)
-        self.lm_head = nn.Linear(d_model, target_vocabulary)
+        self.lm_head = nn.Linear(d_model, target_vocab_size)
 
     def encode(self, source: Tensor) -> Encoded:
-        valid = source != self.padding
+        valid = source != self.padding_idx
         embedded = self.dropout(self.source_embedding(source))
         # Packing: the backward direction must not start in the padding.
         packed = pack_padded_sequence(

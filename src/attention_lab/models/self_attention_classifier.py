@@ -14,9 +14,9 @@ class SelfAttentionClassifier(ClassificationNetwork):
     attention alone.
 
     Args:
-        features: width of the input vectors.
-        classes: number of classes.
-        length: number of input vectors.
+        in_features: width of the input vectors.
+        num_classes: number of classes.
+        max_length: number of input vectors.
         self_attention: creates the attention layer.
         d_model: width of the embedding.
         dropout: probability, on the embedding and before the classifier.
@@ -27,9 +27,9 @@ class SelfAttentionClassifier(ClassificationNetwork):
 
     def __init__(
         self,
-        features: int,
-        classes: int,
-        length: int,
+        in_features: int,
+        num_classes: int,
+        max_length: int,
         *,
         self_attention: AttentionFactory,
         d_model: int = 256,
@@ -38,11 +38,11 @@ class SelfAttentionClassifier(ClassificationNetwork):
         super().__init__()
         check_positive(d_model=d_model)
         check_dropout(dropout)
-        self.embedding = nn.Linear(features, d_model)
+        self.embedding = nn.Linear(in_features, d_model)
         nn.init.kaiming_normal_(self.embedding.weight, nonlinearity="relu")
-        self.positions = nn.Parameter(torch.randn(length, d_model))
+        self.positions = nn.Parameter(torch.randn(max_length, d_model))
         self.self_attention = self_attention(d_model, d_model)
-        self.classifier = nn.Linear(d_model, classes)
+        self.classifier = nn.Linear(d_model, num_classes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Digits(ClassificationDataModule):
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of a feature vector, of the set of classes, and of a sequence."""
-        return {"features": self.features, "classes": CLASSES, "length": self.length}
+        return {"in_features": self.features, "num_classes": CLASSES, "max_length": self.length}
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of the class whose mean training image is nearest (Euclidean distance)."""

@@ -89,7 +89,7 @@ class Waveforms(ClassificationDataModule):
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of a feature vector, of the set of classes, and of a sequence."""
-        return {"features": 1, "classes": CLASSES, "length": SAMPLES}
+        return {"in_features": 1, "num_classes": CLASSES, "max_length": SAMPLES}
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of logistic regression on the samples."""

@@ -44,8 +44,8 @@ class SequenceToSequenceDataModule(SplitDataModule[SequencePairs]):
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the two vocabularies."""
         return {
-            "source_vocabulary": len(self.source_vocabulary),
-            "target_vocabulary": len(self.target_vocabulary),
+            "source_vocab_size": len(self.source_vocabulary),
+            "target_vocab_size": len(self.target_vocabulary),
         }
 
     def labels(self, batch: SequencePairs) -> list[dict[str, list[str]]]:

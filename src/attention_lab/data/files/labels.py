@@ -127,9 +127,9 @@ class Labels(ClassificationDataModule):
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary, of the set of classes, and of the longest text."""
         return {
-            "vocabulary": len(self.text_vocabulary),
-            "classes": len(self.classes),
-            "length": self.longest()[0],
+            "vocab_size": len(self.text_vocabulary),
+            "num_classes": len(self.classes),
+            "max_length": self.longest()[0],
         }
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:

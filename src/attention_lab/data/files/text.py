@@ -129,7 +129,7 @@ class Text(LanguageModelDataModule):
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary and of a window."""
-        return {"vocabulary": len(self.text_vocabulary), "length": self.length}
+        return {"vocab_size": len(self.text_vocabulary), "max_length": self.length}
 
     def characters_per_token(self, split: str) -> float:
         """Characters of a split's text for each of its tokens."""

@@ -79,7 +79,11 @@ class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataMo
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary, of the set of classes, and of the longest string."""
         longest = max(longest for _, longest in self.ranges.values())
-        return {"vocabulary": len(ALPHABET), "classes": len(self.classes), "length": longest}
+        return {
+            "vocab_size": len(ALPHABET),
+            "num_classes": len(self.classes),
+            "max_length": longest,
+        }
 
     def slices(self, split: str) -> Slices:
         """By length."""

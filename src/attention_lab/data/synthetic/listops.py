@@ -133,7 +133,11 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary, of the set of classes, and of the longest example."""
         longest = max(longest for _, longest in self.ranges.values())
-        return {"vocabulary": len(VOCABULARY), "classes": len(self.classes), "length": longest}
+        return {
+            "vocab_size": len(VOCABULARY),
+            "num_classes": len(self.classes),
+            "max_length": longest,
+        }
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of the most frequent class in training, given the operator at the root.

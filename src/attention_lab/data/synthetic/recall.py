@@ -98,7 +98,10 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary and of the longest input."""
-        return {"vocabulary": self.vocabulary, "length": max(length for length, _ in self.mixture)}
+        return {
+            "vocab_size": self.vocabulary,
+            "max_length": max(length for length, _ in self.mixture),
+        }
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy of predicting a random value of the sequence: the mean of 1 / pairs."""

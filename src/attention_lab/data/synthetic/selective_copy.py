@@ -89,7 +89,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary and of an input."""
-        return {"vocabulary": self.vocabulary, "length": self.length}
+        return {"vocab_size": self.vocabulary, "max_length": self.length}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy of always predicting the most frequent label in training."""

@@ -34,7 +34,7 @@ class Classification(AttentionTask):
     ) -> None:
         super().__init__(model, data, optimizer)
         self.mean_loss = mean()
-        self.accuracy = MulticlassAccuracy(data.model_arguments()["classes"], average="micro")
+        self.accuracy = MulticlassAccuracy(data.model_arguments()["num_classes"], average="micro")
 
     def loss(self, batch: LabelledSequences) -> Loss:
         loss = F.cross_entropy(self.model(batch.inputs), batch.labels)
