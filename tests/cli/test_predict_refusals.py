@@ -58,7 +58,7 @@ def test_what_does_not_read_text_is_refused(
     answer = ask(digits_run.directory, "a\n")
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.endswith("Digits is not made of text; there is nothing to read\n")
-    small = ["data.examples=64", "data.evaluation_examples=8", "data.vocabulary=16"]
+    small = ["data.examples=64", "data.evaluation_examples=8", "data.vocab_size=16"]
     small += ["data.lengths=[8]", "data.pairs=[2]", "trainer.max_steps=1"]
     small += ["trainer=cpu", "logger=csv", "model.d_model=16"]
     train(compose("data=recall", *small), tmp_path / "recall", [])

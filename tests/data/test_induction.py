@@ -71,7 +71,7 @@ FROZEN = "c75bf1011b12aa85"
 @pytest.mark.parametrize(
     "knob",
     [
-        {"vocabulary": 33},
+        {"vocab_size": 33},
         {"length": 49},
         {"periods": [7, 16]},
         {"periods": [8, 17]},
@@ -94,7 +94,7 @@ def test_the_trivial_baseline_is_any_token_read() -> None:
 
 
 def test_shortcut_baselines_are_what_they_say() -> None:
-    data = loaded(vocabulary=16)
+    data = loaded(vocab_size=16)
 
     def at_distance(split: str, distance: int) -> float:
         right = [
@@ -121,7 +121,7 @@ def test_shortcut_baselines_are_what_they_say() -> None:
 
 def test_one_period_is_solved_by_distance_and_many_tokens_by_one_match() -> None:
     assert loaded(periods=[9, 9]).shortcut_baselines("test")["fixed distance"] == {"accuracy": 1.0}
-    many = loaded(vocabulary=10**6).shortcut_baselines("test")
+    many = loaded(vocab_size=10**6).shortcut_baselines("test")
     assert many["last match"]["accuracy"] > 0.999 > 0.3 > many["fixed distance"]["accuracy"]
 
 
@@ -145,7 +145,7 @@ def test_sizes_and_labels() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocabulary": 1}, "vocabulary must be at least 2, got 1"),
+        ({"vocab_size": 1}, "vocab_size must be at least 2, got 1"),
         ({"periods": [0, 4]}, "periods must be two numbers of at least 1"),
         ({"periods": [8, 48]}, r"periods=\[8, 48\] must be below length=48"),
     ],

@@ -208,7 +208,7 @@ def test_files_that_cannot_work_are_refused(tmp_path: Path) -> None:
     [
         ({}, "no train: data.train=FILE names a UTF-8 file of lines text TAB label"),
         ({"train": ""}, "no train: data.train=FILE"),
-        ({"train": "x", "vocabulary": 0}, "vocabulary must be at least 1"),
+        ({"train": "x", "vocab_size": 0}, "vocab_size must be at least 1"),
         ({"train": "x", "batch_size": 0}, "batch_size must be at least 1"),
     ],
 )

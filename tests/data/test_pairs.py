@@ -113,8 +113,8 @@ def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tokens", ["characters", "whitespace", "bytes", "bpe"])
 def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
     path = written(tmp_path, LINES)
-    data = loaded(path, source_tokens=tokens, vocabulary=270)
-    other = loaded(path, target_tokens=tokens, vocabulary=270)
+    data = loaded(path, source_tokens=tokens, vocab_size=270)
+    other = loaded(path, target_tokens=tokens, vocab_size=270)
     for one, column in ((data, 0), (other, 1)):
         texts = {line[column] for line in rows(one, "train")}
         assert texts == {line[column] for line in LINES if stable_fraction(line[0]) < 0.9}
@@ -325,8 +325,8 @@ def test_an_unreadable_file_is_an_error_of_one_line(
         ({"metrics": ["per"], "monitor": "wer"}, r"monitor=wer must be one of metrics=\['per'\]"),
         ({"metrics": []}, r"metrics=\[\] names none; null chooses"),
         ({"monitor": "loss"}, "monitor must be one of token_error_rate, .*got 'loss'"),
-        ({"source_tokens": "bpe", "vocabulary": 100}, "vocabulary must be at least 260"),
-        ({"vocabulary": 0}, "vocabulary must be at least 1, got 0"),
+        ({"source_tokens": "bpe", "vocab_size": 100}, "vocab_size must be at least 260"),
+        ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"source_tokens": "sounds"}, "tokens must be characters, whitespace, bytes or bpe"),
     ],

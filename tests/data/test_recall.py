@@ -13,7 +13,7 @@ from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.synthetic.generated import sample_without_replacement
 from attention_lab.data.synthetic.recall import Recall
 
-SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 50, "vocabulary": 64}
+SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 50, "vocab_size": 64}
 
 
 def recall(**options: Any) -> Recall:
@@ -66,7 +66,7 @@ def test_lengths_are_mixed_and_told_apart() -> None:
 def test_distances_follow_the_power_law() -> None:
     """Drawn one after the other without repetition, in proportion to i^(a − 1)."""
     power, places, pairs = 0.5, 4, 2
-    data = recall(lengths=[12], pairs=[2], power=power, examples=20_000, vocabulary=512)
+    data = recall(lengths=[12], pairs=[2], power=power, examples=20_000, vocab_size=512)
     train = data.split("train")
     keys = train.inputs[:, :4:2]
     asked = (train.labels != IGNORE).nonzero()[:, 1].view(-1, 2)
@@ -119,7 +119,7 @@ FIRST = [4, 43, 18, 33, 7, 59, 24, 50, 22, 59, 18, 46]
 @pytest.mark.parametrize(
     "knob",
     [
-        {"vocabulary": 66},
+        {"vocab_size": 66},
         {"lengths": [66]},
         {"pairs": [5]},
         {"power": 0.3},
@@ -151,11 +151,11 @@ def test_sizes_are_what_models_need() -> None:
     [
         ({"lengths": [64, 32]}, "must have equally many values"),
         ({"lengths": []}, "must have equally many values"),
-        ({"vocabulary": 63}, "vocabulary must be even"),
+        ({"vocab_size": 63}, "vocab_size must be even"),
         ({"lengths": [12]}, "4 × pairs must fit"),
         ({"lengths": [17]}, "even length"),
         ({"pairs": [0]}, "0 pairs"),
-        ({"vocabulary": 8}, "no 4 different keys"),
+        ({"vocab_size": 8}, "no 4 different keys"),
         ({"power": 0.0}, "power must be above 0"),
         ({"examples": 0}, "examples must be at least 1"),
         ({"draw_seed": -1}, "draw_seed must be at least 0"),

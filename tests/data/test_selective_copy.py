@@ -27,16 +27,16 @@ def rows(data: SelectiveCopy, split: str) -> list[tuple[list[int], list[int]]]:
 
 @pytest.mark.parametrize("sizes", [(24, 4, 16), (8, 4, 5), (12, 1, 4)])
 def test_markers_ask_for_the_tokens_in_their_order(sizes: tuple[int, int, int]) -> None:
-    length, copied, vocabulary = sizes
-    data = SelectiveCopy(5, 2, vocabulary, length, copied)
+    length, copied, vocab_size = sizes
+    data = SelectiveCopy(5, 2, vocab_size, length, copied)
     data.setup()
     for split in SPLITS:
         for inputs, labels in rows(data, split):
             assert len(inputs) == len(labels) == length
-            assert inputs[-copied:] == [vocabulary - 1] * copied
+            assert inputs[-copied:] == [vocab_size - 1] * copied
             tokens = [token for token in inputs[:-copied] if token != 0]
             assert labels == [IGNORE] * (length - copied) + tokens
-            assert all(0 < token < vocabulary - 1 for token in tokens)
+            assert all(0 < token < vocab_size - 1 for token in tokens)
 
 
 def test_tokens_and_places_are_uniform() -> None:
@@ -50,7 +50,7 @@ def test_tokens_and_places_are_uniform() -> None:
 
 
 def test_splits_share_no_example() -> None:
-    data = loaded(vocabulary=4, length=12, copied=2)
+    data = loaded(vocab_size=4, length=12, copied=2)
     inputs = [{tuple(row) for row, _ in rows(data, split)} for split in SPLITS]
     assert len(set.union(*inputs)) == sum(map(len, inputs))
 
@@ -66,14 +66,14 @@ FROZEN = "8af4d304f8aa215b"
 
 
 @pytest.mark.parametrize(
-    "knob", [{"vocabulary": 17}, {"length": 25}, {"copied": 5}, {"draw_seed": 1}]
+    "knob", [{"vocab_size": 17}, {"length": 25}, {"copied": 5}, {"draw_seed": 1}]
 )
 def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
     assert rows(loaded(**knob), "train") != rows(loaded(), "train")
 
 
 def test_trivial_and_shortcut_baselines_are_what_they_say() -> None:
-    data = loaded(vocabulary=6)
+    data = loaded(vocab_size=6)
 
     def copied(split: str) -> list[tuple[list[int], list[int]]]:
         """Where the tokens stand in each example, and which they are."""
@@ -127,8 +127,8 @@ def test_sizes_and_labels() -> None:
     ("options", "message"),
     [
         (
-            {"vocabulary": 3},
-            r"vocabulary must be at least 4 \(noise, two to copy, a marker\), got 3",
+            {"vocab_size": 3},
+            r"vocab_size must be at least 4 \(noise, two to copy, a marker\), got 3",
         ),
         ({"copied": 0}, "copied must be at least 1, got 0"),
         ({"length": 7}, "copied=4 tokens and as many markers do not fit length=7"),

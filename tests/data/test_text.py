@@ -56,7 +56,7 @@ def test_the_example_of_the_docs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe"])
 def test_an_epoch_has_every_window_once(tokens: str, tmp_path: Path) -> None:
-    data = loaded(written(tmp_path, POEM), tokens=tokens, vocabulary=300)
+    data = loaded(written(tmp_path, POEM), tokens=tokens, vocab_size=300)
     batches = list(data.train_dataloader())
     assert all(isinstance(batch, LabelledPositions) for batch in batches)
     everything = data.split("train").select(torch.arange(len(data.split("train").lengths())))
@@ -72,8 +72,8 @@ def test_an_epoch_has_every_window_once(tokens: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe"])
 def test_a_byte_order_mark_is_no_token(tokens: str, tmp_path: Path) -> None:
-    marked = loaded(written(tmp_path, "\ufeff" + POEM), tokens=tokens, vocabulary=270)
-    plain = loaded(written(tmp_path, POEM, "plain"), tokens=tokens, vocabulary=270)
+    marked = loaded(written(tmp_path, "\ufeff" + POEM), tokens=tokens, vocab_size=270)
+    plain = loaded(written(tmp_path, POEM, "plain"), tokens=tokens, vocab_size=270)
     assert "".join(read(marked, split) for split in SPLITS) == POEM
     assert marked.text_vocabulary.state_dict() == plain.text_vocabulary.state_dict()
 
@@ -88,7 +88,7 @@ def test_the_vocabulary_is_that_of_training(tmp_path: Path) -> None:
     assert data.model_arguments()["vocab_size"] == 4 + 3
     first = data.split("test").select(torch.tensor([0])).inputs[0].tolist()
     assert first == [5, 6, UNK, 5, 6, UNK, 5, 6]
-    merges = loaded(path, test=other, tokens="bpe", vocabulary=300).text_vocabulary
+    merges = loaded(path, test=other, tokens="bpe", vocab_size=300).text_vocabulary
     assert not any("x" in merges.token(id) for id in range(260, len(merges)))
 
 
@@ -140,7 +140,7 @@ def test_a_text_is_not_loaded_into_memory(tokens: str, tmp_path: Path) -> None:
             {},
             r"own\.txt, line 100: byte 300 .*0xe9.* UTF-8",
         ),
-        (b"ab" * 99, {"tokens": "bpe", "vocabulary": 9}, "vocabulary must be at least 260"),
+        (b"ab" * 99, {"tokens": "bpe", "vocab_size": 9}, "vocab_size must be at least 260"),
         (b"\xef\xbb\xbf", {}, r"own\.txt: is empty"),
         (b"ab" * 99, {"length": 0}, "length must be at least 1, got 0"),
         (b"ab" * 99, {"batch_size": 0}, "batch_size must be at least 1, got 0"),

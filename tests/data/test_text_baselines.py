@@ -20,7 +20,7 @@ def test_the_trivial_and_the_shortcut_baseline_count_in_training(
     monkeypatch.setattr("attention_lab.data.files.text._BLOCK", 100)
     other = written(tmp_path, "a wheel! 雨 depends" * 3, "other.txt")
     text = "glazed quick wizards vex jam\n" + POEM  # with pairs that come once
-    data = loaded(written(tmp_path, text), test=other, tokens=tokens, vocabulary=270)
+    data = loaded(written(tmp_path, text), test=other, tokens=tokens, vocab_size=270)
     vocabulary = data.text_vocabulary
     train, asked = (vocabulary.encode(read(data, name)) for name in ("train", split))
     if data.split("train").lengths().sum() + 1 != len(train):  # <unk> is written as "<unk>"

@@ -33,9 +33,9 @@ def test_ids_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert made_of(path, monkeypatch)
     assert not made_of(path, monkeypatch)
     assert not made_of(path, monkeypatch, length=16, seed=3)
-    assert made_of(path, monkeypatch, tokens="bpe", vocabulary=270)
-    assert made_of(path, monkeypatch, tokens="bpe", vocabulary=280)
-    assert not made_of(path, monkeypatch, tokens="bpe", vocabulary=280)
+    assert made_of(path, monkeypatch, tokens="bpe", vocab_size=270)
+    assert made_of(path, monkeypatch, tokens="bpe", vocab_size=280)
+    assert not made_of(path, monkeypatch, tokens="bpe", vocab_size=280)
     assert made_of(path, monkeypatch, test=path)
     assert len(list(cache_directory().iterdir())) == 4  # and nothing half made
 

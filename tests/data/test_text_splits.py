@@ -19,7 +19,7 @@ def test_one_text_is_cut_by_position(
     tokens: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus_module, "BLOCK", block)
-    data = loaded(written(tmp_path, POEM), tokens=tokens, vocabulary=280)
+    data = loaded(written(tmp_path, POEM), tokens=tokens, vocab_size=280)
     parts = [read(data, split) for split in SPLITS]
     assert "".join(parts) == POEM
     size = len(POEM.encode())

@@ -22,7 +22,7 @@ from attention_lab.data.core.vocabulary import (
     Vocabulary,
     Words,
     build_vocabulary,
-    check_vocabulary_size,
+    check_vocab_size,
     vocabulary_from_state,
 )
 
@@ -155,7 +155,7 @@ def test_byte_pairs_have_a_token_for_every_byte() -> None:
 
 
 def test_byte_pairs_need_room_for_every_byte() -> None:
-    with pytest.raises(ValueError, match="vocabulary must be at least 260"):
+    with pytest.raises(ValueError, match="vocab_size must be at least 260"):
         BytePairs.trained([LETTER], 259)
 
 
@@ -195,13 +195,13 @@ def test_encode_array_equals_encode(text: str) -> None:
 
 
 def test_a_number_of_tokens_is_for_byte_pairs(recwarn: pytest.WarningsRecorder) -> None:
-    assert check_vocabulary_size(None, "characters") == 1024
-    assert check_vocabulary_size(300, "characters", "bpe") == 300
-    with pytest.raises(ValueError, match="vocabulary must be at least 1, got 0"):
-        check_vocabulary_size(0, "bpe")
+    assert check_vocab_size(None, "characters") == 1024
+    assert check_vocab_size(300, "characters", "bpe") == 300
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        check_vocab_size(0, "bpe")
     assert not recwarn
-    with pytest.warns(UserWarning, match="vocabulary=9 has no effect: .* whitespace and bytes"):
-        check_vocabulary_size(9, "whitespace", "bytes")
+    with pytest.warns(UserWarning, match="vocab_size=9 has no effect: .* whitespace and bytes"):
+        check_vocab_size(9, "whitespace", "bytes")
 
 
 def test_there_are_four_kinds_of_tokens() -> None:

@@ -26,7 +26,7 @@ MODELS = {
     "prefix_decoder": (*TRANSFORMER, *REVERSE),
     "decoder": (
         *TRANSFORMER,
-        *("data=recall", "data.vocabulary=64", "data.lengths=[32]"),
+        *("data=recall", "data.vocab_size=64", "data.lengths=[32]"),
         *("data.examples=1280", "data.evaluation_examples=128", "data.batch_size=64"),
     ),
     "encoder_classifier": (

@@ -206,7 +206,7 @@ def test_gpt2_leaves_a_mechanism_what_is_its_own() -> None:
 
 def test_a_narrow_model_learns_associative_recall_with_default_settings(compose: Compose) -> None:
     """With embeddings of 0.02 in place of 1 / √32 it stays at 40 %, after 480 steps, too."""
-    task = ["data.vocabulary=12", "data.lengths=[16]", "data.pairs=[3]", "data.examples=6000"]
+    task = ["data.vocab_size=12", "data.lengths=[16]", "data.pairs=[3]", "data.examples=6000"]
     options = ["data=recall", *task, "data.batch_size=64", "optimizer.lr=3e-3", "model.d_model=32"]
     run = build(compose(*options, "trainer=cpu", "logger=csv"))
     model, steps = run.task.model, 240

@@ -282,7 +282,7 @@ def test_only_where_both_stand_in_one_sequence_is_a_line_between(words_run: Fini
             {"decoder.0.self_attention", "decoder.0.cross_attention"},
         ),
         (("data=reverse", "model=prefix_decoder", "model.num_layers=1"), None),
-        (("data=recall", "data.vocabulary=20", "model.num_layers=1"), None),
+        (("data=recall", "data.vocab_size=20", "model.num_layers=1"), None),
         (("data=parity", "model.num_layers=1"), set()),
     ],
 )

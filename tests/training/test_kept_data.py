@@ -31,7 +31,7 @@ def own(request: pytest.FixtureRequest, compose: Compose, tmp_path: Path) -> dic
     tokens = {"pairs": "whitespace", "byte pairs": "bpe"}[request.param]
     options = [f"data.train={path}", f"data.target_tokens={tokens}"]
     if tokens == "bpe":
-        options.append("data.vocabulary=270")
+        options.append("data.vocab_size=270")
     return compose("data=pairs", *options, *SETTINGS)
 
 

@@ -218,7 +218,7 @@ class BytePairs(TextVocabulary):
         """
         if size < len(Bytes()):
             raise ValueError(
-                f"vocabulary must be at least {len(Bytes())} (every byte and "
+                f"vocab_size must be at least {len(Bytes())} (every byte and "
                 f"{len(SPECIALS)} special tokens), got {size}"
             )
         _require_tokenizers()
@@ -262,26 +262,26 @@ class BytePairs(TextVocabulary):
         return {"kind": "bpe", "tokenizer": self._tokenizer.to_str()}
 
 
-def check_vocabulary_size(vocabulary: int | None, *kinds: Tokens) -> int:
+def check_vocab_size(vocab_size: int | None, *kinds: Tokens) -> int:
     """The size of a vocabulary of byte pairs; warns if no vocabulary has byte pairs.
 
     Args:
-        vocabulary: the configured size; None means the default.
+        vocab_size: the configured size; None means the default.
         kinds: the kind of tokens of each vocabulary.
 
     Raises:
         ValueError: if it is below 1.
     """
-    if vocabulary is None:
+    if vocab_size is None:
         return _DEFAULT_SIZE
-    check_positive(vocabulary=vocabulary)
+    check_positive(vocab_size=vocab_size)
     if "bpe" not in kinds:
         warnings.warn(
-            f"vocabulary={vocabulary} has no effect: it is for bpe, but tokens are "
+            f"vocab_size={vocab_size} has no effect: it is for bpe, but tokens are "
             f"{' and '.join(dict.fromkeys(kinds))}",
             stacklevel=2,
         )
-    return vocabulary
+    return vocab_size
 
 
 def build_vocabulary(tokens: Tokens, texts: Iterable[str], size: int) -> TextVocabulary:

@@ -16,7 +16,7 @@ from attention_lab.data.core.vocabulary import (
     TextVocabulary,
     Tokens,
     build_vocabulary,
-    check_vocabulary_size,
+    check_vocab_size,
 )
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.split_warnings import (
@@ -50,7 +50,7 @@ class Labels(ClassificationDataModule):
         test: path of the file to test on; None takes a part of ``train``.
         tokens: "characters", "whitespace" (words), "bytes" or "bpe" (byte pairs, trained on the
             training texts).
-        vocabulary: number of tokens, for "bpe" only; None for 1024.
+        vocab_size: number of tokens, for "bpe" only; None for 1024.
         batch_size: largest number of examples in a batch, per process.
         seed: seed of the order of the training batches.
 
@@ -72,14 +72,14 @@ class Labels(ClassificationDataModule):
         validation: str | None = None,
         test: str | None = None,
         tokens: Tokens = "characters",
-        vocabulary: int | None = None,
+        vocab_size: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
         self.train_file = required("train", train, "a UTF-8 file of lines text TAB label")
         self.other_files = {"validation": validation, "test": test}
-        self.tokens, self.vocabulary = tokens, check_vocabulary_size(vocabulary, tokens)
+        self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
 
     def load(self) -> dict[str, LabelledSequences]:
         """Read the files, number the tokens and labels of the training split, encode each split.
@@ -89,7 +89,7 @@ class Labels(ClassificationDataModule):
         """
         lines = self._lines()
         texts = [line.text for line in lines["train"]]
-        self.text_vocabulary = build_vocabulary(self.tokens, texts, self.vocabulary)
+        self.text_vocabulary = build_vocabulary(self.tokens, texts, self.vocab_size)
         self.classes = sorted({line.label for line in lines["train"]})
         if len(self.classes) == 1:
             raise ValueError(

@@ -26,7 +26,7 @@ from attention_lab.data.core.vocabulary import (
     UNK,
     Tokens,
     build_vocabulary,
-    check_vocabulary_size,
+    check_vocab_size,
 )
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.split_warnings import (
@@ -70,7 +70,7 @@ class Pairs(SequenceToSequenceDataModule):
         source_tokens: "characters", "whitespace" (words), "bytes" or "bpe" (byte pairs, trained on
             the training sources).
         target_tokens: likewise.
-        vocabulary: number of tokens on each side, for "bpe" only; None for 1024.
+        vocab_size: number of tokens on each side, for "bpe" only; None for 1024.
         metrics: the metrics; None means those that suit the tokens.
         monitor: the metric by which checkpoints and runs are compared; None means the first.
         batch_size: largest number of examples in a batch, per process.
@@ -90,7 +90,7 @@ class Pairs(SequenceToSequenceDataModule):
         test: str | None = None,
         source_tokens: Tokens = "characters",
         target_tokens: Tokens = "characters",
-        vocabulary: int | None = None,
+        vocab_size: int | None = None,
         metrics: Sequence[MetricName] | None = None,
         monitor: MetricName | None = None,
         batch_size: int = 128,
@@ -101,7 +101,7 @@ class Pairs(SequenceToSequenceDataModule):
         self.train = required("train", train, "a UTF-8 file of lines source TAB target")
         self.validation, self.test = validation, test
         self.source_tokens, self.target_tokens = source_tokens, target_tokens
-        self.vocabulary = check_vocabulary_size(vocabulary, source_tokens, target_tokens)
+        self.vocab_size = check_vocab_size(vocab_size, source_tokens, target_tokens)
         self.monitor = monitor or self.metrics[0]
         self.mode = MODES[self.monitor]
         self._sources: dict[str, list[str]] = {}
@@ -115,8 +115,8 @@ class Pairs(SequenceToSequenceDataModule):
         """
         lines = self._lines()
         sources, targets = ([line[side] for line in lines["train"]] for side in (0, 1))
-        self.source_vocabulary = build_vocabulary(self.source_tokens, sources, self.vocabulary)
-        self.target_vocabulary = build_vocabulary(self.target_tokens, targets, self.vocabulary)
+        self.source_vocabulary = build_vocabulary(self.source_tokens, sources, self.vocab_size)
+        self.target_vocabulary = build_vocabulary(self.target_tokens, targets, self.vocab_size)
         # A dict counts each source once.
         warn_about_shared_examples({split: dict(lines[split]) for split in lines}, "sources")
         return {split: self._encode(split, lines[split]) for split in lines}

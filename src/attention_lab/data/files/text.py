@@ -15,7 +15,7 @@ from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.splits import check_split, shares_without
-from attention_lab.data.core.vocabulary import PAD, TextVocabulary, check_vocabulary_size
+from attention_lab.data.core.vocabulary import PAD, TextVocabulary, check_vocab_size
 from attention_lab.data.files.corpus import (
     Corpus,
     Counts,
@@ -65,7 +65,7 @@ class Text(LanguageModelDataModule):
         validation: the validation text, likewise; None takes a part of ``path``.
         test: the test text, likewise; None takes a part of ``path``.
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
-        vocabulary: number of tokens, for "bpe" only; None for 1024.
+        vocab_size: number of tokens, for "bpe" only; None for 1024.
         length: number of tokens in a window.
         batch_size: largest number of windows in a batch, per process.
         seed: seed of the order of the training batches.
@@ -88,7 +88,7 @@ class Text(LanguageModelDataModule):
         validation: Paths = None,
         test: Paths = None,
         tokens: Literal["characters", "bytes", "bpe"] = "characters",
-        vocabulary: int | None = None,
+        vocab_size: int | None = None,
         length: int = 128,
         batch_size: int = 64,
         seed: int = 0,
@@ -97,7 +97,7 @@ class Text(LanguageModelDataModule):
         check_positive(length=length)
         self.path = required("path", path, "a UTF-8 file of text, data.path=[A,B] several")
         self.validation, self.test = validation, test
-        self.tokens, self.vocabulary = tokens, check_vocabulary_size(vocabulary, tokens)
+        self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
         self.length = length
         self._corpus: Corpus | None = None
 
@@ -115,7 +115,7 @@ class Text(LanguageModelDataModule):
         _warn_of_shared_files({"training": train, **given})
         parts = split_pieces(train, list(shares.values()))
         splits = dict(zip(shares, parts, strict=True)) | given
-        read = load_corpus(splits, self.tokens, self.vocabulary, self._check_lengths)
+        read = load_corpus(splits, self.tokens, self.vocab_size, self._check_lengths)
         for split, counts in read.counts.items():
             warn_about_unknown_tokens(self._files(split), split, counts.unknown, counts.tokens)
             _warn_of_shared_passages(self._files(split), split, counts)

@@ -36,7 +36,7 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
     Args:
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
-        vocabulary: V, the number of tokens. Each position of a segment is one of them, uniformly.
+        vocab_size: V, the number of tokens. Each position of a segment is one of them, uniformly.
         length: T, number of tokens in an example.
         periods: number of tokens in the shortest and in the longest segment, drawn uniformly.
         batch_size: largest number of examples in a batch, per process.
@@ -54,7 +54,7 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
         self,
         examples: int = 80_000,
         evaluation_examples: int = 1_000,
-        vocabulary: int = 32,
+        vocab_size: int = 32,
         length: int = 48,
         periods: Sequence[int] = (8, 16),
         batch_size: int = 64,
@@ -63,17 +63,17 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
     ) -> None:
         super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
         self.shortest_period, self.longest_period = check_range("periods", periods)
-        if vocabulary < 2:
-            raise ValueError(f"vocabulary must be at least 2, got {vocabulary}")
+        if vocab_size < 2:
+            raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
         if self.longest_period >= length:
             raise ValueError(
                 f"periods={list(periods)} must be below length={length}, or nothing is repeated"
             )
-        self.vocabulary, self.length = vocabulary, length
+        self.vocab_size, self.length = vocab_size, length
 
     def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledPositions:
         periods = random.integers(self.shortest_period, self.longest_period + 1, size=(count, 1))
-        segments = random.integers(self.vocabulary, size=(count, self.longest_period))
+        segments = random.integers(self.vocab_size, size=(count, self.longest_period))
         places = np.arange(self.length + 1)
         tokens = np.take_along_axis(segments, places % periods, axis=1)
         labels = np.where(places[:-1] < periods, IGNORE, tokens[:, 1:])
@@ -85,7 +85,7 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary and of an input."""
-        return {"vocab_size": self.vocabulary, "max_length": self.length}
+        return {"vocab_size": self.vocab_size, "max_length": self.length}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy of predicting a random one of the previous tokens."""

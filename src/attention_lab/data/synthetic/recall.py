@@ -32,7 +32,7 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
     Args:
         examples: number of training examples, about equally many of each (length, pairs).
         evaluation_examples: number of validation examples, and of test examples.
-        vocabulary: V, the number of tokens. Even.
+        vocab_size: V, the number of tokens. Even.
         lengths: number of tokens in an example; several lengths are mixed.
         pairs: number of pairs, for each of the lengths.
         power: a; the smaller, the closer the second occurrences are to the pairs.
@@ -42,7 +42,7 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         seed: seed of the order of the training batches.
 
     Raises:
-        ValueError: if a value is out of range, or the pairs do not fit the lengths or vocabulary.
+        ValueError: if a value is out of range, or the pairs do not fit the other values.
     """
 
     monitor = "accuracy"
@@ -52,7 +52,7 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         self,
         examples: int = 100_000,
         evaluation_examples: int = 3_000,
-        vocabulary: int = 8192,
+        vocab_size: int = 8192,
         lengths: Sequence[int] = (64,),
         pairs: Sequence[int] = (4,),
         power: float = 0.01,
@@ -67,18 +67,18 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
             raise ValueError(
                 f"lengths={list(lengths)} and pairs={list(pairs)} must have equally many values"
             )
-        if vocabulary % 2 or vocabulary < 4:
-            raise ValueError(f"vocabulary must be even and at least 4, got {vocabulary}")
+        if vocab_size % 2 or vocab_size < 4:
+            raise ValueError(f"vocab_size must be even and at least 4, got {vocab_size}")
         for length, count in self.mixture:
             if count < 1 or length % 2 or 4 * count > length:
                 raise ValueError(
                     f"{count} pairs in {length} tokens: 4 × pairs must fit into an even length"
                 )
-            if count > vocabulary // 2 - 1:
-                raise ValueError(f"vocabulary={vocabulary} has no {count} different keys")
+            if count > vocab_size // 2 - 1:
+                raise ValueError(f"vocab_size={vocab_size} has no {count} different keys")
         if power <= 0:
             raise ValueError(f"power must be above 0, got {power}")
-        self.vocabulary, self.power, self.random_fill = vocabulary, power, random_fill
+        self.vocab_size, self.power, self.random_fill = vocab_size, power, random_fill
 
     def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledPositions:
         longest = max(length for length, _ in self.mixture)
@@ -99,7 +99,7 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary and of the longest input."""
         return {
-            "vocab_size": self.vocabulary,
+            "vocab_size": self.vocab_size,
             "max_length": max(length for length, _ in self.mixture),
         }
 
@@ -129,7 +129,7 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
     def _drawn_pairs(
         self, random: np.random.Generator, count: int, length: int, pairs: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        half, context = self.vocabulary // 2, 2 * pairs
+        half, context = self.vocab_size // 2, 2 * pairs
         keys = 1 + sample_without_replacement(random, count, half - 1, pairs)
         values = half + sample_without_replacement(random, count, half, pairs)
         places = np.arange(1, (length - context) // 2 + 1)
@@ -142,7 +142,7 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         inputs[:, 0:context:2], inputs[:, 1:context:2] = keys, values
         np.put_along_axis(inputs, asked, keys, axis=1)
         if self.random_fill:
-            fill = random.integers(self.vocabulary, size=inputs.shape)
+            fill = random.integers(self.vocab_size, size=inputs.shape)
             inputs = np.where(inputs == 0, fill, inputs)
         labels = np.full((count, length), IGNORE)
         np.put_along_axis(labels, asked, values, axis=1)

@@ -34,7 +34,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
     Args:
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
-        vocabulary: V, the number of tokens: noise is 0 and the marker V − 1.
+        vocab_size: V, the number of tokens: noise is 0 and the marker V − 1.
         length: number of tokens in an example.
         copied: number of tokens to copy, and of markers.
         batch_size: largest number of examples in a batch, per process.
@@ -52,7 +52,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
         self,
         examples: int = 50_000,
         evaluation_examples: int = 1_000,
-        vocabulary: int = 16,
+        vocab_size: int = 16,
         length: int = 256,
         copied: int = 16,
         batch_size: int = 64,
@@ -61,22 +61,22 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
     ) -> None:
         super().__init__(examples, evaluation_examples, batch_size, draw_seed, seed)
         check_positive(copied=copied)
-        if vocabulary < 4:
+        if vocab_size < 4:
             raise ValueError(
-                f"vocabulary must be at least 4 (noise, two to copy, a marker), got {vocabulary}"
+                f"vocab_size must be at least 4 (noise, two to copy, a marker), got {vocab_size}"
             )
         if length < 2 * copied:
             raise ValueError(
                 f"copied={copied} tokens and as many markers do not fit length={length}"
             )
-        self.vocabulary, self.length, self.copied = vocabulary, length, copied
+        self.vocab_size, self.length, self.copied = vocab_size, length, copied
 
     def draw(self, random: np.random.Generator, count: int, split: str) -> LabelledPositions:
-        copied = random.integers(1, self.vocabulary - 1, size=(count, self.copied))
+        copied = random.integers(1, self.vocab_size - 1, size=(count, self.copied))
         context = self.length - self.copied
         places = np.sort(sample_without_replacement(random, count, context, self.copied), axis=1)
         inputs = np.full((count, self.length), NOISE)
-        inputs[:, context:] = self.vocabulary - 1
+        inputs[:, context:] = self.vocab_size - 1
         np.put_along_axis(inputs, places, copied, axis=1)
         labels = np.full((count, self.length), IGNORE)
         labels[:, context:] = copied
@@ -89,7 +89,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary and of an input."""
-        return {"vocab_size": self.vocabulary, "max_length": self.length}
+        return {"vocab_size": self.vocab_size, "max_length": self.length}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Accuracy of always predicting the most frequent label in training."""
@@ -103,7 +103,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
         places, tokens = self._places_and_tokens(self.split(split))
         closest = np.abs(places[:, None, :] - average[:, None]).argmin(2)
         by_place = np.take_along_axis(tokens, closest, axis=1)
-        counts = (tokens[:, :, None] == np.arange(self.vocabulary)).sum(1)
+        counts = (tokens[:, :, None] == np.arange(self.vocab_size)).sum(1)
         return {
             "place": {"accuracy": float((by_place == tokens).mean())},
             "frequency": {"accuracy": float((counts.argmax(1)[:, None] == tokens).mean())},
@@ -123,7 +123,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
 
     def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The tokens as numbers, noise as ``·`` and markers as ``>``."""
-        names = ["·", *map(str, range(1, self.vocabulary - 1)), ">"]
+        names = ["·", *map(str, range(1, self.vocab_size - 1)), ">"]
         return [{"input": [names[token] for token in row]} for row in batch.inputs.tolist()]
 
     def _places_and_tokens(
