@@ -144,7 +144,7 @@ def test_alibi_for_six_heads() -> None:
 
 @BOTH_WAYS
 def test_t5(causal: bool) -> None:
-    theirs, ours = pair({}, {"positions": partial(T5Bias, buckets=8, max_distance=6)})
+    theirs, ours = pair({}, {"positions": partial(T5Bias, num_buckets=8, max_distance=6)})
     bias = RelativePositionBias(scale=1, num_buckets=8, max_distance=6, heads=H).double()
     with torch.no_grad():
         ours.positions.get_parameter("table").copy_(bias.relative_attention_bias.weight.T)

@@ -42,7 +42,7 @@ def kernel(
     feature_map: Callable[[int], FeatureMap], chunk: int = 3
 ) -> Callable[[], AttentionLayer]:
     return lambda: KernelAttention(
-        H * E, feature_map=feature_map, num_heads=H, num_kv_heads=H_KV, chunk=chunk
+        H * E, feature_map=feature_map, num_heads=H, num_kv_heads=H_KV, chunk_size=chunk
     )
 
 
@@ -72,7 +72,7 @@ LAYERS: dict[str, tuple[Callable[[], AttentionLayer], int]] = {
     # largest scale, where features have scales
     "linear": (kernel(EluPlusOne), 2 * H_KV * E * (E + 1) * WIDE),
     "performer": (
-        kernel(partial(PositiveRandomFeatures, features=11)),
+        kernel(partial(PositiveRandomFeatures, num_features=11)),
         2 * H_KV * (11 * (E + 1) + 1) * WIDE,
     ),
 }

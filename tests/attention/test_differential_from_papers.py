@@ -27,9 +27,7 @@ from tests.attention.loops import (
 @pytest.mark.parametrize("name", MASKS)
 def test_differential(shape: tuple[int, int], name: str) -> None:
     """Ye et al. 2025, eq. 1–3."""
-    layer = DifferentialAttention(
-        H * E, num_heads=H, num_kv_heads=H_KV, initial_lambda=0.3
-    ).double()
+    layer = DifferentialAttention(H * E, num_heads=H, num_kv_heads=H_KV, lambda_init=0.3).double()
     nn.init.normal_(layer.lambda_vectors)
     nn.init.normal_(layer.norm.weight)
     q1, k1, q2, k2 = layer.lambda_vectors.detach().numpy()

@@ -55,7 +55,7 @@ def katharopoulos(head: int, q: Array, keys: Array, seen: list[int]) -> Array:
 @pytest.mark.parametrize("chunk", [1, 3, 64])
 def test_linear_attention(shape: tuple[int, int], name: str, chunk: int) -> None:
     layer = KernelAttention(
-        H * E, feature_map=EluPlusOne, num_heads=H, num_kv_heads=H_KV, chunk=chunk
+        H * E, feature_map=EluPlusOne, num_heads=H, num_kv_heads=H_KV, chunk_size=chunk
     )
     tensors = triple(*shape)
     mask, sees = masked(name, shape[1])
@@ -86,7 +86,7 @@ def features(phi: FeatureMap, x: Tensor, is_query: bool) -> Tensor:
 
 def test_random_features() -> None:
     """Those of keys are lemma 1's; those of a query are, up to a positive number of its own."""
-    phi = PositiveRandomFeatures(E, features=10).double()
+    phi = PositiveRandomFeatures(E, num_features=10).double()
     directions = phi.directions.numpy()
     x = torch.randn(2, 3, 5, E).double()
     of_keys, of_queries = (features(phi, x, is_query).numpy() for is_query in (False, True))
@@ -100,7 +100,7 @@ def test_random_features() -> None:
 
 def test_random_directions_are_orthogonal_gaussians() -> None:
     """Orthogonal within blocks of E (§2.4); |ω|² of mean E, as of normal vectors, and varying."""
-    directions = PositiveRandomFeatures(E, features=600 * E + 1).directions
+    directions = PositiveRandomFeatures(E, num_features=600 * E + 1).directions
     assert directions.shape == (600 * E + 1, E)
     for block in directions[:-1].view(600, E, E):
         gram = block @ block.T
@@ -116,7 +116,7 @@ def test_random_features_estimate_the_softmax_kernel() -> None:
     q, k = 0.7 * torch.randn(1, 1, 1, E).double(), 0.7 * torch.randn(1, 1, 3, E).double()
     estimates = []
     for _ in range(400):
-        phi = PositiveRandomFeatures(E, features=32).double()
+        phi = PositiveRandomFeatures(E, num_features=32).double()
         estimates.append((features(phi, q, False) @ features(phi, k, False).mT).flatten().numpy())
     expected = np.exp((q @ k.mT).flatten().numpy() / math.sqrt(E))
     assert np.mean(estimates, axis=0) == pytest.approx(expected, rel=0.05)
@@ -127,7 +127,7 @@ FOUR = pytest.mark.parametrize("name", ["none", "causal", "causal-padding", "mix
 
 @FOUR
 def test_performer_weighs_by_its_features(name: str) -> None:
-    few = partial(PositiveRandomFeatures, features=8)
+    few = partial(PositiveRandomFeatures, num_features=8)
     layer = KernelAttention(H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV).double()
     directions = layer.feature_map.get_buffer("directions").numpy()
 
@@ -187,10 +187,10 @@ def test_performer_has_no_largest_norm(
     dtype: torch.dtype, norm: float, tolerance: float, name: str, which: str, keys: int
 ) -> None:
     """In full, chunk by chunk and with weights: outputs, and the gradients of all three."""
-    few = partial(PositiveRandomFeatures, features=8)
-    layer = KernelAttention(H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk=4).to(
-        dtype
-    )
+    few = partial(PositiveRandomFeatures, num_features=8)
+    layer = KernelAttention(
+        H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk_size=4
+    ).to(dtype)
     query, key, value = long_triple(norm, which)
     inputs = query, key[:, :, :keys], value[:, :, :keys]
     query, key, value = inputs = tuple(x.to(dtype).requires_grad_() for x in inputs)
@@ -227,10 +227,10 @@ def test_a_key_whose_square_overflows_weighs_nothing(name: str) -> None:
 @LONG
 def test_performer_remembers_long_keys(dtype: torch.dtype, norm: float, tolerance: float) -> None:
     """Step by step, past shorter keys and padding; each query and key as in one whole pass."""
-    few = partial(PositiveRandomFeatures, features=8)
-    layer = KernelAttention(H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk=4).to(
-        dtype
-    )
+    few = partial(PositiveRandomFeatures, num_features=8)
+    layer = KernelAttention(
+        H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk_size=4
+    ).to(dtype)
     query, key, value = (x.to(dtype) for x in long_triple(norm, "keys"))
     mask, sees = masked("causal-padding", T)
     expected = performer_by_logarithms(layer, (query, key, value), sees)
@@ -249,9 +249,9 @@ def test_performer_remembers_long_keys(dtype: torch.dtype, norm: float, toleranc
 
 @pytest.mark.parametrize("name", ["none", "causal-padding"])
 def test_gradients_of_long_keys(name: str) -> None:
-    few = partial(PositiveRandomFeatures, features=8)
+    few = partial(PositiveRandomFeatures, num_features=8)
     layer = KernelAttention(
-        H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk=4
+        H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk_size=4
     ).double()
     inputs = tuple(x.requires_grad_() for x in long_triple(50, "keys"))
     mask, _ = masked(name, T)
@@ -273,6 +273,6 @@ def test_performer_is_near_softmax(name: str) -> None:
     query, key, value = triple(6, 6)
     tensors = 0.6 * query, 0.6 * key, value
     mask, sees = masked(name, 6)
-    many = partial(PositiveRandomFeatures, features=20000)
+    many = partial(PositiveRandomFeatures, num_features=20000)
     layer = KernelAttention(H * E, feature_map=many, num_heads=H, num_kv_heads=H_KV).double()
     check(layer, tensors, mask, by_loops(vaswani, tensors, sees), tolerance=0.1)

@@ -15,11 +15,13 @@ from tests.attention.loops import H_KV, SHAPES, E, H, masked, softmax, triple
 @pytest.mark.parametrize("name", ["none", "padding"])
 def test_linformer(shape: tuple[int, int], name: str) -> None:
     """Wang et al. 2020, eq. 7: softmax(q (E K)ᵀ / √d) (F V); padded keys and values are zero."""
-    layer = Linformer(H * E, num_heads=H, num_kv_heads=H_KV, slots=3, max_length=9).double()
+    layer = Linformer(
+        H * E, num_heads=H, num_kv_heads=H_KV, projected_length=3, max_length=9
+    ).double()
     tensors = triple(*shape)
     mask, sees = masked(name, shape[1])
     query, key, value = (x.numpy() for x in tensors)
-    maps = layer.key_slots.detach().numpy(), layer.value_slots.detach().numpy()
+    maps = layer.key_map.detach().numpy(), layer.value_map.detach().numpy()
     expected = np.zeros_like(query)
     for b, h, i in np.ndindex(2, H, shape[0]):
         keys, values = np.zeros((3, E)), np.zeros((3, E))
@@ -35,7 +37,7 @@ def test_linformer(shape: tuple[int, int], name: str) -> None:
 
 
 def test_linformer_refuses() -> None:
-    layer = Linformer(8, slots=2, max_length=4)
+    layer = Linformer(8, projected_length=2, max_length=4)
     with pytest.raises(ValueError, match="4"):
         layer(torch.randn(1, 5, 8))
     for mask in (Causal(), SlidingWindow(2)):

@@ -270,7 +270,7 @@ def test_documents_must_fit() -> None:
         (lambda: Dilated(0, 1), "window"),
         (lambda: Dilated(1, 0), "dilation"),
         (lambda: PrefixLM(0), "prefix"),
-        (lambda: BlockSparse(0, 1), "block"),
+        (lambda: BlockSparse(0, 1), "block_size"),
         (lambda: BlockSparse(4, 0), "summary"),
         (lambda: BlockSparse(4, 5), "summary"),
         (lambda: GlobalTokens(0), "count"),

@@ -64,7 +64,7 @@ def test_nystrom(length: int, padded: bool) -> None:
         q, k = query[b, h, real].numpy(), key[b, h // 2, real].numpy()
         weights[b, h, real[:, None], real] = torch.from_numpy(xiong(q, k, 4))
     output = weights @ value.repeat_interleave(2, dim=1)
-    layer, mask = make(landmarks=4, iterations=MANY), Padding(valid) if padded else None
+    layer, mask = make(num_landmarks=4, pinv_iterations=MANY), Padding(valid) if padded else None
     alone, nothing = layer.attend(AttentionInputs(query, key, value, mask, False))
     with_weights, its_weights = layer.attend(AttentionInputs(query, key, value, mask, True))
     assert nothing is None
@@ -76,7 +76,7 @@ def test_nystrom(length: int, padded: bool) -> None:
 
 @pytest.mark.parametrize("landmarks", [6, 32])
 def test_with_a_landmark_for_each_position_it_is_softmax_attention(landmarks: int) -> None:
-    nystrom = make(landmarks=landmarks, iterations=MANY)
+    nystrom = make(num_landmarks=landmarks, pinv_iterations=MANY)
     plain = ScoredAttention(
         H * E, score=ScaledDotProduct, normalizer=Softmax, num_heads=H, num_kv_heads=H_KV
     ).double()
@@ -93,7 +93,7 @@ def test_with_a_landmark_for_each_position_it_is_softmax_attention(landmarks: in
 def test_the_iteration_is_the_papers() -> None:
     """Two steps of lemma 1 from Aᵀ / (‖A‖₁ ‖A‖∞), each head alone."""
     query, key, value = triple(2, 3)
-    _, weights = make(landmarks=3, iterations=2).attend(
+    _, weights = make(num_landmarks=3, pinv_iterations=2).attend(
         AttentionInputs(query, key, value, None, True)
     )
     assert weights is not None
@@ -110,7 +110,7 @@ def test_the_iteration_is_the_papers() -> None:
 @pytest.mark.parametrize("where", [slice(0, 9), slice(5, 14), slice(2, 11)])
 def test_padding_changes_nothing(where: slice) -> None:
     """On the right, on the left, or on both sides; also for the gradient."""
-    layer = make(landmarks=4)
+    layer = make(num_landmarks=4)
     x = torch.randn(1, 9, H * E, dtype=torch.float64, requires_grad=True)
     padded = torch.randn(1, 14, H * E, dtype=torch.float64)
     padded[:, where] = x
@@ -125,7 +125,7 @@ def test_padding_changes_nothing(where: slice) -> None:
 
 def test_examples_of_a_batch_are_alone() -> None:
     """Others may have sharper weights, of other norms, and no real positions at all."""
-    layer = make(landmarks=4, iterations=2)
+    layer = make(num_landmarks=4, pinv_iterations=2)
     x = torch.randn(3, 9, H * E, dtype=torch.float64)
     x[1] *= 100
     valid = torch.ones(3, 9, dtype=torch.bool)
@@ -138,7 +138,7 @@ def test_examples_of_a_batch_are_alone() -> None:
 
 def test_memory_is_linear_unless_weights_are_asked_for() -> None:
     """Those are made beside the output, which keeps nothing more for its gradient."""
-    layer, length = make(landmarks=4), 200
+    layer, length = make(num_landmarks=4), 200
     sizes: list[int] = []
 
     def saved(tensor: Tensor) -> Tensor:
@@ -167,9 +167,9 @@ def test_it_stays_within_one_sequence() -> None:
         NystromAttention(8, 6)
     with pytest.raises(ValueError, match=r"padding, but cannot use Causal\(\)"):
         layer(x, mask=Causal())
-    with pytest.raises(ValueError, match="landmarks must be at least 1, got 0"):
-        NystromAttention(8, landmarks=0)
+    with pytest.raises(ValueError, match="num_landmarks must be at least 1, got 0"):
+        NystromAttention(8, num_landmarks=0)
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
-        NystromAttention(8, iterations=0)
+        NystromAttention(8, pinv_iterations=0)
     with pytest.raises(ValueError, match=r"padding, but cannot use Causal\(\)"):
         NystromAttention(8, mask=Causal())

@@ -100,7 +100,7 @@ def t5_bucket(distance: int, buckets: int, max_distance: int) -> int:
 @pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 20), (16, 64), (4, 3)])
 def test_t5(buckets: int, max_distance: int) -> None:
     """Raffel et al. 2020, §2.1, for distances −300 … 300."""
-    positions = T5Bias(2, 3, buckets=buckets, max_distance=max_distance)
+    positions = T5Bias(2, 3, num_buckets=buckets, max_distance=max_distance)
     table = torch.stack([torch.arange(buckets), -torch.arange(buckets)]).float()
     positions.table = nn.Parameter(table)
     row = positions.bias(torch.randn(1, 2, 1, 3), 300, 601)
@@ -141,8 +141,8 @@ def test_learned() -> None:
     [
         (lambda: Rotary(1, 3), "even"),
         (lambda: Rotary(1, 4, base=1.0), "base"),
-        (lambda: T5Bias(1, 4, buckets=6), "buckets"),
-        (lambda: T5Bias(1, 4, buckets=32, max_distance=8), "max_distance"),
+        (lambda: T5Bias(1, 4, num_buckets=6), "num_buckets"),
+        (lambda: T5Bias(1, 4, num_buckets=32, max_distance=8), "max_distance"),
         (lambda: Shaw(1, 4, max_distance=0), "max_distance"),
         (lambda: Learned(1, 4, max_length=0), "max_length"),
         (lambda: Sinusoidal(0, 4), "heads"),

@@ -55,7 +55,7 @@ def test_a_traced_sdpa_layer_takes_any_length(options: dict[str, Any]) -> None:
 def test_an_exported_nystrom_layer_takes_fewer_and_more_positions_than_landmarks(
     length: int,
 ) -> None:
-    layer = Masked(NystromAttention(8, num_heads=2, landmarks=4), None)
+    layer = Masked(NystromAttention(8, num_heads=2, num_landmarks=4), None)
     sizes = {1: torch.export.Dim("length", min=2, max=512)}
     module = torch.export.export(layer, (torch.randn(1, 9, 8),), dynamic_shapes=(sizes,)).module()
     x = torch.randn(1, length, 8)

@@ -1,4 +1,4 @@
-"""Scores of what a beam search writes: `attention-lab evaluate --beam`, and in training."""
+"""Scores of what a beam search writes: `attention-lab evaluate --num-beams`, and in training."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from tests.runs import build
 
 
 def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words: Run) -> None:
-    beam = ["--beam", "5", "--length-penalty", "2.0", "--split", "validation"]
+    beam = ["--num-beams", "5", "--length-penalty", "2.0", "--split", "validation"]
     answer = command("evaluate", str(words_run.directory), *beam)
     assert answer.code == 0, answer.err
     batch: SequencePairs = words.data.split("validation")
@@ -35,26 +35,26 @@ def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words
     greedily = command("evaluate", str(words_run.directory), "--split", "validation")
     assert answer.out != greedily.out
     directory = words_run.directory / "evaluations"
-    assert {"validation,beam=5,length_penalty=2.json", "validation.json"} <= {
+    assert {"validation,num_beams=5,length_penalty=2.json", "validation.json"} <= {
         path.name for path in directory.iterdir()
     }
-    kept = read_record(directory / "validation,beam=5,length_penalty=2.json")
+    kept = read_record(directory / "validation,num_beams=5,length_penalty=2.json")
     assert kept["metrics"]["per"] == pytest.approx(per)
     assert (kept["split"], kept["checkpoint"]) == ("validation", "best")
-    assert kept["decoding"] == {"beam": 5, "length_penalty": 2.0}
+    assert kept["decoding"] == {"num_beams": 5, "length_penalty": 2.0}
     whole = (words_run.directory / "checkpoints" / "best.ckpt").read_bytes()
     assert whole.endswith(kept["checkpoint_sha256"].encode())
 
 
 def test_training_may_validate_with_a_beam(tiny: Compose) -> None:
-    run = build(tiny("task.beams=3", "task.length_penalty=1.5"))
+    run = build(tiny("task.num_beams=3", "task.length_penalty=1.5"))
     task, batch = run.task.eval(), run.data.probe(3)
     assert batch.source.min() == PAD
     length = task.max_length
     expected = beam_search(task.model, batch.source, BOS, EOS, length, 3, 1.5).tolist()
     expected = [row[: row.index(EOS)] if EOS in row else row for row in expected]
     assert task.generate(batch.source) == expected  # type: ignore[operator]
-    for wrong in ("task.beams=0", "task.length_penalty=-1"):
+    for wrong in ("task.num_beams=0", "task.length_penalty=-1"):
         with pytest.raises(ValueError, match="must be at least"):
             build(tiny(wrong), run.data)
 
@@ -65,38 +65,38 @@ def test_a_report_compares_what_a_beam_made(
     run = tmp_path / "run"
     shutil.copytree(words_run.directory, run)
     shutil.rmtree(run / "evaluations", ignore_errors=True)
-    arguments = ("report", str(run), "--evaluation", "beam=3")
+    arguments = ("report", str(run), "--evaluation", "num_beams=3")
     answer = command(*arguments)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == (
-        "attention-lab: --evaluation beam=3: 1 of 1 finished runs have no such evaluation; "
-        f"run attention-lab evaluate {run} --beam 3\n"
+        "attention-lab: --evaluation num_beams=3: 1 of 1 finished runs have no such evaluation; "
+        f"run attention-lab evaluate {run} --num-beams 3\n"
     )
     assert not (run / "report.html").exists()
 
     answer = command("report", str(run), "--evaluation", "last,length_penalty=2")
     assert answer.err.endswith(f"evaluate {run} --checkpoint last --length-penalty 2\n")
 
-    evaluated = command("evaluate", str(run), "--beam", "3")
+    evaluated = command("evaluate", str(run), "--num-beams", "3")
     assert evaluated.code == 0
-    file = run / "evaluations" / "test,beam=3.json"
+    file = run / "evaluations" / "test,num_beams=3.json"
     assert evaluated.out.splitlines()[-1] == f"saved to {file}"
     answer = command(*arguments)
     assert (answer.code, answer.err) == (0, "")
     per = read_record(file)["metrics"]["per"]
     assert f"is {100 * per:.1f} % (one seed)" in " ".join(answer.out.split())
-    assert "`attention-lab evaluate` saved with beam=3;" in " ".join(answer.out.split())
-    assert "saved with beam=3;" in (run / "beam=3" / "report.html").read_text()
+    assert "`attention-lab evaluate` saved with num_beams=3;" in " ".join(answer.out.split())
+    assert "saved with num_beams=3;" in (run / "num_beams=3" / "report.html").read_text()
     assert not (run / "report.html").exists()  # that is for the run's own test
 
-    (run / "beam=3").rename(tmp_path / "moved")
-    (run / "beam=3").symlink_to(tmp_path / "moved")
+    (run / "num_beams=3").rename(tmp_path / "moved")
+    (run / "num_beams=3").symlink_to(tmp_path / "moved")
     answer = command(*arguments)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.endswith(
-        "beam=3 is a symbolic link; choose another directory with --output\n"
+        "num_beams=3 is a symbolic link; choose another directory with --output\n"
     )
-    (run / "beam=3").unlink()
+    (run / "num_beams=3").unlink()
 
     # The run was trained longer since.
     record = json.loads(file.read_text())
@@ -104,7 +104,7 @@ def test_a_report_compares_what_a_beam_made(
     answer = command(*arguments)
     assert answer.code == 2
     assert (
-        f"{file} is from an older checkpoint; run attention-lab evaluate {run} --beam 3"
+        f"{file} is from an older checkpoint; run attention-lab evaluate {run} --num-beams 3"
         in answer.err
     )
 
@@ -113,7 +113,7 @@ def test_a_report_compares_what_a_beam_made(
     file.parent.symlink_to(tmp_path / "elsewhere")
     answer = command(*arguments)
     assert answer.code == 2
-    assert "test,beam=3.json is a symbolic link that leads out of" in answer.err
+    assert "test,num_beams=3.json is a symbolic link that leads out of" in answer.err
     file.parent.unlink()
     (tmp_path / "elsewhere").rename(file.parent)
 

@@ -45,8 +45,8 @@ def test_each_line_has_its_answer_in_order(
 def test_a_beam_may_be_asked_for(ask: Ask, words_run: FinishedRun, words: Run) -> None:
     lines = "\n".join(WORDS)
     for penalty, option in ((0.6, []), (3.0, ["--length-penalty", "3"])):
-        written = ask(words_run.directory, lines, "--beam", "4", *option)
-        expected = [pronounced(words, w, beams=4, length_penalty=penalty) for w in WORDS]
+        written = ask(words_run.directory, lines, "--num-beams", "4", *option)
+        expected = [pronounced(words, w, num_beams=4, length_penalty=penalty) for w in WORDS]
         assert written.out.splitlines() == expected
     assert written.out != ask(words_run.directory, lines).out
 

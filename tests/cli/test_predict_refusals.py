@@ -26,7 +26,7 @@ def test_options_of_another_task_are_refused(
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("attention-lab: --length-penalty is for sequence_to_sequence; ")
     for run in (letters_run, digits_run.directory):
-        answer = command("evaluate", str(run), "--beam", "3")
+        answer = command("evaluate", str(run), "--num-beams", "3")
         assert (answer.code, answer.out) == (2, "")
         assert answer.err.endswith(", which has no beam search\n")
         assert answer.err.count("\n") == 1
@@ -36,8 +36,8 @@ def test_options_of_another_task_are_refused(
     ("option", "message"),
     [
         ("--batch=0", "argument --batch: must be at least 1, got 0"),
-        ("--beam=0", "argument --beam: must be at least 1, got 0"),
-        ("--beam=x", "argument --beam: invalid whole number value: 'x'"),
+        ("--num-beams=0", "argument --num-beams: must be at least 1, got 0"),
+        ("--num-beams=x", "argument --num-beams: invalid whole number value: 'x'"),
         ("--length-penalty=-1", "argument --length-penalty: must be from 0 to inf, got -1"),
         ("--temperature=nan", "argument --temperature: must be from 0 to inf, got nan"),
         ("--top-p=1.5", "argument --top-p: must be from 0 to 1, got 1.5"),

@@ -125,8 +125,8 @@ WRONG = {
     "cosine, differential, dot_product, gated, general, grouped_query, l2 and ",
     "attention.mask.window=5": "attention.mask.window: attention/mask=none has no such key; "
     "attention/mask=dilated or sliding_window has it\n",
-    "attention.slots=4": "attention.slots: attention=scaled_dot_product has no such key; "
-    "attention=linformer has it\n",
+    "attention.projected_length=4": "attention.projected_length: attention=scaled_dot_product "
+    "has no such key; attention=linformer has it\n",
     "attention/feature_map=elu": "attention/feature_map: attention=scaled_dot_product has no such "
     "key; attention=linear or performer has it\n",
     "model.cell=gru": "model.cell: model=encoder_decoder has no such key; "

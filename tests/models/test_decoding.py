@@ -87,7 +87,7 @@ def every_sequence(
 
 
 def beam_by_hand(
-    network: SequenceToSequenceNetwork, source: Tensor, longest: int, beams: int, penalty: float
+    network: SequenceToSequenceNetwork, source: Tensor, longest: int, num_beams: int, penalty: float
 ) -> tuple[int, ...]:
     """One example, hypothesis by hypothesis, to the very end and without a cache."""
     going: list[Hypothesis] = [(0.0, ())]
@@ -99,7 +99,7 @@ def beam_by_hand(
             for (log_p, tokens), row in zip(going, after, strict=True)
             for token in range(TARGET_VOCABULARY)
         ]
-        best = sorted(further, reverse=True)[: beams - len(ended)]
+        best = sorted(further, reverse=True)[: num_beams - len(ended)]
         ended += [(log_p, tokens) for log_p, tokens in best if tokens[-1] == END]
         going = [(log_p, tokens) for log_p, tokens in best if tokens[-1] != END]
         if not going:
@@ -142,11 +142,11 @@ def test_a_narrow_beam_does_what_it_would_do_by_hand(
     make_writer: MakeWriter, penalty: float
 ) -> None:
     unlike_greedy = 0
-    for beams in (2, 4):
+    for num_beams in (2, 4):
         network, source = restless(make_writer), torch.randint(3, SOURCE_VOCABULARY, (10, 5))
-        written = until_end(beam_search(network, source, START, END, 6, beams, penalty))
+        written = until_end(beam_search(network, source, START, END, 6, num_beams, penalty))
         with torch.no_grad():
-            by_hand = [beam_by_hand(network, row, 6, beams, penalty) for row in source]
+            by_hand = [beam_by_hand(network, row, 6, num_beams, penalty) for row in source]
         assert written == by_hand
         greedily = until_end(greedy_search(network, source, START, END, 6))
         unlike_greedy += sum(a != b for a, b in zip(written, greedily, strict=True))
@@ -197,20 +197,20 @@ def test_it_stops_as_soon_as_nothing_better_can_come(source: Tensor) -> None:
 
 
 def test_more_beams_than_tokens(make_writer: MakeWriter, source: Tensor) -> None:
-    written = beam_search(make_writer(), source, START, END, 1, beams=50)
+    written = beam_search(make_writer(), source, START, END, 1, num_beams=50)
     assert written.tolist() == [[END]] * 3  # of one token, it is all that has ended
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beams": 0}, "beams must be at least 1, got 0"),
+        ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"length_penalty": -0.5}, "length_penalty must be at least 0, got -0.5"),
     ],
 )
 def test_a_beam_refuses(options: dict[str, Any], message: str, source: Tensor) -> None:
-    options = {"max_length": 3, "beams": 2, **options}
+    options = {"max_length": 3, "num_beams": 2, **options}
     with pytest.raises(ValueError, match=message):
         beam_search(WRITERS["transformer"](), source, START, END, **options)
 
@@ -238,9 +238,9 @@ def test_a_cache_changes_no_token(kind: str, mechanism: AttentionFactory) -> Non
         assert torch.equal(written, prefix[:, 1:])
         changes += int((written[:, 1:] != written[:, :-1]).sum())
     assert changes > 10
-    beams = until_end(beam_search(network, source, START, END, 5, 3))
+    num_beams = until_end(beam_search(network, source, START, END, 5, 3))
     with torch.no_grad():
-        assert beams[3:5] == [beam_by_hand(network, row, 5, 3, 0.6) for row in source[3:5]]
+        assert num_beams[3:5] == [beam_by_hand(network, row, 5, 3, 0.6) for row in source[3:5]]
 
 
 def language_model(

@@ -66,7 +66,7 @@ class PositiveRandomFeatures(FeatureMap):
 
     Args:
         head_dim: size of one head.
-        features: number of random directions; the error falls with their square root.
+        num_features: number of random directions; the error falls with their square root.
 
     Raises:
         ValueError: if a size is below 1.
@@ -75,12 +75,12 @@ class PositiveRandomFeatures(FeatureMap):
     formula = "exp(ωx − |x|²/2)"
     paper = "Choromanski et al. 2021"
 
-    def __init__(self, head_dim: int, features: int = 128) -> None:
+    def __init__(self, head_dim: int, num_features: int = 128) -> None:
         super().__init__(head_dim)
-        check_positive(features=features)
-        blocks = [random_rotation(head_dim) for _ in range(-(-features // head_dim))]
-        norms = torch.randn(features, head_dim).norm(dim=1, keepdim=True)
-        self.register_buffer("directions", torch.cat(blocks)[:features] * norms)
+        check_positive(num_features=num_features)
+        blocks = [random_rotation(head_dim) for _ in range(-(-num_features // head_dim))]
+        norms = torch.randn(num_features, head_dim).norm(dim=1, keepdim=True)
+        self.register_buffer("directions", torch.cat(blocks)[:num_features] * norms)
         self.directions: Tensor
 
     def forward(self, x: Tensor, is_query: bool) -> Features:

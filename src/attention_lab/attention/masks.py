@@ -261,15 +261,15 @@ class Dilated(Mask):
 
 @dataclass(frozen=True)
 class PrefixLM(Mask):
-    """The first ``prefix`` keys are visible to all, later ones causally (Raffel et al. 2020)."""
+    """The first ``prefix_length`` keys, and those up to the query (Raffel et al. 2020, §3.2.1)."""
 
-    prefix: int = 8
+    prefix_length: int = 8
 
     def __post_init__(self) -> None:
-        check_positive(prefix=self.prefix)
+        check_positive(prefix_length=self.prefix_length)
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key < self.prefix) | (key <= query)
+        return (key < self.prefix_length) | (key <= query)
 
 
 @dataclass(frozen=True)
@@ -279,17 +279,17 @@ class BlockSparse(Mask):
     The "fixed" pattern of Child et al. 2019, §4.3 (causal there: compose with ``Causal``).
     """
 
-    block: int = 8
+    block_size: int = 8
     summary: int = 1
 
     def __post_init__(self) -> None:
-        check_positive(block=self.block, summary=self.summary)
-        if self.summary > self.block:
-            raise ValueError(f"summary={self.summary} is more than a block of {self.block} has")
+        check_positive(block_size=self.block_size, summary=self.summary)
+        if self.summary > self.block_size:
+            raise ValueError(f"summary={self.summary} exceeds block_size={self.block_size}")
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query // self.block == key // self.block) | (
-            key % self.block >= self.block - self.summary
+        return (query // self.block_size == key // self.block_size) | (
+            key % self.block_size >= self.block_size - self.summary
         )
 
 

@@ -174,26 +174,27 @@ class T5Bias(Positions):
     Args:
         num_heads: number of query heads.
         head_dim: width of one head.
-        buckets: number of buckets; a multiple of 4.
+        num_buckets: number of buckets; a multiple of 4.
         max_distance: where the last bucket begins.
 
     Raises:
-        ValueError: if ``buckets`` is not a multiple of 4, or ``max_distance`` is too small for it.
+        ValueError: if ``num_buckets`` is not a multiple of 4, or ``max_distance`` is not above a
+            quarter of it.
     """
 
     formula = "l + b[bucket(j − i)]"
     paper = "Raffel et al. 2020"
 
     def __init__(
-        self, num_heads: int, head_dim: int, buckets: int = 32, max_distance: int = 128
+        self, num_heads: int, head_dim: int, num_buckets: int = 32, max_distance: int = 128
     ) -> None:
         super().__init__(num_heads, head_dim)
-        if buckets < 4 or buckets % 4:
-            raise ValueError(f"buckets must be a multiple of 4, got {buckets}")
-        if max_distance <= buckets // 4:
-            raise ValueError(f"max_distance must be above {buckets // 4}, got {max_distance}")
+        if num_buckets < 4 or num_buckets % 4:
+            raise ValueError(f"num_buckets must be a multiple of 4, got {num_buckets}")
+        if max_distance <= num_buckets // 4:
+            raise ValueError(f"max_distance must be above {num_buckets // 4}, got {max_distance}")
         self.max_distance = max_distance
-        self.table = nn.Parameter(torch.randn(num_heads, buckets) * 0.1)
+        self.table = nn.Parameter(torch.randn(num_heads, num_buckets) * 0.1)
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
         return wide(self.table)[:, self._bucket(_distance(query, start, keys))]

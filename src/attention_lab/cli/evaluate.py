@@ -47,13 +47,12 @@ def run(arguments: Sequence[str]) -> int:
         return fail(str(error), 1)
     for line in metric_lines(metrics, chosen.split, baselines):
         echo(line)
-    options = given(chosen, {name: name for name in DECODING})
-    file = evaluation_file(chosen.run, chosen.split, evaluation_name(chosen.checkpoint, options))
+    file = evaluation_file(chosen.run, chosen.split, evaluation_name(chosen.checkpoint, decoding))
     record = {
         "split": chosen.split,
         "checkpoint": chosen.checkpoint,
         "checkpoint_sha256": checksum,
-        "decoding": options,
+        "decoding": decoding,
         "metrics": metrics,
     }
     try:

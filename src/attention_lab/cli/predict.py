@@ -28,8 +28,8 @@ from attention_lab.printing import echo
 if TYPE_CHECKING:
     from attention_lab.training.prediction import Predictor
 
-SAMPLING = {name: name for name in ("length", "temperature", "top_k", "top_p", "seed")}
-#: The options that apply to one task only, and the names of their arguments.
+SAMPLING = ("length", "temperature", "top_k", "top_p", "seed")
+#: The options that apply to one task only.
 OPTIONS = {"sequence_to_sequence": DECODING, "language_model": SAMPLING}
 
 

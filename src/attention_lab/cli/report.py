@@ -22,8 +22,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--baseline", help="the group to compare with: attention=additive")
     parser.add_argument(
         "--evaluation",
-        metavar="beam=N",
-        help="compare the results of `evaluate --beam N`: beam=5",
+        metavar="num_beams=N",
+        help="compare the results of `evaluate --num-beams N`: num_beams=5",
     )
     parser.add_argument("--metric", help="the test metric to compare by: test/wer")
     parser.add_argument(
@@ -73,7 +73,7 @@ def report(
             report of the runs' own test metrics.
         metric: the test metric to compare by; None means the monitored one.
         wandb: whether to also log the report to W&B.
-        evaluation: the evaluation to compare, as "beam=5"; None: the runs' own test metrics.
+        evaluation: the evaluation to compare, as "num_beams=5"; None: the runs' own test metrics.
     """
     # Matplotlib would warn if it cannot cache its fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)

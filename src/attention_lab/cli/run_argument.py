@@ -1,15 +1,15 @@
 """The RUN argument of `evaluate` and `predict`: a finished run, checked."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attention_lab.cli import warn
 
-#: Decoding options, and the arguments of the task that they replace.
-DECODING = {"beam": "beams", "length_penalty": "length_penalty"}
+#: Decoding options; each replaces the task's argument of that name.
+DECODING = ("num_beams", "length_penalty")
 
 
 class UnusableRun(Exception):
@@ -24,7 +24,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def add_decoding(parser: argparse._ActionsContainer) -> None:
     """Add the options for decoding target sequences."""
-    parser.add_argument("--beam", type=whole(1), help="beam size; 1: greedy")
+    parser.add_argument("--num-beams", type=whole(1), help="hypotheses of beam search; 1: greedy")
     parser.add_argument(
         "--length-penalty", type=number(0), help="length penalty α of beam search, at least 0"
     )
@@ -54,9 +54,9 @@ def number(least: float, most: float = float("inf")) -> Callable[[str], float]:
     return read
 
 
-def given(chosen: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
-    """The values of the options that were given, renamed from option to argument by ``names``."""
-    values = {name: getattr(chosen, option) for option, name in names.items()}
+def given(chosen: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The values of those of the named options that were given."""
+    values = {name: getattr(chosen, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -135,7 +135,7 @@ def check_bad_input(layer: AttentionLayer) -> None:
 
 
 #: Knobs of speed, which must not change what comes out.
-SPEED = {"backend", "chunk"}
+SPEED = {"backend", "chunk_size"}
 
 
 def check_knobs(node: Mapping[str, Any], make: Callable[[Any], AttentionLayer]) -> None:

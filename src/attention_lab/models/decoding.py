@@ -49,7 +49,7 @@ def beam_search(
     begin: int,
     end: int,
     max_length: int,
-    beams: int,
+    num_beams: int,
     length_penalty: float = 0.6,
 ) -> Tensor:
     """Decode several hypotheses in parallel, and return the best finished one.
@@ -71,7 +71,7 @@ def beam_search(
         begin: the id of BOS.
         end: the id of EOS.
         max_length: greatest number of tokens, EOS included.
-        beams: number of hypotheses.
+        num_beams: number of hypotheses.
         length_penalty: α, at least 0; larger values favor longer outputs.
 
     Returns:
@@ -80,11 +80,11 @@ def beam_search(
     Raises:
         ValueError: if a value is out of range.
     """
-    check_positive(max_length=max_length, beams=beams)
+    check_positive(max_length=max_length, num_beams=num_beams)
     if length_penalty < 0:
         raise ValueError(f"length_penalty must be at least 0, got {length_penalty}")
     caches = network.prefill(source)
-    search = _Beams(source, begin, end, beams)
+    search = _Beams(source, begin, end, num_beams)
     for length in range(1, max_length + 1):
         logits = network.next_logits(search.last, caches)
         rows = search.step(logits, ((5 + length) / 6) ** length_penalty)
@@ -102,15 +102,15 @@ class _Beams:
         source: (B, S), of the examples.
         begin: the id of BOS.
         end: the id of EOS.
-        beams: number of hypotheses of each example.
+        num_beams: number of hypotheses of each example.
     """
 
-    def __init__(self, source: Tensor, begin: int, end: int, beams: int) -> None:
+    def __init__(self, source: Tensor, begin: int, end: int, num_beams: int) -> None:
         examples = len(source)
         self.end = end
         self.active = source.new_full((examples, 1, 1), begin)  # (B, K, 1 + length)
         self.log_p = torch.zeros((examples, 1), device=source.device)  # (B, K), -inf if finished
-        self.free = source.new_full((examples, 1), beams)  # number of unfinished hypotheses
+        self.free = source.new_full((examples, 1), num_beams)  # number of unfinished hypotheses
         self.finished = source.new_full((examples, 1), end)  # (B, length), the best finished one
         self.score = torch.full_like(self.log_p, -torch.inf)  # (B, 1), its score
 
@@ -132,8 +132,8 @@ class _Beams:
         examples, kept, length = self.active.shape
         log_p = wide(logits).log_softmax(-1).unflatten(0, (examples, kept))
         log_p = log_p + self.log_p.unsqueeze(-1)
-        vocab_size, beams = log_p.shape[-1], int(self.free.amax())
-        log_p, chosen = log_p.flatten(1).topk(min(beams, kept * vocab_size), dim=1)
+        vocab_size, most = log_p.shape[-1], int(self.free.amax())
+        log_p, chosen = log_p.flatten(1).topk(min(most, kept * vocab_size), dim=1)
         parents, tokens = chosen // vocab_size, (chosen % vocab_size).unsqueeze(-1)
         prefixes = self.active.gather(1, parents.unsqueeze(-1).expand(-1, -1, length))
         self.active = torch.cat([prefixes, tokens], dim=-1)

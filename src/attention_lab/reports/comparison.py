@@ -105,7 +105,7 @@ def compare(
         baseline: a group by its label, or by overrides such as "attention=scaled_dot_product".
         metric: the test metric to compare by, such as "wer" or "test/wer"; None means the monitored
             metric or, if the runs monitored different metrics, one that all groups have.
-        evaluation: the evaluation that the test metrics are from, such as "beam=5"; None means the
+        evaluation: the evaluation that the test metrics are from ("num_beams=5"); None means the
             runs' own test.
 
     Raises:

@@ -14,14 +14,16 @@ def with_evaluation(runs: Sequence[Run], name: str) -> list[Run]:
 
     Args:
         runs: the runs.
-        name: the name of the evaluation: "beam=5" for `evaluate --beam 5`, or "last" for
+        name: the name of the evaluation: "num_beams=5" for `evaluate --num-beams 5`, or "last" for
             `evaluate --checkpoint last`.
 
     Raises:
         ValueError: if a finished run has no such evaluation of its checkpoint.
     """
     if "/" in name:
-        raise ValueError(f"--evaluation {name}: must be the name of an evaluation, such as beam=5")
+        raise ValueError(
+            f"--evaluation {name}: must be the name of an evaluation, such as num_beams=5"
+        )
     finished = [run for run in runs if run.status == "finished"]
     missing = [r for r in finished if not evaluation_file(r.directory, "test", name).exists()]
     if missing:

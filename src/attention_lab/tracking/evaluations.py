@@ -13,14 +13,14 @@ from attention_lab.tracking.record_files import json_text, read_record
 def evaluation_file(directory: Path, split: str, name: str = "") -> Path:
     """The file of an evaluation of a run.
 
-    >>> evaluation_file(Path("run"), "test", "beam=5").name
-    'test,beam=5.json'
+    >>> evaluation_file(Path("run"), "test", "num_beams=5").name
+    'test,num_beams=5.json'
     """
     return directory / "evaluations" / f"{','.join(filter(None, (split, name)))}.json"
 
 
 def evaluation_name(checkpoint: str, decoding: Mapping[str, Any]) -> str:
-    """The name of an evaluation: its differences from the run's own test, such as "last,beam=5".
+    """The name of an evaluation: how it differs from the run's own test ("last,num_beams=5").
 
     Args:
         checkpoint: "best", as in the run's own test, or "last".

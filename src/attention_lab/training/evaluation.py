@@ -34,7 +34,7 @@ def restored(
     Args:
         directory: the run directory.
         checkpoint: "best" or "last".
-        decoding: options of the task that replace those of the config, such as ``beams``.
+        decoding: options of the task that replace those of the config, such as ``num_beams``.
         with_data: whether to load the dataset.
 
     Raises:

@@ -25,7 +25,7 @@ class DifferentialAttention(AttentionLayer):
 
     Args:
         embed_dim, kdim, layer: see :class:`AttentionLayer`. ``head_dim`` must be even.
-        initial_lambda: λ_init; the paper's lie between 0.2 (first layer) and 0.8 (last).
+        lambda_init: λ_init; the paper's lie between 0.2 (first layer) and 0.8 (last).
         dropout, backend: see :class:`ScoredAttention`.
 
     Raises:
@@ -44,7 +44,7 @@ class DifferentialAttention(AttentionLayer):
         embed_dim: int,
         kdim: int | None = None,
         *,
-        initial_lambda: float = 0.8,
+        lambda_init: float = 0.8,
         dropout: float = 0.0,
         backend: str = "auto",
         **layer: Unpack[LayerOptions],
@@ -52,9 +52,9 @@ class DifferentialAttention(AttentionLayer):
         super().__init__(embed_dim, kdim, **layer)
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even (two maps), got {self.head_dim}")
-        if not 0 <= initial_lambda < 1:
-            raise ValueError(f"initial_lambda must be in [0, 1), got {initial_lambda}")
-        self.initial_lambda, self.dropout = initial_lambda, check_dropout(dropout)
+        if not 0 <= lambda_init < 1:
+            raise ValueError(f"lambda_init must be in [0, 1), got {lambda_init}")
+        self.lambda_init, self.dropout = lambda_init, check_dropout(dropout)
         half = self.head_dim // 2
         #: λ = exp(a·b) − exp(c·d) + λ_init, rows a, b, c, d.
         self.lambda_vectors = nn.Parameter(torch.randn(4, half) * 0.1)
@@ -65,12 +65,12 @@ class DifferentialAttention(AttentionLayer):
 
     def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
         a, b, c, d = self.lambda_vectors
-        factor = (a @ b).exp() - (c @ d).exp() + self.initial_lambda
+        factor = (a @ b).exp() - (c @ d).exp() + self.lambda_init
         (first, its_map), (second, other_map) = (
             self.backend.attend(replace(inputs, query=q, key=k), self._spec())
             for q, k in zip(inputs.query.chunk(2, -1), inputs.key.chunk(2, -1), strict=True)
         )
-        output = (1 - self.initial_lambda) * self._normalize(first - factor * second)
+        output = (1 - self.lambda_init) * self._normalize(first - factor * second)
         if its_map is None or other_map is None:
             return output, None
         return output, (its_map - factor * other_map).to(inputs.query.dtype)

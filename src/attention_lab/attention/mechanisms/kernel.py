@@ -39,8 +39,8 @@ class KernelAttention(AttentionLayer):
         embed_dim, kdim, layer: see :class:`AttentionLayer`.
         feature_map: makes φ from head_dim.
         projections: "all", "values" or "none".
-        chunk: positions that the causal form computes at once; with torch.export, the longest
-            sequence that a causal layer takes.
+        chunk_size: positions that causal attention computes at once; with torch.export, the
+            longest sequence that a causal layer takes.
 
     Raises:
         ValueError: if a value is out of range or sizes do not agree.
@@ -52,7 +52,7 @@ class KernelAttention(AttentionLayer):
         time="(L + S)·f·d",
         memory="(L + S)·f",
         state="f·d",
-        symbols={"f": "features"},
+        symbols={"f": "num_features"},
     )
 
     def __init__(
@@ -62,12 +62,12 @@ class KernelAttention(AttentionLayer):
         *,
         feature_map: Callable[[int], FeatureMap],
         projections: Projections = "all",
-        chunk: int = 64,
+        chunk_size: int = 64,
         **layer: Unpack[LayerOptions],
     ) -> None:
         super().__init__(embed_dim, kdim, projections=projections, **layer)
-        check_positive(chunk=chunk)
-        self.chunk, sizes = chunk, (self.head_dim,)
+        check_positive(chunk_size=chunk_size)
+        self.chunk_size, sizes = chunk_size, (self.head_dim,)
         self.feature_map: FeatureMap = make_part("feature_map", feature_map, FeatureMap, *sizes)
         formula = f"φ(q)·φ(k) / Σ, φ = {self.feature_map.formula}"
         self.info = replace(self.info, formula=formula, paper=self.feature_map.paper)
@@ -142,9 +142,11 @@ class KernelAttention(AttentionLayer):
         scale = phi_k.log_scale
         scales: Iterable[Tensor | None] = repeat(None)
         if scale is not None:
-            scales = F.pad(scale, (0, 0, 0, missing), value=lowest(scale)).split(self.chunk, -2)
+            scales = F.pad(scale, (0, 0, 0, missing), value=lowest(scale)).split(
+                self.chunk_size, -2
+            )
         outputs = []
-        chunks = (x.split(self.chunk, dim=-2) for x in (phi_q, keys, value))
+        chunks = (x.split(self.chunk_size, dim=-2) for x in (phi_q, keys, value))
         for q, k, v, scale in zip(*chunks, scales, strict=False):
             sums, largest = past
             pairs, before = (q @ k.mT).tril(), q @ sums

@@ -15,12 +15,12 @@ from attention_lab.attention.layer import AttentionLayer, LayerOptions
 class Linformer(AttentionLayer):
     """softmax(q (P k)ᵀ / √E) (R v), P and R (K × S) learned (Wang et al. 2020, eq. 7).
 
-    Padding is set to zero before it is projected. Every slot mixes all keys, so it cannot be causal
-    and has no weights over the keys. P and R are shared by the heads (ibid., §4, "headwise").
+    Padding is set to zero before it is projected. Each projected key mixes all keys, so the
+    mechanism cannot be causal and has no weights over the keys. Heads share P and R (ibid., §4).
 
     Args:
         embed_dim, kdim, layer: see :class:`AttentionLayer`.
-        slots: K, the length to which keys and values are projected.
+        projected_length: K, the length to which keys and values are projected.
         max_length: largest S.
         dropout: probability of dropping a weight in training.
 
@@ -35,7 +35,7 @@ class Linformer(AttentionLayer):
         time="(L + S)·K·d",
         memory="(L + S)·K",
         state="",
-        symbols={"K": "slots"},
+        symbols={"K": "projected_length"},
         causal=False,
         weights=False,
         positional=True,
@@ -47,19 +47,20 @@ class Linformer(AttentionLayer):
         embed_dim: int,
         kdim: int | None = None,
         *,
-        slots: int = 64,
+        projected_length: int = 64,
         max_length: int = 512,
         dropout: float = 0.0,
         **layer: Unpack[LayerOptions],
     ) -> None:
         super().__init__(embed_dim, kdim, **layer)
-        check_positive(slots=slots, max_length=max_length)
+        check_positive(projected_length=projected_length, max_length=max_length)
         self.dropout = check_dropout(dropout)
-        self.key_slots = nn.Parameter(torch.randn(slots, max_length) * slots**-0.5)
-        self.value_slots = nn.Parameter(torch.randn(slots, max_length) * slots**-0.5)
+        size, std = (projected_length, max_length), projected_length**-0.5
+        self.key_map = nn.Parameter(torch.randn(size) * std)
+        self.value_map = nn.Parameter(torch.randn(size) * std)
 
     def check_lengths(self, queries: int, keys: int) -> None:
-        longest = self.key_slots.shape[1]
+        longest = self.key_map.shape[1]
         if keys > longest:
             raise ValueError(f"{keys} keys are more than max_length={longest}")
 
@@ -67,7 +68,7 @@ class Linformer(AttentionLayer):
         inputs, keys = inputs.repeat_heads(), inputs.key.shape[2]
         self.check_lengths(inputs.query.shape[2], keys)
         hidden = ~inputs.key_mask()
-        key = self.key_slots[:, :keys] @ inputs.key.masked_fill(hidden, 0.0)
-        value = self.value_slots[:, :keys] @ inputs.value.masked_fill(hidden, 0.0)
+        key = self.key_map[:, :keys] @ inputs.key.masked_fill(hidden, 0.0)
+        value = self.value_map[:, :keys] @ inputs.value.masked_fill(hidden, 0.0)
         query, dropout_p = inputs.query, self.dropout_p
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p), None

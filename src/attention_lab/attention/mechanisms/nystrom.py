@@ -24,8 +24,8 @@ class NystromAttention(AttentionLayer):
 
     Args:
         embed_dim, kdim, layer: see :class:`AttentionLayer`.
-        landmarks: largest number of segments, m.
-        iterations: steps towards the pseudo-inverse (ibid., lemma 1).
+        num_landmarks: largest number of segments, m.
+        pinv_iterations: steps towards the pseudo-inverse (ibid., lemma 1).
 
     Raises:
         ValueError: if a value is out of range or sizes do not agree, or (when called) if there are
@@ -38,12 +38,12 @@ class NystromAttention(AttentionLayer):
         time="L·m·d + m³",
         memory="L·m",
         state="",
-        symbols={"m": "landmarks"},
+        symbols={"m": "num_landmarks"},
         causal=False,
         cross_attention=False,
         distribution=False,
         positional=True,
-        contract_arguments={"landmarks": 3},
+        contract_arguments={"num_landmarks": 3},
     )
 
     def __init__(
@@ -51,13 +51,13 @@ class NystromAttention(AttentionLayer):
         embed_dim: int,
         kdim: int | None = None,
         *,
-        landmarks: int = 32,
-        iterations: int = 6,
+        num_landmarks: int = 32,
+        pinv_iterations: int = 6,
         **layer: Unpack[LayerOptions],
     ) -> None:
         super().__init__(embed_dim, kdim, **layer)
-        check_positive(landmarks=landmarks, iterations=iterations)
-        self.landmarks, self.iterations = landmarks, iterations
+        check_positive(num_landmarks=num_landmarks, pinv_iterations=pinv_iterations)
+        self.num_landmarks, self.pinv_iterations = num_landmarks, pinv_iterations
 
     @without_autocast
     def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
@@ -65,7 +65,7 @@ class NystromAttention(AttentionLayer):
         q, k, v = (wide(x) for x in (inputs.query, inputs.key, inputs.value))
         if q.shape[2] != k.shape[2]:
             raise ValueError(f"needs as many queries as keys, got {q.shape[2]} and {k.shape[2]}")
-        member = segments(real, self.landmarks)
+        member = segments(real, self.num_landmarks)
         used = member.any(-2, keepdim=True)  # (B, H, 1, m)
         q = q * self.head_dim**-0.5
         mean = member.mT / member.sum(-2).clamp(min=1).unsqueeze(-1).to(q.dtype)
@@ -73,7 +73,7 @@ class NystromAttention(AttentionLayer):
         from_all = masked_softmax(q @ landmark_k.mT, used)
         between = masked_softmax(landmark_q @ landmark_k.mT, used & used.mT)
         to_all = masked_softmax(landmark_q @ k.mT, used.mT & real.mT)
-        inverse = pseudo_inverse(between, self.iterations)
+        inverse = pseudo_inverse(between, self.pinv_iterations)
         output = (from_all @ (inverse @ (to_all @ v))).to(inputs.query.dtype)
         weights = from_all @ inverse @ to_all if inputs.need_weights else None
         return output, None if weights is None else weights.to(output.dtype)

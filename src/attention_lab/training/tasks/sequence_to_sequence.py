@@ -32,7 +32,7 @@ class SequenceToSequence(AttentionTask):
             2016, §7). Evaluation losses are never smoothed.
         max_length: most tokens to generate, including the end token; None means the length of the
             longest target in any split.
-        beams: hypotheses of beam search; 1 means greedy decoding.
+        num_beams: hypotheses of beam search; 1 means greedy decoding.
         length_penalty: α of beam search (Wu et al. 2016, eq. 14).
 
     Raises:
@@ -50,7 +50,7 @@ class SequenceToSequence(AttentionTask):
         optimizer: OptimizerOptions,
         label_smoothing: float = 0.1,
         max_length: int | None = None,
-        beams: int = 1,
+        num_beams: int = 1,
         length_penalty: float = 0.6,
     ) -> None:
         super().__init__(model, data, optimizer)
@@ -60,11 +60,11 @@ class SequenceToSequence(AttentionTask):
             max_length = data.longest()[-1] - 1  # without BOS, which is not generated
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
-        check_positive(beams=beams)
+        check_positive(num_beams=num_beams)
         if length_penalty < 0:
             raise ValueError(f"length_penalty must be at least 0, got {length_penalty}")
         self.label_smoothing, self.max_length = label_smoothing, max_length
-        self.beams, self.length_penalty = beams, length_penalty
+        self.num_beams, self.length_penalty = num_beams, length_penalty
         self.mean_loss = mean()
         self.token_accuracy = MulticlassAccuracy(
             len(data.target_vocabulary), average="micro", ignore_index=PAD
@@ -102,10 +102,10 @@ class SequenceToSequence(AttentionTask):
 
     def generate(self, source: Tensor) -> list[list[int]]:
         """The target tokens for source tokens (B, S), up to the end token."""
-        if self.beams == 1:
+        if self.num_beams == 1:
             generated = greedy_search(self.model, source, BOS, EOS, self.max_length)
         else:
-            options = (self.max_length, self.beams, self.length_penalty)
+            options = (self.max_length, self.num_beams, self.length_penalty)
             generated = beam_search(self.model, source, BOS, EOS, *options)
         return [_until_end(row) for row in generated.tolist()]
 
