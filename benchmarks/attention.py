@@ -20,14 +20,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attention_lab.attention.backends import (
-    EAGER,
-    FLEX,
-    SDPA,
-    AttentionInputs,
-    AttentionSpec,
-    Backend,
-)
+from attention_lab.attention.backends import EAGER, FLEX, SDPA, AttentionSpec, Backend
+from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.masks import Causal
 from attention_lab.attention.normalizers import Softmax
 from attention_lab.attention.scores import Additive, ScaledDotProduct, Score
@@ -59,7 +53,7 @@ class Measured(NamedTuple):
 
 def ours(score: Score, backend: Backend) -> Call:
     spec = AttentionSpec(score, Softmax())
-    return lambda q, k, v: backend.compute(AttentionInputs(q, k, v, Causal(), spec))[0]
+    return lambda q, k, v: backend.compute(AttentionInputs(q, k, v, Causal()), spec)[0]
 
 
 def torch_sdpa(kernel: SDPBackend | None) -> Call:

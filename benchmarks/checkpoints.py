@@ -49,7 +49,7 @@ class Saves:
         def timed(self: Checkpoints, *arguments: Any) -> None:
             seconds.append(seconds_of(lambda: save(self, *arguments)))
 
-        Checkpoints.on_validation_end = timed  # type: ignore[method-assign]  # restored below
+        Checkpoints.on_validation_end = timed  # type: ignore[method-assign, assignment]  # restored
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,6 +60,7 @@ def share_of_a_run(overrides: list[str], directory: Path) -> None:
     """Train a run, and print the share of its time that saving took."""
     with Saves() as saves:
         result = train(RunSpec(resolve(composed(overrides)), directory))
+    assert result is not None
     last = directory / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
     digest = 1000 * seconds_of(lambda: hashlib.sha256(content).digest())

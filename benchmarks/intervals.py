@@ -49,8 +49,9 @@ def of_means(mean: float, deviation: float, n: int, count: int, examples: int = 
 def of_differences(mean: float, deviation: float, n: int, count: int) -> str:
     """The coverage of intervals of a paired difference; both groups have one distribution."""
     values = draw(mean, deviation, (count, 2, n)).tolist()
-    pairs = [[dict(enumerate(side)) for side in pair] for pair in values]
-    return f"{100 * coverage([paired_difference(*pair, bounds=UNIT) for pair in pairs], 0.0):.1f}"
+    pairs = [(dict(enumerate(one)), dict(enumerate(other))) for one, other in values]
+    intervals = [paired_difference(one, other, bounds=UNIT) for one, other in pairs]
+    return f"{100 * coverage(intervals, 0.0):.1f}"
 
 
 def main() -> None:

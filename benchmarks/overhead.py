@@ -15,10 +15,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.config.compose import composed
@@ -63,9 +64,16 @@ class WithTurns(TrainerOptions):
 
     turns: Turns
 
-    def trainer(self, *arguments: Any) -> Trainer:
-        *others, callbacks, loggers = arguments
-        return super().trainer(*others, [self.turns, *callbacks], loggers)
+    def trainer(
+        self,
+        directory: Path,
+        monitor: str,
+        mode: Literal["min", "max"],
+        callbacks: Sequence[Callback],
+        loggers: Sequence[Logger],
+    ) -> Trainer:
+        callbacks = [self.turns, *callbacks]
+        return super().trainer(directory, monitor, mode, callbacks, loggers)
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -115,7 +123,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for turn in range(chosen.rounds):
             WithTurns.turns = turns = Turns(plain_loop(config))
-            seconds = train(RunSpec(resolve(config), Path(directory) / str(turn)))["seconds"]
+            result = train(RunSpec(resolve(config), Path(directory) / str(turn)))
+            assert result is not None
+            seconds = result["seconds"]
             pairs += zip(turns.plain, turns.framework, strict=True)
             maps.append(seconds["attention_maps"] / (seconds["training"] - sum(turns.pauses)))
     plain = statistics.median(plain for plain, _ in pairs)

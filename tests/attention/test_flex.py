@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
+from torch.nn.attention.flex_attention import flex_attention
 from torch.testing import assert_close
 
 from attention_lab.attention import (
@@ -19,6 +21,7 @@ from attention_lab.attention import (
     SlidingWindow,
     Softmax,
     T5Bias,
+    backends,
 )
 
 VALID = torch.ones(2, 9, dtype=torch.bool)
@@ -61,6 +64,41 @@ def test_flex_of_nothing_is_nothing(queries: int, keys: int) -> None:
     with torch.no_grad():
         output = make("flex", ALiBi)(torch.randn(2, queries, 64), torch.randn(2, keys, 64)).output
     assert_close(output, torch.zeros(2, queries, 64))
+
+
+def test_small_heads() -> None:
+    flex, eager = (
+        ScoredAttention(
+            8,
+            score=ScaledDotProduct,
+            normalizer=Softmax,
+            num_heads=2,
+            backend=backend,
+        )
+        for backend in ("flex", "eager")
+    )
+    eager.load_state_dict(flex.state_dict())
+    sequence = torch.randn(2, 9, 8)
+    with torch.no_grad():
+        assert_close(flex(sequence).output, eager(sequence).output)
+
+
+def test_many_kinds_of_calls_stay_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even in one run there are more kinds of masks and sizes than torch compiles by default."""
+    counter = CompileCounter()
+    compiled = torch.compile(flex_attention, backend=counter)
+    monkeypatch.setattr(backends, "_compiled_flex", lambda: compiled)
+    torch._dynamo.reset()
+    layer, kinds = make("flex", NoPositions), 0
+    padding = Padding(VALID)
+    masks = (Causal(), SlidingWindow(3), GlobalTokens(2), padding, Causal() & padding)
+    with torch.no_grad():
+        for mask in masks:
+            for query in (torch.randn(2, 9, 64), torch.randn(2, 1, 64)):
+                layer(query, torch.randn(2, 9, 64), mask)
+                kinds += 1
+    assert kinds > 8
+    assert counter.frame_count == kinds
 
 
 def test_flex_gives_weights_by_its_eager_twin() -> None:

@@ -22,6 +22,9 @@ from attention_lab.attention.normalizers import Normalizer, Softmax
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import DotProductFamily, Score
 
+#: The smallest head size of FlexAttention's kernels for CUDA.
+SMALLEST_FLEX_HEAD = 16
+
 
 @dataclass(frozen=True)
 class AttentionSpec:
@@ -71,6 +74,9 @@ def eager(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor]
 def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     """Output (B, H, L, E_v) by PyTorch's fused scaled dot-product attention; no weights."""
     assert isinstance(spec.score, DotProductFamily)
+    if torch.compiler.is_exporting():
+        # With torch 2.11, what SDPA does on CUDA to repeat heads fixes the exported length.
+        inputs = inputs.repeat_heads()
     query, key, scale = spec.score.fold(inputs.query, inputs.key)
     visible, is_causal = None, False
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
@@ -113,7 +119,7 @@ def flex(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     The mask becomes a BlockMask, whose empty blocks are never computed.
 
     Raises:
-        ValueError: on the CPU if gradients are asked for.
+        ValueError: on the CPU if gradients are asked for, and on CUDA in float64.
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -124,6 +130,8 @@ def flex(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     )
     if query.device.type == "cpu" and needs_gradient:
         raise ValueError("backend=flex only infers on the cpu; sdpa or eager trains there")
+    if query.device.type == "cuda" and query.dtype == torch.float64:
+        raise ValueError("backend=flex cannot compute float64 on cuda; sdpa or eager can")
     batch, num_heads, queries, _ = query.shape
     if 0 in (queries, key.shape[2]):  # which FlexAttention cannot index
         return query.new_zeros(batch, num_heads, queries, inputs.value.shape[3]), None
@@ -145,16 +153,25 @@ def flex(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
         def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             return score + table[b, h, i, j]
 
-    output = _compiled_flex()(
-        query,
-        key,
-        inputs.value,
-        score_mod=score_mod,
-        block_mask=block_mask,
-        scale=scale,
-        enable_gqa=inputs.groups > 1,
-    )
-    return output, None
+    # Each kind of mask is compiled for itself, with and without gradients, for one query and for
+    # many. Beyond the default limit of 8, calls would silently run uncompiled.
+    with torch._dynamo.config.patch(recompile_limit=64):
+        output = _compiled_flex()(
+            _widened(query),
+            _widened(key),
+            _widened(inputs.value),
+            score_mod=score_mod,
+            block_mask=block_mask,
+            scale=scale,
+            enable_gqa=inputs.groups > 1,
+        )
+    return output[..., : inputs.value.shape[3]], None
+
+
+def _widened(x: Tensor) -> Tensor:
+    """(B, H, S, E) with E padded with zeros to at least ``SMALLEST_FLEX_HEAD``."""
+    missing = SMALLEST_FLEX_HEAD - x.shape[3]
+    return F.pad(x, (0, missing)) if missing > 0 else x
 
 
 @cache

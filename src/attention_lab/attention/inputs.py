@@ -67,4 +67,7 @@ def check_padding_only(mask: Mask) -> None:
 
 def repeat_heads(x: Tensor, groups: int) -> Tensor:
     """(B, H_kv · groups, S, E) from (B, H_kv, S, E): neighbouring query heads share one."""
-    return x.repeat_interleave(groups, dim=1) if groups > 1 else x
+    if groups == 1:
+        return x
+    # With torch 2.11, repeat_interleave cannot be exported with dynamic lengths, or traced on CUDA.
+    return torch.stack([head for head in x.unbind(1) for _ in range(groups)], dim=1)

@@ -198,7 +198,9 @@ def _relative(log_scale: Tensor, dim: int) -> Tensor:
 
 def _divide(sums: Tensor, dtype: torch.dtype) -> Tensor:
     """Σ / Σ of (B, H_kv, G, L, E_v + 1), as (B, H, L, E_v)."""
-    return (sums[..., :-1] / _safe(sums[..., -1:])).flatten(1, 2).to(dtype)
+    output = sums[..., :-1] / _safe(sums[..., -1:])
+    # Not flatten(1, 2), with which torch 2.11 cannot export any length.
+    return torch.cat(output.unbind(1), dim=1).to(dtype)
 
 
 def _safe(total: Tensor) -> Tensor:
