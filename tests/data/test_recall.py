@@ -51,7 +51,7 @@ def test_lengths_are_mixed_and_told_apart() -> None:
     train = data.split("train")
     assert Counter(train.length.tolist()).keys() == {16, 32}
     assert min(Counter(train.length.tolist()).values()) > 150
-    for inputs, labels, length in zip(*(column.tolist() for column in train), strict=True):
+    for inputs, labels, length in zip(*(column.tolist() for column in train[:3]), strict=True):
         check_example(inputs[:length], labels[:length], {16: 2, 32: 6}[length], 64)
         assert set(labels[length:]) <= {IGNORE}
     slices = data.slices("test")
@@ -103,7 +103,7 @@ def test_a_bag_of_the_values_reaches_the_trivial_baseline() -> None:
 
 
 def as_numbers(batch: LabelledPositions) -> list[list[list[int]]]:
-    return [column.tolist() for column in batch]
+    return [column.tolist() for column in batch[:3]]
 
 
 def test_the_same_seed_draws_the_same_for_ever() -> None:

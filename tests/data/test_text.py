@@ -41,7 +41,7 @@ def test_windows_follow_each_other_and_predict_each_token_once(tokens: int) -> N
             inputs, labels = expected[row]
             assert given == inputs + [PAD] * (width - len(inputs))
             assert asked == labels + [IGNORE] * (width - len(labels))
-        assert {tensor.dtype for tensor in batch} == {torch.int64}
+        assert {tensor.dtype for tensor in batch[:3]} == {torch.int64}
 
 
 def test_the_example_of_the_docs(tmp_path: Path) -> None:

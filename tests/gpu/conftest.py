@@ -1,9 +1,13 @@
 """Tests that need a GPU: skipped without one; `scripts/gpu-check` runs them."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+# cuBLAS reads it once, at its first call; a run with trainer.deterministic=true needs it.
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

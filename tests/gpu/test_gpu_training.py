@@ -79,7 +79,8 @@ def test_a_run_on_a_gpu_is_resumed_exactly(
     config = composed(
         compose,
         "encoder_decoder",
-        *("trainer=gpu", "attention=multi_head", f"attention.backend={backend}"),
+        *("trainer=gpu", "trainer.deterministic=true"),
+        *("attention=multi_head", f"attention.backend={backend}"),
         *("model.dropout=0.1", "attention.dropout=0.1", "trainer.every_n_train_steps=5"),
     )
     trained(config, tmp_path / "whole")
@@ -100,11 +101,14 @@ def test_a_run_on_a_gpu_is_resumed_exactly(
 
 
 @pytest.mark.parametrize("mechanism", ["multi_head", "additive", "linear"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [name for name in MODELS if "recurrent" not in name])
 def test_a_training_step_never_waits_for_the_gpu(
     model: str, mechanism: str, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If each step waited, the GPU would idle while the CPU prepares the next kernels."""
+    """If each step waited, the GPU would idle while the CPU prepares the next kernels.
+
+    Only a recurrent encoder waits: PyTorch packs sequences by lengths on the CPU.
+    """
     config = composed(
         compose, model, "trainer=gpu", f"attention={mechanism}", "trainer.log_every_n_steps=50"
     )

@@ -21,14 +21,19 @@ def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
     return logits.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0.0)
 
 
+def is_autocast_enabled(device: str) -> bool:
+    """Whether a kind of device, such as "cuda", is in autocast; the meta device never is."""
+    # torch.amp.is_autocast_available cannot be compiled with torch 2.11.
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def without_autocast(method: Function) -> Function:
     """Decorate a method of (query, …) or (inputs, …) to run without autocast."""
 
     @functools.wraps(method)
     def run(self: Any, query: Any, *arguments: Any, **named: Any) -> Any:
         device = query.device.type
-        # Meta has no autocast; torch.amp.is_autocast_available cannot be compiled everywhere.
-        if device == "meta" or not torch.is_autocast_enabled(device):
+        if not is_autocast_enabled(device):
             return method(self, query, *arguments, **named)
         with torch.autocast(device, enabled=False):
             return method(self, query, *arguments, **named)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from attention_lab.attention.precision import is_autocast_enabled
+
 
 def sinusoids(length: int, d_model: int, device: torch.device | None = None) -> Tensor:
     """Sinusoidal position encodings (length, d_model) (Vaswani et al. 2017, §3.5).
@@ -37,7 +39,7 @@ class SinusoidalPositions(nn.Module):
         # Not a buffer: a non-persistent buffer has no values after to_empty.
         _, length, d_model = vectors.shape
         added = self.amplitude * sinusoids(start + length, d_model, vectors.device)[start:]
-        is_mixed = torch.is_autocast_enabled(vectors.device.type)
+        is_mixed = is_autocast_enabled(vectors.device.type)
         return vectors + (added if is_mixed else added.to(vectors.dtype))
 
 

@@ -40,6 +40,9 @@ class TrainerOptions:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    #: Whether to use deterministic kernels only, so that a GPU computes the same each time; "warn"
+    #: allows operations that have none.
+    deterministic: bool | Literal["warn"] = False
     #: Epochs; -1 means no limit. None means 10, or no limit if ``max_steps`` is set.
     max_epochs: int | None = None
     #: Optimizer steps; None or -1 means no limit. Training ends at the first limit it reaches.
@@ -141,6 +144,7 @@ class TrainerOptions:
             num_nodes=self.num_nodes,
             strategy=self._strategy(),
             precision=self.precision,
+            deterministic=self.deterministic,
             max_epochs=max_epochs,
             max_steps=max_steps,
             gradient_clip_val=self.gradient_clip_val,

@@ -70,6 +70,9 @@ class LabelledPositions(NamedTuple):
     inputs: Tensor  # (B, L) int64
     labels: Tensor  # (B, L) int64, IGNORE at positions without a target
     length: Tensor  # (B,) int64, number of positions without padding
+    #: (N,) int64, the indices of the labelled positions in ``labels.flatten()``; None in a split.
+    #: Found with the batch on the CPU, because a GPU would have to be waited for.
+    labelled: Tensor | None = None
 
     def lengths(self) -> Tensor:
         """The lengths of the sequences, (B, 1) int64."""
@@ -79,7 +82,13 @@ class LabelledPositions(NamedTuple):
         """The given rows as a batch, trimmed to the longest."""
         length = self.length[rows]
         width = int(length.amax())
-        return LabelledPositions(self.inputs[rows, :width], self.labels[rows, :width], length)
+        inputs, labels = self.inputs[rows, :width], self.labels[rows, :width]
+        return LabelledPositions(inputs, labels, length, labelled_positions(labels))
+
+
+def labelled_positions(labels: Tensor) -> Tensor:
+    """The indices (N,) of the labelled positions in ``labels.flatten()``."""
+    return (labels.flatten() != IGNORE).nonzero().squeeze(1)
 
 
 BatchT = TypeVar("BatchT", bound=Batch)

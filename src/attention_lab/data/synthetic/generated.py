@@ -148,4 +148,5 @@ def _room(batch: BatchT, rows: int) -> BatchT:
 
 
 def _tensors(batch: Batch) -> Iterable[Tensor]:
-    return cast("Iterable[Tensor]", batch)  # each batch is a tuple of tensors
+    # Each batch is a tuple of tensors; those that only a selection has are None here.
+    return (x for x in cast("Iterable[Tensor | None]", batch) if x is not None)

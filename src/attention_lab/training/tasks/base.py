@@ -109,7 +109,9 @@ class AttentionTask(LightningModule, ABC):
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if steps % interval == 0 or steps == self._total_steps:
             self.log("train/loss", loss, prog_bar=True, sync_dist=process_group.is_distributed())
-            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            # A tensor: Lightning would copy a number to the device, and wait for it.
+            rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("train/learning_rate", rate)
         return loss
 
     def on_validation_model_zero_grad(self) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_lab.data.core.batches import IGNORE, LabelledPositions
+from attention_lab.data.core.batches import IGNORE, LabelledPositions, labelled_positions
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.models.base import LanguageNetwork
 from attention_lab.training.optim import OptimizerOptions
@@ -37,16 +37,16 @@ class LanguageModel(AttentionTask):
         self.mean_loss, self.accuracy, self.sequence_accuracy = (mean() for _ in range(3))
 
     def loss(self, batch: LabelledPositions) -> Loss:
-        logits, labels = self._labelled(batch)
+        logits, labels, _ = self._labelled(batch)
         return Loss(F.cross_entropy(logits, labels), len(labels), batch.length.sum())
 
     def update_metrics(self, batch: LabelledPositions, split: Split) -> Tensor:
-        logits, labels = self._labelled(batch)
+        logits, labels, positions = self._labelled(batch)
         loss = F.cross_entropy(logits, labels)
         is_labelled = batch.labels != IGNORE
-        is_correct = torch.zeros_like(is_labelled)
-        is_correct[is_labelled] = logits.argmax(-1) == labels
-        correct, total = is_correct.sum(1), is_labelled.sum(1)
+        is_correct = torch.zeros_like(is_labelled).flatten()
+        is_correct[positions] = logits.argmax(-1) == labels
+        correct, total = is_correct.view_as(is_labelled).sum(1), is_labelled.sum(1)
         self.mean_loss.update(loss, weight=total.sum())
         self.accuracy.update(correct.sum() / total.sum(), weight=total.sum())
         self.sequence_accuracy.update((correct == total).float())
@@ -64,17 +64,14 @@ class LanguageModel(AttentionTask):
             metrics["bits_per_character"] = loss / math.log(2) / characters
         return {"loss": loss, **{name: metrics[name] for name in self.data.metrics}}
 
-    def _labelled(self, batch: LabelledPositions) -> tuple[Tensor, Tensor]:
-        """The logits (N, V) and labels (N,) of the labelled positions.
-
-        Finding these positions waits for the device once.
-        """
+    def _labelled(self, batch: LabelledPositions) -> tuple[Tensor, Tensor, Tensor]:
+        """The logits (N, V), labels (N,) and indices (N,) of the labelled positions."""
         labels = batch.labels.flatten()
-        positions = (labels != IGNORE).nonzero().squeeze(1)
+        positions = labelled_positions(labels) if batch.labelled is None else batch.labelled
         states = self.model.hidden_states(batch.inputs).flatten(0, 1)
         if len(positions) < len(labels):  # else a copy is not needed
             states, labels = states[positions], labels[positions]
-        return self.model.lm_head(states), labels
+        return self.model.lm_head(states), labels, positions
 
     def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
         return {
