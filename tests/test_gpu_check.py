@@ -1,0 +1,24 @@
+"""scripts/gpu-check measures on the CPU, too, so that it is tested without a GPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_figures_are_measured_on_the_cpu(tmp_path: Path) -> None:
+    small = ("--device", "cpu", "--steps", "3", "--rounds", "1")
+    command = ["scripts/gpu-check", str(tmp_path), *small, "--models", "self_attention_classifier"]
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[1],
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tokens/s" in done.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.keys() == {"device", "versions", "trainings", "attention_calls"}
+    assert all(each["tokens_per_second"] > 0 for each in figures["trainings"])
+    assert all(each["milliseconds"] > 0 for each in figures["attention_calls"])
