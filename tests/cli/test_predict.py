@@ -105,12 +105,12 @@ def test_a_line_longer_than_the_positions_is_named_after_what_comes_before(
 class Echo(Predictor):
     """Answers with the ids that it read."""
 
-    def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
+    def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         return [" ".join(map(str, row)) for row in ids]
 
 
 def test_special_tokens_spelt_out_are_unknown_words() -> None:
     """Padding inside a text would hide it, or be all there is."""
     echo = Echo(Words(["a", "b"]))
-    assert echo.answer(["<pad> a", "", "</s>", "b <s>"]) == ["3 4", "", "3", "5 3"]
+    assert echo.predict(["<pad> a", "", "</s>", "b <s>"]) == ["3 4", "", "3", "5 3"]
     assert echo.unknown == 3

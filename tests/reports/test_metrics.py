@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from attention_lab.data.core.metric_info import UNBOUNDED, Bounds
 from attention_lab.data.core.sequence_metrics import (
     MODES,
     TEXT_METRICS,
@@ -11,7 +12,6 @@ from attention_lab.data.core.sequence_metrics import (
 )
 from attention_lab.data.core.vocabulary import Words
 from attention_lab.reports.metrics import bounds_of
-from attention_lab.reports.stats import UNBOUNDED, Bounds
 
 WORDS = Words(["a", "b"])
 

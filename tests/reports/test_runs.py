@@ -12,13 +12,13 @@ import pytest
 
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.formatting import format_seed_count, format_status
-from attention_lab.reports.runs import NotARun, Run, read_runs
+from attention_lab.reports.runs import NotARun, RecordedRun, read_runs
 from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.record_files import with_version
 from tests.reports.conftest import WriteRun
 
 
-def run_named(runs: list[Run], part: str) -> Run:
+def run_named(runs: list[RecordedRun], part: str) -> RecordedRun:
     (run,) = [run for run in runs if part in run.name]
     return run
 

@@ -98,7 +98,7 @@ def test_a_run_tells_its_slices_apart(config: dict[str, Any], tmp_path: Any) -> 
 def test_slices_count_each_position(
     task: LanguageModel, data: Recall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that answers the first value everywhere is right once an example."""
+    """A model that predicts the first value everywhere is right once an example."""
     everything = data.split("test")
 
     def first_value(tokens: torch.Tensor, caches: object = None) -> torch.Tensor:

@@ -32,9 +32,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with open_run(chosen.run, chosen.checkpoint):
             from attention_lab.training.checkpoint.checkpoint_io import checksum_of
-            from attention_lab.training.evaluation import evaluate, restored, solves
+            from attention_lab.training.evaluation import evaluate, restored, task_name
 
-            if decoding and (task := solves(chosen.run)) != "sequence_to_sequence":
+            if decoding and (task := task_name(chosen.run)) != "sequence_to_sequence":
                 return fail(f"{chosen.run} is for {task}, which has no beam search", 2)
             trained = restored(chosen.run, chosen.checkpoint, decoding)
             metrics = evaluate(trained, chosen.split)

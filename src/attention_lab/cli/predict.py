@@ -38,9 +38,9 @@ def run(arguments: Sequence[str]) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         with open_run(chosen.run, chosen.checkpoint):
-            from attention_lab.training.evaluation import solves
+            from attention_lab.training.evaluation import task_name
 
-            if problem := _option_error(chosen, solves(chosen.run)):
+            if problem := _option_error(chosen, task_name(chosen.run)):
                 return fail(problem, 2)
             predictor = _predictor(chosen)
     except UnusableRun as error:
@@ -103,11 +103,11 @@ def _write(lines: Sequence[str]) -> None:
 
 def _predict(predictor: "Predictor", lines: Iterable[bytes], batch: int) -> int:
     """Write a prediction for each line, batch by batch; returns the exit code."""
-    from attention_lab.training.prediction import BadLine, answers
+    from attention_lab.training.prediction import BadLine, predict_lines
 
     code = 0
     try:
-        for some in answers(predictor, lines, batch):
+        for some in predict_lines(predictor, lines, batch):
             _write(some)
     except BadLine as error:
         code = fail(str(error), 1)

@@ -4,10 +4,14 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
 from attention_lab.printing import echo, rich_console
+
+if TYPE_CHECKING:
+    from attention_lab.reports.comparison import Comparison
 
 #: Longer names of directories, in characters, are shortened; file systems allow 255 bytes.
 _LONGEST_NAME = 60
@@ -15,35 +19,7 @@ _LONGEST_NAME = 60
 
 def run(arguments: Sequence[str]) -> int:
     """Print the comparison and write report.html and report.csv."""
-    parser = Parser("report", __doc__)
-    parser.add_argument(
-        "sweep", type=Path, nargs="+", metavar="SWEEP", help="a sweep's or a run's directory"
-    )
-    parser.add_argument("--baseline", help="the group to compare with: attention=additive")
-    parser.add_argument(
-        "--evaluation",
-        metavar="num_beams=N",
-        help="compare the results of `evaluate --num-beams N`: num_beams=5",
-    )
-    parser.add_argument("--metric", help="the test metric to compare by: test/wer")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="output directory; default: the sweep, for several sweeps FIRST+SECOND beside the "
-        "first; with --evaluation, a subdirectory of that name",
-    )
-    parser.add_argument(
-        "--wandb",
-        action="store_true",
-        help="also log the report to W&B, to your entity or WANDB_ENTITY",
-    )
-    parser.add_argument(
-        "--watch",
-        action="store_true",
-        help="show the progress of the jobs, and report when they have ended",
-    )
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     if chosen.watch:
         from attention_lab.sweeps.watch import watch
 
@@ -53,6 +29,26 @@ def run(arguments: Sequence[str]) -> int:
             return fail(str(error), 1)
     options = (chosen.metric, chosen.wandb, chosen.evaluation)
     return report(chosen.sweep, chosen.baseline, chosen.output, *options)
+
+
+def _parser() -> Parser:
+    parser = Parser("report", __doc__)
+    add = parser.add_argument
+    add("sweep", type=Path, nargs="+", metavar="SWEEP", help="a sweep's or a run's directory")
+    add("--baseline", help="the group to compare with: attention=additive")
+    evaluation = "compare the results of `evaluate --num-beams N`: num_beams=5"
+    add("--evaluation", metavar="num_beams=N", help=evaluation)
+    add("--metric", help="the test metric to compare by: test/wer")
+    output = (
+        "output directory; default: the sweep, for several sweeps FIRST+SECOND beside the first; "
+        "with --evaluation, a subdirectory of that name"
+    )
+    add("--output", type=Path, metavar="DIR", help=output)
+    online = "also log the report to W&B, to your entity or WANDB_ENTITY"
+    add("--wandb", action="store_true", help=online)
+    watching = "show the progress of the jobs, and report when they have ended"
+    add("--watch", action="store_true", help=watching)
+    return parser
 
 
 def report(
@@ -102,16 +98,20 @@ def report(
         viewers = [run.directory / "attention" / "attention.html" for run in group.finished]
         for viewer in filter(Path.exists, viewers[:1]):
             echo(f"attention maps  {viewer}")
-    if wandb:
-        from attention_lab.reports.wandb_report import log_report
+    return _log_to_wandb(comparison, page.parent) if wandb else 0
 
-        try:
-            place = log_report(comparison, page.parent)
-        except Exception as error:  # from a server or the network; the report is on disk
-            return fail(f"cannot log the report to W&B: {error}", 1)
-        if place is None:
-            return 1
-        echo(f"W&B             {place}")
+
+def _log_to_wandb(comparison: "Comparison", directory: Path) -> int:
+    """Log a report to W&B; returns the exit code."""
+    from attention_lab.reports.wandb_report import log_report
+
+    try:
+        place = log_report(comparison, directory)
+    except Exception as error:  # from a server or the network; the report is on disk
+        return fail(f"cannot log the report to W&B: {error}", 1)
+    if place is None:
+        return 1
+    echo(f"W&B             {place}")
     return 0
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from attention_lab.reports.charts.styles import group_styles
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
-from attention_lab.reports.runs import Run
+from attention_lab.reports.runs import RecordedRun
 from attention_lab.tracking.record_files import is_png, read_bytes
 
 #: The most bytes of images in a page; further examples are left out.
@@ -116,7 +116,7 @@ def _shared_seed(groups: Sequence[Group]) -> int | None:
     return min(shared, default=None)
 
 
-def _last_images(run: Run) -> tuple[int, list[Path]]:
+def _last_images(run: RecordedRun) -> tuple[int, list[Path]]:
     """The step of the last validation that has attention maps, and their PNG files."""
     folders = {_step(folder): folder for folder in run.directory.glob("attention/step-*")}
     for step in sorted(folders, reverse=True):

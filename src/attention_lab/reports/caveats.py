@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from attention_lab.reports.groups import Group, quote_label
-from attention_lab.reports.runs import Run, section
+from attention_lab.reports.runs import RecordedRun, section
 from attention_lab.tracking.code_version import major_version, short_revision
 
 #: Data settings that belong to training, not to the question.
@@ -64,7 +64,7 @@ def run_caveats(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
     return lines
 
 
-def code_caveats(runs: Sequence[Run]) -> list[str]:
+def code_caveats(runs: Sequence[RecordedRun]) -> list[str]:
     """The runs whose git revision, or major version of a package, differs from most runs."""
     lines = []
     for name, version in _CODE.items():
@@ -89,13 +89,13 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_LISTED]) + more
 
 
-def git_revision(run: Run) -> str | None:
+def git_revision(run: RecordedRun) -> str | None:
     """The shortened commit of a run's code, followed by "-dirty-…" if there were changes."""
     return short_revision(str(run.record.get("git_revision") or "")) or None
 
 
-def _major(package: str) -> Callable[[Run], str | None]:
-    def version(run: Run) -> str | None:
+def _major(package: str) -> Callable[[RecordedRun], str | None]:
+    def version(run: RecordedRun) -> str | None:
         known = section(run.record, "versions").get(package)
         return major_version(known) if known else None
 
@@ -103,7 +103,7 @@ def _major(package: str) -> Callable[[Run], str | None]:
 
 
 #: Versions of the code that may change results: the name, and its value for a run.
-_CODE: Mapping[str, Callable[[Run], str | None]] = {
+_CODE: Mapping[str, Callable[[RecordedRun], str | None]] = {
     "git revision": git_revision,
     **{package: _major(package) for package in ("attention-lab", "torch", "lightning")},
 }

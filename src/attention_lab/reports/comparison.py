@@ -9,7 +9,7 @@ from attention_lab.reports.differences import Difference
 from attention_lab.reports.groups import Group, find_group, group_runs
 from attention_lab.reports.metrics import direction
 from attention_lab.reports.ranking import Baselines, Ranking, differences_to
-from attention_lab.reports.runs import Run, number, section
+from attention_lab.reports.runs import RecordedRun, number, section
 from attention_lab.reports.tuning import (
     Tuning,
     optimizer_note,
@@ -30,7 +30,7 @@ class Comparison:
 
     groups: list[Group]
     #: Runs whose overrides could not be read, so that they belong to no group.
-    unplaced: list[Run]
+    unplaced: list[RecordedRun]
     #: The config keys in which the groups differ.
     swept: list[str]
     #: The test metrics: the one that groups are compared by, then those of the trivial baseline.
@@ -61,18 +61,18 @@ class Comparison:
         return " ".join([*map(str, self.tunings), self.untuned or ""]).strip() or None
 
     @property
-    def placed(self) -> list[tuple[str, Run]]:
+    def placed(self) -> list[tuple[str, RecordedRun]]:
         """Every run with the label of its group ("" if it belongs to none)."""
         grouped = [(group.label, run) for group in self.groups for run in group.runs]
         return grouped + [("", run) for run in self.unplaced]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RecordedRun]:
         """Every run."""
         return [run for _, run in self.placed]
 
     @property
-    def unfinished(self) -> list[tuple[str, Run]]:
+    def unfinished(self) -> list[tuple[str, RecordedRun]]:
         """Every run without a result, with the label of its group."""
         return [(label, run) for label, run in self.placed if run.status != "finished"]
 
@@ -93,7 +93,7 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Run],
+    runs: Sequence[RecordedRun],
     baseline: str | None = None,
     metric: str | None = None,
     evaluation: str | None = None,

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from attention_lab.data.core.metric_info import Bounds
 from attention_lab.reports.groups import Group
 from attention_lab.reports.stats import (
-    Bounds,
     Interval,
     effect_size,
     holm_factors,

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from attention_lab.reports.runs import Run, section
+from attention_lab.reports.runs import RecordedRun, section
 from attention_lab.tracking.evaluations import evaluation_file, read_evaluation
 from attention_lab.tracking.record_files import UnreadableRecord
 
 
-def with_evaluation(runs: Sequence[Run], name: str) -> list[Run]:
+def with_evaluation(runs: Sequence[RecordedRun], name: str) -> list[RecordedRun]:
     """The runs, with the test metrics of an evaluation in each finished run.
 
     Args:
@@ -34,7 +34,7 @@ def with_evaluation(runs: Sequence[Run], name: str) -> list[Run]:
     return [_evaluated(run, name) if run.status == "finished" else run for run in runs]
 
 
-def _evaluated(run: Run, name: str) -> Run:
+def _evaluated(run: RecordedRun, name: str) -> RecordedRun:
     from attention_lab.training.checkpoint.checkpoint_io import checksum_of  # it imports torch
 
     file = evaluation_file(run.directory, "test", name)

@@ -4,7 +4,7 @@ import math
 
 from attention_lab.reports.groups import Group
 from attention_lab.reports.metrics import is_rate
-from attention_lab.reports.runs import Run
+from attention_lab.reports.runs import RecordedRun
 from attention_lab.reports.stats import Interval
 
 
@@ -99,12 +99,12 @@ def format_seed_count(group: Group) -> str:
     return str(finished) if finished == len(seeds) else f"{finished}/{len(seeds)}"
 
 
-def format_status(run: Run) -> str:
+def format_status(run: RecordedRun) -> str:
     """A run's status for readers."""
     return "not started" if run.status == "waiting" else run.status
 
 
-def failure_reason(run: Run) -> str:
+def failure_reason(run: RecordedRun) -> str:
     """Why a run has no result, in one line."""
     if run.status == "running":
         return "has not finished yet"

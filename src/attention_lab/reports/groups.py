@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 
+from attention_lab.data.core.metric_info import Bounds
 from attention_lab.reports.metrics import bounds_of
-from attention_lab.reports.runs import Run, number, section, settings
-from attention_lab.reports.stats import Bounds, Interval, mean_interval
+from attention_lab.reports.runs import RecordedRun, number, section, settings
+from attention_lab.reports.stats import Interval, mean_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +23,12 @@ class Group:
     label: str
     #: The swept overrides of the group, by key.
     settings: Mapping[str, str]
-    runs: list[Run]
+    runs: list[RecordedRun]
     # A cache: every table and chart asks for these.
     _means: dict[tuple[str, ...], Interval | None] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def finished(self) -> list[Run]:
+    def finished(self) -> list[RecordedRun]:
         """The finished runs, one per seed: the last run if a seed was run more than once."""
         return list({run.seed: run for run in self.runs if run.status == "finished"}.values())
 
@@ -81,7 +82,7 @@ class Group:
         return median(math.inf if step is None else step for step in steps) if steps else None
 
 
-def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
+def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[str]]:
     """The groups of runs, and the keys in which the groups differ.
 
     These keys are the overrides that differ between runs, except the seed, then other settings that
@@ -150,7 +151,7 @@ def _members(
     return members
 
 
-def _unasked(runs: Sequence[Run], members: Iterable[Sequence[int]]) -> list[str]:
+def _unasked(runs: Sequence[RecordedRun], members: Iterable[Sequence[int]]) -> list[str]:
     """A minimal list of settings that distinguish runs of equal overrides.
 
     A setting that only some of them have is ignored: it was added or removed by another version.
@@ -177,7 +178,7 @@ def _labels(choices: Sequence[Mapping[str, str]], swept: Sequence[str]) -> list[
     return [label or "default" for label in short]
 
 
-def _unswept_label(run: Run) -> str:
+def _unswept_label(run: RecordedRun) -> str:
     return settings(run).get("attention", "all runs")
 
 

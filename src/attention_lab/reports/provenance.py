@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from attention_lab.printing import counted
 from attention_lab.reports.caveats import git_revision
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.runs import Run, section, settings
+from attention_lab.reports.runs import RecordedRun, section, settings
 
 
 def summary(comparison: Comparison) -> str:
@@ -46,7 +46,7 @@ def _time(iso: object) -> str:
     return re.sub(r"T(\d\d:\d\d):[\d.]+", r" \1 ", str(iso)).strip()
 
 
-def code_of(run: Run) -> str:
+def code_of(run: RecordedRun) -> str:
     """The git revision and the PyTorch version of a run; "" if unknown."""
     torch = section(run.record, "versions").get("torch")
     return ", ".join(filter(None, [git_revision(run), torch and f"torch {torch}"]))

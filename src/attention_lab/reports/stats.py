@@ -10,14 +10,11 @@ from statistics import fmean
 
 from scipy.special import expit, poch, stdtr, stdtrit
 
+from attention_lab.data.core.metric_info import UNBOUNDED, Bounds
+
 #: A relative deviation below which values count as equal: metrics are in single precision, whose
 #: rounding (2⁻²⁴) is not a difference between seeds.
 ROUNDING = 2.0**-22
-
-
-#: The smallest and the greatest possible value of a metric.
-Bounds = tuple[float, float]
-UNBOUNDED: Bounds = (-math.inf, math.inf)
 #: The fewest seeds for an interval and for a test.
 ENOUGH_SEEDS = 3
 #: exp() of a greater exponent may overflow.

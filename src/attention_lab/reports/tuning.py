@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attention_lab.reports.groups import Group, quote_label
-from attention_lab.reports.runs import Run, by_key, number, section, settings
+from attention_lab.reports.runs import RecordedRun, by_key, number, section, settings
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def untuned_note(groups: Sequence[Group]) -> str | None:
     )
 
 
-def _is_plain(run: Run) -> bool:
+def _is_plain(run: RecordedRun) -> bool:
     return not section(run.sweep, "tuning")
 
 
@@ -129,29 +129,23 @@ def optimizer_note(groups: Sequence[Group]) -> str | None:
 
 
 def _tuning(record: Mapping[str, Any], groups: Sequence[Group]) -> Tuning:
-    key = str(record.get("key"))
+    key = record["key"]
     choices = [
         TunedValue(
-            label=_label(_list(choice, "overrides"), key, groups),
-            value=None if (value := choice.get("value")) is None else str(value),
-            scores={str(value): number(section(choice, "scores"), value) for value in scores},
+            label=_label(choice["overrides"], key, groups),
+            value=None if (value := choice["value"]) is None else str(value),
+            scores={str(value): number(choice["scores"], value) for value in choice["scores"]},
         )
-        for choice in _list(record, "choices")
-        if isinstance(choice, Mapping) and (scores := section(choice, "scores"))
+        for choice in record["choices"]
+        if choice["scores"]
     ]
-    seeds = [seed for seed in _list(record, "seeds") if isinstance(seed, int)]
     reported = {run.seed for group in groups for run in group.runs}
-    both = [seed for seed in seeds if seed in reported]
-    return Tuning(key, list(map(str, _list(record, "grid"))), seeds, both, choices)
+    both = [seed for seed in record["seeds"] if seed in reported]
+    return Tuning(key, list(map(str, record["grid"])), record["seeds"], both, choices)
 
 
 def _and(seeds: Sequence[int]) -> str:
     return f"{', '.join(map(str, seeds))} {'is' if len(seeds) == 1 else 'are'}"
-
-
-def _list(mapping: Mapping[str, Any], key: str) -> list[Any]:
-    value = mapping.get(key)
-    return value if isinstance(value, list) else []
 
 
 def _number(text: str | None) -> float | None:
@@ -161,11 +155,11 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _label(overrides: Sequence[Any], key: str, groups: Sequence[Group]) -> str:
+def _label(overrides: Sequence[str], key: str, groups: Sequence[Group]) -> str:
     """The label of the group with these overrides; the overrides themselves if there is none."""
-    asked = by_key(map(str, overrides))
+    asked = by_key(overrides)
     asked.pop(key, None)
     for group in groups:
         if asked.items() <= settings(group.runs[0]).items():
             return group.label
-    return ", ".join(map(str, overrides)) or "all runs"
+    return ", ".join(overrides) or "all runs"

@@ -56,7 +56,7 @@ def restored(
     return run
 
 
-def solves(directory: Path) -> str:
+def task_name(directory: Path) -> str:
     """The task of a finished run: "sequence_to_sequence", "classification" or "language_model".
 
     Raises:

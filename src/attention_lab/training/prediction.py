@@ -61,7 +61,7 @@ class Predictor(ABC):
         #: Number of tokens so far that are not in the vocabulary.
         self.unknown = 0
 
-    def answer(self, texts: Sequence[str]) -> list[str]:
+    def predict(self, texts: Sequence[str]) -> list[str]:
         """The predictions for a batch of texts; an empty text has an empty prediction.
 
         Raises:
@@ -71,13 +71,13 @@ class Predictor(ABC):
             texts = [text.strip() for text in texts]
         ids = [self.vocabulary.encode(text) for text in texts]
         nonempty = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
-        predictions = iter(self._answers(*zip(*nonempty, strict=True)) if nonempty else [])
+        predictions = iter(self._predict(*zip(*nonempty, strict=True)) if nonempty else [])
         lines = [next(predictions).replace("\n", "\\n") if row else "" for row in ids]
         self.unknown += sum(row.count(UNK) for row in ids)
         return lines
 
     @abstractmethod
-    def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
+    def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         """The predictions for texts, given with their token ids; no text is empty."""
 
 
@@ -92,7 +92,7 @@ class TargetPredictor(Predictor):
         super().__init__(task.data.source_vocabulary)
         self.task = task
 
-    def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
+    def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         generated = self.task.generate(pad(ids).to(self.task.device))
         return [self.task.data.target_vocabulary.decode(row) for row in generated]
 
@@ -116,7 +116,7 @@ class ContinuationPredictor(Predictor):
         self.model, self.device, self.sampling = task.model, task.device, sampling
         self.generator = torch.Generator(task.device).manual_seed(sampling.seed)
 
-    def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
+    def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         return [text + self._continuation(prompt) for text, prompt in zip(texts, ids, strict=True)]
 
     def _continuation(self, prompt: list[int]) -> str:
@@ -181,7 +181,7 @@ class ClassPredictor(Predictor):
         self.task, self.classes = task, task.data.classes
 
     @torch.no_grad()
-    def _answers(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
+    def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         logits = self.task.model(pad(ids).to(self.task.device))
         return [self.classes[label] for label in logits.argmax(-1).tolist()]
 
@@ -199,10 +199,10 @@ def predictor(task: AttentionTask, sampling: Sampling) -> Predictor:
         return ContinuationPredictor(task, sampling)
     if isinstance(task, Classification):
         return ClassPredictor(task)
-    raise CannotPredict(f"nothing is known of how {type(task).__name__} answers text")
+    raise CannotPredict(f"{type(task).__name__} is not a task of this package: it has no predictor")
 
 
-def answers(predictor: Predictor, lines: Iterable[bytes], batch: int) -> Iterator[list[str]]:
+def predict_lines(predictor: Predictor, lines: Iterable[bytes], batch: int) -> Iterator[list[str]]:
     """Yield the predictions for lines, in order and in batches.
 
     Args:
@@ -236,11 +236,11 @@ def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]],
 def _predictions(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iterator[list[str]]:
     """Yield the predictions for a batch, or for the lines before the first bad one."""
     try:
-        yield predictor.answer([text for _, text in texts])
+        yield predictor.predict([text for _, text in texts])
     except ValueError:
         for number, text in texts:
             try:
-                yield predictor.answer([text])
+                yield predictor.predict([text])
             except ValueError as error:
                 problem, _, advice = str(error).partition("; ")
                 # The advice is about training another model.

@@ -1,7 +1,7 @@
 """Metrics of predicted sequences, which may have several references each."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torchmetrics.functional.text import char_error_rate
 from torchmetrics.text import SacreBLEUScore
 
 from attention_lab.data.core.chrf import CHRF_ORDER, chrf, matching_ngrams
+from attention_lab.data.core.metric_info import metric_info
 from attention_lab.data.core.vocabulary import TextVocabulary
 
 MetricName = Literal[
@@ -17,22 +18,8 @@ MetricName = Literal[
 ]
 
 
-class _MetricInfo(NamedTuple):
-    mode: Literal["min", "max"]
-    greatest: float | None = 1.0  # a token error rate exceeds 1 if predictions are too long
-
-
-_METRICS: Mapping[str, _MetricInfo] = {
-    "token_error_rate": _MetricInfo("min", None),
-    "sequence_error_rate": _MetricInfo("min"),
-    "sequence_accuracy": _MetricInfo("max"),
-    "per": _MetricInfo("min", None),
-    "wer": _MetricInfo("min"),
-    "bleu": _MetricInfo("max"),
-    "chrf": _MetricInfo("max"),
-}
 #: Which values of each metric are better.
-MODES = {name: info.mode for name, info in _METRICS.items()}
+MODES = {name: metric_info(name).mode for name in get_args(MetricName)}
 #: The metrics that compare texts of words.
 TEXT_METRICS = ("bleu", "chrf")
 
@@ -98,9 +85,10 @@ class SequenceMetrics(Metric):
 
     is_differentiable = False
     full_state_update = False
-    #: The smallest and the greatest value of each metric; None means unbounded.
+    #: The smallest and the greatest value of each metric; None means unbounded, as token errors are
+    #: where predictions are too long.
     bounds: ClassVar[Mapping[str, tuple[float, float | None]]] = {
-        name: (0.0, info.greatest) for name, info in _METRICS.items()
+        name: (0.0, None if name in ("token_error_rate", "per") else 1.0) for name in MODES
     }
 
     edits: Tensor

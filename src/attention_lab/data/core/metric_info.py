@@ -1,0 +1,43 @@
+"""What the name of a metric says about it: which values are better, its bounds, its unit."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+#: The smallest and the greatest possible value of a metric.
+Bounds = tuple[float, float]
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+
+
+class MetricInfo(NamedTuple):
+    """Facts about a metric."""
+
+    #: Whether the smallest or the greatest value is best.
+    mode: Literal["min", "max"]
+    bounds: Bounds
+    #: Whether values are shown in percent.
+    is_rate: bool = False
+
+
+#: Metrics by a pattern of their names. An error rate exceeds 1 where a prediction is longer than
+#: its reference.
+_METRICS: Mapping[str, MetricInfo] = {
+    r"per|wer|cer|.*error_rate": MetricInfo("min", (0.0, math.inf), is_rate=True),
+    r".*accuracy": MetricInfo("max", (0.0, 1.0), is_rate=True),
+    r".*loss": MetricInfo("min", (0.0, math.inf)),
+    r".*perplexity": MetricInfo("min", (1.0, math.inf)),
+    r".*bits_per_character": MetricInfo("min", (0.0, math.inf)),
+    r".*(bleu|chrf)": MetricInfo("max", (0.0, 1.0)),
+}
+_UNKNOWN = MetricInfo("max", UNBOUNDED)
+
+
+def metric_info(metric: str) -> MetricInfo:
+    """The facts about a metric, or about a metric on a slice such as "accuracy/length=1-9".
+
+    >>> metric_info("accuracy/length=1-9").bounds, metric_info("reward").bounds
+    ((0.0, 1.0), (-inf, inf))
+    """
+    name = metric.partition("/")[0]
+    return next((m for pattern, m in _METRICS.items() if re.fullmatch(pattern, name)), _UNKNOWN)
