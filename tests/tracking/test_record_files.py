@@ -9,23 +9,21 @@ from pathlib import Path
 import pytest
 
 from attention_lab.atomic_write import write_atomically
-from attention_lab.tracking import record_files
 from attention_lab.tracking.lock import Lock, Locked, is_locked
-from attention_lab.tracking.record_files import (
-    LIMITS,
-    UnreadableRecord,
-    is_png,
-    last_lines,
-    read_bytes,
-    read_json,
-    read_record,
-)
+from attention_lab.tracking.record_files import read_json, read_record
 from attention_lab.tracking.run_directory import (
     RunExists,
     RunRecord,
     read_config,
     record_failure,
     write_config,
+)
+from attention_lab.tracking.untrusted_files import (
+    LIMITS,
+    UnreadableRecord,
+    is_png,
+    last_lines,
+    read_bytes,
 )
 from tests.runs import Stopped, unchecked
 
@@ -260,7 +258,7 @@ def test_what_is_read_has_no_version_and_what_is_written_has(tmp_path: Path) -> 
     RunRecord(unchecked({"seed": 0}, tmp_path)).finish({"test": {"per": 0.5}})
     for name in ("config.yaml", "status.json", "result.json"):
         assert "schema_version" in (tmp_path / name).read_text()
-        assert record_files.VERSION_KEY not in read_record(tmp_path / name)
+        assert "schema_version" not in read_record(tmp_path / name)
 
 
 @pytest.mark.parametrize("is_dead", [True, False])

@@ -70,8 +70,9 @@ def open_run(directory: Path, checkpoint: str) -> Iterator[None]:
         raise UnusableRun(f"{directory} has no checkpoint {file.name}; no validation has finished")
 
     from attention_lab.config.components import ConfigError
-    from attention_lab.tracking.record_files import UnreadableRecord, read_record
+    from attention_lab.tracking.record_files import read_record
     from attention_lab.tracking.run_directory import is_edited, read_config
+    from attention_lab.tracking.untrusted_files import UnreadableRecord
     from attention_lab.training.checkpoint.checkpoint_io import Damaged
 
     config = directory / "config.yaml"

@@ -94,7 +94,7 @@ def _upload(directories: Sequence[Path]) -> int:
     W&B appends each part to the earlier parts of its run. After one fails, no other is uploaded.
     """
     from attention_lab.tracking.lock import is_locked
-    from attention_lab.tracking.record_files import link_out
+    from attention_lab.tracking.untrusted_files import link_out
     from attention_lab.tracking.wandb_logger import server
 
     known = _parts(directories)

@@ -40,7 +40,7 @@ from attention_lab.training.distributed import cluster_environment
 from attention_lab.training.distributed.workers import GRACE, outlive_readers
 
 if TYPE_CHECKING:
-    from attention_lab.tracking.record_files import RunResult
+    from attention_lab.tracking.record_schema import RunResult
 
 CONFIG_NAME = "train"
 MULTIRUN = {"-m", "--multirun"}

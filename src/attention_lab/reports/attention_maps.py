@@ -11,7 +11,7 @@ from attention_lab.reports.charts.styles import group_styles
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
 from attention_lab.reports.runs import RecordedRun
-from attention_lab.tracking.record_files import is_png, read_bytes
+from attention_lab.tracking.untrusted_files import is_png, read_bytes
 
 #: The most bytes of images in a page; further examples are left out.
 MAX_BYTES = 12_000_000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attention_lab.reports.runs import RecordedRun, section
 from attention_lab.tracking.evaluations import evaluation_file, read_evaluation
-from attention_lab.tracking.record_files import UnreadableRecord
+from attention_lab.tracking.untrusted_files import UnreadableRecord
 
 
 def with_evaluation(runs: Sequence[RecordedRun], name: str) -> list[RecordedRun]:

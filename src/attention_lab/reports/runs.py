@@ -15,14 +15,10 @@ from typing import Any
 from attention_lab.config.flatten import flatten
 from attention_lab.config.identity import is_immaterial
 from attention_lab.tracking.lock import is_locked
-from attention_lab.tracking.record_files import (
-    MalformedRecord,
-    UnreadableRecord,
-    open_file,
-    read_record,
-)
+from attention_lab.tracking.record_files import read_record
 from attention_lab.tracking.run_directory import IN_QUEUE, SWEEP, is_edited
 from attention_lab.tracking.run_status import read_status
+from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRecord, open_file
 
 RECORD_FILES = ("status.json", "config.yaml", "metrics.csv", "result.json", "log.txt")
 #: A run that has started has at least one of these files.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from attention_lab.config.resolve import RunSpec
-from attention_lab.tracking.record_files import last_lines
+from attention_lab.tracking.untrusted_files import last_lines
 from attention_lab.training.distributed.cluster_environment import TORCHRUN, TORCHRUN_EXTRAS
 from attention_lab.training.distributed.launch import launch
 from attention_lab.training.distributed.workers import end_with_parent, killer, print_into

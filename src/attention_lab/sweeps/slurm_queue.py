@@ -18,9 +18,11 @@ from attention_lab.atomic_write import write_atomically
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.external_programs import run_program
 from attention_lab.tracking.lock import is_locked
-from attention_lab.tracking.record_files import Status, UnreadableRecord, last_lines, read_json
+from attention_lab.tracking.record_files import read_json
+from attention_lab.tracking.record_schema import Status
 from attention_lab.tracking.run_directory import IN_QUEUE, read_config, record_failure
 from attention_lab.tracking.run_status import RunStatus, read_status
+from attention_lab.tracking.untrusted_files import UnreadableRecord, last_lines
 
 #: The directory below a sweep for its submissions and SLURM's logs.
 FOLDER = "slurm"

@@ -14,13 +14,14 @@ from attention_lab.config.identity import differences, identity
 from attention_lab.config.resolve import RunSpec
 from attention_lab.data.files.paths import shown
 from attention_lab.sweeps.jobs import key_of
-from attention_lab.tracking.record_files import UnreadableRecord, json_text, read_record
+from attention_lab.tracking.record_files import json_text, read_record
 from attention_lab.tracking.run_directory import (
     SWEEP,
     command_line,
     read_config,
     write_config,
 )
+from attention_lab.tracking.untrusted_files import UnreadableRecord
 
 #: The directory below a sweep for the runs of its tuning.
 TUNING = "tuning"
@@ -142,7 +143,7 @@ def _read(sweep: Path) -> dict[str, Any]:
 
 
 def _write(sweep: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(sweep / SWEEP, json_text(content, indent=1))
+    write_atomically(sweep / SWEEP, json_text(content))
 
 
 def _now() -> str:

@@ -11,7 +11,7 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attention_lab.tracking.record_files import UnreadableRecord, open_file, open_to_append
+from attention_lab.tracking.untrusted_files import UnreadableRecord, open_file, open_to_append
 
 LOCK = ".lock"  # never removed: two processes could then lock two files of this name
 HEARTBEAT = 60.0  # a status.json is recent for so many seconds

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from attention_lab.atomic_write import write_atomically
-from attention_lab.tracking.record_files import open_file
+from attention_lab.tracking.untrusted_files import open_file
 
 
 class MetricsCSVLogger(Logger):

@@ -24,16 +24,9 @@ from attention_lab.data.files.paths import shown
 from attention_lab.printing import echo
 from attention_lab.tracking.code_version import code_version
 from attention_lab.tracking.lock import Lock, Locked, is_locked
-from attention_lab.tracking.record_files import (
-    MalformedRecord,
-    RunResult,
-    Status,
-    UnreadableRecord,
-    json_text,
-    link_out,
-    read_record,
-    with_version,
-)
+from attention_lab.tracking.record_files import json_text, read_record, with_version
+from attention_lab.tracking.record_schema import RunResult, Status
+from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRecord, link_out
 
 if TYPE_CHECKING:
     from attention_lab.config.resolve import RunSpec

@@ -5,13 +5,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from attention_lab.tracking.lock import is_locked
-from attention_lab.tracking.record_files import (
-    MalformedRecord,
-    Status,
-    UnreadableRecord,
-    read_record,
-)
+from attention_lab.tracking.record_files import read_record
+from attention_lab.tracking.record_schema import Status
 from attention_lab.tracking.run_directory import how_to_resume
+from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRecord
 
 State = Literal["waiting"] | Status
 STATES: tuple[State, ...] = ("waiting", *get_args(Status))

@@ -7,10 +7,8 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
-from torch import Tensor, nn
 
 from attention_lab.printing import echo
 
@@ -70,7 +68,7 @@ class SafeLogger(Logger):
         try:
             do_within(self.patience, lambda: self.finish(logger, exit_code))
         except Exception as error:
-            self._print(error_line(error))
+            _warn(self.service, error_line(error), self.remedy())
 
     def finish(self, logger: Logger, exit_code: int) -> None:
         """Finish a logger, which Lightning has finalized already; raises if that fails."""
@@ -90,11 +88,7 @@ class SafeLogger(Logger):
                 error = error or failed
         if error is not None:
             then = f"logging {mode}" if self.logger else "nothing more is logged"
-            self._print(f"{error_line(error)}; {then}")
-
-    def _print(self, what: str) -> None:
-        words = f"{self.service}: {what}. {self.remedy()}"
-        echo(f"attention-lab: {words.rstrip()}", error=True)
+            _warn(self.service, f"{error_line(error)}; {then}", self.remedy())
 
     @property
     def name(self) -> str | None:
@@ -118,17 +112,15 @@ class SafeLogger(Logger):
     ) -> None:
         self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
 
-    def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
-        self.attempt(lambda logger: logger.log_graph(model, input_array))
-
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        self.attempt(lambda logger: logger.after_save_checkpoint(checkpoint_callback))
-
     def save(self) -> None:
         self.attempt(lambda logger: logger.save())
 
     def finalize(self, status: str) -> None:
         self.attempt(lambda logger: logger.finalize(status), self.patience)
+
+
+def _warn(service: str, problem: str, remedy: str) -> None:
+    echo(f"attention-lab: {service}: {problem}. {remedy}".rstrip(), error=True)
 
 
 def error_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from attention_lab.attention import attention_layers
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.printing import echo
-from attention_lab.tracking.record_files import RunResult
+from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunRecord, how_to_resume
 from attention_lab.training.build import Run, build
 from attention_lab.training.checkpoint.rng_state import seed_rank

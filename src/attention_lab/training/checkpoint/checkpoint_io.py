@@ -16,14 +16,9 @@ from typing import Any, BinaryIO
 import torch
 
 from attention_lab.atomic_write import replacing
-from attention_lab.tracking.record_files import (
-    MIB,
-    VERSION_KEY,
-    UnreadableRecord,
-    check_version,
-    open_file,
-    with_version,
-)
+from attention_lab.tracking.record_files import with_version
+from attention_lab.tracking.record_schema import VERSION_KEY, check_version
+from attention_lab.tracking.untrusted_files import MIB, UnreadableRecord, open_file
 
 _MARK = b"attention-lab sha256 "
 #: The last bytes of a zip archive without a comment: the length of the comment.

@@ -22,7 +22,8 @@ import torch
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunConfig, RunSpec
-from attention_lab.tracking.record_files import RunResult, read_result
+from attention_lab.tracking.record_files import read_result
+from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunExists, record_failure
 from attention_lab.training.build import build, has_gpu
 from attention_lab.training.distributed import process_group

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import Any
 
-from attention_lab.tracking.record_files import open_to_append
+from attention_lab.tracking.untrusted_files import open_to_append
 
 #: Seconds that an interrupted process has to save and exit.
 GRACE = 10.0
