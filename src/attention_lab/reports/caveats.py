@@ -5,7 +5,7 @@ from typing import Any
 
 from attention_lab.reports.groups import Group, quote_label
 from attention_lab.reports.runs import RecordedRun, section
-from attention_lab.tracking.code_version import major_version, short_revision
+from attention_lab.tracking.code_version import RESULT_PACKAGES, major_version, short_revision
 
 #: Data settings that belong to training, not to the question.
 _TRAINING_SETTINGS = ("data.batch_size",)
@@ -67,10 +67,10 @@ def run_caveats(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
 def code_caveats(runs: Sequence[RecordedRun]) -> list[str]:
     """The runs whose git revision, or major version of a package, differs from most runs."""
     lines = []
-    for name, version in _CODE.items():
+    for name in ("git revision", *RESULT_PACKAGES):
         found: dict[str, list[str]] = {}
         for run in runs:
-            if known := version(run):
+            if known := _version(run, name):
                 found.setdefault(known, []).append(run.name)
         if len(found) > 1:
             most = max(found, key=lambda known: len(found[known]))
@@ -94,19 +94,12 @@ def git_revision(run: RecordedRun) -> str | None:
     return short_revision(str(run.record.get("git_revision") or "")) or None
 
 
-def _major(package: str) -> Callable[[RecordedRun], str | None]:
-    def version(run: RecordedRun) -> str | None:
-        known = section(run.record, "versions").get(package)
-        return major_version(known) if known else None
-
-    return version
-
-
-#: Versions of the code that may change results: the name, and its value for a run.
-_CODE: Mapping[str, Callable[[RecordedRun], str | None]] = {
-    "git revision": git_revision,
-    **{package: _major(package) for package in ("attention-lab", "torch", "lightning")},
-}
+def _version(run: RecordedRun, name: str) -> str | None:
+    """The git revision of a run's code, or the major version of a package."""
+    if name == "git revision":
+        return git_revision(run)
+    known = section(run.record, "versions").get(name)
+    return major_version(known) if known else None
 
 
 def group_caveats(group: Group, metric: str) -> list[str]:

@@ -90,7 +90,8 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[str]]:
     group is left out, unless groups would merge without it.
     """
     each = [settings(run) for run in runs]
-    swept = [key for key in _keys(each) if len({choice.get(key) for choice in each}) > 1]
+    keys = dict.fromkeys(key for choice in each for key in choice)
+    swept = [key for key in keys if len({choice.get(key) for choice in each}) > 1]
     tuned = {section(run.sweep, "tuning").get("key") for run in runs}
     chosen = [key for key in swept if key not in tuned]
     if len(_members(each, chosen)) == len(_members(each, swept)):
@@ -104,7 +105,10 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[str]]:
         {key: value for key, value in zip(swept, values, strict=True) if value is not None}
         for values in members
     ]
-    labels = _labels(choices, swept) if swept else [_unswept_label(run) for run in runs[:1]]
+    if swept:
+        labels = _labels(choices, swept)
+    else:
+        labels = [settings(run).get("attention", "all runs") for run in runs[:1]]
     groups = [
         Group(label, choice, [runs[index] for index in indices])
         for label, choice, indices in zip(labels, choices, members.values(), strict=True)
@@ -135,10 +139,6 @@ def find_group(wanted: str, groups: Sequence[Group]) -> Group:
 def quote_label(label: str) -> str:
     """A label for use in a list: in quotes if it contains a comma."""
     return f'"{label}"' if "," in label else label
-
-
-def _keys(choices: Sequence[Mapping[str, str]]) -> list[str]:
-    return list(dict.fromkeys(key for choice in choices for key in choice))
 
 
 def _members(
@@ -176,10 +176,6 @@ def _labels(choices: Sequence[Mapping[str, str]], swept: Sequence[str]) -> list[
         short = [", ".join(f"{key}={value}" for key, value in c.items()) for c in choices]
     # A group without any of the swept overrides runs with the default.
     return [label or "default" for label in short]
-
-
-def _unswept_label(run: RecordedRun) -> str:
-    return settings(run).get("attention", "all runs")
 
 
 def _term(key: str, value: str, swept: Sequence[str]) -> str:

@@ -257,15 +257,6 @@ def holm_factors(p_values: Sequence[float]) -> list[float]:
     return factors
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """``p_values`` adjusted by :func:`holm_factors`."""
-    factors = holm_factors(p_values)
-    return [
-        factor if math.isnan(factor) else min(1.0, p * factor)
-        for p, factor in zip(p_values, factors, strict=True)
-    ]
-
-
 def _on_shared_seeds(
     values: Mapping[int, float], baseline: Mapping[int, float]
 ) -> tuple[list[float], list[float]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attention_lab.reports.groups import Group, quote_label
-from attention_lab.reports.runs import RecordedRun, by_key, number, section, settings
+from attention_lab.reports.runs import by_key, number, section, settings
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def read_tunings(groups: Sequence[Group]) -> list[Tuning]:
 
 def untuned_note(groups: Sequence[Group]) -> str | None:
     """The groups with runs from sweeps without tuning, when other sweeps have tuning."""
-    plain = [quote_label(group.label) for group in groups if any(map(_is_plain, group.finished))]
+    plain = [
+        quote_label(group.label)
+        for group in groups
+        if not all(section(run.sweep, "tuning") for run in group.finished)
+    ]
     return (
         f"Nothing was tuned for the runs of another sweep: {', '.join(plain)}." if plain else None
     )
-
-
-def _is_plain(run: RecordedRun) -> bool:
-    return not section(run.sweep, "tuning")
 
 
 def _records(group: Group) -> list[Mapping[str, Any]]:

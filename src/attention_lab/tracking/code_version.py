@@ -11,7 +11,9 @@ from typing import Any
 
 from attention_lab.external_programs import run_program
 
-PACKAGES = ("attention-lab", "torch", "lightning", "hydra-core", "torchmetrics", "wandb")
+#: The packages whose major versions may change results.
+RESULT_PACKAGES = ("attention-lab", "torch", "lightning")
+PACKAGES = (*RESULT_PACKAGES, "hydra-core", "torchmetrics", "wandb")
 
 
 @functools.cache
@@ -37,13 +39,10 @@ def code_changes(record: Mapping[str, Any]) -> list[str]:
     changes = []
     revision = record.get("git_revision")
     if revision and now["git_revision"] and revision != now["git_revision"]:
-        changes.append(
-            _change(
-                "git revision", short_revision(str(revision)), short_revision(now["git_revision"])
-            )
-        )
+        short = (short_revision(str(each)) for each in (revision, now["git_revision"]))
+        changes.append(_change("git revision", *short))
     versions = record.get("versions")
-    for package in ("attention-lab", "torch", "lightning"):
+    for package in RESULT_PACKAGES:
         known = versions.get(package) if isinstance(versions, Mapping) else None
         if known and major_version(known) != major_version(now["versions"][package]):
             changes.append(_change(package, known, now["versions"][package]))

@@ -47,7 +47,8 @@ def read_status(directory: Path) -> RunStatus:
         if record.get("status") == "running" and not is_locked(directory):
             record = _read(directory / "status.json")  # it may have ended in between
             if record.get("status") == "running":
-                return _preempted(_abandoned(directory, record), record)
+                process = f"its process, {record.get('pid')}, exited unexpectedly"
+                return _preempted(f"{process}; {how_to_resume(directory)}", record)
     except FileNotFoundError:
         return RunStatus("waiting")
     except MalformedRecord as error:
@@ -85,10 +86,6 @@ def _finished(directory: Path, record: dict[str, Any]) -> RunStatus:
 
 def _preempted(error: str, record: dict[str, Any]) -> RunStatus:
     return RunStatus("preempted", error, record.get("progress"), record)
-
-
-def _abandoned(directory: Path, record: dict[str, Any]) -> str:
-    return f"its process, {record.get('pid')}, exited unexpectedly; {how_to_resume(directory)}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -56,14 +56,8 @@ def by_length(
         for first, last in parts
         for begin in range(first, last + 1, each)
     ]
-    names = [f"{what}={a}-{b}" if a < b else f"{what}={a}" for a, b in ends]
     lasts = torch.tensor([last for _, last in ends])
-
-    def slice_of(batch: Any) -> Tensor:
-        lengths = length_of(batch)
-        return torch.searchsorted(lasts.to(lengths.device), lengths.contiguous())
-
-    return Slices(names, slice_of)
+    return Slices([_name(what, *each) for each in ends], _slice_of(lasts, length_of))
 
 
 def by_share(
@@ -90,16 +84,22 @@ def by_share(
     lasts = ordered[places.clamp(min=0)].unique()
     lasts = lasts[lasts < ordered[-1]]
     firsts = [1, *(lasts + 1).tolist()]
-    names = [
-        f"{what}={first}-{last}" if first < last else f"{what}={first}"
-        for first, last in zip(firsts, lasts.tolist(), strict=False)
-    ]
+    names = [_name(what, *each) for each in zip(firsts, lasts.tolist(), strict=False)]
+    return Slices([*names, f"{what}={firsts[-1]}+"], _slice_of(lasts, length_of))
+
+
+def _name(what: str, first: int, last: int) -> str:
+    return f"{what}={first}-{last}" if first < last else f"{what}={first}"
+
+
+def _slice_of(lasts: Tensor, length_of: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """A function from a batch to slice numbers, given the greatest length of each slice."""
 
     def slice_of(batch: Any) -> Tensor:
         lengths = length_of(batch)
         return torch.searchsorted(lasts.to(lengths.device), lengths.contiguous())
 
-    return Slices([*names, f"{what}={firsts[-1]}+"], slice_of)
+    return slice_of
 
 
 def by_class(classes: Sequence[str]) -> Slices:
