@@ -40,7 +40,7 @@ def is_harmless(text: str) -> bool:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_controls_are_written_out(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_escaped(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not is_harmless(text)
     assert is_harmless(printable(text))
     echo("first", text)
@@ -51,19 +51,19 @@ def test_controls_are_written_out(text: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("text", ["größer → 漢字", "  a  b", "🙂", "[a] b", ""])
-def test_other_text_stays(text: str) -> None:
+def test_other_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
 @pytest.mark.parametrize("text", MARKUP)
-def test_brackets_are_no_markup(text: str) -> None:
+def test_brackets_are_not_read_as_markup(text: str) -> None:
     file = io.StringIO()
     rich_console(file, width=100).print(text, rich_text(text))
     assert file.getvalue() == f"{text} {text}\n"
 
 
 @pytest.mark.parametrize("text", [*MARKUP, *HOSTILE])
-def test_jobs_may_say_anything_in_the_table_of_a_sweep(text: str, tmp_path: Path) -> None:
+def test_names_of_jobs_are_escaped_in_the_table_of_a_sweep(text: str, tmp_path: Path) -> None:
     file = io.StringIO()
     console = rich_console(file, width=400)
     running = RunStatus("running", progress={"step": 1, "steps": 2, "metrics": {text: 1.0}})
@@ -79,7 +79,7 @@ def test_jobs_may_say_anything_in_the_table_of_a_sweep(text: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_jobs_may_say_anything_in_a_log(
+def test_logs_of_jobs_are_escaped(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     display.Lines([tmp_path]).ended(tmp_path / text.replace("/", ""), RunStatus("failed", text))
@@ -99,7 +99,7 @@ def test_errors_and_warnings_of_a_command_are_made_printable(
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_answers_are_made_printable_for_terminals_only(
+def test_predictions_are_made_printable_for_terminals_only(
     is_terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = io.BytesIO()

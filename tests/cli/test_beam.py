@@ -17,7 +17,9 @@ from tests.conftest import Compose, FinishedRun
 from tests.runs import build
 
 
-def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words: Run) -> None:
+def test_a_run_can_be_evaluated_with_beam_search(
+    command: Command, words_run: FinishedRun, words: Run
+) -> None:
     beam = ["--num-beams", "5", "--length-penalty", "2.0", "--split", "validation"]
     answer = command("evaluate", str(words_run.directory), *beam)
     assert answer.code == 0, answer.err
@@ -46,7 +48,7 @@ def test_a_beam_may_be_evaluated(command: Command, words_run: FinishedRun, words
     assert whole.endswith(kept["checkpoint_sha256"].encode())
 
 
-def test_training_may_validate_with_a_beam(tiny: Compose) -> None:
+def test_training_can_validate_with_beam_search(tiny: Compose) -> None:
     run = build(tiny("task.num_beams=3", "task.length_penalty=1.5"))
     task, batch = run.task.eval(), run.data.probe(3)
     assert batch.source.min() == PAD
@@ -59,7 +61,7 @@ def test_training_may_validate_with_a_beam(tiny: Compose) -> None:
             build(tiny(wrong), run.data)
 
 
-def test_a_report_compares_what_a_beam_made(
+def test_a_report_compares_evaluations_with_beam_search(
     command: Command, words_run: FinishedRun, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -124,7 +126,7 @@ def test_a_report_compares_what_a_beam_made(
 
 
 @pytest.mark.parametrize("is_link", [True, False])
-def test_an_evaluation_that_cannot_be_kept_is_printed(
+def test_an_evaluation_that_cannot_be_saved_is_printed(
     command: Command, words_run: FinishedRun, tmp_path: Path, is_link: bool
 ) -> None:
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"

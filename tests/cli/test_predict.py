@@ -31,7 +31,7 @@ def pronounced(run: Run, word: str, **beam: Any) -> str:
 
 
 @pytest.mark.parametrize("batch", [[], ["--batch", "1"], ["--batch", "3"]])
-def test_each_line_has_its_answer_in_order(
+def test_each_line_has_a_prediction_in_order(
     ask: Ask, words_run: FinishedRun, words: Run, batch: Sequence[str]
 ) -> None:
     written = ask(words_run.directory, "\n".join(WORDS), *batch)  # and no break at the end
@@ -42,7 +42,7 @@ def test_each_line_has_its_answer_in_order(
     assert expected[2] == ""
 
 
-def test_a_beam_may_be_asked_for(ask: Ask, words_run: FinishedRun, words: Run) -> None:
+def test_the_beam_size_can_be_set(ask: Ask, words_run: FinishedRun, words: Run) -> None:
     lines = "\n".join(WORDS)
     for penalty, option in ((0.6, []), (3.0, ["--length-penalty", "3"])):
         written = ask(words_run.directory, lines, "--num-beams", "4", *option)
@@ -55,7 +55,7 @@ def test_windows_line_ends_are_line_ends(ask: Ask, words_run: FinishedRun) -> No
     assert ask(words_run.directory, "zoo\r\na\r\n") == ask(words_run.directory, "zoo\na\n")
 
 
-def test_white_space_around_a_line_is_not_read(ask: Ask, words_run: FinishedRun) -> None:
+def test_white_space_around_a_line_is_ignored(ask: Ask, words_run: FinishedRun) -> None:
     plain = ask(words_run.directory, "zoo\n\ntomato\n")
     assert ask(words_run.directory, "  zoo\t\n \u3000\n tomato \r\n") == plain
     assert (plain.code, plain.err) == (0, "")
@@ -74,7 +74,7 @@ def test_unknown_characters_are_counted_once(ask: Ask, words_run: FinishedRun) -
 
 
 @pytest.mark.parametrize("batch", ["1", "2", "64"])
-def test_what_is_not_utf8_is_named_after_what_comes_before(
+def test_a_line_that_is_not_utf8_is_an_error_after_earlier_predictions(
     ask: Ask, words_run: FinishedRun, batch: str
 ) -> None:
     answer = ask(words_run.directory, b"zoo\na\nc\xe4fe\ntomato\n", "--batch", batch)
@@ -83,7 +83,7 @@ def test_what_is_not_utf8_is_named_after_what_comes_before(
     assert answer.out == ask(words_run.directory, "zoo\na\n").out
 
 
-def test_a_line_longer_than_the_positions_is_named_after_what_comes_before(
+def test_a_line_that_is_too_long_is_an_error_after_earlier_predictions(
     ask: Ask, tiny: Compose, tmp_path: Path
 ) -> None:
     options = ["attention/positions=learned", "attention.positions.max_length=45"]

@@ -37,7 +37,7 @@ def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path
         ("listops", tuple("0123456789"), " ", ["[MAX 2 9 [MIN 4 7 ] 0 ]"]),
     ],
 )
-def test_tasks_on_symbols_are_answered(
+def test_models_of_symbols_predict(
     ask: Ask,
     compose: Compose,
     tmp_path: Path,
@@ -65,9 +65,7 @@ def test_tasks_on_symbols_are_answered(
     assert set(answer.out.splitlines()) <= set(names)
 
 
-def test_classes_that_changed_are_noticed(
-    command: Command, compose: Compose, tmp_path: Path
-) -> None:
+def test_changed_classes_are_an_error(command: Command, compose: Compose, tmp_path: Path) -> None:
     lines = tmp_path / "kinds.tsv"
     texts = map("".join, itertools.product("abcxyz", repeat=3))
     lines.write_text("".join(f"{text}\t{text > 'm'}\n" for text in texts))

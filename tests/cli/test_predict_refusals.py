@@ -52,7 +52,7 @@ def test_wrong_options_are_refused(
     assert answer.err.endswith(f"{message}\n")
 
 
-def test_what_does_not_read_text_is_refused(
+def test_models_that_do_not_read_text_are_refused(
     ask: Ask, compose: Compose, digits_run: FinishedRun, tmp_path: Path
 ) -> None:
     answer = ask(digits_run.directory, "a\n")
@@ -77,7 +77,7 @@ def test_a_directory_that_is_no_run_is_one_clear_line(ask: Ask, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("lost", "missing"), [(["G2P"], "'G2P'"), (["G2P", "longest"], "'longest'")]
 )
-def test_a_checkpoint_without_its_data_is_to_blame(
+def test_a_checkpoint_without_its_data_is_an_error(
     ask: Ask, words_run: FinishedRun, tmp_path: Path, lost: list[str], missing: str
 ) -> None:
     run = tmp_path / "run"
@@ -95,7 +95,7 @@ def test_a_checkpoint_without_its_data_is_to_blame(
     assert answer.err == f"attention-lab: {problem}\n"
 
 
-def test_a_checkpoint_without_weights_is_to_blame(
+def test_a_checkpoint_without_weights_is_an_error(
     ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -108,7 +108,7 @@ def test_a_checkpoint_without_weights_is_to_blame(
     assert ask(run, "zoo\n") == command("evaluate", str(run)) == (1, "", problem)
 
 
-def test_a_damaged_checkpoint_is_to_blame(
+def test_a_damaged_checkpoint_is_an_error(
     ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_to_blame(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_no_numbers_are_refused(
+def test_weights_that_are_nan_are_refused(
     value: float, ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -156,7 +156,7 @@ class Code:
         ("checkpoints/best.ckpt", [1], "holds Python objects"),
     ],
 )
-def test_a_received_run_is_refused_in_a_line(
+def test_an_unsafe_run_is_refused_in_one_line(
     name: str,
     content: Any,
     reason: str,
@@ -179,7 +179,7 @@ def test_a_received_run_is_refused_in_a_line(
         assert "weights_only" not in answer.err
 
 
-def test_a_config_that_was_edited_after_the_run_is_said(
+def test_a_config_edited_after_the_run_is_reported(
     ask: Ask, command: Command, words_run: FinishedRun, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

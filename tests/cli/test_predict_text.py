@@ -34,7 +34,7 @@ def test_a_language_model_continues_its_prompt(ask: Ask, letters_run: Path) -> N
     assert written.err.endswith("read as <unk>: 2\n")
 
 
-def test_the_seed_decides_what_is_drawn(ask: Ask, letters_run: Path) -> None:
+def test_samples_depend_on_the_seed(ask: Ask, letters_run: Path) -> None:
     options = ["--length", "6", "--temperature", "5"]
     lines = "a\nb\na\n"
     first = ask(letters_run, lines, *options)
@@ -48,7 +48,7 @@ def test_the_seed_decides_what_is_drawn(ask: Ask, letters_run: Path) -> None:
         assert coldest.out == ask(letters_run, lines, "--length", "6", "--temperature", "0").out
 
 
-def test_a_prompt_and_what_follows_must_fit(ask: Ask, letters_run: Path) -> None:
+def test_prompt_and_continuation_must_fit_the_positions(ask: Ask, letters_run: Path) -> None:
     answer = ask(letters_run, "a\nabcdabc\na\n", "--length", "4", "--temperature", "0")
     assert answer.out == "abcd\\n\n"
     assert answer.code == 1
@@ -74,7 +74,7 @@ def test_a_prompt_and_what_follows_must_fit(ask: Ask, letters_run: Path) -> None
         (["model.positions=sinusoidal"], [100, 100, 100]),
     ],
 )
-def test_without_a_length_there_is_as_much_as_fits(
+def test_the_default_length_is_what_fits(
     ask: Ask, compose: Compose, tmp_path: Path, positions: list[str], written: list[int]
 ) -> None:
     if len(positions) > 1:
@@ -87,7 +87,7 @@ def test_without_a_length_there_is_as_much_as_fits(
     assert [len(line) - len(p) for line, p in zip(lines, prompts, strict=True)] == written
 
 
-def test_special_tokens_are_never_written(ask: Ask, compose: Compose, tmp_path: Path) -> None:
+def test_special_tokens_are_never_generated(ask: Ask, compose: Compose, tmp_path: Path) -> None:
     """Also by a network that knows nothing yet, for which they are as probable as any."""
     options = ["trainer.max_steps=1", "model.positions=sinusoidal"]
     run = language_run(compose, tmp_path / "run", *options)
@@ -111,7 +111,9 @@ def predicting(directory: Path, *options: str) -> subprocess.Popen[bytes]:
     )
 
 
-def test_answers_come_while_the_input_is_open_and_a_reader_may_leave(letters_run: Path) -> None:
+def test_predictions_come_while_the_input_is_open_and_the_reader_may_close_the_pipe(
+    letters_run: Path,
+) -> None:
     options = ["--batch", "1", "--length", "3", "--temperature", "0"]
     with predicting(letters_run, *options) as process:
         assert process.stdin is not None

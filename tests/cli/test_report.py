@@ -49,7 +49,7 @@ def test_the_metric_to_compare_by(
         (["--baseline", "attention=z"], "matches no group; groups: x; y"),
     ],
 )
-def test_what_is_not_there_is_one_clear_line(
+def test_missing_sweeps_and_metrics_are_errors_of_one_line(
     command: Command, two_runs: Path, arguments: list[str], message: str
 ) -> None:
     answer = command("report", str(two_runs), *arguments)
@@ -60,7 +60,7 @@ def test_what_is_not_there_is_one_clear_line(
     assert not (two_runs / "report.html").exists()
 
 
-def test_a_server_that_takes_nothing_leaves_the_report(
+def test_an_unreachable_server_leaves_the_report_on_disk(
     command: Command, two_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -73,7 +73,7 @@ def test_a_server_that_takes_nothing_leaves_the_report(
     assert (two_runs / "report.html").is_file()
 
 
-def test_wandb_switched_off_is_said(
+def test_wandb_off_is_reported(
     command: Command, two_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")

@@ -125,7 +125,7 @@ def curve(rows: list[dict[str, Any]]) -> list[tuple[int, float]]:
     return [(row["trainer/global_step"], row["train/loss"]) for row in rows if "train/loss" in row]
 
 
-def test_parts_of_runs_are_sent_once_in_order_and_when_they_are_complete(
+def test_complete_parts_of_runs_are_uploaded_once_and_in_order(
     command: Command,  # noqa: F811
     tmp_path: Path,
     wandb: Wandb,
@@ -166,7 +166,7 @@ def test_watching_ends_with_the_last_run(
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0)]
 
 
-def test_nothing_is_sent_for_who_is_not_logged_in(
+def test_nothing_is_uploaded_without_a_login(
     command: Command,  # noqa: F811
     tmp_path: Path,
     wandb: Wandb,
@@ -183,7 +183,7 @@ def test_nothing_is_sent_for_who_is_not_logged_in(
 
 
 @pytest.mark.parametrize("kind", ["file", "part", "run"])
-def test_what_a_link_leads_to_is_not_sent(
+def test_links_out_of_a_run_are_not_uploaded(
     kind: str,
     command: Command,  # noqa: F811
     tmp_path: Path,
@@ -210,7 +210,7 @@ def test_what_a_link_leads_to_is_not_sent(
         assert "uploaded 1 part of 1 run" in answer.out
 
 
-def test_what_a_server_refuses_is_said_and_sent_again(
+def test_a_refused_part_is_reported_and_uploaded_again(
     command: Command,  # noqa: F811
     tmp_path: Path,
     wandb: Wandb,
@@ -226,7 +226,7 @@ def test_what_a_server_refuses_is_said_and_sent_again(
     assert curve(wandb.histories["aaaaaaaa"]) == [(0, 3.0)]
 
 
-def test_no_part_is_sent_before_one_that_comes_before_it(
+def test_no_part_is_uploaded_before_an_earlier_one(
     command: Command,  # noqa: F811
     tmp_path: Path,
     wandb: Wandb,
@@ -246,7 +246,7 @@ def test_no_part_is_sent_before_one_that_comes_before_it(
     assert curve(wandb.histories["bbbbbbbb"]) == [(0, 5.0)]
 
 
-def test_several_directories_are_sent_each_run_once(
+def test_runs_in_several_directories_are_uploaded_once(
     command: Command,  # noqa: F811
     tmp_path: Path,
     wandb: Wandb,
@@ -295,7 +295,7 @@ def test_without_wandb_there_is_one_clear_line(
 @pytest.mark.parametrize(
     ("status", "said"), [(500, "did not receive all data in time"), (401, "refused data")]
 )
-def test_a_run_that_was_cut_off_online_is_sent(
+def test_a_run_cut_off_online_is_uploaded(
     status: int,
     said: str,
     command: Command,  # noqa: F811
@@ -323,7 +323,7 @@ def test_a_run_that_was_cut_off_online_is_sent(
     assert command("sync").out == "nothing to upload\n"
 
 
-def test_what_a_server_has_in_full_is_not_sent_again(
+def test_complete_uploads_are_not_repeated(
     command: Command,  # noqa: F811
     tmp_path: Path,
     wandb: Wandb,

@@ -27,7 +27,7 @@ TINY = ("logger=wandb", "trainer=cpu", "data=reverse", "data.examples=160", "mod
         (None, "online", "logger.wandb=online: not logged in to "),
     ],
 )
-def test_what_cannot_be_logged_as_asked_starts_nothing(
+def test_invalid_logger_options_start_no_run(
     sweep: tuple[str, ...],
     mode: str | None,
     option: str,

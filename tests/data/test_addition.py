@@ -65,7 +65,7 @@ def test_splits_share_no_pair_in_either_order(reversed: bool) -> None:
     assert any((other, one) in orders and one != other for one, other in orders)
 
 
-def test_the_same_seed_draws_the_same_for_ever() -> None:
+def test_examples_of_a_seed_never_change() -> None:
     one, other = loaded(seed=1), loaded(seed=2)
     assert [texts(one, split) for split in SPLITS] == [texts(other, split) for split in SPLITS]
     digest = blake2b(str([texts(one, split)[:20] for split in SPLITS]).encode(), digest_size=8)
@@ -76,7 +76,7 @@ FROZEN = "b7e991a396d873a2"
 
 
 @pytest.mark.parametrize("knob", [{"lengths": [1, 6]}, {"lengths": [2, 5]}, {"draw_seed": 1}])
-def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
+def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
     assert texts(loaded(**knob), "train") != texts(loaded(), "train")
 
 
@@ -92,7 +92,7 @@ def test_slices_are_by_the_longer_number() -> None:
 
 
 @pytest.mark.parametrize("reversed", [False, True])
-def test_without_carries_it_is_right_where_nothing_is_carried(reversed: bool) -> None:
+def test_adding_without_carries_is_right_if_no_digit_is_carried(reversed: bool) -> None:
     data = loaded(reversed=reversed)
     right = 0
     for one, other, _ in texts(data, "test"):

@@ -11,7 +11,7 @@ PAIRS = SequencePairs(
 )
 
 
-def test_pad_fills_up_to_the_longest() -> None:
+def test_pad_pads_to_the_longest_sequence() -> None:
     padded = pad([[4, 5], [6, 7, 8], [9]])
     assert padded.tolist() == [[4, 5, 0], [6, 7, 8], [9, 0, 0]]
     assert padded.dtype == torch.int64
@@ -21,7 +21,7 @@ def test_lengths_count_real_tokens() -> None:
     assert PAIRS.lengths().tolist() == [[4, 3], [1, 4], [2, 5]]
 
 
-def test_selected_pairs_are_as_wide_as_their_longest() -> None:
+def test_selected_pairs_are_trimmed_to_their_longest() -> None:
     batch = PAIRS.select(torch.tensor([2, 1]))
     assert batch.source.tolist() == [[6, 7], [5, 0]]
     assert batch.target.tolist() == [[1, 4, 5, 6, 2], [1, 4, 5, 2, 0]]

@@ -46,7 +46,7 @@ def test_every_label_is_right(task: type[BinaryStrings]) -> None:
         assert 0.4 < sum(labels) / len(labels) < 0.6
 
 
-def test_lengths_are_as_asked_for_and_as_likely_as_each_other() -> None:
+def test_lengths_are_in_range_and_uniform() -> None:
     data = loaded(Parity, examples=8000, lengths=(3, 10), test_lengths=[20, 21])
     lengths = Counter(map(len, strings(data, "train")))
     assert sorted(lengths) == list(range(3, 11))
@@ -70,7 +70,7 @@ def test_splits_share_no_string() -> None:
     assert len(set.union(*found)) == sum(map(len, found))
 
 
-def test_the_draw_never_changes_and_depends_on_its_seed_only() -> None:
+def test_examples_of_a_seed_never_change_and_depend_on_it_only() -> None:
     data, again = loaded(Parity), loaded(Parity, seed=3, batch_size=7)
     for split in SPLITS:
         assert all(map(torch.equal, data.split(split), again.split(split)))
@@ -89,7 +89,7 @@ def test_the_trivial_baseline_is_the_majority_of_training(task: type[BinaryStrin
     }
 
 
-def test_both_ends_are_enough_for_even_pairs() -> None:
+def test_first_and_last_symbol_solve_even_pairs() -> None:
     data = loaded(EvenPairs)
     for split in SPLITS:
         right = [
@@ -128,6 +128,6 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         Parity(**arguments)
 
 
-def test_too_few_strings_are_said_to_be() -> None:
+def test_too_few_possible_strings_are_an_error() -> None:
     with pytest.raises(ValueError, match="allow longer ones"):
         loaded(Parity, lengths=(1, 1), test_lengths=(1, 1))

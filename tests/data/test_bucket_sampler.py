@@ -45,7 +45,9 @@ def test_every_example_is_in_exactly_one_batch(examples: int, shuffle: bool) -> 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("processes", [2, 3, 7])
-def test_processes_together_have_the_batches_of_one(processes: int, shuffle: bool) -> None:
+def test_all_processes_together_have_the_batches_of_one_process(
+    processes: int, shuffle: bool
+) -> None:
     shares = [
         batches(BucketBatchSampler(LENGTHS, 16, shuffle, 0, processes, rank), epoch=1)
         for rank in range(processes)
@@ -61,7 +63,7 @@ def test_processes_together_have_the_batches_of_one(processes: int, shuffle: boo
 
 @pytest.mark.parametrize("examples", [4, 5, 7, 8, 11])
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_no_process_is_left_without_an_example(examples: int, batch_size: int) -> None:
+def test_every_process_gets_an_example_of_each_batch(examples: int, batch_size: int) -> None:
     shares = [
         batches(BucketBatchSampler(LENGTHS[:examples], batch_size, True, 0, 4, rank))
         for rank in range(4)
@@ -74,7 +76,7 @@ def test_no_process_is_left_without_an_example(examples: int, batch_size: int) -
     )
 
 
-def test_the_process_group_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rank_is_taken_from_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
@@ -164,7 +166,7 @@ class Recorder(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lightning_tells_the_sampler_its_epoch(digits: Digits) -> None:
+def test_lightning_sets_the_epoch_of_the_sampler(digits: Digits) -> None:
     module = Recorder()
     loader: DataLoader[LabelledSequences] = digits.train_dataloader()
     trainer = Trainer(

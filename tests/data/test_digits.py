@@ -117,12 +117,12 @@ def test_pixels_are_the_rows_one_after_the_other(digits: Digits) -> None:
     assert (len(names), names[0], names[8], names[63]) == (64, "row 1, 1", "row 2, 1", "row 8, 8")
 
 
-def test_other_ways_to_read_are_refused() -> None:
+def test_other_values_of_read_are_refused() -> None:
     with pytest.raises(ValueError, match="read must be rows or pixels, got 'columns'"):
         Digits(read="columns")  # type: ignore[arg-type]
 
 
-def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'attention-lab\[digits\]'"):
         Digits().setup()

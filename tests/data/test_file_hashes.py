@@ -55,9 +55,7 @@ def test_a_changed_file_is_hashed_again(tmp_path: Path, read: list[Path]) -> Non
 
 
 @pytest.mark.parametrize("damaged", ["", "ab" * 31, "z" * 64])
-def test_a_damaged_entry_of_the_cache_is_made_anew(
-    damaged: str, tmp_path: Path, read: list[Path]
-) -> None:
+def test_a_damaged_cache_entry_is_replaced(damaged: str, tmp_path: Path, read: list[Path]) -> None:
     path = tmp_path / "file"
     path.write_text("one")
     right = sha256(path)

@@ -38,7 +38,7 @@ def run(package: Path, verb: str, *more: str, given: str = "") -> str:
     return done.stdout
 
 
-def test_they_train_and_answer_as_documented(package: Path) -> None:
+def test_models_on_own_files_train_and_predict_as_documented(package: Path) -> None:
     printed = run(package, "train", "logger=csv")
     assert "trivial baseline" in printed
     result = json.loads((package / "outputs" / "brackets" / "result.json").read_text())

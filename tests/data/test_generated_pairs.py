@@ -49,13 +49,13 @@ def as_numbers(batch: SequencePairs) -> list[list[list[int]]]:
 
 @pytest.mark.parametrize("task", RIGHT)
 @pytest.mark.parametrize("split", SPLITS)
-def test_targets_are_what_the_task_says(task: type[SymbolPairs], split: str) -> None:
+def test_targets_are_right(task: type[SymbolPairs], split: str) -> None:
     data = loaded(task)
     assert written(data, split) == [list(RIGHT[task](symbols)) for symbols in read(data, split)]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_rows_are_encoded_as_the_batch_promises(split: str) -> None:
+def test_rows_are_encoded_as_documented(split: str) -> None:
     data = loaded(Sort, symbols=200)
     for source, target, index in zip(*as_numbers(data.split(split)), strict=True):
         symbols = [id for id in source if id != PAD]
@@ -87,7 +87,7 @@ def test_symbols_and_lengths_are_uniform() -> None:
     assert chisquare(list(counts.values())).pvalue > 1e-4
 
 
-def test_the_same_seed_draws_the_same_for_ever() -> None:
+def test_examples_of_a_seed_never_change() -> None:
     one, other = loaded(Reverse, seed=1), loaded(Reverse, seed=2)
     for split in SPLITS:
         assert as_numbers(one.split(split)) == as_numbers(other.split(split))
@@ -101,13 +101,13 @@ FROZEN = "134bd4907a79a768"
 @pytest.mark.parametrize(
     "knob", [{"symbols": 51}, {"lengths": [1, 24]}, {"lengths": [2, 25]}, {"draw_seed": 1}]
 )
-def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
+def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
     changed, usual = loaded(Copy, **knob), loaded(Copy)
     assert read(changed, "train") != read(usual, "train")
     assert read(changed, "validation") != read(usual, "validation")
 
 
-def test_test_lengths_are_those_of_test_alone() -> None:
+def test_test_lengths_change_the_test_split_only() -> None:
     data = loaded(Copy, lengths=[4, 6], test_lengths=[9, 12])
     for split, lengths in (("train", {4, 5, 6}), ("test", {9, 10, 11, 12})):
         assert set(map(len, read(data, split))) == lengths
@@ -116,7 +116,7 @@ def test_test_lengths_are_those_of_test_alone() -> None:
 
 
 @pytest.mark.parametrize("task", RIGHT)
-def test_the_trivial_baseline_knows_the_length_and_nothing_else(task: type[SymbolPairs]) -> None:
+def test_the_trivial_baseline_depends_on_the_length_only(task: type[SymbolPairs]) -> None:
     data = loaded(task, symbols=5, lengths=(1, 4), test_lengths=(1, 6))
     seen: dict[int, list[list[int]]] = {}
     for symbols in written(data, "train"):
@@ -160,7 +160,7 @@ def test_shortcut_baselines_are_copies(task: type[SymbolPairs], split: str) -> N
     assert wrong.count(0) < len(wrong) or (task is Copy and split == "validation")
 
 
-def test_slices_tell_trained_lengths_from_longer_ones() -> None:
+def test_trained_and_longer_lengths_are_in_different_slices() -> None:
     data = loaded(Reverse)
     slices = data.slices("test")
     assert slices.names[-2:] == ["length=21-25", "length=26-30"]
@@ -215,7 +215,7 @@ def test_unknown_splits_are_refused() -> None:
             method("val")
 
 
-def test_a_batch_is_no_wider_than_its_longest_row() -> None:
+def test_batches_are_trimmed_to_their_longest_row() -> None:
     data = loaded(Copy)
     batch = data.split("test").select(torch.tensor([0, 1]))
     assert batch.source.shape[1] == max(map(len, read(data, "test")[:2]))

@@ -32,7 +32,7 @@ def period(labels: list[int]) -> int:
 
 
 @pytest.mark.parametrize("options", [{}, {"length": 20, "periods": [2, 19]}])
-def test_what_comes_next_came_one_segment_before(options: dict[str, Any]) -> None:
+def test_the_next_token_occurred_one_segment_before(options: dict[str, Any]) -> None:
     data = loaded(**options)
     for split in SPLITS:
         for inputs, labels in rows(data, split):
@@ -58,7 +58,7 @@ def test_splits_share_no_example() -> None:
     assert len(set.union(*inputs)) == sum(map(len, inputs))
 
 
-def test_the_same_seed_draws_the_same_for_ever() -> None:
+def test_examples_of_a_seed_never_change() -> None:
     one, other = loaded(seed=1), loaded(seed=2)
     assert [rows(one, split) for split in SPLITS] == [rows(other, split) for split in SPLITS]
     digest = blake2b(str([rows(one, split)[:20] for split in SPLITS]).encode(), digest_size=8)
@@ -78,11 +78,11 @@ FROZEN = "c75bf1011b12aa85"
         {"draw_seed": 1},
     ],
 )
-def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
+def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
     assert rows(loaded(**knob), "train") != rows(loaded(), "train")
 
 
-def test_the_trivial_baseline_is_any_token_read() -> None:
+def test_the_trivial_baseline_is_a_random_previous_token() -> None:
     data = loaded()
     chances = [
         inputs[: place + 1].count(label) / (place + 1)
@@ -93,7 +93,7 @@ def test_the_trivial_baseline_is_any_token_read() -> None:
     assert data.trivial_baseline("test") == {"accuracy": pytest.approx(sum(chances) / len(chances))}
 
 
-def test_shortcut_baselines_are_what_they_say() -> None:
+def test_shortcut_baselines_by_definition() -> None:
     data = loaded(vocab_size=16)
 
     def at_distance(split: str, distance: int) -> float:
@@ -119,7 +119,7 @@ def test_shortcut_baselines_are_what_they_say() -> None:
     }
 
 
-def test_one_period_is_solved_by_distance_and_many_tokens_by_one_match() -> None:
+def test_a_fixed_distance_solves_one_period_and_the_last_match_many_tokens() -> None:
     assert loaded(periods=[9, 9]).shortcut_baselines("test")["fixed distance"] == {"accuracy": 1.0}
     many = loaded(vocab_size=10**6).shortcut_baselines("test")
     assert many["last match"]["accuracy"] > 0.999 > 0.3 > many["fixed distance"]["accuracy"]

@@ -45,7 +45,7 @@ def rows(data: Labels, split: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("tokens", "longest"), [("characters", 14), ("whitespace", 4)])
-def test_files_are_read_as_they_stand(tmp_path: Path, tokens: str, longest: int) -> None:
+def test_lines_are_read_in_order(tmp_path: Path, tokens: str, longest: int) -> None:
     files = own(tmp_path, train=FILMS, validation=[("all fine", "good")], test=[("no", "bad")])
     data = loaded(**files, tokens=tokens)
     assert rows(data, "train") == FILMS
@@ -115,7 +115,7 @@ def test_slices_are_by_length_in_tokens(tmp_path: Path) -> None:
     assert slices.of(data.split("test")).tolist() == [0, 0, 1, 2, 3, 3, 3]
 
 
-def test_unknown_tokens_and_shared_texts_are_warned_of_once(tmp_path: Path) -> None:
+def test_unknown_tokens_and_shared_texts_are_each_one_warning(tmp_path: Path) -> None:
     files = own(
         tmp_path,
         train=FILMS,
@@ -148,7 +148,7 @@ def test_texts_that_splits_share_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [("whitespace", 1), ("characters", 0)])
-def test_white_space_between_words_makes_no_other_text(
+def test_repeated_white_space_between_words_does_not_matter(
     tmp_path: Path, tokens: str, expected: int
 ) -> None:
     files = own(tmp_path, train=FILMS, validation=[("a  fine film", "bad")], test=[("no", "bad")])
@@ -190,7 +190,7 @@ def test_a_label_too_rare_to_split_is_named_with_its_line(tmp_path: Path, split:
     )
 
 
-def test_files_that_cannot_work_are_refused(tmp_path: Path) -> None:
+def test_unusable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"train\.tsv: none of 3 different texts is assigned to \w+; add"
     ):

@@ -80,7 +80,7 @@ def test_every_label_is_the_value(small: ListOps) -> None:
     assert set(small.split("train").labels.tolist()) == set(range(10))
 
 
-def test_operations_are_drawn_as_asked_for() -> None:
+def test_operations_have_the_configured_depth_and_arguments() -> None:
     data = loaded(lengths=(8, 400), depth=5, arguments=(3, 5), operator_probability=0.5)
     trees = [parsed(tokens) for tokens in examples(data, "train")]
     assert max(map(depth, trees)) == 5
@@ -93,7 +93,7 @@ def test_operations_are_drawn_as_asked_for() -> None:
     assert all(0.09 < digits[digit] / digits.total() < 0.11 for digit in range(10))
 
 
-def test_the_chance_of_an_operation_is_as_asked_for() -> None:
+def test_operations_have_the_configured_probability() -> None:
     """Of all lengths that there are none is thrown away, so nothing tilts the counts."""
     data = loaded(lengths=(1, 60), depth=3, arguments=(2, 4), operator_probability=0.3)
     trees = [parsed(tokens) for tokens in examples(data, "train")]
@@ -120,7 +120,7 @@ def test_splits_share_no_example(small: ListOps) -> None:
     assert len(set.union(*found)) == sum(map(len, found))
 
 
-def test_the_draw_never_changes_and_depends_on_its_seed_only(small: ListOps) -> None:
+def test_examples_of_a_seed_never_change_and_depend_on_it_only(small: ListOps) -> None:
     again = loaded(seed=3, batch_size=7)
     for split in SPLITS:
         assert all(map(torch.equal, small.split(split), again.split(split)))
@@ -168,7 +168,7 @@ def guessed(data: ListOps, split: str, kind: Any) -> float:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_trivial_and_shortcut_baselines_are_what_counting_says(small: ListOps, split: str) -> None:
+def test_trivial_and_shortcut_baselines_by_counting(small: ListOps, split: str) -> None:
     assert small.trivial_baseline(split) == {"accuracy": guessed(small, split, lambda tree: None)}
     assert small.shortcut_baselines(split) == {
         "root operator": {"accuracy": guessed(small, split, lambda tree: tree[0])},

@@ -79,7 +79,7 @@ def test_sources_are_split_by_their_hash(numbers: Pairs) -> None:
         ]
 
 
-def test_rows_are_encoded_as_the_batch_promises(numbers: Pairs) -> None:
+def test_rows_are_encoded_as_documented(numbers: Pairs) -> None:
     for split in SPLITS:
         batch = numbers.split(split)
         assert batch.index.tolist() == list(range(len(batch.source)))
@@ -217,7 +217,7 @@ def said(capture: list[warnings.WarningMessage]) -> list[str]:
     return [str(warning.message) for warning in capture]
 
 
-def test_tokens_that_training_lacks_are_counted(tmp_path: Path) -> None:
+def test_tokens_that_are_not_in_training_are_counted(tmp_path: Path) -> None:
     train = written(tmp_path, [("ab", "x y"), ("ba", "y x")], "train")
     test = written(tmp_path, [("abc", "x z"), ("cc", "y")], "test")
     with pytest.warns(UserWarning, match="do not occur") as caught:
@@ -244,7 +244,7 @@ def test_sources_that_splits_share_are_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_white_space_between_words_makes_no_other_source(tmp_path: Path) -> None:
+def test_repeated_white_space_between_words_of_a_source_does_not_matter(tmp_path: Path) -> None:
     lines = [(f"a{n}{gap}b", f"x {n}") for n in range(200) for gap in (" ", "  ", " \u2003")]
     data = loaded(written(tmp_path, lines), source_tokens="whitespace")
     of = [{source for source, _ in rows(data, split)} for split in SPLITS]
@@ -255,7 +255,7 @@ def test_white_space_between_words_makes_no_other_source(tmp_path: Path) -> None
     assert len(data.split("train").source) == 3 * len(dealt[0])
 
 
-def test_text_is_compared_with_what_stands_in_the_file(tmp_path: Path) -> None:
+def test_text_metrics_compare_with_the_text_of_the_file(tmp_path: Path) -> None:
     train = written(tmp_path, [("a", "the cat sat on"), ("b", "a mat")], "train")
     test = written(tmp_path, [("c", "the dog sat on"), ("c", "the cow sat on")], "test")
     chosen = ["token_error_rate", "chrf"]

@@ -7,7 +7,7 @@ import pytest
 from attention_lab.data.files.paths import required, shown
 
 
-def test_files_are_called_from_the_working_directory(
+def test_messages_show_paths_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     below, beside = tmp_path / "here" / "a" / "own.txt", tmp_path / "hereafter" / "own.txt"
@@ -20,10 +20,10 @@ def test_files_are_called_from_the_working_directory(
 
 
 @pytest.mark.parametrize("paths", [None, "", []])
-def test_a_file_must_be_named(paths: str | list[str] | None) -> None:
+def test_a_required_path_must_be_given(paths: str | list[str] | None) -> None:
     with pytest.raises(ValueError, match=r"^no test: data\.test=FILE names a file of lines$"):
         required("test", paths, "a file of lines")
 
 
-def test_what_is_named_is_given_back() -> None:
+def test_required_returns_the_path() -> None:
     assert required("path", ["a", "b"], "files") == ["a", "b"]

@@ -46,7 +46,7 @@ def test_examples_are_as_published(length: int, pairs: int) -> None:
         check_example(inputs, labels, pairs, 64)
 
 
-def test_lengths_are_mixed_and_told_apart() -> None:
+def test_lengths_are_mixed_and_have_slices_of_their_own() -> None:
     data = recall(lengths=[16, 32], pairs=[2, 6])
     train = data.split("train")
     assert Counter(train.length.tolist()).keys() == {16, 32}
@@ -84,14 +84,14 @@ def test_distances_follow_the_power_law() -> None:
     assert chisquare(counts, [20_000 * share for share in expected.values()]).pvalue > 1e-4
 
 
-def test_rows_of_different_numbers_are_all_equally_likely() -> None:
+def test_samples_without_replacement_are_uniform() -> None:
     rows = sample_without_replacement(np.random.default_rng(0), 24_000, 4, 3)
     counts = Counter(map(tuple, rows.tolist()))
     assert set(counts) == set(itertools.permutations(range(4), 3))
     assert chisquare(list(counts.values())).pvalue > 1e-4
 
 
-def test_a_bag_of_the_values_reaches_the_trivial_baseline() -> None:
+def test_a_random_value_of_the_sequence_reaches_the_trivial_baseline() -> None:
     """Answering one of the values at random is right once in ``pairs``."""
     data = recall(evaluation_examples=2000)
     test = data.split("test")
@@ -106,7 +106,7 @@ def as_numbers(batch: LabelledPositions) -> list[list[list[int]]]:
     return [column.tolist() for column in batch[:3]]
 
 
-def test_the_same_seed_draws_the_same_for_ever() -> None:
+def test_examples_of_a_seed_never_change() -> None:
     one, other = recall(seed=1), recall(seed=2)
     for split in ("train", "validation", "test"):
         assert as_numbers(one.split(split)) == as_numbers(other.split(split))
@@ -127,12 +127,12 @@ FIRST = [4, 43, 18, 33, 7, 59, 24, 50, 22, 59, 18, 46]
         {"draw_seed": 1},
     ],
 )
-def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
+def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
     changed, usual = recall(**knob).split("train"), recall().split("train")
     assert as_numbers(changed) != as_numbers(usual)
 
 
-def test_without_random_fill_there_is_nothing_but_keys_and_values() -> None:
+def test_without_random_fill_other_positions_are_zero() -> None:
     train = recall(random_fill=False).split("train")
     rest, asked = train.inputs[:, 8:], train.labels[:, 8:] != IGNORE
     assert torch.equal(rest != 0, asked)

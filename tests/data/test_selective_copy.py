@@ -26,7 +26,7 @@ def rows(data: SelectiveCopy, split: str) -> list[tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("sizes", [(24, 4, 16), (8, 4, 5), (12, 1, 4)])
-def test_markers_ask_for_the_tokens_in_their_order(sizes: tuple[int, int, int]) -> None:
+def test_labels_at_the_markers_are_the_copied_tokens_in_order(sizes: tuple[int, int, int]) -> None:
     length, copied, vocab_size = sizes
     data = SelectiveCopy(5, 2, vocab_size, length, copied)
     data.setup()
@@ -55,7 +55,7 @@ def test_splits_share_no_example() -> None:
     assert len(set.union(*inputs)) == sum(map(len, inputs))
 
 
-def test_the_same_seed_draws_the_same_for_ever() -> None:
+def test_examples_of_a_seed_never_change() -> None:
     one, other = loaded(seed=1), loaded(seed=2)
     assert [rows(one, split) for split in SPLITS] == [rows(other, split) for split in SPLITS]
     digest = blake2b(str([rows(one, split)[:20] for split in SPLITS]).encode(), digest_size=8)
@@ -68,11 +68,11 @@ FROZEN = "8af4d304f8aa215b"
 @pytest.mark.parametrize(
     "knob", [{"vocab_size": 17}, {"length": 25}, {"copied": 5}, {"draw_seed": 1}]
 )
-def test_every_knob_changes_the_data(knob: dict[str, Any]) -> None:
+def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
     assert rows(loaded(**knob), "train") != rows(loaded(), "train")
 
 
-def test_trivial_and_shortcut_baselines_are_what_they_say() -> None:
+def test_trivial_and_shortcut_baselines_by_definition() -> None:
     data = loaded(vocab_size=6)
 
     def copied(split: str) -> list[tuple[list[int], list[int]]]:

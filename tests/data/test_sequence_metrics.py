@@ -49,7 +49,7 @@ def test_edits_are_exact_for_very_different_lengths() -> None:
     assert token_errors([9, 9, 9], [(*[4] * 100, 9, 9, 9)]) == (100, 103)
 
 
-def test_rates_are_sums_over_words_by_sums_over_words() -> None:
+def test_rates_are_quotients_of_sums_over_words() -> None:
     errors = SequenceMetrics(["per", "wer"])
     errors.update([[4, 5], [4]], [[(4, 5)], [(5, 6, 7), (5, 6)]])  # 0 of 2, 2 of 2
     errors.update([[4, 5, 6, 7]], [[(4, 5, 6)]])  # 1 of 3
@@ -67,12 +67,12 @@ def test_states_sum_over_processes() -> None:
 
 
 @pytest.mark.parametrize("references", [[], [()], [(4, 5), ()]])
-def test_words_need_references(references: list[tuple[int, ...]]) -> None:
+def test_references_must_not_be_empty(references: list[tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="references of at least one token"):
         token_errors([4], references)
 
 
-def test_each_word_needs_its_own_references() -> None:
+def test_the_numbers_of_predictions_and_references_must_be_equal() -> None:
     with pytest.raises(ValueError, match="zip"):
         SequenceMetrics(["per", "wer"]).update([[4], [5]], [[(4,)]])
 
@@ -142,7 +142,7 @@ def measured(written: list[str], wanted: list[list[str]]) -> dict[str, float]:
     return values
 
 
-def test_text_is_measured_as_in_the_papers() -> None:
+def test_bleu_and_chrf_are_as_in_the_papers() -> None:
     closest = [
         (text, max(accepted, key=lambda other, text=text: chrf_of([(text, other)])))
         for text, accepted in zip(WRITTEN, WANTED, strict=True)
@@ -156,7 +156,7 @@ def test_text_is_measured_as_in_the_papers() -> None:
     assert 0 < values["per"] == values["token_error_rate"] < 1
 
 
-def test_text_that_is_right_or_all_wrong_is_at_the_ends() -> None:
+def test_bleu_and_chrf_of_right_and_wrong_text_are_1_and_0() -> None:
     assert measured(WRITTEN[:1], [WRITTEN[:1]]) == {
         "sequence_accuracy": 1,
         **dict.fromkeys(("token_error_rate", "sequence_error_rate", "per", "wer"), 0),
@@ -167,5 +167,5 @@ def test_text_that_is_right_or_all_wrong_is_at_the_ends() -> None:
     assert (values["bleu"], values["chrf"]) == (0, 0)
 
 
-def test_leaving_a_text_out_never_helps() -> None:
+def test_an_empty_prediction_never_improves_chrf() -> None:
     assert measured(["the cat sat on", ""], [["the cat sat on"], ["a mat"]])["chrf"] < 0.9

@@ -24,7 +24,7 @@ def test_every_length_is_in_the_slice_that_names_it(
             assert known[0] == known[1] == (trained[0] <= length <= trained[1])
 
 
-def test_slices_are_as_fine_as_may_be() -> None:
+def test_slices_are_as_fine_as_the_limit_allows() -> None:
     assert len(by_length(1, 30, len, at_most=40).names) == 30
     assert by_length(1, 5, len, at_most=3, trained=(2, 3)).names == [
         "length=1",
@@ -35,7 +35,9 @@ def test_slices_are_as_fine_as_may_be() -> None:
 
 @pytest.mark.parametrize("at_most", [1, 2, 5, 8])
 @pytest.mark.parametrize("highest", [1, 3, 40])
-def test_shares_are_about_equal_and_edges_are_as_named(at_most: int, highest: int) -> None:
+def test_slices_by_share_are_about_equal_and_named_by_their_ends(
+    at_most: int, highest: int
+) -> None:
     known = torch.randint(1, highest + 1, (1000,), generator=torch.Generator().manual_seed(0))
     slices = by_share(known, lambda batch: batch, at_most, what="size")
     assert 1 <= len(slices.names) <= at_most
@@ -53,7 +55,7 @@ def test_shares_are_about_equal_and_edges_are_as_named(at_most: int, highest: in
         assert 0 < members <= 1000 / at_most + most
 
 
-def test_shares_of_long_tails_are_still_shares() -> None:
+def test_slices_by_share_work_for_long_tails() -> None:
     known = torch.tensor([1] * 40 + [2] * 30 + [3] * 20 + [500] * 10)
     assert by_share(known, len, at_most=3).names == ["length=1", "length=2", "length=3+"]
     assert by_share(known[[0, 1, 45, 46, 75, 95]], len, at_most=3).names == [

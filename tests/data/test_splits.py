@@ -17,11 +17,11 @@ from attention_lab.data.core.splits import split_by_hash
 KEYS = [f"key {number}" for number in range(10_000)]
 
 
-def test_fractions_never_change() -> None:
+def test_hash_fractions_never_change() -> None:
     assert stable_fraction("tomato") == pytest.approx(0.2240808371409163)
 
 
-def test_shares_are_about_those_asked_for() -> None:
+def test_splits_have_about_the_requested_shares() -> None:
     splits = split_by_hash(KEYS, train=0.7, validation=0.1)
     sizes = [len(splits[split]) / len(KEYS) for split in ("train", "validation", "test")]
     assert sizes == pytest.approx([0.7, 0.1, 0.2], abs=0.02)
@@ -63,7 +63,7 @@ def test_unknown_splits_are_refused(method: str, small_g2p: G2P) -> None:
         getattr(small_g2p, method)("val")
 
 
-def test_a_probe_is_of_one_example_at_least_and_of_all_at_most(small_g2p: G2P) -> None:
+def test_a_probe_has_from_one_example_to_all_examples(small_g2p: G2P) -> None:
     with pytest.raises(ValueError, match="size must be at least 1, got 0"):
         small_g2p.probe(0)
     assert len(small_g2p.probe(51).source) == len(small_g2p.split("validation").source) == 50
@@ -91,7 +91,7 @@ def test_examples_in_docstrings(module: ModuleType) -> None:
     assert failed == 0 < tried
 
 
-def test_the_package_itself_is_light() -> None:
+def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, attention_lab.data; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"

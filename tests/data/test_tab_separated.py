@@ -53,7 +53,7 @@ def test_a_bad_file_is_named_with_its_bad_line(
         read_columns(path, COLUMNS)
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = tmp_path / "none.tsv"
     with pytest.raises(ValueError, match=r"none\.tsv: no such file or directory; a file of lines"):
         read_columns(missing, COLUMNS)

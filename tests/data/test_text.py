@@ -71,7 +71,7 @@ def test_an_epoch_has_every_window_once(tokens: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe"])
-def test_a_byte_order_mark_is_no_token(tokens: str, tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_dropped(tokens: str, tmp_path: Path) -> None:
     marked = loaded(written(tmp_path, "\ufeff" + POEM), tokens=tokens, vocab_size=270)
     plain = loaded(written(tmp_path, POEM, "plain"), tokens=tokens, vocab_size=270)
     assert "".join(read(marked, split) for split in SPLITS) == POEM

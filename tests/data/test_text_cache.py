@@ -27,7 +27,7 @@ def made_of(path: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> bool:
     return bool(readings)
 
 
-def test_ids_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_ids_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, POEM)
     assert cache_directory() == tmp_path / "cache" / "attention-lab"
     assert made_of(path, monkeypatch)
@@ -40,7 +40,7 @@ def test_ids_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(list(cache_directory().iterdir())) == 4  # and nothing half made
 
 
-def test_a_text_that_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_text_is_encoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = loaded(written(tmp_path, POEM))
     path = written(tmp_path, POEM.replace("red", "big"))
     assert made_of(path, monkeypatch)
@@ -49,7 +49,7 @@ def test_a_text_that_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("harm", ["truncated", "removed", "garbled"])
-def test_a_damaged_cache_is_made_again(
+def test_a_damaged_cache_is_replaced(
     harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, POEM)
@@ -81,7 +81,7 @@ def test_two_processes_may_fill_the_same_cache(
     assert len(list(cache_directory().iterdir())) == 1
 
 
-def test_a_text_that_changes_while_it_is_read_is_not_kept(
+def test_a_text_that_changes_while_it_is_read_is_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, write = written(tmp_path, POEM), corpus_module._write
@@ -97,7 +97,7 @@ def test_a_text_that_changes_while_it_is_read_is_not_kept(
     assert not list(cache_directory().iterdir())
 
 
-def test_a_text_that_is_too_short_is_not_kept(tmp_path: Path) -> None:
+def test_a_text_that_is_too_short_is_not_cached(tmp_path: Path) -> None:
     path = written(tmp_path, POEM)
     with pytest.raises(ValueError, match="a window needs 1001"):
         loaded(path, length=1000)

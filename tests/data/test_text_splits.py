@@ -15,7 +15,7 @@ pytestmark = MARKS
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe"])
 @pytest.mark.parametrize("block", [7, 64, 2**16])
-def test_one_text_is_cut_by_position(
+def test_one_text_is_split_by_position(
     tokens: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus_module, "BLOCK", block)
@@ -31,7 +31,7 @@ def test_one_text_is_cut_by_position(
         assert data.characters_per_token(split) == pytest.approx(len(part) / ids, rel=0.01)
 
 
-def test_characters_are_never_cut(tmp_path: Path) -> None:
+def test_splits_begin_at_character_boundaries(tmp_path: Path) -> None:
     text = "a雨🐔ü" * 5  # 50 bytes
     pieces = file_pieces([written(tmp_path, text)])
     for place in range(51):
@@ -41,7 +41,7 @@ def test_characters_are_never_cut(tmp_path: Path) -> None:
         assert 0 <= len(first.encode()) - place <= 3
 
 
-def test_several_files_are_one_text(tmp_path: Path) -> None:
+def test_several_files_are_concatenated(tmp_path: Path) -> None:
     third = len(POEM) // 3
     paths = [
         written(tmp_path, POEM[i * third :][: third + 3 * (i == 2)], f"{i}.txt") for i in range(3)
@@ -63,7 +63,7 @@ def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
     assert read(data, "test") == POEM[99:198]
 
 
-def test_a_file_of_two_splits_is_a_warning(tmp_path: Path) -> None:
+def test_a_file_in_two_splits_is_a_warning(tmp_path: Path) -> None:
     train, other, same, longer = (
         written(tmp_path, text, name)
         for name, text in (("a", POEM), ("b", POEM[:99]), ("c", POEM[:99]), ("d", POEM[:98] + "?"))

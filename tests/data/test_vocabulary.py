@@ -30,7 +30,7 @@ LETTER = "to be or not to be\nthat is the question <s> "
 PAIRS = BytePairs.trained([LETTER] * 3, 280)
 
 
-def test_specials_come_first() -> None:
+def test_special_tokens_have_the_first_ids() -> None:
     vocabulary = Vocabulary("ab")
     assert [vocabulary.token(id) for id in (PAD, BOS, EOS, UNK)] == [
         "<pad>",
@@ -41,7 +41,7 @@ def test_specials_come_first() -> None:
     assert len(vocabulary) == 6
 
 
-def test_numbering_depends_on_the_set_of_tokens_only() -> None:
+def test_ids_depend_on_the_set_of_tokens_only() -> None:
     tokens = ["AH", "T", "M", "T", "AH"]
     assert Vocabulary(tokens).tokens_to_ids(tokens) == Vocabulary(reversed(tokens)).tokens_to_ids(
         tokens
@@ -73,7 +73,7 @@ def test_no_token_has_an_id_beyond_the_last() -> None:
         Vocabulary("ab").token(6)
 
 
-def test_text_cannot_name_special_tokens() -> None:
+def test_special_tokens_spelt_out_in_a_text_are_ordinary_text() -> None:
     assert Words(["a", *SPECIALS]).encode("<pad> a <s> </s>") == [UNK, 4, UNK, UNK]
 
 
@@ -159,7 +159,7 @@ def test_byte_pairs_need_room_for_every_byte() -> None:
         BytePairs.trained([LETTER], 259)
 
 
-def test_byte_pairs_say_which_package_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_byte_pairs_without_tokenizers_name_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ImportError, match=r"pip install 'attention-lab\[bpe\]'"):
         BytePairs.trained([LETTER], 300)
@@ -194,7 +194,7 @@ def test_encode_array_equals_encode(text: str) -> None:
     assert Characters("").encode_array(text).tolist() == [UNK] * len(text)
 
 
-def test_a_number_of_tokens_is_for_byte_pairs(recwarn: pytest.WarningsRecorder) -> None:
+def test_vocab_size_is_for_byte_pairs_only(recwarn: pytest.WarningsRecorder) -> None:
     assert check_vocab_size(None, "characters") == 1024
     assert check_vocab_size(300, "characters", "bpe") == 300
     with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
@@ -204,6 +204,6 @@ def test_a_number_of_tokens_is_for_byte_pairs(recwarn: pytest.WarningsRecorder) 
         check_vocab_size(9, "whitespace", "bytes")
 
 
-def test_there_are_four_kinds_of_tokens() -> None:
+def test_unknown_kinds_of_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="characters, whitespace, bytes or bpe, got 'sounds'"):
         build_vocabulary("sounds", [], 0)  # type: ignore[arg-type]

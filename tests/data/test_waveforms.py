@@ -41,7 +41,7 @@ def waves(data: Waveforms, split: str) -> Counter[tuple[bytes, int]]:
     )
 
 
-def test_the_waves_are_the_authors(small: Waveforms) -> None:
+def test_the_waves_equal_the_published_ones(small: Waveforms) -> None:
     recipe = get_dataset_args()
     recipe.num_samples = 300
     made = make_dataset(recipe)
@@ -70,7 +70,7 @@ def test_the_waves_never_change(published: Waveforms) -> None:
     assert digest.hexdigest() == "9098bd100f7b0f1c"
 
 
-def test_only_the_draw_seed_changes_them(small: Waveforms) -> None:
+def test_only_the_draw_seed_changes_the_waves(small: Waveforms) -> None:
     again, other = loaded(examples=300, seed=3, batch_size=7), loaded(examples=300, draw_seed=1)
     for split in SPLITS:
         assert all(map(torch.equal, small.split(split), again.split(split)))
@@ -91,7 +91,7 @@ def test_the_samples_may_be_shuffled(small: Waveforms) -> None:
     assert sorted(order) == list(range(40)) != list(order)
 
 
-def test_other_random_numbers_are_left_alone() -> None:
+def test_global_random_states_do_not_change() -> None:
     states = random.getstate(), np.random.get_state()[1].tolist()
     loaded(examples=100)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states

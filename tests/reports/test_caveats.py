@@ -14,7 +14,7 @@ from attention_lab.tracking.record_files import with_version
 from tests.reports.conftest import WriteRun
 
 
-def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
+def test_a_sweep_without_problems_has_no_caveats(write_run: WriteRun) -> None:
     for seed in range(2):
         write_run("a=x", seed, test={"per": 0.1 + seed})
         sweep = write_run("a=y", seed, test={"per": 0.2 + seed}).parent
@@ -49,7 +49,7 @@ def test_a_good_sweep_has_no_warnings(write_run: WriteRun) -> None:
         ({"test": {"per": math.nan}}, "y: 1 finished runs have no test per"),
     ],
 )
-def test_warns_of_what_does_not_compare(
+def test_differences_between_runs_are_caveats(
     write_run: WriteRun, changes: dict[str, object], warning: str
 ) -> None:
     write_run("a=x", 0, test={"per": 0.3})
@@ -102,7 +102,7 @@ def test_other_metrics_are_not_other_data(write_run: WriteRun) -> None:
     ]
 
 
-def test_a_seed_counts_once_and_the_last_run_of_it(write_run: WriteRun) -> None:
+def test_the_last_finished_run_of_a_seed_counts(write_run: WriteRun) -> None:
     write_run("a=x", 0, name="1", test={"per": 0.1})
     write_run("a=x", 1, name="2", test={"per": 0.3})
     sweep = write_run("a=x", 0, name="3", test={"per": 0.2}).parent
@@ -111,7 +111,7 @@ def test_a_seed_counts_once_and_the_last_run_of_it(write_run: WriteRun) -> None:
     assert "all runs: a seed finished more than once; its last run counts." in (comparison.caveats)
 
 
-def test_seeds_without_effect_are_suspect(write_run: WriteRun) -> None:
+def test_identical_results_of_all_seeds_are_a_caveat(write_run: WriteRun) -> None:
     for seed in range(2):
         run = write_run("a=x", seed, test={"per": 0.1})
     (warning,) = compare(read_runs([run.parent])).caveats
@@ -143,7 +143,7 @@ def test_says_whether_optimizers_were_tuned(
         (["attention=x", "attention=y"], [{"task": {"limit": n}} for n in (1, 2)], False),
     ],
 )  # fmt: skip
-def test_what_was_swept_explains_what_it_brings_about(
+def test_settings_that_a_swept_option_determines_are_no_caveat(
     write_run: WriteRun, overrides: list[str], configs: list[dict[str, object]], is_explained: bool
 ) -> None:
     for override, config in zip(overrides, configs, strict=True):
@@ -167,7 +167,7 @@ TUNING = {
 }
 
 
-def test_what_was_tuned_tells_no_groups_apart_and_is_said(write_run: WriteRun) -> None:
+def test_tuned_keys_do_not_distinguish_groups_and_are_reported(write_run: WriteRun) -> None:
     rates = {"x": 0.003, "y": 0.01}
     jobs = []
     for label, rate in rates.items():
@@ -189,7 +189,7 @@ def test_what_was_tuned_tells_no_groups_apart_and_is_said(write_run: WriteRun) -
     ]
 
 
-def test_what_is_chosen_need_be_no_number(sweep: Path) -> None:
+def test_tuned_values_may_be_text(sweep: Path) -> None:
     choices = [
         {"overrides": ["attention=scaled"], "value": "cosine", "scores": {"cosine": 1, "none": 2}},
         {"overrides": ["attention=gone"], "value": None, "scores": {"cosine": None, "none": None}},
@@ -209,7 +209,7 @@ def test_what_is_chosen_need_be_no_number(sweep: Path) -> None:
 @pytest.mark.parametrize(
     "tuning", [3, {}, {"choices": 3}, {"choices": [3, {"value": None}], "grid": "all"}]
 )
-def test_an_odd_record_of_tuning_is_refused(sweep: Path, tuning: object) -> None:
+def test_a_malformed_record_of_tuning_is_refused(sweep: Path, tuning: object) -> None:
     jobs = [{"directory": run.name, "overrides": []} for run in sweep.iterdir()]
     (sweep / "sweep.json").write_text(json.dumps(with_version({"jobs": jobs, "tuning": tuning})))
     with pytest.raises(NotARun, match=r"sweep\.json has a wrong value for tuning"):
@@ -249,7 +249,7 @@ def test_runs_of_other_code_are_named(
         assert made_by[0] == made_by[1] != made_by[2]
 
 
-def test_of_many_runs_of_other_code_some_are_named(write_run: WriteRun) -> None:
+def test_a_few_of_many_runs_of_other_code_are_named(write_run: WriteRun) -> None:
     for seed in range(11):
         record = {"git_revision": "9f8e"} if seed > 5 else {}
         run = write_run("a=x", seed, name=str(seed), test={"per": 0.1 + seed}, record=record)
@@ -262,7 +262,7 @@ def test_of_many_runs_of_other_code_some_are_named(write_run: WriteRun) -> None:
 
 @pytest.mark.parametrize("has_begun", [True, False])
 @pytest.mark.parametrize("key", ["optimizer.lr", "optimizer"])
-def test_a_swept_optimizer_is_not_the_same_though_one_value_alone_worked(
+def test_a_swept_optimizer_differs_even_if_only_one_value_worked(
     write_run: WriteRun, key: str, has_begun: bool
 ) -> None:
     sets = {"optimizer.lr": ({"lr": 0.1}, {"lr": 9.0}), "optimizer": ({"lr": 1}, {"lr": 2})}[key]
@@ -330,7 +330,9 @@ def test_each_of_joined_sweeps_has_its_own_tuning(tmp_path: Path, write_run: Wri
     assert str(second).endswith('0.003 for "x, two", 0.01 for "y, two".')
 
 
-def test_what_was_not_tuned_is_said_beside_what_was(tmp_path: Path, write_run: WriteRun) -> None:
+def test_groups_without_tuning_are_named_beside_tuned_ones(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
     sweeps = joined(tmp_path, write_run, {"one": of_data("one"), "two": None})
     tuning = compare(read_runs(sweeps)).tuning
     assert tuning is not None

@@ -32,7 +32,7 @@ def test_curves_are_over_the_steps_that_all_seeds_share(write_run: WriteRun) -> 
     assert "validation PER, %" in learning_chart(comparison)
 
 
-def test_a_single_validation_is_seen_at_its_step(write_run: WriteRun) -> None:
+def test_a_single_validation_is_drawn_at_its_step(write_run: WriteRun) -> None:
     for label in "xy":
         run = write_run(f"a={label}", 0, curve={500: 0.4})
     chart = learning_chart(compare(read_runs([run.parent])))
@@ -64,7 +64,7 @@ def test_curves_that_fall_far_are_on_a_logarithmic_scale(
     assert re.findall(r">(\d\d(?:\.\d)?)<", chart)[: len(ticks)] == ticks
 
 
-def test_the_trivial_baseline_and_outliers_are_pointed_at_when_off_the_scale(
+def test_values_beyond_the_axis_are_shown_with_arrows(
     compared: Compared,
 ) -> None:
     near = {"a": [0.10, 0.11, 0.12], "b": [0.12, 0.13, 0.14], "c": [0.5, 0.501, 0.502]}
@@ -105,7 +105,7 @@ def test_an_interval_beyond_the_axis_has_an_arrowhead(
 
 
 @pytest.mark.parametrize("per", [0.155, 0.085])
-def test_labels_of_baselines_stay_in_sight(compared: Compared, per: float) -> None:
+def test_labels_of_baselines_stay_within_the_chart(compared: Compared, per: float) -> None:
     known = {"a shortcut with a name that is rather long, and longer": {"per": per}}
     near = {"a": [0.10, 0.11, 0.12], "b": [0.12, 0.13, 0.14]}
     chart = interval_chart(compared(near, trivial_baseline={"per": 0.9}, shortcut_baselines=known))
@@ -118,7 +118,7 @@ def test_labels_of_baselines_stay_in_sight(compared: Compared, per: float) -> No
     assert "trivial baseline 90.0 % →" in chart
 
 
-def test_identical_results_do_not_turn_the_axis_round(compared: Compared) -> None:
+def test_identical_results_do_not_invert_the_axis(compared: Compared) -> None:
     # The mean of three times 0.4 is not quite 0.4.
     chart = interval_chart(compared({"a": [0.4, 0.4, 0.4], "b": [0.4, 0.4, 0.4]}))
     assert "→" not in chart.replace("% →", "")
@@ -127,7 +127,7 @@ def test_identical_results_do_not_turn_the_axis_round(compared: Compared) -> Non
     assert len(found) > 2
 
 
-def test_the_best_groups_have_looks_of_their_own(compared: Compared) -> None:
+def test_the_best_groups_have_distinct_styles(compared: Compared) -> None:
     scores = {f"g{i}": [0.5 - 0.01 * i] for i in range(14)}
     known = {group.label: style for group, style in group_styles(compared(scores)).items()}
     assert list(known) == [f"g{i}" for i in range(2, 14)]  # less is better
@@ -135,7 +135,7 @@ def test_the_best_groups_have_looks_of_their_own(compared: Compared) -> None:
     assert colour(None) not in map(colour, known.values())
 
 
-def test_few_groups_have_looks_even_without_results(compared: Compared) -> None:
+def test_few_groups_have_styles_even_without_results(compared: Compared) -> None:
     assert list(group_styles(compared({"a": [None], "b": [0.5]})).values()) == [0, 1]
 
 
@@ -189,7 +189,7 @@ def test_the_front_by_brute_force(compared: Compared) -> None:
         {"a": [0.1], "b": [0.5]},
     ],
 )
-def test_what_the_seeds_do_not_distinguish_dominates_nothing(
+def test_groups_that_the_seeds_do_not_distinguish_do_not_dominate(
     compared: Compared, scores: dict[str, list[float | None]]
 ) -> None:
     for parameters, label in enumerate(scores, 100):
@@ -214,7 +214,7 @@ def test_a_cost_within_the_noise_of_the_seeds_is_no_more(write_run: WriteRun) ->
     assert [group.label for group in pareto_front(comparison, COSTS[1])] == ["a", "afast"]
 
 
-def test_the_front_is_named_in_words(compared: Compared) -> None:
+def test_sentences_name_the_pareto_optimal_groups(compared: Compared) -> None:
     assert pareto_sentences(placed(compared, COSTS_OF)) == [
         "PER against parameters: good (500); equal (100) and cheap (100) are Pareto-optimal; the "
         "other is dominated.",
@@ -232,7 +232,7 @@ def ticks(chart: str) -> list[float]:
 @pytest.mark.parametrize(
     ("scores", "least"), [([0.9996, 0.9998, 1.0], 1), ([0.1231, 0.1232, 0.1235], 0.5)]
 )
-def test_axes_magnify_no_noise(compared: Compared, scores: list[float], least: float) -> None:
+def test_axes_do_not_magnify_noise(compared: Compared, scores: list[float], least: float) -> None:
     """Differences of 0.04 points are drawn on an axis that is far longer."""
     comparison = compared({"a": scores, "b": scores[::-1]}, trivial_baseline={})
     found = ticks(interval_chart(comparison))
@@ -256,7 +256,7 @@ def test_only_costs_that_differ_are_drawn(compared: Compared) -> None:
     assert "memory" not in chart
 
 
-def test_nothing_is_drawn_where_no_cost_differs(compared: Compared) -> None:
+def test_without_differing_costs_there_is_no_chart(compared: Compared) -> None:
     assert cost_chart(compared({"a": [0.1], "b": [0.2]})) == ""
 
 

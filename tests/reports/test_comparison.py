@@ -81,7 +81,7 @@ def test_groups_by_what_was_swept(
     assert [len(group.runs) for group in comparison.groups] == [2] * len(expected)
 
 
-def test_what_changes_no_result_tells_nothing_apart(write_run: WriteRun) -> None:
+def test_settings_that_do_not_change_results_distinguish_no_groups(write_run: WriteRun) -> None:
     write_run("a=x,logger=csv,sweep.tune=lr", 0)
     run = write_run("a=x,logger.wandb=off,trainer.enable_progress_bar=false,hydra.verbose=true", 1)
     assert labels(compare(read_runs([run.parent]))) == ["all runs"]
@@ -118,7 +118,7 @@ def test_an_unknown_baseline_lists_the_groups(sweep: Path) -> None:
         compare(read_runs([sweep]), "data=g2p")
 
 
-def test_the_best_group_is_judged_against_all_pairs(write_run: WriteRun) -> None:
+def test_the_best_group_is_tested_against_all_pairs(write_run: WriteRun) -> None:
     for seed, noise in enumerate([0.000, 0.001, 0.003]):
         write_run("a=worst", seed, test={"per": 0.90 + noise})
         write_run("a=best", seed, test={"per": 0.10 + 2 * noise})
@@ -161,7 +161,7 @@ def test_an_interval_excludes_zero_exactly_if_the_adjusted_p_is_below_005(
     assert outcomes == {True, False}
 
 
-def test_two_shared_seeds_and_equal_differences_support_nothing(write_run: WriteRun) -> None:
+def test_two_shared_seeds_or_equal_differences_allow_no_test(write_run: WriteRun) -> None:
     for seed in range(3):
         write_run("a=base", seed, test={"per": 0.2 + seed / 10})
         write_run("a=same", seed, test={"per": 0.1 + seed / 10})
@@ -184,7 +184,7 @@ def test_the_best_is_the_highest_where_higher_is_better(write_run: WriteRun) -> 
 @pytest.mark.parametrize(
     ("steps", "expected"), [([10, 30, 20], 20), ([10, 30, None], 30), ([10, None, None], math.inf)]
 )
-def test_steps_to_the_threshold_count_those_that_never_got_there(
+def test_steps_to_the_threshold_include_runs_that_never_reach_it(
     write_run: WriteRun, steps: list[int | None], expected: float
 ) -> None:
     for seed, step in enumerate(steps):
@@ -198,7 +198,9 @@ def test_without_a_threshold_there_are_no_steps_to_it(write_run: WriteRun) -> No
     assert compare(read_runs([run])).groups[0].steps_to_threshold is None
 
 
-def test_equal_overrides_of_two_sweeps_are_kept_apart_by_what_differs(write_run: WriteRun) -> None:
+def test_equal_overrides_of_two_sweeps_are_distinguished_by_other_settings(
+    write_run: WriteRun,
+) -> None:
     for name, epochs in (("first", 2), ("second", 4)):
         for seed in range(2):
             trainer = {"max_epochs": epochs, "enable_progress_bar": seed == 0}
@@ -212,7 +214,9 @@ def test_equal_overrides_of_two_sweeps_are_kept_apart_by_what_differs(write_run:
     assert compare(read_runs([run.parent]), "a=x,trainer.max_epochs=2").baseline is not None
 
 
-def test_a_setting_of_a_newer_version_tells_nothing_apart(write_run: WriteRun) -> None:
+def test_a_setting_that_only_a_newer_version_has_distinguishes_no_groups(
+    write_run: WriteRun,
+) -> None:
     write_run("a=x", 0, config={"trainer": {"max_epochs": 2, "new": 1}})
     write_run("a=x", 1, config={"trainer": {"max_epochs": 2, "new": 2}})
     run = write_run("a=x", 2, config={"trainer": {"max_epochs": 2}})
@@ -243,7 +247,7 @@ def test_another_metric_is_refused(sweep: Path, metric: str, message: str) -> No
     ("metric", "expected"),
     [("wer", "min"), ("token_error_rate", "min"), ("loss", "min"), ("bleu", "max"), ("per", "max")],
 )
-def test_which_end_of_a_metric_is_good(metric: str, expected: str) -> None:
+def test_the_direction_of_a_metric(metric: str, expected: str) -> None:
     assert direction(metric, {"monitor": "per", "mode": "max"}) == expected
 
 

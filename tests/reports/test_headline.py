@@ -107,7 +107,7 @@ ALIKE = [0.101, 0.100, 0.105, 0.101]
         ({"a": [None]}, "No run has finished with a test metric, so there is nothing to compare."),
     ],
 )  # fmt: skip
-def test_the_answer_claims_what_the_seeds_support(
+def test_the_headline_claims_no_more_than_the_seeds_support(
     compared: Compared, scores: dict[str, list[float | None]], sentence: str
 ) -> None:
     assert headline(compared(scores)) == sentence
@@ -151,7 +151,7 @@ def trivial_and_shortcuts(
         ),
     ],
 )  # fmt: skip
-def test_the_answer_says_what_baselines_reach(
+def test_the_headline_gives_the_values_of_baselines(
     compared: Compared, known: dict[str, dict[str, object]], sentence: str
 ) -> None:
     comparison = compared({"a": CLEAR, "b": WORSE}, **known)
@@ -204,7 +204,7 @@ def test_the_answer_says_what_baselines_reach(
         ),
     ],
 )  # fmt: skip
-def test_the_answer_with_a_baseline(
+def test_the_headline_with_a_baseline_group(
     compared: Compared, scores: dict[str, list[float | None]], sentence: str
 ) -> None:
     assert headline(compared(scores, "attention=base")) == sentence
@@ -262,7 +262,7 @@ def test_no_group_is_called_better_on_other_data(write_run: WriteRun) -> None:
     assert "Quality against cost" not in render_page(comparison)
 
 
-def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
+def test_the_headline_if_higher_is_better(write_run: WriteRun) -> None:
     result = {"monitor": "accuracy", "mode": "max", "trivial_baseline": {"accuracy": 0.1}}
     for seed, (low, high) in enumerate(zip(CLEAR, WORSE, strict=True)):
         write_run("a=low", seed, test={"accuracy": low + 0.5}, result=result)
@@ -284,7 +284,7 @@ def test_the_answer_knows_when_higher_is_better(write_run: WriteRun) -> None:
         ({"a": [0.1, 0.2, 0.3], "b": [None]}, ""),
     ],
 )
-def test_what_so_few_seeds_leave_unsaid(
+def test_the_caveat_about_few_seeds(
     compared: Compared, scores: dict[str, list[float | None]], beginning: str
 ) -> None:
     comparison = compared(scores)
@@ -294,7 +294,7 @@ def test_what_so_few_seeds_leave_unsaid(
     assert seeds_caveat(comparison) in render_page(comparison)
 
 
-def test_numbers_read_well() -> None:
+def test_numbers_are_formatted_for_readers() -> None:
     assert (
         format_value("per", 0.1234),
         format_value("loss", -0.12345),
@@ -363,7 +363,7 @@ def test_shortcut_baselines_stand_beside_the_trivial_baseline(compared: Compared
     assert "first letter (shortcut)" in render_page(comparison)
 
 
-def test_slices_are_numbers_but_no_columns(write_run: WriteRun) -> None:
+def test_metrics_on_slices_are_in_the_csv_but_no_columns(write_run: WriteRun) -> None:
     test = {"accuracy": 0.5, "accuracy/length=1-9": 0.75}
     run = write_run("attention=a", 0, test=test, result={"monitor": "accuracy", "mode": "max"})
     comparison = compare(read_runs([run.parent]))
@@ -399,7 +399,7 @@ def test_a_wider_terminal_shows_more_metrics(sweep: Path) -> None:
     assert shown_at == {70: ["PER,"], 100: ["PER,", "WER,"], 160: ["PER,", "WER,", "loss"]}
 
 
-def test_the_terminal_table_names_what_failed_and_takes_no_markup(write_run: WriteRun) -> None:
+def test_the_terminal_table_names_failed_runs_and_reads_no_markup(write_run: WriteRun) -> None:
     write_run("a=[red]", 0, test={"per": 0.2})
     error = {"error": "[bold]boom\nTraceback"}
     run = write_run("a=[blue]", 0, status="failed", record=error)
@@ -458,7 +458,7 @@ def test_the_csv_has_no_interval_where_the_page_shows_none(compared: Compared) -
     assert [row[name] for name in ends] == [""] * len(ends)
 
 
-def test_the_report_goes_where_it_is_told(sweep: Path, tmp_path: Path) -> None:
+def test_the_report_is_written_to_the_given_directory(sweep: Path, tmp_path: Path) -> None:
     assert write_report(compare(read_runs([sweep])), sweep) == sweep / "report.html"
     output = tmp_path / "new" / "place"
     assert write_report(compare(read_runs([sweep])), output) == output / "report.html"
@@ -467,7 +467,7 @@ def test_the_report_goes_where_it_is_told(sweep: Path, tmp_path: Path) -> None:
     assert len(read_runs([sweep])) == 10
 
 
-def test_a_report_that_cannot_be_made_leaves_the_old_one(
+def test_a_report_that_fails_leaves_the_old_one(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Comparison) -> str:
@@ -481,7 +481,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(
     assert [(sweep / name).read_text() for name in ("report.html", "report.csv")] == before
 
 
-def test_of_many_runs_without_a_result_some_are_named(write_run: WriteRun) -> None:
+def test_a_few_of_many_runs_without_a_result_are_named(write_run: WriteRun) -> None:
     for seed in range(13):
         run = write_run("a=x", seed, status="failed")
     lines = printed(compare(read_runs([run.parent])), 100)

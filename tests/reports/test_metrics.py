@@ -53,7 +53,7 @@ def test_recorded_bounds_come_first(recorded: object, expected: Bounds) -> None:
 
 
 @pytest.mark.parametrize("predicted", ["", "a", "b", "b b b b b b"])
-def test_values_are_within_the_bounds_and_reach_them(predicted: str) -> None:
+def test_values_are_within_their_bounds(predicted: str) -> None:
     """Predicting nothing, the right answer, a wrong one, or far too much."""
     metric = SequenceMetrics(list(MODES), WORDS)
     metric.update([WORDS.encode(predicted)], [[tuple(WORDS.encode("a"))]])

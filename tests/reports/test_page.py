@@ -36,7 +36,7 @@ def table_rows(page: str, heading: str) -> list[list[str]]:
     return [[words(cell) for cell in row] for row in section.iter("tr")]
 
 
-def test_the_page_loads_nothing(sweep: Path) -> None:
+def test_the_page_loads_no_other_file(sweep: Path) -> None:
     page = render_page(compare(read_runs([sweep]), "scaled"))
     assert not re.search(r"https?:|//\w|@import|<script|<link|<iframe", page)
     links = re.findall(r'(?:src|href|url)[=(]["\']?([^"\')\s]+)', page)
@@ -72,7 +72,7 @@ def test_the_numbers_of_the_page(sweep: Path) -> None:
     assert differences["general"][1:3] == ["1", "−5.0 (one seed)no pno g"]
 
 
-def test_how_training_went(sweep: Path) -> None:
+def test_the_table_of_training(sweep: Path) -> None:
     for seed in range(3):
         file = sweep / f"attention=additive,data=g2p,seed={seed}" / "result.json"
         further = {
@@ -109,7 +109,7 @@ def test_tuning_has_a_table(sweep: Path) -> None:
     assert [words(bold) for bold in section.iter("strong")] == ["25.0", "12.5"]
 
 
-def test_slices_are_drawn_each_kind_by_itself(write_run: WriteRun) -> None:
+def test_each_kind_of_slices_has_a_chart(write_run: WriteRun) -> None:
     test = {
         "per": 0.5,
         "accuracy/length=10-19": 0.5,
@@ -178,7 +178,7 @@ def test_maps_are_of_one_seed_where_all_groups_have_it(write_run: WriteRun) -> N
     assert [note.partition("No maps: ")[2] for note in notes] == ["none."]
 
 
-def test_a_page_too_heavy_leaves_examples_out_by_name(
+def test_a_page_that_would_be_too_large_names_the_omitted_examples(
     write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run("a=x", 0, maps=["step-1/first-l.png", "step-1/second_%3F-l.png"])
@@ -201,7 +201,7 @@ def test_layers_may_differ_between_groups(write_run: WriteRun) -> None:
     ]
 
 
-def test_what_users_write_is_escaped(write_run: WriteRun) -> None:
+def test_text_of_users_is_escaped(write_run: WriteRun) -> None:
     script = "<script>alert('&')</script>"
     error = {"error": f"{script} failed", "versions": {script: script}, "git_revision": script}
     for seed in range(2):
@@ -270,7 +270,7 @@ def no_record_at_all(sweep: Path) -> None:
         no_record_at_all,
     ],
 )
-def test_no_sweep_is_too_poor_for_a_report(sweep: Path, damage: Callable[[Path], None]) -> None:
+def test_every_incomplete_sweep_has_a_report(sweep: Path, damage: Callable[[Path], None]) -> None:
     damage(sweep)
     runs = read_runs([sweep])
     page = write_report(compare(read_runs([sweep])), sweep)

@@ -33,7 +33,7 @@ def secret(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["file", "private", "step", "attention", "fifo", "text", "huge"])
-def test_the_page_embeds_nothing_but_pictures_of_the_run(
+def test_the_page_embeds_only_images_of_the_run(
     kind: str, write_run: WriteRun, secret: Path
 ) -> None:
     run = write_run("attention=x", 0, test={"per": 0.5})
@@ -64,7 +64,7 @@ def test_the_page_embeds_nothing_but_pictures_of_the_run(
     assert base64.b64encode(SECRET).decode()[4:20] not in page
 
 
-def test_pictures_that_would_fill_the_memory_are_left_out(write_run: WriteRun) -> None:
+def test_images_that_are_too_large_are_left_out(write_run: WriteRun) -> None:
     run = write_run("attention=x", 0, test={"per": 0.5})
     folder = run / "attention" / "step-000001"
     folder.mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_very_many_metrics_take_no_longer_than_many(
 
 
 @pytest.mark.parametrize("label", ["=HYPERLINK(1)", "+1+1", "-1-1", "@SUM(A1)", "\t=1", "＝1"])
-def test_a_cell_that_a_spreadsheet_would_compute_is_text(
+def test_cells_that_a_spreadsheet_would_evaluate_are_quoted(
     label: str, write_run: WriteRun, tmp_path: Path
 ) -> None:
     run = write_run(f"attention={label}", 0, test={"per": 0.5}, name="a")
@@ -107,13 +107,13 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_text(
 
 
 @pytest.mark.parametrize("value", [-0.5, 3, None, "-0.5", "+1e-3", "a=b", "", "-2"])
-def test_numbers_and_other_text_stay(value: object) -> None:
+def test_numbers_and_other_text_are_unchanged(value: object) -> None:
     assert cell(value) == value
 
 
 @pytest.mark.parametrize("name", ["status.json", "config.yaml", "result.json", "metrics.csv"])
 @pytest.mark.parametrize("kind", ["fifo", "link", "huge", "deep", "newer"])
-def test_a_hostile_record_is_a_row_that_says_so(
+def test_a_malicious_record_is_a_row_with_the_reason(
     name: str, kind: str, write_run: WriteRun, secret: Path
 ) -> None:
     run = write_run("attention=x", 0, test={"per": 0.5}, curve={1: 0.5}, name="x")
@@ -151,7 +151,7 @@ def test_a_hostile_record_is_a_row_that_says_so(
         ({"schema_version": 7, "jobs": []}, "schema_version 7"),
     ],
 )
-def test_a_sweep_record_that_is_not_ours_is_one_line(
+def test_an_unreadable_sweep_record_is_an_error_of_one_line(
     content: dict[str, object],
     reason: str,
     write_run: WriteRun,
@@ -209,7 +209,7 @@ def test_a_name_with_brackets_or_escapes_is_shown_as_it_is(
 
 
 @pytest.mark.parametrize(("lr", "is_noted"), [(0.1, False), (0.5, True)])
-def test_a_config_that_was_edited_after_the_run_is_said(
+def test_a_config_edited_after_the_run_is_reported(
     lr: float, is_noted: bool, write_run: WriteRun
 ) -> None:
     run = write_run("attention=x", 0, test={"per": 0.5}, config={"optimizer": {"lr": 0.1}})
@@ -224,7 +224,7 @@ def test_a_config_that_was_edited_after_the_run_is_said(
     assert any("edited after" in line and run.name in line for line in warnings) == is_noted
 
 
-def test_metrics_beyond_single_precision_are_none(write_run: WriteRun) -> None:
+def test_metrics_beyond_single_precision_are_ignored(write_run: WriteRun) -> None:
     for seed, value in enumerate((1e200, 2e200, 3e200)):
         run = write_run("attention=x", seed, test={"per": value, "wer": 0.5}, curve={1: 1e308})
     (group,) = compare(read_runs([run.parent])).groups

@@ -140,7 +140,7 @@ def test_a_running_run_whose_process_is_gone_was_interrupted(
     assert {run.status for run in read_runs([sweep])} == {"preempted"}
 
 
-def test_a_run_whose_record_never_began(write_run: WriteRun) -> None:
+def test_a_job_without_a_status_file(write_run: WriteRun) -> None:
     run = write_run("a=b", 3)
     for file in ("status.json", "result.json"):
         (run / file).unlink()
@@ -195,7 +195,7 @@ def test_the_runs_of_a_sweep_are_its_jobs(write_run: WriteRun) -> None:
         (None, False, True, "failed", "status.json is missing"),
     ],
 )
-def test_what_has_not_begun_is_judged_by_its_sweep(
+def test_the_status_of_a_job_that_has_not_started_depends_on_its_sweep(
     tmp_path: Path, ended: str | None, held: bool, has_log: bool, expected: str, reason: str
 ) -> None:
     (tmp_path / "job").mkdir()
@@ -212,7 +212,7 @@ def test_what_has_not_begun_is_judged_by_its_sweep(
 
 
 @pytest.mark.parametrize("content", ["{", '{"schema_version": 1}'])
-def test_a_sweep_record_that_lists_nothing_changes_nothing(sweep: Path, content: str) -> None:
+def test_an_empty_sweep_record_is_ignored(sweep: Path, content: str) -> None:
     (sweep / "sweep.json").write_text(content)
     assert len(read_runs([sweep])) == 10
 

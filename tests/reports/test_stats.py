@@ -32,7 +32,7 @@ def coverage(intervals: list[tuple[float, float]]) -> float:
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10])
-def test_covers_as_often_as_it_says(n: int) -> None:
+def test_intervals_have_their_nominal_coverage(n: int) -> None:
     intervals = [mean_interval(values.tolist()) for values in simulated_sweeps(n)]
     assert 0.93 < coverage([(i.low, i.high) for i in intervals]) < 0.97
 
@@ -93,7 +93,7 @@ def test_the_interval_of_log_odds_agrees_with_scipy() -> None:
     assert interval.high == 1  # where that of Student's t ends beyond
 
 
-def test_a_value_at_a_bound_counts_as_half_as_far_as_the_next() -> None:
+def test_a_value_at_a_bound_gets_half_the_distance_of_the_next() -> None:
     at, near = mean_interval([1.0, 0.98, 0.96], bounds=UNIT), [0.99, 0.98, 0.96]
     odds = np.log(np.array(near) / (1 - np.array(near)))
     # The distance to 0 is what it is.
@@ -136,7 +136,7 @@ def test_agrees_with_scipy(values: list[float], confidence: float) -> None:
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
 
 
-def test_one_value_has_no_interval_and_says_so() -> None:
+def test_one_value_has_no_interval() -> None:
     interval = mean_interval([0.25])
     assert (interval.n, interval.mean) == (1, 0.25)
     assert math.isnan(interval.low)
@@ -157,7 +157,9 @@ def test_an_interval_reads_as_mean_and_bounds() -> None:
         ([0.1, 0.2], 95, "between 0 and 1, got 95"),
     ],
 )
-def test_refuses(values: list[float], confidence: float, message: str) -> None:
+def test_invalid_arguments_are_refused(
+    values: list[float], confidence: float, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         mean_interval(values, confidence)
 
@@ -208,7 +210,7 @@ def test_too_few_seeds_have_no_p_value(shared: int) -> None:
     assert math.isnan(paired_p_value({0: 1.0, 1: 0.75, 2: 0.6}, by_seed([0.5, 0.6][:shared])))
 
 
-def test_one_example_more_is_not_rounding() -> None:
+def test_a_difference_of_one_example_is_not_rounding() -> None:
     """Three seeds on 100,000 examples, of which one seed has one more right."""
     one = in_single_precision([50_001, 50_001, 50_002], 100_000)
     other = in_single_precision([50_000, 50_000, 50_000], 100_000)
@@ -235,7 +237,7 @@ def test_holm_by_hand() -> None:
     assert holm([0.6, 0.7]) == [1.0, 1.0]
 
 
-def test_holm_does_not_count_what_was_not_tested() -> None:
+def test_holm_does_not_count_missing_tests() -> None:
     first, second, third = holm([0.01, math.nan, 0.04])
     assert (first, third) == pytest.approx((0.02, 0.04))
     assert math.isnan(second)
@@ -255,7 +257,7 @@ def simulated_families(n: int, count: int = 2000) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
-def test_paired_intervals_cover_as_often_as_they_say(n: int) -> None:
+def test_paired_intervals_have_their_nominal_coverage(n: int) -> None:
     true = 0.005
     found = [
         paired_difference(by_seed(one + true), by_seed(other))
@@ -269,7 +271,7 @@ def test_paired_intervals_cover_as_often_as_they_say(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
-def test_a_family_without_differences_seldom_shows_one(n: int) -> None:
+def test_the_family_wise_error_rate_is_at_most_5_percent(n: int) -> None:
     """One sweep in twenty at most shows a difference that is not there.
 
     How often is simulated with scipy on many sweeps, as a share of 500 is uncertain by 1 %; on
@@ -285,7 +287,7 @@ def test_a_family_without_differences_seldom_shows_one(n: int) -> None:
         assert min(holm(found)) == pytest.approx(min(1, 8 * expected))
 
 
-def test_adjusted_intervals_seldom_exclude_what_is_true() -> None:
+def test_adjusted_intervals_exclude_the_truth_in_at_most_5_percent_of_families() -> None:
     """One family in twenty at most has an interval without the true 0; each covers in 95 %."""
     families, covered = simulated_families(3, 1500), []
     for baseline, *others in families:
@@ -300,11 +302,11 @@ def test_adjusted_intervals_seldom_exclude_what_is_true() -> None:
     assert np.mean(covered) >= 0.95
 
 
-def test_a_p_of_zero_has_a_factor() -> None:
+def test_a_p_value_of_zero_has_a_factor() -> None:
     assert holm_factors([0.0, 0.01]) == [2.0, 1.0]
 
 
-def test_statistics_of_a_large_sweep_are_quick() -> None:
+def test_statistics_of_a_large_sweep_are_fast() -> None:
     """Every pair of 100 groups of 10 seeds, which makes 1000 runs."""
     groups = [by_seed(values) for values in simulated_families(10).reshape(-1, 10)[:100]]
     started = time.process_time()
@@ -368,7 +370,7 @@ def test_effect_size_is_unbiased_or_small(n: int, alone: float, together: float)
         assert np.mean(found) == pytest.approx(2 * share, rel=0.025)
 
 
-def test_effect_size_knows_shared_seeds_only_and_no_unit() -> None:
+def test_effect_size_uses_shared_seeds_only_and_has_no_unit() -> None:
     one, other = {0: 0.3, 1: 0.1, 2: 0.4, 7: 9.0}, {2: 0.1, 1: 0.2, 0: 0.2, 8: -9.0}
     deviation = math.sqrt((np.var([0.3, 0.1, 0.4], ddof=1) + np.var([0.2, 0.2, 0.1], ddof=1)) / 2)
     expected = (0.1 - 0.1 + 0.3) / 3 / deviation / math.sqrt(math.pi)  # J(2) = 1 / √π
@@ -385,11 +387,11 @@ def test_effect_size_of_many_seeds_is_a_plain_quotient() -> None:
 
 
 @pytest.mark.parametrize("shared", [1, 2])
-def test_effect_size_of_too_few_seeds_cannot_be_said(shared: int) -> None:
+def test_effect_size_of_too_few_seeds_is_nan(shared: int) -> None:
     one = by_seed([0.3, 0.1, 0.4])
     assert math.isnan(effect_size(one, by_seed([0.2, 0.3][:shared])))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3])
-def test_effect_size_without_spread_cannot_be_said(value: float) -> None:
+def test_effect_size_without_spread_is_nan(value: float) -> None:
     assert math.isnan(effect_size(by_seed([value] * 3), by_seed([value + 0.1] * 3)))

@@ -59,7 +59,7 @@ def test_the_report_is_a_run_in_the_group_of_its_sweep(
         ({}, ("auto", "attention-lab", None)),
     ],
 )
-def test_a_report_goes_where_its_runs_went(
+def test_a_report_is_logged_to_the_project_of_its_runs(
     write_run: WriteRun,
     logger: dict[str, str],
     expected: tuple[str, str, str | None],

@@ -43,7 +43,7 @@ def look(run: Run, size: int = 3) -> list[AttentionMap]:
 # In a run
 
 
-def test_a_picture_for_each_example_layer_and_validation(words_run: FinishedRun) -> None:
+def test_each_example_layer_and_validation_has_an_image(words_run: FinishedRun) -> None:
     data = build(words_run.config).data
     labels = data.labels(data.probe(3))
     words = ["".join(example["source"]) for example in labels]
@@ -78,7 +78,7 @@ def test_the_page_holds_every_map(words_run: FinishedRun) -> None:
             assert "<pad>" not in each["rows"]
 
 
-def test_the_page_shows_what_the_last_checkpoint_looks_at(words_run: FinishedRun) -> None:
+def test_the_page_shows_the_attention_of_the_last_checkpoint(words_run: FinishedRun) -> None:
     run = build(words_run.config)
     checkpoint = words_run.directory / "checkpoints" / "last.ckpt"
     run.task.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
@@ -182,7 +182,7 @@ def test_a_decoder_that_runs_step_by_step_gives_the_same_maps(
             )
 
 
-def test_images_are_looked_at_row_by_row(tiny_digits: Compose) -> None:
+def test_positions_of_images_are_named_by_row(tiny_digits: Compose) -> None:
     maps = look(build(tiny_digits()))
     assert [each.example for each in maps] == ["example 1", "example 2", "example 3"]
     assert maps[0].rows == maps[0].columns == [f"row {row}" for row in range(1, 9)]
@@ -192,7 +192,9 @@ def test_images_are_looked_at_row_by_row(tiny_digits: Compose) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_looking_changes_nothing(training: bool, build_words: Callable[..., Run]) -> None:
+def test_recording_attention_does_not_change_the_run(
+    training: bool, build_words: Callable[..., Run]
+) -> None:
     run = build_words("model.dropout=0.5", "attention.dropout=0.5")
     run.task.train(training)
     run.data.probe(3)
@@ -207,7 +209,7 @@ def test_looking_changes_nothing(training: bool, build_words: Callable[..., Run]
         assert not one.weights.requires_grad
 
 
-def test_nobody_observes_after_a_look_that_failed(
+def test_recording_stops_after_an_error(
     build_words: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = build_words()
@@ -218,7 +220,7 @@ def test_nobody_observes_after_a_look_that_failed(
 
 
 @pytest.mark.parametrize("task", ["words", "digits"])
-def test_a_run_that_is_watched_learns_the_same(
+def test_recorded_and_unrecorded_runs_train_alike(
     task: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched: FinishedRun = request.getfixturevalue(f"{task}_run")
@@ -236,12 +238,12 @@ def test_a_run_that_is_watched_learns_the_same(
         assert torch.equal(weights[0][name], weights[1][name]), name
 
 
-def test_time_spent_looking_is_told(words_run: FinishedRun) -> None:
+def test_time_spent_recording_is_measured(words_run: FinishedRun) -> None:
     seconds = words_run.result["seconds"]
     assert 0 < seconds["attention_maps"] < seconds["total"]
 
 
-def test_words_that_differ_have_files_that_differ(tmp_path: Path) -> None:
+def test_different_examples_have_different_files(tmp_path: Path) -> None:
     maps = [
         AttentionMap(0, name, "layer", ["row"], ["column"], torch.ones(1, 1, 1))
         for name in ("a-b", "a.b")
@@ -250,14 +252,14 @@ def test_words_that_differ_have_files_that_differ(tmp_path: Path) -> None:
     assert len(set(pictures.values())) == 2
 
 
-def test_keys_of_a_target_go_by_what_was_read(words_run: FinishedRun) -> None:
+def test_keys_of_a_target_have_the_names_of_the_input_tokens(words_run: FinishedRun) -> None:
     """Position j of a target writes token j, and has read the one before it."""
     for each in page(words_run.directory):
         if each["layer"] == "decoder.0.self_attention":
             assert each["columns"] == ["<s>", *each["rows"][:-1]]
 
 
-def test_a_decoder_over_both_sequences_goes_by_both(compose: Compose) -> None:
+def test_positions_over_both_sequences_are_named_by_both(compose: Compose) -> None:
     small = ["data.examples=100", "data.evaluation_examples=50", "model.d_model=16"]
     run = build(compose("data=reverse", "model=prefix_decoder", "trainer=cpu", *small))
     batch = run.data.probe(1)
@@ -269,7 +271,7 @@ def test_a_decoder_over_both_sequences_goes_by_both(compose: Compose) -> None:
         assert each.sources == len(names["source"])
 
 
-def test_only_where_both_stand_in_one_sequence_is_a_line_between(words_run: FinishedRun) -> None:
+def test_only_joint_sequences_have_a_boundary_line(words_run: FinishedRun) -> None:
     assert all(each["sources"] is None for each in page(words_run.directory))
 
 
@@ -286,7 +288,7 @@ def test_only_where_both_stand_in_one_sequence_is_a_line_between(words_run: Fini
         (("data=parity", "model.num_layers=1"), set()),
     ],
 )
-def test_maps_say_where_the_targets_are_given(
+def test_maps_of_predicted_targets_have_a_note(
     overrides: tuple[str, ...], teacher_forced: set[str] | None, compose: Compose
 ) -> None:
     small = ("data.examples=40", "data.evaluation_examples=20", "model.d_model=16", "trainer=cpu")
@@ -319,7 +321,7 @@ def test_wandb_shows_the_note_of_a_map(tmp_path: Path) -> None:
     assert not captions["attention/e/self"]
 
 
-def test_white_space_has_names_that_can_be_seen(compose: Compose, tmp_path: Path) -> None:
+def test_white_space_has_visible_names(compose: Compose, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a b\tc\n" * 100)
     options = ["data=text", f"data.path={tmp_path / 'text.txt'}", "data.length=12"]
     run = build(compose(*options, "trainer=cpu", "model.d_model=16", "attention.num_heads=1"))

@@ -58,7 +58,7 @@ def colour(picture: Image.Image, box: Box) -> tuple[int, ...]:
     return pixel
 
 
-def test_only_the_weights_cell_gets_darker() -> None:
+def test_only_the_cell_of_a_weight_gets_darker() -> None:
     weights = torch.zeros(1, 3, 4)
     weights[0, 1, 2] = 1.0
     picture = render(attention_map(weights))
@@ -91,7 +91,7 @@ def test_heads_are_in_reading_order() -> None:
     assert len({box[0] for box in boxes}) == 3
 
 
-def test_a_weight_has_the_same_colour_in_every_picture() -> None:
+def test_a_weight_has_the_same_colour_in_every_image() -> None:
     alone, beside_one = torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
     alone[0, 0, 0] = beside_one[0, 0, 0] = 0.3
     box = cell((1, 2, 2), 0, 0, 0)
@@ -102,7 +102,7 @@ def test_a_weight_has_the_same_colour_in_every_picture() -> None:
 
 
 @pytest.mark.parametrize("keys", [64, 128])
-def test_an_even_share_of_many_keys_is_no_white(keys: int) -> None:
+def test_a_uniform_weight_over_many_keys_is_not_white(keys: int) -> None:
     weights = torch.full((1, keys, keys), 1 / keys)
     shade = colour(render(attention_map(weights)), cell((1, keys, keys), 0, keys // 2, keys // 2))
     assert oklab_lightness(torch.tensor(shade) / 255) < 0.95
@@ -131,7 +131,7 @@ def test_weights_below_0_are_red_and_beyond_1_as_dark_as_1() -> None:
     assert lightness[0] == pytest.approx(lightness[1], abs=0.01)
 
 
-def test_the_scale_is_as_far_as_the_weights_need_it() -> None:
+def test_the_colour_scale_covers_the_range_of_the_weights() -> None:
     """Three different weights that look alike stand over three different scales."""
     pictures = [
         render(attention_map(torch.tensor([[[1.0, weight]]]), ["a"], ["a", "b"]))
@@ -143,7 +143,7 @@ def test_the_scale_is_as_far_as_the_weights_need_it() -> None:
     assert changed(pictures[0], beyond)[1] > 100  # below the cells
 
 
-def test_a_line_stands_between_source_and_target() -> None:
+def test_a_line_separates_source_and_target() -> None:
     weights = torch.zeros(1, 5, 5)
     plain = attention_map(weights)
     parted = AttentionMap(0, "e", "l", plain.rows, plain.columns, weights, sources=2)
@@ -156,7 +156,7 @@ def test_a_line_stands_between_source_and_target() -> None:
     assert picture.width > render(plain).width  # the legend says what it is
 
 
-def test_a_note_stands_below_the_cells() -> None:
+def test_a_note_is_below_the_cells() -> None:
     weights = torch.eye(5).unsqueeze(0)
     plain = attention_map(weights)
     noted = replace(plain, note="teacher-forced: the targets are given")
@@ -166,7 +166,7 @@ def test_a_note_stands_below_the_cells() -> None:
 
 
 @pytest.mark.parametrize("length", [64, 128, 300])
-def test_names_of_both_kinds_are_shown_where_kinds_take_turns(length: int) -> None:
+def test_names_of_alternating_kinds_are_both_shown(length: int) -> None:
     """As keys and values do."""
     weights, none = torch.zeros(1, length, length), [""] * length
     plain = render(attention_map(weights, none, none))
@@ -292,7 +292,7 @@ def oklab_lightness(rgb: Tensor) -> Tensor:
     return (linear @ to_lms.T) ** (1 / 3) @ weights
 
 
-def test_drawing_costs_less_than_saving() -> None:
+def test_drawing_is_faster_than_saving() -> None:
     """What is drawn during training must not be what training waits for."""
     some = attention_map(torch.rand(8, 10, 10))
     picture = render(some)

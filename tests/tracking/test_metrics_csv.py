@@ -61,7 +61,7 @@ def test_known_metrics_are_appended(
     assert path.stat().st_ino == inode
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(
+def test_the_old_file_stays_until_the_new_one_is_complete(
     written: MetricsCSVLogger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_off(*_: Any) -> NoReturn:
@@ -79,7 +79,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(
 
 
 @pytest.mark.parametrize("tail", ["", ",9,0.1", "0,9,0.1,\n0,10,0.05,\n"])
-def test_another_process_resumes_after_the_rows_that_count(
+def test_another_process_resumes_after_the_kept_rows(
     tail: str, written: MetricsCSVLogger, path: Path
 ) -> None:
     with path.open("a") as file:
@@ -104,7 +104,7 @@ def test_a_run_that_starts_over_discards_earlier_rows(
     assert read(path) == [{"step": "0", "other": "1"}]
 
 
-def test_rows_that_are_gone_are_missed(written: MetricsCSVLogger, path: Path) -> None:
+def test_missing_rows_are_a_warning(written: MetricsCSVLogger, path: Path) -> None:
     path.write_text(path.read_text().rpartition(",2,")[0])
     metrics = MetricsCSVLogger(path)
     with pytest.warns(UserWarning, match=r"metrics\.csv has 2 rows instead of 3"):
@@ -118,7 +118,7 @@ def test_rows_that_are_gone_are_missed(written: MetricsCSVLogger, path: Path) ->
     assert read(path) == [{"a": "1", "step": "0"}]
 
 
-def test_what_is_synced_is_on_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synced_rows_are_on_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[int, str]] = []
 
     def spy(file: int) -> None:

@@ -44,7 +44,7 @@ def test_validation_metrics_are_plain_numbers() -> None:
     assert {type(value) for value in metrics.values()} == {float}
 
 
-def test_a_heart_beats_every_so_often(tmp_path: Path, clock: SimpleNamespace) -> None:
+def test_progress_is_written_at_intervals(tmp_path: Path, clock: SimpleNamespace) -> None:
     heartbeat = Heartbeat(
         RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per", every_seconds=2.0
     )
@@ -56,7 +56,7 @@ def test_a_heart_beats_every_so_often(tmp_path: Path, clock: SimpleNamespace) ->
     assert beats == [None, None, 3, 3, 3, 6, 6, 6]
 
 
-def test_a_heart_beats_at_every_validation(tmp_path: Path, clock: SimpleNamespace) -> None:
+def test_progress_is_written_at_every_validation(tmp_path: Path, clock: SimpleNamespace) -> None:
     heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per")
     for step in (10, 20):
         heartbeat.on_validation_end(trainer(step), None)  # type: ignore[arg-type]
@@ -66,7 +66,9 @@ def test_a_heart_beats_at_every_validation(tmp_path: Path, clock: SimpleNamespac
     assert progress["metrics"]["validation/per"] == 0.25
 
 
-def test_a_heart_beats_before_anything_was_measured(tmp_path: Path, clock: SimpleNamespace) -> None:
+def test_progress_is_written_before_the_first_metric(
+    tmp_path: Path, clock: SimpleNamespace
+) -> None:
     heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per")
     clock.now += 10
     heartbeat.on_train_batch_end(trainer(1, {"train/loss": torch.tensor(1.0)}), None, None, None)
@@ -82,7 +84,7 @@ def test_a_line_for_each_validation(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_a_finished_run_has_gone_all_its_way(digits_run: FinishedRun) -> None:
+def test_the_progress_of_a_finished_run_is_complete(digits_run: FinishedRun) -> None:
     status = read(digits_run.directory)
     assert status["status"] == "finished"
     assert status["seed"] == 2

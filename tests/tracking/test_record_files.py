@@ -64,7 +64,7 @@ def test_only_regular_files_of_the_directory_are_read(kind: str, name: str, tmp_
         assert "not a regular file" in line
 
 
-def test_a_link_by_a_directory_above_is_one_out_of_the_run(tmp_path: Path) -> None:
+def test_a_link_through_a_parent_directory_leads_out_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "maps.json").write_text("[]")
     (tmp_path / "run").mkdir()
@@ -176,7 +176,7 @@ def test_a_sweep_lists_only_directories_beside_its_record(name: object, tmp_path
     refusal(tmp_path / "sweep.json")
 
 
-def test_a_picture_is_one(tmp_path: Path) -> None:
+def test_png_images_are_recognized_by_their_signature(tmp_path: Path) -> None:
     path, other = tmp_path / "map.png", tmp_path / "run" / "map.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n rest")
     assert is_png(path)
@@ -196,7 +196,7 @@ def test_a_config_is_written_without_aliases(tmp_path: Path) -> None:
     assert read_config(tmp_path) == {"a": shared, "b": shared}
 
 
-def test_the_end_of_a_log_is_read_of_any_size(tmp_path: Path) -> None:
+def test_the_end_of_a_log_of_any_size_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     with log.open("wb") as file:
         file.truncate(1_000_000_000)
@@ -254,7 +254,7 @@ def test_links_inside_a_run_and_of_wandb_do_not_matter(tmp_path: Path) -> None:
     RunRecord(unchecked({"seed": 0}, run)).close()
 
 
-def test_what_is_read_has_no_version_and_what_is_written_has(tmp_path: Path) -> None:
+def test_files_have_a_schema_version_and_records_that_were_read_have_none(tmp_path: Path) -> None:
     RunRecord(unchecked({"seed": 0}, tmp_path)).finish({"test": {"per": 0.5}})
     for name in ("config.yaml", "status.json", "result.json"):
         assert "schema_version" in (tmp_path / name).read_text()

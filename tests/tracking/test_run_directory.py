@@ -98,7 +98,7 @@ def test_a_reader_never_finds_half_a_file(tmp_path: Path) -> None:
     assert seen <= set(texts)
 
 
-def test_what_must_last_is_on_disk_before_it_takes_its_name(
+def test_durable_writes_are_flushed_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -172,7 +172,7 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
     assert names == {".lock", "config.yaml", "status.json"}
 
 
-def test_progress_is_seen_at_once(tmp_path: Path) -> None:
+def test_progress_is_written_at_once(tmp_path: Path) -> None:
     record = RunRecord(unchecked(CONFIG, tmp_path))
     before = read(tmp_path)
     record.progress(3, 10, {"validation/per": 0.5})
@@ -188,7 +188,7 @@ def test_progress_is_seen_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "afterwards"), [("finished", "finished"), ("running", "preempted")]
 )
-def test_a_process_that_is_killed_after_its_result_costs_the_run_nothing(
+def test_a_process_killed_after_its_result_leaves_a_finished_run(
     status: str, afterwards: str, tmp_path: Path
 ) -> None:
     """As while a logger uploads: who launched it must not say that the run has not finished."""
@@ -301,7 +301,9 @@ def test_a_run_that_has_not_finished_resumes(tmp_path: Path, ending: Any) -> Non
         again.close()
 
 
-def test_other_code_that_resumes_is_said(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_with_other_code_is_a_warning(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(code_version, "_git_revision", lambda: "abc")
     code_version.code_version.cache_clear()
     status = read(begun)
@@ -315,7 +317,7 @@ def test_other_code_that_resumes_is_said(begun: Path, monkeypatch: pytest.Monkey
         RunRecord(unchecked(CONFIG, begun)).close()
 
 
-def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
+def test_partial_files_of_a_killed_process_are_removed(begun: Path) -> None:
     (begun / "checkpoints").mkdir()
     (begun / ".status.json.123.partial").write_text("{")
     (begun / "checkpoints" / ".last.ckpt.123.partial").write_text("half")
@@ -326,7 +328,7 @@ def test_what_a_killed_process_had_half_written_is_removed(begun: Path) -> None:
     assert not list((begun / "checkpoints").iterdir())
 
 
-def test_a_run_that_has_finished_stays(begun: Path) -> None:
+def test_a_finished_run_is_not_overwritten(begun: Path) -> None:
     record = RunRecord(unchecked(CONFIG, begun))
     record.finish({})
     record.close()
@@ -345,7 +347,7 @@ def test_a_run_that_has_finished_stays(begun: Path) -> None:
         ({"a": 1, "b": "x", "c": None, "d": 4}, "a is not there, 1 here; .*; and 1 more"),
     ],
 )
-def test_another_run_is_told_by_what_differs(
+def test_a_directory_with_another_run_names_the_differences(
     other: dict[str, Any], different: str, begun: Path
 ) -> None:
     before = files(begun)
@@ -357,14 +359,14 @@ def test_another_run_is_told_by_what_differs(
     assert files(begun) == before
 
 
-def test_what_a_sweep_leaves_for_a_job_is_no_run(tmp_path: Path) -> None:
+def test_files_that_a_sweep_writes_for_a_job_are_no_run(tmp_path: Path) -> None:
     write_config(tmp_path, CONFIG | {"seed": 1})
     (tmp_path / "log.txt").write_text("")
     assert not RunRecord(unchecked(CONFIG, tmp_path)).is_resumed
     assert read_config(tmp_path) == CONFIG
 
 
-def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> None:
+def test_a_status_lost_in_a_power_failure_is_replaced(begun: Path) -> None:
     (begun / "status.json").write_text("")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -373,13 +375,13 @@ def test_a_status_that_was_lost_with_the_power_is_written_anew(begun: Path) -> N
     assert read(begun)["status"] == "running"
 
 
-def test_a_config_that_cannot_be_read_is_no_reason_to_train_over_it(begun: Path) -> None:
+def test_a_run_with_an_unreadable_config_is_not_overwritten(begun: Path) -> None:
     (begun / "config.yaml").write_text("{")
     with pytest.raises(RunExists, match=r"config\.yaml is not valid YAML.*; name another"):
         RunRecord(unchecked(CONFIG, begun))
 
 
-def test_of_runs_that_start_together_one_gets_the_directory(tmp_path: Path) -> None:
+def test_one_of_several_simultaneous_runs_gets_the_directory(tmp_path: Path) -> None:
     together = threading.Barrier(8)
 
     def start(number: int) -> RunRecord | None:
@@ -418,7 +420,7 @@ def test_the_owner_of_a_lock_is_named_and_a_killed_owner_releases_it(
     assert read(tmp_path)["pid"] == os.getpid()
 
 
-def test_a_file_system_without_locks_is_said(
+def test_a_file_system_without_locks_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> NoReturn:

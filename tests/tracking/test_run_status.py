@@ -39,7 +39,7 @@ def test_a_finished_run_needs_its_result(
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "diverged", "preempted"])
-def test_a_report_and_a_sweep_agree_on_the_status(status: str, tmp_path: Path) -> None:
+def test_reports_and_sweeps_agree_on_the_status(status: str, tmp_path: Path) -> None:
     record = RunRecord(unchecked({"seed": 0}, tmp_path))
     if status != "running":
         record.end(Stopped(status, "a reason"))

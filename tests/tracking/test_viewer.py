@@ -79,7 +79,7 @@ def test_small_weights_and_those_out_of_range_are_in_the_page(tmp_path: Path) ->
             assert abs(stored["limit"] * root * abs(root) - weight) <= error
 
 
-def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
+def test_the_page_needs_no_network(tmp_path: Path) -> None:
     write_viewer(
         [encode_map(each) for each in some_maps(["a"], ["b"])], tmp_path / "attention.html", "run"
     )
@@ -88,7 +88,7 @@ def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
     assert not re.search(r"https?:|\bsrc=|\bhref=|@import|\burl\(|\bfetch\(|\bimport\b", page)
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_markup_in_names_is_escaped(tmp_path: Path) -> None:
     names = [HOSTILE, '"', "&amp;", "\ud800", "\u2028", "字"]
     maps = some_maps(names, names)
     write_viewer([encode_map(each) for each in maps], tmp_path / "attention.html", HOSTILE)
@@ -130,7 +130,7 @@ def test_there_must_be_maps(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_neither_page_nor_picture_makes_imports_slow() -> None:
+def test_importing_the_viewer_imports_no_jinja2_or_matplotlib() -> None:
     code = (
         "import sys, attention_lab.tracking.attention_map, attention_lab.tracking.viewer\n"
         "print({'jinja2', 'matplotlib'} & set(sys.modules))"
@@ -222,7 +222,7 @@ byId("colours").dispatchEvent(new Event("change"));
 </script></body>"""
 
 
-def test_the_scale_says_what_the_colours_mean(tmp_path: Path) -> None:
+def test_the_scale_of_the_viewer_explains_the_colours(tmp_path: Path) -> None:
     weights = torch.tensor([[[1.25, -0.25, 0.0], [0.004, 0.001, 0.0]]])
     each = AttentionMap(0, "e", "l", ["a", "b"], ["a", "<s>", "c"], weights, sources=1)
     write_viewer([encode_map(each) for each in [each]], tmp_path / "attention.html", "run")

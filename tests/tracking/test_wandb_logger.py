@@ -133,7 +133,7 @@ def sweep(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return sweep
 
 
-def test_a_run_says_what_it_is(sweep: Path, tiny_digits: Compose) -> None:
+def test_a_wandb_run_has_name_group_and_config(sweep: Path, tiny_digits: Compose) -> None:
     run = stored(sweep / "seed=1")
     assert (run.run.project, run.run.entity) == ("attention-lab", "")
     assert (run.run.display_name, run.run.run_group) == ("seed=1", "my-sweep")
@@ -179,7 +179,7 @@ def test_two_runs_of_one_process_are_two_wandb_runs(sweep: Path) -> None:
     assert len(first.curve("train/loss")) == len(second.curve("train/loss")) == 8
 
 
-def test_a_run_ends_as_what_it_was(sweep: Path) -> None:
+def test_the_exit_code_of_a_wandb_run_is_that_of_the_run(sweep: Path) -> None:
     assert stored(sweep / "seed=1").exit_code == 0
     assert stored(sweep / "crashed").exit_code == 1
     assert len(stored(sweep / "crashed").curve("train/loss")) == 4
@@ -282,7 +282,7 @@ def test_the_option_with_a_key_in_the_environment(
     ("variable", "expected"),
     [("online", "online"), ("offline", "offline"), ("dryrun", "offline"), ("disabled", "off")],
 )
-def test_the_variable_has_the_last_word(
+def test_wandb_mode_overrides_the_option(
     variable: str,
     option: str,
     expected: str,
@@ -335,7 +335,7 @@ def test_a_key_in_netrc_is_a_login(
         ),
     ],
 )
-def test_what_wandb_login_writes_is_a_login(
+def test_the_file_of_wandb_login_is_a_login(
     machine: str,
     server: str | None,
     started: list[dict[str, Any]],
@@ -349,7 +349,7 @@ def test_what_wandb_login_writes_is_a_login(
     assert mode(started) == "online"
 
 
-def test_nothing_is_reported_to_wandb_about_our_errors(
+def test_errors_are_not_reported_to_wandb(
     started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mode(started)
@@ -368,7 +368,7 @@ def test_nothing_is_reported_to_wandb_about_our_errors(
         (closed, "abc", "WANDB_API_KEY invalid: API key must have 40+ characters, has 3"),
     ],
 )
-def test_a_server_that_takes_no_runs_costs_one_line(
+def test_a_server_that_accepts_no_runs_is_one_line(
     server: Callable[[], AbstractContextManager[str]],
     key: str,
     said: str,
@@ -398,7 +398,7 @@ def test_a_server_that_takes_no_runs_costs_one_line(
     assert not list((tmp_path / "run" / "wandb").glob("run-*"))
 
 
-def test_a_service_that_dies_costs_one_line(
+def test_a_killed_wandb_service_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What was logged until then is on disk, and so is what is logged afterwards."""
@@ -452,9 +452,7 @@ def test_a_variable_that_wandb_refuses_is_named(
     assert "secret" not in str(raised.value)
 
 
-def test_what_the_options_ask_for_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logger_options_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_login(monkeypatch, tmp_path)
     LoggerOptions().check()
     LoggerOptions(wandb="offline").check()
