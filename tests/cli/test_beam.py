@@ -1,4 +1,4 @@
-"""Scores of what a beam search writes: `attention-lab evaluate --num-beams`, and in training."""
+"""Metrics with beam search: `attention-lab evaluate --num-beams`, and in training."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`attention-lab predict`: lines in, lines out, in order."""
+"""`attention-lab predict`: a prediction for each line, in order."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ WORDS = ["tomato", "a", "", "knightly", "it's", "zoo", "   "]
 
 
 def pronounced(run: Run, word: str, **beam: Any) -> str:
-    """What the network writes for one word, without the code under test."""
+    """The prediction for one word, without the code under test."""
     assert isinstance(run.data, SequenceToSequenceDataModule)
     ids = run.data.source_vocabulary.encode(word.strip(" "))
     if not ids:
@@ -95,7 +95,7 @@ def test_a_line_that_is_too_long_is_an_error_after_earlier_predictions(
         problem, unknown = answer.err.splitlines()
         assert problem == (
             "attention-lab: line 4: 50 positions are more than max_length=45 learned ones; "
-            "shorter lines can be read"
+            "use shorter lines"
         )
         assert unknown.endswith(": 1")
         assert answer.code == 1
@@ -103,14 +103,14 @@ def test_a_line_that_is_too_long_is_an_error_after_earlier_predictions(
 
 
 class Echo(Predictor):
-    """Answers with the ids that it read."""
+    """Predicts the ids of its input."""
 
     def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         return [" ".join(map(str, row)) for row in ids]
 
 
 def test_special_tokens_spelt_out_are_unknown_words() -> None:
-    """Padding inside a text would hide it, or be all there is."""
+    """As padding, they would hide the text or replace it."""
     echo = Echo(Words(["a", "b"]))
     assert echo.predict(["<pad> a", "", "</s>", "b <s>"]) == ["3 4", "", "3", "5 3"]
     assert echo.unknown == 3

@@ -1,4 +1,4 @@
-"""`attention-lab predict` of classifiers, which name the class of each line."""
+"""`attention-lab predict` of classifiers: the class of each line."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tests.runs import train
 
 
 def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path) -> None:
-    """Also when the files that it learned from are gone."""
+    """This works without the files of the training data."""
     kinds = {"vowels": "aeiou", "consonants": "bcdfg"}
     pairs = [(a + b, kind) for kind, of in kinds.items() for a in of for b in of]
     lines = tmp_path / "kinds.tsv"
@@ -46,7 +46,7 @@ def test_models_of_symbols_predict(
     space: str,
     lines: Sequence[str],
 ) -> None:
-    """As the network answers what it was trained on, without the code under test."""
+    """The predictions for the training data, without the code under test."""
     options = ["trainer=cpu", "logger=csv", "model.d_model=32", "trainer.max_steps=120"]
     options += ["data.examples=500", "data.evaluation_examples=40", "optimizer.lr=0.01"]
     options += ["optimizer.warmup_steps=0", "model.dropout=0.0"]

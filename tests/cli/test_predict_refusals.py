@@ -1,4 +1,4 @@
-"""What `attention-lab predict` cannot do: one line that says why, and what is to blame."""
+"""Errors of `attention-lab predict` are one line with the cause."""
 
 import os
 import shutil
@@ -57,14 +57,18 @@ def test_models_that_do_not_read_text_are_refused(
 ) -> None:
     answer = ask(digits_run.directory, "a\n")
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err.endswith("Digits is not made of text; there is nothing to read\n")
+    assert answer.err.endswith(
+        "Digits is not a dataset of text, so its models cannot read lines of text\n"
+    )
     small = ["data.examples=64", "data.evaluation_examples=8", "data.vocab_size=16"]
     small += ["data.lengths=[8]", "data.pairs=[2]", "trainer.max_steps=1"]
     small += ["trainer=cpu", "logger=csv", "model.d_model=16"]
     train(compose("data=recall", *small), tmp_path / "recall", [])
     answer = ask(tmp_path / "recall", "a\n")
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err.endswith("Recall is not made of text; there is nothing to read\n")
+    assert answer.err.endswith(
+        "Recall is not a dataset of text, so its models cannot read lines of text\n"
+    )
 
 
 def test_a_directory_that_is_no_run_is_one_clear_line(ask: Ask, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`attention-lab predict` of language models, which go on with each line."""
+"""`attention-lab predict` of language models: the continuation of each line."""
 
 import itertools
 import os
@@ -88,7 +88,7 @@ def test_the_default_length_is_what_fits(
 
 
 def test_special_tokens_are_never_generated(ask: Ask, compose: Compose, tmp_path: Path) -> None:
-    """Also by a network that knows nothing yet, for which they are as probable as any."""
+    """This holds for an untrained network, too, which gives them as much probability as others."""
     options = ["trainer.max_steps=1", "model.positions=sinusoidal"]
     run = language_run(compose, tmp_path / "run", *options)
     for temperature in ("0", "1", "50"):

@@ -1,4 +1,4 @@
-"""`attention-lab report`: what is asked of it is done, or refused in one line."""
+"""`attention-lab report`: its options, and errors of one line."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tests.cli.conftest import Command
 
 @pytest.fixture
 def two_runs(tmp_path: Path) -> Path:
-    """A sweep of two groups that PER and WER rank the other way round."""
+    """A sweep of two groups that PER and WER rank in opposite order."""
     for label, per, wer in (("x", 0.1, 0.6), ("y", 0.2, 0.5)):
         run = tmp_path / "sweep" / label
         run.mkdir(parents=True)

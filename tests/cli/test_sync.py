@@ -1,4 +1,4 @@
-"""Sending W&B runs that were kept offline, to a server that takes what W&B's client sends."""
+"""`attention-lab sync` uploads offline W&B runs to a local server."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ from tests.tracking.test_wandb_logger import forget_login
 
 
 class Wandb(ThreadingHTTPServer):
-    """As much of W&B's server as it takes to receive a run's history."""
+    """The part of W&B's server that receives a run's history."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -36,7 +36,7 @@ class Wandb(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers what W&B's client asks when it sends a run."""
+    """Answers the requests of W&B's client when it uploads a run."""
 
     server: Wandb
 
@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb]:
-    """A server, to which the user is logged in."""
+    """A server that the user is logged in to."""
     forget_login(monkeypatch, tmp_path)
     with Wandb() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

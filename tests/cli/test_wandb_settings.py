@@ -53,7 +53,7 @@ def test_a_sweep_asks_the_server_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Its jobs inherit the answer: they log offline from the start."""
+    """The jobs inherit the answer and log offline from the start."""
     forget_login(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(wandb_logger, "CHECK_TIMEOUT", 1)

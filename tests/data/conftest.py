@@ -1,4 +1,4 @@
-"""Datasets that tests share; none of them changes one."""
+"""Datasets that tests share and do not change."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A text of one's own, written to a file and read back from its splits."""
+"""A poem as a text file, and helpers that read its splits back."""
 
 from pathlib import Path
 from typing import Any

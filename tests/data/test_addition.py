@@ -1,4 +1,4 @@
-"""Addition: sums by Python's own arithmetic."""
+"""Addition: the sums equal Python's."""
 
 from collections import Counter
 from hashlib import blake2b

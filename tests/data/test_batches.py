@@ -1,4 +1,4 @@
-"""Batches, and splits as batches of everything."""
+"""Batches, and splits as one batch of all examples."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Parity and even pairs: their examples against their definitions, their splits and slices."""
+"""Parity and even pairs: labels by definition, splits and slices."""
 
 from collections import Counter
 from hashlib import blake2b
@@ -27,7 +27,7 @@ def strings(data: BinaryStrings, split: str) -> list[str]:
 
 
 def odd(task: type[BinaryStrings], string: str) -> bool:
-    """By the definitions, with Python's own counting."""
+    """The label by its definition, counted in plain Python."""
     if task is Parity:
         return string.count("b") % 2 == 1
     return sum(string[at : at + 2] in ("ab", "ba") for at in range(len(string))) % 2 == 1

@@ -1,4 +1,4 @@
-"""The batch sampler: which rows go together, when, and to which process."""
+"""The batch sampler: the rows of each batch, their order, and the part of each process."""
 
 from itertools import chain
 
@@ -147,7 +147,7 @@ def test_a_sampler_resumes_at_a_saved_position(shuffle: bool, processes: int, gi
 
 
 class Recorder(LightningModule):
-    """Learns nothing and remembers the labels that it has seen in each epoch."""
+    """Trains nothing, and records the labels of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()

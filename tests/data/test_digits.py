@@ -1,4 +1,4 @@
-"""The digits as a dataset."""
+"""The dataset of digits."""
 
 import sys
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Hashes of data files, which are made anew exactly when a file may hold something else."""
+"""Hashes of data files are cached until a file may have changed."""
 
 import hashlib
 import os

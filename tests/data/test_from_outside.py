@@ -1,4 +1,4 @@
-"""The documented way to a dataset and a model of one's own, from a package that is not ours."""
+"""The documented dataset and model of a user, from another package."""
 
 import json
 import re
@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "own_dataset.md").read_text("utf-8"
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A directory with the four files of the docs, as they stand there."""
+    """A directory with the four files of the docs."""
     files = ("brackets.py", "my_configs/data/brackets.yaml", "bag.py", "my_configs/model/bag.yaml")
     texts = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE, re.DOTALL)
     for name, text in zip(files, texts, strict=True):
@@ -23,7 +23,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def run(package: Path, verb: str, *more: str, given: str = "") -> str:
-    """Runs a verb as the docs do; what it prints."""
+    """Runs a subcommand as the docs do; returns what it prints."""
     (words,) = re.findall(rf"attention-lab {verb} (.*)$", PAGE, re.MULTILINE)
     done = subprocess.run(
         [sys.executable, "-m", "attention_lab", verb, *words.split(), *more],

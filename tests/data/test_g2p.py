@@ -1,4 +1,4 @@
-"""CMUdict as a dataset: what is in it, its splits, its batches and its trivial baseline."""
+"""The dataset CMUdict: content, splits, batches and baselines."""
 
 from collections import Counter, defaultdict
 from functools import cache
@@ -244,7 +244,7 @@ def test_the_trivial_baseline_needs_no_aligned_word(monkeypatch: pytest.MonkeyPa
 
 
 def usual(counts: Counter[str]) -> str:
-    """The most frequent, the first of equals."""
+    """The most frequent value; the first of several."""
     return min(counts, key=lambda known: (-counts[known], known.split()))
 
 

@@ -1,4 +1,4 @@
-"""Dealing generated examples to splits that never share one."""
+"""Generated examples are assigned to disjoint splits."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Reverse, copy and sort: each pair by its definition, and what all generated pairs share."""
+"""Reverse, copy and sort: targets by definition, and what all generated pairs share."""
 
 from collections import Counter
 from hashlib import blake2b

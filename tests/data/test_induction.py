@@ -1,4 +1,4 @@
-"""Induction: segments that repeat, and what does well on them."""
+"""Induction: repeated segments, and their baselines."""
 
 from collections import Counter
 from hashlib import blake2b
@@ -27,7 +27,7 @@ def rows(data: Induction, split: str) -> list[tuple[list[int], list[int]]]:
 
 
 def period(labels: list[int]) -> int:
-    """The length of the segment: how many positions are not asked."""
+    """The length of the segment: the number of positions without a label."""
     return labels.count(IGNORE)
 
 

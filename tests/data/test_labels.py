@@ -1,4 +1,4 @@
-"""A user's own labelled texts: what is read, how it is split, and what is said of bad files."""
+"""The user's labelled texts: reading, splits, and messages about bad files."""
 
 import math
 import re
@@ -37,7 +37,7 @@ def loaded(**arguments: Any) -> Labels:
 
 
 def rows(data: Labels, split: str) -> list[tuple[str, str]]:
-    """The texts and labels of a split, written out again."""
+    """The texts and labels of a split, decoded."""
     return [
         (data.text_vocabulary.decode(ids), data.classes[label])
         for ids, label in zip(*map(torch.Tensor.tolist, data.split(split)), strict=True)

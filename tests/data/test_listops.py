@@ -1,4 +1,4 @@
-"""ListOps: its values by a reader of its own, its distribution, and its shortcut baselines."""
+"""ListOps: values by an independent evaluator, distribution, and shortcut baselines."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -94,7 +94,7 @@ def test_operations_have_the_configured_depth_and_arguments() -> None:
 
 
 def test_operations_have_the_configured_probability() -> None:
-    """Of all lengths that there are none is thrown away, so nothing tilts the counts."""
+    """All lengths are allowed, so no rejection biases the counts."""
     data = loaded(lengths=(1, 60), depth=3, arguments=(2, 4), operator_probability=0.3)
     trees = [parsed(tokens) for tokens in examples(data, "train")]
     children = [child for tree in trees for child in tree[1:]]
@@ -145,13 +145,13 @@ def test_long_examples_take_little_memory_until_they_are_selected(
 
 
 def own_digits(tree: Any) -> tuple[str, int | None]:
-    """The root's operator, and what it makes of its own digits."""
+    """The root's operator, and its result on its own digits."""
     digits = [child for child in tree[1:] if isinstance(child, int)]
     return tree[0], value([tree[0], *digits]) if digits else None
 
 
 def guessed(data: ListOps, split: str, kind: Any) -> float:
-    """Accuracy of the class that training has most often with a tree of the same kind."""
+    """Accuracy of the most frequent class in training for trees of the same kind."""
     labels: defaultdict[Any, list[int]] = defaultdict(list)
     for tokens, label in zip(
         examples(data, "train"), data.split("train").labels.tolist(), strict=True

@@ -1,4 +1,4 @@
-"""Pairs of one's own: what becomes of the lines of a file, and what is said of bad ones."""
+"""The user's pairs of texts: reading, splits, metrics, and messages about bad files."""
 
 import copy
 import warnings

@@ -1,4 +1,4 @@
-"""How files of one's own are named in options and messages."""
+"""Paths of the user's files in options and messages."""
 
 from pathlib import Path
 

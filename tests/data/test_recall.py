@@ -1,4 +1,4 @@
-"""Multi-query associative recall: as published, whatever the sizes."""
+"""Multi-query associative recall: as published, for all sizes."""
 
 import itertools
 from collections import Counter
@@ -23,7 +23,7 @@ def recall(**options: Any) -> Recall:
 
 
 def check_example(inputs: list[int], labels: list[int], pairs: int, vocabulary: int) -> None:
-    """One example by the words of the paper."""
+    """Check one example against the description in the paper."""
     half = vocabulary // 2
     context, rest = inputs[: 2 * pairs], inputs[2 * pairs :]
     value_of = dict(zip(context[::2], context[1::2], strict=True))
@@ -92,7 +92,7 @@ def test_samples_without_replacement_are_uniform() -> None:
 
 
 def test_a_random_value_of_the_sequence_reaches_the_trivial_baseline() -> None:
-    """Answering one of the values at random is right once in ``pairs``."""
+    """Predicting a random one of the values is right once in ``pairs``."""
     data = recall(evaluation_examples=2000)
     test = data.split("test")
     values = test.inputs[:, 1:8:2]

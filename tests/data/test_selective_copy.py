@@ -1,4 +1,4 @@
-"""Selective copying: tokens among noise, by the words of the paper."""
+"""Selective copying: tokens among noise, as in the paper."""
 
 from collections import Counter
 from hashlib import blake2b

@@ -1,4 +1,4 @@
-"""Passages that texts share: counted as comparing each with each would."""
+"""Shared passages: the counts equal those of comparing all pairs."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from attention_lab.data.files.shared_passages import LENGTH, shared_passages
 
 
 def shared(text: np.ndarray, other: np.ndarray) -> int:
-    """How many passages of the other stand in a text, by Python's own comparison of bytes."""
+    """The number of passages of another text in a text, by comparing bytes."""
     known = {text[at : at + LENGTH].tobytes() for at in range(len(text) - LENGTH + 1)}
     return sum(other[at : at + LENGTH].tobytes() in known for at in range(len(other) - LENGTH + 1))
 
@@ -31,7 +31,7 @@ def test_every_shared_passage_is_counted(
 
 
 def test_passages_with_the_same_tokens_in_another_order_are_not_shared() -> None:
-    """Neither are passages that differ in one token."""
+    """Passages that differ in one token are not shared, either."""
     text = np.arange(1, 200, dtype=np.uint8)
     assert shared_passages(text, [text[::-1].copy(), np.roll(text, 1)]) == [(0, 150), (149, 150)]
     holes = text.copy()

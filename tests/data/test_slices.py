@@ -1,4 +1,4 @@
-"""Slices by length: every length in one of them, and none across what was trained on."""
+"""Slices by length: each length is in one slice, and trained lengths have their own."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The stable hash, the splits made with it, and what all data modules check."""
+"""The stable hash, the splits that it makes, and the checks of all data modules."""
 
 import doctest
 import subprocess

@@ -1,4 +1,4 @@
-"""Tables of the user's own: what is read, and what is said of bad ones."""
+"""Tab-separated files of the user: reading, and messages about bad lines."""
 
 import re
 from pathlib import Path

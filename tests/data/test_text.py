@@ -1,4 +1,4 @@
-"""A text of one's own: its windows and tokens, how little it takes, and what cannot be read."""
+"""The user's text: windows, tokens, memory, and messages about bad files."""
 
 import tracemalloc
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a text of one's own comes down to without a model: counts of the training text."""
+"""The baselines of the user's text: counts of the training text."""
 
 import math
 from collections import Counter

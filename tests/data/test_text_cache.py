@@ -1,4 +1,4 @@
-"""What is kept of a text of one's own, and when it is made again."""
+"""The cache of the token ids of the user's text."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ pytestmark = MARKS
 
 
 def made_of(path: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> bool:
-    """Whether loading a text reads it."""
+    """Whether loading a text reads the file."""
     readings = []
 
     def spy(pieces: Any) -> Any:

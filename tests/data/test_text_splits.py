@@ -1,4 +1,4 @@
-"""How a text of one's own is cut into splits, and what splits may share."""
+"""The splits of the user's text, and warnings about shared passages."""
 
 import warnings
 from pathlib import Path

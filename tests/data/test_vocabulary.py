@@ -135,7 +135,7 @@ def merged(words: dict[tuple[str, ...], int], merges: int) -> list[str]:
 
 
 def test_byte_pairs_are_the_most_frequent_ones() -> None:
-    """On words whose pairs are never equally frequent."""
+    """The words have no two pairs of equal frequency."""
     counts = {"aaab": 100, "ab": 37, "cb": 11, "cbd": 5}
     pairs = BytePairs.trained((" ".join([word] * n) for word, n in counts.items()), 264)
     spelled: Counter[tuple[str, ...]] = Counter()

@@ -1,4 +1,4 @@
-"""MNIST-1D as a dataset: the authors' waves, how they are split, and what a linear model makes."""
+"""The dataset MNIST-1D: the published waves, splits, and a linear baseline."""
 
 import random
 import sys
@@ -78,7 +78,7 @@ def test_only_the_draw_seed_changes_the_waves(small: Waveforms) -> None:
 
 
 def test_the_samples_may_be_shuffled(small: Waveforms) -> None:
-    """All waves in the same order: each sample of the one is some sample of the other."""
+    """All waves are shuffled alike: each sample is a sample of the original wave."""
     shuffled = loaded(examples=300, shuffled=True)
     places = set()
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""Run directories as training leaves them, written in a line."""
+"""Fixtures that write run directories as training does."""
 
 import csv
 import json

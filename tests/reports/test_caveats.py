@@ -1,4 +1,4 @@
-"""What speaks against a comparison is said: other data, other budgets, seeds without effect."""
+"""Caveats of a comparison: other data, other budgets, seeds without effect."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_differences_between_runs_are_caveats(
 
 
 def test_data_files_are_compared_by_their_content(write_run: WriteRun) -> None:
-    """Separate runs before and after an edit have other data; a file that was moved is the same."""
+    """An edited file is other data; a file that was moved is not."""
 
     def written(name: str, seed: int, path: str, digest: str) -> Path:
         config = {
@@ -294,7 +294,7 @@ def test_labels_with_commas_are_quoted_in_notes(write_run: WriteRun) -> None:
 
 
 def joined(tmp_path: Path, write_run: WriteRun, tunings: dict[str, object]) -> list[Path]:
-    """Sweeps over the same groups on data of their own, each with a record of its tuning."""
+    """Sweeps over the same groups on different data, each with a record of its tuning."""
     sweeps = []
     for name, tuning in tunings.items():
         jobs = []
@@ -310,7 +310,7 @@ def joined(tmp_path: Path, write_run: WriteRun, tunings: dict[str, object]) -> l
 
 
 def of_data(name: str) -> dict[str, object]:
-    """The tuning of a sweep on some data, which shares its overrides with no other."""
+    """The tuning of a sweep on its own data."""
     choices = [
         {
             "overrides": [f"a={label}", f"data={name}"],

@@ -1,4 +1,4 @@
-"""Charts show what there is, in its place, and point at what is off the scale."""
+"""Charts draw all values in place, with arrows to those beyond the axes."""
 
 import random
 import re
@@ -45,7 +45,7 @@ def test_a_single_validation_is_drawn_at_its_step(write_run: WriteRun) -> None:
 
 
 def texts(chart: str) -> list[str]:
-    """What is written in a chart, in the order of drawing: the ticks of x come first."""
+    """The texts of a chart in the order of drawing; the ticks of x come first."""
     return re.findall(r">([^<>]*[^<>\s][^<>]*)</text>", chart)
 
 
@@ -233,7 +233,7 @@ def ticks(chart: str) -> list[float]:
     ("scores", "least"), [([0.9996, 0.9998, 1.0], 1), ([0.1231, 0.1232, 0.1235], 0.5)]
 )
 def test_axes_do_not_magnify_noise(compared: Compared, scores: list[float], least: float) -> None:
-    """Differences of 0.04 points are drawn on an axis that is far longer."""
+    """Differences of 0.04 points are small on their axis."""
     comparison = compared({"a": scores, "b": scores[::-1]}, trivial_baseline={})
     found = ticks(interval_chart(comparison))
     assert max(found) - min(found) >= least

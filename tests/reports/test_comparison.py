@@ -1,4 +1,4 @@
-"""Runs are compared by what was swept, over their seeds, and doubts are said."""
+"""Runs are grouped by what was swept and compared over seeds."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""The answer, the table and the numbers say no more than the runs support."""
+"""The headline, the table and the numbers claim no more than the runs support."""
 
 import csv
 import math

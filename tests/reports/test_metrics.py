@@ -1,4 +1,4 @@
-"""The bounds of metrics, as runs record them and as names tell."""
+"""The bounds of metrics, from records of runs and from names."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_bounds_by_name(metric: str, expected: Bounds) -> None:
         ([-2, None], (-2, math.inf)),
         ([None, 3], (-math.inf, 3)),
         ([None, None], UNBOUNDED),
-        # What cannot be a pair of bounds is passed over.
+        # Invalid bounds are ignored.
         ([1, 0], (0, math.inf)),
         ([0.0], (0, math.inf)),
         ("0 to 1", (0, math.inf)),
@@ -54,7 +54,7 @@ def test_recorded_bounds_come_first(recorded: object, expected: Bounds) -> None:
 
 @pytest.mark.parametrize("predicted", ["", "a", "b", "b b b b b b"])
 def test_values_are_within_their_bounds(predicted: str) -> None:
-    """Predicting nothing, the right answer, a wrong one, or far too much."""
+    """The prediction is empty, right, wrong or far too long."""
     metric = SequenceMetrics(list(MODES), WORDS)
     metric.update([WORDS.encode(predicted)], [[tuple(WORDS.encode("a"))]])
     values = {name: float(value) for name, value in metric.compute().items()}

@@ -1,4 +1,4 @@
-"""The page holds what was compared, and styles right without any network."""
+"""The page shows the comparison without any network."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ from tests.reports.conftest import WriteRun
 
 
 def parsed(page: str) -> ElementTree.Element:
-    """The page as a tree: it is written as XML too, so that a missing end is an error."""
+    """The page as a tree, parsed as XML so that a missing end tag is an error."""
     return ElementTree.fromstring(page)
 
 

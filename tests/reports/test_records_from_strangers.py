@@ -1,4 +1,4 @@
-"""Runs from strangers in a report: nothing else is read, embedded, computed or obeyed."""
+"""Reports of runs from strangers read no other files and evaluate no text."""
 
 import base64
 import csv
@@ -26,7 +26,7 @@ SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file outside the runs, in the guise of a picture and in its own."""
+    """A file outside the runs, named as an image and not."""
     (tmp_path / "id_ed25519").write_bytes(SECRET)
     (tmp_path / "private.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8) + SECRET)
     return tmp_path
@@ -205,7 +205,7 @@ def test_a_name_with_brackets_or_escapes_is_shown_as_it_is(
     assert "\x1b[2J" not in answer.out
     assert "\x07" not in answer.out
     answer = command("report", "a[/red]b\x1b[2J")
-    assert answer.err.endswith("a[/red]b\\x1b[2J is no directory\n")
+    assert answer.err.endswith("a[/red]b\\x1b[2J is not a directory\n")
 
 
 @pytest.mark.parametrize(("lr", "is_noted"), [(0.1, False), (0.5, True)])

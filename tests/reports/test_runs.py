@@ -1,4 +1,4 @@
-"""Run directories are read as they are."""
+"""Reading run directories."""
 
 import json
 import os
@@ -56,9 +56,9 @@ def test_runs_come_by_number_then_by_start(write_run: WriteRun) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("missing", "missing is no directory"),
+        ("missing", "missing is not a directory"),
         ("empty", "empty is neither a run .* nor a sweep"),
-        ("empty/file", "file is no directory"),
+        ("empty/file", "file is not a directory"),
     ],
 )
 def test_anything_else_is_not_a_run(tmp_path: Path, path: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Intervals cover as often as they say, and agree with scipy."""
+"""Intervals have their nominal coverage and agree with scipy."""
 
 import itertools
 import math
@@ -247,7 +247,7 @@ def test_holm_does_not_count_missing_tests() -> None:
 
 
 def simulated_families(n: int, count: int = 2000) -> np.ndarray:
-    """Sweeps of a baseline and 8 mechanisms that are all alike, on n seeds: (count, 9, n).
+    """Sweeps of a baseline and 8 identical mechanisms, on n seeds: (count, 9, n).
 
     What a seed does to all of them is twice as large as what is left to chance.
     """
@@ -272,7 +272,7 @@ def test_paired_intervals_have_their_nominal_coverage(n: int) -> None:
 
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_the_family_wise_error_rate_is_at_most_5_percent(n: int) -> None:
-    """One sweep in twenty at most shows a difference that is not there.
+    """At most one sweep in twenty shows a difference that does not exist.
 
     How often is simulated with scipy on many sweeps, as a share of 500 is uncertain by 1 %; on
     the first 500 what the report would say is just that.
@@ -288,7 +288,7 @@ def test_the_family_wise_error_rate_is_at_most_5_percent(n: int) -> None:
 
 
 def test_adjusted_intervals_exclude_the_truth_in_at_most_5_percent_of_families() -> None:
-    """One family in twenty at most has an interval without the true 0; each covers in 95 %."""
+    """At most one family in twenty has an interval that excludes the true 0."""
     families, covered = simulated_families(3, 1500), []
     for baseline, *others in families:
         pairs = [(by_seed(other), by_seed(baseline)) for other in others]
@@ -319,7 +319,7 @@ def test_statistics_of_a_large_sweep_are_fast() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 8])
 def test_no_exact_test_goes_below_the_smallest_p_value(n: int) -> None:
-    """The sign-flip test, over all patterns, of the clearest data that there is."""
+    """The sign-flip test over all patterns, on data without overlap."""
     differences = np.linspace(1.0, 1.1, n)
     patterns = np.array(list(itertools.product([1, -1], repeat=n)))
     means = (patterns * differences).mean(axis=1)
@@ -361,7 +361,7 @@ def test_effect_size_of_a_published_example() -> None:
     ("n", "alone", "together"), [(3, 0.71, 1.0), (5, 0.88, 1.0), (10, 0.96, 1.0)]
 )
 def test_effect_size_is_unbiased_or_small(n: int, alone: float, together: float) -> None:
-    """Twice the deviation, met on average: by pairs that move together, less by strangers."""
+    """The true effect of 2 is the mean estimate for correlated pairs; for others it is smaller."""
     random = np.random.default_rng(0)
     for correlated, share in ((False, alone), (True, together)):
         other = random.normal(size=(10_000, n))

@@ -1,4 +1,4 @@
-"""The report in W&B: its tables and files in the group of the sweep, and nowhere without leave."""
+"""The report in W&B: tables and files in the group of the sweep, only if requested."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Servers of this machine that take no W&B runs, in several ways."""
+"""Local servers that fail to accept W&B runs in several ways."""
 
 import socket
 import threading

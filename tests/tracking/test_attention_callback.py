@@ -1,4 +1,4 @@
-"""Looking at attention while training: the true weights, and training never notices."""
+"""Recording attention during training: the weights are right, and training is the same."""
 
 import base64
 import itertools
@@ -135,7 +135,7 @@ def test_weights_are_those_of_a_direct_call(
 
 
 def _call_again(name: str, direct: dict[str, Tensor]) -> Callable[..., None]:
-    """A hook that calls its layer once more and keeps the weights it gives when asked."""
+    """A hook that calls its layer again and keeps the weights."""
 
     def hook(layer: Any, arguments: Any, named: Any) -> None:
         with torch.no_grad():
@@ -253,7 +253,7 @@ def test_different_examples_have_different_files(tmp_path: Path) -> None:
 
 
 def test_keys_of_a_target_have_the_names_of_the_input_tokens(words_run: FinishedRun) -> None:
-    """Position j of a target writes token j, and has read the one before it."""
+    """Position j of a target predicts token j, and its input is the token before."""
     for each in page(words_run.directory):
         if each["layer"] == "decoder.0.self_attention":
             assert each["columns"] == ["<s>", *each["rows"][:-1]]
@@ -299,7 +299,7 @@ def test_maps_of_predicted_targets_have_a_note(
 
 
 class Kept(WandbLogger):
-    """A logger that keeps what it is given."""
+    """A logger that keeps what is logged."""
 
     def __init__(self) -> None:
         self.logged: dict[str, Any] = {}

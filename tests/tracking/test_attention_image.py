@@ -1,4 +1,4 @@
-"""Pictures of attention maps: the right cell, in the right shade, beside the right name."""
+"""Images of attention maps: cells, colours and names are right."""
 
 import io
 import time
@@ -38,14 +38,14 @@ def attention_map(
 
 
 def changed(one: Image.Image, other: Image.Image) -> Box:
-    """Where two pictures differ: left, top, right, bottom."""
+    """The box in which two images differ: left, top, right, bottom."""
     box = ImageChops.difference(one, other).getbbox()
     assert box is not None, "the pictures are equal"
     return box
 
 
 def cell(shape: tuple[int, int, int], head: int, row: int, column: int) -> Box:
-    """Where a picture shows one weight."""
+    """The box of one weight in an image."""
     weights = torch.zeros(shape)
     before = render(attention_map(weights))
     weights[head, row, column] = 1.0
@@ -132,7 +132,7 @@ def test_weights_below_0_are_red_and_beyond_1_as_dark_as_1() -> None:
 
 
 def test_the_colour_scale_covers_the_range_of_the_weights() -> None:
-    """Three different weights that look alike stand over three different scales."""
+    """Maps with different ranges have different scales."""
     pictures = [
         render(attention_map(torch.tensor([[[1.0, weight]]]), ["a"], ["a", "b"]))
         for weight in (0.0, 1e-9, -1e-9)
@@ -167,7 +167,7 @@ def test_a_note_is_below_the_cells() -> None:
 
 @pytest.mark.parametrize("length", [64, 128, 300])
 def test_names_of_alternating_kinds_are_both_shown(length: int) -> None:
-    """As keys and values do."""
+    """Keys and values alternate, for example."""
     weights, none = torch.zeros(1, length, length), [""] * length
     plain = render(attention_map(weights, none, none))
     for kind in (0, 1):
@@ -293,7 +293,7 @@ def oklab_lightness(rgb: Tensor) -> Tensor:
 
 
 def test_drawing_is_faster_than_saving() -> None:
-    """What is drawn during training must not be what training waits for."""
+    """Drawing during training must not slow it down."""
     some = attention_map(torch.rand(8, 10, 10))
     picture = render(some)
     assert fastest(lambda: render(some)) < fastest(lambda: picture.save(io.BytesIO(), "png"))

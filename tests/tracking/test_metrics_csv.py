@@ -1,4 +1,4 @@
-"""metrics.csv: nothing that was logged is lost, and what comes after a checkpoint can be undone."""
+"""metrics.csv: no logged row is lost, and rows after a checkpoint can be removed."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""How a run stands, for other processes and on the screen."""
+"""Progress of a run, for other processes and on the terminal."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ METRICS = {
 
 
 def trainer(step: int, metrics: dict[str, torch.Tensor] = METRICS) -> Any:
-    """As much of a Trainer as progress needs."""
+    """A Trainer with the attributes that progress needs."""
     return SimpleNamespace(
         global_step=step, estimated_stepping_batches=100.0, callback_metrics=metrics
     )
@@ -31,7 +31,7 @@ def trainer(step: int, metrics: dict[str, torch.Tensor] = METRICS) -> Any:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Time that passes when a test says so."""
+    """A clock that a test advances."""
     clock = SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(module, "time", clock)

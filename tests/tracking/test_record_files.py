@@ -1,4 +1,4 @@
-"""Records from strangers: refused in one line, in bounded time and memory."""
+"""Records from strangers are refused in one line, in bounded time and memory."""
 
 import json
 import os

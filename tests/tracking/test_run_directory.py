@@ -1,4 +1,4 @@
-"""The plain files of a run: always whole, always true."""
+"""The record files of a run are always complete and right."""
 
 import errno
 import fcntl
@@ -48,7 +48,7 @@ CONFIG = {"seed": 0, "trainer": {"max_epochs": 2, "enable_progress_bar": True}}
 
 
 def seconds_ago(moment: str) -> float:
-    """How long ago a moment was; it must say in which time zone it is."""
+    """The time since a moment, which must have a time zone."""
     then = datetime.fromisoformat(moment)
     assert then.utcoffset() == timedelta(0)
     return (datetime.now(UTC) - then).total_seconds()
@@ -191,7 +191,7 @@ def test_progress_is_written_at_once(tmp_path: Path) -> None:
 def test_a_process_killed_after_its_result_leaves_a_finished_run(
     status: str, afterwards: str, tmp_path: Path
 ) -> None:
-    """As while a logger uploads: who launched it must not say that the run has not finished."""
+    """As while a logger uploads: the launcher must not record that the run has not finished."""
     record = RunRecord(unchecked(CONFIG, tmp_path))
     record.finish({"test": {}})
     record.close()
@@ -219,7 +219,7 @@ def test_a_run_finishes_with_its_result(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_has_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who reads "finished" will find result.json: it is written first."""
+    """result.json is written before the status "finished"."""
     written: list[str] = []
     write = run_directory.write_atomically
 
@@ -260,7 +260,7 @@ def test_the_exception_that_ends_a_run_becomes_its_status(
 
 @pytest.fixture(autouse=True)
 def fresh_code_version() -> Iterator[None]:
-    """What a process looks up once, looked up anew for each test."""
+    """Clears the cached code version for each test."""
     code_version.code_version.cache_clear()
     yield
     code_version.code_version.cache_clear()
@@ -309,7 +309,7 @@ def test_resuming_with_other_code_is_a_warning(
     status = read(begun)
     status |= {"git_revision": "abc", "versions": status["versions"] | {"torch": "1.0"}}
     (begun / "status.json").write_text(json.dumps(status))
-    message = rf"begun with other code \(torch was 1\.0, is {re.escape(version('torch'))}\)"
+    message = rf"started with other code \(torch was 1\.0, is {re.escape(version('torch'))}\)"
     with pytest.warns(UserWarning, match=message):
         RunRecord(unchecked(CONFIG, begun)).close()
     with warnings.catch_warnings():
@@ -456,7 +456,7 @@ def test_a_directory_with_other_files_is_no_run(tmp_path: Path) -> None:
 def test_there_is_no_moment_with_an_empty_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever watches a sweep must not take a run that just starts for a broken one."""
+    """`--watch` must not show a run that just starts as failed."""
     seen: list[str] = []
 
     def look() -> str:

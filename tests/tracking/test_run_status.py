@@ -26,7 +26,7 @@ RESULT = {"monitor": "loss", "mode": "min", "validation": {"loss": 0.5}}
 def test_a_finished_run_needs_its_result(
     result: str | None, status: str, reason: str | None, tmp_path: Path
 ) -> None:
-    """Without it, the same command resumes the run, and takes seconds."""
+    """Without its result, the same command resumes the run."""
     with RunRecord(unchecked({"seed": 0}, tmp_path)) as record:
         record.finish({})
     (tmp_path / "result.json").unlink()

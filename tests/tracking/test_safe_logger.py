@@ -1,4 +1,4 @@
-"""Loggers that fail in every way there is, and the runs that they do not cost anything."""
+"""Runs continue if their loggers fail."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ from tests.runs import train
 
 
 class Faulty(DummyLogger):
-    """A Lightning logger of which one method raises, from its n-th call on."""
+    """A Lightning logger; one of its methods raises from the n-th call on."""
 
     def __init__(self, method: str, after: int, error: Exception) -> None:
         super().__init__()

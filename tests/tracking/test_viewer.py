@@ -1,4 +1,4 @@
-"""The page of attention maps: true weights, safe text, no network, and a script that runs."""
+"""The viewer of attention maps: right weights, safe text, no network, a working script."""
 
 import base64
 import json
@@ -147,7 +147,7 @@ for (const key of ["ArrowLeft", "ArrowDown"])
 
 
 def rendered(page: str, folder: Path) -> tuple[str, str]:
-    """The document after Chromium has run its scripts, and what they complained about."""
+    """The document after Chromium has run its scripts, and their errors."""
     if CHROMIUM is None:
         pytest.skip("needs chromium to run the page's script")
     (folder / "page.html").write_text(page, "utf-8")
@@ -243,7 +243,7 @@ def test_the_scale_of_the_viewer_explains_the_colours(tmp_path: Path) -> None:
 
 
 def scale(document: str) -> list[str]:
-    """What stands at the scale."""
+    """The labels of the scale."""
     (inside,) = re.findall(r'<div id="scale">(.*?)</div>', document, re.DOTALL)
     return re.findall(r"<span[^>]*>([^<]*)</span>", inside)
 

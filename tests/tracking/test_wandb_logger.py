@@ -1,4 +1,4 @@
-"""One W&B run for each training run, and nothing sent anywhere unless the user is logged in."""
+"""One W&B run for each training run; nothing is uploaded unless the user is logged in."""
 
 import json
 import os
@@ -29,7 +29,7 @@ DEFAULT_HOST = str(urlparse(wandb.Settings().base_url).netloc)
 
 
 def forget_login(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """Makes this process one of a user who has never heard of W&B."""
+    """Makes this process one of a user without W&B settings."""
     for name in list(os.environ):
         if name.startswith("WANDB_") and name != "WANDB_SERVICE":
             patch.delenv(name)
@@ -38,7 +38,7 @@ def forget_login(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 class Stored(NamedTuple):
-    """What an offline W&B run holds, as `wandb sync` would send it."""
+    """The content of an offline W&B run, as `wandb sync` would upload it."""
 
     run: Any
     config: dict[str, Any]
@@ -103,7 +103,7 @@ def stored(directory: Path) -> Stored:
 
 
 def when_written(directory: Path) -> Stored:
-    """What a W&B run holds, once its service has written the end of it."""
+    """The content of a W&B run, after its service has finished writing."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -192,7 +192,7 @@ def test_no_wandb_files_without_wandb(digits_run: Any) -> None:
 def test_a_run_that_resumes_is_the_same_wandb_run(
     sweep: Path, tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Offline each process has a directory of its own, whose name has the second in it."""
+    """Offline, each process has its own directory, named by the second."""
     forget_login(monkeypatch, sweep.parent)
     directory = sweep / "crashed"
     before = stored(directory)
@@ -207,7 +207,7 @@ def test_a_run_that_resumes_is_the_same_wandb_run(
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What wandb.init is called with, which starts nothing; the user is not logged in."""
+    """The arguments of wandb.init, which starts nothing; the user is not logged in."""
     calls: list[dict[str, Any]] = []
 
     def init(**options: Any) -> Any:
@@ -221,7 +221,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, A
 
 
 def mode(started: list[dict[str, Any]], option: Any = "auto") -> str:
-    """Where a run would go: "online", "offline", or "off" if there would be none."""
+    """The mode of a run: "online", "offline" or "off"."""
     before = dict(os.environ)
     logger = LoggerOptions(wandb=option).logger(Path("outputs/sweep/run"), "sweep", {"seed": 1})
     assert os.environ.get("WANDB_MODE") == before.get("WANDB_MODE")
@@ -377,7 +377,7 @@ def test_a_server_that_accepts_no_runs_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It is logged offline, with the same id, as if nobody were logged in."""
+    """The run is logged offline with the same id."""
     forget_login(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", key)
@@ -401,7 +401,7 @@ def test_a_server_that_accepts_no_runs_is_one_line(
 def test_a_killed_wandb_service_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was logged until then is on disk, and so is what is logged afterwards."""
+    """Everything logged before and after that is on disk."""
     forget_login(monkeypatch, tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(LoggerOptions, "mode", lambda _: ("online", "as if it were"))

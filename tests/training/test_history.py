@@ -67,7 +67,7 @@ def test_the_area_under_a_curve_is_the_integral_over_the_range(
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that a test advances."""
 
     now = 100.0
 

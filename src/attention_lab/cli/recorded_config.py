@@ -97,7 +97,7 @@ def _without_interpolations(run: Path, value: Any, given: Collection[str], path:
         return value
     if path not in given:
         raise WrongCommand(
-            f"--from {run}: {path} is {value!r}, and no variable of a recorded config is looked "
-            f"up; give its value, as {path}=…"
+            f"--from {run}: {path} is {value!r}, and variables of a recorded config are not "
+            f"resolved; give its value, as {path}=…"
         )
     return MISSING

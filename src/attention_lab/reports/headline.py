@@ -45,18 +45,18 @@ def headline(comparison: Comparison) -> str:
 
 
 def seeds_caveat(comparison: Comparison) -> str:
-    """What so few seeds cannot show, in one sentence; "" for fewer than two groups."""
+    """The limits of a test with few seeds, in one sentence; "" for fewer than two groups."""
     ranked = comparison.ranking.means
     if len(ranked) < 2:
         return ""
     most = max(interval.n for _, interval in ranked)
     if most < ENOUGH_SEEDS:
         few = {1: "One seed has", 2: "Two seeds have"}[most]
-        return f"{few} no interval and no test: what another seed would give is not known."
+        return f"{few} no interval and no test, so the result of another seed is not predictable."
     least = smallest_p_value(most)
     return (
         f"With {most} seeds no test gives a p below {least:.2g} unless it assumes a distribution; "
-        "a smaller one, as of the t-test here, rests on differences that are normal."
+        "a smaller p of the t-test here assumes normally distributed differences."
     )
 
 

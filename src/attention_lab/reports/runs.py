@@ -108,7 +108,7 @@ def read_runs(paths: Iterable[Path]) -> list[RecordedRun]:
 
 def _runs_at(path: Path) -> list[RecordedRun]:
     if not path.is_dir():
-        raise NotARun(f"{path} is no directory")
+        raise NotARun(f"{path} is not a directory")
     if (path / "status.json").exists():
         return [_read_run(path)]
     sweep = _read_sweep(path)

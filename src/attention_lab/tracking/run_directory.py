@@ -38,7 +38,7 @@ SWEEP = "sweep.json"
 
 #: The error of a run that stopped because the disk was full.
 DISK_FULL = "no room left on the disk"
-#: Maximum number of characters of an error in a record, so that the record stays readable.
+#: The most characters of an error in a record.
 LONGEST_ERROR = 10_000
 
 
@@ -308,7 +308,7 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def _warn_of_versions(directory: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warn if the code has changed since the run began: it may compute something else."""
+    """Warn if the code has changed since the run was started, which may change its result."""
     before, today = (
         {"source": status.get("git_revision"), **status["versions"]}
         for status in (then if "versions" in then else now, now)
@@ -319,8 +319,8 @@ def _warn_of_versions(directory: Path, then: Mapping[str, Any], now: Mapping[str
         if before[name] != today.get(name)
     ]
     if changed:
-        message = f"{directory} was begun with other code ({'; '.join(changed)})"
-        warnings.warn(f"{message}, so it may not end as it would have", stacklevel=3)
+        message = f"{directory} was started with other code ({'; '.join(changed)})"
+        warnings.warn(f"{message}: its result may differ from that of one version", stacklevel=3)
 
 
 def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

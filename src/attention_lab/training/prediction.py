@@ -19,7 +19,7 @@ from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 #: Tokens that a language model generates by default, if it has positions for them.
 _DEFAULT_LENGTH = 100
 
-_NOT_TEXT = "{} is not made of text; there is nothing to read"
+_NOT_TEXT = "{} is not a dataset of text, so its models cannot read lines of text"
 
 
 class CannotPredict(ValueError):
@@ -244,5 +244,5 @@ def _predictions(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iter
             except ValueError as error:
                 problem, _, advice = str(error).partition("; ")
                 # The advice is about training another model.
-                works = "; shorter lines can be read" if advice else ""
+                works = "; use shorter lines" if advice else ""
                 raise BadLine(f"line {number}: {problem}{works}") from error

@@ -116,8 +116,8 @@ class Labels(ClassificationDataModule):
         super().load_state_dict(state_dict)
         if state_dict["classes"] != self.classes:
             raise ValueError(
-                "data: the labels are not the checkpoint's, so the data has changed since; "
-                "evaluate it as it was, or train again"
+                "data: the labels are not the checkpoint's, so the data has changed since "
+                "training; restore it, or train again"
             )
 
     def restore(self, state: Mapping[str, Any]) -> None:
