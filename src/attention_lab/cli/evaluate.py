@@ -38,10 +38,7 @@ def run(arguments: Sequence[str]) -> int:
                 return fail(f"{chosen.run} is for {task}, which has no beam search", 2)
             trained = restored(chosen.run, chosen.checkpoint, decoding)
             metrics = evaluate(trained, chosen.split)
-            baselines = {
-                "trivial baseline": trained.data.trivial_baseline(chosen.split),
-                **trained.data.shortcut_baselines(chosen.split),
-            }
+            baselines = trained.data.baselines(chosen.split)
             checksum = checksum_of(chosen.run / "checkpoints" / f"{chosen.checkpoint}.ckpt")
     except UnusableRun as error:
         return fail(str(error), 1)

@@ -60,11 +60,8 @@ def _facts(name: str, extra: Path | None) -> str:
         check_node("data", config["data"], SplitDataModule)
         data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
         data.setup()
-        known = {
-            "trivial baseline": data.trivial_baseline("test"),
-            **data.shortcut_baselines("test"),
-        }
-        marks = [f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known.items()]
+        known = data.baselines("test").items()
+        marks = [f"{label} {metrics[data.monitor]:.3g}" for label, metrics in known]
     except Exception as error:  # also of a user's dataset: the others are still listed
         return f"not loaded: {' '.join(str(error).split()) or type(error).__name__}"
     sizes = " / ".join(f"{len(data.split(split).lengths()):,}" for split in SPLITS)

@@ -61,15 +61,7 @@ def report(
 ) -> int:
     """Compare the runs of sweeps; returns 1 if files cannot be used, 2 for wrong arguments.
 
-    Args:
-        sweeps: directories of sweeps or runs.
-        baseline: the group to compare with, by label or overrides.
-        output: output directory; None means the sweep or, for several, a directory with their names
-            beside the first. An evaluation gets a subdirectory, so that it does not replace the
-            report of the runs' own test metrics.
-        metric: the test metric to compare by; None means the monitored one.
-        wandb: whether to also log the report to W&B.
-        evaluation: the evaluation to compare, as "num_beams=5"; None: the runs' own test metrics.
+    The arguments are the options of the command; ``sweeps`` are directories of sweeps or runs.
     """
     # Matplotlib would warn if it cannot cache its fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -116,7 +108,10 @@ def _log_to_wandb(comparison: "Comparison", directory: Path) -> int:
 
 
 def _output_directory(sweeps: Sequence[Path], evaluation: str | None) -> Path:
-    """The default output directory: different for other runs and for other evaluations.
+    """The default output directory: the sweep or, for several, one named after them.
+
+    An evaluation has a subdirectory, so that it does not replace the report of the runs' own test
+    metrics.
 
     Raises:
         ValueError: if it is a symbolic link.

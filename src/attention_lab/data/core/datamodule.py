@@ -67,6 +67,11 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """Metrics on a split of baselines that do well without solving the task, by name."""
         return {}
 
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Metrics on a split of the trivial baseline and of the shortcut baselines, by name."""
+        trivial = {"trivial baseline": self.trivial_baseline(split)}
+        return trivial | self.shortcut_baselines(split)
+
     def slices(self, split: str) -> Slices | None:
         """The slices that a split's accuracy is broken down by; None means no breakdown."""
         return None

@@ -36,8 +36,6 @@ def by_length(
         what: the name of the length.
 
     Example:
-        >>> by_length(1, 30, len, at_most=3).names
-        ['length=1-10', 'length=11-20', 'length=21-30']
         >>> by_length(1, 30, len, at_most=3, trained=(1, 25)).names
         ['length=1-13', 'length=14-25', 'length=26-30']
     """

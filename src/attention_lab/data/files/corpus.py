@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from itertools import takewhile
@@ -194,22 +194,30 @@ def load_corpus(
         accept(known.counts)
         return known
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+        with _partial_directory(home) as partial:
+            vocabulary = build_vocabulary(tokens, read_texts(splits["train"]), size)
+            accept(_write(partial, splits, vocabulary))
+            if _key(splits, tokens, size) != key:
+                raise ValueError("a text file changed while it was read; run the command again")
+            _put(partial, directory)
     except OSError as error:
-        raise ValueError(_not_kept(home, error)) from None
-    try:
-        accept(_write(partial, splits, build_vocabulary(tokens, read_texts(splits["train"]), size)))
-        if _key(splits, tokens, size) != key:
-            raise ValueError("a text file changed while it was read; run the command again")
-        _put(partial, directory)
-    except OSError as error:
-        raise ValueError(_not_kept(home, error)) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise ValueError(
+            f"cannot cache token ids in {home}: {error}; set XDG_CACHE_HOME to another directory"
+        ) from None
     made = _read(directory)
     assert made is not None
     return made
+
+
+@contextmanager
+def _partial_directory(home: Path) -> Iterator[Path]:
+    """A new directory in ``home``, removed at the end unless it was renamed."""
+    home.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _key(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> str:
@@ -308,10 +316,6 @@ def _not_utf8(path: Path, place: int) -> str:
             before += len(block)
         byte = file.read(1)
     return f"{shown(path)}, line {line}: byte {place + 1} of the file (0x{byte.hex()}) is not UTF-8"
-
-
-def _not_kept(home: Path, error: OSError) -> str:
-    return f"cannot cache token ids in {home}: {error}; set XDG_CACHE_HOME to another directory"
 
 
 def _absolute(path: str) -> Path:
