@@ -21,7 +21,7 @@ class Copy(SymbolPairs):
     Arguments and errors are those of :class:`SymbolPairs`.
     """
 
-    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    def target(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         return symbols
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:

@@ -192,7 +192,7 @@ class SymbolPairs(GeneratedPairs):
         return [[id for id in row if id != PAD] for row in self.split(split).source.tolist()]
 
     @abstractmethod
-    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    def target(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """The targets (N, W), as long as their sources; values after the end are ignored.
 
         Args:
@@ -205,7 +205,7 @@ class SymbolPairs(GeneratedPairs):
     ) -> tuple[Rows, Rows]:
         lengths = random.integers(shortest, longest + 1, size=(count, 1))
         symbols = random.integers(self.symbols, size=(count, longest))
-        return (symbols, lengths), (self.answer(symbols, lengths), lengths)
+        return (symbols, lengths), (self.target(symbols, lengths), lengths)
 
 
 def backwards(numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

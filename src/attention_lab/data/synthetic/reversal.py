@@ -24,7 +24,7 @@ class Reverse(SymbolPairs):
     Arguments and errors are those of :class:`SymbolPairs`.
     """
 
-    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    def target(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         return backwards(symbols, lengths)
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:

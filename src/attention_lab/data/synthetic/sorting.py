@@ -23,7 +23,7 @@ class Sort(SymbolPairs):
     Arguments and errors are those of :class:`SymbolPairs`.
     """
 
-    def answer(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    def target(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         absent = np.arange(symbols.shape[1]) >= lengths
         return np.sort(np.where(absent, self.symbols, symbols), axis=1)  # they go to the end
 
