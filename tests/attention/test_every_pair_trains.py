@@ -1,6 +1,7 @@
 """Every pair of axis members trains together: no NaN, the loss falls, and all of it learns."""
 
 from itertools import combinations, product
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,20 @@ DEAD = {
 }
 
 
+def composed_pair(pair: tuple[str, str]) -> dict[str, Any]:
+    """The config of a pair, of which each member is composed once for all its pairs."""
+    node = dict(compose_attention(None, "scaled_dot_product"))
+    for option in pair:
+        axis = option.removeprefix("attention/").partition("=")[0]
+        node[axis] = compose_attention(None, "scaled_dot_product", option)[axis]
+    return node
+
+
+def test_a_pair_is_composed_from_its_members() -> None:
+    pair = ("attention/score=general", "attention/mask=sliding_window")
+    assert composed_pair(pair) == compose_attention(None, "scaled_dot_product", *pair)
+
+
 def test_the_axes_are_as_wide_as_promised() -> None:
     sizes = {axis: len(group_options(f"attention/{axis}")) for axis in AXES}
     assert sizes["score"] >= 8
@@ -46,13 +61,12 @@ def test_the_axes_are_as_wide_as_promised() -> None:
 @pytest.mark.parametrize("pair", DEAD, ids="-".join)
 def test_a_pair_that_could_not_see_is_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match=DEAD[pair]):
-        create(compose_attention(None, "scaled_dot_product", *pair))(WIDTH)
+        create(composed_pair(pair))(WIDTH)
 
 
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in DEAD], ids="-".join)
 def test_a_pair_trains(pair: tuple[str, str]) -> None:
-    node = compose_attention(None, "scaled_dot_product", *pair)
-    layer: AttentionLayer = create({**node, "num_heads": 2})(WIDTH)
+    layer: AttentionLayer = create({**composed_pair(pair), "num_heads": 2})(WIDTH)
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
     x = torch.randn(8, 12, WIDTH)
     wanted = x.cumsum(1) / torch.arange(1, 13).view(1, 12, 1)  # the mean of what was so far
