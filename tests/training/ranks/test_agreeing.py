@@ -1,8 +1,13 @@
 """What processes find out together before they train, and refuse."""
 
-import json
+import multiprocessing
+import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +15,9 @@ import pytest
 import torch
 
 from attention_lab.config.components import ConfigError
-from attention_lab.config.resolve import RunConfig
+from attention_lab.config.resolve import RunConfig, RunSpec, resolve
 from attention_lab.tracking.run_directory import RunExists
+from attention_lab.training import run
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.launch import check_devices
 from tests.conftest import Compose
@@ -75,62 +81,85 @@ def test_another_number_of_processes_than_devices_is_refused(
         check_devices(RunConfig(tiny_digits()))
 
 
-def test_an_error_in_one_process_is_raised_in_all(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import os\n"
-        "from attention_lab.training.distributed import process_group\n"
-        "def make():\n"
-        "    if os.environ['RANK'] == '1': raise ValueError('one of us')\n"
-        "try:\n"
-        "    with process_group.initialized(make, 'cpu'):\n"
-        "        print('met')\n"
-        "except ValueError as error:\n"
-        "    print(f'{error}\\n', end='')\n"
-    )
-    assert torchrun(script).count("one of us") == 2
+def on_rank(
+    rank: int, port: int, answer: Connection, act: Callable[..., Any], arguments: Sequence[Any]
+) -> None:
+    """In a process of its own: send what a function returns on a rank that torchrun started."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    answer.send(act(*arguments))
 
 
-def test_what_processes_agree_on(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import torch\n"
-        "from attention_lab.training.distributed import process_group\n"
-        "with process_group.initialized(lambda: None, 'cpu'):\n"
-        "    me = process_group.rank()\n"
-        "    found = [process_group.any_rank(me == 1), process_group.any_rank(False)]\n"
-        "    found.append(process_group.all_gather(me * 10))\n"
-        "    sums = process_group.all_reduce_sum([me, 3], torch.device('cpu')).tolist()\n"
-        "    found += [process_group.broadcast(me + 5), sums]\n"
-        "    found += [process_group.is_rank_zero() == (me == 0)]\n"
-        "print(f'{found} {process_group.is_distributed()}\\n', end='')\n"  # at once, or lines mix
-    )
+def on_two_ranks(act: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What a function returns on two ranks: forked, as torchrun imports everything three times."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["attention_lab.training.run"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    answers = []
+    for rank in range(2):
+        answer, sender = context.Pipe(duplex=False)
+        context.Process(target=on_rank, args=(rank, port, sender, act, arguments)).start()
+        sender.close()
+        answers.append(answer)
+    assert all(answer.poll(120) for answer in answers)
+    return [answer.recv() for answer in answers]
+
+
+def meet_unless_rank_1_fails() -> str:
+    def make() -> None:
+        if os.environ["RANK"] == "1":
+            raise ValueError("one of us")
+
+    try:
+        with process_group.initialized(make, "cpu"):
+            return "met"
+    except ValueError as error:
+        return str(error)
+
+
+def test_an_error_in_one_process_is_raised_in_all() -> None:
+    assert all("one of us" in said for said in on_two_ranks(meet_unless_rank_1_fails))
+
+
+def agree() -> tuple[list[Any], bool]:
+    with process_group.initialized(lambda: None, "cpu"):
+        me = process_group.rank()
+        found: list[Any] = [process_group.any_rank(me == 1), process_group.any_rank(False)]
+        found.append(process_group.all_gather(me * 10))
+        sums = process_group.all_reduce_sum([me, 3], torch.device("cpu")).tolist()
+        found += [process_group.broadcast(me + 5), sums]
+        found += [process_group.is_rank_zero() == (me == 0)]
+    return found, process_group.is_distributed()
+
+
+def test_what_processes_agree_on() -> None:
     expected = [True, False, [0, 10], 5, [1, 6], True]
-    assert torchrun(script).count(f"{expected} False") == 2
+    assert on_two_ranks(agree) == [(expected, False)] * 2
+
+
+def train_with_a_signal_to_rank_1(config: dict[str, Any], directory: Path) -> str:
+    def build(config: RunConfig) -> Any:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return built(config)
+
+    built = run.build
+    run.build = build
+    try:
+        return str(run.train(RunSpec(resolve(config), directory)))
+    except SystemExit as error:
+        return f"{error}, {error.code}"
 
 
 def test_a_signal_before_the_processes_have_met_stops_all(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
     """One that has heard nothing must not wait in vain for one that has."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import json, os, pathlib, signal, sys\n"
-        "from attention_lab.config.resolve import RunSpec, resolve\n"
-        "from attention_lab.training import run\n"
-        "def build(config):\n"
-        "    if os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGUSR2)\n"
-        "    return built(config)\n"
-        "built, run.build = run.build, build\n"
-        "try:\n"
-        "    spec = RunSpec(resolve(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]))\n"
-        "    done = run.train(spec)\n"
-        "except SystemExit as error:\n"
-        "    done = f'{error}, {error.code}'\n"
-        "print(f'{done}\\n', end='')\n"
-    )
-    said = torchrun(script, json.dumps(config), tmp_path / "run")
-    assert sorted(said.split("\n")) == ["", "None", "SIGUSR2, 1"]
+    said = on_two_ranks(train_with_a_signal_to_rank_1, config, tmp_path / "run")
+    assert sorted(said) == ["None", "SIGUSR2, 1"]
     assert not (tmp_path / "run").exists()
 
 
