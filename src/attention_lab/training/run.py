@@ -1,14 +1,16 @@
 """Training, testing and recording a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.attention import attention_layers
 from attention_lab.config.resolve import RunConfig, RunSpec
+from attention_lab.data.core.metric_info import metric_info
 from attention_lab.printing import echo
 from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunRecord, how_to_resume
@@ -134,7 +136,7 @@ def _result(run: Run, fitted: Fitted, threshold: float) -> RunResult:
         "task": data.task,
         "monitor": data.monitor,
         "mode": mode,
-        "bounds": {k: list(ends) for k, ends in run.task.metric_bounds().items() if k in test},
+        "bounds": _bounds(test, run.task.metric_bounds()),
         "validation": _without_prefix(best.metrics),
         "last": _without_prefix(last.metrics),
         "test": test,
@@ -157,6 +159,18 @@ def _result(run: Run, fitted: Fitted, threshold: float) -> RunResult:
         "backends": {
             name: layer.backend.name for name, layer in attention_layers(run.task.model).items()
         },
+    }
+
+
+def _bounds(
+    metrics: Iterable[str], declared: Mapping[str, tuple[float, float | None]]
+) -> dict[str, list[float | None]]:
+    """The smallest and largest value of each metric, as declared or from its name."""
+    names = [name for name in metrics if "/" not in name]  # slices have the bounds of the whole
+    known = {name: declared.get(name, metric_info(name).bounds) for name in names}
+    return {
+        name: [end if end is not None and isfinite(end) else None for end in ends]
+        for name, ends in known.items()
     }
 
 

@@ -84,7 +84,10 @@ class AttentionTask(LightningModule, ABC):
         """The metrics of the batches since the last call, by name; they are reset."""
 
     def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
-        """The smallest and largest possible value of each metric; None means unbounded."""
+        """The smallest and largest value of metrics whose names do not imply them.
+
+        None means unbounded.
+        """
         return {}
 
     @abstractmethod

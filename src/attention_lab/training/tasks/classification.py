@@ -1,7 +1,5 @@
 """Sequence classification."""
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,9 +49,6 @@ class Classification(AttentionTask):
 
     def compute_metrics(self, split: Split) -> dict[str, Tensor]:
         return {"loss": computed(self.mean_loss), "accuracy": computed(self.accuracy)}
-
-    def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
-        return {"loss": (0.0, None), "accuracy": (0.0, 1.0)}
 
     def record_attention(self, batch: LabelledSequences) -> None:
         self.model(batch.inputs)

@@ -1,7 +1,6 @@
 """Language modeling: predicting the next token."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -72,15 +71,6 @@ class LanguageModel(AttentionTask):
         if len(positions) < len(labels):  # else a copy is not needed
             states, labels = states[positions], labels[positions]
         return self.model.lm_head(states), labels, positions
-
-    def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
-        return {
-            "loss": (0.0, None),
-            "perplexity": (1.0, None),
-            "accuracy": (0.0, 1.0),
-            "sequence_accuracy": (0.0, 1.0),
-            "bits_per_character": (0.0, None),
-        }
 
     def record_attention(self, batch: LabelledPositions) -> None:
         self.model.hidden_states(batch.inputs)

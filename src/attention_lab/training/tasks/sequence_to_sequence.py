@@ -117,11 +117,9 @@ class SequenceToSequence(AttentionTask):
         }
 
     def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
-        return {
-            "loss": (0.0, None),
-            "token_accuracy": (0.0, 1.0),
-            **getattr(self.sequence_metrics, "bounds", {}),
-        }
+        bounds: Mapping[str, tuple[float, float | None]]
+        bounds = getattr(self.sequence_metrics, "bounds", {})
+        return bounds
 
     def record_attention(self, batch: SequencePairs) -> None:
         self.model(batch.source, batch.target[:, :-1])
