@@ -27,7 +27,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
-from attention_lab.training.build import Run, build
+from attention_lab.training.build import BuiltRun, build
 from attention_lab.training.run import train
 
 LAYERS, HEADS, WIDTH, LENGTH, BATCH = 4, 4, 128, 64, 12
@@ -84,7 +84,7 @@ def around_a_gpt(config: Mapping[str, Any]) -> Iterator[None]:
     return loop(run, model, config)
 
 
-def loop(run: Run, model: nn.Module, config: Mapping[str, Any]) -> Iterator[None]:
+def loop(run: BuiltRun, model: nn.Module, config: Mapping[str, Any]) -> Iterator[None]:
     """A plain training loop; yields after each step."""
     steps = config["trainer"]["max_steps"]
     first, second = config["optimizer"]["betas"]

@@ -41,7 +41,7 @@ def launch(config: Config, directory: Path, overrides: Sequence[str] = ()) -> di
     return cast(dict[str, Any], launcher.launch(spec(config, directory, overrides)))
 
 
-def build(config: Config, data: SplitDataModule[Any] | None = None) -> builder.Run:
+def build(config: Config, data: SplitDataModule[Any] | None = None) -> builder.BuiltRun:
     """Build the run of a composed config."""
     return builder.build(resolve(config), data)
 

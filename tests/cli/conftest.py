@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from attention_lab.cli import main
-from attention_lab.training.build import Run
+from attention_lab.training.build import BuiltRun
 from attention_lab.training.evaluation import restored
 from tests.cli.letters import language_run
 from tests.conftest import Compose, FinishedRun
@@ -113,7 +113,7 @@ def fresh(*arguments: str, cwd: Path, python: Path = Path(sys.executable)) -> An
 
 
 @pytest.fixture(scope="session")
-def words(words_run: FinishedRun) -> Run:
+def words(words_run: FinishedRun) -> BuiltRun:
     """The run on words with the weights of its best checkpoint."""
     run = restored(words_run.directory)
     run.task.cpu().eval()

@@ -11,14 +11,14 @@ from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataM
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.decoding import beam_search
 from attention_lab.tracking.record_files import read_record
-from attention_lab.training.build import Run
+from attention_lab.training.build import BuiltRun
 from tests.cli.conftest import Command
 from tests.conftest import Compose, FinishedRun
 from tests.runs import build
 
 
 def test_a_run_can_be_evaluated_with_beam_search(
-    command: Command, words_run: FinishedRun, words: Run
+    command: Command, words_run: FinishedRun, words: BuiltRun
 ) -> None:
     beam = ["--num-beams", "5", "--length-penalty", "2.0", "--split", "validation"]
     answer = command("evaluate", str(words_run.directory), *beam)

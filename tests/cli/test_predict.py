@@ -10,7 +10,7 @@ import torch
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, Words
 from attention_lab.models.decoding import beam_search, greedy_search
-from attention_lab.training.build import Run
+from attention_lab.training.build import BuiltRun
 from attention_lab.training.prediction import Predictor
 from tests.cli.conftest import Ask
 from tests.conftest import Compose, FinishedRun
@@ -19,7 +19,7 @@ from tests.runs import train
 WORDS = ["tomato", "a", "", "knightly", "it's", "zoo", "   "]
 
 
-def pronounced(run: Run, word: str, **beam: Any) -> str:
+def pronounced(run: BuiltRun, word: str, **beam: Any) -> str:
     """The prediction for one word, without the code under test."""
     assert isinstance(run.data, SequenceToSequenceDataModule)
     ids = run.data.source_vocabulary.encode(word.strip(" "))
@@ -32,7 +32,7 @@ def pronounced(run: Run, word: str, **beam: Any) -> str:
 
 @pytest.mark.parametrize("batch", [[], ["--batch", "1"], ["--batch", "3"]])
 def test_each_line_has_a_prediction_in_order(
-    ask: Ask, words_run: FinishedRun, words: Run, batch: Sequence[str]
+    ask: Ask, words_run: FinishedRun, words: BuiltRun, batch: Sequence[str]
 ) -> None:
     written = ask(words_run.directory, "\n".join(WORDS), *batch)  # and no break at the end
     expected = [pronounced(words, word) for word in WORDS]
@@ -42,7 +42,7 @@ def test_each_line_has_a_prediction_in_order(
     assert expected[2] == ""
 
 
-def test_the_beam_size_can_be_set(ask: Ask, words_run: FinishedRun, words: Run) -> None:
+def test_the_beam_size_can_be_set(ask: Ask, words_run: FinishedRun, words: BuiltRun) -> None:
     lines = "\n".join(WORDS)
     for penalty, option in ((0.6, []), (3.0, ["--length-penalty", "3"])):
         written = ask(words_run.directory, lines, "--num-beams", "4", *option)

@@ -18,7 +18,7 @@ from torch import Tensor
 from attention_lab.attention import attention_layers, record_attention
 from attention_lab.tracking.attention_callback import AttentionMapCallback, _log_images
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
-from attention_lab.training.build import Run
+from attention_lab.training.build import BuiltRun
 from tests.conftest import Compose, FinishedRun
 from tests.runs import build, train
 
@@ -34,7 +34,7 @@ def page(directory: Path) -> list[dict[str, Any]]:
     return maps
 
 
-def look(run: Run, size: int = 3) -> list[AttentionMap]:
+def look(run: BuiltRun, size: int = 3) -> list[AttentionMap]:
     """The maps of a run's probe."""
     batch = run.data.probe(size)
     return attention_maps(run.task, batch, run.data.labels(batch), step=7)
@@ -100,7 +100,7 @@ MODELS = ["encoder_decoder", "recurrent_encoder_decoder"]
 
 
 @pytest.fixture(scope="module")
-def build_words(compose: Compose, tiny: Compose) -> Callable[..., Run]:
+def build_words(compose: Compose, tiny: Compose) -> Callable[..., BuiltRun]:
     """Builds runs on the same tiny words."""
     settings = ["trainer=cpu", "logger=csv", "data.limit=20", "data.evaluation_limit=9"]
     data = build(tiny(*settings[2:])).data
@@ -110,7 +110,7 @@ def build_words(compose: Compose, tiny: Compose) -> Callable[..., Run]:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_weights_are_those_of_a_direct_call(
-    attention: str, model: str, build_words: Callable[..., Run]
+    attention: str, model: str, build_words: Callable[..., BuiltRun]
 ) -> None:
     run = build_words(f"attention={attention}", f"model={model}")
     run.task.eval()
@@ -152,7 +152,7 @@ def _call_again(name: str, direct: dict[str, Tensor]) -> Callable[..., None]:
     ],
 )
 def test_rows_sum_to_one_without_the_padding(
-    attention: str, model: str, build_words: Callable[..., Run]
+    attention: str, model: str, build_words: Callable[..., BuiltRun]
 ) -> None:
     run = build_words(f"attention={attention}", *f"model={model}".split())
     maps = look(run, 5)
@@ -166,7 +166,7 @@ def test_rows_sum_to_one_without_the_padding(
 
 
 def test_a_decoder_that_runs_step_by_step_gives_the_same_maps(
-    build_words: Callable[..., Run],
+    build_words: Callable[..., BuiltRun],
 ) -> None:
     """A layer that is called once for each row gives one map, rows in order."""
     run = build_words("model=recurrent_encoder_decoder", "model.input_feeding=true")
@@ -193,7 +193,7 @@ def test_positions_of_images_are_named_by_row(tiny_digits: Compose) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_recording_attention_does_not_change_the_run(
-    training: bool, build_words: Callable[..., Run]
+    training: bool, build_words: Callable[..., BuiltRun]
 ) -> None:
     run = build_words("model.dropout=0.5", "attention.dropout=0.5")
     run.task.train(training)
@@ -210,7 +210,7 @@ def test_recording_attention_does_not_change_the_run(
 
 
 def test_recording_stops_after_an_error(
-    build_words: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    build_words: Callable[..., BuiltRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = build_words()
     monkeypatch.setattr(run.task.model, "lm_head", None)

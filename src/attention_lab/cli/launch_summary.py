@@ -16,7 +16,7 @@ from attention_lab.sweeps.slurm_queue import in_queue, longest_array
 from attention_lab.sweeps.sweep import Stage
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.tracking.wandb_logger import LoggerOptions, server, server_problem
-from attention_lab.training.build import Run, has_gpu, load_data
+from attention_lab.training.build import BuiltRun, has_gpu, load_data
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.workers import cores
 from attention_lab.training.trainer import TrainerOptions
@@ -71,7 +71,9 @@ class Processes(NamedTuple):
         return f"{_counted(number, 'process')}, {_counted(number * self.threads, 'CPU core')}"
 
 
-def single_run(config: RunConfig, run: Run, directory: Path, is_resumed: bool) -> Iterator[Finding]:
+def single_run(
+    config: RunConfig, run: BuiltRun, directory: Path, is_resumed: bool
+) -> Iterator[Finding]:
     """The lines for a single run.
 
     Args:

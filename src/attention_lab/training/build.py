@@ -19,7 +19,7 @@ from attention_lab.training.trainer import TrainerOptions
 
 
 @dataclass(frozen=True)
-class Run:
+class BuiltRun:
     """The parts of a run, built and ready to train."""
 
     data: SplitDataModule[Any]
@@ -41,7 +41,7 @@ def load_data(config: RunConfig) -> SplitDataModule[Any]:
         return data
 
 
-def build(config: RunConfig, data: SplitDataModule[Any] | None = None) -> Run:
+def build(config: RunConfig, data: SplitDataModule[Any] | None = None) -> BuiltRun:
     """Build the parts of a run; nothing is written.
 
     Args:
@@ -61,7 +61,7 @@ def build(config: RunConfig, data: SplitDataModule[Any] | None = None) -> Run:
         _check_backends(model, "cuda" if _trains_on_gpu(options) else "cpu")
         task = config.create("task", model=model, data=data, optimizer=optimizer)
         _check_lengths(model, data, getattr(task, "max_length", 0))
-    return Run(data, task, options, config.create("logger"))
+    return BuiltRun(data, task, options, config.create("logger"))
 
 
 def _trains_on_gpu(options: TrainerOptions) -> bool:

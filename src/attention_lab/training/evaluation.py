@@ -15,7 +15,7 @@ from attention_lab.config.resolve import RunConfig, resolve_recorded
 from attention_lab.config.validate import component
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.run_directory import read_config
-from attention_lab.training.build import Run, build, load_data
+from attention_lab.training.build import BuiltRun, build, load_data
 from attention_lab.training.checkpoint.checkpoint_io import read
 from attention_lab.training.finite import RequireFinite
 from attention_lab.training.tasks.base import Split
@@ -26,7 +26,7 @@ def restored(
     checkpoint: str = "best",
     decoding: Config | None = None,
     with_data: bool = True,
-) -> Run:
+) -> BuiltRun:
     """Build a finished run with the weights of a checkpoint, on the device of this machine.
 
     Without its data, a run cannot be evaluated, but it needs no data files to predict text.
@@ -66,7 +66,7 @@ def task_name(directory: Path) -> str:
     return str(component(read_config(directory), "task").task)
 
 
-def load_weights(run: Run, checkpoint: Mapping[str, Any]) -> None:
+def load_weights(run: BuiltRun, checkpoint: Mapping[str, Any]) -> None:
     """Load the weights of a checkpoint into a run.
 
     Raises:
@@ -82,7 +82,7 @@ def load_weights(run: Run, checkpoint: Mapping[str, Any]) -> None:
     run.task.load_state_dict(checkpoint["state_dict"])
 
 
-def evaluate(run: Run, split: Split) -> dict[str, float]:
+def evaluate(run: BuiltRun, split: Split) -> dict[str, float]:
     """The metrics of a run on a split, "validation" or "test", with its current weights."""
     loader = run.data.evaluation_dataloader(split)
     with quiet():

@@ -14,7 +14,7 @@ from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.tracking.progress import Heartbeat, ProgressLines
 from attention_lab.tracking.run_directory import RunRecord, caused_by
-from attention_lab.training.build import Run
+from attention_lab.training.build import BuiltRun
 from attention_lab.training.checkpoint.callback import Checkpoints, newest
 from attention_lab.training.distributed import process_group
 from attention_lab.training.evaluation import quiet
@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    run: Run,
+    run: BuiltRun,
     directory: Path,
     record: RunRecord | None,
     others: list[Logger],

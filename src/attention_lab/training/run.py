@@ -14,7 +14,7 @@ from attention_lab.data.core.metric_info import metric_info
 from attention_lab.printing import echo
 from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunRecord, how_to_resume
-from attention_lab.training.build import Run, build
+from attention_lab.training.build import BuiltRun, build
 from attention_lab.training.checkpoint.rng_state import seed_rank
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.cluster_environment import ignore_leftovers
@@ -82,7 +82,7 @@ def _receive_signals(directory: Path) -> Iterator[StopSignals]:
                 raise
 
 
-def _prepare(config: RunConfig) -> tuple[Run, float]:
+def _prepare(config: RunConfig) -> tuple[BuiltRun, float]:
     """The parts of a run, and the monitored metric of its trivial baseline on validation.
 
     The baseline is computed before training, so that an error in a user's dataset shows up early.
@@ -94,7 +94,7 @@ def _prepare(config: RunConfig) -> tuple[Run, float]:
 
 
 @contextmanager
-def _loggers(run: Run, record: RunRecord, spec: RunSpec) -> Iterator[list[Logger]]:
+def _loggers(run: BuiltRun, record: RunRecord, spec: RunSpec) -> Iterator[list[Logger]]:
     """Yield the loggers besides ``metrics.csv``, then close them as finished or failed."""
     group = spec.directory.resolve().parent.name if spec.group is None else spec.group
     logger = run.logger_options.logger(spec.directory, group, spec.config.record, record.wandb_id)
@@ -112,7 +112,9 @@ def _loggers(run: Run, record: RunRecord, spec: RunSpec) -> Iterator[list[Logger
         logger.close(exit_code=0)
 
 
-def _with_best_weights(run: Run, fitted: Fitted, spec: RunSpec, signals: StopSignals) -> Run:
+def _with_best_weights(
+    run: BuiltRun, fitted: Fitted, spec: RunSpec, signals: StopSignals
+) -> BuiltRun:
     """The run with the weights of its best checkpoint, on rank 0, without the process group."""
     process_group.destroy()
     signals.stop_waiting()
@@ -122,7 +124,7 @@ def _with_best_weights(run: Run, fitted: Fitted, spec: RunSpec, signals: StopSig
     return run
 
 
-def _result(run: Run, fitted: Fitted, threshold: float) -> RunResult:
+def _result(run: BuiltRun, fitted: Fitted, threshold: float) -> RunResult:
     """Test a trained run; return the content of its ``result.json``."""
     data, trainer, history = run.data, fitted.trainer, fitted.history
     monitor, mode = f"validation/{data.monitor}", data.mode
