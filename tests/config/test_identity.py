@@ -1,4 +1,4 @@
-"""The same run is the same run, and any other is another."""
+"""Equal runs have equal identities, and different runs have different ones."""
 
 import copy
 import json
@@ -58,7 +58,7 @@ def test_the_order_of_keys_does_not_matter(config: dict[str, Any], random: Any) 
 
 @settings(max_examples=100, deadline=None)
 @given(CONFIGS.filter(lambda config: any(leaves(config))), st.data())
-def test_every_leaf_matters(config: dict[str, Any], data: Any) -> None:
+def test_every_value_changes_the_identity(config: dict[str, Any], data: Any) -> None:
     path = data.draw(st.sampled_from(sorted(leaves(config))))
     inside = config
     for key in path[:-1]:
@@ -72,7 +72,7 @@ def test_every_leaf_matters(config: dict[str, Any], data: Any) -> None:
     assert difference.startswith(".".join(path))
 
 
-def test_of_a_real_config_all_matters_that_can_change_a_result(compose: Compose) -> None:
+def test_values_that_can_change_a_result_change_the_identity(compose: Compose) -> None:
     config = compose("data=labels", "data.train=texts.tsv", "trainer=cpu")
     known = identity(config)
     for path in leaves(config):
@@ -89,7 +89,7 @@ def test_a_config_keeps_its_identity_on_disk(compose: Compose, tmp_path: Any) ->
     assert identity(read_config(tmp_path)) == identity(config)
 
 
-def test_files_that_cannot_be_read_count_by_where_they_are(
+def test_unreadable_files_are_identified_by_path(
     compose: Compose, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -113,7 +113,7 @@ def test_files_that_cannot_be_read_count_by_where_they_are(
         ("text", ["data.path=[{},{}]"]),
     ],
 )
-def test_files_count_by_what_they_hold(
+def test_files_are_identified_by_content(
     data: str, options: list[str], compose: Compose, tmp_path: Any
 ) -> None:
     def config_of(name: str) -> Any:

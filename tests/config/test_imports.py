@@ -1,4 +1,4 @@
-"""A config names modules; what lies around where a command runs is not imported for it."""
+"""Modules that a config names are not imported from the working directory."""
 
 import os
 import subprocess
@@ -50,10 +50,10 @@ def test_a_directory_with_its_absolute_path_in_pythonpath_is_the_users(
 
 
 @pytest.mark.parametrize("target", ["outputs.evil.X", "package.runs.evil.X"])
-def test_a_directory_of_runs_is_no_package(
+def test_a_directory_of_runs_is_not_imported_as_a_package(
     target: str, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in a directory of the user's either, where a run from elsewhere may have been put."""
+    """Not in a directory of the user either: it may hold a run from elsewhere."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ImportError, match=r"has no __init__\.py"):
@@ -62,7 +62,7 @@ def test_a_directory_of_runs_is_no_package(
 
 
 @pytest.mark.parametrize("target", ["..evil.X", "a b.X", "X", ".X", ""])
-def test_what_is_no_dotted_name_is_no_module(target: str) -> None:
+def test_targets_that_are_not_dotted_names_are_refused(target: str) -> None:
     with pytest.raises(ImportError, match="is not a module's name"):
         import_object(target)
 
@@ -85,7 +85,7 @@ def test_installed_packages_are_imported(
     assert mark.exists()
 
 
-def test_relative_entries_leave_the_path_of_python(
+def test_relative_entries_are_removed_from_sys_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then no plugin of Hydra's and no module that a library asks for is found there either."""

@@ -1,4 +1,4 @@
-"""The shipped conf/: every option is a right config, and lists what its class takes."""
+"""Every option in conf/ is valid and lists the arguments of its class."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -108,7 +108,7 @@ DEVIATIONS = {
 
 
 def right_overrides(group: str, option: str) -> list[str]:
-    """The command that uses an option, with whatever else it needs."""
+    """The overrides that choose an option, and other options that it needs."""
     if group == "task":
         group, option = "data", DATA_FOR.get(option, "g2p")
     if group == "model":
@@ -125,7 +125,7 @@ def nodes(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str
 
 
 def parameters(node: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
-    """What the class of a node takes by name."""
+    """The keyword arguments of a node's class."""
     return {
         name: parameter
         for name, parameter in inspect.signature(component(node)).parameters.items()
@@ -148,12 +148,12 @@ def component(node: Mapping[str, Any]) -> type:
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_is_right(group: str, option: str, compose: Compose) -> None:
+def test_every_option_is_valid(group: str, option: str, compose: Compose) -> None:
     check(compose(*right_overrides(group, option)))
 
 
 @pytest.mark.parametrize(("group", "option"), TARGETS)
-def test_an_option_lists_exactly_what_its_class_takes(
+def test_an_option_lists_exactly_the_arguments_of_its_class(
     group: str, option: str, compose: Compose
 ) -> None:
     config = compose(*right_overrides(group, option))
@@ -163,7 +163,7 @@ def test_an_option_lists_exactly_what_its_class_takes(
 
 
 @pytest.mark.parametrize(("group", "option"), TARGETS)
-def test_an_option_says_what_the_class_would_do_anyway_or_deviates_on_purpose(
+def test_an_option_has_the_defaults_of_its_class_unless_listed(
     group: str, option: str, compose: Compose
 ) -> None:
     config = compose(*right_overrides(group, option))
@@ -184,7 +184,7 @@ def test_an_option_says_what_the_class_would_do_anyway_or_deviates_on_purpose(
 
 
 @pytest.mark.parametrize(("axis", "option"), AXES)
-def test_an_axis_lists_exactly_what_its_class_takes(
+def test_an_axis_lists_exactly_the_arguments_of_its_class(
     axis: str, option: str, compose: Compose
 ) -> None:
     base = {"feature_map": "linear"}.get(axis, "scaled_dot_product")
@@ -203,13 +203,13 @@ def test_an_axis_lists_exactly_what_its_class_takes(
                 assert (node[name] != parameter.default) == deviates, f"{path}.{name}"
 
 
-def test_every_deviation_is_that_of_an_option() -> None:
+def test_every_listed_deviation_belongs_to_an_option() -> None:
     assert set(DEVIATIONS) <= {f"{group}={option}" for group, option in TARGETS}
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g == "experiment"])
-def test_every_job_of_an_experiments_sweep_is_right(group: str, option: str) -> None:
-    """An experiment may name a sweep; each value it names must be right on its own."""
+def test_every_job_of_an_experiments_sweep_is_valid(group: str, option: str) -> None:
+    """Each job of an experiment's sweep must be valid."""
     add_score_mechanisms()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         whole = hydra_compose("train", [f"{group}={option}"], return_hydra_config=True)
@@ -220,7 +220,7 @@ def test_every_job_of_an_experiments_sweep_is_right(group: str, option: str) -> 
                 check(plain_config(hydra_compose("train", job)))
 
 
-def test_every_option_begins_with_a_line_that_says_what_it_is() -> None:
+def test_every_option_begins_with_a_description() -> None:
     for group, option in (*OPTIONS, *TARGETS):
         text = group_options(group)[option].read_text("utf-8")
         comments = [line for line in text.splitlines() if not line.startswith("# @package")]

@@ -1,4 +1,4 @@
-"""What a config may say is found wrong before anything is built, with one line that says why."""
+"""Invalid configs are refused with one line before anything is built."""
 
 import functools
 import sys
@@ -19,14 +19,14 @@ from tests.conftest import Compose
 
 
 def put(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """The config with one value replaced, deep inside it."""
+    """The config with one nested value replaced."""
     *branch, last = path.split(".")
     functools.reduce(lambda node, key: node[key], branch, config)[last] = value
     return config
 
 
 def complaint(config: dict[str, Any]) -> str:
-    """What is wrong with a config, which must be one line."""
+    """The error of a config, which must be one line."""
     with pytest.raises(ConfigError) as caught:
         check(config)
     assert "\n" not in str(caught.value)
@@ -95,7 +95,7 @@ def test_a_value_of_a_wrong_type_is_refused(
     assert message in complaint(put(compose("attention=additive"), path, value))
 
 
-def test_one_number_is_no_list_of_them(compose: Compose) -> None:
+def test_a_number_is_not_accepted_as_a_list(compose: Compose) -> None:
     said = complaint(put(compose("data=reverse"), "data.lengths", 5))
     assert said == "data.lengths: input should be a valid list, as in [1,5]; got 5"
 
@@ -113,7 +113,7 @@ def test_one_number_is_no_list_of_them(compose: Compose) -> None:
         ("seed", 2**32 - 1),
     ],
 )
-def test_what_is_right_is_let_through(path: str, value: object, compose: Compose) -> None:
+def test_valid_values_are_accepted(path: str, value: object, compose: Compose) -> None:
     check(put(compose("attention=additive"), path, value))
 
 
@@ -135,7 +135,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("path", ["attention", "model", "data", "task", "optimizer"])
 @pytest.mark.parametrize("target", ["trap.function", "trap.Foreign", "torch.load"])
-def test_a_section_can_name_nothing_but_its_own_kind(
+def test_a_section_accepts_only_subclasses_of_its_base_class(
     path: str, target: str, trap: Path, compose: Compose
 ) -> None:
     assert f"{path}._target_: {target} is not a" in complaint(
@@ -146,7 +146,7 @@ def test_a_section_can_name_nothing_but_its_own_kind(
 
 @pytest.mark.parametrize("path", ["attention.score", "attention.normalizer", "attention.mask"])
 @pytest.mark.parametrize("target", ["trap.function", "trap.Foreign", "torch.load"])
-def test_a_node_inside_can_name_nothing_but_a_part(
+def test_a_nested_node_accepts_only_modules_and_masks(
     path: str, target: str, trap: Path, compose: Compose
 ) -> None:
     config = put(compose(), path, {"_target_": target})
@@ -155,7 +155,7 @@ def test_a_node_inside_can_name_nothing_but_a_part(
     assert not trap.exists()
 
 
-def test_the_model_brings_no_attention_that_was_not_checked(compose: Compose, trap: Path) -> None:
+def test_attention_inside_a_model_is_checked(compose: Compose, trap: Path) -> None:
     config = put(compose(), "model.cross_attention.score._target_", "trap.function")
     assert "model.cross_attention.score._target_: trap.function is not a" in complaint(config)
     assert not trap.exists()
@@ -242,7 +242,7 @@ def test_a_target_that_cannot_be_imported_is_refused(target: object, compose: Co
 
 @pytest.mark.parametrize("value", [None, "additive", {}, {"num_heads": 2}])
 @pytest.mark.parametrize("section", ["attention", "model", "data", "task", "trainer"])
-def test_every_section_must_be_there(section: str, value: object, compose: Compose) -> None:
+def test_a_missing_section_is_refused(section: str, value: object, compose: Compose) -> None:
     message = f"{section}: must be a config group's option, with a _target_"
     assert message in complaint(put(compose(), section, value))
     config = compose()
@@ -268,7 +268,7 @@ def test_an_unknown_section_is_refused(compose: Compose) -> None:
 
 
 @pytest.mark.parametrize("key", ["args", "kwargs"])
-def test_what_a_signature_only_collects_is_no_key(key: str, compose: Compose) -> None:
+def test_names_of_variable_arguments_are_not_keys(key: str, compose: Compose) -> None:
     config = put(compose(), f"attention.normalizer.{key}", 1)
     assert f"attention.normalizer.{key}: Softmax has no such key" in complaint(config)
 
@@ -285,7 +285,7 @@ def test_what_a_signature_only_collects_is_no_key(key: str, compose: Compose) ->
         ("attention.score", {"_target_": "attention_lab.attention.DotProduct"}),  # not partial
     ],
 )
-def test_a_part_must_be_of_the_kind_that_its_place_is_for(
+def test_a_nested_node_must_match_the_annotation_of_its_argument(
     path: str, value: object, compose: Compose
 ) -> None:
     assert path in complaint(put(compose(), path, value))
@@ -297,13 +297,13 @@ def test_a_missing_argument_is_refused(compose: Compose) -> None:
     assert "attention.score" in complaint(config)
 
 
-def test_create_makes_what_a_node_describes() -> None:
+def test_create_creates_the_object_of_a_node() -> None:
     node = {"_target_": f"{OptimizerOptions.__module__}.OptimizerOptions", "lr": 0.5}
     options = create(node, (OptimizerOptions,))
     assert options == OptimizerOptions(lr=0.5)
 
 
-def test_create_makes_the_nodes_inside_first_and_leaves_partial_ones_waiting(
+def test_create_creates_nested_nodes_first_and_returns_functions_for_partial_ones(
     compose: Compose,
 ) -> None:
     factory = create(compose("attention=masked")["attention"])
@@ -317,7 +317,7 @@ def test_create_makes_the_nodes_inside_first_and_leaves_partial_ones_waiting(
     assert factory(16, 16).score is not layer.score
 
 
-def test_create_passes_on_the_very_objects_it_is_given() -> None:
+def test_create_passes_given_objects_without_copying() -> None:
     betas = [0.5, 0.6]
     node = {"_target_": f"{OptimizerOptions.__module__}.OptimizerOptions"}
     assert create(node, (OptimizerOptions,), betas=betas).betas is betas

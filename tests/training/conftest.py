@@ -72,14 +72,14 @@ def page(directory: Path) -> str:
 
 
 def assert_identical(directory: Path, whole: Path) -> None:
-    """Everything that a run leaves behind is what the uninterrupted one has left."""
+    """Assert that all files of a run equal those of the uninterrupted one."""
     for checkpoint in ("best", "last"):
         weights = read_weights(directory, checkpoint)
         assert same_weights(weights, read_weights(whole, checkpoint)), checkpoint
     assert rows(directory) == rows(whole)
     assert result(directory) == result(whole)
     assert page(directory) == page(whole)
-    # How often a run was saved, it may show.
+    # The number of saves may differ.
     there, here = ({path.name for path in run.rglob("*")} for run in (whole, directory))
     assert here - {"log.txt", "previous.ckpt"} == there - {"previous.ckpt"}
 
@@ -104,7 +104,7 @@ Refuse = Callable[[Container[int]], None]
 
 @pytest.fixture
 def refuse_to_save(monkeypatch: pytest.MonkeyPatch) -> Refuse:
-    """Leaves no room for the checkpoints of some steps."""
+    """Makes saving the checkpoints of some steps fail, as on a full disk."""
     save = torch.save
 
     def refuse(steps: Container[int]) -> None:
@@ -153,7 +153,7 @@ def with_a_bar(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[
 
 
 class Cut(Exception):
-    """What ends a run."""
+    """Interrupts a run."""
 
 
 def raise_cut(*_: Any, **__: Any) -> NoReturn:
@@ -165,7 +165,7 @@ Interrupt = Callable[[int], None]
 
 @pytest.fixture
 def cut_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
-    """Makes the next run end after some number of steps, counted from its beginning."""
+    """Interrupts the next run after a number of steps."""
     step = AttentionTask.training_step
 
     def interrupt(steps: int) -> None:
@@ -219,7 +219,7 @@ def in_a_process(config: dict[str, Any], directory: Path) -> None:
 
 
 def training(config: dict[str, Any], directory: Path, rows: int) -> ForkServerProcess:
-    """A process that trains a config, and has written some number of rows of metrics."""
+    """A process that trains a config and has written a number of rows of metrics."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["attention_lab.training.run"])
     process = context.Process(target=in_a_process, args=(config, directory))

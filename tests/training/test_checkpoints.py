@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, a failed write is heard of, and none of them is code."""
+"""Checkpoints are complete or absent, failed writes raise, and no code is loaded."""
 
 import hashlib
 import io
@@ -48,7 +48,7 @@ def assert_untouched(target: Path) -> None:
     assert names(target.parent) == {"last.ckpt"}
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+def test_loading_returns_the_saved_checkpoint(tmp_path: Path) -> None:
     target = tmp_path / "run" / "checkpoints" / "last.ckpt"
     write({"weights": OLD["weights"], "step": 3, "names": ["a"]}, target)
     loaded = read(target)
@@ -59,8 +59,8 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert names(target.parent) == {"last.ckpt"}
 
 
-def test_a_checkpoint_is_for_anybody(target: Path) -> None:
-    """PyTorch reads it, and whatever reads zip archives; the checksum is that of torch's bytes."""
+def test_torch_and_zipfile_read_a_checkpoint(target: Path) -> None:
+    """PyTorch and zip tools read it; the checksum is that of torch's bytes."""
     assert torch.equal(torch.load(target)["weights"], OLD["weights"])
     with zipfile.ZipFile(target) as archive:
         comment = archive.comment
@@ -69,7 +69,7 @@ def test_a_checkpoint_is_for_anybody(target: Path) -> None:
     assert comment.decode() == f"attention-lab sha256 {hashlib.sha256(alone).hexdigest()}"
 
 
-def test_a_checkpoint_is_on_disk_before_it_takes_its_name(
+def test_a_checkpoint_is_flushed_before_it_is_renamed(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -97,14 +97,14 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_write_that_breaks_off_raises_and_leaves_the_old_checkpoint(target: Path) -> None:
+def test_an_incomplete_write_raises_and_keeps_the_old_checkpoint(target: Path) -> None:
     with full_disk(), pytest.raises(OSError, match="too large"):
         write(NEW, target, target.with_name("previous.ckpt"))
     assert_untouched(target)
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_a_refused_write_raises_and_leaves_the_old_checkpoint(
+def test_a_refused_write_raises_and_keeps_the_old_checkpoint(
     broken: str, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> NoReturn:
@@ -117,7 +117,7 @@ def test_a_refused_write_raises_and_leaves_the_old_checkpoint(
     assert_untouched(target)
 
 
-def test_a_directory_that_cannot_be_written_to_raises(tmp_path: Path) -> None:
+def test_an_unwritable_directory_raises(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file is in the way")
     with pytest.raises(OSError, match="checkpoints"):
         write(NEW, tmp_path / "checkpoints" / "last.ckpt")
@@ -126,7 +126,7 @@ def test_a_directory_that_cannot_be_written_to_raises(tmp_path: Path) -> None:
 # As Lightning saves and loads
 
 
-def test_the_one_before_is_kept_if_it_is_whole(tmp_path: Path) -> None:
+def test_the_previous_checkpoint_is_kept_if_it_is_valid(tmp_path: Path) -> None:
     last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
     io = AtomicCheckpointIO()
     io.save_checkpoint(OLD, last)
@@ -143,7 +143,7 @@ def test_the_one_before_is_kept_if_it_is_whole(tmp_path: Path) -> None:
     assert holds(previous, NEW)
 
 
-def test_a_save_that_fails_is_heard_of_and_leaves_both(tmp_path: Path) -> None:
+def test_a_failed_save_raises_and_keeps_both_checkpoints(tmp_path: Path) -> None:
     last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
     io = AtomicCheckpointIO()
     io.save_checkpoint(OLD, last)
@@ -178,7 +178,7 @@ class Code:
 
 
 @pytest.mark.parametrize("weights_only", [None, True, False])
-def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path, weights_only: bool | None) -> None:
+def test_a_checkpoint_with_code_is_refused(tmp_path: Path, weights_only: bool | None) -> None:
     mark = tmp_path / "the code ran"
     write({"state_dict": Code(mark)}, tmp_path / "evil.ckpt")
     with pytest.raises(Damaged, match=r"evil\.ckpt holds Python objects .*; not loaded$") as error:
@@ -247,7 +247,7 @@ def packed(data: bytes, before: bytes = b"") -> bytes:
 
 
 def behind_another_format() -> bytes:
-    """What torch reads from the beginning, and zipfile from the end."""
+    """An archive that torch reads from the beginning and zipfile from the end."""
     file = io.BytesIO()
     torch.save(with_version({"a": Sized()}), file, _use_new_zipfile_serialization=False)
     return packed(pickle.dumps({}, protocol=2), before=file.getvalue())
@@ -279,7 +279,7 @@ def behind_another_archive() -> bytes:
         (lambda: b"no archive" + bytes(200), "is not an archive of torch's"),
     ],
 )
-def test_a_received_checkpoint_is_refused_in_a_line(
+def test_an_invalid_checkpoint_is_refused_in_one_line(
     make: Callable[[], bytes], reason: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoints" / "best.ckpt"
@@ -294,7 +294,7 @@ def test_a_received_checkpoint_is_refused_in_a_line(
     assert "\n" not in str(error.value)
 
 
-def test_an_archive_of_too_many_members_is_not_listed(
+def test_an_archive_with_too_many_members_is_not_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoints" / "best.ckpt"
@@ -307,7 +307,9 @@ def test_an_archive_of_too_many_members_is_not_listed(
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "device", "directory", "loop", "folder"])
-def test_a_checkpoint_is_a_file_of_the_run(kind: str, target: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_must_be_a_regular_file_of_the_run(
+    kind: str, target: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "run" / "checkpoints" / target.name
     (tmp_path / "run").mkdir()
     if kind == "folder":
@@ -346,7 +348,7 @@ def test_a_run_that_can_never_write_its_checkpoint_does_not_finish(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_save_that_fails_does_not_end_the_run(
+def test_a_failed_save_does_not_end_the_run(
     tiny_digits: Compose, tmp_path: Path, refuse_to_save: Refuse
 ) -> None:
     config = tiny_digits(*SHORT, "optimizer.lr=0.02")
@@ -368,10 +370,10 @@ def test_a_save_that_fails_does_not_end_the_run(
 
 
 @pytest.mark.filterwarnings(NOT_SAVED)
-def test_a_run_whose_best_was_not_saved_goes_back_to_what_was(
+def test_a_run_without_its_best_checkpoint_resumes_from_the_last_saved_one(
     tiny_digits: Compose, tmp_path: Path, refuse_to_save: Refuse
 ) -> None:
-    """Its later checkpoints say that an earlier one is the best, which is nowhere."""
+    """The later checkpoints name a best checkpoint that does not exist."""
     config = tiny_digits(*SHORT, "optimizer.lr=0.3")  # so that it gets worse
     train(config, tmp_path / "whole", [])
     best = json.loads((tmp_path / "whole" / "result.json").read_text())["best_step"]
@@ -390,7 +392,7 @@ def test_a_run_whose_best_was_not_saved_goes_back_to_what_was(
         assert same_weights(weights, read_weights(tmp_path / "whole", name))
 
 
-def test_a_run_does_without_a_temporary_directory(
+def test_a_run_needs_no_temporary_directory(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))

@@ -1,4 +1,4 @@
-"""A run that is killed or signalled in a phase, any of them, resumes and ends to the bit the same.
+"""A run that is killed or receives a signal in any phase resumes and ends bit-identical.
 
 A subset runs by default. ``REPEATS=3 pytest -n 0 tests/training/test_interruptions.py`` sends every
 signal in every phase, three times, to runs of one process and of two.
@@ -194,7 +194,7 @@ def test_two_processes(
     launcher: Launcher,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """SIGKILL comes to one process, the last one where it is in that phase; others to all."""
+    """SIGKILL is sent to the last rank that is in that phase, other signals to all ranks."""
     place, when = PHASES[phase]
     rank = 0 if phase in OF_RANK_0 or number != SIGKILL else 1
     pid, pause = ("os.getpid()", 0.0) if number == SIGKILL else (launcher.process.pid, 0.2)
@@ -213,7 +213,7 @@ def test_two_processes(
     assert_identical(tmp_path / "run", uninterrupted_pair)
 
 
-def test_every_phase_is_one_of_this_code() -> None:
+def test_every_phase_names_an_existing_function() -> None:
     for place, _ in PHASES.values():
         module, _, path = f"attention_lab.{place}".partition(":")
         owner: Any = importlib.import_module(module)

@@ -63,7 +63,7 @@ def signal_in(monkeypatch: pytest.MonkeyPatch) -> Ask:
 
 #: Steps after which anything may be due: nothing, a log, a validation, an epoch, each and both.
 @pytest.mark.parametrize("steps", [[1, 2, 3, 4], [5, 6, 12], [13, 14, 15], [24, 25], [26]])
-def test_a_run_that_is_stopped_ends_bit_for_bit_as_if_it_had_not(
+def test_a_preempted_run_ends_bit_identical_to_an_uninterrupted_one(
     steps: list[int],
     config: dict[str, Any],
     whole: Path,
@@ -83,10 +83,10 @@ def test_a_run_that_is_stopped_ends_bit_for_bit_as_if_it_had_not(
 
 
 @pytest.mark.parametrize("steps", [[10], [10, 10, 15], [5, 26, 26]])
-def test_a_validation_that_a_signal_breaks_off_is_done_anew(
+def test_an_interrupted_validation_is_repeated(
     steps: list[int], config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
 ) -> None:
-    """It, and what comes after it, draws the random numbers that it would have drawn."""
+    """The validation and the steps after it draw the same random numbers."""
     for number in steps:
         batch = itertools.count()
         signal_in(
@@ -111,14 +111,14 @@ def test_a_validation_that_a_signal_breaks_off_is_done_anew(
         (["trainer.patience=1", "optimizer.lr=0.3", "trainer.max_epochs=5"], None),
     ],
 )
-def test_the_last_validation_is_done_anew_whatever_ends_training(
+def test_an_interrupted_last_validation_is_repeated_whatever_ends_training(
     options: list[str],
     last: int | None,
     tiny_digits: Compose,
     tmp_path: Path,
     signal_in: Ask,
 ) -> None:
-    """Lightning skips a training loop that is done, and with it its hooks."""
+    """Lightning skips a finished training loop and its hooks."""
     config = tiny_digits(*OPTIONS, *options)
     train(config, tmp_path / "whole" / "run", [])
     last = last or result(tmp_path / "whole" / "run")["steps"]
@@ -130,7 +130,7 @@ def test_the_last_validation_is_done_anew_whatever_ends_training(
 
 
 @pytest.mark.parametrize("max_steps", [None, 10])
-def test_a_terminal_shows_a_bar_also_where_it_resumes_with_a_validation(
+def test_a_run_that_resumes_with_a_validation_shows_a_progress_bar(
     max_steps: int | None,
     with_a_bar: dict[str, Any],
     tmp_path: Path,
@@ -158,7 +158,7 @@ def test_before_the_first_step_there_is_nothing_to_save(
 
 
 class Once(list[int]):
-    """Steps that are found once only."""
+    """Steps, each of which ``in`` finds only once."""
 
     def __contains__(self, step: object) -> bool:
         if there := super().__contains__(step):
@@ -168,7 +168,7 @@ class Once(list[int]):
 
 @pytest.mark.filterwarnings("ignore:.*could not be saved:UserWarning")
 @pytest.mark.parametrize("step", [7, 10])
-def test_what_cannot_be_saved_at_a_signal_is_trained_again(
+def test_steps_that_could_not_be_saved_at_a_signal_are_trained_again(
     step: int,
     config: dict[str, Any],
     whole: Path,
@@ -176,7 +176,7 @@ def test_what_cannot_be_saved_at_a_signal_is_trained_again(
     signal_in: Ask,
     refuse_to_save: Refuse,
 ) -> None:
-    """Nor is it tried again after a validation, which Lightning would not know to be over."""
+    """It is not saved after a validation either: Lightning would not know that it is over."""
     refuse_to_save(Once([step]))
     signal_in(AttentionTask, "training_step", lambda self: self.global_step == step - 1)
     assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1: saved at step 5"
@@ -184,7 +184,7 @@ def test_what_cannot_be_saved_at_a_signal_is_trained_again(
     assert_identical(tmp_path / "run", whole)
 
 
-def test_a_signal_outside_of_training_is_heard_at_once(
+def test_a_signal_outside_of_training_stops_the_run_at_once(
     config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
 ) -> None:
     signal_in(AttentionTask, "test_step", lambda self: True)
@@ -207,7 +207,7 @@ def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nor is its job requeued, only to be told that it has finished."""
+    """Its job is not requeued either."""
 
     class Uploading(DummyLogger):
         def close(self, exit_code: int) -> None:
@@ -232,7 +232,7 @@ def test_a_signal_while_a_logger_finishes_does_not_hide_why_the_run_failed(
     scontrol: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nor is its job requeued, which would fail again."""
+    """Its job is not requeued either: it would fail again."""
     recorded: list[str] = []
 
     class Uploading(DummyLogger):
@@ -253,7 +253,7 @@ def test_a_signal_while_a_logger_finishes_does_not_hide_why_the_run_failed(
     assert not (tmp_path / "asked").exists()
 
 
-def test_a_signal_while_the_end_is_recorded_is_no_end(
+def test_a_signal_while_finished_is_recorded_preempts_the_run(
     config: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """status.json and the process agree on whether the run has finished."""
@@ -280,7 +280,7 @@ def test_checkpoints_between_validations(
     cut_after: Interrupt,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also a process that nobody warns loses no more than that; and they change nothing."""
+    """A killed run loses no more steps than the interval, and the results do not change."""
     saved: list[int] = []
     save = Trainer.save_checkpoint
 
@@ -299,7 +299,7 @@ def test_checkpoints_between_validations(
     assert_identical(tmp_path / "run", whole)
 
 
-def test_the_time_of_a_part_that_is_saved_in_mid_interval_counts(
+def test_training_time_before_a_save_between_logs_is_counted(
     config: dict[str, Any], tmp_path: Path, signal_in: Ask
 ) -> None:
     signal_in(AttentionTask, "training_step", lambda self: self.global_step == 3)
@@ -309,7 +309,7 @@ def test_the_time_of_a_part_that_is_saved_in_mid_interval_counts(
     assert kept["validation_seconds"] == 0
 
 
-def test_a_validation_at_the_end_of_an_epoch_is_done_anew(
+def test_an_interrupted_validation_at_the_end_of_an_epoch_is_repeated(
     tiny_digits: Compose, tmp_path: Path, signal_in: Ask
 ) -> None:
     config = tiny_digits("attention.dropout=0.2", "data.batch_size=100", "trainer.max_epochs=3")
@@ -325,7 +325,7 @@ def test_a_validation_at_the_end_of_an_epoch_is_done_anew(
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_run_is_stopped_at_moments_by_chance(
+def test_a_run_preempted_at_random_moments_ends_bit_identical(
     seed: int, config: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
     chance, directory = random.Random(seed), tmp_path / "run"
@@ -351,10 +351,10 @@ def test_a_run_is_stopped_at_moments_by_chance(
     assert_identical(directory, whole)
 
 
-def test_in_training_nobody_else_hears_signals(
+def test_only_stop_signals_handles_signals_in_training(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning's handler of SIGTERM would wait for other processes, wherever each may be."""
+    """Lightning's SIGTERM handler would wait for other ranks."""
     found: list[Any] = []
 
     def look(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
@@ -367,7 +367,7 @@ def test_in_training_nobody_else_hears_signals(
     assert {type(getattr(handler, "__self__", None)) for handler in found} == {StopSignals}
 
 
-def test_signals_are_left_alone_outside_of_the_main_thread() -> None:
+def test_handlers_are_unchanged_outside_the_main_thread() -> None:
     handlers = [signal.getsignal(number) for number in SIGNALS]
     found: list[Any] = []
 
@@ -381,8 +381,8 @@ def test_signals_are_left_alone_outside_of_the_main_thread() -> None:
     assert found == handlers
 
 
-def test_what_is_ignored_stays_ignored() -> None:
-    """As ``nohup`` has it for when the terminal is closed."""
+def test_ignored_signals_stay_ignored() -> None:
+    """``nohup`` ignores SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals():
@@ -392,8 +392,8 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_stopped_command_says_how_it_resumes(tiny_digits: Compose, tmp_path: Path) -> None:
-    """The exit code is 1, and nothing but the line is on stderr."""
+def test_a_preempted_command_prints_how_to_resume(tiny_digits: Compose, tmp_path: Path) -> None:
+    """The exit code is 1, and stderr has one line."""
     overrides = ["data=digits", "model=encoder_classifier", "trainer=cpu", "trainer.max_epochs=999"]
     command = [sys.executable, "-m", "attention_lab", "train", *overrides, "logger.wandb=off"]
     directory = tmp_path / "run"

@@ -17,7 +17,7 @@ from tests.training.conftest import train_until_stopped
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_stopped_job_is_requeued_once_it_has_saved(
+def test_a_preempted_job_is_requeued_after_it_has_saved(
     number: signal.Signals,
     scontrol: Path,
     config: dict[str, Any],
@@ -43,9 +43,7 @@ def test_a_stopped_job_is_requeued_once_it_has_saved(
         assert asked.read_text() == "requeue 7\n"
 
 
-def test_a_job_is_requeued_also_while_its_command_is_being_imported(
-    scontrol: Path, tmp_path: Path
-) -> None:
+def test_a_job_preempted_during_imports_is_requeued(scontrol: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "attention_lab", "train", "data=digits", "trainer=cpu"]
     process = subprocess.Popen(
         [*command, "trainer.max_steps=1", f"hydra.run.dir={tmp_path / 'run'}"],
@@ -71,7 +69,7 @@ def _kept_from(pid: int) -> set[signal.Signals]:
     return {number for number in signal.Signals if mask >> (number - 1) & 1}
 
 
-def test_of_an_array_the_task_is_requeued(
+def test_a_task_of_a_job_array_is_requeued(
     scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
@@ -80,7 +78,7 @@ def test_of_an_array_the_task_is_requeued(
     assert (tmp_path / "asked").read_text() == "requeue 5_2\n"
 
 
-def test_what_slurm_refuses_is_said_in_a_line(
+def test_a_refused_requeue_is_reported_in_one_line(
     scontrol: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Preempted([signal.SIGUSR2]).requeue()
@@ -96,7 +94,7 @@ def test_what_slurm_refuses_is_said_in_a_line(
     assert said.count("\n") == 1
 
 
-def test_outside_of_slurm_nothing_is_requeued(
+def test_nothing_is_requeued_outside_slurm(
     scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SLURM_JOB_ID")

@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on, and ends as if nothing had happened, bit for bit."""
+"""An interrupted run resumes and ends bit-identical to an uninterrupted one."""
 
 import random
 import shutil
@@ -35,7 +35,7 @@ from tests.training.conftest import (
 
 
 @pytest.mark.parametrize("steps", [[2], [5], [6, 8, 13], [16, 25]])
-def test_a_run_that_was_cut_off_ends_bit_for_bit_as_if_it_had_not(
+def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(
     steps: list[int],
     config: dict[str, Any],
     whole: Path,
@@ -59,10 +59,10 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_as_if_it_had_not(
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not(
+def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
     seed: int, config: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL, which no process hears of, at a moment by chance."""
+    """SIGKILL, which no process can handle, at a random moment."""
     chance, directory = random.Random(seed), tmp_path / "run"
     process = training(config, directory, chance.randrange(len(rows(whole))))
     time.sleep(chance.uniform(0, 0.03))
@@ -75,7 +75,7 @@ def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not(
 
 
 @pytest.mark.parametrize("after", ["fit", "result"])
-def test_a_run_that_was_cut_off_after_training_does_not_train_again(
+def test_a_run_interrupted_after_training_does_not_train_again(
     after: str,
     config: dict[str, Any],
     whole: Path,
@@ -102,7 +102,7 @@ def test_a_run_that_was_cut_off_after_training_does_not_train_again(
         (["trainer.val_check_interval=1.0"], 14, 26),
     ],
 )
-def test_however_long_a_run_trains_and_whenever_it_validates(
+def test_resuming_is_exact_for_all_budgets_and_validation_intervals(
     options: list[str],
     cut: int,
     most: int,
@@ -123,7 +123,9 @@ def test_however_long_a_run_trains_and_whenever_it_validates(
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
 
-def test_sequences_go_on_as_well(tiny: Compose, tmp_path: Path, cut_after: Interrupt) -> None:
+def test_resuming_is_exact_for_sequence_to_sequence_runs(
+    tiny: Compose, tmp_path: Path, cut_after: Interrupt
+) -> None:
     """Batches of many lengths, smoothed labels, greedy decoding in validation, and dropout."""
     options = ["model.dropout=0.3", "data.batch_size=32", "trainer.val_check_interval=0.3"]
     config = tiny("attention=additive", *options)
@@ -135,7 +137,7 @@ def test_sequences_go_on_as_well(tiny: Compose, tmp_path: Path, cut_after: Inter
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
 
-def test_a_terminal_shows_a_bar_also_of_a_run_that_resumes(
+def test_a_resumed_run_shows_a_progress_bar_in_a_terminal(
     with_a_bar: dict[str, Any],
     whole: Path,
     tmp_path: Path,
@@ -175,7 +177,7 @@ def write_as_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, write_as_once])
-def test_what_is_not_whole_is_passed_over(
+def test_damaged_checkpoints_are_skipped(
     damage: Callable[[Path], None], whole: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(whole / "checkpoints", tmp_path, dirs_exist_ok=True)
@@ -204,7 +206,7 @@ def test_what_is_not_whole_is_passed_over(
         ((25, 15), (20, 15), None, None),
     ],
 )
-def test_the_newest_is_chosen_that_is_whole_and_has_its_best(
+def test_the_newest_valid_checkpoint_whose_best_exists_is_chosen(
     last: tuple[int, int | None] | None,
     previous: tuple[int, int | None] | None,
     best: tuple[int, int | None] | None,
@@ -238,7 +240,7 @@ def places(content: bytes, count: int) -> list[int]:
     return known + chance.sample(range(len(content)), count - len(known))
 
 
-def test_a_checkpoint_that_is_cut_off_is_never_taken(small: Path) -> None:
+def test_a_truncated_checkpoint_is_never_loaded(small: Path) -> None:
     content = small.read_bytes()
     for length in places(content, 50):
         small.write_bytes(content[:length])
@@ -246,7 +248,7 @@ def test_a_checkpoint_that_is_cut_off_is_never_taken(small: Path) -> None:
             read(small)
 
 
-def test_a_checkpoint_with_one_byte_that_is_another_is_never_taken(small: Path) -> None:
+def test_a_checkpoint_with_one_changed_byte_is_never_loaded(small: Path) -> None:
     content = bytearray(small.read_bytes())
     for place in places(bytes(content), 50):
         for flip in (1, 0x20, 0xFF):
@@ -259,7 +261,7 @@ def test_a_checkpoint_with_one_byte_that_is_another_is_never_taken(small: Path) 
     assert read(small)["global_step"] == 3
 
 
-def test_a_run_goes_back_to_the_checkpoint_before(
+def test_a_run_falls_back_to_the_previous_checkpoint(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
@@ -277,7 +279,7 @@ def test_a_run_goes_back_to_the_checkpoint_before(
     assert_identical(directory, whole)
 
 
-def test_without_a_whole_later_checkpoint_a_run_resumes_from_the_best(
+def test_a_run_without_valid_later_checkpoints_resumes_from_the_best(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
@@ -295,7 +297,7 @@ def test_without_a_whole_later_checkpoint_a_run_resumes_from_the_best(
     assert_identical(directory, whole)
 
 
-def test_without_a_whole_checkpoint_a_run_begins_again(
+def test_a_run_without_valid_checkpoints_starts_over(
     config: dict[str, Any], whole: Path, tmp_path: Path, cut_after: Interrupt
 ) -> None:
     directory = tmp_path / "run"
@@ -308,7 +310,7 @@ def test_without_a_whole_checkpoint_a_run_begins_again(
     assert_identical(directory, whole)
 
 
-def test_best_is_made_up_for_where_the_process_died_before_it_was_written(
+def test_best_is_written_on_resuming_if_the_process_died_before_writing_it(
     config: dict[str, Any], whole: Path, tmp_path: Path, cut_after: Interrupt
 ) -> None:
     best = result(whole)["best_step"]
@@ -351,7 +353,7 @@ def test_a_finished_run_is_not_trained_again(whole: Path, config: dict[str, Any]
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-def test_random_numbers_go_on(tmp_path: Path) -> None:
+def test_random_states_are_restored(tmp_path: Path) -> None:
     def draw() -> list[float]:
         gpus = range(torch.cuda.device_count())
         return [

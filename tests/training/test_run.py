@@ -1,4 +1,4 @@
-"""A run from its config to its result: honest, repeatable, and recorded however it ends."""
+"""A run from its config to its result."""
 
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def run(request: pytest.FixtureRequest) -> FinishedRun:
     ],
 )
 @pytest.mark.usefixtures("tiny")
-def test_a_few_words_are_learned_by_heart(model: list[str], compose: Compose) -> None:
+def test_models_memorize_a_few_words(model: list[str], compose: Compose) -> None:
     settings = ["trainer=cpu", "logger=csv", "data.limit=4", "data.evaluation_limit=3"]
     options = ["model.d_model=32", "model.dropout=0.0", "task.label_smoothing=0.0"]
     built = build(compose(*model, *settings, *options))
@@ -149,7 +149,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
     assert seconds["training"] + seconds["validation"] < seconds["total"]
 
 
-def test_the_result_counts_what_there_is(run: FinishedRun) -> None:
+def test_the_result_has_the_sizes_of_the_run(run: FinishedRun) -> None:
     built, result = build(run.config), run.result
     data, model = built.data, built.task.model
     epochs = run.config["trainer"]["max_epochs"]
@@ -184,7 +184,7 @@ def test_steps_to_the_threshold_are_those_of_the_first_better_validation(
     assert words_run.result["steps_to_threshold"] is None
 
 
-def test_the_result_sums_up_the_learning_curve(run: FinishedRun) -> None:
+def test_the_result_summarizes_the_learning_curve(run: FinishedRun) -> None:
     result = run.result
     curve = read_metrics(run.directory, f"validation/{result['monitor']}")
     assert result["last"][result["monitor"]] == curve[-1][1]
@@ -288,7 +288,7 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated(
         evaluate(restored(tmp_path), "test")
 
 
-def test_files_of_ones_own_are_found_with_hashes(
+def test_data_files_are_recorded_with_hashes(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = "".join(f"{a}{b}{c}\t{b}\n" for a in "abcdef" for b in "xy" for c in "stuvw")
@@ -301,7 +301,7 @@ def test_files_of_ones_own_are_found_with_hashes(
     assert evaluate(restored(tmp_path / "run"), "test") == pytest.approx(result["test"])
 
 
-def test_nobody_looks_at_test_data_before_training_has_ended(
+def test_test_data_is_not_read_before_training_ends(
     tiny_digits: Compose, trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
@@ -344,10 +344,10 @@ def test_test_data_changes_nothing_but_the_test_metrics(
 
 
 @pytest.mark.parametrize(("patience", "steps"), [("1", 12), ("2", 16), ("null", 20)])
-def test_training_stops_when_patience_is_at_an_end(
+def test_training_stops_early_after_patience_validations(
     patience: str, steps: int, tiny_digits: Compose, trained: Train, request: pytest.FixtureRequest
 ) -> None:
-    """The best validation is the second; the third, fourth and fifth are no better."""
+    """The second validation is the best; the next three are not better."""
     request.getfixturevalue("scripted")
     options = ["trainer.max_epochs=5", f"trainer.patience={patience}"]
     directory = trained(tiny_digits(*options))
@@ -378,7 +378,7 @@ def test_training_stops_when_patience_is_at_an_end(
         (["trainer.max_steps=100"], [4, 8]),
     ],
 )
-def test_validations_come_when_asked_for_and_at_the_end(
+def test_validations_run_at_their_interval_and_at_the_end(
     options: list[str], validated: list[int], tiny_digits: Compose, trained: Train
 ) -> None:
     directory = trained(tiny_digits(*options))

@@ -1,4 +1,4 @@
-"""Runs that do not end well, or do not begin: recorded as what they are."""
+"""The recorded status of runs that fail, diverge or are refused."""
 
 import errno
 import math
@@ -29,7 +29,7 @@ def files(directory: Path) -> dict[Path, bytes]:
 def run_that_fails(
     error: BaseException, config: dict[str, Any], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """The status of a run in whose third step something is raised."""
+    """The status of a run whose third step raises an error."""
     step = AttentionTask.training_step
 
     def raise_in_third_step(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
@@ -97,7 +97,7 @@ def test_a_loss_that_turns_nan_is_divergence_though_a_checkpoint_was_good(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
+def test_a_directory_contains_one_run_only(digits_run: FinishedRun) -> None:
     before = files(digits_run.directory)
     with pytest.raises(RunExists, match="holds a run that has finished; name another directory"):
         train(digits_run.config, digits_run.directory, [])
@@ -131,7 +131,7 @@ def test_a_directory_holds_one_run_only(digits_run: FinishedRun) -> None:
         ("seed=-1", "seed: must be a whole number"),
     ],
 )
-def test_a_config_that_cannot_work_writes_nothing(
+def test_an_invalid_config_writes_nothing(
     override: str, message: str, tiny_digits: Compose, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
@@ -147,7 +147,7 @@ def test_the_wrong_model_for_the_data_writes_nothing(compose: Compose, tmp_path:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_what_a_run_would_go_on_from_is_finite(tiny_digits: Compose, tmp_path: Path) -> None:
+def test_saved_weights_are_finite(tiny_digits: Compose, tmp_path: Path) -> None:
     options = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "trainer.log_every_n_steps=20"]
     with pytest.raises(Diverged, match=r"the .* is (nan|inf) at step"):
         train(tiny_digits(*options, "trainer.every_n_train_steps=1"), tmp_path / "run", [])
@@ -157,7 +157,7 @@ def test_what_a_run_would_go_on_from_is_finite(tiny_digits: Compose, tmp_path: P
             assert weight.isfinite().all(), path
 
 
-def test_a_gradient_that_is_no_number_is_noticed(
+def test_a_nan_gradient_is_divergence(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = nn.utils.clip_grad_norm_
@@ -166,13 +166,13 @@ def test_a_gradient_that_is_no_number_is_noticed(
         train(tiny_digits("trainer.gradient_clip_val=1.0"), tmp_path / "run", [])
 
 
-def test_a_gpu_that_is_not_there_writes_nothing(tiny_digits: Compose, tmp_path: Path) -> None:
+def test_an_unavailable_gpu_writes_nothing(tiny_digits: Compose, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="accelerator"):
         launch(tiny_digits("trainer=gpu"), tmp_path / "run", [])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_package_is_said_in_one_line(
+def test_a_missing_package_is_reported_in_one_line(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
@@ -181,7 +181,7 @@ def test_a_missing_package_is_said_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_validation_set_may_be_smaller_than_what_one_would_look_at(
+def test_a_validation_set_may_be_smaller_than_the_attention_maps_show(
     tiny: Compose, trained: Train
 ) -> None:
     directory = trained(tiny("data.evaluation_limit=2"))
@@ -196,7 +196,7 @@ def test_a_run_that_cannot_write_its_result_has_not_finished(
     number: int,
     status: str,
 ) -> None:
-    """A disk that is full says nothing of the run: it goes on when there is room."""
+    """A run on a full disk is preempted, and resumes when there is space."""
     write = run_directory.write_atomically
 
     def refuse_results(path: Path, text: str, durable: bool = True) -> None:

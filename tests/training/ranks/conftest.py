@@ -19,7 +19,7 @@ TWO = ("trainer=ddp_cpu", "trainer.devices=2")
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as the tests train on, wherever they run."""
+    """Run as on a machine with two cores."""
     monkeypatch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
 
 
@@ -67,10 +67,9 @@ def one(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-#: Launches one run after the other, as it is told; says with which code a command would have ended.
+#: Launches a run for each line on stdin, and prints the exit code that a command would have.
 LAUNCHER = """\
 import json, pathlib, signal, sys, traceback
-from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.training.distributed import launch
 exec(pathlib.Path(__file__).with_name("change.py").read_text())
@@ -114,7 +113,7 @@ class Launcher:
             )
 
     def begin(self, config: Mapping[str, Any], directory: Path, change: str = "") -> None:
-        """Begin a run, with a change of our code in the processes that are started."""
+        """Start a run; its ranks execute ``change`` first."""
         self._change.write_text(change)
         self._before = self._said.stat().st_size
         assert self.process.stdin is not None
@@ -122,7 +121,7 @@ class Launcher:
         self.process.stdin.flush()
 
     def ended(self) -> tuple[int, str]:
-        """The code that a command would have ended with, and what was said, of the run begun."""
+        """The exit code that a command would have, and the output, of the last run."""
         wait_until(lambda: self.process.poll() is not None or "ended: " in self._output())
         said, _, code = self._output().rpartition("ended: ")
         return int(code), said
@@ -138,7 +137,7 @@ class Launcher:
 
 @pytest.fixture
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """A launcher of the test's own."""
+    """A launcher for one test only."""
     launcher = Launcher(tmp_path_factory.mktemp("alone"))
     yield launcher
     launcher.close()
@@ -146,7 +145,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
 
 @pytest.fixture(scope="session")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """One that tests share, which must not end it: it takes longer to start than a run."""
+    """A launcher that tests share, as it starts slowly; they must not end it."""
     launcher = Launcher(tmp_path_factory.mktemp("launcher"))
     yield launcher
     launcher.close()
@@ -171,7 +170,7 @@ def servers(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 def _below(parent: int, process: subprocess.Popen[bytes]) -> list[int]:
-    """Those of the fork server's session that a process has started."""
+    """The fork server processes that a process has started."""
     found = subprocess.run(
         ["pgrep", "-s", str(os.getsid(process.pid)), "-f", "forkserver"],
         capture_output=True,
@@ -194,5 +193,5 @@ def has_checkpoint(directory: Path) -> bool:
 
 @pytest.fixture(scope="session")
 def long(tiny_digits: Compose) -> dict[str, Any]:
-    """The same, for so long that there is time to interrupt it."""
+    """The same config with more steps, so that there is time to interrupt the run."""
     return tiny_digits(*OPTIONS, *TWO, "trainer.max_epochs=300", "trainer.val_check_interval=18")

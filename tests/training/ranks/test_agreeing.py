@@ -1,4 +1,4 @@
-"""What processes find out together before they train, and refuse."""
+"""Ranks agree on errors, signals and devices before they train."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ from tests.training.conftest import read_status
 from tests.training.ranks.conftest import TWO
 
 
-def test_mistakes_are_said_once_and_nothing_is_written(
+def test_invalid_configs_are_reported_once_and_nothing_is_written(
     config: dict[str, Any], two: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RunExists, match="holds a run that has finished"):
@@ -45,7 +45,7 @@ def test_mistakes_are_said_once_and_nothing_is_written(
         (["trainer.accelerator=gpu"], "there is no GPU here; trainer=cpu works"),
     ],
 )
-def test_devices_that_are_not_there_are_refused(
+def test_unavailable_devices_are_refused(
     options: list[str], message: str, tiny_digits: Compose
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -120,7 +120,7 @@ def meet_unless_rank_1_fails() -> str:
         return str(error)
 
 
-def test_an_error_in_one_process_is_raised_in_all() -> None:
+def test_an_error_on_one_rank_is_raised_on_all() -> None:
     assert all("one of us" in said for said in on_two_ranks(meet_unless_rank_1_fails))
 
 
@@ -135,7 +135,7 @@ def agree() -> tuple[list[Any], bool]:
     return found, process_group.is_distributed()
 
 
-def test_what_processes_agree_on() -> None:
+def test_collective_operations_of_two_ranks() -> None:
     expected = [True, False, [0, 10], 5, [1, 6], True]
     assert on_two_ranks(agree) == [(expected, False)] * 2
 
@@ -154,17 +154,17 @@ def train_with_a_signal_to_rank_1(config: dict[str, Any], directory: Path) -> st
         return f"{error}, {error.code}"
 
 
-def test_a_signal_before_the_processes_have_met_stops_all(
+def test_a_signal_before_the_process_group_is_initialized_stops_all_ranks(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """One that has heard nothing must not wait in vain for one that has."""
+    """A rank without a signal must not wait for one that has stopped."""
     said = on_two_ranks(train_with_a_signal_to_rank_1, config, tmp_path / "run")
     assert sorted(said) == ["None", "SIGUSR2, 1"]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_refusal_is_said_though_others_are_sooner(tmp_path: Path) -> None:
-    """They would be taken for the cause, and the first ended before it has said anything."""
+def test_rank_zero_reports_a_refusal_even_if_other_ranks_refuse_earlier(tmp_path: Path) -> None:
+    """Else torchrun would end rank 0 before it has printed the message."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys, time\n"
@@ -178,7 +178,7 @@ def test_a_refusal_is_said_though_others_are_sooner(tmp_path: Path) -> None:
 
 
 def torchrun(*arguments: object) -> str:
-    """What two processes print that torchrun starts."""
+    """The output of two processes started by torchrun."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
@@ -192,7 +192,7 @@ def torchrun(*arguments: object) -> str:
     return done.stdout
 
 
-def test_one_process_waits_for_nobody() -> None:
+def test_collective_operations_of_a_single_process() -> None:
     assert process_group.all_gather(7) == [7]
     assert process_group.broadcast(7) == 7
     assert process_group.any_rank(True)

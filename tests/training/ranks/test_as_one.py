@@ -75,14 +75,16 @@ def test_a_run_of_two_processes_is_recorded_as_one(two: Path, one: Path) -> None
     assert steps[0] == steps[1]
 
 
-def test_processes_drop_different_units(two: Path) -> None:
+def test_ranks_drop_different_units(two: Path) -> None:
     kept = torch.load(two / "checkpoints" / "last.ckpt", weights_only=True)["attention_lab"]
     first, second = kept["random"]
     assert not torch.equal(first["torch"], second["torch"])
 
 
-def test_metrics_are_of_all_examples(two: Path, config: dict[str, Any]) -> None:
-    """What the processes said of validation, each of its part, is what one says of the whole."""
+def test_validation_metrics_cover_the_examples_of_all_ranks(
+    two: Path, config: dict[str, Any]
+) -> None:
+    """Each rank validates a part; the metrics equal those of one process on the whole."""
     found = evaluate(restored(two, "last"), "validation")
     said = json.loads((two / "result.json").read_text())["last"]
     assert found.keys() == said.keys()

@@ -1,4 +1,4 @@
-"""What ends a run of several processes, and what becomes of it."""
+"""Kills, signals and errors in a run of several ranks."""
 
 import os
 import signal
@@ -26,14 +26,14 @@ from tests.training.ranks.conftest import (
 )
 
 
-def test_a_run_whose_processes_are_all_killed_resumes_exactly(
+def test_a_run_whose_launching_process_is_killed_resumes_exactly(
     config: dict[str, Any], two: Path, alone: Launcher, tmp_path: Path
 ) -> None:
     alone.begin(config, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
     alone.process.kill()
     alone.process.wait()
-    # The others end with it, and let go of the directory.
+    # The ranks end and release the lock.
     wait_until(lambda: not is_locked(tmp_path / "run"))
     launch(config, tmp_path / "run", [])
     assert len(read_status(tmp_path / "run")["resumed"]) == 1
@@ -67,7 +67,7 @@ def test_a_run_that_a_signal_stops_resumes_exactly(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_dies_takes_the_run_with_it_and_is_named(
+def test_a_killed_rank_fails_the_run_and_is_named(
     rank: int, long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
     launcher.begin(long, tmp_path / "run")
@@ -94,10 +94,10 @@ AttentionTask.training_step = training_step
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_what_was_raised_first_is_the_cause(
+def test_the_first_exception_is_reported_as_the_cause(
     rank: int, long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
-    """Not that another process has lost it."""
+    """The reported cause is not the connection that the other rank lost."""
     launcher.begin(long, tmp_path / "run", RAISE.format(rank=rank))
     code, said = launcher.ended()
     status = read_status(tmp_path / "run")
@@ -108,7 +108,7 @@ def test_what_was_raised_first_is_the_cause(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_processes_are_being_started_is_not_lost(
+def test_a_signal_during_the_start_of_ranks_is_not_lost(
     number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
 ) -> None:
     alone.begin(long, tmp_path / "run")
@@ -121,10 +121,10 @@ def test_a_signal_while_processes_are_being_started_is_not_lost(
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
-def test_a_signal_to_all_processes_costs_the_run_none_of_them(
+def test_a_signal_to_all_processes_preempts_the_run(
     number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
 ) -> None:
-    """As SLURM sends to a step, and a terminal that is closed: to the fork server as well."""
+    """SLURM and a closed terminal send a signal to all processes, the fork server included."""
     alone.begin(long, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
     for pid in [*servers(alone.process), *children(alone.process), alone.process.pid]:
@@ -149,10 +149,10 @@ Preemption.on_train_end = late
 """
 
 
-def test_a_signal_at_the_end_of_training_stops_all(
+def test_a_signal_at_the_end_of_training_stops_all_ranks(
     config: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
-    """The first process has more to do then, and others wait for it."""
+    """Rank 0 has more to do then, and other ranks wait for it."""
     end = tmp_path / "end"
     launcher.begin(config, tmp_path / "run", LATE.format(end=str(end)))
     wait_until(end.exists)
@@ -164,7 +164,7 @@ def test_a_signal_at_the_end_of_training_stops_all(
     assert (status["status"], status["error"]) == ("preempted", "SIGUSR1: saved at step 45"), said
 
 
-def test_ctrl_c_ends_all_processes_and_is_recorded(
+def test_ctrl_c_ends_all_ranks_and_is_recorded(
     long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
     launcher.begin(long, tmp_path / "run")
@@ -179,7 +179,7 @@ def test_ctrl_c_ends_all_processes_and_is_recorded(
     assert not any(Path(f"/proc/{pid}").exists() for pid in all_of_them)
 
 
-def test_a_loss_that_is_no_number_ends_all_processes(tiny_digits: Compose, tmp_path: Path) -> None:
+def test_a_nan_loss_ends_all_ranks(tiny_digits: Compose, tmp_path: Path) -> None:
     config = tiny_digits(*OPTIONS, *TWO, "optimizer.lr=1e30", "optimizer.warmup_steps=0")
     with pytest.raises(Diverged, match="loss is nan at step"):
         launch(config, tmp_path / "run", [])
