@@ -233,22 +233,22 @@ PADDING = Padding(torch.ones(1, 2, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(
-    ("mask", "ahead", "name"),
+    ("mask", "is_causal", "name"),
     [
-        (Causal(), False, None),
-        (SlidingWindow(3), False, None),
-        (SlidingWindow(3, centred=True), True, None),
-        (Dilated(3), False, None),
-        (PrefixLM(2), True, None),
-        (NoMask(), True, None),
-        (PADDING, True, "Padding((1, 2))"),
-        (Causal() & PADDING, False, "And(left=Causal(), right=Padding((1, 2)))"),
-        (Causal() | GlobalTokens(), True, "Or(left=Causal(), right=GlobalTokens(count=1))"),
+        (Causal(), True, None),
+        (SlidingWindow(3), True, None),
+        (SlidingWindow(3, centred=True), False, None),
+        (Dilated(3), True, None),
+        (PrefixLM(2), False, None),
+        (NoMask(), False, None),
+        (PADDING, False, "Padding((1, 2))"),
+        (Causal() & PADDING, True, "And(left=Causal(), right=Padding((1, 2)))"),
+        (Causal() | GlobalTokens(), False, "Or(left=Causal(), right=GlobalTokens(count=1))"),
     ],
 )
-def test_who_looks_ahead(mask: Mask, ahead: bool, name: str | None) -> None:
-    """A mask says so, and what it is in one short line."""
-    assert mask.looks_ahead == ahead
+def test_a_mask_knows_whether_it_is_causal(mask: Mask, is_causal: bool, name: str | None) -> None:
+    """Its repr fits into one short line."""
+    assert mask.is_causal == is_causal
     assert name is None or repr(mask) == name
 
 

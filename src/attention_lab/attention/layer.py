@@ -246,7 +246,7 @@ class AttentionLayer(nn.Module, ABC):
         """Self-attention of the positions after those in the cache."""
         total = cache.length + sequence.shape[1]
         mask.check(sequence.shape[0], self.num_heads, total, total)
-        if mask.looks_ahead:
+        if not mask.is_causal:
             raise ValueError(f"{mask} shows later keys, which a cache does not have; add Causal()")
         source = self.latent_projection(sequence)
         if self.caches_latent:

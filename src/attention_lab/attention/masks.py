@@ -35,9 +35,9 @@ class Mask(ABC):
         return True
 
     @property
-    def looks_ahead(self) -> bool:
-        """Whether a query may attend to keys after its own position."""
-        return True
+    def is_causal(self) -> bool:
+        """Whether no query may attend to a key after its own position."""
+        return False
 
     def check(self, batch: int, heads: int, queries: int, keys: int) -> None:  # noqa: B027  # most masks fit any size
         """Raise ValueError if the mask does not fit these sizes."""
@@ -113,8 +113,8 @@ class And(Pair):
     """Visible where both masks allow it."""
 
     @property
-    def looks_ahead(self) -> bool:
-        return self.left.looks_ahead and self.right.looks_ahead
+    def is_causal(self) -> bool:
+        return self.left.is_causal or self.right.is_causal
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.left(batch, head, query, key) & self.right(batch, head, query, key)
@@ -125,8 +125,8 @@ class Or(Pair):
     """Visible where at least one of the two masks allows it."""
 
     @property
-    def looks_ahead(self) -> bool:
-        return self.left.looks_ahead or self.right.looks_ahead
+    def is_causal(self) -> bool:
+        return self.left.is_causal and self.right.is_causal
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.left(batch, head, query, key) | self.right(batch, head, query, key)
@@ -140,8 +140,8 @@ class Causal(Mask):
     """
 
     @property
-    def looks_ahead(self) -> bool:
-        return False
+    def is_causal(self) -> bool:
+        return True
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return key <= query
@@ -232,8 +232,8 @@ class SlidingWindow(Mask):
             raise ValueError(f"a centred window has an odd number of keys, got {self.window}")
 
     @property
-    def looks_ahead(self) -> bool:
-        return self.centred and self.window > 1
+    def is_causal(self) -> bool:
+        return self.window == 1 or not self.centred
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         newest = query + self.window // 2 if self.centred else query
@@ -251,8 +251,8 @@ class Dilated(Mask):
         check_positive(window=self.window, dilation=self.dilation)
 
     @property
-    def looks_ahead(self) -> bool:
-        return False
+    def is_causal(self) -> bool:
+        return True
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         back = query - key

@@ -20,8 +20,9 @@ from attention_lab.attention.scores import ScaledDotProduct
 class DifferentialAttention(AttentionLayer):
     """(softmax(q₁k₁ᵀ) − λ softmax(q₂k₂ᵀ)) V: noise common to both maps cancels (Ye et al. 2025).
 
-    q₁, q₂ and k₁, k₂ are the halves of a head's query and key (eq. 1). λ is learned for all heads
-    (eq. 2). The output of each head is normalized (RMS) and scaled by 1 − λ_init (eq. 3).
+    q₁, q₂ and k₁, k₂ are the halves of a head's query and key (eq. 1). All heads share the learned
+    λ = exp(a·b) − exp(c·d) + λ_init (eq. 2). Each head's output is normalized (RMS, in at least
+    single precision) and scaled by 1 − λ_init (eq. 3).
 
     Args:
         embed_dim, kdim, layer: see :class:`AttentionLayer`. ``head_dim`` must be even.
@@ -55,11 +56,10 @@ class DifferentialAttention(AttentionLayer):
         if not 0 <= lambda_init < 1:
             raise ValueError(f"lambda_init must be in [0, 1), got {lambda_init}")
         self.lambda_init, self.dropout = lambda_init, check_dropout(dropout)
-        half = self.head_dim // 2
-        #: λ = exp(a·b) − exp(c·d) + λ_init, rows a, b, c, d.
-        self.lambda_vectors = nn.Parameter(torch.randn(4, half) * 0.1)
+        self.lambda_vectors = nn.Parameter(torch.randn(4, self.head_dim // 2) * 0.1)
         self.norm = nn.RMSNorm(self.head_dim, eps=1e-5)
-        self.score, self.normalizer = ScaledDotProduct(self.num_heads, half), Softmax()
+        self.score = ScaledDotProduct(self.num_heads, self.head_dim // 2)
+        self.normalizer = Softmax()
         self.backend = choose_backend(backend, self._spec())
         self.info = self.backend.describe(self.info, self._spec())
 
@@ -70,15 +70,11 @@ class DifferentialAttention(AttentionLayer):
             self.backend.attend(replace(inputs, query=q, key=k), self._spec())
             for q, k in zip(inputs.query.chunk(2, -1), inputs.key.chunk(2, -1), strict=True)
         )
-        output = (1 - self.lambda_init) * self._normalize(first - factor * second)
-        if its_map is None or other_map is None:
-            return output, None
-        return output, (its_map - factor * other_map).to(inputs.query.dtype)
-
-    def _normalize(self, x: Tensor) -> Tensor:
-        """RMSNorm per head, in at least single precision."""
-        weight = wide(self.norm.weight)
-        return F.rms_norm(wide(x), self.norm.normalized_shape, weight, self.norm.eps).to(x.dtype)
+        output = first - factor * second
+        output = F.rms_norm(wide(output), (self.head_dim,), wide(self.norm.weight), self.norm.eps)
+        if its_map is not None and other_map is not None:
+            its_map = (its_map - factor * other_map).to(inputs.query.dtype)
+        return (1 - self.lambda_init) * output.to(first.dtype), its_map
 
     def _spec(self) -> AttentionSpec:
         return AttentionSpec(self.score, self.normalizer, dropout=self.dropout_p)

@@ -34,7 +34,6 @@ class Linformer(AttentionLayer):
         paper="Wang et al. 2020",
         time="(L + S)·K·d",
         memory="(L + S)·K",
-        state="",
         symbols={"K": "projected_length"},
         causal=False,
         weights=False,

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_dropout, check_positive
@@ -23,9 +22,8 @@ from attention_lab.attention.validation import make_part
 class LocalAttention(AttentionLayer):
     """local-p: softmax(score) · exp(−(s − p)² / 2σ²) (Luong et al. 2015, §3.2).
 
-    s counts the n visible keys; p = n · sigmoid(v · tanh(W q)) is the predicted position. The
-    softmax is over the keys within D of p; its weights are not normalized again after the
-    Gaussian, whose σ is D/2.
+    s counts the n visible keys, and p = n · sigmoid(v · tanh(W q)) is the predicted position. The
+    softmax is over the keys within D of p. σ is D/2, and weights need not sum to 1.
 
     Args:
         embed_dim, kdim, layer: see :class:`AttentionLayer`.
@@ -57,10 +55,9 @@ class LocalAttention(AttentionLayer):
     ) -> None:
         super().__init__(embed_dim, kdim, projections=projections, **layer)
         check_positive(radius=radius)
-        self.radius, self.dropout = radius, check_dropout(dropout)
+        self.radius, self.dropout, self.normalizer = radius, check_dropout(dropout), Softmax()
         heads, size = self.num_heads, self.head_dim
         self.score: Score = make_part("score", score, Score, heads, size)
-        self.normalizer = Softmax()
         self.position_map = nn.Parameter(torch.empty(heads, size, size))
         self.position_vector = nn.Parameter(torch.randn(heads, size, 1) * size**-0.5)
         for matrix in self.position_map:
@@ -68,20 +65,16 @@ class LocalAttention(AttentionLayer):
         self.info = replace(self.info, formula=self.info.formula.format(self.score.formula))
 
     def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
-        distance, visible = self._distance(inputs)
-        near = Dense(visible & (distance.abs() <= self.radius))
-        window = replace(inputs, mask=near, start=0)  # one row of the mask for each query
-        nearness = torch.exp(-2 * (distance / self.radius).square())
-        weights = eager_weights(window, AttentionSpec(self.score, self.normalizer)) * nearness
-        dropped = F.dropout(weights, self.dropout, self.training).to(inputs.value.dtype)
-        output = dropped @ inputs.repeat_heads().value
-        return output, weights.to(inputs.query.dtype) if inputs.need_weights else None
-
-    def _distance(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
-        """The distances s − p, in at least float32, and the visible keys; (B, H, L, S) each."""
         query, visible = inputs.query, inputs.visible()
         size = (*query.shape[:3], inputs.key.shape[2])
         visible = query.new_ones(size).bool() if visible is None else visible.expand(size)
         fraction = torch.sigmoid(wide(torch.tanh(query @ self.position_map) @ self.position_vector))
         rank = visible.cumsum(-1)
-        return (rank - 1) - rank[..., -1:] * fraction, visible
+        distance = (rank - 1) - rank[..., -1:] * fraction  # s − p, in at least float32
+        near = Dense(visible & (distance.abs() <= self.radius))
+        window = replace(inputs, mask=near, start=0)  # one row of the mask for each query
+        weights = eager_weights(window, AttentionSpec(self.score, self.normalizer))
+        weights = weights * torch.exp(-2 * (distance / self.radius).square())
+        dropped = nn.functional.dropout(weights, self.dropout_p).to(inputs.value.dtype)
+        output = dropped @ inputs.repeat_heads().value
+        return output, weights.to(query.dtype) if inputs.need_weights else None

@@ -16,11 +16,9 @@ from attention_lab.attention.precision import masked_softmax, wide, without_auto
 class NystromAttention(AttentionLayer):
     """softmax(q k′ᵀ / √E) softmax(q′ k′ᵀ / √E)⁺ softmax(q′ kᵀ / √E) v (Xiong et al. 2021, §3.2).
 
-    The landmarks q′ and k′ are means over segments of nearly equal length, counted over the real
-    positions alone. They mix positions, so it cannot be causal; both are of the same positions, so
-    it is self-attention only. With no more positions than landmarks it is softmax attention, up to
-    the error of the iterated pseudo-inverse. Weights can be negative. Computed in at least single
-    precision. The paper's convolution of the values (ibid., §3.3) is left out.
+    The landmarks q′ and k′ are means over segments of the unpadded positions, so this is non-causal
+    self-attention. With no more positions than landmarks it equals softmax attention, up to the
+    error of the iterated pseudo-inverse. The convolution of the values (ibid., §3.3) is left out.
 
     Args:
         embed_dim, kdim, layer: see :class:`AttentionLayer`.
@@ -37,7 +35,6 @@ class NystromAttention(AttentionLayer):
         paper="Xiong et al. 2021",
         time="L·m·d + m³",
         memory="L·m",
-        state="",
         symbols={"m": "num_landmarks"},
         causal=False,
         cross_attention=False,
@@ -65,7 +62,10 @@ class NystromAttention(AttentionLayer):
         q, k, v = (wide(x) for x in (inputs.query, inputs.key, inputs.value))
         if q.shape[2] != k.shape[2]:
             raise ValueError(f"needs as many queries as keys, got {q.shape[2]} and {k.shape[2]}")
-        member = segments(real, self.num_landmarks)
+        # The unpadded position of rank r among n is a member of segment ⌊r·m / n⌋.
+        total, rank = real.sum(-2, keepdim=True), real.cumsum(-2) - 1
+        segment = rank * self.num_landmarks // total.clamp(min=1)
+        member = real & (segment == torch.arange(self.num_landmarks, device=inputs.device))
         used = member.any(-2, keepdim=True)  # (B, H, 1, m)
         q = q * self.head_dim**-0.5
         mean = member.mT / member.sum(-2).clamp(min=1).unsqueeze(-1).to(q.dtype)
@@ -75,12 +75,6 @@ class NystromAttention(AttentionLayer):
         to_all = masked_softmax(landmark_q @ k.mT, used.mT & real.mT)
         inverse = pseudo_inverse(between, self.pinv_iterations)
         output = (from_all @ (inverse @ (to_all @ v))).to(inputs.query.dtype)
-        weights = from_all @ inverse @ to_all if inputs.need_weights else None
-        return output, None if weights is None else weights.to(output.dtype)
-
-
-def segments(real: Tensor, most: int) -> Tensor:
-    """(…, L, most) bool: the real position of rank r among n is in segment ⌊r·most / n⌋."""
-    total, rank = real.sum(-2, keepdim=True), real.cumsum(-2) - 1
-    segment = rank * most // total.clamp(min=1)
-    return real & (segment == torch.arange(most, device=real.device))
+        return output, (from_all @ inverse @ to_all).to(
+            output.dtype
+        ) if inputs.need_weights else None

@@ -8,17 +8,11 @@ from attention_lab.attention.scores.base import Score
 
 
 class Additive(Score):
-    """logits = v · tanh(W q + U k), a one-layer network (Bahdanau et al. 2015, §A.1.2).
-
-    W and U are (A × E) and v is (A) for each head.
+    """logits = v · tanh(W q + U k), a one-layer network per head (Bahdanau et al. 2015, §A.1.2).
 
     Args:
-        num_heads: number of query heads, H.
-        head_dim: width of one head's queries and keys, E.
-        hidden_dim: width of the hidden layer, A; None means A = E.
-
-    Raises:
-        ValueError: if ``hidden_dim`` is below 1.
+        num_heads, head_dim: see :class:`Score`.
+        hidden_dim: size of the hidden layer, A ≥ 1; None means ``head_dim``.
     """
 
     formula = "v·tanh(W q + U k)"
@@ -36,35 +30,14 @@ class Additive(Score):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform W and U, and v with variance 1/A: logits start at the order of 1.
-
-        (The paper starts v at zero, and W and U near it; ibid., §B.1.)
-        """
+        """Xavier-uniform W and U, and v with variance 1/A (in the paper, v starts at 0; §B.1)."""
         for matrix in (*self.query_weight, *self.key_weight):
             nn.init.xavier_uniform_(matrix)
         nn.init.normal_(self.vector, std=self.vector.shape[-1] ** -0.5)
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        # U k is computed once per key, not once per pair (ibid.: "can be pre-computed").
+        # W q and U k are computed once for each position, not for each pair (ibid., §A.1.2).
         projected_query = (query @ self.query_weight).unsqueeze(-2)  # (B, H, L, 1, A)
         projected_key = (key @ self.key_weight).unsqueeze(-3)  # (B, H, 1, S, A)
         hidden = torch.tanh(projected_query + projected_key)
         return torch.einsum("bhlsa,ha->bhls", hidden, self.vector)
-
-
-class Concat(Additive):
-    """logits = v · tanh(W [q; k]) (Luong et al. 2015, eq. 8, "concat").
-
-    The same function as the additive score, W = [W_q, W_k], but initialized as the one matrix
-    that it is here.
-    """
-
-    formula = "v·tanh(W [q; k])"
-    paper = "Luong et al. 2015"
-
-    def reset_parameters(self) -> None:
-        """Xavier-uniform W (2E → A), and v with variance 1/A."""
-        super().reset_parameters()
-        for query, key in zip(self.query_weight, self.key_weight, strict=True):
-            joint = nn.init.xavier_uniform_(torch.cat([query.detach(), key.detach()]))
-            query.data, key.data = joint.chunk(2)
