@@ -89,7 +89,7 @@ def loop(run: BuiltRun, model: nn.Module, config: Mapping[str, Any]) -> Iterator
     steps = config["trainer"]["max_steps"]
     first, second = config["optimizer"]["betas"]
     optimizer = torch.optim.AdamW(model.parameters(), config["optimizer"]["lr"], (first, second))
-    scheduler = run.task.optimizer_options.scheduler(optimizer, steps)
+    scheduler = run.task.optimization.schedule.scheduler(optimizer, steps)
     batches = run.data.train_dataloader()
     for epoch in itertools.count():
         batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # our own sampler

@@ -87,8 +87,8 @@ def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
     """A plain training loop; yields after each step."""
     run = build(resolve(config))
     model, steps = run.task.model.train(), config["trainer"]["max_steps"]
-    optimizer = run.task.optimizer_options.optimizer(model)
-    scheduler = run.task.optimizer_options.scheduler(optimizer, steps)
+    optimizer = run.task.optimization.create_optimizer(model)
+    scheduler = run.task.optimization.schedule.scheduler(optimizer, steps)
     batches = run.data.train_dataloader()
     for epoch in itertools.count():
         batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # our own sampler

@@ -129,5 +129,5 @@ def letters_run(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> P
         "model.dropout=0.0",
         "trainer.max_steps=60",
         "optimizer.lr=0.01",
-        "optimizer.warmup_steps=0",
+        "scheduler.warmup_steps=0",
     )

@@ -29,7 +29,7 @@ SECRET = "0123456789abcdef-secret"
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", SECRET)
     monkeypatch.setenv("NUMBER", "7")
-    monkeypatch.setenv("CHOICE", "schedule")
+    monkeypatch.setenv("CHOICE", "strategy")
     monkeypatch.delenv("NOWHERE", raising=False)
 
 
@@ -49,9 +49,9 @@ def plain(*overrides: str) -> dict[str, object]:
         ("${logger.entity}", "${oc.env:SECRET}"),
         ("${oc.select:nothing,${oc.env:SECRET}}", "${oc.env:SECRET}"),
         ("${oc.env:NOWHERE,x}", "x"),
-        ("${optimizer.schedule}", "cosine"),
-        ("${optimizer.${oc.env:CHOICE}}", "cosine"),
-        ("${oc.select:optimizer.${oc.env:CHOICE}}", "cosine"),
+        ("${trainer.strategy}", "ddp"),
+        ("${trainer.${oc.env:CHOICE}}", "ddp"),
+        ("${oc.select:trainer.${oc.env:CHOICE}}", "ddp"),
     ],
 )
 def test_texts_keep_the_name_of_the_variable(value: str, recorded: str) -> None:
@@ -99,7 +99,7 @@ def test_no_file_of_a_run_holds_the_value(command: Command, tmp_path: Path) -> N
     assert read_config(tmp_path / "run")["logger"]["entity"] == "${oc.env:SECRET}"
     again = command("train", "--from", "run", "hydra.run.dir=again")
     assert again.code == 2
-    assert "logger.entity is '${oc.env:SECRET}', and no variable of a recorded" in again.err
+    assert "logger.entity is '${oc.env:SECRET}', and variables of a recorded" in again.err
     assert command("evaluate", "run").code == 0
 
 

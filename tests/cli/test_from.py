@@ -119,7 +119,7 @@ def test_what_cannot_be_combined_is_refused(more: str, command: Command, run: Pa
         ("project: attention-lab", "project: ${oc.env:SECRET}", "logger.project is '${oc.env:SEC"),
         ("entity: null", "entity: 'x${oc.env:SECRET}'", "logger.entity is 'x${oc.env:SECRET}'"),
         ("entity: null", "entity: ${hydra:runtime.cwd}", "logger.entity is '${hydra:"),
-        ("schedule:", "betas: ['${oc.env:SECRET}']\n  schedule:", "optimizer.betas is "),
+        ("warmup_steps: 0", "warmup_steps: '${oc.env:SECRET}'", "scheduler.warmup_steps is "),
         ("seed: 3", "seed: ${oc.decode:${oc.env:SECRET}}", "seed is '${oc.decode:"),
         ("seed: 3", "seed: 3\n  x.y: ${oc.env:SECRET}", "data.x.y is '${oc.env:SECRET}'"),
         ("_target_: attention_lab.a", "_target_: evil.a", "cannot import evil.attention"),

@@ -20,7 +20,7 @@ def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path
     lines = tmp_path / "kinds.tsv"
     lines.write_text("".join(f"{text}\t{kind}\n" for text, kind in pairs))
     options = ["trainer=cpu", "logger=csv", "model.d_model=16", "trainer.max_steps=30"]
-    options += ["optimizer.lr=0.01", "optimizer.warmup_steps=0", "model.dropout=0.0"]
+    options += ["optimizer.lr=0.01", "scheduler.warmup_steps=0", "model.dropout=0.0"]
     files = [f"data.{split}={lines}" for split in ("train", "validation", "test")]
     with pytest.warns(UserWarning, match="in the training split too"):
         train(compose("data=labels", "data.batch_size=25", *files, *options), tmp_path / "run", [])
@@ -49,7 +49,7 @@ def test_models_of_symbols_predict(
     """The predictions for the training data, without the code under test."""
     options = ["trainer=cpu", "logger=csv", "model.d_model=32", "trainer.max_steps=120"]
     options += ["data.examples=500", "data.evaluation_examples=40", "optimizer.lr=0.01"]
-    options += ["optimizer.warmup_steps=0", "model.dropout=0.0"]
+    options += ["scheduler.warmup_steps=0", "model.dropout=0.0"]
     options += ["data.lengths=[4,6]", "data.test_lengths=[4,6]", "data.batch_size=32"]
     train(compose(f"data={data}", *options), tmp_path, [])
     run, last = restored(tmp_path, "last"), ["--checkpoint", "last"]

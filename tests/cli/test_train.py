@@ -117,10 +117,9 @@ WRONG = {
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
     "foo.bar=1": "foo.bar: there is no such key; there is sweep, attention, model, task, "
-    "data, optimizer, trainer, logger, seed\n",
+    "data, optimizer, scheduler, parameter_groups, trainer, logger and 1 more\n",
     "optimizer.foo=1": "optimizer.foo: there is no such key; there is optimizer.lr, "
-    "optimizer.weight_decay, optimizer.betas, optimizer.warmup_steps, optimizer.schedule, "
-    "optimizer.final_fraction\n",
+    "optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.amsgrad",
     "attention=zzz": "attention=zzz: there is no such option; there is additive, biaffine, concat, "
     "cosine, differential, dot_product, gated, general, grouped_query, l2 and ",
     "attention.mask.window=5": "attention.mask.window: attention/mask=none has no such key; "
@@ -145,7 +144,7 @@ WRONG = {
     "attention.num_heads=0": "attention: num_heads must be at least 1, got 0",
     "attention.num_heads=3": "attention: embed_dim=16 is not divisible by num_heads=3",
     "attention.dropout=1.5": "attention: dropout must be in [0, 1), got 1.5",
-    "optimizer.lr=-1": "optimizer: lr must be above 0, got -1",
+    "optimizer.lr=-1": "optimizer: Invalid learning rate: -1",
     "model=self_attention_classifier": "model: SelfAttentionClassifier is for classification, but "
     "the data is for sequence_to_sequence",
     "attention.score._target_=torch.load": "attention.score._target_: torch.load is not a",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from torch.optim import Optimizer
 
 from attention_lab.attention import AttentionLayer, FeatureMap, Positions, Score
 from attention_lab.config.compose import (
@@ -50,9 +51,9 @@ GIVEN = {
     "PrefixDecoder": {"source_vocab_size", "target_vocab_size", "padding_idx"},
     "EncoderClassifier": {"in_features", "vocab_size", "num_classes", "max_length", "padding_idx"},
     "Decoder": {"vocab_size", "max_length"},
-    "LanguageModel": {"model", "data", "optimizer"},
-    "SequenceToSequence": {"model", "data", "optimizer"},
-    "Classification": {"model", "data", "optimizer"},
+    "LanguageModel": {"model", "data", "optimization"},
+    "SequenceToSequence": {"model", "data", "optimization"},
+    "Classification": {"model", "data", "optimization"},
 }
 
 #: The options that stand for nothing.
@@ -66,6 +67,7 @@ GIVEN_TO_PARTS = {
     Score: {"num_heads", "head_dim"},
     Positions: {"num_heads", "head_dim"},
     FeatureMap: {"head_dim"},
+    Optimizer: {"params"},
 }
 
 #: Where an option differs from its class's defaults on purpose: that is what the option is for.
@@ -87,12 +89,23 @@ DEVIATIONS = {
     "attention=linformer": {"num_heads": 8},
     "attention=nystrom": {"num_heads": 8},
     "attention=differential": {"num_heads": 8},
-    "optimizer=adam": {
-        "weight_decay": 0.0,
-        "betas": [0.9, 0.999],
-        "warmup_steps": 0,
-        "schedule": "constant",
+    "optimizer=adamw": {"betas": [0.9, 0.98]},
+    "optimizer=nadam": {
+        "lr": 1e-3,
+        "betas": [0.9, 0.98],
+        "weight_decay": 0.01,
+        "decoupled_weight_decay": True,
     },
+    "optimizer=radam": {
+        "betas": [0.9, 0.98],
+        "weight_decay": 0.01,
+        "decoupled_weight_decay": True,
+    },
+    "optimizer=sgd": {"lr": 0.1, "momentum": 0.9},
+    "optimizer=muon": {"betas": [0.9, 0.98]},
+    "scheduler=cosine": {"warmup_steps": 100, "min_lr_ratio": 0.05},
+    "scheduler=linear": {"warmup_steps": 100},
+    "scheduler=wsd": {"warmup_steps": 100},
     "trainer=cpu": {"accelerator": "cpu"},
     "trainer=gpu": {"accelerator": "gpu", "precision": "bf16-mixed"},
     "trainer=ddp": {"accelerator": "gpu", "precision": "bf16-mixed", "devices": 8},

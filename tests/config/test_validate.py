@@ -14,7 +14,8 @@ from attention_lab.config.imports import import_object
 from attention_lab.config.validate import check
 from attention_lab.models.base import Network
 from attention_lab.tracking.wandb_logger import LoggerOptions
-from attention_lab.training.optim import OptimizerOptions
+from attention_lab.training.lr_schedules import Cosine, Schedule
+from attention_lab.training.optim import ParameterGroups
 from tests.conftest import Compose
 
 
@@ -36,7 +37,7 @@ def complaint(config: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("optimizer.lrr", "optimizer.lrr: OptimizerOptions has no such key; did you mean lr?"),
+        ("optimizer.lrr", "optimizer.lrr: AdamW has no such key; did you mean lr?"),
         ("trainer.max_epoch", "TrainerOptions has no such key; did you mean max_epochs?"),
         ("attention.num_head", "ScoredAttention has no such key; did you mean num_heads?"),
         ("data.batchsize", "data.batchsize: G2P has no such key; did you mean batch_size?"),
@@ -44,7 +45,7 @@ def complaint(config: dict[str, Any]) -> str:
         ("task.max_len", "did you mean max_length?"),
         ("logger.projet", "logger.projet: LoggerOptions has no such key; did you mean project?"),
         ("attention.score.hidden", "attention.score.hidden: Additive has no such key; did you"),
-        ("optimizer.zzz", "no such key; there is lr, weight_decay, betas, warmup_steps, schedule"),
+        ("optimizer.zzz", "no such key; there is lr, betas, eps, weight_decay, amsgrad, maximize"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_real_one(
@@ -60,9 +61,13 @@ def test_an_unknown_key_is_refused_with_the_nearest_real_one(
         ("optimizer.lr", "0.1", "optimizer.lr: input should be a valid number; got '0.1'"),
         ("optimizer.lr", True, "optimizer.lr: input should be a valid number; got True"),
         ("optimizer.lr", None, "optimizer.lr: input should be a valid number; got None"),
-        ("optimizer.betas", 0.9, "optimizer.betas: input should be a valid list; got 0.9"),
+        (
+            "optimizer.betas",
+            0.9,
+            "optimizer.betas: input should be a valid list, as in [1,5]; got 0.9",
+        ),
         ("optimizer.betas", [0.9, "x"], "optimizer.betas: input should be a valid number; got"),
-        ("optimizer.schedule", "linear", "input should be 'cosine' or 'constant'; got 'linear'"),
+        ("trainer.strategy", "deepspeed", "input should be 'ddp' or 'fsdp'; got 'deepspeed'"),
         ("trainer.max_epochs", 1.5, "trainer.max_epochs: input should be a valid integer; got 1.5"),
         ("trainer.max_epochs", True, "trainer.max_epochs: input should be a valid integer; got T"),
         (
@@ -197,7 +202,8 @@ def test_the_standard_library_is_not_imported_for_a_config(target: str, compose:
         ("attention._partial_", "abc", "attention._partial_: input should be a valid boolean; got"),
         ("attention._partial_", 1, "attention._partial_: input should be a valid boolean; got 1"),
         ("attention._partial_", False, "attention: ScoredAttention needs _partial_: true here"),
-        ("optimizer._partial_", True, "optimizer: OptimizerOptions must not have _partial_: true"),
+        ("optimizer._partial_", False, "optimizer: AdamW needs _partial_: true here"),
+        ("scheduler._partial_", True, "scheduler: Cosine must not have _partial_: true here"),
         ("data._partial_", True, "data: G2P must not have _partial_: true here"),
         ("attention._args_", [1, 2], "attention._args_: ScoredAttention has no such key"),
         ("model._args_", [], "model._args_: EncoderDecoder has no such key"),
@@ -217,8 +223,9 @@ def test_keys_with_underscores_are_checked_like_others(
     [
         ("model", "attention_lab.data.bundled.g2p.G2P", "Network"),
         ("data", "attention_lab.training.trainer.TrainerOptions", "SplitDataModule"),
-        ("optimizer", "attention_lab.training.trainer.TrainerOptions", "OptimizerOptions"),
-        ("trainer", "attention_lab.training.optim.OptimizerOptions", "TrainerOptions"),
+        ("optimizer", "attention_lab.training.trainer.TrainerOptions", "Optimizer"),
+        ("trainer", "attention_lab.training.optim.ParameterGroups", "TrainerOptions"),
+        ("scheduler", "torch.optim.lr_scheduler.StepLR", "Schedule"),
         ("logger", "attention_lab.training.trainer.TrainerOptions", "LoggerOptions"),
         ("task", "torch.nn.Linear", "AttentionTask"),
         ("attention", "torch.nn.MultiheadAttention", "AttentionLayer"),
@@ -298,9 +305,8 @@ def test_a_missing_argument_is_refused(compose: Compose) -> None:
 
 
 def test_create_creates_the_object_of_a_node() -> None:
-    node = {"_target_": f"{OptimizerOptions.__module__}.OptimizerOptions", "lr": 0.5}
-    options = create(node, (OptimizerOptions,))
-    assert options == OptimizerOptions(lr=0.5)
+    node = {"_target_": f"{Cosine.__module__}.Cosine", "warmup_steps": 5}
+    assert create(node, (Schedule,)) == Cosine(warmup_steps=5)
 
 
 def test_create_creates_nested_nodes_first_and_returns_functions_for_partial_ones(
@@ -318,6 +324,6 @@ def test_create_creates_nested_nodes_first_and_returns_functions_for_partial_one
 
 
 def test_create_passes_given_objects_without_copying() -> None:
-    betas = [0.5, 0.6]
-    node = {"_target_": f"{OptimizerOptions.__module__}.OptimizerOptions"}
-    assert create(node, (OptimizerOptions,), betas=betas).betas is betas
+    factors = {"*": 0.5}
+    node = {"_target_": f"{ParameterGroups.__module__}.ParameterGroups"}
+    assert create(node, (ParameterGroups,), lr_factors=factors).lr_factors is factors

@@ -210,8 +210,8 @@ def test_a_narrow_model_learns_associative_recall_with_default_settings(compose:
     options = ["data=recall", *task, "data.batch_size=64", "optimizer.lr=3e-3", "model.d_model=32"]
     run = build(compose(*options, "trainer=cpu", "logger=csv"))
     model, steps = run.task.model, 240
-    optimizer = run.task.optimizer_options.optimizer(model)
-    scheduler = run.task.optimizer_options.scheduler(optimizer, steps)
+    optimizer = run.task.optimization.create_optimizer(model)
+    scheduler = run.task.optimization.schedule.scheduler(optimizer, steps)
     for batch in islice(chain.from_iterable(repeat(run.data.train_dataloader())), steps):
         optimizer.zero_grad()
         run.task.loss(batch).mean.backward()

@@ -194,13 +194,13 @@ def test_tuned_values_may_be_text(sweep: Path) -> None:
         {"overrides": ["attention=scaled"], "value": "cosine", "scores": {"cosine": 1, "none": 2}},
         {"overrides": ["attention=gone"], "value": None, "scores": {"cosine": None, "none": None}},
     ]
-    tuning = {"key": "optimizer.schedule", "grid": ["cosine", "none"], "seeds": [7]}
+    tuning = {"key": "scheduler", "grid": ["cosine", "none"], "seeds": [7]}
     jobs = [{"directory": run.name, "overrides": []} for run in sweep.iterdir()]
     record = {"jobs": jobs, "tuning": {**tuning, "choices": choices}}
     (sweep / "sweep.json").write_text(json.dumps(with_version(record)))
     comparison = compare(read_runs([sweep]))
     assert comparison.tuning == (
-        "optimizer.schedule was tuned for each group on validation, over cosine, none with seed 7: "
+        "scheduler was tuned for each group on validation, over cosine, none with seed 7: "
         "cosine for scaled, none for attention=gone."
     )
     assert not [line for line in comparison.caveats if "edge" in line]

@@ -57,7 +57,7 @@ def test_a_run_trains_as_long_as_it_says_and_its_schedule_ends_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     directory = tmp_path / "run"
-    half = ["optimizer.schedule=cosine", "optimizer.final_fraction=0.5", "optimizer.lr=1e-3"]
+    half = ["scheduler=cosine", "scheduler.warmup_steps=0", "scheduler.min_lr_ratio=0.5"]
     config = tiny_digits("trainer.check_val_every_n_epoch=99", *half, *options)
     assert train(config, directory, [])["steps"] == steps
     assert said in capsys.readouterr().out.splitlines()[0]
@@ -88,7 +88,8 @@ class _Rates(Callback):
 def test_a_plain_trainer_reaches_the_end_of_the_schedule(
     options: dict[str, Any], steps: int, tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = build(tiny_digits("optimizer.schedule=cosine", "optimizer.final_fraction=0.25"))
+    options_of_cosine = ("scheduler.warmup_steps=0", "scheduler.min_lr_ratio=0.25")
+    run = build(tiny_digits("scheduler=cosine", *options_of_cosine))
     rates = _Rates()
     trainer = Trainer(
         accelerator="cpu",
@@ -108,8 +109,8 @@ def test_a_plain_trainer_reaches_the_end_of_the_schedule(
 def test_a_cosine_over_endless_training_is_refused(
     tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = build(tiny_digits("optimizer.schedule=cosine")).task
+    task = build(tiny_digits("scheduler=cosine", "scheduler.warmup_steps=0")).task
     monkeypatch.setattr(AttentionTask, "_total_steps", math.inf)
     monkeypatch.setattr(AttentionTask, "trainer", Trainer(accelerator="cpu", logger=False))
-    with pytest.raises(ValueError, match="schedule=cosine needs an end: set max_epochs"):
+    with pytest.raises(ValueError, match="scheduler=cosine needs an end: set max_epochs"):
         task.configure_optimizers()

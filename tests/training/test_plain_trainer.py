@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning
 import pytest
+import torch
 
 from attention_lab.attention import ScaledDotProduct, ScoredAttention, Softmax
 from attention_lab.data.bundled.digits import Digits
@@ -15,7 +16,8 @@ from attention_lab.data.synthetic.induction import Induction
 from attention_lab.models.decoder import Decoder
 from attention_lab.models.encoder_decoder import EncoderDecoder
 from attention_lab.models.self_attention_classifier import SelfAttentionClassifier
-from attention_lab.training.optim import OptimizerOptions
+from attention_lab.training.lr_schedules import Cosine
+from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.classification import Classification
 from attention_lab.training.tasks.language_model import LanguageModel
@@ -24,21 +26,21 @@ from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 attention = functools.partial(
     ScoredAttention, score=ScaledDotProduct, normalizer=Softmax, num_heads=2
 )
-OPTIMIZER = OptimizerOptions(lr=3e-3, warmup_steps=2)
+OPTIMIZATION = Optimization(functools.partial(torch.optim.AdamW, lr=3e-3), Cosine(warmup_steps=2))
 
 
 def classification() -> Classification:
     data = Digits(batch_size=64)
     data.setup()
     model = SelfAttentionClassifier(**data.model_arguments(), self_attention=attention, d_model=16)
-    return Classification(model, data, OPTIMIZER)
+    return Classification(model, data, OPTIMIZATION)
 
 
 def language_model() -> LanguageModel:
     data = Induction(examples=128, evaluation_examples=64)
     data.setup()
     model = Decoder(**data.model_arguments(), self_attention=attention, d_model=16, num_layers=1)
-    return LanguageModel(model, data, OPTIMIZER)
+    return LanguageModel(model, data, OPTIMIZATION)
 
 
 def sequence_to_sequence() -> SequenceToSequence:
@@ -47,7 +49,7 @@ def sequence_to_sequence() -> SequenceToSequence:
     )
     data.setup()
     model = EncoderDecoder(**data.model_arguments(), cross_attention=attention, d_model=16)
-    return SequenceToSequence(model, data, OPTIMIZER)
+    return SequenceToSequence(model, data, OPTIMIZATION)
 
 
 @pytest.mark.filterwarnings("ignore")

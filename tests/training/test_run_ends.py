@@ -121,7 +121,7 @@ def test_a_directory_contains_one_run_only(digits_run: FinishedRun) -> None:
         ("trainer.patience=0", "patience must be at least 1, got 0"),
         ("trainer.max_steps=0", "max_steps must be at least 1, got 0"),
         ("trainer.log_every_n_steps=0", "log_every_n_steps must be at least 1, got 0"),
-        ("optimizer.lr=-1.0", "lr must be above 0, got -1.0"),
+        ("optimizer.lr=-1.0", "Invalid learning rate: -1.0"),
         ("optimizer.lr=fast", "optimizer.lr: input should be a valid number; got 'fast'"),
         ("data.batch_size=0", "batch_size must be at least 1, got 0"),
         ("model.d_model=0", "d_model must be at least 1, got 0"),
@@ -148,7 +148,7 @@ def test_the_wrong_model_for_the_data_writes_nothing(compose: Compose, tmp_path:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_saved_weights_are_finite(tiny_digits: Compose, tmp_path: Path) -> None:
-    options = ["optimizer.lr=1e30", "optimizer.warmup_steps=0", "trainer.log_every_n_steps=20"]
+    options = ["optimizer.lr=1e30", "scheduler.warmup_steps=0", "trainer.log_every_n_steps=20"]
     with pytest.raises(Diverged, match=r"the .* is (nan|inf) at step"):
         train(tiny_digits(*options, "trainer.every_n_train_steps=1"), tmp_path / "run", [])
     assert read_status(tmp_path / "run")["status"] == "diverged"

@@ -12,7 +12,9 @@ from typing import Any
 from attention_lab.config.compose import WrongCommand
 
 #: An override that chooses an option of a group, in groups where that is possible.
-SWITCHED = re.compile(r"((?:attention|optimizer|trainer|logger)(?:/\w+)*)=")
+SWITCHED = re.compile(
+    r"((?:attention|optimizer|scheduler|parameter_groups|trainer|logger)(?:/\w+)*)="
+)
 #: The same in groups where it is not: their options only fit certain options of other groups.
 FIXED = re.compile(r"((?:data|model|task|experiment)(?:/\w+)*)=")
 MISSING = "???"

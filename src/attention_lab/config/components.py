@@ -9,10 +9,11 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from attention_lab.attention import AttentionLayer, Mask
 from attention_lab.config.flatten import walk
@@ -54,8 +55,10 @@ def check_node(path: str, node: Config, kind: type) -> None:
         allowed = (kind,) if is_section else PARTS
         made = component_class(inner_path, inner["_target_"], allowed)
         _check_arguments(inner_path, inner, made)
-        if is_section:  # a model creates its attention: it knows the widths
-            _check_partial(path, node, made, is_factory=kind is AttentionLayer)
+        if is_section:
+            _check_given(path, node, made)
+            # A model creates its attention, as it knows the widths, and a task its optimizer.
+            _check_partial(path, node, made, is_factory=kind in (AttentionLayer, Optimizer))
 
 
 def create(node: Config, kinds: tuple[type, ...] = PARTS, /, **given: Any) -> Any:
@@ -154,16 +157,25 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
         else:
             check_value(f"{path}.{name}", value, annotation)
     for name, parameter in parameters.items():
-        # Other arguments, such as widths and vocabularies, come from the caller of `create`.
         required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if required and name not in node:
             raise ConfigError(f"{path}.{name}: is missing, and {component.__name__} needs it")
+
+
+def _check_given(path: str, node: Config, component: type) -> None:
+    """Raise ConfigError if a node has an argument that comes from the caller of ``create``."""
+    for name, it in inspect.signature(component).parameters.items():
+        if name in node and it.kind is it.POSITIONAL_OR_KEYWORD and it.default is it.empty:
+            raise ConfigError(f"{path}.{name}: cannot be set; {component.__name__} is given it")
 
 
 def _check_part(path: str, node: Config, annotation: Any) -> None:
     """Raise ConfigError unless a node creates what its argument's annotation asks for."""
     members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     for member in members:
+        if member == Mapping[str, float]:
+            check_value(path, dict(node), dict[str, float])
+            return
         if get_origin(member) is Mapping and "_target_" not in node:
             for name, inner in node.items():
                 if isinstance(inner, str) and _makes_attention(member):
@@ -201,17 +213,32 @@ def _not_a_mechanism(path: str, value: str, inner: str = "") -> ConfigError:
 
 def check_value(path: str, value: object, annotation: Any) -> None:
     """Raise ConfigError, naming the path, if a plain value does not have the annotated type."""
+    annotation = _without_tensor(annotation)
+    # A config has no tuples, so a list stands for one.
+    if isinstance(value, list) and get_origin(annotation) is tuple:
+        value = tuple(value)
     try:
         _adapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         problems = " or ".join(
             dict.fromkeys(
                 # In a config, a Sequence is written as a list.
-                detail["msg"].replace("an instance of Sequence", "a valid list, as in [1,5]")
+                detail["msg"]
+                .replace("an instance of Sequence", "a valid list, as in [1,5]")
+                .replace("a valid tuple", "a valid list, as in [1,5]")
                 for detail in error.errors()
             )
         )
         raise ConfigError(f"{path}: {problems[:1].lower()}{problems[1:]}; got {value!r}") from None
+
+
+def _without_tensor(annotation: Any) -> Any:
+    """An annotation of torch's without the tensors that it also allows: a config has none."""
+    if get_origin(annotation) is tuple:
+        return tuple.__class_getitem__(tuple(map(_without_tensor, get_args(annotation))))
+    if isinstance(annotation, UnionType) and Tensor in get_args(annotation):
+        return Union[tuple(it for it in get_args(annotation) if it is not Tensor)]  # noqa: UP007
+    return annotation
 
 
 @functools.cache

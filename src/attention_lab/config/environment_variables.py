@@ -45,6 +45,6 @@ def check_without_environment(config: Config) -> None:
     for key, value in config["data"].items():
         if VARIABLE.search(str(value)):
             raise ConfigError(
-                f"data.{key} is {value}, and no variable of a recorded config is looked up; "
+                f"data.{key} is {value}, and variables of a recorded config are not resolved; "
                 "write its value there"
             )

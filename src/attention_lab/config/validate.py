@@ -20,7 +20,9 @@ SECTIONS = {
     "model": "attention_lab.models.base.Network",
     "data": "attention_lab.data.core.datamodule.SplitDataModule",
     "task": "attention_lab.training.tasks.base.AttentionTask",
-    "optimizer": "attention_lab.training.optim.OptimizerOptions",
+    "optimizer": "torch.optim.Optimizer",
+    "scheduler": "attention_lab.training.lr_schedules.Schedule",
+    "parameter_groups": "attention_lab.training.optim.ParameterGroups",
     "trainer": "attention_lab.training.trainer.TrainerOptions",
     "logger": "attention_lab.tracking.wandb_logger.LoggerOptions",
 }

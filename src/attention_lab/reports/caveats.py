@@ -131,7 +131,7 @@ def _is_of_budget(key: str) -> bool:
 
 def _is_unexplained(key: str, swept: Iterable[str]) -> bool:
     """Whether a setting belongs to no other caveat and is not explained by what was swept."""
-    if key.startswith(("data.", "trainer.", "optimizer.")):
+    if key.startswith(("data.", "trainer.", "optimizer.", "scheduler.", "parameter_groups.")):
         return False  # these have caveats of their own
     return not any(_explains(asked, key) for asked in swept)
 

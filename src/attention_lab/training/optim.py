@@ -1,11 +1,19 @@
-"""The optimizer, its parameter groups, and the learning rate at each step."""
+"""The optimizer of a run, its parameter groups, and its learning rate schedule."""
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+
+from attention_lab.training.lr_schedules import Constant, Schedule
+
+#: Makes an optimizer of parameter groups: a class, or ``functools.partial`` of one.
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 
 def total_steps(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
@@ -19,85 +27,76 @@ def total_steps(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
 
 
 @dataclass(frozen=True)
-class OptimizerOptions:
-    """Options of AdamW (Loshchilov & Hutter 2019), with warm-up and a learning rate schedule.
-
-    With ``weight_decay=0`` it is Adam.
+class ParameterGroups:
+    """Which parameters decay, and which have a learning rate of their own; for any optimizer.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a factor is negative.
     """
 
-    #: Peak learning rate.
-    lr: float = 1e-3
-    #: Decoupled weight decay. Biases and norms (parameters of one dimension) are not decayed.
-    weight_decay: float = 0.01
-    #: Decay rates of the first and second moment.
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    #: Steps over which the learning rate rises linearly from lr / warmup_steps to lr.
-    warmup_steps: int = 100
-    #: After warm-up: "cosine", down to final_fraction · lr at the last step, or "constant".
-    schedule: Literal["cosine", "constant"] = "cosine"
-    #: Learning rate at the end of the cosine, as a fraction of lr.
-    final_fraction: float = 0.05
+    #: Whether biases and norms (parameters of one dimension) have weight decay, too.
+    decay_biases_and_norms: bool = False
+    #: Factors of the learning rate by patterns of parameters' names, such as
+    #: ``{"*embedding*": 0.1}``. The first pattern that matches applies; 0 freezes.
+    lr_factors: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule must be cosine or constant, got {self.schedule!r}")
-        if not 0 <= self.final_fraction <= 1:
-            raise ValueError(f"final_fraction must be in [0, 1], got {self.final_fraction}")
+        for pattern, factor in (self.lr_factors or {}).items():
+            if factor < 0:
+                raise ValueError(f"lr_factors: {pattern} must be at least 0, got {factor}")
 
-    def learning_rate(self, step: int, total_steps: float) -> float:
-        """The learning rate of optimizer step ``step`` (0, 1, …) out of ``total_steps``.
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """The parameter groups of a model's trained parameters.
 
-        Warm-up: lr · (step + 1) / warmup_steps. Cosine (Loshchilov & Hutter 2017, eq. 5, one
-        period): lr · (f + (1 − f) · ½ (1 + cos πp)), where p goes from 0 at the end of the warm-up
-        to 1 at the last step and f is ``final_fraction``.
-        """
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return self.lr
-        steps_after_warmup = max(1, total_steps - 1 - self.warmup_steps)
-        progress = min(1.0, (step - self.warmup_steps) / steps_after_warmup)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return self.lr * (self.final_fraction + (1 - self.final_fraction) * cosine)
-
-    def optimizer(self, model: nn.Module, fused: bool = True) -> torch.optim.Optimizer:
-        """AdamW over the model's parameters, without weight decay for those of one dimension.
-
-        Args:
-            model: the model to train.
-            fused: whether to use the fused kernel, which is faster, above all for small models.
-                It cannot be used with precision 16-mixed: it unscales gradients in its step, but
-                they must be unscaled before they are clipped.
-        """
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        first, second = self.betas
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(first, second), fused=fused)
-
-    def scheduler(
-        self, optimizer: torch.optim.Optimizer, total_steps: float
-    ) -> torch.optim.lr_scheduler.LambdaLR:
-        """The scheduler that sets :meth:`learning_rate`; step it after every optimizer step.
+        The keys of each group: ``params``; ``lr_factor``; ``is_embedding``, whether it holds
+        tables of vectors; ``weight_decay``, 0, if it does not decay.
 
         Raises:
-            ValueError: if the schedule is cosine and ``total_steps`` is infinite.
+            ValueError: if a pattern of ``lr_factors`` matches no parameter.
         """
-        if self.schedule == "cosine" and math.isinf(total_steps):
-            raise ValueError("schedule=cosine needs an end: set max_epochs or max_steps")
-        return torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.learning_rate(step, total_steps) / self.lr
-        )
+        embeddings = {id(e.weight) for e in model.modules() if isinstance(e, nn.Embedding)}
+        lr_factors = self.lr_factors or {}
+        unused = set(lr_factors)
+        groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
+        for name, parameter in self._trained(model):
+            pattern = next((it for it in lr_factors if fnmatchcase(name, it)), None)
+            unused.discard(pattern or "")
+            factor = 1.0 if pattern is None else lr_factors[pattern]
+            decays = parameter.ndim >= 2 or self.decay_biases_and_norms
+            kind = (not decays, id(parameter) in embeddings, factor)
+            group = groups.setdefault(
+                kind, {"params": [], "is_embedding": kind[1], "lr_factor": factor}
+            )
+            group["params"].append(parameter)
+            if not decays:
+                group["weight_decay"] = 0.0
+        if unused:
+            raise ValueError(f"lr_factors: no parameter's name matches {', '.join(sorted(unused))}")
+        return [groups[kind] for kind in sorted(groups)]
+
+    @staticmethod
+    def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a model is optimized: an optimizer, a learning rate schedule, and parameter groups.
+
+    For example ``Optimization(partial(torch.optim.AdamW, lr=1e-3), Cosine(warmup_steps=100))``.
+    """
+
+    optimizer: OptimizerFactory = torch.optim.AdamW
+    schedule: Schedule = field(default_factory=Constant)
+    parameter_groups: ParameterGroups = field(default_factory=ParameterGroups)
+
+    def create_optimizer(self, model: nn.Module) -> Optimizer:
+        """The optimizer of a model's trained parameters.
+
+        Raises:
+            ValueError: if the optimizer cannot have these groups or refuses its arguments.
+        """
+        optimizer = self.optimizer(self.parameter_groups.groups(model))
+        for group in optimizer.param_groups:
+            group["lr"] *= group["lr_factor"]
+        return optimizer

@@ -32,7 +32,7 @@ def test_invalid_configs_are_reported_once_and_nothing_is_written(
     with pytest.raises(RunExists, match="holds a run that has finished"):
         launch(config, two, [])
     wrong = config | {"optimizer": {**config["optimizer"], "lr": -1.0}}
-    with pytest.raises(ConfigError, match="lr must be above 0"):
+    with pytest.raises(ConfigError, match="Invalid learning rate"):
         launch(wrong, tmp_path / "run", [])
     assert not (tmp_path / "run").exists()
 

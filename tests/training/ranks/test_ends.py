@@ -180,7 +180,7 @@ def test_ctrl_c_ends_all_ranks_and_is_recorded(
 
 
 def test_a_nan_loss_ends_all_ranks(tiny_digits: Compose, tmp_path: Path) -> None:
-    config = tiny_digits(*OPTIONS, *TWO, "optimizer.lr=1e30", "optimizer.warmup_steps=0")
+    config = tiny_digits(*OPTIONS, *TWO, "optimizer.lr=1e30", "scheduler.warmup_steps=0")
     with pytest.raises(Diverged, match="loss is nan at step"):
         launch(config, tmp_path / "run", [])
     assert read_status(tmp_path / "run")["status"] == "diverged"

@@ -11,13 +11,14 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.models.base import Network
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.fsdp import is_sharded, shard
-from attention_lab.training.optim import OptimizerOptions, total_steps
+from attention_lab.training.optim import Optimization, total_steps
 from attention_lab.training.tasks.slice_accuracy import SliceAccuracy
 
 Split = Literal["validation", "test"]
@@ -40,13 +41,14 @@ class AttentionTask(LightningModule, ABC):
     It can be trained with a plain Trainer::
 
         data.setup()
-        task = Classification(model, data, OptimizerOptions(lr=1e-3))
+        optimizer = functools.partial(torch.optim.AdamW, lr=1e-3)
+        task = Classification(model, data, Optimization(optimizer))
         lightning.Trainer(max_epochs=3).fit(task, data)
 
     Args:
         model: the network.
         data: the loaded dataset; it defines slices and metrics.
-        optimizer: options of the optimizer and its schedule.
+        optimization: the optimizer, its schedule and its parameter groups.
     """
 
     #: "sequence_to_sequence", "classification" or "language_model".
@@ -54,12 +56,12 @@ class AttentionTask(LightningModule, ABC):
     tokens: Tensor
 
     def __init__(
-        self, model: Network, data: SplitDataModule[Any], optimizer: OptimizerOptions
+        self, model: Network, data: SplitDataModule[Any], optimization: Optimization
     ) -> None:
         super().__init__()
         self.model = model
         self.data = data
-        self.optimizer_options = optimizer
+        self.optimization = optimization
         #: Called before each validation, before its dataloader draws random numbers.
         self.before_validation: list[Callable[[], None]] = []
         #: Norm of the last gradient before it was clipped; None without clipping.
@@ -132,7 +134,12 @@ class AttentionTask(LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         # Lightning would log the index of the last step, which is one less.
         self.log("step", float(self.global_step))
-        self._log_metrics("validation")
+        metrics = self._log_metrics("validation")
+        scheduler = self.lr_schedulers()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            assert isinstance(scheduler, LambdaLR)
+            value = float(metrics[self.data.monitor])
+            self.optimization.schedule.on_validation(scheduler, value, self.data.mode)
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -157,12 +164,13 @@ class AttentionTask(LightningModule, ABC):
         assert trainer.max_epochs is not None
         return total_steps(trainer.max_epochs, trainer.max_steps, steps_per_epoch)
 
-    def _log_metrics(self, split: Split) -> None:
+    def _log_metrics(self, split: Split) -> dict[str, Tensor]:
         metrics = self.compute_metrics(split)
         if split in self.slice_accuracy:
             metrics |= computed(self.slice_accuracy[split])  # type: ignore[arg-type]
         for name, value in metrics.items():
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
+        return metrics
 
     def configure_model(self) -> None:
         # Lightning's hook for sharding with ModelParallelStrategy.
@@ -183,9 +191,8 @@ class AttentionTask(LightningModule, ABC):
             self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        scaled = self.trainer.precision == "16-mixed"  # the only one that scales gradients
-        optimizer = self.optimizer_options.optimizer(self.model, fused=not scaled)
-        scheduler = self.optimizer_options.scheduler(optimizer, self._total_steps)
+        optimizer = self.optimization.create_optimizer(self.model)
+        scheduler = self.optimization.schedule.scheduler(optimizer, self._total_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

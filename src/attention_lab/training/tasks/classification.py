@@ -8,7 +8,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from attention_lab.data.core.batches import LabelledSequences
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.models.base import ClassificationNetwork
-from attention_lab.training.optim import OptimizerOptions
+from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
 
 
@@ -18,7 +18,7 @@ class Classification(AttentionTask):
     Args:
         model: the network.
         data: the loaded dataset.
-        optimizer: options of the optimizer and its schedule.
+        optimization: the optimizer, its schedule and its parameter groups.
     """
 
     task = "classification"
@@ -28,9 +28,9 @@ class Classification(AttentionTask):
         self,
         model: ClassificationNetwork,
         data: SplitDataModule[LabelledSequences],
-        optimizer: OptimizerOptions,
+        optimization: Optimization,
     ) -> None:
-        super().__init__(model, data, optimizer)
+        super().__init__(model, data, optimization)
         self.mean_loss = mean()
         self.accuracy = MulticlassAccuracy(data.model_arguments()["num_classes"], average="micro")
 

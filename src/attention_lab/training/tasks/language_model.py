@@ -9,7 +9,7 @@ from torch import Tensor
 from attention_lab.data.core.batches import IGNORE, LabelledPositions, labelled_positions
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.models.base import LanguageNetwork
-from attention_lab.training.optim import OptimizerOptions
+from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
 
 
@@ -22,7 +22,7 @@ class LanguageModel(AttentionTask):
     Args:
         model: the network.
         data: the loaded dataset.
-        optimizer: options of the optimizer and its schedule.
+        optimization: the optimizer, its schedule and its parameter groups.
     """
 
     task = "language_model"
@@ -30,9 +30,9 @@ class LanguageModel(AttentionTask):
     data: LanguageModelDataModule
 
     def __init__(
-        self, model: LanguageNetwork, data: LanguageModelDataModule, optimizer: OptimizerOptions
+        self, model: LanguageNetwork, data: LanguageModelDataModule, optimization: Optimization
     ) -> None:
-        super().__init__(model, data, optimizer)
+        super().__init__(model, data, optimization)
         self.mean_loss, self.accuracy, self.sequence_accuracy = (mean() for _ in range(3))
 
     def loss(self, batch: LabelledPositions) -> Loss:

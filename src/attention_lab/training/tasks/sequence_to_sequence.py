@@ -14,7 +14,7 @@ from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.base import SequenceToSequenceNetwork
 from attention_lab.models.decoding import beam_search, greedy_search
 from attention_lab.training.distributed.fsdp import reshard, unshard
-from attention_lab.training.optim import OptimizerOptions
+from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
 
 
@@ -27,7 +27,7 @@ class SequenceToSequence(AttentionTask):
     Args:
         model: the network.
         data: the loaded dataset; it defines the references and the metrics of generated sequences.
-        optimizer: options of the optimizer and its schedule.
+        optimization: the optimizer, its schedule and its parameter groups.
         label_smoothing: probability spread over all tokens in the training loss (Szegedy et al.
             2016, §7). Evaluation losses are never smoothed.
         max_length: most tokens to generate, including the end token; None means the length of the
@@ -47,13 +47,13 @@ class SequenceToSequence(AttentionTask):
         self,
         model: SequenceToSequenceNetwork,
         data: SequenceToSequenceDataModule,
-        optimizer: OptimizerOptions,
+        optimization: Optimization,
         label_smoothing: float = 0.1,
         max_length: int | None = None,
         num_beams: int = 1,
         length_penalty: float = 0.6,
     ) -> None:
-        super().__init__(model, data, optimizer)
+        super().__init__(model, data, optimization)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if max_length is None:
