@@ -143,7 +143,7 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
             check_value(f"{path}.{name}", value, bool)
             continue
         if name not in parameters:
-            ours = [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY] or parameters
+            ours = [key for key, p in parameters.items() if not _is_given(p)]
             raise ConfigError(
                 f"{path}.{name}: {component.__name__} has no such key{nearest(name, ours)}"
             )
@@ -162,10 +162,15 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
             raise ConfigError(f"{path}.{name}: is missing, and {component.__name__} needs it")
 
 
+def _is_given(parameter: inspect.Parameter) -> bool:
+    """Whether an argument, such as a width, comes from the caller of ``create``."""
+    return parameter.kind is not parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+
+
 def _check_given(path: str, node: Config, component: type) -> None:
     """Raise ConfigError if a node has an argument that comes from the caller of ``create``."""
     for name, it in inspect.signature(component).parameters.items():
-        if name in node and it.kind is it.POSITIONAL_OR_KEYWORD and it.default is it.empty:
+        if name in node and _is_given(it):
             raise ConfigError(f"{path}.{name}: cannot be set; {component.__name__} is given it")
 
 
