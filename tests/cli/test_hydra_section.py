@@ -64,18 +64,8 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("verb", "attack"),
-    [
-        *(("train", attack) for attack in ATTACKS),
-        # What a sweep alone makes of the section.
-        *(
-            ("train -m --dry-run", attack)
-            for attack in ATTACKS
-            if attack.startswith(("launcher", "sweeper", "callbacks: {x: {_target_: evil"))
-        ),
-    ],
-)
+@pytest.mark.parametrize("verb", ["train", "train -m --dry-run"])
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_what_hydra_would_run_is_refused_in_one_line(
     attack: str,
     verb: str,
