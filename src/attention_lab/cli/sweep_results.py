@@ -26,15 +26,22 @@ def report_sweep(sweep: Path) -> int:
 
 def queued_jobs(sweep: Path) -> str | None:
     """How to follow and cancel the runs of a sweep in SLURM's queue; None if there are none."""
-    from attention_lab.sweeps.slurm_queue import NoQueue, how_to_follow, in_queue
-    from attention_lab.tracking.run_directory import IN_QUEUE
+    from attention_lab.sweeps.slurm_queue import NoQueue, in_queue
+    from attention_lab.tracking.run_directory import SUBMISSION
 
-    files = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{IN_QUEUE}")]
+    files = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{SUBMISSION}")]
     try:
-        jobs = in_queue([path.parent for path in files])
+        jobs = in_queue([path.parent for path in files]).values()
     except NoQueue as error:
         return f"SLURM does not answer ({error}); jobs of this sweep in its queue will run"
-    return how_to_follow(sweep, jobs.values()) if jobs else None
+    arrays = dict.fromkeys(job.partition("_")[0] for job in jobs)
+    if not jobs:
+        return None
+    return (
+        f"{len(jobs)} jobs in the SLURM queue; they do not need this shell\n"
+        f"to watch them    attention-lab report {sweep} --watch\n"
+        f"to cancel them   scancel {' '.join(arrays)}"
+    )
 
 
 def _not_uploaded(sweep: Path) -> str | None:

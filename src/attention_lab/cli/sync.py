@@ -76,12 +76,12 @@ def _is_active(directory: Path) -> bool:
     """Whether a run or a sweep in a directory is running or in SLURM's queue."""
     from attention_lab.sweeps.slurm_queue import NoQueue, in_queue
     from attention_lab.tracking.lock import LOCK, is_locked
-    from attention_lab.tracking.run_directory import IN_QUEUE
+    from attention_lab.tracking.run_directory import SUBMISSION
 
     patterns = ["*/" * depth for depth in range(DEPTH)]
     if any(is_locked(lock.parent) for each in patterns for lock in directory.glob(each + LOCK)):
         return True
-    noted = [path.parent for each in patterns for path in directory.glob(each + IN_QUEUE)]
+    noted = [path.parent for each in patterns for path in directory.glob(each + SUBMISSION)]
     try:
         return bool(in_queue(noted))
     except NoQueue:  # no SLURM here, or it does not answer

@@ -66,6 +66,11 @@ def chosen_options(arguments: Sequence[str], without: str) -> list[str]:
     return [argument for argument in chosen if not argument.lstrip("+").startswith(f"{without}=")]
 
 
+def key_of(override: str) -> str:
+    """The key of an override: "attention" of "+attention=additive"."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def value_of(key: str, arguments: Sequence[str]) -> str:
     """The value of a key on the command line; empty if it has none."""
     pairs = (argument.lstrip("+~").partition("=") for argument in arguments)

@@ -16,7 +16,7 @@ from attention_lab.config.flatten import flatten
 from attention_lab.config.identity import is_immaterial
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.record_files import read_record
-from attention_lab.tracking.run_directory import IN_QUEUE, SWEEP, is_edited
+from attention_lab.tracking.run_directory import SUBMISSION, SWEEP, is_edited
 from attention_lab.tracking.run_status import read_status
 from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRecord, open_file
 
@@ -187,7 +187,9 @@ def _read_run(
 def _status_without_record(directory: Path, sweep: Mapping[str, Any]) -> tuple[str, str]:
     """The status of a job without a record, and the reason."""
     is_over = not sweep or bool(sweep.get("ended")) or not is_locked(directory.parent)
-    is_over &= not (directory / IN_QUEUE).exists()  # a SLURM job does not need the sweep's process
+    is_over &= not (
+        directory / SUBMISSION
+    ).exists()  # a SLURM job does not need the sweep's process
     if is_over and (directory / "log.txt").exists():  # a job first opens its log
         return "failed", "status.json is missing: it ended before it could write one; see log.txt"
     return "waiting", "the sweep ended before it" if sweep and is_over else "has not started"

@@ -10,6 +10,7 @@ from typing import Any
 
 from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.identity import identity, is_immaterial
+from attention_lab.config.overrides import key_of
 from attention_lab.config.resolve import RunSpec, check_logger, resolve
 from attention_lab.printing import echo
 from attention_lab.tracking.wandb_logger import server, server_problem, upload_later
@@ -45,11 +46,6 @@ def make_job(
     hashed = identity(checked.record)
     known = next(directory.glob(f"*-{hashed}"), directory / f"{readable}-{hashed}")
     return RunSpec(checked, known, asked, group, name)
-
-
-def key_of(override: str) -> str:
-    """The key of an override: "attention" of "+attention=additive"."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _is_aside(key: str) -> bool:

@@ -23,7 +23,7 @@ from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.launcher_options import check_types
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import DISK_FULL, record_failure
-from attention_lab.tracking.run_status import RunStatus, read_status
+from attention_lab.tracking.run_status import ENDED, RunStatus, read_status
 from attention_lab.training.distributed.launch import check_devices
 from attention_lab.training.distributed.workers import GRACE, cores, stop
 
@@ -174,8 +174,7 @@ def _start_some(
         if job is None:
             return
         waiting.remove(job)
-        ended = ("finished", "failed", "diverged")
-        if job.directory not in passed_over or read_status(job.directory).state not in ended:
+        if job.directory not in passed_over or read_status(job.directory).state not in ENDED:
             tries[job.directory] += 1
             earlier = read_status(job.directory).record
             running.append(_Running(job, start(job, slot), slot, time.monotonic(), earlier))

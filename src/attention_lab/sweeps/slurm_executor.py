@@ -1,7 +1,7 @@
-"""Running the jobs of a sweep as SLURM jobs, which do not need the command that submits them.
+"""Submits the jobs of a sweep to SLURM; they run without the command that submitted them.
 
-A job is submitted with the config that was composed and checked here: a later edit of ``conf/``
-changes no queued job. submitit writes and submits the files.
+A job is submitted with its checked config: a later edit of ``conf/`` changes no queued job.
+submitit writes the batch scripts and submits them.
 """
 
 import contextlib
@@ -13,15 +13,14 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from attention_lab.atomic_write import write_atomically
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunSpec
 from attention_lab.external_programs import run_program
@@ -30,48 +29,37 @@ from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import OF_A_PROCESS_GROUP
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.launcher_options import check_types
-from attention_lab.sweeps.slurm_queue import (
-    ENDED,
-    FOLDER,
-    Queue,
-    Submission,
-    in_queue,
-    longest_array,
-    write_submission,
-)
+from attention_lab.sweeps.slurm_queue import FOLDER, Queue, in_queue, longest_array
+from attention_lab.sweeps.watch import follow
 from attention_lab.tracking.lock import is_locked
+from attention_lab.tracking.run_directory import SUBMISSION
 from attention_lab.tracking.run_status import read_status
 from attention_lab.training.distributed.launch import launch
 from attention_lab.training.distributed.workers import print_into
 
-POLL_SECONDS = 0.5
 #: Starts a command with SIGUSR2 blocked until it is ready to receive it.
 BLOCKED = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
-#: Options of sbatch that follow from others, and from which.
-DERIVED = {
+#: Options that sbatch has under the same name.
+AS_IN_SBATCH = ("partition", "account", "qos", "constraint", "time", "cpus_per_task")
+#: Options of sbatch that other settings determine, and which.
+DETERMINED = {
     "nodes": "trainer.num_nodes",
     "ntasks": "trainer.devices and trainer.num_nodes",
-    "ntasks-per-node": "trainer.devices",
+    "ntasks_per_node": "trainer.devices",
     "array": "the sweep; hydra.launcher.at_once limits it",
-    **dict.fromkeys(("output", "error", "open-mode"), "the sweep: slurm/ below its directory"),
-    **{
-        name: f"hydra.launcher.{name.replace('-', '_')}"
-        for name in ("partition", "account", "qos", "constraint", "time", "cpus-per-task")
-    },
-    "signal": "hydra.launcher.signal",
-    "requeue": "hydra.launcher.requeue",
-    "no-requeue": "hydra.launcher.requeue",
+    **dict.fromkeys(("output", "error", "open_mode"), "the sweep: slurm/ below its directory"),
     "mem": "hydra.launcher.memory",
-    "gpus-per-node": "hydra.launcher.gpus",
+    "gpus_per_node": "hydra.launcher.gpus",
+    "no_requeue": "hydra.launcher.requeue",
 }
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """The options of ``hydra/launcher=slurm``.
+    """The options of ``hydra/launcher=slurm``; ``conf/hydra/launcher/slurm.yaml`` explains them.
 
     Raises:
         ConfigError: if a value is invalid.
@@ -81,27 +69,16 @@ class Slurm:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    #: Minutes after which a job is requeued.
     time: PositiveInt | None = None
-    #: GB on each node.
     memory: PositiveFloat | None = None
-    #: CPU cores of each process.
     cpus_per_task: PositiveInt | None = None
-    #: GPUs on each node; None means trainer.devices if these are GPUs.
     gpus: NonNegativeInt | None = None
-    #: Jobs of one array that run at a time; None means no limit.
     at_once: PositiveInt | None = None
-    #: Seconds before the time limit at which a run is told to save.
     signal: PositiveInt = 60
-    #: Whether a job that was preempted, timed out or lost its node is requeued.
     requeue: bool = True
-    #: Lines of shell before each job.
     setup: list[str] = field(default_factory=list)
-    #: Any other option of sbatch.
-    extra: Mapping[str, Any] | None = None
-    #: Whether to follow the jobs until they have ended.
+    extra: dict[str, Any] | None = None
     wait: bool = True
-    #: Seconds between two queries of the queue.
     poll: PositiveFloat = 10.0
 
     def __post_init__(self) -> None:
@@ -111,22 +88,21 @@ class Slurm:
                 f"hydra.launcher.signal: {self.signal} s before the end of "
                 f"hydra.launcher.time={self.time} (minutes) there is no time to train"
             )
+        own = {each.name: f"hydra.launcher.{each.name}" for each in fields(self)}
         for name in self.extra or ():
-            if (source := DERIVED.get(str(name).replace("_", "-"))) is not None:
+            if (source := (own | DETERMINED).get(str(name).replace("-", "_"))) is not None:
                 raise ConfigError(f"hydra.launcher.extra.{name}: comes from {source}")
 
     def check(self, jobs: Sequence[RunSpec]) -> None:
         """Raise ConfigError if a job cannot work, or with SLURM's reason if it would refuse it."""
         build_jobs(jobs)
         for request, alike in self.requests(jobs, longest_array()):
-            options = {**request, **(self.extra or {})}
-            if len(alike) > 1:
-                options["array"] = f"0-{len(alike) - 1}"
-            flags = [_flag(name, value) for name, value in options.items()]
+            array = {"array": f"0-{len(alike) - 1}"} if len(alike) > 1 else {}
+            flags = [_flag(*each) for each in (request | array | (self.extra or {})).items()]
             with _outside_of_jobs():
                 done = run_program("sbatch", "--test-only", *flags, "--wrap=:", timeout=None)
             if done.error is not None:
-                raise ConfigError(f"{_one_line(done.stderr or done.error)} ({' '.join(flags)})")
+                raise ConfigError(f"{done.error} ({' '.join(flags)})")
 
     def run(self, jobs: Sequence[RunSpec], display: Display) -> None:
         """Submit the jobs that are not in the queue, and follow all until they have ended.
@@ -135,9 +111,9 @@ class Slurm:
             ConfigError: if SLURM refuses a job.
             NoQueue: if SLURM does not answer.
         """
-        queued = in_queue([job.directory for job in jobs])
-        earlier = {job.directory: read_status(job.directory).record for job in jobs}
-        queue = Queue(self.poll)
+        directories = [job.directory for job in jobs]
+        earlier = {path: read_status(path).record for path in directories}
+        queued = in_queue(directories)
         new = [job for job in jobs if job.directory not in queued and not is_locked(job.directory)]
         for request, alike in self.requests(new, longest_array()):
             self._submit(request, alike)
@@ -145,7 +121,7 @@ class Slurm:
         left_out = f"; {others} are already in the queue or running" if others else ""
         echo(f"{len(new)} jobs submitted to SLURM{left_out}")
         if self.wait:
-            _follow(jobs, earlier, queue, display)
+            follow(lambda: directories, display, Queue(self.poll), earlier=earlier)
 
     def requests(
         self, jobs: Sequence[RunSpec], at_most: int | None = None
@@ -159,25 +135,21 @@ class Slurm:
         by_request: dict[str, list[RunSpec]] = {}
         for job in jobs:
             by_request.setdefault(json.dumps(self._request(job)), []).append(job)
+        length = at_most or len(jobs)
         return [
-            (json.loads(request), alike[start : start + (at_most or len(alike))])
+            (json.loads(request), alike[start : start + length])
             for request, alike in by_request.items()
-            for start in range(0, len(alike), at_most or len(alike))
+            for start in range(0, len(alike), length)
         ]
 
     def _request(self, job: RunSpec) -> dict[str, Any]:
         """The options of sbatch for a job, with underscores; without the cluster's defaults."""
         trainer = job.config.values["trainer"]
-        nodes, devices = (_count(trainer, name) for name in ("num_nodes", "devices"))
+        devices = trainer.get("devices", 1)
         request = {
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-            "time": self.time,
-            "mem": None if self.memory is None else _size(self.memory),
-            "cpus_per_task": self.cpus_per_task,
-            "nodes": nodes,
+            **{name: getattr(self, name) for name in AS_IN_SBATCH},
+            "mem": None if self.memory is None else f"{round(1024 * self.memory)}M",
+            "nodes": trainer.get("num_nodes", 1),
             "ntasks_per_node": devices,
             "gpus_per_node": self._gpus(trainer.get("accelerator"), devices) or None,
         }
@@ -227,9 +199,10 @@ class Slurm:
                 with executor.batch():
                     submitted = [executor.submit(run_task, job) for job in jobs]
                 for job, handle in zip(jobs, submitted, strict=True):
-                    write_submission(job.directory, Submission(handle.job_id, list(job.overrides)))
+                    note = json.dumps({"job": handle.job_id})
+                    write_atomically(job.directory / SUBMISSION, note + "\n")
         except (FailedJobError, FailedSubmissionError) as error:
-            raise ConfigError(_one_line(str(error))) from None
+            raise ConfigError(" ".join(str(error).split())) from None
 
 
 def check_installed() -> None:
@@ -256,47 +229,9 @@ def run_task(job: RunSpec) -> None:
     launch(job)
 
 
-def _follow(
-    jobs: Sequence[RunSpec], earlier: Mapping[Path, object], queue: Queue, display: Display
-) -> None:
-    """Show the progress of jobs until each has ended or left the queue."""
-    left = [job.directory for job in jobs]
-    while left:
-        queue.refresh()
-        display.refresh()
-        for path in list(left):
-            found = read_status(path)
-            if found.state in ENDED and found.record != earlier[path]:
-                left.remove(path)
-                display.ended(path, found)
-            elif queue.has_lost(path):
-                left.remove(path)
-                display.ended(path, queue.settle(path))
-        time.sleep(POLL_SECONDS)
-
-
-def _count(trainer: Mapping[str, Any], name: str) -> int:
-    value = trainer.get(name, 1)
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"trainer.{name}: must be a number for SLURM, got {value!r}")
-    return value
-
-
 def _flag(name: str, value: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
     return flag if value is True else f"{flag}={value}"
-
-
-def _size(gigabytes: float) -> str:
-    """Gigabytes as sbatch reads them, in whole numbers."""
-    whole = round(gigabytes)
-    return f"{whole}G" if whole == gigabytes else f"{round(gigabytes * 1024)}M"
-
-
-def _one_line(message: str) -> str:
-    """SLURM's reasons in one line, without its general advice."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return "; ".join(line for line in lines if not line.startswith("Try ")) or "sbatch failed"
 
 
 @contextlib.contextmanager
@@ -316,7 +251,10 @@ def no_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Hide the variables of the SLURM job that this process may itself run in."""
+    """Hide the variables of the SLURM job that this process may itself run in.
+
+    submitit's ``clean_env`` would also hide SLURM_CONF and the user's SBATCH_… defaults.
+    """
     names = [name for name in OF_A_PROCESS_GROUP if name in os.environ]
     if "SLURM_JOB_ID" in os.environ:
         names += [name for name in os.environ if name.startswith("SLURM_")]

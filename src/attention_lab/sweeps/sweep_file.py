@@ -11,9 +11,9 @@ from attention_lab.atomic_write import write_atomically
 from attention_lab.config.components import ConfigError
 from attention_lab.config.data_files import recorded_hashes
 from attention_lab.config.identity import differences, identity
+from attention_lab.config.overrides import key_of
 from attention_lab.config.resolve import RunSpec
 from attention_lab.data.files.paths import shown
-from attention_lab.sweeps.jobs import key_of
 from attention_lab.tracking.record_files import json_text, read_record
 from attention_lab.tracking.run_directory import (
     SWEEP,
@@ -99,14 +99,15 @@ def end(sweep: Path) -> None:
     _write(sweep, _read(sweep) | {"ended": _now()})
 
 
-def job_directories(sweep: Path) -> list[Path]:
-    """The run directories of a sweep's jobs, in order.
+def listed_jobs(sweep: Path) -> dict[Path, list[str]]:
+    """The run directories of a sweep's jobs in order, and the overrides of each.
 
     Raises:
         FileNotFoundError: if there is no such sweep.
         UnreadableRecord: if its record is of another version, or not safe to read.
     """
-    return [sweep / job["directory"] for job in read_record(sweep / SWEEP).get("jobs", [])]
+    jobs = read_record(sweep / SWEEP).get("jobs", [])
+    return {sweep / job["directory"]: job["overrides"] for job in jobs}
 
 
 def _is_superseded(

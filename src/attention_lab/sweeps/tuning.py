@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from attention_lab.config.components import ConfigError
-from attention_lab.sweeps.jobs import key_of
+from attention_lab.config.overrides import key_of
 from attention_lab.sweeps.sweep_options import SweepOptions
 from attention_lab.tracking.run_status import RunStatus
 

@@ -1,16 +1,17 @@
-"""Watches sweeps from another terminal, by their files."""
+"""Follows the runs of sweeps by their files: in the command that submitted them, or in another."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attention_lab.reports.runs import NotARun
-from attention_lab.sweeps.display import INTERVAL, display
-from attention_lab.sweeps.slurm_queue import ENDED, Queue
-from attention_lab.sweeps.sweep_file import TUNING, job_directories
+from attention_lab.sweeps.display import INTERVAL, Display, display
+from attention_lab.sweeps.slurm_queue import Queue
+from attention_lab.sweeps.sweep_file import TUNING, listed_jobs
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import SWEEP
-from attention_lab.tracking.run_status import RunStatus, read_status
+from attention_lab.tracking.run_status import ENDED, read_status
 
 
 def watch(sweeps: Sequence[Path]) -> None:
@@ -19,39 +20,52 @@ def watch(sweeps: Sequence[Path]) -> None:
     Raises:
         NotARun: for a directory without a sweep.
     """
-    ended: dict[Path, RunStatus] = {}
-    idle, queue = 0, Queue()
     with display(_jobs(sweeps)) as shown:
-        while True:
-            queue.refresh()
-            jobs = _jobs(sweeps)
-            shown.directories = jobs  # a search adds jobs while it runs
-            # Checked twice, as a search unlocks its sweep for a moment, and before the jobs.
-            idle = 0 if any(map(is_locked, sweeps)) else idle + 1
-            for path in jobs:
-                status = read_status(path)
-                if status.state not in ENDED and queue.has(path):
-                    idle = 0
-                    continue  # a preempted job resumes
-                if status.state not in ENDED and queue.has_lost(path):
-                    status = queue.settle(path)
-                if path not in ended and status.state not in ("waiting", "running"):
-                    ended[path] = status
-                    shown.ended(path, status)
-                elif status.state == "running":
-                    ended.pop(path, None)
-            shown.refresh()
-            if idle > 1:
-                return
-            time.sleep(INTERVAL)
+        follow(lambda: _jobs(sweeps), shown, Queue(), sweeps)
+
+
+def follow(
+    jobs: Callable[[], Sequence[Path]],
+    shown: Display,
+    queue: Queue,
+    sweeps: Sequence[Path] = (),
+    earlier: Mapping[Path, dict[str, Any]] | None = None,
+) -> None:
+    """Show the progress of runs until all have ended and no process has locked a sweep.
+
+    Args:
+        jobs: returns the run directories; a search adds runs while it is followed.
+        shown: shows the progress.
+        queue: the SLURM queue; a preempted run that is in it will resume.
+        sweeps: sweeps that other processes may run.
+        earlier: the records of runs that ended before they were submitted again.
+    """
+    ended: set[Path] = set()
+    idle = 0
+    while idle < 2:  # checked twice: a search unlocks its sweep for a moment
+        queue.refresh()
+        is_active = any(map(is_locked, sweeps))  # before the jobs: it adds them while it is locked
+        shown.directories = jobs()
+        for path in shown.directories:
+            status = read_status(path)
+            has_ended = status.state in ENDED and status.record != (earlier or {}).get(path)
+            if not has_ended and (queue.has(path) or is_locked(path)):
+                is_active = True
+                ended.discard(path)
+            elif path not in ended and (status := queue.settle(path)).state != "waiting":
+                ended.add(path)
+                shown.ended(path, status)
+        idle = 0 if is_active else idle + 1
+        shown.refresh()
+        time.sleep(INTERVAL)
 
 
 def _jobs(sweeps: Sequence[Path]) -> list[Path]:
     """The run directories of sweeps, those of their tuning first."""
-    found = []
+    found: list[Path] = []
     for sweep in sweeps:
         places = [place for place in (sweep / TUNING, sweep) if (place / SWEEP).exists()]
         if not places:
             raise NotARun(f"there is no sweep to watch: {sweep / SWEEP} is missing")
-        found += [path for place in places for path in job_directories(place)]
+        found += [path for place in places for path in listed_jobs(place)]
     return found

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from attention_lab.config.resolve import RunSpec
 
 #: The file with the SLURM job of a run, in the run directory.
-IN_QUEUE = "slurm.json"
+SUBMISSION = "slurm.json"
 #: The file that lists the jobs of a sweep, in the sweep directory.
 SWEEP = "sweep.json"
 

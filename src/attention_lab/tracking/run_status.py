@@ -12,6 +12,8 @@ from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRe
 
 State = Literal["waiting"] | Status
 STATES: tuple[State, ...] = ("waiting", *get_args(Status))
+#: The states that do not change by themselves.
+ENDED: tuple[State, ...] = ("finished", "failed", "diverged")
 
 
 @dataclass(frozen=True)
