@@ -187,9 +187,7 @@ def _read_run(
 def _status_without_record(directory: Path, sweep: Mapping[str, Any]) -> tuple[str, str]:
     """The status of a job without a record, and the reason."""
     is_over = not sweep or bool(sweep.get("ended")) or not is_locked(directory.parent)
-    is_over &= not (
-        directory / SUBMISSION
-    ).exists()  # a SLURM job does not need the sweep's process
+    is_over &= not (directory / SUBMISSION).exists()  # it needs no process of the sweep
     if is_over and (directory / "log.txt").exists():  # a job first opens its log
         return "failed", "status.json is missing: it ended before it could write one; see log.txt"
     return "waiting", "the sweep ended before it" if sweep and is_over else "has not started"
