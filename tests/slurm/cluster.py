@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-#: Ranks find each other by the names of nodes, so these are loopback addresses.
+#: Ranks find each other by the names of nodes, so they are loopback addresses.
 NODES = ("127.0.0.2", "127.0.0.3")
 #: CPUs that a node declares, whatever this machine has.
 CPUS = 2
@@ -77,7 +77,7 @@ def eventually(condition: Callable[[], object], what: str) -> None:
     """Wait until a condition is true; AssertionError if it takes too long."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.1)
 
 

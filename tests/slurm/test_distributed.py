@@ -20,7 +20,7 @@ def test_a_run_has_a_process_on_each_of_two_nodes_and_is_requeued_before_it_star
     (ticket,) = tmp_path.glob("sweep/*/slurm.json")
     job = json.loads(ticket.read_text())["job"]
     logs = [tmp_path / "sweep" / "slurm" / f"{job}_{rank}_log.out" for rank in (0, 1)]
-    for log in logs:  # libraries are being imported, and nobody listens
+    for log in logs:  # the process imports libraries and handles no signal yet
         eventually(lambda log=log: log.exists() and "Starting" in log.read_text(), f"{log}")
     cluster.ask("scancel", "--signal=USR2", job)
     cluster.hurry(job)

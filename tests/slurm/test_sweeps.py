@@ -28,7 +28,7 @@ def test_a_sweep_is_an_array_in_which_a_failed_job_stops_no_other(
     jobs = [job_of(tmp_path / "sweep", name) for name in found]
     array = jobs[0].partition("_")[0]
     assert sorted(jobs) == [f"{array}_{i}" for i in range(4)]
-    # Killed, it said nothing, and SLURM has.
+    # A killed process reports nothing; this error is SLURM's.
     deadly = found["attention=deadly"]["error"]
     assert deadly.startswith(
         f"SLURM job {job_of(tmp_path / 'sweep', 'attention=deadly')}: failed: "
@@ -56,7 +56,7 @@ def test_ctrl_c_in_a_tuning_prints_which_jobs_continue(
     tuning = ("attention=slow", "sweep.tune=lr", "sweep.grid=[0.1,0.01]")
     going = start("train", *SWEEP, *tuning, PAUSE="5")
     eventually(lambda: len(cluster.queue()) == 2, "the tuning to be submitted")
-    eventually(lambda: len(list(tmp_path.glob("sweep/tuning/*/slurm.json"))) == 2, "its notes")
+    eventually(lambda: len(list(tmp_path.glob("sweep/tuning/*/slurm.json"))) == 2, "its records")
     going.send_signal(signal.SIGINT)
     answer = ended(going)
     assert "2 jobs in the SLURM queue; they do not need this shell" in answer.out
@@ -105,10 +105,10 @@ def test_jobs_outlive_the_shell_are_submitted_once_and_can_be_cancelled(
     assert found["seed=1"]["error"] in watched.out
     log = next(sweep.glob("seed=0-*/log.txt")).read_text()
     assert "SIGTERM: " in log
-    assert "requeued" not in log  # not even in vain
+    assert "requeued" not in log  # no requeue was tried
 
     (tmp_path / "slow").unlink()
-    goes_on = login("train", *arguments, "hydra.launcher.at_once=2")
-    assert goes_on.code == 0, goes_on.err
-    assert "2 jobs submitted to SLURM\n" in goes_on.out
+    resumed = login("train", *arguments, "hydra.launcher.at_once=2")
+    assert resumed.code == 0, resumed.err
+    assert "2 jobs submitted to SLURM\n" in resumed.out
     assert job_of(sweep, "seed=0").partition("_")[0] != array
