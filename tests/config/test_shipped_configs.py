@@ -17,6 +17,7 @@ from attention_lab.config.compose import (
     config_directory,
     group_options,
     plain_config,
+    subgroups,
 )
 from attention_lab.config.validate import SECTIONS, check
 from tests.conftest import Compose
@@ -30,7 +31,7 @@ OPTIONS = [
 TARGETS = [(group, option) for group in SECTIONS for option in group_options(group)]
 AXES = [
     (axis, option)
-    for axis in ("score", "normalizer", "positions", "mask", "feature_map")
+    for axis in subgroups("attention")
     for option in group_options(f"attention/{axis}")
 ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 HEADER = """\
+from typing import Unpack
 from torch import Tensor, nn
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer, LayerOptions
@@ -63,17 +64,27 @@ class Mine(Mask):
     ),
     "mechanism": (
         "attention",
-        "defaults: [_heads, _self_]\n",
+        "defaults: [_heads, _self_]\nfactor: 3.0\ntile: 8\n",
         """
 class Mine(AttentionLayer):
-    info = MechanismInfo(formula="mean", paper="mine")
+    info = MechanismInfo(
+        formula="mean", paper="mine", time="L·S·w", symbols={"w": "factor"}, distribution=False,
+        speed_arguments=("tile",), contract_arguments={"factor": 2.0},
+    )
+
+    def __init__(
+        self, embed_dim: int, kdim: int | None = None, *, factor: float, tile: int,
+        **layer: Unpack[LayerOptions],
+    ) -> None:
+        super().__init__(embed_dim, kdim, **layer)
+        self.factor = factor
 
     def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
         inputs, visible = inputs.repeat_heads(), inputs.visible()
         size = (*inputs.query.shape[:3], inputs.key.shape[2])
         weights = inputs.query.new_ones(size)
         weights = weights if visible is None else weights * visible
-        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
+        weights = self.factor * weights / weights.sum(-1, keepdim=True).clamp(min=1)
         return weights @ inputs.value, weights if inputs.need_weights else None
 """,
     ),
@@ -106,10 +117,12 @@ def test_one_file_and_one_yaml_are_enough(package: Path) -> None:
 
     listed = run("attention_lab", "list", "attention", "--config-dir", "conf")
     assert "cannot be used" not in listed
+    assert "w = factor" in listed
     contract = ("pytest", "-v", "-p", "no:cacheprovider", "--pyargs", "attention_lab.contract")
-    tests = "(test_own_mask or test_every_knob or test_hidden_keys) and my_"
+    tests = "(test_own_mask or test_every_argument or test_hidden_keys) and my_"
     checked = run(*contract, "--attention-lab-config-dir", "conf", "-k", tests)
     for kind in KINDS:
         assert f"A {kind} of a user" in listed or f"  my_{kind} " in listed, kind
         test = "test_own_mask" if kind == "mask" else "test_hidden_keys_do_not_matter"
         assert re.search(rf"::{test}\[\S*my_{kind}\b\S* PASSED", checked), kind
+    assert "::test_every_argument_has_an_effect[my_mechanism-cpu] PASSED" in checked

@@ -42,6 +42,8 @@ class MechanismInfo:
     grouped_heads: bool = True
     #: Has second derivatives. If False, asking for them may raise, but they are never wrong.
     double_backward: bool = True
+    #: Arguments that change speed and memory only, never the output, such as a chunk size.
+    speed_arguments: tuple[str, ...] = ()
     #: Arguments that replace those of the YAML when the contract tests the mechanism, such as
     #: fewer landmarks than its short sequences have positions.
     contract_arguments: Mapping[str, object] = field(default_factory=dict)

@@ -68,6 +68,17 @@ def group_options(group: str, extra: Path | None = None) -> dict[str, Path]:
     return {file.stem: file for file in files if not file.stem.startswith("_")}
 
 
+def subgroups(group: str, extra: Path | None = None) -> list[str]:
+    """The names of the config groups inside a group, such as "mask" inside "attention".
+
+    Args:
+        group: such as "attention".
+        extra: the user's own config directory.
+    """
+    roots = [config_directory(), *([extra] if extra else [])]
+    return sorted({file.parent.name for root in roots for file in (root / group).glob("*/*.yaml")})
+
+
 def add_score_mechanisms(extra: Path | None = None) -> None:
     """Register each score with Hydra as the option ``attention=NAME``: a layer with that score.
 

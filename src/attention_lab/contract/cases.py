@@ -10,10 +10,11 @@ import torch
 
 from attention_lab.attention import BACKENDS, AttentionLayer
 from attention_lab.config.components import create
-from attention_lab.config.compose import composed, group_options
+from attention_lab.config.compose import composed, group_options, subgroups
 
-#: Grouped heads, and dropout, which must have no effect in eval.
 HEADS, KV_HEADS, HEAD_DIM, DROPOUT = 4, 2, 4, 0.25
+#: Values for arguments that many mechanisms share: grouped heads, which need all projections, and
+#: dropout, which must have no effect in eval. A mechanism sets its own in ``contract_arguments``.
 SIZES = {
     "num_heads": HEADS,
     "num_kv_heads": KV_HEADS,
@@ -21,8 +22,8 @@ SIZES = {
     "dropout": DROPOUT,
 }
 WIDTH = HEADS * HEAD_DIM
-#: The parts of a mechanism, each varied on its own around the scaled dot product.
-AXES = ("score", "normalizer", "positions", "feature_map")
+#: The mechanism whose parts are varied one at a time, where it has such a part.
+BASE = "scaled_dot_product"
 
 Node = Mapping[str, Any]
 
@@ -48,11 +49,13 @@ def compose_attention(extra: Path | None, option: str, *overrides: str) -> Node:
 
 def nodes(extra: Path | None, only: str | None) -> Iterator[tuple[str, Node]]:
     """Every mechanism, and every part of one, by name."""
-    for option in [only] if only else group_options("attention", extra):
+    mechanisms = group_options("attention", extra)
+    for option in [only] if only else mechanisms:
         yield option, compose_attention(extra, option)
-    for axis in AXES if only is None else ():
-        base = "linear" if axis == "feature_map" else "scaled_dot_product"
-        for option in group_options(f"attention/{axis}", extra):
+    for axis in subgroups("attention", extra) if only is None else ():
+        has_axis = (it for it in (BASE, *mechanisms) if axis in compose_attention(extra, it))
+        base = next(has_axis, None)
+        for option in group_options(f"attention/{axis}", extra) if base else ():
             yield f"{axis}={option}", compose_attention(extra, base, f"attention/{axis}={option}")
 
 

@@ -11,7 +11,7 @@ import torch
 from attention_lab.attention import AttentionLayer
 from attention_lab.config.compose import group_options
 from attention_lab.contract import examples
-from attention_lab.contract.cases import HEAD_DIM, HEADS, Case, cases
+from attention_lab.contract.cases import Case, cases
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 LENGTHS = [(3, 5), (5, 3)]  # (queries, keys)
@@ -72,10 +72,10 @@ def _with_examples(able: list[Case], metafunc: pytest.Metafunc) -> Iterator[Any]
                     mask,
                     queries=queries,
                     keys=keys,
-                    num_heads=HEADS,
+                    num_heads=layer.num_heads,
                     num_kv_heads=layer.num_kv_heads,
-                    head_dim=HEAD_DIM,
-                    value_dim=HEAD_DIM,
+                    head_dim=layer.head_dim,
+                    value_dim=layer.head_dim,
                     device=case.device,
                 ),
                 id=f"{case.name}-{mask}-{queries}x{keys}-{case.device}",

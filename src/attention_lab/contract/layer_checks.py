@@ -134,14 +134,13 @@ def check_bad_input(layer: AttentionLayer) -> None:
             call()
 
 
-#: Knobs of speed, which must not change what comes out.
-SPEED = {"backend", "chunk_size"}
+def check_arguments(node: Mapping[str, Any], make: Callable[[Any], AttentionLayer]) -> None:
+    """Every number and bool in a config changes the parameters, the training output or an error.
 
-
-def check_knobs(node: Mapping[str, Any], make: Callable[[Any], AttentionLayer]) -> None:
-    """Every value in a config does something: parameters, training outputs or an error change."""
-    before = _fingerprint(node, make)
-    for path, value in _knobs(node):
+    Those in ``speed_arguments`` of the layer's ``info`` must not.
+    """
+    before, speed_arguments = _fingerprint(node, make), make(node).info.speed_arguments
+    for path, value in _arguments(node):
         changed = copy.deepcopy(dict(node))
         inner = changed
         for key in path[:-1]:
@@ -149,13 +148,13 @@ def check_knobs(node: Mapping[str, Any], make: Callable[[Any], AttentionLayer]) 
         inner[path[-1]] = _another(value)
         is_same = _fingerprint(changed, make) == before
         name = ".".join(path)
-        assert is_same == (path[-1] in SPEED), f"{name}: {value!r} → {inner[path[-1]]!r}"
+        assert is_same == (name in speed_arguments), f"{name}: {value!r} → {inner[path[-1]]!r}"
 
 
-def _knobs(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+def _arguments(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _knobs(value, (*path, key))
+            yield from _arguments(value, (*path, key))
         elif isinstance(value, bool | int | float) and not key.startswith("_"):
             yield (*path, key), value
 
@@ -167,7 +166,7 @@ def _another(value: float) -> float:
 
 
 def _fingerprint(node: Mapping[str, Any], make: Callable[[Any], AttentionLayer]) -> str:
-    """What one sees of a mechanism: its parameters, what it gives in training, or its refusal."""
+    """The shapes of a mechanism's parameters and its output in training, or its error message."""
     torch.manual_seed(0)
     try:
         layer = make(node).double()

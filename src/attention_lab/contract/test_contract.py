@@ -184,8 +184,8 @@ def test_bad_input(layer: AttentionLayer) -> None:
     layer_checks.check_bad_input(layer)
 
 
-def test_every_knob_turns_something(case: Case) -> None:
-    layer_checks.check_knobs(case.node, lambda node: create(node)(WIDTH).to(case.device))
+def test_every_argument_has_an_effect(case: Case) -> None:
+    layer_checks.check_arguments(case.node, lambda node: create(node)(WIDTH).to(case.device))
 
 
 def test_own_mask(mask_option: str, request: pytest.FixtureRequest) -> None:

@@ -101,7 +101,7 @@ def _check_sizes(config: RunConfig, sizes: dict[str, int]) -> None:
         if name not in inspect.signature(model).parameters:
             data = config.component("data").__name__
             raise ValueError(
-                f"model: {model.__name__} has no {name}, of which {data} is made; "
+                f"model: {model.__name__} has no argument {name}, which {data} sets; "
                 "`attention-lab list model` shows the others"
             )
 

@@ -53,6 +53,7 @@ class KernelAttention(AttentionLayer):
         memory="(L + S)·f",
         state="f·d",
         symbols={"f": "num_features"},
+        speed_arguments=("chunk_size",),
     )
 
     def __init__(
