@@ -393,6 +393,31 @@ def test_validations_run_at_their_interval_and_at_the_end(
     assert step == validated[-1]
 
 
+def test_gradients_are_clipped_by_value(tiny_digits: Compose, trained: Train) -> None:
+    largest: list[float] = []
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        largest.append(max(gradient.abs().max().item() for gradient in gradients))
+
+    hook = register_optimizer_step_post_hook(look)
+    options = ("trainer.gradient_clip_val=0.001", "trainer.gradient_clip_algorithm=value")
+    try:
+        trained(tiny_digits(*options))
+    finally:
+        hook.remove()
+    assert largest == [pytest.approx(0.001)] * 8
+
+
+@pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])
+def test_a_profiler_writes_into_the_run(
+    profiler: str, tiny_digits: Compose, tmp_path: Path
+) -> None:
+    options = (f"trainer.profiler={profiler}", "trainer.detect_anomaly=true")
+    train(tiny_digits(*options, "trainer.max_epochs=1"), tmp_path / "run", [])
+    assert any((tmp_path / "run").glob("fit-profile*"))
+
+
 @pytest.mark.parametrize(("clip", "clipped"), [("null", False), ("0.001", True)])
 def test_gradients_are_clipped_to_their_norm(
     clip: str, clipped: bool, tiny_digits: Compose, trained: Train

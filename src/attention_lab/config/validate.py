@@ -1,5 +1,6 @@
 """Check a whole config: each section, and that data, model and task fit together."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from attention_lab.config.components import (
     check_value,
     component_class,
 )
+from attention_lab.config.flatten import flatten
 from attention_lab.config.imports import import_object
 from attention_lab.spelling import nearest
 
@@ -45,6 +47,7 @@ def check(config: Config) -> None:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
     """
     check_seed(config)
+    _check_numbers(config)
     for key in config:
         if key not in (*SECTIONS, "seed", "data_files"):
             raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
@@ -56,6 +59,14 @@ def check(config: Config) -> None:
         check_node(section, config[section], base_class(section))
     _check_tasks(config)
     check_value("data_files", config.get("data_files", {}), dict[str, str | list[str]])
+
+
+def _check_numbers(config: Config) -> None:
+    """Raise ConfigError if a number is NaN or infinite: comparisons in constructors miss NaN."""
+    for path, leaf in flatten(config):
+        for value in leaf if isinstance(leaf, list) else (leaf,):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{path}: must be a finite number, got {value}")
 
 
 def check_seed(config: Config) -> None:

@@ -8,6 +8,12 @@ from typing import Literal
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from attention_lab.training.checkpoint.callback import AtomicCheckpointIO
@@ -43,12 +49,20 @@ class TrainerOptions:
     #: Whether to use deterministic kernels only, so that a GPU computes the same each time; "warn"
     #: allows operations that have none.
     deterministic: bool | Literal["warn"] = False
+    #: Whether cuDNN times its kernels and picks the fastest; None means PyTorch's setting.
+    benchmark: bool | None = None
+    #: Whether autograd reports the operation whose gradient is NaN; slow, for debugging.
+    detect_anomaly: bool = False
+    #: Times the parts of training, in ``profile`` files in the run's directory.
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
     #: Epochs; -1 means no limit. None means 10, or no limit if ``max_steps`` is set.
     max_epochs: int | None = None
     #: Optimizer steps; None or -1 means no limit. Training ends at the first limit it reaches.
     max_steps: int | None = None
-    #: Largest norm of the gradient; None means no clipping.
+    #: Largest norm (or value) of the gradient; None means no clipping.
     gradient_clip_val: float | None = 1.0
+    #: "norm": of all gradients together; "value": of each element.
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
     #: How often to validate: a float is a fraction of an epoch; an integer is a number of steps,
     #: counted across epochs. The last step is always followed by a validation.
     val_check_interval: float | int = 1.0
@@ -145,9 +159,13 @@ class TrainerOptions:
             strategy=self._strategy(),
             precision=self.precision,
             deterministic=self.deterministic,
+            benchmark=self.benchmark,
+            detect_anomaly=self.detect_anomaly,
+            profiler=self._profiler(directory),
             max_epochs=max_epochs,
             max_steps=max_steps,
             gradient_clip_val=self.gradient_clip_val,
+            gradient_clip_algorithm=self.gradient_clip_algorithm,
             val_check_interval=self.val_check_interval,
             check_val_every_n_epoch=None if across_epochs else self.check_val_every_n_epoch,
             log_every_n_steps=self.log_every_n_steps,
@@ -166,6 +184,14 @@ class TrainerOptions:
             # If a bar is wanted, it is among the callbacks; False keeps Lightning from adding one.
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
+
+    def _profiler(self, directory: Path) -> Profiler | None:
+        kinds: dict[str, type[Profiler]] = {
+            "simple": SimpleProfiler,
+            "advanced": AdvancedProfiler,
+            "pytorch": PyTorchProfiler,
+        }
+        return kinds[self.profiler](directory, "profile") if self.profiler else None
 
     def _strategy(self) -> Strategy | Literal["auto"]:
         if not process_group.is_distributed():

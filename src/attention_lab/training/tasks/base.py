@@ -186,7 +186,11 @@ class AttentionTask(LightningModule, ABC):
     ) -> None:
         # Lightning's default refuses fused optimizers under any mixed precision, although only
         # 16-mixed scales gradients.
-        if gradient_clip_val is not None:
+        if gradient_clip_val is None:
+            return
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.model.parameters(), gradient_clip_val)
+        else:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
             self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
