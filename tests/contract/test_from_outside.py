@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -12,19 +13,24 @@ from tests.cli.conftest import TINY
 PAGE = Path(__file__).parents[2] / "docs" / "own_mechanism.md"
 
 
+#: The code blocks of the page.
+CODE, CONSTRUCTOR, NODE, COMMANDS = re.findall(
+    r"^```\w+\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE
+)
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A directory with the two files of the docs, as they stand there."""
-    code, node = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    (tmp_path / "cauchy.py").write_text(code, "utf-8")
+    """A directory with the two files of the docs."""
+    (tmp_path / "cauchy.py").write_text(CODE, "utf-8")
     (tmp_path / "my_configs" / "attention").mkdir(parents=True)
-    (tmp_path / "my_configs" / "attention" / "cauchy.yaml").write_text(node, "utf-8")
+    (tmp_path / "my_configs" / "attention" / "cauchy.yaml").write_text(NODE, "utf-8")
     return tmp_path
 
 
 def run(package: Path, line: str, *more: str) -> subprocess.CompletedProcess[str]:
     """Runs a command of the docs there, by how it begins."""
-    (words,) = re.findall(rf"^{line}(.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
+    (words,) = re.findall(rf"^{line}(.*)$", COMMANDS, re.MULTILINE)
     command = line.replace("python", "").replace("attention-lab", "-m attention_lab")
     return subprocess.run(
         [sys.executable, *command.split(), *words.split(), *more],
@@ -40,8 +46,22 @@ QUIETLY = ("-q", "-p", "no:cacheprovider")
 
 
 def test_it_is_about_forty_lines() -> None:
-    code, _ = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert len(code.splitlines()) <= 50
+    assert len(CODE.splitlines()) <= 50
+
+
+def test_all_code_is_in_the_tested_blocks() -> None:
+    page = PAGE.read_text("utf-8")
+    assert re.findall(r"^```\w+$", page, re.MULTILINE) == [
+        "```python",
+        "```python",
+        "```yaml",
+        "```bash",
+    ]
+    prose = re.sub(r"^```\w+$.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"^ {4}", prose, re.MULTILINE), "an indented code block is not tested"
+    tested = ("attention-lab list", "attention-lab train", "python -m pytest")
+    for line, start in zip(COMMANDS.splitlines(), tested, strict=True):
+        assert line.startswith(start)
 
 
 def test_it_is_listed_with_the_others(package: Path) -> None:
@@ -73,6 +93,22 @@ def test_it_passes_the_contract(package: Path) -> None:
     assert passed
     assert int(passed[1]) > 80
     assert "failed" not in done.stdout
+
+
+def test_it_takes_the_constructor(package: Path) -> None:
+    """The documented constructor adds an argument to the documented class, and it has an effect."""
+    code = package / "cauchy.py"
+    imports = "from typing import Unpack\nfrom attention_lab.attention import LayerOptions\n"
+    constructor = indent(CONSTRUCTOR, "    ")
+    text = CODE.replace("    def attend", f"{constructor}\n    def attend")
+    assert "/ inverse\n" in text
+    text = text.replace("/ inverse\n", "/ inverse\n        kernel = kernel**self.power\n")
+    code.write_text(imports + text, "utf-8")
+    node = package / "my_configs" / "attention" / "cauchy.yaml"
+    node.write_text(f"{NODE}power: 2.0\n", "utf-8")
+    done = run(package, "python -m pytest", *QUIETLY, "-k", "every_argument or decoding")
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout  # decoding, compiled decoding and every argument
 
 
 def test_the_contract_refuses_it_once_it_is_broken(package: Path) -> None:
