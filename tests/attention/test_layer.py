@@ -1,4 +1,4 @@
-"""The layer around a mechanism: sizes, heads, projections, knobs, errors and observation."""
+"""The layer around a mechanism: sizes, heads, projections, arguments, errors and observation."""
 
 import contextlib
 import subprocess

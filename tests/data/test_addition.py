@@ -75,9 +75,9 @@ def test_examples_of_a_seed_never_change() -> None:
 FROZEN = "b7e991a396d873a2"
 
 
-@pytest.mark.parametrize("knob", [{"lengths": [1, 6]}, {"lengths": [2, 5]}, {"draw_seed": 1}])
-def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
-    assert texts(loaded(**knob), "train") != texts(loaded(), "train")
+@pytest.mark.parametrize("arguments", [{"lengths": [1, 6]}, {"lengths": [2, 5]}, {"draw_seed": 1}])
+def test_every_argument_changes_the_data(arguments: dict[str, Any]) -> None:
+    assert texts(loaded(**arguments), "train") != texts(loaded(), "train")
 
 
 def test_slices_are_by_the_longer_number() -> None:

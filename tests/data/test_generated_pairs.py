@@ -99,10 +99,10 @@ FROZEN = "134bd4907a79a768"
 
 
 @pytest.mark.parametrize(
-    "knob", [{"symbols": 51}, {"lengths": [1, 24]}, {"lengths": [2, 25]}, {"draw_seed": 1}]
+    "arguments", [{"symbols": 51}, {"lengths": [1, 24]}, {"lengths": [2, 25]}, {"draw_seed": 1}]
 )
-def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
-    changed, usual = loaded(Copy, **knob), loaded(Copy)
+def test_every_argument_changes_the_data(arguments: dict[str, Any]) -> None:
+    changed, usual = loaded(Copy, **arguments), loaded(Copy)
     assert read(changed, "train") != read(usual, "train")
     assert read(changed, "validation") != read(usual, "validation")
 

@@ -69,7 +69,7 @@ FROZEN = "c75bf1011b12aa85"
 
 
 @pytest.mark.parametrize(
-    "knob",
+    "arguments",
     [
         {"vocab_size": 33},
         {"length": 49},
@@ -78,8 +78,8 @@ FROZEN = "c75bf1011b12aa85"
         {"draw_seed": 1},
     ],
 )
-def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
-    assert rows(loaded(**knob), "train") != rows(loaded(), "train")
+def test_every_argument_changes_the_data(arguments: dict[str, Any]) -> None:
+    assert rows(loaded(**arguments), "train") != rows(loaded(), "train")
 
 
 def test_the_trivial_baseline_is_a_random_previous_token() -> None:

@@ -117,7 +117,7 @@ FIRST = [4, 43, 18, 33, 7, 59, 24, 50, 22, 59, 18, 46]
 
 
 @pytest.mark.parametrize(
-    "knob",
+    "arguments",
     [
         {"vocab_size": 66},
         {"lengths": [66]},
@@ -127,8 +127,8 @@ FIRST = [4, 43, 18, 33, 7, 59, 24, 50, 22, 59, 18, 46]
         {"draw_seed": 1},
     ],
 )
-def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
-    changed, usual = recall(**knob).split("train"), recall().split("train")
+def test_every_argument_changes_the_data(arguments: dict[str, Any]) -> None:
+    changed, usual = recall(**arguments).split("train"), recall().split("train")
     assert as_numbers(changed) != as_numbers(usual)
 
 

@@ -66,10 +66,10 @@ FROZEN = "8af4d304f8aa215b"
 
 
 @pytest.mark.parametrize(
-    "knob", [{"vocab_size": 17}, {"length": 25}, {"copied": 5}, {"draw_seed": 1}]
+    "arguments", [{"vocab_size": 17}, {"length": 25}, {"copied": 5}, {"draw_seed": 1}]
 )
-def test_every_argument_changes_the_data(knob: dict[str, Any]) -> None:
-    assert rows(loaded(**knob), "train") != rows(loaded(), "train")
+def test_every_argument_changes_the_data(arguments: dict[str, Any]) -> None:
+    assert rows(loaded(**arguments), "train") != rows(loaded(), "train")
 
 
 def test_trivial_and_shortcut_baselines_by_definition() -> None:

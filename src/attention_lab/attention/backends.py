@@ -1,7 +1,7 @@
 """Backends: ways to compute attention from a score, a normalizer, positions and a mask.
 
-``eager`` is the reference: plain tensor operations, any parts, gives weights. The others are
-faster where they can work at all; each says as data what it can do.
+``eager`` is the reference: plain tensor operations, for all parts, with weights. The others are
+faster, but support fewer parts; the fields of :class:`Backend` state which.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def eager_weights(inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
         weights = weights.masked_fill(~visible, 0.0)
     if spec.mixing is None:
         return weights
-    # Masks may differ between heads, so mixing can give weight to a key that a head must not see.
+    # Masks may differ between heads, so mixing can give weight to a key that is hidden from a head.
     weights = spec.mixing.mix_weights(weights)
     return weights if visible is None else weights.masked_fill(~visible, 0.0)
 
@@ -140,11 +140,11 @@ def flex(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     if mask is not None and not isinstance(mask, NoMask):
         visible = mask
 
-        def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             return visible(b, h, i + start, j)
 
         block_mask = create_block_mask(
-            sees, batch, num_heads, queries, key.shape[2], device=str(query.device)
+            mask_mod, batch, num_heads, queries, key.shape[2], device=str(query.device)
         )
     score_mod = None
     if bias is not None:

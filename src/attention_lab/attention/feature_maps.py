@@ -60,9 +60,10 @@ class PositiveRandomFeatures(FeatureMap):
     """FAVOR+: φ(q)·φ(k) is exp(q·k / √E) on average (Choromanski et al. 2021, lemma 1).
 
     The random directions are orthogonal in blocks of E (ibid., §2.4), drawn once at initialization
-    and kept in the state. Features are relative to each vector's largest, so that neither long keys
-    nor long queries vanish. Only where both are long, in single precision from about 14·E^¼, and
-    opposite, they may have no feature left in common: a query that sees such keys alone gets zeros.
+    and kept in the state. The features of each vector are divided by the largest of them, so that
+    those of long keys or queries do not underflow. The products of a long query and a long key of
+    opposite direction may: in single precision, from a length of about 14·E^¼. A query for which
+    all visible keys are such gets an output of 0.
 
     Args:
         head_dim: size of one head.
@@ -90,7 +91,7 @@ class PositiveRandomFeatures(FeatureMap):
         if is_query:
             return Features(self._exp(exponent - largest))
         half = (x.square().sum(-1, keepdim=True) / 2).clamp(max=-lowest(x) / 4)
-        # The scale is a constant: |x|²/2 − (|x|²/2) gives the features its gradient, and no number.
+        # The scale is a constant: half − half.detach() is 0, with the gradient of |x|²/2.
         scale = largest - half.detach()
         return Features(self._exp(exponent - (largest + (half - half.detach()))), scale)
 
@@ -99,5 +100,5 @@ class PositiveRandomFeatures(FeatureMap):
 
 
 def lowest(x: Tensor) -> float:
-    """A logarithm of 0 that can be subtracted from itself."""
+    """The lowest finite number, in place of log 0: unlike −∞, it minus itself is 0."""
     return torch.finfo(x.dtype).min

@@ -1,4 +1,4 @@
-"""What happens between heads."""
+"""Learned maps across the heads of one layer (talking heads)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,10 @@ from attention_lab.attention.precision import without_autocast
 
 
 class HeadMixing(nn.Module):
-    """Talking heads: linear maps across the heads, before and after normalization.
+    """Talking heads: linear maps across the heads, of the logits and of the weights.
 
-    (Shazeer et al. 2020, §3.) Both start at the identity, which is attention without talk.
+    Both are initialized to the identity, with which each head is independent (Shazeer et al. 2020,
+    §3).
 
     Args:
         num_heads: number of query heads, H.

@@ -1,4 +1,4 @@
-"""What a mechanism computes, costs and can do, as data that the contract and `list` read."""
+"""Data on mechanisms: formula, paper, costs and abilities, for the contract and `list`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class MechanismInfo:
     memory: str = "L·S"
     #: Bytes that step-by-step decoding keeps.
     state: str = "S·d"
-    #: Further letters in the costs, and the arguments that they stand for.
+    #: Other letters in the costs, and the arguments that they stand for.
     symbols: Mapping[str, str] = field(default_factory=dict)
     #: Possible values of ``backend``.
     backends: tuple[str, ...] = ("eager",)
@@ -30,7 +30,7 @@ class MechanismInfo:
     cross_attention: bool = True
     #: Returns weights (B, H, L, S).
     weights: bool = True
-    #: output = weights · values, with nothing in between.
+    #: The output is exactly weights · values.
     linear_in_values: bool = True
     #: Weights are at least 0 and sum to 1 where a key is visible.
     distribution: bool = True

@@ -52,9 +52,9 @@ class AttentionLayer(nn.Module, ABC):
             neighbouring query heads (Ainslie et al. 2023, grouped-query attention; with one,
             Shazeer 2019, multi-query attention). None means ``num_heads``.
         head_dim: size of one head, E; None means ``embed_dim / num_heads``.
-        latent_dim: size of one latent per position from which keys and values are made, and
-            which is all that a cache keeps (DeepSeek-AI 2024, multi-head latent attention, without
-            its separate rotary part). None means that they are made from the memory itself.
+        latent_dim: size of a latent vector per position. Keys and values are made from it, and a
+            cache keeps only the latents (DeepSeek-AI 2024, multi-head latent attention, without its
+            separate rotary part). None means that they are made from the memory itself.
         projections: "all": learned maps of queries, keys, values and output, as in the
             Transformer. "values": only of values and output, for scores that have maps of their
             own. "none": no maps, attention as Bahdanau and Luong defined it.
@@ -67,7 +67,7 @@ class AttentionLayer(nn.Module, ABC):
             use the mask.
     """
 
-    #: How attention is computed, where there is a choice.
+    #: How attention is computed, in mechanisms that have several backends.
     backend: Backend = EAGER
     #: Probability of dropping a weight in training, in mechanisms that drop weights.
     dropout: float = 0.0
@@ -130,9 +130,9 @@ class AttentionLayer(nn.Module, ABC):
     @property
     @abstractmethod
     def info(self) -> MechanismInfo:
-        """What the mechanism computes, costs and can do; in a class: ``info = MechanismInfo(…)``.
+        """Data on the mechanism; a class sets it by ``info = MechanismInfo(…)``.
 
-        A layer in which this depends on its arguments replaces it in its constructor.
+        A layer whose data depend on its arguments replaces it in its constructor.
         """
 
     @property
@@ -153,7 +153,7 @@ class AttentionLayer(nn.Module, ABC):
         """
 
     def attend_next(self, inputs: AttentionInputs, cache: Cache) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`attend`, for the positions after those in the cache, to which they are added.
+        """Like :meth:`attend`, for positions after those in the cache; adds them to the cache.
 
         A mechanism with a smaller state than all keys and values overrides this.
         """
@@ -179,12 +179,12 @@ class AttentionLayer(nn.Module, ABC):
             mask: which memory positions each query attends to; None means all. With a cache it
                 covers all positions, including those in the cache.
             need_weights: whether to return the weights, too. They cost time and memory.
-            cache: the positions before these queries, in self-attention; the new ones are added
-                to it. Or, from :meth:`remember`, a memory, in place of the argument.
-            start: position of the first query in its sequence, where there is no cache.
+            cache: in self-attention, the positions before these queries, to which it adds the new
+                ones; or the result of :meth:`remember`, in place of ``memory``.
+            start: position of the first query in its sequence; ignored with a cache.
 
         Raises:
-            ValueError: if shapes do not agree, or the mechanism cannot do what is asked.
+            ValueError: if shapes do not agree, or the mechanism does not support the arguments.
         """
         memory = self._check_inputs(query, memory, cache)
         with_weights = need_weights or bool(self.weight_hooks)
@@ -225,7 +225,7 @@ class AttentionLayer(nn.Module, ABC):
         Passed in place of the memory, it saves projecting the memory again at each step.
 
         Raises:
-            ValueError: if the shape is wrong, or the mechanism attends to no other sequence.
+            ValueError: if the shape is wrong, or the mechanism cannot attend to another sequence.
         """
         self._check_memory(memory)
         key, value = self._keys_and_values(self.latent_projection(memory))

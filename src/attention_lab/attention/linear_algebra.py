@@ -1,4 +1,4 @@
-"""Matrices that mechanisms are made of."""
+"""Pseudo-inverses and random rotations of matrices."""
 
 import torch
 from torch import Tensor
@@ -18,6 +18,6 @@ def pseudo_inverse(matrix: Tensor, iterations: int) -> Tensor:
 
 
 def random_rotation(size: int) -> Tensor:
-    """A uniformly distributed orthogonal matrix (Mezzadri 2007): the signs of R must be undone."""
+    """A uniformly distributed orthogonal matrix (Mezzadri 2007): Q, with the signs of R undone."""
     q, r = torch.linalg.qr(torch.randn(size, size))
     return q * r.diagonal().sign()

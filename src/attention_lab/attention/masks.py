@@ -1,8 +1,8 @@
 """Masks: predicates (batch, head, query, key) → bool, composed with ``&`` and ``|``.
 
 A mask says which key positions a query position *may* attend to (True = may attend), the
-convention of ``torch.nn.functional.scaled_dot_product_attention``. Each backend lowers a mask to
-what it needs; :meth:`Mask.dense` is the lowering every backend can fall back on.
+convention of ``torch.nn.functional.scaled_dot_product_attention``. Each backend converts a
+mask to the form that it needs; all of them can use :meth:`Mask.dense`.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from attention_lab.argument_checks import check_positive
 
 
 class Mask(ABC):
-    """A predicate over index tensors. It is pure, so that backends may evaluate it anywhere."""
+    """A predicate over index tensors, which must not depend on anything but its arguments."""
 
     @abstractmethod
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -340,7 +340,7 @@ class Documents(Mask):
 
 
 def render(mask: Mask, queries: int, keys: int) -> str:
-    """A mask as text, for one sequence and head: a row for each query, ■ where it may look.
+    """A mask as text, for one sequence and head: a row for each query, ■ for visible keys.
 
     Example:
         >>> print(render(SlidingWindow(2), 3, 3))
@@ -357,7 +357,7 @@ def render(mask: Mask, queries: int, keys: int) -> str:
 def split_causal(mask: Mask | None) -> tuple[bool, Mask] | None:
     """A mask as (whether it is causal, what else hides keys from all queries alike).
 
-    Linear-time mechanisms can compute such masks; of any other this returns None.
+    Mechanisms of linear time can compute such masks. Returns None for all other masks.
     """
     if mask is None:
         return False, NoMask()

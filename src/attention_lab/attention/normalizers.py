@@ -1,7 +1,7 @@
 """Normalizers: logits (B, H, L, S) → weights over the keys.
 
-The caller sets the logits of hidden keys to the lowest finite number before, and their weights to
-zero afterwards. A normalizer needs the mask only if it counts the visible keys.
+The caller sets the logits of hidden keys to the lowest finite number, and afterwards their weights
+to 0. A normalizer needs the mask only if it counts the visible keys.
 """
 
 from abc import ABC, abstractmethod
@@ -52,7 +52,7 @@ class TemperedSoftmax(Normalizer):
     """weights = softmax(l / T).
 
     Args:
-        temperature: T; small ones sharpen.
+        temperature: T; smaller values make the weights sharper.
         learned: whether T is trained (as its logarithm, so that it stays positive).
 
     Raises:
@@ -96,7 +96,7 @@ class SoftmaxPlusOne(Normalizer):
 
 
 class Sigmoid(Normalizer):
-    """weights = sigmoid(l − log n) for n visible keys, each on its own (Ramapuram et al. 2025)."""
+    """weights = sigmoid(l − log n) for n visible keys, independently (Ramapuram et al. 2025)."""
 
     formula = "sigmoid(l − log n)"
     paper = "Ramapuram et al. 2025"
@@ -137,7 +137,7 @@ class Sparsemax(Normalizer):
             size = above.sum(-1, keepdim=True)
             threshold = ((ordered * above).sum(-1, keepdim=True) - 1) / size
             support = z > threshold
-        # Once more where it is differentiated: τ depends on the logits of the support.
+        # Computed again, now with gradients: τ depends on the logits of the support.
         threshold = ((z * support).sum(-1, keepdim=True) - 1) / support.sum(-1, keepdim=True)
         return ((z - threshold) * support).to(logits.dtype)
 
@@ -174,10 +174,10 @@ class Entmax15(Normalizer):
 
 
 class TopK(Normalizer):
-    """softmax over the k largest logits, nothing for the rest (Gupta et al. 2021).
+    """softmax over the k largest logits, and 0 for the others (Gupta et al. 2021).
 
     Args:
-        k: number of keys with weight; of equal logits the first ones.
+        k: number of keys with a weight above 0; among equal logits, the first ones.
 
     Raises:
         ValueError: if k is below 1.

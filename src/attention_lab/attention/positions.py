@@ -1,7 +1,7 @@
 """Positional encodings inside attention: they change queries and keys, or add to the logits.
 
-The first key is at position 0 and the first query at ``start``, so that step-by-step decoding and
-the whole pass agree.
+The first key is at position 0 and the first query at ``start``, so that step-by-step decoding
+gives the same result as one pass over all positions.
 """
 
 import math
@@ -54,7 +54,7 @@ class Positions(nn.Module, ABC):
         return query, key
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor | None:
-        """What to add to the logits, broadcastable to (B, H, L, S); None for nothing."""
+        """A bias of the logits, broadcastable to (B, H, L, S), or None."""
         return None
 
 
@@ -213,7 +213,7 @@ class T5Bias(Positions):
 class Shaw(Positions):
     """logits + q · a[j − i] / √E, learned vectors for clipped distances (Shaw et al. 2018, eq. 4).
 
-    Only those of the keys; the paper finds that those of the values add nothing (ibid., table 3).
+    The paper also adds such vectors to the values, which did not improve its results (table 3).
 
     Args:
         num_heads: number of query heads.
@@ -247,7 +247,7 @@ def _positions(x: Tensor, start: int, length: int) -> Tensor:
 
 
 def _distance(query: Tensor, start: int, keys: int) -> Tensor:
-    """J − i, (L, S) int64."""
+    """The distances j − i, (L, S) int64."""
     rows = _positions(query, start, query.shape[2])
     return _positions(query, 0, keys) - rows.unsqueeze(-1)
 

@@ -19,8 +19,8 @@ def attention_layers(model: nn.Module) -> dict[str, AttentionLayer]:
 def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """Record the weights (B, H, L, S) of every call of each attention layer, by layer name.
 
-    Weights are computed inside this context only; outside it they cost nothing. A layer that
-    decodes step by step is called once a step.
+    Weights are computed inside this context only; outside it they cost nothing. In step-by-step
+    decoding, a layer is called once for each step.
 
     Example:
         >>> with record_attention(model) as weights:

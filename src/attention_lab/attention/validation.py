@@ -38,7 +38,7 @@ def _shown(x: object) -> str:
 
 
 def _suggestion(name: str, given: object, kind: type, call: str) -> str:
-    """The end of a message: the class that was probably meant, or else all there are."""
+    """The end of a message: the class that was probably meant, or a list of all classes."""
     known = {_plain(known.__name__): known.__name__ for known in _subclasses(kind)}
     if isinstance(given, str):
         meant = closest(_plain(given), known)

@@ -1,4 +1,4 @@
-"""Which mechanisms the contract is for: every option of ``conf/attention/`` and of its axes."""
+"""The mechanisms that the contract tests: all options of ``conf/attention/`` and its groups."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

@@ -56,7 +56,9 @@ def check_second_derivatives(layer: AttentionLayer, it: Example) -> None:
             raise AssertionError("second derivatives are wrong") from error
         except RuntimeError as error:
             if layer.info.double_backward:
-                raise AssertionError("second derivatives are claimed, but raise") from error
+                raise AssertionError(
+                    "info.double_backward is true, but second derivatives raise"
+                ) from error
 
 
 def check_agreement(layer: AttentionLayer, reference: AttentionLayer, it: Example) -> None:
@@ -72,7 +74,7 @@ def check_agreement(layer: AttentionLayer, reference: AttentionLayer, it: Exampl
 
 
 def check_hidden_keys_do_not_matter(layer: AttentionLayer, it: Example) -> None:
-    """No output depends on a key or value that its query may not look at.
+    """No output depends on a key or value that is hidden from its query.
 
     With a causal mask: changing the future changes nothing earlier. With padding: changing what
     is in the padding changes nothing.
@@ -88,7 +90,7 @@ def check_hidden_keys_do_not_matter(layer: AttentionLayer, it: Example) -> None:
         assert_close(changed[hidden], output[hidden], rtol=0, atol=1e-10)
     for position in range(it.query.shape[2]):
         _, to_key, to_value, *_ = gradients(output[:, :, position].sum(), layer, it)
-        hidden = ~group_sees(it)[:, :, position]
+        hidden = ~visible_to_group(it)[:, :, position]
         assert not to_key[hidden].any(), f"query {position} has a gradient to hidden keys"
         assert not to_value[hidden].any(), f"query {position} has a gradient to hidden values"
 
@@ -99,12 +101,12 @@ def check_visible_keys_matter(layer: AttentionLayer, it: Example) -> None:
     output = output_of(layer, it)
     for position in range(it.query.shape[2]):
         _, _, to_value, *_ = gradients(output[:, :, position].sum(), layer, it)
-        visible = group_sees(it)[:, :, position]
-        assert to_value[visible].all(), f"query {position} overlooks values it may attend to"
+        visible = visible_to_group(it)[:, :, position]
+        assert to_value[visible].all(), f"query {position} does not depend on all visible values"
 
 
-def group_sees(it: Example) -> Tensor:
-    """(B, H_kv, L, S) bool: whether any query head that shares a key head may look."""
+def visible_to_group(it: Example) -> Tensor:
+    """(B, H_kv, L, S) bool: whether a key is visible to any query head of its group."""
     return it.visible.unflatten(1, (it.key.shape[1], -1)).any(2)
 
 
@@ -117,22 +119,22 @@ def check_empty_rows_are_zero(layer: AttentionLayer, it: Example) -> None:
         outputs.append(weights_of(layer, it))
     for output in outputs:
         assert not output[it.empty].any(), "an empty row is not zero"
-        assert output.isfinite().all(), "an empty row makes others infinite or NaN"
+        assert output.isfinite().all(), "an empty row gives infinite or NaN outputs"
         for gradient in gradients(output[it.empty].sum(), layer, it):
             assert not gradient.any(), "an empty row has a gradient"
         for gradient in gradients(output.square().sum(), layer, it):
-            assert gradient.isfinite().all(), "an empty row makes gradients infinite or NaN"
+            assert gradient.isfinite().all(), "an empty row gives infinite or NaN gradients"
     try:
         with torch.autograd.set_detect_anomaly(True):
             gradients(output_of(layer, it).square().sum(), layer, it)
     except RuntimeError as error:
-        raise AssertionError("there is NaN on the way to the gradients") from error
+        raise AssertionError("NaN in the backward pass") from error
 
 
 def check_large_logits(layer: AttentionLayer, it: Example) -> None:
-    """However long queries or keys, weights stay a distribution and hidden keys stay hidden.
+    """For very long queries or keys, outputs are finite and hidden keys do not matter.
 
-    Long keys are positive: elu(x) + 1 is 0 far below 0, so that such a key weighs nothing.
+    Long keys are positive: with elu(x) + 1, a key far below 0 has no weight.
     """
     for query, key in ((it.query * 1e10, it.key), (it.query, it.key.abs() * 1e10)):
         large = it._replace(query=query, key=key)
@@ -143,7 +145,7 @@ def check_large_logits(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_permutation_equivariance(layer: AttentionLayer, it: Example) -> None:
-    """Without positions, order means nothing: of batch, of queries, and of keys with values."""
+    """Permuting batch, queries, and keys with values permutes the output in the same way."""
     output = output_of(layer, it)
     batch, queries, keys = (
         torch.arange(n, device=output.device).flip(0)
@@ -161,12 +163,12 @@ def check_permutation_equivariance(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_weights(layer: AttentionLayer, it: Example) -> None:
-    """Weights are over the visible keys, per head, and make up the output.
+    """Weights of hidden keys are 0, and the output is the product of weights and values.
 
-    Where the mechanism says that they are a distribution, they are.
+    If ``info.distribution``, weights are at least 0 and sum to 1.
     """
     output, weights = layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, True))
-    assert weights is not None, "weights were asked for and not given"
+    assert weights is not None, "need_weights is true, but no weights were returned"
     assert weights.shape == it.visible.shape
     assert not weights[~it.visible].any(), "a hidden key has weight"
     if layer.info.distribution:
@@ -177,10 +179,10 @@ def check_weights(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
-    """Asking for weights changes nothing, gradients included, but that they are there."""
+    """Weights are returned on request only, without effect on the output and its gradients."""
     it = with_gradients(it)
     output, weights = layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, False))
-    assert weights is None, "weights were given that nobody asked for"
+    assert weights is None, "weights were returned without need_weights"
     asked, _ = layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, True))
     assert_close(output, asked)
     direction = torch.randn_like(output)
@@ -191,9 +193,9 @@ def check_weights_only_when_asked(layer: AttentionLayer, it: Example) -> None:
 
 
 def check_observing_changes_nothing(layer: AttentionLayer, it: Example, dtype: torch.dtype) -> None:
-    """Asking for weights changes no bit of the output, in any precision and for large inputs.
+    """Returning weights changes no bit of the output, in any precision and for large inputs.
 
-    Nor does it in training, with dropout.
+    The same holds in training, with dropout.
     """
     layer = copy.deepcopy(layer).to(dtype)
     for size in (1, 100):
@@ -211,16 +213,16 @@ def check_observing_changes_nothing(layer: AttentionLayer, it: Example, dtype: t
                     layer.attend(AttentionInputs(query, key, value, it.mask, need_weights))[0]
                 )
             assert outputs[0].isfinite().all(), f"inputs {size} times as large overflow"
-            assert torch.equal(*outputs), "asking for weights changes the output"
+            assert torch.equal(*outputs), "need_weights changes the output"
 
 
 def check_eval_is_deterministic(layer: AttentionLayer, it: Example) -> None:
-    """Nothing random happens in eval, whatever the dropout."""
+    """In eval mode two calls give the same output, with any dropout."""
     assert torch.equal(output_of(layer, it), output_of(layer, it)), "eval is random"
 
 
 def check_dropout(layer: AttentionLayer, dropout: float, it: Example) -> None:
-    """In training each weight is dropped with this probability, the rest scaled to make up."""
+    """In training each weight is dropped with this probability, and others are scaled up."""
     copies = 500
     batch = torch.arange(len(it.query), device=it.query.device).repeat_interleave(copies)
     rotation, _ = torch.linalg.qr(torch.randn_like(it.key[0, 0] @ it.key[0, 0].mT))

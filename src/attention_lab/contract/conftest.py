@@ -1,4 +1,4 @@
-"""Hands each test of the contract its mechanisms and examples."""
+"""Fixtures of the contract: each test gets its mechanisms and examples."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

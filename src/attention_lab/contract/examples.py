@@ -1,4 +1,4 @@
-"""Inputs of the contract's checks, and what a layer computes from them."""
+"""Inputs of the contract's checks, and the outputs, weights and gradients for them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +73,7 @@ def example(
 
 
 def device_of(layer: AttentionLayer) -> torch.device:
-    """Where the layer's parameters are; the CPU if it has none."""
+    """The device of the layer's parameters; the CPU if it has none."""
     return next(layer.parameters(), torch.empty(0)).device
 
 
@@ -94,7 +94,7 @@ def output_of(layer: AttentionLayer, it: Example) -> Tensor:
 
 def weights_of(layer: AttentionLayer, it: Example) -> Tensor:
     weights = layer.attend(AttentionInputs(it.query, it.key, it.value, it.mask, True))[1]
-    assert weights is not None, "weights were asked for and not given"
+    assert weights is not None, "need_weights is true, but no weights were returned"
     return weights
 
 

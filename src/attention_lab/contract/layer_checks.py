@@ -19,7 +19,7 @@ from attention_lab.contract.examples import device_of, sequence_for
 def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
     """In mixed precision the output is near that of single precision, and gradients are finite.
 
-    Some keys are zero vectors, as a recurrent encoder leaves them in the padding.
+    Some keys are zero vectors, as at the padding of a recurrent encoder.
     """
     layer = copy.deepcopy(layer).float()
     device = device_of(layer)
@@ -41,7 +41,7 @@ def check_autocast(layer: AttentionLayer, dtype: torch.dtype) -> None:
 
 
 def check_saving(make: Callable[[], AttentionLayer]) -> None:
-    """A layer of the same making gives the same output once it has loaded the state."""
+    """A layer of the same config gives the same output after it has loaded the state."""
     torch.manual_seed(1)
     saved = make()
     torch.manual_seed(2)
@@ -52,11 +52,13 @@ def check_saving(make: Callable[[], AttentionLayer]) -> None:
     torch.save(saved.state_dict(), file)
     file.seek(0)
     loaded.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(saved(sequence).output, loaded(sequence).output), "state was lost"
+    assert torch.equal(saved(sequence).output, loaded(sequence).output), (
+        "the state dict is incomplete"
+    )
 
 
 def check_decoding(layer: AttentionLayer, length: int = 7) -> None:
-    """Step by step with a cache gives what the whole causal pass gives, whatever the steps."""
+    """Decoding with a cache, in steps of any size, gives the output of one causal pass."""
     sequence = sequence_for(layer, length)
     valid = torch.ones(2, length, dtype=torch.bool, device=sequence.device)
     valid[0, 0] = False
@@ -69,13 +71,13 @@ def check_decoding(layer: AttentionLayer, length: int = 7) -> None:
             outputs.append(layer(step, mask=mask, cache=cache).output)
         assert_close(torch.cat(outputs, dim=1), whole)
         assert cache.length == length
-        assert cache.size > 0, "a cache that keeps nothing cannot know the past"
+        assert cache.size > 0, "the cache is empty"
 
 
 def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
-    """Step by step to another sequence, projected once, gives what the whole pass gives.
+    """Step-by-step attention to a cached memory gives the output of one pass.
 
-    Its width may differ from that of the queries.
+    The memory's width may differ from that of the queries.
     """
     memory, queries = sequence_for(layer, length, layer.kdim), sequence_for(layer, 4)
     valid = torch.ones(2, length, dtype=torch.bool, device=memory.device)
@@ -91,7 +93,7 @@ def check_remembering(layer: AttentionLayer, length: int = 5) -> None:
 
 
 def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, length: int) -> None:
-    """A layer with a mask of its own is one without, called with what the mask spells out."""
+    """A layer's own mask has the effect of the same mask as a dense one in the call."""
     bare.load_state_dict(masked.state_dict())
     sequence = sequence_for(masked, length)
     visible = mask.dense(2, 1, length, length, sequence.device).expand(2, 1, length, length)
@@ -102,7 +104,7 @@ def check_own_mask(masked: AttentionLayer, bare: AttentionLayer, mask: Mask, len
 
 
 def check_lengths(layer: AttentionLayer) -> None:
-    """Sequences of length 0 and 1 are no special case."""
+    """Sequences of length 0 and 1 have finite outputs of the right shape."""
     across = layer.info.cross_attention
     for queries, keys in ((1, 1), (0, 0), *(((0, 3), (3, 0)) if across else ())):
         query = sequence_for(layer, queries)
@@ -113,7 +115,7 @@ def check_lengths(layer: AttentionLayer) -> None:
 
 
 def check_bad_input(layer: AttentionLayer) -> None:
-    """Wrong shapes and masks are refused in words, before anything is computed."""
+    """Wrong shapes and masks raise a ValueError with a message of one line."""
     sequence = sequence_for(layer, 4)
     wrong = [
         lambda: layer(sequence[0]),

@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for marker in (
         "quick: the quick part of the contract",
-        "needs(layer): only for layers of which this function of them is true",
+        "needs(layer): only for layers for which the function is true",
         "empty_rows: only with queries without visible keys",
         "few: only with the quick examples",
         "slow: compiles a layer; not in the quick part",

@@ -96,7 +96,7 @@ def beam_search(
 
 
 class _Beams:
-    """The hypotheses of all examples: K active ones, and the best finished one, of each.
+    """The hypotheses of a batch: for each example, K active ones and the best finished one.
 
     Args:
         source: (B, S), of the examples.

@@ -64,7 +64,7 @@ class LearnedPositions(nn.Module):
         if length > len(self.table):
             raise ValueError(
                 f"{length} positions, but only {len(self.table)} were learned; "
-                "positions=sinusoidal have no limit"
+                "positions=sinusoidal has no limit"
             )
 
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:

@@ -79,8 +79,8 @@ class EncoderDecoder(EncoderDecoderNetwork):
         padding_idx: the id of the padding token.
 
     Raises:
-        ValueError: if a value is out of range, or a mechanism is not suitable: decoders need causal
-            self-attention, and cross-attention.
+        ValueError: if a value is out of range, if the self-attention cannot be causal, or if the
+            cross-attention cannot attend to another sequence.
     """
 
     def __init__(

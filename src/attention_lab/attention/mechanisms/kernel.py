@@ -1,4 +1,4 @@
-"""Kernel attention: weights are dot products of features, so the sum over keys comes first."""
+"""Kernel attention: with weights φ(q)·φ(k), sums over the keys are computed once."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -30,10 +30,10 @@ class Past(NamedTuple):
 class KernelAttention(AttentionLayer):
     """output = φ(q) Σ φ(k) vᵀ / φ(q) Σ φ(k), linear in the length (Katharopoulos et al. 2020).
 
-    Linear where the mask is causal, padding, both or none; under any other mask, and where weights
-    are asked for, the same numbers are computed from all pairs. Step-by-step decoding keeps the two
-    sums, and the largest scale if features have scales; under any other mask than a causal one,
-    keys and values. Sums are never in half precision.
+    Time and memory are linear if the mask is causal, padding, both or none. With other masks, or if
+    weights are needed, the same output is computed from all pairs. Step-by-step decoding caches the
+    two sums and, if features have scales, the largest scale; with masks other than causal and
+    padding it caches keys and values. Sums are in at least single precision.
 
     Args:
         embed_dim, kdim, layer: see :class:`AttentionLayer`.
@@ -136,9 +136,10 @@ class KernelAttention(AttentionLayer):
         """Σ_{j ≤ i} (φ(q_i)·φ(k_j)) v_j, chunk by chunk: pairs within, sums from before.
 
         Row i is relative to the largest scale of its keys, and the past to that of its own, as in
-        an online softmax (Milakov & Gimelshein 2018). Returns the past that they all have become.
+        an online softmax (Milakov & Gimelshein 2018). Also returns the past after these keys.
         """
-        missing = phi_q.shape[-2] - value.shape[-2]  # or too many
+        # Negative if there are more keys than queries: F.pad then cuts them off.
+        missing = phi_q.shape[-2] - value.shape[-2]
         keys, value = (F.pad(x, (0, 0, 0, missing)) for x in (phi_k.values, value))
         scale = phi_k.log_scale
         scales: Iterable[Tensor | None] = repeat(None)
@@ -205,5 +206,5 @@ def _divide(sums: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _safe(total: Tensor) -> Tensor:
-    """A denominator: 1 where nothing was seen, and the numerator is 0."""
+    """The denominator, or 1 where no key is visible and the numerator is 0."""
     return torch.where(total > 0, total, 1.0)

@@ -28,7 +28,7 @@ class ScoredAttention(AttentionLayer):
     Args:
         embed_dim, kdim, latent_dim, layer: see :class:`AttentionLayer`.
         score: makes the score from (num_heads, head_dim).
-        normalizer: makes what turns logits into weights.
+        normalizer: makes the normalizer, which turns logits into weights.
         positions: makes the positions of queries and keys from (num_heads, head_dim).
         talking_heads: whether learned maps mix the heads' logits and weights.
         projections: "all", "values" or "none"; None means what the score needs: "values" if it
@@ -37,8 +37,8 @@ class ScoredAttention(AttentionLayer):
         backend: "auto" or one of ``BACKENDS``; "auto" takes the fastest that can compute it.
 
     Raises:
-        ValueError: if a value is out of range, sizes do not agree, score and normalizer exclude
-            each other, or the backend cannot compute it.
+        ValueError: if a value is out of range, sizes do not agree, score and normalizer do
+            not fit together, or the backend cannot compute it.
     """
 
     info = MechanismInfo("normalizer of score", "Vaswani et al. 2017")
@@ -70,7 +70,7 @@ class ScoredAttention(AttentionLayer):
         self.info = self._info(grouped_heads=projections == "all")
 
     def _info(self, grouped_heads: bool) -> MechanismInfo:
-        """The data on this combination of parts; the paper is that of its most special part."""
+        """The data on these parts; the paper is that of the last one that is not the default."""
         score, normalizer, positions, variants = *self.parts, self._variants()
         papers = [score.paper, *variants.values()]
         if not isinstance(normalizer, Softmax):
@@ -95,7 +95,7 @@ class ScoredAttention(AttentionLayer):
         return self.score, self.normalizer, self.positions
 
     def _variants(self) -> dict[str, str]:
-        """What differs from the Transformer's heads, and who published it."""
+        """Features that the Transformer's heads do not have, with their papers."""
         grouped = self.num_kv_heads < self.num_heads
         found = {
             "one key head": ("Shazeer 2019", grouped and self.num_kv_heads == 1),

@@ -24,7 +24,7 @@ class Score(nn.Module, ABC):
     #: logits = …, and who published it.
     formula: ClassVar[str]
     paper: ClassVar[str]
-    #: Growth of operations and memory, and what its further letters stand for: see MechanismInfo.
+    #: Costs, and the arguments that their letters stand for: see MechanismInfo.
     time: ClassVar[str] = "L·S·d"
     memory: ClassVar[str] = "L·S"
     symbols: ClassVar[Mapping[str, str]] = {}
@@ -51,7 +51,7 @@ class Score(nn.Module, ABC):
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """Logits (B, H, L, S) of queries (B, H, L, E) against keys (B, H, S, E).
 
-        They may be in a higher precision than the queries, in which they could overflow.
+        Logits may be in a higher precision than the queries, in whose precision they can overflow.
         """
 
 
@@ -63,9 +63,9 @@ class DotProductFamily(Score):
 
     @abstractmethod
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Q' (B, H, L, E), k' (B, H_kv, S, E) and the scale, with logits = scale · q' k'ᵀ.
+        """Return q' (B, H, L, E), k' (B, H_kv, S, E) and the scale: logits = scale · q' k'ᵀ.
 
-        Key heads may be shared by query heads, so k' must not depend on which head it is.
+        Query heads may share a key head, so k' must not depend on the query head.
         """
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:

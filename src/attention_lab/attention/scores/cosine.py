@@ -11,12 +11,12 @@ from attention_lab.attention.scores.base import DotProductFamily
 class Cosine(DotProductFamily):
     """logits = g · q·k / (|q| |k|), g learned for each head (Henry et al. 2020, QK-norm).
 
-    Logits are bounded by g, so that no query or key can shout the others down.
+    Logits are between −g and g, whatever the norms of queries and keys.
 
     Args:
         num_heads: number of query heads.
         head_dim: width of one head.
-        gain: what g starts from.
+        gain: initial value of g.
 
     Raises:
         ValueError: if the gain is not positive.
@@ -36,5 +36,8 @@ class Cosine(DotProductFamily):
 
 
 def _unit(x: Tensor) -> Tensor:
-    """X / |x|, and 0 for 0, whose gradient stays moderate. In half precision ε would be 0."""
+    """Scale x to unit length; 0 stays 0, with a bounded gradient.
+
+    Not in half precision, where eps would be 0.
+    """
     return F.normalize(wide(x), dim=-1, eps=1e-6).to(x.dtype)

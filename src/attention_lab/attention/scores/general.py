@@ -19,7 +19,7 @@ class General(DotProductFamily):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform per head: the paper does not say; this keeps W q at the query's scale."""
+        """Xavier-uniform per head: the paper states none; W q has the scale of q."""
         for matrix in self.weight:
             nn.init.xavier_uniform_(matrix)
 
@@ -28,7 +28,10 @@ class General(DotProductFamily):
 
 
 class Biaffine(General):
-    """logits = qᵀ W k + u · k, a bias for what every query wants (Dozat & Manning 2017, §2.2)."""
+    """logits = qᵀ W k + u · k (Dozat & Manning 2017, §2.2).
+
+    The bias u · k is the same for all queries.
+    """
 
     formula = "qᵀ W k + u·k"
     paper = "Dozat & Manning 2017"

@@ -9,7 +9,8 @@ from attention_lab.attention.scores.base import Score
 class L2(Score):
     """logits = −|q − k|² / √E: the nearest key weighs most (Kim et al. 2021).
 
-    Without the tied queries and keys by which the paper makes it Lipschitz.
+    The paper also ties the projections of queries and keys, which makes attention Lipschitz; this
+    class does not.
     """
 
     formula = "−|q − k|² / √d"
@@ -18,7 +19,7 @@ class L2(Score):
 
     @without_autocast
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        # The difference of large squares: never in half precision, nor rounded above 0.
+        # A difference of large squares: inaccurate in half precision, and rounding can make it < 0.
         q, k = wide(query), wide(key)
         squares = q.square().sum(-1, keepdim=True) + k.square().sum(-1).unsqueeze(-2)
         distance = (squares - 2 * (q @ k.mT)).clamp(min=0)

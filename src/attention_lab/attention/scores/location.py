@@ -1,4 +1,4 @@
-"""A score that knows the query and the place, and never looks at the key."""
+"""Luong's location score, which depends on the query and on the position of the key."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ class Location(Score):
     Args:
         num_heads: number of query heads.
         head_dim: width of one head.
-        max_length: number of key positions there are.
+        max_length: greatest number of keys.
 
     Raises:
         ValueError: if a size is below 1, or (when called) if there are more keys.
@@ -31,9 +31,9 @@ class Location(Score):
         self.weight = nn.Parameter(torch.randn(num_heads, head_dim, max_length) * head_dim**-0.5)
 
     def check_lengths(self, keys: int) -> None:
-        places = self.weight.shape[2]
-        if keys > places:
-            raise ValueError(f"{keys} keys are more than max_length={places} places")
+        longest = self.weight.shape[2]
+        if keys > longest:
+            raise ValueError(f"{keys} keys are more than max_length={longest}")
 
     @without_autocast
     def forward(self, query: Tensor, key: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The score that does not look: attention as a plain mean."""
+"""A constant score: attention as the mean of the visible values."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ from attention_lab.attention.scores.base import DotProductFamily
 
 
 class Uniform(DotProductFamily):
-    """logits = 0: every visible key weighs the same; the control without attention.
+    """logits = 0: every visible key has the same weight, as a control without attention.
 
-    In a recurrent encoder–decoder this is a fixed summary of the source, the same at every step.
+    In a recurrent encoder–decoder the output is the same at every step: the mean of the source.
     """
 
     formula = "0"
