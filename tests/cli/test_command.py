@@ -119,7 +119,7 @@ def options(group: str) -> set[str]:
 
 def test_list_has_every_option_with_its_description(command: Command) -> None:
     everything = command("list").out.splitlines()
-    for group in ("attention", "data", "model", "experiment"):
+    for group in ("attention", "data", "model", "optimizer", "scheduler", "experiment"):
         start = everything.index(f"{group}=") + 1
         lines = list(itertools.takewhile(lambda line: line[0] == " ", everything[start:]))
         described = [line.split(None, 1) for line in lines]

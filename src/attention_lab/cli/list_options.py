@@ -8,7 +8,7 @@ from attention_lab.cli.parser import Parser
 from attention_lab.config.compose import group_options, option_description
 from attention_lab.printing import echo
 
-GROUPS = ("attention", "data", "model", "experiment")
+GROUPS = ("attention", "data", "model", "optimizer", "scheduler", "experiment")
 
 
 def run(arguments: Sequence[str]) -> int:
