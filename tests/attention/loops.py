@@ -20,20 +20,22 @@ from attention_lab.attention import (
 )
 
 Array = NDArray[np.float64]
-Sees = Callable[[int, int, int, int], bool]  # (batch, head, query, key) → may look
+IsVisible = Callable[
+    [int, int, int, int], bool
+]  # (batch, head, query, key) → whether the key is visible
 Weigh = Callable[[int, Array, Array, list[int]], Array]
 H, H_KV, E = 4, 2, 6  # sizes of every example, with B = 2 and E_v = E
 SHAPES = [(7, 7), (4, 9), (9, 4), (1, 5)]  # queries, keys
 MASKS = ["none", "causal", "padding", "causal-padding", "padding-causal", "window", "mixed"]
 
 
-def masked(name: str, keys: int) -> tuple[Mask | None, Sees]:
+def masked(name: str, keys: int) -> tuple[Mask | None, IsVisible]:
     """A mask and what it should let one see; the padding hides sequence 1's first two keys."""
     valid = torch.ones(2, keys, dtype=torch.bool)
     valid[0, -1] = False
     valid[1, :2] = False
     real = valid.tolist()
-    cases: dict[str, tuple[Mask | None, Sees]] = {
+    cases: dict[str, tuple[Mask | None, IsVisible]] = {
         "none": (None, lambda b, h, i, j: True),
         "causal": (Causal(), lambda b, h, i, j: j <= i),
         "padding": (Padding(valid), lambda b, h, i, j: real[b][j]),
@@ -61,7 +63,7 @@ def softmax(logits: list[float]) -> Array:
 def by_loops(
     weigh: Weigh,
     tensors: tuple[Tensor, Tensor, Tensor],
-    sees: Sees,
+    is_visible: IsVisible,
     start: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Output and weights, where ``weigh(head, q, keys, visible places)`` makes one row's weights.
@@ -73,7 +75,7 @@ def by_loops(
     output = np.zeros((*query.shape[:3], value.shape[3]))
     for b, h, i in np.ndindex(*query.shape[:3]):
         g = h // (query.shape[1] // key.shape[1])
-        seen = [j for j in range(key.shape[2]) if sees(b, h, start + i, j)]
+        seen = [j for j in range(key.shape[2]) if is_visible(b, h, start + i, j)]
         weights[b, h, i, seen] = weigh(h, query[b, h, i], key[b, g, seen], seen)
         for j in seen:
             output[b, h, i] += weights[b, h, i, j] * value[b, g, j]

@@ -40,8 +40,8 @@ def test_differential(shape: tuple[int, int], name: str) -> None:
         return first - factor * second
 
     tensors = triple(*shape)
-    mask, sees = masked(name, shape[1])
-    output, _ = by_loops(ye, tensors, sees)
+    mask, is_visible = masked(name, shape[1])
+    output, _ = by_loops(ye, tensors, is_visible)
     gains = layer.norm.weight.detach().numpy()
     for index in np.ndindex(2, H, shape[0]):
         o = output[index].numpy()

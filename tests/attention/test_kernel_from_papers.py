@@ -28,7 +28,7 @@ from tests.attention.loops import (
     Array,
     E,
     H,
-    Sees,
+    IsVisible,
     by_loops,
     check,
     masked,
@@ -58,9 +58,9 @@ def test_linear_attention(shape: tuple[int, int], name: str, chunk: int) -> None
         H * E, feature_map=EluPlusOne, num_heads=H, num_kv_heads=H_KV, chunk_size=chunk
     )
     tensors = triple(*shape)
-    mask, sees = masked(name, shape[1])
+    mask, is_visible = masked(name, shape[1])
     for start in (0, 2):
-        expected = by_loops(katharopoulos, tensors, sees, start)
+        expected = by_loops(katharopoulos, tensors, is_visible, start)
         check(layer, tensors, mask, expected, start)
 
 
@@ -136,12 +136,12 @@ def test_performer_weighs_by_its_features(name: str) -> None:
         return products / products.sum()
 
     tensors = triple(6, 6)
-    mask, sees = masked(name, 6)
-    check(layer, tensors, mask, by_loops(weigh, tensors, sees), tolerance=1e-6)
+    mask, is_visible = masked(name, 6)
+    check(layer, tensors, mask, by_loops(weigh, tensors, is_visible), tolerance=1e-6)
 
 
 def performer_by_logarithms(
-    layer: KernelAttention, tensors: tuple[Tensor, Tensor, Tensor], sees: Sees
+    layer: KernelAttention, tensors: tuple[Tensor, Tensor, Tensor], is_visible: IsVisible
 ) -> Tensor:
     """Lemma 1 in logarithms, which neither under- nor overflow, in float64."""
     query, key, value = (x.double() for x in tensors)
@@ -151,7 +151,7 @@ def performer_by_logarithms(
     exponents = (q @ directions.T).unsqueeze(3) + (k @ directions.T).unsqueeze(2)
     logs = exponents.logsumexp(-1) - k.square().sum(-1).unsqueeze(2) / 2
     keys = range(key.shape[2])
-    visible = [[[sees(b, 0, i, j) for j in keys] for i in range(T)] for b in range(2)]
+    visible = [[[is_visible(b, 0, i, j) for j in keys] for i in range(T)] for b in range(2)]
     hidden = ~torch.tensor(visible).unsqueeze(1)
     return logs.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num() @ value
 
@@ -194,8 +194,8 @@ def test_performer_has_no_largest_norm(
     query, key, value = long_triple(norm, which)
     inputs = query, key[:, :, :keys], value[:, :, :keys]
     query, key, value = inputs = tuple(x.to(dtype).requires_grad_() for x in inputs)
-    mask, sees = masked(name, keys)
-    expected = performer_by_logarithms(layer, (query, key, value), sees)
+    mask, is_visible = masked(name, keys)
+    expected = performer_by_logarithms(layer, (query, key, value), is_visible)
     direction = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * direction).sum(), inputs)
     for need_weights in (False, True):
@@ -213,9 +213,9 @@ def test_a_key_whose_square_overflows_weighs_nothing(name: str) -> None:
         H * E, feature_map=PositiveRandomFeatures, num_heads=H, num_kv_heads=H_KV
     )
     query, key, value = (x.float() for x in triple(T, T))
-    mask, sees = masked(name, T)
+    mask, is_visible = masked(name, T)
     others = performer_by_logarithms(
-        layer, (query, key, value), lambda b, h, i, j: j != 3 and sees(b, h, i, j)
+        layer, (query, key, value), lambda b, h, i, j: j != 3 and is_visible(b, h, i, j)
     )
     key[:, :, 3] = 1e25
     inputs = query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
@@ -232,8 +232,8 @@ def test_performer_remembers_long_keys(dtype: torch.dtype, norm: float, toleranc
         H * E, feature_map=few, num_heads=H, num_kv_heads=H_KV, chunk_size=4
     ).to(dtype)
     query, key, value = (x.to(dtype) for x in long_triple(norm, "keys"))
-    mask, sees = masked("causal-padding", T)
-    expected = performer_by_logarithms(layer, (query, key, value), sees)
+    mask, is_visible = masked("causal-padding", T)
+    expected = performer_by_logarithms(layer, (query, key, value), is_visible)
     valid = torch.ones(2, T, dtype=torch.bool)
     valid[0, -1] = valid[1, 0] = valid[1, 1] = False
     for steps in ((1,) * T, (3, 1, 6)):
@@ -272,7 +272,7 @@ def test_performer_is_near_softmax(name: str) -> None:
 
     query, key, value = triple(6, 6)
     tensors = 0.6 * query, 0.6 * key, value
-    mask, sees = masked(name, 6)
+    mask, is_visible = masked(name, 6)
     many = partial(PositiveRandomFeatures, num_features=20000)
     layer = KernelAttention(H * E, feature_map=many, num_heads=H, num_kv_heads=H_KV).double()
-    check(layer, tensors, mask, by_loops(vaswani, tensors, sees), tolerance=0.1)
+    check(layer, tensors, mask, by_loops(vaswani, tensors, is_visible), tolerance=0.1)

@@ -19,14 +19,14 @@ def test_linformer(shape: tuple[int, int], name: str) -> None:
         H * E, num_heads=H, num_kv_heads=H_KV, projected_length=3, max_length=9
     ).double()
     tensors = triple(*shape)
-    mask, sees = masked(name, shape[1])
+    mask, is_visible = masked(name, shape[1])
     query, key, value = (x.numpy() for x in tensors)
     maps = layer.key_map.detach().numpy(), layer.value_map.detach().numpy()
     expected = np.zeros_like(query)
     for b, h, i in np.ndindex(2, H, shape[0]):
         keys, values = np.zeros((3, E)), np.zeros((3, E))
         for slot, j in np.ndindex(3, shape[1]):
-            if sees(b, 0, i, j):
+            if is_visible(b, 0, i, j):
                 keys[slot] += maps[0][slot, j] * key[b, h // 2, j]
                 values[slot] += maps[1][slot, j] * value[b, h // 2, j]
         row = softmax([float(query[b, h, i] @ k) / math.sqrt(E) for k in keys])

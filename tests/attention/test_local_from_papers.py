@@ -47,5 +47,5 @@ def test_local(shape: tuple[int, int], name: str, radius: int) -> None:
         return weights
 
     tensors = triple(*shape)
-    mask, sees = masked(name, shape[1])
-    check(layer, tensors, mask, by_loops(luong, tensors, sees))
+    mask, is_visible = masked(name, shape[1])
+    check(layer, tensors, mask, by_loops(luong, tensors, is_visible))

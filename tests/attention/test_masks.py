@@ -111,11 +111,11 @@ def test_a_picture_shows_who_sees_whom() -> None:
 
 
 def check_mask(
-    mask: Mask, sees: Callable[[int, int], bool], queries: int, keys: int, start: int
+    mask: Mask, is_visible: Callable[[int, int], bool], queries: int, keys: int, start: int
 ) -> None:
-    """``mask`` is ``sees(query, key)``, and its rows from ``start`` on are those of the whole."""
+    """A mask equals the predicate, and its rows from ``start`` on equal those of the whole mask."""
     whole = mask.dense(2, 3, queries, keys, CPU).expand(2, 3, queries, keys)
-    wanted = torch.tensor([[sees(i, j) for j in range(keys)] for i in range(queries)])
+    wanted = torch.tensor([[is_visible(i, j) for j in range(keys)] for i in range(queries)])
     assert whole.dtype == torch.bool
     assert (whole == wanted).all()
     rows = mask.dense(2, 3, queries - start, keys, CPU, start=start)

@@ -187,11 +187,11 @@ def test_talking_heads(name: str) -> None:
     nn.init.normal_(layer.mixing.weights_map)
     before, after = (m.detach().numpy() for m in layer.mixing.parameters())
     tensors = triple(5, 6)
-    mask, sees = masked(name, 6)
+    mask, is_visible = masked(name, 6)
     query, key, value = (x.numpy() for x in tensors)
     weights, output = np.zeros((2, H, 5, 6)), np.zeros((2, H, 5, E))
     for b, i in np.ndindex(2, 5):
-        seen = [j for j in range(6) if sees(b, 0, i, j)]
+        seen = [j for j in range(6) if is_visible(b, 0, i, j)]
         logits = np.zeros((H, len(seen)))
         for h, (n, j) in [(h, pair) for h in range(H) for pair in enumerate(seen)]:
             logits[h, n] = query[b, h, i] @ key[b, h // 2, j] / math.sqrt(E)
@@ -213,7 +213,7 @@ def test_a_talking_head_that_sees_nothing_says_nothing() -> None:
         layer.mixing.weights_map.copy_(torch.tensor([[1.0, 0.5], [0.25, 1.0]]))
     query, key, value = (torch.randn(1, 2, n, 4, dtype=torch.float64) for n in (3, 4, 4))
     visible = torch.ones(1, 2, 3, 4, dtype=torch.bool)
-    visible[:, 0] = False  # the first head sees nothing
+    visible[:, 0] = False  # all keys are hidden from the first head
     visible[:, 1, :, 3] = False  # nor the second the last key
     visible[:, :, 2] = True  # but the last query everything
     weights = layer.attend(AttentionInputs(query, key, value, Dense(visible), True))[1]
@@ -239,7 +239,7 @@ def test_positions_join_the_logits(positions: type[Positions], backend: str, sta
         backend=backend,
     ).double()
     query, key, value = triple(4, 7)
-    mask, sees = masked("causal-padding", 7)
+    mask, is_visible = masked("causal-padding", 7)
     with torch.no_grad():
         placed = layer.positions.place(query, key, start)
         bias = layer.positions.bias(query, start, 7)
@@ -250,7 +250,7 @@ def test_positions_join_the_logits(positions: type[Positions], backend: str, sta
         added = shift[next(row)]
         return softmax([q @ k / math.sqrt(E) + added[j] for k, j in zip(keys, seen, strict=True)])
 
-    expected = by_loops(vaswani, (*placed, value), sees, start)
+    expected = by_loops(vaswani, (*placed, value), is_visible, start)
     check(layer, (query, key, value), mask, expected, start)
 
 
@@ -273,7 +273,7 @@ def test_latent_and_gate(gate: bool, latent_dim: int | None) -> None:
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
     query, memory = torch.randn(2, 4, 10).double(), torch.randn(2, 6, 7).double()
-    mask, sees = masked("causal-padding", 6)
+    mask, is_visible = masked("causal-padding", 6)
 
     def linear(name: str, x: Array) -> Array:
         if not isinstance(module := layer.get_submodule(name), nn.Linear):
@@ -292,7 +292,7 @@ def test_latent_and_gate(gate: bool, latent_dim: int | None) -> None:
         split(linear("value_projection", source), H_KV),
     )
     num_heads, weights = by_loops(
-        lambda h, q, keys, seen: softmax([q @ k / math.sqrt(E) for k in keys]), tensors, sees
+        lambda h, q, keys, seen: softmax([q @ k / math.sqrt(E) for k in keys]), tensors, is_visible
     )
     merged = np.concatenate([num_heads[:, h].numpy() for h in range(H)], axis=-1)
     if gate:
