@@ -32,7 +32,7 @@ from attention_lab.config.compose import (
     plain_config,
     typed_overrides,
 )
-from attention_lab.config.hydra_section import checked
+from attention_lab.config.hydra_loader import use_own_loader
 from attention_lab.config.overrides import FROM, flags_last, own_directory, recorded_run
 from attention_lab.config.suggestions import explain
 from attention_lab.printing import echo
@@ -118,7 +118,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     OutputDirectories.reset()
     main = _hydra_main(name, flags_last(arguments), task)
     try:
-        with checked():
+        with use_own_loader():
             main()
     except KeyboardInterrupt:
         return _interrupted()

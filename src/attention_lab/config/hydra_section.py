@@ -7,12 +7,9 @@ a security boundary.
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal import hydra as hydra_internals
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
 from attention_lab.config.compose import WrongCommand, group_options
@@ -53,25 +50,6 @@ LOG_PLACES = (
 #: An override that chooses several options of a group; experiments may be combined.
 SEVERAL = re.compile(r"\+?((?!experiment)\w+(?:/\w+)*)(?:@[\w.]+)?=\[(.*,.*)\]")
 REMEDY = "leave it out"
-
-
-@contextmanager
-def checked() -> Iterator[None]:
-    """Check every config that Hydra composes in this context, before Hydra uses it."""
-    vars(hydra_internals)["ConfigLoaderImpl"] = _CheckedLoader
-    try:
-        yield
-    finally:
-        vars(hydra_internals)["ConfigLoaderImpl"] = ConfigLoaderImpl
-
-
-class _CheckedLoader(ConfigLoaderImpl):
-    """Hydra's config loader, with a check of each composed config: the command's and each job's."""
-
-    def load_configuration(self, *args: Any, **named: Any) -> DictConfig:
-        config = super().load_configuration(*args, **named)
-        check(config)
-        return config
 
 
 def check(config: DictConfig) -> None:

@@ -1,6 +1,5 @@
 """The Hydra launchers: each job of a sweep is a process on this machine, or a SLURM job."""
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,8 +57,6 @@ class SweepLauncher(Launcher):
         self.config = config
         #: Takes the jobs of a dry run, in place of running them.
         self._plan: Callable[..., None] | None = getattr(task_function, "plan", None)
-        loader: Any = hydra_context.config_loader
-        loader.load_sweep_config = _ComposedOnce(loader.load_sweep_config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -148,25 +145,3 @@ class SlurmLauncher(SweepLauncher):
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-class _ComposedOnce:
-    """Composes each job's config once; jobs that differ only in their seed share it.
-
-    Composing takes a good part of a second, and Hydra does it twice for each job.
-    """
-
-    def __init__(self, load: Callable[[DictConfig, list[str]], DictConfig]) -> None:
-        self._load = load
-        self._known: dict[tuple[bool, tuple[str, ...]], DictConfig] = {}
-
-    def __call__(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """The unresolved config of a job. The next call may change it."""
-        seeds = [override for override in sweep_overrides if re.fullmatch(r"seed=\d+", override)]
-        others = tuple(override for override in sweep_overrides if override not in seeds)
-        key = (bool(seeds), others)
-        if key not in self._known:
-            self._known[key] = self._load(master_config, sweep_overrides)
-        if seeds:
-            self._known[key].seed = int(seeds[-1].removeprefix("seed="))
-        return self._known[key]
