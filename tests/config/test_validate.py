@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from attention_lab.attention import Causal, ScaledDotProduct, ScoredAttention, Softmax
-from attention_lab.config.components import ConfigError, create
+from attention_lab.config.components import ConfigError, check_node, create
 from attention_lab.config.imports import import_object
 from attention_lab.config.validate import check
+from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.data.synthetic.copying import Copy
 from attention_lab.models.base import Network
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.lr_schedules import Cosine, Schedule
@@ -236,6 +238,26 @@ def test_a_class_of_a_wrong_kind_is_refused(
 ) -> None:
     message = f"{path}._target_: {target} is not a {kind}"
     assert message in complaint(put(compose(), f"{path}._target_", target))
+
+
+class FromFile(Copy):
+    """A user's dataset with an argument that has no default."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+
+
+class Descent(torch.optim.Optimizer):
+    """A user's optimizer with a learning rate that has no default."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+
+def test_positional_arguments_of_users_classes_can_be_set() -> None:
+    check_node("data", {"_target_": f"{__name__}.FromFile", "path": "x.tsv"}, SplitDataModule)
+    node = {"_target_": f"{__name__}.Descent", "_partial_": True, "lr": 0.1}
+    check_node("optimizer", node, torch.optim.Optimizer)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,26 @@ def test_says_whether_optimizers_were_tuned(
 ) -> None:
     for name, rate in zip("xy", rates, strict=True):
         run = write_run(f"a={name}", 0, config={"optimizer": {"lr": rate}})
+    assert expected in str(compare(read_runs([run.parent])).tuning)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ({"scheduler": {"gamma": 1}}, {"scheduler": {"gamma": 2}}, "(scheduler.gamma)"),
+        ({"scheduler": {"_target_": "x.A"}}, {"scheduler": {"_target_": "x.B"}}, "(scheduler)"),
+        (
+            {"parameter_groups": {"decay_biases_and_norms": False}},
+            {"parameter_groups": {"decay_biases_and_norms": True}},
+            "(parameter_groups.decay_biases_and_norms)",
+        ),
+    ],
+)
+def test_a_different_schedule_is_a_different_optimizer(
+    write_run: WriteRun, first: dict[str, Any], second: dict[str, Any], expected: str
+) -> None:
+    for name, config in zip("xy", (first, second), strict=True):
+        run = write_run(f"a={name}", 0, config={"optimizer": {"lr": 0.1}} | config)
     assert expected in str(compare(read_runs([run.parent])).tuning)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.reports.runs import NotARun
+from attention_lab.sweeps.slurm_queue import Queue, submitted_job
 from attention_lab.sweeps.watch import watch
 from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.record_files import with_version
@@ -47,6 +48,16 @@ def test_watching_ends_with_the_sweep_and_prints_how_each_job_ended(
         "[1/2] a  diverged: as a does",
         "[2/2] b  failed: as b does",
     ]
+
+
+def test_a_job_is_not_settled_before_slurm_has_answered(sweep: Path) -> None:
+    (sweep / "a").mkdir()
+    (sweep / "a" / "slurm.json").write_text(json.dumps(with_version({"job": "12"})))
+    (sweep / "b").write_text("a file, where the run's directory should be")
+    queue = Queue()
+    assert submitted_job(sweep / "a") == "12"
+    assert queue.settle(sweep / "a") == read_status(sweep / "a")
+    assert submitted_job(sweep / "b") is None
 
 
 def test_a_directory_without_a_sweep_is_named(tmp_path: Path) -> None:

@@ -112,5 +112,5 @@ def test_a_cosine_over_endless_training_is_refused(
     task = build(tiny_digits("scheduler=cosine", "scheduler.warmup_steps=0")).task
     monkeypatch.setattr(AttentionTask, "_total_steps", math.inf)
     monkeypatch.setattr(AttentionTask, "trainer", Trainer(accelerator="cpu", logger=False))
-    with pytest.raises(ValueError, match="scheduler=cosine needs an end: set max_epochs"):
+    with pytest.raises(ValueError, match="scheduler=cosine needs an end: set trainer"):
         task.configure_optimizers()

@@ -72,8 +72,32 @@ def test_learning_rates_have_factors_by_name() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == list(dict.fromkeys(rates.values()))
 
 
+def test_the_first_group_has_the_learning_rate_that_is_logged() -> None:
+    groups = ParameterGroups(lr_factors={"weight": 0.5}).groups(nn.Linear(2, 2))
+    assert [group["lr_factor"] for group in groups] == [1.0, 0.5]
+
+
+def test_an_optimizer_without_a_learning_rate_is_refused() -> None:
+    class Fixed(torch.optim.Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {})
+
+    with pytest.raises(ValueError, match="Fixed has no lr to schedule"):
+        Optimization(Fixed).create_optimizer(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("option", ["foreach", "differentiable"])
+def test_an_option_that_excludes_the_fused_kernel_switches_it_off(
+    option: str, tiny_digits: Compose
+) -> None:
+    task = build(tiny_digits(f"optimizer.{option}=true")).task
+    defaults = task.optimization.create_optimizer(task.model).defaults
+    assert defaults[option]
+    assert not defaults["fused"]
+
+
 def test_wrong_factors_are_refused() -> None:
-    with pytest.raises(ValueError, match="no parameter's name matches nothing, zzz"):
+    with pytest.raises(ValueError, match="nothing, zzz applies to no parameter"):
         ParameterGroups(lr_factors={"zzz": 1.0, "*": 1.0, "nothing": 1.0}).groups(nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"lr_factors: \* must be at least 0, got -1"):
         ParameterGroups(lr_factors={"*": -1.0})
@@ -127,9 +151,14 @@ def test_a_run_with_any_optimizer_is_resumed_exactly(
         (["optimizer.betas=[0.9,1.0]"], "optimizer: Invalid beta parameter at index 1: 1.0"),
         (["optimizer.betas=[0.9]"], "optimizer.betas: "),
         (["optimizer.fused=true", "trainer.precision=16-mixed"], "optimizer.fused: cannot be"),
+        (["optimizer.fused=true", "optimizer.foreach=true"], "optimizer: `fused` and `foreach`"),
+        (["+model.num_classes=3"], "model.num_classes: cannot be set; the data sets it"),
         (["optimizer=muon", "trainer.strategy=fsdp"], "Muon cannot train with trainer.strategy"),
-        (["parameter_groups.lr_factors={nothing:2}"], "no parameter's name matches nothing"),
-        (["+optimizer.params=[]"], "optimizer.params: cannot be set; Adam is given it"),
+        (
+            ["parameter_groups.lr_factors={nothing:2}"],
+            "lr_factors: nothing applies to no parameter",
+        ),
+        (["+optimizer.params=[]"], "optimizer.params: cannot be set; they are those of the model"),
     ],
 )
 def test_errors_come_before_training(

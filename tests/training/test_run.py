@@ -15,6 +15,7 @@ from attention_lab.data.bundled.digits import Digits
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.tracking.record_files import read_record
 from attention_lab.training.evaluation import evaluate, restored
+from attention_lab.training.finite import RequireFinite
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.classification import Classification
 from tests.conftest import Compose, FinishedRun
@@ -393,13 +394,31 @@ def test_validations_run_at_their_interval_and_at_the_end(
     assert step == validated[-1]
 
 
-def test_gradients_are_clipped_by_value(tiny_digits: Compose, trained: Train) -> None:
+def test_a_run_with_a_backend_that_only_infers_here_is_restored(
+    tiny_digits: Compose, trained: Train
+) -> None:
+    directory = trained(tiny_digits())
+    config = directory / "config.yaml"
+    config.write_text(config.read_text().replace("backend: auto", "backend: flex"))
+    layers = attention_layers(restored(directory).task.model)
+    assert {layer.backend.name for layer in layers.values()} == {"flex"}
+
+
+def test_gradients_are_clipped_by_value(
+    tiny_digits: Compose, trained: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     largest: list[float] = []
+    norms: list[float] = []
 
     def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
         largest.append(max(gradient.abs().max().item() for gradient in gradients))
 
+    def check(_: RequireFinite, __: Any, task: AttentionTask, *___: Any) -> None:
+        assert task.gradient_norm is not None
+        norms.append(task.gradient_norm.item())
+
+    monkeypatch.setattr(RequireFinite, "on_train_batch_end", check)
     hook = register_optimizer_step_post_hook(look)
     options = ("trainer.gradient_clip_val=0.001", "trainer.gradient_clip_algorithm=value")
     try:
@@ -407,6 +426,7 @@ def test_gradients_are_clipped_by_value(tiny_digits: Compose, trained: Train) ->
     finally:
         hook.remove()
     assert largest == [pytest.approx(0.001)] * 8
+    assert min(norms) > 0.01, "the norm before clipping, which is checked for NaN"
 
 
 @pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])

@@ -56,7 +56,8 @@ def check_node(path: str, node: Config, kind: type) -> None:
         made = component_class(inner_path, inner["_target_"], allowed)
         _check_arguments(inner_path, inner, made)
         if is_section:
-            _check_given(path, node, made)
+            if kind is Optimizer and "params" in node:
+                raise ConfigError(f"{path}.params: cannot be set; they are those of the model")
             # A model creates its attention, as it knows the widths, and a task its optimizer.
             _check_partial(path, node, made, is_factory=kind in (AttentionLayer, Optimizer))
 
@@ -143,7 +144,7 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
             check_value(f"{path}.{name}", value, bool)
             continue
         if name not in parameters:
-            ours = [key for key, p in parameters.items() if not _is_given(p)]
+            ours = [key for key, p in parameters.items() if _is_option(p)] or parameters
             raise ConfigError(
                 f"{path}.{name}: {component.__name__} has no such key{nearest(name, ours)}"
             )
@@ -162,16 +163,9 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
             raise ConfigError(f"{path}.{name}: is missing, and {component.__name__} needs it")
 
 
-def _is_given(parameter: inspect.Parameter) -> bool:
-    """Whether an argument, such as a width, comes from the caller of ``create``."""
-    return parameter.kind is not parameter.KEYWORD_ONLY and parameter.default is parameter.empty
-
-
-def _check_given(path: str, node: Config, component: type) -> None:
-    """Raise ConfigError if a node has an argument that comes from the caller of ``create``."""
-    for name, it in inspect.signature(component).parameters.items():
-        if name in node and _is_given(it):
-            raise ConfigError(f"{path}.{name}: cannot be set; {component.__name__} is given it")
+def _is_option(parameter: inspect.Parameter) -> bool:
+    """Whether an argument can be meant by a misspelt key: others, such as widths, are given."""
+    return parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not parameter.empty
 
 
 def _check_part(path: str, node: Config, annotation: Any) -> None:

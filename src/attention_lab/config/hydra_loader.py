@@ -1,4 +1,4 @@
-"""The config loader that Hydra uses in this command, in place of its own.
+"""A subclass of Hydra's config loader that checks what it composes; commands use it.
 
 Hydra has no setting for its loader. This module is the only one that imports Hydra's private
 modules; tests/config/test_hydra_loader.py fails if they change.
@@ -49,7 +49,9 @@ class OwnLoader(ConfigLoaderImpl):
         if master_config.hydra.launcher._target_.endswith(".BasicLauncher"):
             # It reads the job's overrides from the config, and makes the config read-only.
             return super().load_sweep_config(master_config, sweep_overrides)
-        seeds = [override for override in sweep_overrides if re.fullmatch(r"seed=\d+", override)]
+        seeds = [
+            override for override in sweep_overrides if re.fullmatch(r"seed=(0|[1-9]\d*)", override)
+        ]
         others = tuple(override for override in sweep_overrides if override not in seeds)
         key = (bool(seeds), others)
         if key not in self._jobs:

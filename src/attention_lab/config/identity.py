@@ -7,11 +7,12 @@ from typing import Any
 
 from attention_lab.config.flatten import flatten
 
-#: Keys that cannot change a result: where a run is logged, shown and computed, and how often it is
-#: saved.
+#: Keys that cannot change a result: where a run is logged, shown and computed, how often it is
+#: saved, and how it is examined.
 IMMATERIAL = (
     *("logger", "sweep"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
+    *("trainer.profiler", "trainer.detect_anomaly"),
 )
 
 

@@ -109,8 +109,12 @@ def tuning_caveats(tuning: Tuning) -> list[str]:
     ]
 
 
+#: The sections of a config that define the steps of the optimizer.
+_OPTIMIZER = ("optimizer", "scheduler", "parameter_groups")
+
+
 def optimizer_note(groups: Sequence[Group]) -> str | None:
-    """Whether groups that were not tuned had the same optimizer; None if that is unknown.
+    """Whether groups that were not tuned had the same optimizer and schedule; None if unknown.
 
     Runs without a result count as well: several learning rates may have been tried, of which only
     one worked.
@@ -121,9 +125,11 @@ def optimizer_note(groups: Sequence[Group]) -> str | None:
         return None
     # A run that has not started has no config, only overrides.
     asked = [settings(run) | run.leaves for group in groups for run in group.runs]
-    keys = dict.fromkeys(key for one in asked for key in one if key.split(".")[0] == "optimizer")
+    keys = dict.fromkeys(key for one in asked for key in one if key.split(".")[0] in _OPTIMIZER)
     if differing := [k for k in keys if len({one[k] for one in asked if k in one}) > 1]:
-        names = ", ".join(key.removeprefix("optimizer.") for key in differing)
+        names = ", ".join(
+            key.removesuffix("._target_").removeprefix("optimizer.") for key in differing
+        )
         return f"The runs differ in their optimizer ({names})."
     return "Every run had the same optimizer: its learning rate was not tuned for each group."
 

@@ -38,7 +38,7 @@ def submitted_job(directory: Path) -> str | None:
     """The latest SLURM job of a run, such as "12", or "12_3" in an array; None if there is none."""
     try:
         job = read_json(directory / SUBMISSION)["job"]
-    except (FileNotFoundError, UnreadableRecord, LookupError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, UnreadableRecord, LookupError, TypeError):
         return None
     return job if isinstance(job, str) and re.fullmatch(r"[\d_+]+", job) else None
 
@@ -118,7 +118,7 @@ class Queue:
         """The status of a run that is not in the queue; an exit without a record is recorded."""
         status, job = read_status(directory), submitted_job(directory)
         has_recorded = status.record.get("status") not in (None, "running")
-        if job is None or not self._is_installed or has_recorded:
+        if job is None or not self._latest or has_recorded:
             return status
         last = self._latest[-1].get(job)
         state: Status = "preempted" if last is None or last in INTERRUPTED else "failed"

@@ -130,7 +130,7 @@ def check_types(path: Path, content: Mapping[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise UnreadableRecord(path, f"has a wrong value for {key}: {first['msg']}") from None
+        raise UnreadableRecord(path, f"has a wrong value for {key:.80}: {first['msg']}") from None
 
 
 @cache

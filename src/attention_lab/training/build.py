@@ -48,12 +48,15 @@ def load_data(config: RunConfig) -> SplitDataModule[Any]:
         return data
 
 
-def build(config: RunConfig, data: SplitDataModule[Any] | None = None) -> BuiltRun:
+def build(
+    config: RunConfig, data: SplitDataModule[Any] | None = None, trains: bool = True
+) -> BuiltRun:
     """Build the parts of a run; nothing is written.
 
     Args:
         config: the config of the run.
         data: the config's dataset, if it is already loaded.
+        trains: whether the run will train; some backends can only infer on some devices.
 
     Raises:
         ConfigError: if the parts do not work together; the message is one line.
@@ -67,7 +70,8 @@ def build(config: RunConfig, data: SplitDataModule[Any] | None = None) -> BuiltR
         _check_sizes(config, sizes)
         model: Network = config.create("model", **sizes)
         optimization.create_optimizer(model)  # so that its errors come before anything is written
-        _check_backends(model, "cuda" if _trains_on_gpu(options) else "cpu")
+        if trains:
+            _check_backends(model, _device_type(options))
         task = config.create("task", model=model, data=data, optimization=optimization)
         _check_lengths(model, data, getattr(task, "max_length", 0))
     return BuiltRun(data, task, options, config.create("logger"))
@@ -80,24 +84,29 @@ def _optimization(config: RunConfig, options: TrainerOptions) -> Optimization:
     before they are clipped.
     """
     kind, optimizer = config.component("optimizer"), config.create("optimizer")
-    fused, scaled = config.values["optimizer"].get("fused"), options.precision == "16-mixed"
-    if fused and scaled:
+    node, scaled = config.values["optimizer"], options.precision == "16-mixed"
+    if node.get("fused") and scaled:
         raise ConfigError("optimizer.fused: cannot be true with trainer.precision=16-mixed")
     if options.strategy == "fsdp" and not issubclass(kind, ELEMENTWISE):
         raise ConfigError(f"optimizer: {kind.__name__} cannot train with trainer.strategy=fsdp")
-    if fused is None and issubclass(kind, torch.optim.Adam):
-        optimizer = functools.partial(optimizer, fused=not scaled)
+    excludes_fused = scaled or node.get("foreach") or node.get("differentiable")
+    if kind in (torch.optim.Adam, torch.optim.AdamW) and node.get("fused") is None:
+        optimizer = functools.partial(optimizer, fused=not excludes_fused)
     return Optimization(optimizer, config.create("scheduler"), config.create("parameter_groups"))
 
 
-def _trains_on_gpu(options: TrainerOptions) -> bool:
-    return options.accelerator == "gpu" or (options.accelerator == "auto" and has_gpu())
+def _device_type(options: TrainerOptions) -> str:
+    if options.accelerator == "cpu" or (options.accelerator == "auto" and not has_gpu()):
+        return "cpu"
+    return "mps" if MPSAccelerator.is_available() else "cuda"
 
 
 def _check_sizes(config: RunConfig, sizes: dict[str, int]) -> None:
     """Raise ValueError if the model has no argument for one of the data's sizes."""
     model = config.component("model")
     for name in sizes:
+        if name in config.values["model"]:
+            raise ValueError(f"model.{name}: cannot be set; the data sets it")
         if name not in inspect.signature(model).parameters:
             data = config.component("data").__name__
             raise ValueError(

@@ -48,7 +48,8 @@ def restored(
     config["task"] |= decoding or {}
     loaded = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
     checked = resolve_recorded(config, with_data)
-    run = build(checked, load_data(checked) if with_data else _restored_data(loaded, checked))
+    data = load_data(checked) if with_data else _restored_data(loaded, checked)
+    run = build(checked, data, trains=False)
     load_weights(run, loaded)
     for name, weight in run.task.model.named_parameters():
         if not weight.isfinite().all():
@@ -91,6 +92,7 @@ def evaluate(run: BuiltRun, split: Split) -> dict[str, float]:
             devices=1,
             plugins=[LightningEnvironment()],  # one process, also under torchrun and srun
             precision=run.trainer_options.precision,
+            deterministic=run.trainer_options.deterministic,
             callbacks=[RequireFinite()],
             logger=False,
             enable_progress_bar=False,

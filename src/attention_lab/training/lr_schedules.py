@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -45,7 +46,7 @@ class Schedule(ABC):
         return LambdaLR(optimizer, lambda step: self.lr_factor(step, total_steps))
 
     def on_validation(  # noqa: B027  # most schedules ignore it
-        self, scheduler: LambdaLR, value: float, mode: Literal["min", "max"]
+        self, scheduler: LambdaLR, value: Tensor | float, mode: Literal["min", "max"]
     ) -> None:
         """Change the schedule by the monitored metric."""
 
@@ -92,7 +93,9 @@ class Decay(Schedule):
     def scheduler(self, optimizer: Optimizer, total_steps: float) -> LambdaLR:
         if math.isinf(total_steps):
             name = type(self).__name__.lower()
-            raise ValueError(f"scheduler={name} needs an end: set max_epochs or max_steps")
+            raise ValueError(
+                f"scheduler={name} needs an end: set trainer.max_epochs or trainer.max_steps"
+            )
         return super().scheduler(optimizer, total_steps)
 
 
@@ -176,10 +179,12 @@ class Plateau(Schedule):
     def scheduler(self, optimizer: Optimizer, total_steps: float) -> LambdaLR:
         return LambdaLR(optimizer, _Reductions(self.warmup_steps))
 
-    def on_validation(self, scheduler: LambdaLR, value: float, mode: Literal["min", "max"]) -> None:
+    def on_validation(
+        self, scheduler: LambdaLR, value: Tensor | float, mode: Literal["min", "max"]
+    ) -> None:
         reductions = scheduler.lr_lambdas[0]
         assert isinstance(reductions, _Reductions)
-        reductions.update(self, value if mode == "min" else -value)
+        reductions.update(self, float(value if mode == "min" else -value))
 
 
 class _Reductions:

@@ -46,13 +46,13 @@ class ParameterGroups:
                 raise ValueError(f"lr_factors: {pattern} must be at least 0, got {factor}")
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The parameter groups of a model's trained parameters.
+        """The parameter groups of a model's trained parameters; those with factor 1 come first.
 
-        The keys of each group: ``params``; ``lr_factor``; ``is_embedding``, whether it holds
-        tables of vectors; ``weight_decay``, 0, if it does not decay.
+        The keys of each group: ``params``; ``lr_factor``; ``is_embedding``, whether it holds the
+        weights of ``nn.Embedding``; and ``weight_decay``: 0, only in groups without decay.
 
         Raises:
-            ValueError: if a pattern of ``lr_factors`` matches no parameter.
+            ValueError: if a pattern of ``lr_factors`` applies to no parameter.
         """
         embeddings = {id(e.weight) for e in model.modules() if isinstance(e, nn.Embedding)}
         lr_factors = self.lr_factors or {}
@@ -71,8 +71,8 @@ class ParameterGroups:
             if not decays:
                 group["weight_decay"] = 0.0
         if unused:
-            raise ValueError(f"lr_factors: no parameter's name matches {', '.join(sorted(unused))}")
-        return [groups[kind] for kind in sorted(groups)]
+            raise ValueError(f"lr_factors: {', '.join(sorted(unused))} applies to no parameter")
+        return [groups[kind] for kind in sorted(groups, key=lambda kind: (kind[2] != 1, kind))]
 
     @staticmethod
     def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -96,7 +96,12 @@ class Optimization:
         Raises:
             ValueError: if the optimizer cannot have these groups or refuses its arguments.
         """
-        optimizer = self.optimizer(self.parameter_groups.groups(model))
+        try:
+            optimizer = self.optimizer(self.parameter_groups.groups(model))
+        except RuntimeError as error:  # torch's, of options that exclude each other
+            raise ValueError(f"optimizer: {error}") from error
+        if "lr" not in optimizer.defaults:
+            raise ValueError(f"optimizer: {type(optimizer).__name__} has no lr to schedule")
         for group in optimizer.param_groups:
             group["lr"] *= group["lr_factor"]
         return optimizer

@@ -138,7 +138,7 @@ class AttentionTask(LightningModule, ABC):
         scheduler = self.lr_schedulers()
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             assert isinstance(scheduler, LambdaLR)
-            value = float(metrics[self.data.monitor])
+            value = metrics[self.data.monitor]
             self.optimization.schedule.on_validation(scheduler, value, self.data.mode)
 
     def on_test_epoch_end(self) -> None:
@@ -188,11 +188,13 @@ class AttentionTask(LightningModule, ABC):
         # 16-mixed scales gradients.
         if gradient_clip_val is None:
             return
+        parameters = list(self.model.parameters())
         if gradient_clip_algorithm == "value":
-            nn.utils.clip_grad_value_(self.model.parameters(), gradient_clip_val)
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         else:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
-            self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimization.create_optimizer(self.model)
