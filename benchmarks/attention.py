@@ -128,7 +128,7 @@ def measure(
                 run(call, inputs, device)
             able[name] = call
         except RuntimeError as error:  # the kernel cannot compute this call: the table says why
-            results[name] = str(error).strip().splitlines()[0][:60]
+            results[name] = str(error).strip().partition("\n")[0][:60]
     times: dict[str, list[Measured]] = {name: [] for name in able}
     for _ in range(rounds):
         for name, call in able.items():

@@ -14,9 +14,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -36,41 +38,32 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-class Saves:
-    """A context that measures the time of each save of a run."""
+@contextmanager
+def measured_saves() -> Iterator[list[float]]:
+    """The seconds of each save of a run that is trained in this context."""
+    save = Checkpoints.on_validation_end
+    seconds: list[float] = []
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._save = Checkpoints.on_validation_end
+    def timed(self: Checkpoints, *arguments: Any) -> None:
+        seconds.append(seconds_of(lambda: save(self, *arguments)))
 
-    def __enter__(self) -> "Saves":
-        save, seconds = self._save, self.seconds
-
-        def timed(self: Checkpoints, *arguments: Any) -> None:
-            seconds.append(seconds_of(lambda: save(self, *arguments)))
-
-        Checkpoints.on_validation_end = timed  # type: ignore[method-assign, assignment]  # restored
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        Checkpoints.on_validation_end = self._save  # type: ignore[method-assign]  # as it was
+    with mock.patch.object(Checkpoints, "on_validation_end", timed):
+        yield seconds
 
 
 def share_of_a_run(overrides: list[str], directory: Path) -> None:
     """Train a run, and print the share of its time that saving took."""
-    with Saves() as saves:
+    with measured_saves() as saves:
         result = train(RunSpec(resolve(composed(overrides)), directory))
     assert result is not None
     last = directory / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
     digest = 1000 * seconds_of(lambda: hashlib.sha256(content).digest())
-    each = 1000 * statistics.median(saves.seconds)
+    each = 1000 * statistics.median(saves)
     training = result["seconds"]["training"]
-    share = 100 * sum(saves.seconds) / training
+    share = 100 * sum(saves) / training
     print(f"a run        {training:.1f} s of training, {result['steps']} steps, {overrides}")
-    print(
-        f"saves        {len(saves.seconds)}, of {len(content) / MILLION:.1f} MB, {each:.1f} ms each"
-    )
+    print(f"saves        {len(saves)}, of {len(content) / MILLION:.1f} MB, {each:.1f} ms each")
     print(f"their share  {share:.2f} % of training time; the checksum is {digest:.1f} ms of each")
 
 

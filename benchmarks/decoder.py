@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from overhead import Turns, WithTurns
+from added_callback import added_callback
+from overhead import Turns
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.training.build import BuiltRun, build
 from attention_lab.training.run import train
 
@@ -92,7 +94,8 @@ def loop(run: BuiltRun, model: nn.Module, config: Mapping[str, Any]) -> Iterator
     scheduler = run.task.optimization.schedule.scheduler(optimizer, steps)
     batches = run.data.train_dataloader()
     for epoch in itertools.count():
-        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # our own sampler
+        assert isinstance(batches.sampler, BucketBatchSampler)
+        batches.sampler.set_epoch(epoch)
         for batch in batches:
             optimizer.zero_grad()
             logits = model(batch.inputs)
@@ -130,10 +133,10 @@ def main() -> None:
                 f"trainer.max_steps={chosen.steps}",
             ]
         )
-        config["trainer"]["_target_"] = "overhead.WithTurns"
         for turn, (name, make_loop) in itertools.product(range(chosen.rounds), loops.items()):
-            WithTurns.turns = turns = Turns(make_loop(config))
-            train(RunSpec(resolve(config), Path(directory) / f"{turn} {name}"))
+            turns = Turns(make_loop(config))
+            with added_callback(turns):
+                train(RunSpec(resolve(config), Path(directory) / f"{turn} {name}"))
             pairs[name] += zip(turns.plain, turns.framework, strict=True)
     for name, measured in pairs.items():
         by_hand, ours = (

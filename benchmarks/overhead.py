@@ -13,20 +13,20 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch.nn.functional as F
+from added_callback import added_callback
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import Logger
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.training.build import build
 from attention_lab.training.run import train
-from attention_lab.training.trainer import TrainerOptions
 
 #: Few, so that the machine's speed is the same for both.
 STEPS_PER_TURN = 8
@@ -59,30 +59,6 @@ class Turns(Callback):
         self.pauses.append(self._resumed - paused)
 
 
-class WithTurns(TrainerOptions):
-    """Trainer options that add the callback :class:`Turns`."""
-
-    turns: Turns
-
-    def trainer(
-        self,
-        directory: Path,
-        monitor: str,
-        mode: Literal["min", "max"],
-        callbacks: Sequence[Callback],
-        loggers: Sequence[Logger],
-    ) -> Trainer:
-        callbacks = [self.turns, *callbacks]
-        return super().trainer(directory, monitor, mode, callbacks, loggers)
-
-
-def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The config of a run that takes turns with the plain loop."""
-    config = composed(overrides)
-    config["trainer"]["_target_"] = "__main__.WithTurns"
-    return config
-
-
 def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
     """A plain training loop; yields after each step."""
     run = build(resolve(config))
@@ -91,7 +67,8 @@ def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
     scheduler = run.task.optimization.schedule.scheduler(optimizer, steps)
     batches = run.data.train_dataloader()
     for epoch in itertools.count():
-        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # our own sampler
+        assert isinstance(batches.sampler, BucketBatchSampler)
+        batches.sampler.set_epoch(epoch)
         for batch in batches:
             optimizer.zero_grad()
             logits = model(batch.source, batch.target[:, :-1])
@@ -117,13 +94,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=["experiment=demo"], help="the run")
     chosen = parser.parse_args()
     os.environ["WANDB_MODE"] = "offline"
-    config = compose([*chosen.overrides, f"trainer.max_steps={chosen.steps}"])
+    config = composed([*chosen.overrides, f"trainer.max_steps={chosen.steps}"])
     pairs: list[tuple[float, float]] = []
     maps = []
     with tempfile.TemporaryDirectory() as directory:
         for turn in range(chosen.rounds):
-            WithTurns.turns = turns = Turns(plain_loop(config))
-            result = train(RunSpec(resolve(config), Path(directory) / str(turn)))
+            turns = Turns(plain_loop(config))
+            with added_callback(turns):
+                result = train(RunSpec(resolve(config), Path(directory) / str(turn)))
             assert result is not None
             seconds = result["seconds"]
             pairs += zip(turns.plain, turns.framework, strict=True)

@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import lightning
 import torch
+from added_callback import added_callback
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +27,6 @@ from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
-from attention_lab.training.trainer import TrainerOptions
 
 FEW = ("data.examples=20000", "data.evaluation_examples=100")
 REVERSE = ("data=reverse", "data.batch_size=256", *FEW)
@@ -69,22 +68,6 @@ class Clock(Callback):
         return time.perf_counter(), tokens
 
 
-class Timed(TrainerOptions):
-    """Trainer options that add a :class:`Clock`."""
-
-    clock: Clock
-
-    def trainer(
-        self,
-        directory: Path,
-        monitor: str,
-        mode: Literal["min", "max"],
-        callbacks: Sequence[Callback],
-        loggers: Sequence[Logger],
-    ) -> Trainer:
-        return super().trainer(directory, monitor, mode, [self.clock, *callbacks], loggers)
-
-
 class Training(NamedTuple):
     """One measured training."""
 
@@ -92,7 +75,7 @@ class Training(NamedTuple):
     attention: str
     precision: str
     tokens_per_second: float
-    peak_megabytes: float
+    peak_megabytes: float | None
 
 
 def trainings(device: str) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
@@ -109,20 +92,22 @@ def trainings(device: str) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
 
 def measure(
     model: str, precision: str, overrides: Sequence[str], device: str, steps: int
-) -> tuple[float, float]:
-    """Tokens per second and peak memory in MB of a training."""
+) -> tuple[float, float | None]:
+    """Tokens per second and, on a GPU, peak memory in MB of a training."""
     config = composed(
         [
             *(f"model={model}", *overrides, f"trainer.max_steps={steps}", "logger=csv"),
+            f"trainer.val_check_interval={steps}",  # validation would count as training
             *(f"trainer={'gpu' if device == 'cuda' else 'cpu'}", f"trainer.precision={precision}"),
         ]
     )
-    config["trainer"]["_target_"] = f"{Timed.__module__}.Timed"
-    Timed.clock = clock = Clock(steps // 3)
-    with tempfile.TemporaryDirectory() as directory:
+    clock = Clock(steps // 3)
+    with tempfile.TemporaryDirectory() as directory, added_callback(clock):
         result = train(RunSpec(resolve(config), Path(directory) / "run"))
     assert result is not None
-    return clock.tokens_per_second, (result["peak_memory_bytes"] or 0) / 1e6
+    # On the CPU it would be the largest that this process, with all trainings so far, has had.
+    peak = result["peak_memory_bytes"] if device == "cuda" else None
+    return clock.tokens_per_second, peak and peak / 1e6
 
 
 def attention_calls(device: str, rounds: int) -> Iterator[dict[str, Any]]:
@@ -158,7 +143,8 @@ def main() -> None:
             try:
                 speed_and_memory = measure(model, precision, more, device, chosen.steps)
             except RuntimeError as error:  # the others are measured all the same
-                failed.append(f"{model}, {mechanism}, {precision}: {str(error).splitlines()[0]}")
+                reason, _, _ = str(error).partition("\n")
+                failed.append(f"{model}, {mechanism}, {precision}: {reason}")
             else:
                 measured.append(Training(model, mechanism, precision, *speed_and_memory))
     calls = list(attention_calls(device, chosen.rounds))
@@ -168,7 +154,8 @@ def main() -> None:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
     table = Table("model", "attention", "precision", "tokens/s", "peak MB", title=name)
     for each in measured:
-        speed, peak = f"{each.tokens_per_second:,.0f}", f"{each.peak_megabytes:,.0f}"
+        peak = "" if each.peak_megabytes is None else f"{each.peak_megabytes:,.0f}"
+        speed = f"{each.tokens_per_second:,.0f}"
         table.add_row(each.model, each.attention, each.precision, speed, peak)
     Console(width=100).print(table)
     table = Table("attention call", "shape", "dtype", "ms", "peak MB")

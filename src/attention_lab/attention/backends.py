@@ -198,7 +198,7 @@ class Backend:
     compute: Callable[[AttentionInputs, AttentionSpec], tuple[Tensor, Tensor | None]]
     scores: tuple[type, ...]
     normalizers: tuple[type, ...]
-    #: The kinds of device on which it can train, if not on all. Everywhere it can infer.
+    #: The device types on which it can train. It can infer on all of them.
     trains_on: tuple[str, ...] = ("cpu", "cuda", "mps")
     mixes_heads: bool = False
     drops_weights: bool = True

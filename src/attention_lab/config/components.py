@@ -8,8 +8,9 @@ and classes of a wrong kind are reported before anything is created or written.
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from operator import or_
+from types import GenericAlias, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -234,9 +235,9 @@ def check_value(path: str, value: object, annotation: Any) -> None:
 def _without_tensor(annotation: Any) -> Any:
     """An annotation of torch's without the tensors that it also allows: a config has none."""
     if get_origin(annotation) is tuple:
-        return tuple.__class_getitem__(tuple(map(_without_tensor, get_args(annotation))))
+        return GenericAlias(tuple, tuple(map(_without_tensor, get_args(annotation))))
     if isinstance(annotation, UnionType) and Tensor in get_args(annotation):
-        return Union[tuple(it for it in get_args(annotation) if it is not Tensor)]  # noqa: UP007
+        return functools.reduce(or_, (it for it in get_args(annotation) if it is not Tensor))
     return annotation
 
 

@@ -53,6 +53,7 @@ def open_file(path: Path, root: Path | None = None, limit: int | None = None) ->
 
     Raises:
         FileNotFoundError: if there is no such file.
+        NotADirectoryError: if a part of its path is not a directory.
         UnreadableRecord: if it is a FIFO, a device, a link out of the directory or too large.
     """
     root = path.parent if root is None else root

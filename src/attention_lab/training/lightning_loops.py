@@ -49,4 +49,5 @@ def repeat_validation(trainer: Trainer) -> None:
 
 def disable_signal_handlers(trainer: Trainer) -> None:
     """Keep Lightning from handling signals: its SIGTERM handler waits for other ranks."""
+    # Replaced on this Trainer only.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

@@ -82,7 +82,7 @@ class Muon(Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # torch: float
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # torch says float
         """Take a step; ``closure`` computes the loss and the gradients before it."""
         loss = None
         if closure is not None:

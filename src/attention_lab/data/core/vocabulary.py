@@ -1,5 +1,6 @@
 """Vocabularies: tokens and their ids, and how text is encoded and decoded."""
 
+import importlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -331,6 +332,6 @@ def _runs(ids: Iterable[int]) -> list[list[int]]:
 
 def _require_tokenizers() -> None:
     try:
-        import tokenizers  # noqa: F401  # only to see whether it is installed
+        importlib.import_module("tokenizers")
     except ImportError as error:
         raise ImportError("bpe needs tokenizers: pip install 'attention-lab[bpe]'") from error

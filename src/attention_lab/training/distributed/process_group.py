@@ -75,7 +75,7 @@ def initialized(make: Callable[[], T], accelerator: str) -> Iterator[T]:
     """
     if world_size() == 1:
         # Lightning may have been imported before the leftover variables were unset.
-        rank_zero_only.rank = 0  # type: ignore[attr-defined]
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning sets it so, too
         yield make()
         return
     cluster = lightning_environment()
@@ -93,7 +93,7 @@ def initialized(make: Callable[[], T], accelerator: str) -> Iterator[T]:
     distributed.init_process_group(
         backend, timeout=TIMEOUT, world_size=world_size(), rank=cluster.global_rank()
     )
-    rank_zero_only.rank = cluster.global_rank()  # type: ignore[attr-defined]
+    rank_zero_only.rank = cluster.global_rank()  # type: ignore[attr-defined]  # as above
     try:
         yield _agreed(made)
     except BaseException as error:
@@ -137,9 +137,9 @@ def all_gather(value: T) -> list[T]:
     """The values of all ranks, by rank. Collective: all ranks must call it."""
     if not is_distributed():
         return [value]
-    values: list[T | None] = [None] * distributed.get_world_size()
+    values = [value] * distributed.get_world_size()  # placeholders, which the call replaces
     distributed.all_gather_object(values, value)
-    return values  # type: ignore[return-value]
+    return values
 
 
 def broadcast(value: T) -> T:

@@ -4,7 +4,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from lightning import LightningModule
@@ -99,7 +99,10 @@ class AttentionTask(LightningModule, ABC):
     def update_slices(self, batch: Any, split: Split, correct: Tensor, total: Tensor) -> None:
         """Count correct and all predictions per example, (B,) each, by the slices of the data."""
         if split in self.slice_accuracy:
-            self.slice_accuracy[split].update(batch, correct, total)  # type: ignore[operator]
+            self._slice_accuracy(split).update(batch, correct, total)
+
+    def _slice_accuracy(self, split: Split) -> SliceAccuracy:
+        return cast(SliceAccuracy, self.slice_accuracy[split])
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         loss, labels, tokens = self.loss(batch)
@@ -111,6 +114,7 @@ class AttentionTask(LightningModule, ABC):
         self.tokens.add_(tokens)  # in place: `+=` would register the buffer at every step
         # Lightning's loggers keep only these steps; logging the others would cost time.
         steps = self.global_step + 1
+        # Lightning sets the attribute, and does not declare it.
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if steps % interval == 0 or steps == self._total_steps:
             self.log("train/loss", loss, prog_bar=True, sync_dist=process_group.is_distributed())
@@ -167,7 +171,7 @@ class AttentionTask(LightningModule, ABC):
     def _log_metrics(self, split: Split) -> dict[str, Tensor]:
         metrics = self.compute_metrics(split)
         if split in self.slice_accuracy:
-            metrics |= computed(self.slice_accuracy[split])  # type: ignore[arg-type]
+            metrics |= computed(self._slice_accuracy(split))
         for name, value in metrics.items():
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
         return metrics
