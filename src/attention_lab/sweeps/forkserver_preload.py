@@ -1,6 +1,6 @@
 """Imports and caches that every job needs; the fork server imports this module last.
 
-The unused imports are the point: jobs are forked with these modules loaded.
+Jobs are forked with these modules loaded: the imports are needed, although nothing here uses them.
 """
 
 import gc

@@ -25,7 +25,7 @@ class TrainingDataLoader(DataLoader[BatchT]):
         #: Called before each batch is fetched, when the step on the previous batch is complete.
         self.before_each: list[Callable[[], None]] = []
 
-    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]  # the base class returns Any
+    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]  # torch declares its class
         # Not a generator itself, so that the epoch begins with this call, not with the first batch.
         return self._with_callbacks(super().__iter__())
 

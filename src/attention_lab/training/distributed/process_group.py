@@ -97,7 +97,8 @@ def initialized(make: Callable[[], T], accelerator: str) -> Iterator[T]:
     try:
         yield _agreed(made)
     except BaseException as error:
-        error.when = time.monotonic()  # type: ignore[attr-defined]  # before other ranks lose this one
+        # The launcher compares the times: the first error of any rank caused the others.
+        error.when = time.monotonic()  # type: ignore[attr-defined]
         raise
     finally:
         destroy()
