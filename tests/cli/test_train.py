@@ -134,10 +134,10 @@ WRONG = {
     "score=cosine,l2 -m": "there is no group score; did you mean attention/score=cosine,l2?\n",
     "positions=alibi": "there is no group positions; did you mean attention/positions=alibi?\n",
     "normalizer=sharp": "there is no group normalizer; did you mean attention/normalizer?\n",
-    "attention.mask=causal": "attention.mask: must be a node of keys, got 'causal'; "
+    "attention.mask=causal": "attention.mask: must be a mapping, got 'causal'; "
     "did you mean attention/mask=causal?\n",
     "attention=aditive -m seed=1,2": "attention=aditive: there is no such option; did you",
-    "attention.mask=causal -m seed=1,2": "attention.mask: must be a node of keys, got 'causal'; ",
+    "attention.mask=causal -m seed=1,2": "attention.mask: must be a mapping, got 'causal'; ",
     "+attention.num_head=4": "attention.num_head: ScoredAttention has no such key; did you mean nu",
     "optimizer.lr=abc": "optimizer.lr: input should be a valid number; got 'abc'",
     "trainer.max_epochs=1.5": "trainer.max_epochs: input should be a valid integer",
@@ -159,15 +159,15 @@ WRONG = {
     "attention=l2 attention/normalizer=relu": "attention: ReLU gives weight to positive",
     "attention/score=null": "Config group override must be a string or a list",
     "attention=[": "",
-    "data=recall attention@model.hybrid.a=linear": "attention@model.hybrid.a: the config has none "
-    "yet; put a + before it to add one",
+    "data=recall attention@model.hybrid.a=linear": "attention@model.hybrid.a: the config has no "
+    "such key; put + before it to add it",
     "data=recall model.hybrid.a=linear": "model.hybrid.a: there is no such key; did you mean "
     "+attention@model.hybrid.a=linear?\n",
-    "data=recall +model.hybrid.a=linear": "model.hybrid.a: must be a node of keys, got 'linear'; "
+    "data=recall +model.hybrid.a=linear": "model.hybrid.a: must be a mapping, got 'linear'; "
     "did you mean +attention@model.hybrid.a=linear?\n",
-    "data=recall model.hybrid=linear": "model.hybrid: must be a node of keys, got 'linear'; did "
+    "data=recall model.hybrid=linear": "model.hybrid: must be a mapping, got 'linear'; did "
     "you mean +attention@model.hybrid.a=linear?\n",
-    "model.self_attention=cosine": "model.self_attention: must be a node of keys, got 'cosine'; "
+    "model.self_attention=cosine": "model.self_attention: must be a mapping, got 'cosine'; "
     "did you mean +attention@model.self_attention=cosine?\n",
     "data=recall model.conv_kernel_size=0": "model: conv_kernel_size must be at least 1, "
     "or null for none, got 0\n",

@@ -158,7 +158,10 @@ def test_a_run_with_any_optimizer_is_resumed_exactly(
             ["parameter_groups.lr_factors={nothing:2}"],
             "lr_factors: nothing applies to no parameter",
         ),
-        (["+optimizer.params=[]"], "optimizer.params: cannot be set; they are those of the model"),
+        (
+            ["+optimizer.params=[]"],
+            "optimizer.params: cannot be set; the model has them",
+        ),
     ],
 )
 def test_errors_come_before_training(

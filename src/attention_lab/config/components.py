@@ -2,7 +2,7 @@
 
 A node is a mapping with a ``_target_``, the class to create. Its other keys are arguments of that
 class, so the constructor's signature defines what can be configured. Unknown arguments, wrong types
-and classes of a wrong kind are reported before anything is created or written.
+and classes without the right base class are reported before anything is created or written.
 """
 
 import functools
@@ -21,8 +21,8 @@ from attention_lab.config.flatten import walk
 from attention_lab.config.imports import import_object
 from attention_lab.spelling import nearest
 
-#: The base classes allowed for nodes inside a component. Nothing else is called, so the config of a
-#: stranger's run cannot call torch.load or os.system.
+#: The base classes allowed for nodes inside a component. Nothing else is called, so an untrusted
+#: config cannot call torch.load or os.system.
 PARTS = (nn.Module, Mask)
 
 Config = Mapping[str, Any]
@@ -58,8 +58,9 @@ def check_node(path: str, node: Config, kind: type) -> None:
         _check_arguments(inner_path, inner, made)
         if is_section:
             if kind is Optimizer and "params" in node:
-                raise ConfigError(f"{path}.params: cannot be set; they are those of the model")
-            # A model creates its attention, as it knows the widths, and a task its optimizer.
+                raise ConfigError(f"{path}.params: cannot be set; the model has them")
+            # The model creates its attention layers, whose sizes it knows, and the task creates
+            # its optimizer. These nodes therefore become functions.
             _check_partial(path, node, made, is_factory=kind in (AttentionLayer, Optimizer))
 
 
@@ -161,16 +162,16 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
     for name, parameter in parameters.items():
         required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if required and name not in node:
-            raise ConfigError(f"{path}.{name}: is missing, and {component.__name__} needs it")
+            raise ConfigError(f"{path}.{name}: is missing; {component.__name__} requires it")
 
 
 def _is_option(parameter: inspect.Parameter) -> bool:
-    """Whether an argument can be meant by a misspelt key: others, such as widths, are given."""
+    """Whether a config can set an argument; others, such as sizes of the data, come from code."""
     return parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not parameter.empty
 
 
 def _check_part(path: str, node: Config, annotation: Any) -> None:
-    """Raise ConfigError unless a node creates what its argument's annotation asks for."""
+    """Raise ConfigError unless the object that a node creates has its argument's type."""
     members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     for member in members:
         if member == Mapping[str, float]:
@@ -181,7 +182,7 @@ def _check_part(path: str, node: Config, annotation: Any) -> None:
                 if isinstance(inner, str) and _makes_attention(member):
                     raise _not_a_mechanism(f"{path}.{name}", inner)
                 if not isinstance(inner, Mapping):
-                    raise ConfigError(f"{path}.{name}: must be a node with a _target_")
+                    raise ConfigError(f"{path}.{name}: must be a mapping with a _target_")
                 _check_part(f"{path}.{name}", inner, get_args(member)[1])
             return
         is_factory = get_origin(member) is Callable
@@ -191,7 +192,7 @@ def _check_part(path: str, node: Config, annotation: Any) -> None:
         made = component_class(path, node.get("_target_", ""), (wanted,))
         _check_partial(path, node, made, is_factory)
         return
-    raise ConfigError(f"{path}: must be a plain value, not a node of keys")
+    raise ConfigError(f"{path}: must be a plain value, not a mapping")
 
 
 def _check_partial(path: str, node: Config, made: type, is_factory: bool) -> None:
@@ -208,7 +209,7 @@ def _makes_attention(annotation: Any) -> bool:
 def _not_a_mechanism(path: str, value: str, inner: str = "") -> ConfigError:
     """The error for a mechanism's name in place of its node."""
     meant = f"+attention@{path}{inner}={value}"
-    return ConfigError(f"{path}: must be a node of keys, got {value!r}; did you mean {meant}?")
+    return ConfigError(f"{path}: must be a mapping, got {value!r}; did you mean {meant}?")
 
 
 def check_value(path: str, value: object, annotation: Any) -> None:
@@ -233,7 +234,7 @@ def check_value(path: str, value: object, annotation: Any) -> None:
 
 
 def _without_tensor(annotation: Any) -> Any:
-    """An annotation of torch's without the tensors that it also allows: a config has none."""
+    """The annotation without ``Tensor``: torch's optimizers allow it, and a config has none."""
     if get_origin(annotation) is tuple:
         return GenericAlias(tuple, tuple(map(_without_tensor, get_args(annotation))))
     if isinstance(annotation, UnionType) and Tensor in get_args(annotation):

@@ -157,7 +157,7 @@ def check_groups(config: "DictConfig", choices: Mapping[str, str | None]) -> Non
         if isinstance(value, str | int | float):
             option = closest(str(value), group_options(group.name)) or "…"
             raise WrongCommand(
-                f"{group.path}: must be a node of keys, got {value!r}; "
+                f"{group.path}: must be a mapping, got {value!r}; "
                 f"did you mean {group.choice}={option}?"
             )
 

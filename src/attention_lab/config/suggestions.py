@@ -19,7 +19,7 @@ UNKNOWN_KEY = re.compile(r"Could not (?:override|append to|delete from) .*?'([^'
 #: Hydra's message about several values without ``-m``.
 SEVERAL_VALUES = "Ambiguous value"
 #: The largest number of options or keys that a message suggests.
-NAMED = 3
+MAX_SUGGESTIONS = 3
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -34,7 +34,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"{group}={option}: there is no such option{hint}"
     if match := UNKNOWN_KEY.search(str(error)):
         if "@" in match[1]:
-            return f"{match[1]}: the config has none yet; put a + before it to add one"
+            return f"{match[1]}: the config has no such key; put + before it to add it"
         return _unknown_key(match[1], arguments)
     if first_line.startswith(SEVERAL_VALUES):
         return f"{first_line}; add -m to sweep over them"
@@ -65,12 +65,12 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     for group in sorted(inside, key=lambda group: -len(group.path)):
         options, inner = group_options(group.name, extra), path.removeprefix(f"{group.path}.")
         if owners := [option for option in options if inner in _keys_of_option(options[option])]:
-            has = " or ".join(owners[:NAMED])
+            has = " or ".join(owners[:MAX_SUGGESTIONS])
             return f"{key}: {group} has no such key; {group.choice}={has} has it"
         if group == launcher:
             hint = nearest(inner, _keys_of_option(options[launcher.option]))
             return f"{key}: {group} has no such key{hint}"
-    return message + _spelling(path, config)
+    return message + _suggestion(path, config)
 
 
 def _keys_of_option(file: Path) -> set[str]:
@@ -91,18 +91,19 @@ def _keys(config: Any) -> Iterator[str]:
 
 
 def _at(config: Any, path: str) -> Any:
+    """The value at a dotted path; None if there is none."""
     for part in path.split(".") if path else ():
         config = config.get(part) if isinstance(config, Mapping) else None
     return config
 
 
-def _spelling(path: str, config: Mapping[str, Any]) -> str:
+def _suggestion(path: str, config: Mapping[str, Any]) -> str:
     """The end of a message: the key that was probably meant, else the keys that exist there."""
     known = list(_keys(config))
     if path in known:
         return ""  # only some jobs of a sweep lack the key
     if inner := [name for name in known if name.endswith(f".{path}")]:
-        return f"; did you mean {' or '.join(inner[:NAMED])}?"
+        return f"; did you mean {' or '.join(inner[:MAX_SUGGESTIONS])}?"
     meant = ""
     for part in path.split("."):
         here = [key for key in _keys(_at(config, meant)) if "." not in key]

@@ -1,4 +1,4 @@
-"""Training a run up to its last step, on each rank."""
+"""Fitting a run: the Trainer, its callbacks, and resuming from the newest checkpoint."""
 
 import signal
 import sys
@@ -45,13 +45,15 @@ def fit(
     others: list[Logger],
     signals: StopSignals,
 ) -> Fitted:
-    """Train a run; resume it from its newest checkpoint if it was started before.
+    """Train a run to its last step; resume it from its newest checkpoint if it was interrupted.
+
+    Each rank of a distributed run calls this.
 
     Args:
         run: the parts of the run.
         directory: the run directory.
         record: the run's record; None on ranks other than 0.
-        others: loggers besides ``metrics.csv``.
+        others: the loggers besides that of ``metrics.csv``.
         signals: the signals that stop the run.
 
     Raises:
@@ -81,12 +83,12 @@ def fit(
         checkpoint = process_group.broadcast(
             _checkpoint_to_resume(folder) if record and record.is_resumed else None
         )
-        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        sigint_handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(run.task, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
         except BaseException as error:
             if caused_by(error, _is_ctrl_c):  # Lightning turned it into SystemExit
-                signal.signal(signal.SIGINT, on_ctrl_c)  # Lightning ignores SIGINT from then on
+                signal.signal(signal.SIGINT, sigint_handler)  # Lightning has set it to be ignored
                 raise KeyboardInterrupt from error
             raise
     return Fitted(trainer, history, maps, checkpoints, int(run.task.tokens))

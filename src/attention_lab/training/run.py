@@ -37,8 +37,8 @@ def train(spec: RunSpec) -> RunResult | None:
         The content of ``result.json``; None on ranks other than 0.
 
     Raises:
-        ConfigError: if the config cannot work; then nothing was written.
-        RunExists: if the directory holds a finished run or another one, or is locked.
+        ConfigError: if the config is invalid; nothing is written then.
+        RunExists: if the directory holds a finished run or a different one, or is locked.
         Diverged: if the loss became NaN or infinite.
         Preempted: if a signal stopped the run; on rank 0 only, because torchrun and srun kill
             all ranks if one exits with an error.
@@ -85,7 +85,7 @@ def _receive_signals(directory: Path) -> Iterator[StopSignals]:
 def _prepare(config: RunConfig) -> tuple[BuiltRun, float]:
     """The parts of a run, and the monitored metric of its trivial baseline on validation.
 
-    The baseline is computed before training, so that an error in a user's dataset shows up early.
+    The baseline is computed before training, so that an error in a user's dataset is raised early.
     """
     run = build(config)
     with config.errors():
@@ -95,7 +95,7 @@ def _prepare(config: RunConfig) -> tuple[BuiltRun, float]:
 
 @contextmanager
 def _loggers(run: BuiltRun, record: RunRecord, spec: RunSpec) -> Iterator[list[Logger]]:
-    """Yield the loggers besides ``metrics.csv``, then close them as finished or failed."""
+    """Yield the loggers besides that of ``metrics.csv``; close them as finished or failed."""
     group = spec.directory.resolve().parent.name if spec.group is None else spec.group
     logger = run.logger_options.logger(spec.directory, group, spec.config.record, record.wandb_id)
     try:
@@ -105,7 +105,7 @@ def _loggers(run: BuiltRun, record: RunRecord, spec: RunSpec) -> Iterator[list[L
         if isinstance(error, Preempted) and not record.has_finished:
             error.requeue()
         if logger:
-            with suppress(KeyboardInterrupt, SystemExit):  # the first error is the one to raise
+            with suppress(KeyboardInterrupt, SystemExit):  # raise the first error instead
                 logger.close(exit_code=1)
         raise
     if logger:
@@ -167,7 +167,7 @@ def _result(run: BuiltRun, fitted: Fitted, threshold: float) -> RunResult:
 def _bounds(
     metrics: Iterable[str], declared: Mapping[str, tuple[float, float | None]]
 ) -> dict[str, list[float | None]]:
-    """The smallest and largest value of each metric, as declared or from its name."""
+    """The smallest and largest possible value of each metric, as declared or by its name."""
     names = [name for name in metrics if "/" not in name]  # slices have the bounds of the whole
     known = {name: declared.get(name, metric_info(name).bounds) for name in names}
     return {

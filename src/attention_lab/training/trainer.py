@@ -46,14 +46,14 @@ class TrainerOptions:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    #: Whether to use deterministic kernels only, so that a GPU computes the same each time; "warn"
-    #: allows operations that have none.
+    #: Whether to use deterministic kernels only, so that results on a GPU are reproducible. "warn"
+    #: allows operations without such a kernel, with a warning.
     deterministic: bool | Literal["warn"] = False
     #: Whether cuDNN times its kernels and picks the fastest; None means PyTorch's setting.
     benchmark: bool | None = None
     #: Whether autograd reports the operation whose gradient is NaN; slow, for debugging.
     detect_anomaly: bool = False
-    #: Times the parts of training, in ``profile`` files in the run's directory.
+    #: Lightning's profiler, which writes ``*profile*`` files into the run's directory.
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     #: Epochs; -1 means no limit. None means 10, or no limit if ``max_steps`` is set.
     max_epochs: int | None = None
@@ -119,7 +119,7 @@ class TrainerOptions:
         return (DEFAULT_EPOCHS, -1) if steps == -1 else (-1, steps)
 
     def budget(self, steps_per_epoch: int) -> str:
-        """The length of training in steps and epochs, and which of two limits applies.
+        """Describe the length of training in steps and epochs, and the limit that ends it.
 
         >>> TrainerOptions(max_steps=300).budget(80)
         '300 steps (3.75 epochs of 80 steps)'
@@ -146,7 +146,7 @@ class TrainerOptions:
         callbacks: Sequence[Callback],
         loggers: Sequence[Logger],
     ) -> Trainer:
-        """A Trainer that keeps its files in ``directory`` and stops early by ``monitor``."""
+        """The Trainer, which writes to ``directory`` and stops early by the metric ``monitor``."""
         early_stopping = (
             [EarlyStopping(monitor, mode=mode, patience=self.patience)] if self.patience else []
         )
@@ -181,7 +181,7 @@ class TrainerOptions:
             default_root_dir=directory,
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            # If a bar is wanted, it is among the callbacks; False keeps Lightning from adding one.
+            # False if no callback is a progress bar: Lightning would add its own.
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
 

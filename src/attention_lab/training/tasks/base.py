@@ -62,7 +62,7 @@ class AttentionTask(LightningModule, ABC):
         self.model = model
         self.data = data
         self.optimization = optimization
-        #: Called before each validation, before its dataloader draws random numbers.
+        #: Functions to call before each validation, before its dataloader draws random numbers.
         self.before_validation: list[Callable[[], None]] = []
         #: Norm of the last gradient before it was clipped; None without clipping.
         self.gradient_norm: Tensor | None = None
@@ -83,10 +83,10 @@ class AttentionTask(LightningModule, ABC):
 
     @abstractmethod
     def compute_metrics(self, split: Split) -> dict[str, Tensor]:
-        """The metrics of the batches since the last call, by name; they are reset."""
+        """Compute the metrics of the batches since the last call, by name, and reset them."""
 
     def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
-        """The smallest and largest value of metrics whose names do not imply them.
+        """The smallest and largest possible values of metrics that ``metric_info`` does not know.
 
         None means unbounded.
         """
@@ -97,7 +97,7 @@ class AttentionTask(LightningModule, ABC):
         """Run one forward pass as in training, so that hooks on attention can record weights."""
 
     def update_slices(self, batch: Any, split: Split, correct: Tensor, total: Tensor) -> None:
-        """Count correct and all predictions per example, (B,) each, by the slices of the data."""
+        """Update the accuracy on slices with correct and all predictions per example, (B,) each."""
         if split in self.slice_accuracy:
             self._slice_accuracy(split).update(batch, correct, total)
 
@@ -107,8 +107,8 @@ class AttentionTask(LightningModule, ABC):
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         loss, labels, tokens = self.loss(batch)
         if process_group.is_distributed():
-            # The ranks' gradients are averaged. Weighted by its labels, each rank contributes to
-            # the mean over all labels.
+            # DDP averages the gradients of all ranks. Weighting a rank's loss by its number of
+            # labels makes this the gradient of the mean over all labels.
             all_labels, tokens = process_group.all_reduce_sum([labels, tokens], loss.device)
             loss = loss * (labels * self.trainer.world_size / all_labels)
         self.tokens.add_(tokens)  # in place: `+=` would register the buffer at every step
@@ -136,7 +136,7 @@ class AttentionTask(LightningModule, ABC):
         return self.update_metrics(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
-        # Lightning would log the index of the last step, which is one less.
+        # Lightning's own "step" would be the index of the last step, which is one less.
         self.log("step", float(self.global_step))
         metrics = self._log_metrics("validation")
         scheduler = self.lr_schedulers()
@@ -171,7 +171,7 @@ class AttentionTask(LightningModule, ABC):
     def _log_metrics(self, split: Split) -> dict[str, Tensor]:
         metrics = self.compute_metrics(split)
         if split in self.slice_accuracy:
-            metrics |= computed(self._slice_accuracy(split))
+            metrics |= compute_and_reset(self._slice_accuracy(split))
         for name, value in metrics.items():
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
         return metrics
@@ -209,13 +209,13 @@ class AttentionTask(LightningModule, ABC):
         }
 
 
-def mean() -> MeanMetric:
+def mean_metric() -> MeanMetric:
     """A mean that is NaN if a value is NaN; torchmetrics' default would drop the value."""
     return MeanMetric(nan_strategy=math.nan)
 
 
-def computed(metric: Metric) -> Any:
-    """Compute the value of a metric, then reset it."""
+def compute_and_reset(metric: Metric) -> Any:
+    """The value of a metric, which is then reset."""
     value = metric.compute()
     metric.reset()
     return value

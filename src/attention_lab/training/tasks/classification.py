@@ -9,7 +9,13 @@ from attention_lab.data.core.batches import LabelledSequences
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.models.base import ClassificationNetwork
 from attention_lab.training.optim import Optimization
-from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
+from attention_lab.training.tasks.base import (
+    AttentionTask,
+    Loss,
+    Split,
+    compute_and_reset,
+    mean_metric,
+)
 
 
 class Classification(AttentionTask):
@@ -31,7 +37,7 @@ class Classification(AttentionTask):
         optimization: Optimization,
     ) -> None:
         super().__init__(model, data, optimization)
-        self.mean_loss = mean()
+        self.mean_loss = mean_metric()
         self.accuracy = MulticlassAccuracy(data.model_arguments()["num_classes"], average="micro")
 
     def loss(self, batch: LabelledSequences) -> Loss:
@@ -48,7 +54,10 @@ class Classification(AttentionTask):
         return loss
 
     def compute_metrics(self, split: Split) -> dict[str, Tensor]:
-        return {"loss": computed(self.mean_loss), "accuracy": computed(self.accuracy)}
+        return {
+            "loss": compute_and_reset(self.mean_loss),
+            "accuracy": compute_and_reset(self.accuracy),
+        }
 
     def record_attention(self, batch: LabelledSequences) -> None:
         self.model(batch.inputs)

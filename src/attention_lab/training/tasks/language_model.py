@@ -10,7 +10,13 @@ from attention_lab.data.core.batches import IGNORE, LabelledPositions, labelled_
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.models.base import LanguageNetwork
 from attention_lab.training.optim import Optimization
-from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
+from attention_lab.training.tasks.base import (
+    AttentionTask,
+    Loss,
+    Split,
+    compute_and_reset,
+    mean_metric,
+)
 
 
 class LanguageModel(AttentionTask):
@@ -33,7 +39,7 @@ class LanguageModel(AttentionTask):
         self, model: LanguageNetwork, data: LanguageModelDataModule, optimization: Optimization
     ) -> None:
         super().__init__(model, data, optimization)
-        self.mean_loss, self.accuracy, self.sequence_accuracy = (mean() for _ in range(3))
+        self.mean_loss, self.accuracy, self.sequence_accuracy = (mean_metric() for _ in range(3))
 
     def loss(self, batch: LabelledPositions) -> Loss:
         logits, labels, _ = self._labelled(batch)
@@ -53,11 +59,11 @@ class LanguageModel(AttentionTask):
         return loss
 
     def compute_metrics(self, split: Split) -> dict[str, Tensor]:
-        loss = computed(self.mean_loss)
+        loss = compute_and_reset(self.mean_loss)
         metrics = {
             "perplexity": loss.exp(),
-            "accuracy": computed(self.accuracy),
-            "sequence_accuracy": computed(self.sequence_accuracy),
+            "accuracy": compute_and_reset(self.accuracy),
+            "sequence_accuracy": compute_and_reset(self.sequence_accuracy),
         }
         if (characters := self.data.characters_per_token(split)) is not None:
             metrics["bits_per_character"] = loss / math.log(2) / characters

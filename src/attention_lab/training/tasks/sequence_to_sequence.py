@@ -15,7 +15,13 @@ from attention_lab.models.base import SequenceToSequenceNetwork
 from attention_lab.models.decoding import beam_search, greedy_search
 from attention_lab.training.distributed.fsdp import reshard, unshard
 from attention_lab.training.optim import Optimization
-from attention_lab.training.tasks.base import AttentionTask, Loss, Split, computed, mean
+from attention_lab.training.tasks.base import (
+    AttentionTask,
+    Loss,
+    Split,
+    compute_and_reset,
+    mean_metric,
+)
 
 
 class SequenceToSequence(AttentionTask):
@@ -65,7 +71,7 @@ class SequenceToSequence(AttentionTask):
             raise ValueError(f"length_penalty must be at least 0, got {length_penalty}")
         self.label_smoothing, self.max_length = label_smoothing, max_length
         self.num_beams, self.length_penalty = num_beams, length_penalty
-        self.mean_loss = mean()
+        self.mean_loss = mean_metric()
         self.token_accuracy = MulticlassAccuracy(
             len(data.target_vocabulary), average="micro", ignore_index=PAD
         )
@@ -111,9 +117,9 @@ class SequenceToSequence(AttentionTask):
 
     def compute_metrics(self, split: Split) -> dict[str, Tensor]:
         return {
-            "loss": computed(self.mean_loss),
-            "token_accuracy": computed(self.token_accuracy),
-            **computed(self.sequence_metrics),
+            "loss": compute_and_reset(self.mean_loss),
+            "token_accuracy": compute_and_reset(self.token_accuracy),
+            **compute_and_reset(self.sequence_metrics),
         }
 
     def metric_bounds(self) -> Mapping[str, tuple[float, float | None]]:
