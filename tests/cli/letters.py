@@ -40,7 +40,7 @@ class Alphabet(LanguageModelDataModule):
         """Of knowing how many characters there are."""
         return {"loss": 1.6}
 
-    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The characters."""
         return [{"input": list(self.vocabulary.decode(row))} for row in batch.inputs.tolist()]
 

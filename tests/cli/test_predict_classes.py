@@ -54,7 +54,7 @@ def test_models_of_symbols_predict(
     train(compose(f"data={data}", *options), tmp_path, [])
     run, last = restored(tmp_path, "last"), ["--checkpoint", "last"]
     batch = run.data.split("train").select(torch.arange(60))
-    texts = [space.join(row["input"]) for row in run.data.labels(batch)]
+    texts = [space.join(row["input"]) for row in run.data.position_labels(batch)]
     with torch.no_grad():
         chosen = run.task.cpu().eval().model(batch.inputs).argmax(-1).tolist()
     assert len(set(chosen)) > 1

@@ -85,7 +85,7 @@ def test_slices_are_by_the_longer_number() -> None:
     slices = data.slices("test")
     assert slices.names[-3:] == ["length=11-12", "length=13-14", "length=15"]
     ends = [int(name.rpartition("=")[2].rpartition("-")[2]) for name in slices.names]
-    found = slices.of(data.split("test")).tolist()
+    found = slices.index_of(data.split("test")).tolist()
     for (one, other, _), slice_ in zip(texts(data, "test"), found, strict=True):
         longer = max(len(one), len(other))
         assert slice_ == sum(end < longer for end in ends)

@@ -23,7 +23,7 @@ def loaded(task: type[BinaryStrings], **arguments: Any) -> BinaryStrings:
 
 
 def strings(data: BinaryStrings, split: str) -> list[str]:
-    return ["".join(row["input"]) for row in data.labels(data.split(split))]
+    return ["".join(row["input"]) for row in data.position_labels(data.split(split))]
 
 
 def odd(task: type[BinaryStrings], string: str) -> bool:
@@ -110,7 +110,7 @@ def test_slices_are_of_neighbouring_lengths() -> None:
     assert slices.names[0] == "length=41-42"
     assert slices.names[-1] == "length=55-56"
     expected = [(len(string) - 41) // 2 for string in strings(data, "test")]
-    assert slices.of(data.split("test")).tolist() == expected
+    assert slices.index_of(data.split("test")).tolist() == expected
 
 
 @pytest.mark.parametrize(

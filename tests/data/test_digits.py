@@ -90,7 +90,7 @@ def test_the_shortcut_baseline_is_the_nearest_mean_image(read: str) -> None:
 
 def test_slices_are_the_classes(digits: Digits) -> None:
     slices, batch = digits.slices("test"), digits.split("test").select(torch.arange(20))
-    names = [slices.names[slice_] for slice_ in slices.of(batch).tolist()]
+    names = [slices.names[slice_] for slice_ in slices.index_of(batch).tolist()]
     assert names == [f"class={digit}" for digit in "48271279066164884780"]
 
 
@@ -102,7 +102,7 @@ def test_a_probe_is_the_beginning_of_validation(digits: Digits) -> None:
 
 def test_labels_name_the_rows(digits: Digits) -> None:
     names = {"input": [f"row {row}" for row in (1, 2, 3, 4, 5, 6, 7, 8)]}
-    assert digits.labels(digits.probe(2)) == [names, names]
+    assert digits.position_labels(digits.probe(2)) == [names, names]
 
 
 def test_pixels_are_the_rows_one_after_the_other(digits: Digits) -> None:
@@ -113,7 +113,7 @@ def test_pixels_are_the_rows_one_after_the_other(digits: Digits) -> None:
         rows, single = digits.split(split), pixels.split(split)
         assert torch.equal(single.labels, rows.labels)
         assert torch.equal(single.inputs, rows.inputs.flatten(1).unsqueeze(2))
-    (names,) = (example["input"] for example in pixels.labels(pixels.probe(1)))
+    (names,) = (example["input"] for example in pixels.position_labels(pixels.probe(1)))
     assert (len(names), names[0], names[8], names[63]) == (64, "row 1, 1", "row 2, 1", "row 8, 8")
 
 

@@ -296,12 +296,12 @@ def test_slices_are_by_the_number_of_letters(g2p: G2P) -> None:
     slices = g2p.slices("test")
     assert slices.names == ["length=1-6", "length=7", "length=8", "length=9", "length=10+"]
     expected = [min(max(len(word), 6), 10) - 6 for word in words(g2p, "test")]
-    assert slices.of(g2p.split("test")).tolist() == expected
+    assert slices.index_of(g2p.split("test")).tolist() == expected
 
 
 def test_a_probe_has_short_examples_and_does_not_depend_on_the_seed(g2p: G2P) -> None:
     batch = g2p.probe(8)
-    seen = ["".join(names["source"]) for names in g2p.labels(batch)]
+    seen = ["".join(names["source"]) for names in g2p.position_labels(batch)]
     assert seen == [
         "randol",
         "bodied",
@@ -320,7 +320,9 @@ def test_a_probe_has_short_examples_and_does_not_depend_on_the_seed(g2p: G2P) ->
 
 
 def test_a_probe_takes_longer_words_if_short_ones_run_out(small_g2p: G2P) -> None:
-    everything = ["".join(names["source"]) for names in small_g2p.labels(small_g2p.probe(50))]
+    everything = [
+        "".join(names["source"]) for names in small_g2p.position_labels(small_g2p.probe(50))
+    ]
     assert sorted(everything) == sorted(words(small_g2p, "validation"))
     readable = [word.isalpha() and 6 <= len(word) <= 10 for word in everything]
     assert readable == sorted(readable, reverse=True)
@@ -331,7 +333,7 @@ def test_labels_are_source_and_target_tokens(g2p: G2P) -> None:
     split = g2p.split("train")
     row = words(g2p, "train").index("tomato")
     batch = split.select(torch.tensor([row, 0]))
-    assert g2p.labels(batch)[0] == {
+    assert g2p.position_labels(batch)[0] == {
         "source": ["t", "o", "m", "a", "t", "o"],
         "target": ["T", "AH", "M", "EY", "T", "OW", "</s>"],
     }

@@ -37,7 +37,7 @@ class Coins(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
     def trivial_baseline(self, split: str) -> dict[str, float]:
         return {"accuracy": 0.5}
 
-    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         return []
 
 
@@ -58,7 +58,7 @@ def test_too_few_possible_examples_are_an_error() -> None:
 
 def test_at_most_a_portion_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data, counts, draw = Coins(width=8), [], Coins.draw
-    data.portion = 7
+    data.max_draws = 7
 
     def counted(self: Coins, random: np.random.Generator, count: int, split: str) -> Any:
         counts.append(count)

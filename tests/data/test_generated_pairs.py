@@ -165,14 +165,14 @@ def test_trained_and_longer_lengths_are_in_different_slices() -> None:
     slices = data.slices("test")
     assert slices.names[-2:] == ["length=21-25", "length=26-30"]
     batch = data.split("test")
-    for symbols, slice_ in zip(read(data, "test"), slices.of(batch).tolist(), strict=True):
+    for symbols, slice_ in zip(read(data, "test"), slices.index_of(batch).tolist(), strict=True):
         assert slice_ == (len(symbols) - 1) // 5
     assert data.slices("validation").names[-1] == "length=25"
 
 
 def test_labels_are_the_symbols() -> None:
     data = loaded(Reverse)
-    for names in data.labels(data.probe(3)):
+    for names in data.position_labels(data.probe(3)):
         assert names["target"] == [*names["source"][::-1], "</s>"]
 
 

@@ -131,7 +131,7 @@ def test_slices_are_by_period() -> None:
     names = ["period=8-9", "period=10-11", "period=12-13", "period=14-15", "period=16"]
     assert slices.names == names
     expected = [(period(labels) - 8) // 2 for _, labels in rows(data, "test")]
-    assert slices.of(data.split("test")).tolist() == expected
+    assert slices.index_of(data.split("test")).tolist() == expected
 
 
 def test_sizes_and_labels() -> None:
@@ -139,7 +139,7 @@ def test_sizes_and_labels() -> None:
     assert data.model_arguments() == {"vocab_size": 32, "max_length": 30}
     assert data.longest() == [30]
     first = data.split("test").select(torch.tensor([0]))
-    assert data.labels(first) == [{"input": list(map(str, first.inputs[0].tolist()))}]
+    assert data.position_labels(first) == [{"input": list(map(str, first.inputs[0].tolist()))}]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_lines_are_read_in_order(tmp_path: Path, tokens: str, longest: int) -> N
         "num_classes": 2,
         "max_length": longest,
     }
-    last = data.labels(data.split("test"))
+    last = data.position_labels(data.split("test"))
     assert last == [{"input": ["n", "o"] if tokens == "characters" else ["no"]}]
 
 
@@ -112,7 +112,7 @@ def test_slices_are_by_length_in_tokens(tmp_path: Path) -> None:
         data = loaded(**files, tokens="whitespace")
     slices = data.slices("test")
     assert slices.names == ["length=1-2", "length=3", "length=4-5", "length=6+"]
-    assert slices.of(data.split("test")).tolist() == [0, 0, 1, 2, 3, 3, 3]
+    assert slices.index_of(data.split("test")).tolist() == [0, 0, 1, 2, 3, 3, 3]
 
 
 def test_unknown_tokens_and_shared_texts_are_each_one_warning(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_label_too_rare_to_split_is_named_with_its_line(tmp_path: Path, split:
 
 def test_unusable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"train\.tsv: none of 3 different texts is assigned to \w+; add"
+        ValueError, match=r"train\.tsv: 3 different texts are too few to assign any to \w+; add"
     ):
         loaded(**own(tmp_path, train=FILMS))
     with pytest.raises(ValueError, match=r"train\.tsv: every training line has the label 'a'"):
@@ -206,8 +206,11 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "no train: data.train=FILE names a UTF-8 file of lines text TAB label"),
-        ({"train": ""}, "no train: data.train=FILE"),
+        (
+            {},
+            "data.train is not set; .* a UTF-8 file of lines text TAB label",
+        ),
+        ({"train": ""}, "data.train is not set; use data.train=FILE"),
         ({"train": "x", "vocab_size": 0}, "vocab_size must be at least 1"),
         ({"train": "x", "batch_size": 0}, "batch_size must be at least 1"),
     ],

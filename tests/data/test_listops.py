@@ -26,7 +26,7 @@ def small() -> ListOps:
 
 
 def examples(data: ListOps, split: str) -> list[list[str]]:
-    return [row["input"] for row in data.labels(data.split(split))]
+    return [row["input"] for row in data.position_labels(data.split(split))]
 
 
 def parsed(tokens: list[str]) -> Any:
@@ -112,7 +112,7 @@ def test_lengths_are_within_their_range() -> None:
     slices = data.slices("test")
     assert slices.names[0] == "length=41-42"
     expected = [(len(tokens) - 41) // 2 for tokens in examples(data, "test")]
-    assert slices.of(data.split("test")).tolist() == expected
+    assert slices.index_of(data.split("test")).tolist() == expected
 
 
 def test_splits_share_no_example(small: ListOps) -> None:
@@ -132,7 +132,7 @@ def test_examples_of_a_seed_never_change_and_depend_on_it_only(small: ListOps) -
 def test_long_examples_take_little_memory_until_they_are_selected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ListOps, "portion", 16)
+    monkeypatch.setattr(ListOps, "max_draws", 16)
     data = loaded(examples=100, evaluation_examples=20, lengths=(200, 300))
     for split in SPLITS:
         assert data.split(split).inputs.element_size() == 1

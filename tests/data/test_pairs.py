@@ -156,13 +156,15 @@ def test_slices_are_by_length_of_the_source(split: str, tmp_path: Path) -> None:
     slices = data.slices(split)
     assert slices.names == [f"length={n}" for n in range(1, 6)]
     batch = data.split(split)
-    assert slices.of(batch).tolist() == [int((row != PAD).sum()) - 1 for row in batch.source]
+    assert slices.index_of(batch).tolist() == [int((row != PAD).sum()) - 1 for row in batch.source]
 
 
 def test_labels_are_source_and_target_tokens(numbers: Pairs) -> None:
     batch = numbers.split("train").select(torch.tensor([0]))
     (source, target), *_ = rows(numbers, "train")
-    assert numbers.labels(batch) == [{"source": list(source), "target": [*target.split(), "</s>"]}]
+    assert numbers.position_labels(batch) == [
+        {"source": list(source), "target": [*target.split(), "</s>"]}
+    ]
 
 
 SYMBOLS = ["token_error_rate", "sequence_error_rate"]
@@ -289,7 +291,7 @@ def test_valid_files_give_no_warning(tmp_path: Path) -> None:
         (b"", r"own\.tsv: is empty"),
         (
             b"a\tx\n",
-            r"own\.tsv: none of 1 different sources is assigned to .*; add lines, or use data\.",
+            r"own\.tsv: 1 different sources are too few .*; add lines, or use data\.",
         ),
         (b"a\tx\nb x\n", r"own\.tsv, line 2: expected source TAB target, got 0 tabs"),
         (b"a\tx\nb\ty\tz\n", r"own\.tsv, line 2: expected source TAB target, got 2 tabs"),
@@ -316,14 +318,17 @@ def test_an_unreadable_file_is_an_error_of_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": ""}, r"no train: data.train=FILE names a UTF-8 file of lines source TAB target"),
+        (
+            {"train": ""},
+            r"data\.train is not set; use data\.train=FILE, a UTF-8 file of lines source TAB",
+        ),
         ({"train": "/"}, "^/: is a directory"),
         ({"train": "/no/such"}, "^/no/such: no such file or directory"),
-        ({"monitor": "bleu"}, "monitor=bleu is for text of words; .*token_error_rate"),
-        ({"metrics": ["wer", "chrf"]}, "metrics=chrf is for text of words; .*token_error_rate"),
+        ({"monitor": "bleu"}, "monitor=bleu needs text of words; .*token_error_rate"),
+        ({"metrics": ["wer", "chrf"]}, "metrics=chrf needs text of words; .*token_error_rate"),
         ({"metrics": ["wer", "loss"]}, "metrics must be one of token_error_rate, .*got 'loss'"),
         ({"metrics": ["per"], "monitor": "wer"}, r"monitor=wer must be one of metrics=\['per'\]"),
-        ({"metrics": []}, r"metrics=\[\] names none; null chooses"),
+        ({"metrics": []}, r"metrics=\[\] has no metric; metrics=null chooses"),
         ({"monitor": "loss"}, "monitor must be one of token_error_rate, .*got 'loss'"),
         ({"source_tokens": "bpe", "vocab_size": 100}, "vocab_size must be at least 260"),
         ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),

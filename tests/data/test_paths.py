@@ -21,7 +21,9 @@ def test_messages_show_paths_relative_to_the_working_directory(
 
 @pytest.mark.parametrize("paths", [None, "", []])
 def test_a_required_path_must_be_given(paths: str | list[str] | None) -> None:
-    with pytest.raises(ValueError, match=r"^no test: data\.test=FILE names a file of lines$"):
+    with pytest.raises(
+        ValueError, match=r"^data\.test is not set; use data\.test=FILE, a file of lines$"
+    ):
         required("test", paths, "a file of lines")
 
 

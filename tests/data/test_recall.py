@@ -57,7 +57,7 @@ def test_lengths_are_mixed_and_have_slices_of_their_own() -> None:
     slices = data.slices("test")
     assert slices is not None
     assert slices.names == ["length=16,pairs=2", "length=32,pairs=6"]
-    assert torch.equal(slices.of(train), (train.length == 32).long())
+    assert torch.equal(slices.index_of(train), (train.length == 32).long())
     assert recall().slices("test") is None
     asked = (data.split("test").labels != IGNORE).sum()
     assert data.trivial_baseline("test") == {"accuracy": pytest.approx(50 / float(asked))}
@@ -143,7 +143,7 @@ def test_sizes_are_what_models_need() -> None:
     assert data.model_arguments() == {"vocab_size": 64, "max_length": 32}
     assert data.longest() == [32]
     batch = data.probe(2)
-    assert [len(names["input"]) for names in data.labels(batch)] == batch.length.tolist()
+    assert [len(names["input"]) for names in data.position_labels(batch)] == batch.length.tolist()
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,9 @@ def test_slices_are_by_the_mean_distance() -> None:
     for inputs, _ in rows(data, "test"):
         places = [place for place, token in enumerate(inputs[:21]) if token]
         distances.append(sum(21 + j - place for j, place in enumerate(places)) / 3)
-    for slice_, distance in zip(slices.of(data.split("test")).tolist(), distances, strict=True):
+    for slice_, distance in zip(
+        slices.index_of(data.split("test")).tolist(), distances, strict=True
+    ):
         first, _, last = slices.names[slice_].removeprefix("distance=").rstrip("+").partition("-")
         open_ended = slices.names[slice_].endswith("+")
         assert int(first) <= distance < (100 if open_ended else int(last or first) + 1)
@@ -119,7 +121,9 @@ def test_sizes_and_labels() -> None:
     data = loaded()
     assert data.model_arguments() == {"vocab_size": 16, "max_length": 24}
     assert data.longest() == [24]
-    for names, (inputs, _) in zip(data.labels(data.split("test")), rows(data, "test"), strict=True):
+    for names, (inputs, _) in zip(
+        data.position_labels(data.split("test")), rows(data, "test"), strict=True
+    ):
         assert names["input"] == ["·" if t == 0 else ">" if t == 15 else str(t) for t in inputs]
 
 

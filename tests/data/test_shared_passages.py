@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from attention_lab.data.files import shared_passages as module
-from attention_lab.data.files.shared_passages import LENGTH, shared_passages
+from attention_lab.data.files.shared_passages import PASSAGE_LENGTH as LENGTH
+from attention_lab.data.files.shared_passages import shared_passages
 
 
 def shared(text: np.ndarray, other: np.ndarray) -> int:
@@ -18,11 +19,17 @@ def shared(text: np.ndarray, other: np.ndarray) -> int:
 def test_every_shared_passage_is_counted(
     kind: type, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_AT_A_TIME", block)
+    monkeypatch.setattr(module, "_CHUNK_SIZE", block)
     random = np.random.default_rng(0)
     text = random.integers(2, size=700).astype(kind)
     some = np.concatenate([text[33:133], random.integers(2, size=70), text[200:249]]).astype(kind)
-    others = [some, text[600:], random.integers(2, size=90).astype(kind), text[:LENGTH], text[:49]]
+    others = [
+        some,
+        text[600:],
+        random.integers(2, size=90).astype(kind),
+        text[:LENGTH],
+        text[:49],
+    ]
     found = shared_passages(text, others)
     assert [each.found for each in found] == [shared(text, other) for other in others]
     assert [each.passages for each in found] == [170, 51, 41, 1, 0]
@@ -43,8 +50,8 @@ def test_a_sample_of_a_long_text_is_compared(monkeypatch: pytest.MonkeyPatch) ->
     random = np.random.default_rng(0)
     text, other = random.integers(200, size=(2, 6000)).astype(np.uint8)
     other[1000:3000] = text[3000:5000]
-    monkeypatch.setattr(module, "_MOST", 300)
-    monkeypatch.setattr(module, "_AT_A_TIME", 64)
-    ((found, looked_at),) = shared_passages(text, [other])
-    assert 280 < looked_at <= 300
-    assert found / looked_at == pytest.approx((2000 - LENGTH + 1) / (6000 - LENGTH + 1), abs=0.01)
+    monkeypatch.setattr(module, "_MAX_PASSAGES", 300)
+    monkeypatch.setattr(module, "_CHUNK_SIZE", 64)
+    ((found, compared),) = shared_passages(text, [other])
+    assert 280 < compared <= 300
+    assert found / compared == pytest.approx((2000 - LENGTH + 1) / (6000 - LENGTH + 1), abs=0.01)

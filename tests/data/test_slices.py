@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention_lab.data.core.slices import by_length, by_share
+from attention_lab.data.core.slices import by_length, by_quantile
 
 
 @pytest.mark.parametrize("trained", [None, (1, 25), (5, 9), (1, 30), (8, 40), (40, 50)])
@@ -14,7 +14,7 @@ def test_every_length_is_in_the_slice_that_names_it(
     lengths = torch.arange(1, 31)
     slices = by_length(1, 30, lambda batch: batch, at_most, trained, what="size")
     assert len(slices.names) <= at_most
-    for length, slice_ in zip(lengths.tolist(), slices.of(lengths).tolist(), strict=True):
+    for length, slice_ in zip(lengths.tolist(), slices.index_of(lengths).tolist(), strict=True):
         what, _, ends = slices.names[slice_].partition("=")
         first, _, last = ends.partition("-")
         assert what == "size"
@@ -39,7 +39,7 @@ def test_slices_by_share_are_about_equal_and_named_by_their_ends(
     at_most: int, highest: int
 ) -> None:
     known = torch.randint(1, highest + 1, (1000,), generator=torch.Generator().manual_seed(0))
-    slices = by_share(known, lambda batch: batch, at_most, what="size")
+    slices = by_quantile(known, lambda batch: batch, at_most, what="size")
     assert 1 <= len(slices.names) <= at_most
     lengths = torch.arange(1, highest + 30)
     ends = []
@@ -47,7 +47,7 @@ def test_slices_by_share_are_about_equal_and_named_by_their_ends(
         first, _, last = name.removeprefix("size=").removesuffix("+").partition("-")
         ends.append((int(first), 10**6 if name.endswith("+") else int(last or first)))
     assert ends[-1][1] == 10**6
-    for length, slice_ in zip(lengths.tolist(), slices.of(lengths).tolist(), strict=True):
+    for length, slice_ in zip(lengths.tolist(), slices.index_of(lengths).tolist(), strict=True):
         assert ends[slice_][0] <= length <= ends[slice_][1]
     most = max(known.tolist().count(length) for length in range(1, highest + 1))
     for first, last in ends:
@@ -57,10 +57,10 @@ def test_slices_by_share_are_about_equal_and_named_by_their_ends(
 
 def test_slices_by_share_work_for_long_tails() -> None:
     known = torch.tensor([1] * 40 + [2] * 30 + [3] * 20 + [500] * 10)
-    assert by_share(known, len, at_most=3).names == ["length=1", "length=2", "length=3+"]
-    assert by_share(known[[0, 1, 45, 46, 75, 95]], len, at_most=3).names == [
+    assert by_quantile(known, len, at_most=3).names == ["length=1", "length=2", "length=3+"]
+    assert by_quantile(known[[0, 1, 45, 46, 75, 95]], len, at_most=3).names == [
         "length=1",
         "length=2",
         "length=3+",
     ]
-    assert by_share(known, len, at_most=2).names == ["length=1-2", "length=3+"]
+    assert by_quantile(known, len, at_most=2).names == ["length=1-2", "length=3+"]

@@ -104,5 +104,5 @@ def test_a_split_without_examples_is_named(lacking: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         data, "load", lambda: {name: rows for name, rows in load().items() if name != lacking}
     )
-    with pytest.raises(ValueError, match=f"Digits gives no {lacking} examples"):
+    with pytest.raises(ValueError, match=f"Digits has no {lacking} examples"):
         data.setup()

@@ -49,7 +49,7 @@ def test_the_example_of_the_docs(tmp_path: Path) -> None:
     data = Text(path, path, path, length=4)
     data.setup()
     batch = data.split("train").select(torch.tensor([0, 1]))
-    assert data.labels(batch) == [{"input": list("to b")}, {"input": list("e o")}]
+    assert data.position_labels(batch) == [{"input": list("to b")}, {"input": list("e o")}]
     predicted = [data.text_vocabulary.decode(row) for row in batch.labels[:, :3].tolist()]
     assert predicted == ["o b", " or"]
 

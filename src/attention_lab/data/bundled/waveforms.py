@@ -1,4 +1,4 @@
-"""MNIST-1D: the digits as short noisy waves."""
+"""MNIST-1D: digits as short noisy waves."""
 
 import random
 from collections.abc import Iterator
@@ -24,21 +24,21 @@ class Waveforms(ClassificationDataModule):
     Example: 40 samples, mostly noise, with the template of a 3 → 3.
 
     The authors' generator, package ``mnist1d``, pads, stretches, scales and shifts a template,
-    adds noise, shears and resamples it, and standardizes all waves together, test included. As
-    published, 5,000 waves are 4,000 for training and 1,000 for test. Here a hash of the index
-    assigns a tenth of the training waves to validation: 3,572 and 428.
+    adds noise, shears and resamples it, and standardizes all waves together, test included. Of
+    5,000 waves, 4,000 are for training and 1,000 for test, as published. Here a hash of the index
+    assigns a tenth of the training waves to validation, so 3,572 are training and 428 validation.
 
     Published accuracies: logistic regression 32 %, multilayer perceptron 68 %, convolutional
-    network 94 %, GRU 91 %, human 96 %. With shuffled samples the convolutional network has 56 %,
-    the GRU 57 %, and a human about 30 %; the others do not change.
+    network 94 %, GRU 91 %, human 96 %. With shuffled samples, the convolutional network has 56 %,
+    the GRU 57 %, and a human about 30 %; the other accuracies stay the same.
 
-    Known shortcut: none. ``shortcut_baselines`` has logistic regression on the samples.
+    Known shortcut: none. ``shortcut_baselines`` gives logistic regression for comparison.
 
     Source: Greydanus & Kobak, "Scaling Down Deep Learning with MNIST-1D", arXiv 2011.14439.
 
     Args:
         examples: number of waves, equally many of each class; 80 % are training and validation.
-        shuffled: whether the samples of all waves are in one random order.
+        shuffled: whether the samples are in a random order, which is the same for all waves.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: seed of the waves.
         seed: seed of the order of the training batches.
@@ -77,7 +77,7 @@ class Waveforms(ClassificationDataModule):
         recipe = get_dataset_args()
         recipe.num_samples, recipe.shuffle_seq = self.examples, self.shuffled
         recipe.seed = self.draw_seed
-        with _global_randomness_kept():
+        with _keep_global_rng_state():
             made = make_dataset(recipe)
         train = _labelled(made["x"], made["y"])
         kept = split_by_hash(map(str, range(len(train.labels))), train=0.9, validation=0.1)
@@ -88,14 +88,14 @@ class Waveforms(ClassificationDataModule):
         }
 
     def model_arguments(self) -> dict[str, int]:
-        """The sizes of a feature vector, of the set of classes, and of a sequence."""
+        """The number of features and of classes, and the length of a sequence."""
         return {"in_features": 1, "num_classes": CLASSES, "max_length": SAMPLES}
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy of logistic regression on the samples."""
         train = self.split("train")
         weights = torch.zeros(SAMPLES + 1, CLASSES, dtype=torch.float64, requires_grad=True)
-        samples = _with_one(train.inputs)
+        samples = _with_bias(train.inputs)
         optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
@@ -105,14 +105,14 @@ class Waveforms(ClassificationDataModule):
             return value
 
         optimizer.step(loss)
-        answers = (_with_one(self.split(split).inputs) @ weights.detach()).argmax(1)
+        answers = (_with_bias(self.split(split).inputs) @ weights.detach()).argmax(1)
         return {"logistic regression": self.accuracy(split, answers)}
 
     def slices(self, split: str) -> Slices:
         """By class."""
         return by_class([str(digit) for digit in range(CLASSES)])
 
-    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The numbers of the samples, from 1."""
         return [{"input": [str(place) for place in range(1, SAMPLES + 1)]} for _ in batch.labels]
 
@@ -122,14 +122,14 @@ def _labelled(waves: Any, classes: Any) -> LabelledSequences:
     return LabelledSequences(inputs, torch.tensor(classes, dtype=torch.int64))
 
 
-def _with_one(inputs: Tensor) -> Tensor:
-    """The samples of each wave and a constant 1, (N, 41) float64."""
+def _with_bias(inputs: Tensor) -> Tensor:
+    """The samples of each wave, then 1 for the bias, (N, 41) float64."""
     return F.pad(inputs.squeeze(2).double(), (0, 1), value=1.0)
 
 
 @contextmanager
-def _global_randomness_kept() -> Iterator[None]:
-    """Restore the global random states of Python and numpy, which mnist1d seeds."""
+def _keep_global_rng_state() -> Iterator[None]:
+    """Restore the global RNG states of Python and numpy at the end, as mnist1d seeds them."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield

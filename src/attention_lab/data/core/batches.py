@@ -1,4 +1,4 @@
-"""Batches. A split is one batch of all its examples."""
+"""The types of batches. A whole split is stored as one batch, too."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
@@ -13,14 +13,14 @@ from attention_lab.data.core.vocabulary import PAD
 #: The label of positions without a target: the ``ignore_index`` of torch's cross-entropy.
 IGNORE = -100
 #: Number of examples whose lengths are counted at once.
-_AT_A_TIME = 1024
+_CHUNK_SIZE = 1024
 
 
 class Batch(Protocol):
-    """The interface of batches that splits and samplers use."""
+    """The methods that every type of batch has."""
 
     def lengths(self) -> Tensor:
-        """The lengths of each example's sequences, (B, sequences) int64, the main one first."""
+        """The lengths of each example's sequences, (B, sequences) int64, the input's first."""
 
     def select(self, rows: Tensor) -> Self:
         """The given rows, (R,) int64, as a batch."""
@@ -43,7 +43,10 @@ class SequencePairs(NamedTuple):
 
 
 class LabelledSequences(NamedTuple):
-    """Sequences with a class each: feature vectors of one length, or token ids."""
+    """Sequences with one class each. A sequence has feature vectors or token ids.
+
+    Sequences of feature vectors all have the same length.
+    """
 
     #: (B, S, F) float32, or (B, S) int64, padded with 0; a split may use a smaller integer type.
     inputs: Tensor
@@ -52,7 +55,7 @@ class LabelledSequences(NamedTuple):
     def lengths(self) -> Tensor:
         """The lengths of the inputs, (B, 1) int64."""
         if self.inputs.ndim == 2:
-            parts = self.inputs.split(_AT_A_TIME)
+            parts = self.inputs.split(_CHUNK_SIZE)
             return torch.cat([(part != PAD).sum(1, keepdim=True) for part in parts])
         return torch.full((len(self.inputs), 1), self.inputs.shape[1], device=self.inputs.device)
 
@@ -71,7 +74,7 @@ class LabelledPositions(NamedTuple):
     labels: Tensor  # (B, L) int64, IGNORE at positions without a target
     length: Tensor  # (B,) int64, number of positions without padding
     #: (N,) int64, the indices of the labelled positions in ``labels.flatten()``; None in a split.
-    #: Found with the batch on the CPU, because a GPU would have to be waited for.
+    #: Computed on the CPU when the batch is made: on a GPU, the CPU would wait for the result.
     labelled: Tensor | None = None
 
     def lengths(self) -> Tensor:

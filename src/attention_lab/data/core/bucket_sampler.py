@@ -10,27 +10,27 @@ from torch.utils.data import DistributedSampler, TensorDataset
 
 
 class BucketBatchSampler(DistributedSampler[Tensor]):
-    """Yields the rows of each batch: all examples, sorted by length and cut into batches.
+    """Yields the rows of each batch: examples are sorted by length and cut into batches.
 
     Every example is in exactly one batch of an epoch. With several processes, the batch size is
     multiplied by their number, and each process gets a part of every batch. Together they train on
     the same batches as one process with the multiplied batch size. The sizes of batches differ by
     at most one, as do the sizes of the parts. No example is repeated, so metrics are exact.
 
-    With ``shuffle``, examples of equal length are cut in a random order, and the batches have a
-    random order. Both depend on (``seed``, ``epoch``) only. Lightning calls ``set_epoch`` before
-    each epoch. It replaces other samplers under a distributed strategy, but not a subclass of
-    ``DistributedSampler``.
+    With ``shuffle``, examples of equal length are sorted in a random order, and the batches are
+    yielded in a random order. Both orders depend on (``seed``, ``epoch``) only. Lightning calls
+    ``set_epoch`` before each epoch. Under a distributed strategy, Lightning replaces other
+    samplers, but not a subclass of ``DistributedSampler``.
 
     ``state_dict`` has the position in an epoch. After ``load_state_dict`` the next epoch yields the
     remaining batches.
 
     Args:
-        lengths: (N, K) int64: K lengths of each of N examples, in the order of sorting.
+        lengths: (N, K) int64, K lengths of each example; sorted by the first, then the second, ….
         batch_size: largest number of examples in a batch, per process. (A batch size of 1 may
             become 2, since every process needs an example.)
         shuffle: whether to shuffle; if not, the shortest come first, ties in the order of rows.
-        seed: of the shuffling.
+        seed: seed of the random orders.
         num_replicas: number of processes; None means that of the process group, or 1.
         rank: this process's rank; None means that in the process group, or 0.
 
@@ -57,22 +57,22 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         self._lengths = lengths.numpy()
         wanted = ceil(len(lengths) / (batch_size * self.num_replicas))
         self._batches = min(wanted, len(lengths) // self.num_replicas)
-        self._yielded = self._first = 0
+        self._yielded = self._resume_at = 0
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[Tensor]:
         examples, batches = len(self._lengths), len(self)
-        # Not seed + epoch: epoch 0 of seed 1 would be epoch 1 of seed 0.
+        # Not seed + epoch: epoch 0 of seed 1 would have the order of epoch 1 of seed 0.
         random = np.random.default_rng((self.seed, self.epoch))
         ties = random.permutation(examples) if self.shuffle else np.arange(examples)
         order = np.lexsort((ties, *self._lengths.T[::-1]))  # lexsort sorts by the last key first
         cut = np.array_split(order, batches)
         turns = random.permutation(batches) if self.shuffle else np.arange(batches)
-        self._yielded, self._first = self._first, 0
-        mine = slice(self.rank, None, self.num_replicas)
-        return self._counted(torch.from_numpy(cut[turn][mine]) for turn in turns[self._yielded :])
+        self._yielded, self._resume_at = self._resume_at, 0
+        own = slice(self.rank, None, self.num_replicas)
+        return self._counted(torch.from_numpy(cut[turn][own]) for turn in turns[self._yielded :])
 
     def _counted(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
@@ -84,5 +84,5 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         return {"epoch": self.epoch, "yielded": self._yielded}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Continue at a saved position."""
-        self.epoch, self._first = state_dict["epoch"], state_dict["yielded"]
+        """Resume at a saved position."""
+        self.epoch, self._resume_at = state_dict["epoch"], state_dict["yielded"]

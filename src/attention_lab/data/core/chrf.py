@@ -10,10 +10,10 @@ CHRF_ORDER, CHRF_BETA = 6, 2
 
 
 def matching_ngrams(text: str, reference: str) -> Tensor:
-    """Counts of character n-grams in both texts, in ``text`` and in ``reference``, without spaces.
+    """Count the character n-grams of a text and a reference, without spaces.
 
     Returns:
-        (3, ``CHRF_ORDER``) int64.
+        (3, ``CHRF_ORDER``) int64: the n-grams in both, in ``text``, and in ``reference``.
     """
     one, other = ("".join(each.split()) for each in (text, reference))
     counts = []
@@ -29,8 +29,9 @@ def matching_ngrams(text: str, reference: str) -> Tensor:
 def chrf(ngrams: Tensor) -> float:
     """The F-score of n-gram counts (3, orders) from :func:`matching_ngrams`.
 
-    Precision and recall are means over the orders that the reference has n-grams of. (torchmetrics
-    skips references whose prediction is empty, so predicting less would improve its score.)
+    Precision and recall are means over the orders for which the reference is long enough.
+    (torchmetrics skips references whose prediction is empty, so an empty prediction can improve its
+    score.)
     """
     matching, predicted, wanted = ngrams[:, ngrams[2] > 0].double()
     if not matching.any():

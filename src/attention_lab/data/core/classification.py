@@ -8,7 +8,7 @@ from attention_lab.data.core.datamodule import SplitDataModule
 
 
 class ClassificationDataModule(SplitDataModule[LabelledSequences]):
-    """A dataset of sequences with a class each."""
+    """A dataset of sequences with one class each."""
 
     task = "classification"
     monitor = "accuracy"
@@ -20,7 +20,7 @@ class ClassificationDataModule(SplitDataModule[LabelledSequences]):
         return self.accuracy(split, majority)
 
     def accuracy(self, split: str, predicted: Tensor) -> dict[str, float]:
-        """Accuracy on a split of predicted classes, (N,) int64, or of one class () for all."""
+        """Accuracy of predicted classes, (N,) int64, or of the same class () for a whole split."""
         return {"accuracy": float((self.split(split).labels == predicted).double().mean())}
 
 

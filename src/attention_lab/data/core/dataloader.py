@@ -9,9 +9,9 @@ from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 
 
 class TrainingDataLoader(DataLoader[BatchT]):
-    """Training batches; its ``state_dict`` is the position in the epoch.
+    """A DataLoader of training batches; its ``state_dict`` is the position in the epoch.
 
-    The position is exact as long as no batch is prefetched, as worker processes would do.
+    It has no worker processes: they would prefetch batches, and the position would be wrong.
 
     Args:
         examples: the split.
@@ -22,10 +22,10 @@ class TrainingDataLoader(DataLoader[BatchT]):
         # The sampler yields all rows of a batch, so the DataLoader must not batch again.
         super().__init__(SplitDataset(examples), batch_size=None, sampler=sampler)
         self._sampler = sampler
-        #: Called before each batch is fetched, when the step on the previous batch is complete.
+        #: Functions called before each batch is fetched, after the previous training step.
         self.before_each: list[Callable[[], None]] = []
 
-    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]  # torch declares its class
+    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]  # torch declares its own class
         # Not a generator itself, so that the epoch begins with this call, not with the first batch.
         return self._with_callbacks(super().__iter__())
 

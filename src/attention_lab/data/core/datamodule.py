@@ -17,23 +17,24 @@ from attention_lab.data.core.slices import Slices
 from attention_lab.data.core.splits import SPLITS, check_split
 from attention_lab.data.core.vocabulary import vocabulary_from_state
 
-#: The most positions of an example whose attention map fits the screen.
-_FITS_THE_SCREEN = 64
+#: The greatest length of an example whose attention map fits on a screen.
+_MAX_PROBE_LENGTH = 64
 
 
 class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     """Three splits in memory, served in batches of examples of similar length.
 
-    A subclass implements ``load``, ``model_arguments``, ``trivial_baseline`` and ``labels``.
+    A subclass implements ``load``, ``model_arguments``, ``trivial_baseline`` and
+    ``position_labels``.
 
     Args:
         batch_size: largest number of examples in a batch, per process.
-        seed: of the order of the training batches. Splits do not depend on it.
+        seed: seed of the order of the training batches. Splits do not depend on it.
     """
 
     #: "sequence_to_sequence", "classification" or "language_model".
     task: ClassVar[str]
-    #: The validation metric that selects the best checkpoint, and its direction.
+    #: The validation metric that selects the best checkpoint, and which values are best.
     monitor: str
     mode: Literal["min", "max"]
     #: The names of the attributes that are vocabularies; checkpoints save them.
@@ -61,14 +62,17 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
 
     @abstractmethod
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Metrics on a split of the trivial baseline, fitted to the training split."""
+        """Metrics of the trivial baseline on a split; it is fitted to the training split."""
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Metrics on a split of baselines that do well without solving the task, by name."""
+        """Metrics of the shortcut baselines on a split, by name.
+
+        A shortcut baseline has good metrics although it does not solve the task.
+        """
         return {}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Metrics on a split of the trivial baseline and of the shortcut baselines, by name."""
+        """Metrics of the trivial baseline and of the shortcut baselines on a split, by name."""
         trivial = {"trivial baseline": self.trivial_baseline(split)}
         return trivial | self.shortcut_baselines(split)
 
@@ -77,8 +81,13 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return None
 
     @abstractmethod
-    def labels(self, batch: BatchT) -> list[dict[str, list[str]]]:
-        """For each example of a batch, the labels of its positions by sequence, unpadded."""
+    def position_labels(self, batch: BatchT) -> list[dict[str, list[str]]]:
+        """The names of the positions of each example, without padding, for attention maps.
+
+        Returns:
+            For each example, the names of each sequence's positions, such as its tokens. The key of
+            a sequence is "input", or "source" and "target".
+        """
 
     @property
     def is_loaded(self) -> bool:
@@ -91,12 +100,12 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
             self._splits = self.load()
             for name in SPLITS:
                 if name not in self._splits or not len(self._splits[name].lengths()):
-                    raise ValueError(f"{type(self).__name__} gives no {name} examples")
+                    raise ValueError(f"{type(self).__name__} has no {name} examples")
             greatest = [split.lengths().amax(0) for split in self._splits.values()]
             self._longest = torch.stack(greatest).amax(0).tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint saves of the data, as plain values: vocabularies, greatest lengths."""
+        """The part of a checkpoint that describes the data: vocabularies and greatest lengths."""
         kept = {name: getattr(self, name).state_dict() for name in self.vocabularies}
         return {"vocabularies": kept, "longest": self.longest()}
 
@@ -109,18 +118,18 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         for name, kept in state_dict["vocabularies"].items():
             if getattr(self, name).state_dict() != kept:
                 raise ValueError(
-                    f"data: {name.replace('_', ' ')} is not the checkpoint's, so the data has "
-                    "changed since training; restore it, or train again"
+                    f"data: {name.replace('_', ' ')} differs from the checkpoint's, so the data "
+                    "has changed since training; restore it, or train again"
                 )
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take vocabularies and greatest lengths from a checkpoint, instead of ``setup``.
+        """Load vocabularies and greatest lengths from a checkpoint, instead of ``setup``.
 
         ``model_arguments``, ``longest`` and the vocabularies then work without the data's files.
         There are no splits.
 
         Args:
-            state: a ``state_dict``.
+            state: the ``state_dict`` of the data in the checkpoint.
         """
         for name in self.vocabularies:
             setattr(self, name, vocabulary_from_state(state["vocabularies"][name]))
@@ -135,7 +144,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return self._splits[check_split(name)]
 
     def longest(self) -> list[int]:
-        """The greatest length of each kind of sequence over all splits, the main kind first."""
+        """The greatest length of each kind of sequence over all splits, the input's first."""
         return self._longest
 
     def train_dataloader(self) -> DataLoader[BatchT]:
@@ -143,7 +152,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return TrainingDataLoader(self.split("train"), self._batches("train", shuffle=True))
 
     def steps_per_epoch(self, processes: int) -> int:
-        """Training batches per process and epoch, for a number of processes."""
+        """The number of training batches per process and epoch, for a number of processes."""
         lengths = self.split("train").lengths()
         return len(BucketBatchSampler(lengths, self.batch_size, False, 0, processes, rank=0))
 
@@ -161,9 +170,10 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return DataLoader(SplitDataset(self.split(split)), batch_size=None, sampler=batches)
 
     def probe(self, size: int) -> BatchT:
-        """A fixed batch of ``size`` validation examples, whose attention maps are recorded.
+        """A fixed batch of validation examples, whose attention maps are recorded.
 
-        It has all examples if there are fewer.
+        Args:
+            size: number of examples; if there are fewer, the batch has all.
 
         Raises:
             ValueError: if ``size`` is below 1.
@@ -172,9 +182,9 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return self.split("validation").select(self._probe_order()[:size])
 
     def _probe_order(self) -> Tensor:
-        """The validation rows, those whose attention map fits the screen first."""
+        """The validation rows; those whose attention map fits on a screen come first."""
         lengths = self.split("validation").lengths().sum(1)
-        return (lengths > _FITS_THE_SCREEN).to(torch.int8).argsort(stable=True)
+        return (lengths > _MAX_PROBE_LENGTH).to(torch.int8).argsort(stable=True)
 
     def _batches(self, split: str, shuffle: bool) -> BucketBatchSampler:
         lengths = self.split(split).lengths()

@@ -12,7 +12,10 @@ def stable_fraction(key: str) -> float:
 
 
 def splitmix64(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", §5.1)."""
+    """The SplitMix64 hash of each number.
+
+    Source: Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", §5.1.
+    """
     mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

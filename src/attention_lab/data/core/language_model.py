@@ -13,7 +13,7 @@ class LanguageModelDataModule(SplitDataModule[LabelledPositions]):
     task = "language_model"
 
     #: Metrics besides the loss: "perplexity", "accuracy" (of labelled positions),
-    #: "sequence_accuracy" (all of a sequence right), "bits_per_character" (where tokens are text).
+    #: "sequence_accuracy" (sequences without an error), "bits_per_character" (if tokens are text).
     metrics: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy", "sequence_accuracy")
     #: The vocabulary of text tokens; None if tokens are not text.
     text_vocabulary: TextVocabulary | None = None

@@ -1,4 +1,4 @@
-"""What the name of a metric says about it: which values are better, its bounds, its unit."""
+"""Facts about metrics, by their names: which values are best, their bounds and their unit."""
 
 import math
 import re
@@ -20,7 +20,7 @@ class MetricInfo(NamedTuple):
     is_rate: bool = False
 
 
-#: Metrics by a pattern of their names. An error rate exceeds 1 where a prediction is longer than
+#: Metrics by a pattern of their names. An error rate can exceed 1, if a prediction is longer than
 #: its reference.
 _METRICS: Mapping[str, MetricInfo] = {
     r"per|wer|cer|.*error_rate": MetricInfo("min", (0.0, math.inf), is_rate=True),

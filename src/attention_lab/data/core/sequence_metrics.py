@@ -18,7 +18,7 @@ MetricName = Literal[
 ]
 
 
-#: Which values of each metric are better.
+#: Whether the smallest ("min") or the greatest ("max") value of each metric is best.
 MODES = {name: metric_info(name).mode for name in get_args(MetricName)}
 #: The metrics that compare texts of words.
 TEXT_METRICS = ("bleu", "chrf")
@@ -28,7 +28,7 @@ Reference = tuple[int, ...]
 
 
 class TextReference(Reference):
-    """A reference with its text, which has details that the ids lack, such as unknown words."""
+    """A reference with its text. The text also has the words that became <unk> in the ids."""
 
     text: str
 
@@ -44,7 +44,7 @@ class TextReference(Reference):
 def token_errors(predicted: Sequence[int], references: Sequence[Reference]) -> tuple[int, int]:
     """Edit distance to the closest reference, and the length of that reference.
 
-    The longest of equally close references counts, which gives the lowest error rate.
+    If several references are equally close, the longest is used: its error rate is the lowest.
 
     Raises:
         ValueError: if there is no reference, or an empty one.
@@ -85,8 +85,8 @@ class SequenceMetrics(Metric):
 
     is_differentiable = False
     full_state_update = False
-    #: The smallest and the greatest value of each metric; None means unbounded, as token errors are
-    #: where predictions are too long.
+    #: The smallest and the greatest value of each metric; None means unbounded. Token error rates
+    #: are unbounded, because a prediction may be longer than its reference.
     bounds: ClassVar[Mapping[str, tuple[float, float | None]]] = {
         name: (0.0, None if name in ("token_error_rate", "per") else 1.0) for name in MODES
     }
@@ -111,7 +111,7 @@ class SequenceMetrics(Metric):
     def update(
         self, predicted: Sequence[Sequence[int]], references: Sequence[Sequence[Reference]]
     ) -> None:
-        """Count some sequences.
+        """Add sequences to the counts.
 
         Args:
             predicted: the ids predicted for each example, without BOS, EOS and PAD.

@@ -10,7 +10,7 @@ from attention_lab.data.core.vocabulary import PAD, TextVocabulary
 
 
 class SequenceToSequenceDataModule(SplitDataModule[SequencePairs]):
-    """A dataset of source sequences and their target sequences, one or several each."""
+    """A dataset of source sequences, each with one or several target sequences."""
 
     task = "sequence_to_sequence"
     vocabularies = ("source_vocabulary", "target_vocabulary")
@@ -31,12 +31,12 @@ class SequenceToSequenceDataModule(SplitDataModule[SequencePairs]):
         """A new metric of predicted sequences.
 
         Its ``update`` takes a list of token ids and the references of each example; ``compute``
-        returns scalar tensors by name. ``bounds``, if it has them, are the smallest and greatest
-        value of each metric; reports clip confidence intervals to them.
+        returns scalar tensors by name. It may have ``bounds``, the smallest and the greatest value
+        of each metric; reports clip confidence intervals to them.
         """
 
     def scores(self, predicted: list[list[int]], split: str) -> dict[str, float]:
-        """The metrics on a split of predicted sequences, one list of token ids per row."""
+        """The metrics of predictions for a split, one list of token ids per row."""
         metric = self.metric()
         metric.update(predicted, self.references(split))
         return {name: float(value) for name, value in metric.compute().items()}
@@ -48,7 +48,7 @@ class SequenceToSequenceDataModule(SplitDataModule[SequencePairs]):
             "target_vocab_size": len(self.target_vocabulary),
         }
 
-    def labels(self, batch: SequencePairs) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: SequencePairs) -> list[dict[str, list[str]]]:
         """The source tokens, and the target tokens that the decoder predicts, with ``</s>``."""
         return [
             {

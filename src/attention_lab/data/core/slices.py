@@ -1,4 +1,4 @@
-"""Slices: groups of examples, such as those of similar length, with metrics of their own."""
+"""Slices: groups of examples, such as those of similar length, whose accuracy is reported."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class Slices:
     """A partition of a split's examples into named slices."""
 
     names: list[str]
-    #: Maps a batch to the slice number of each example, (B,) int64.
-    of: Callable[[Any], Tensor]
+    #: Maps a batch to the index of each example's slice, (B,) int64.
+    index_of: Callable[[Any], Tensor]
 
 
 def by_length(
@@ -25,14 +25,14 @@ def by_length(
     trained: tuple[int, int] | None = None,
     what: str = "length",
 ) -> Slices:
-    """Slices of equal ranges of lengths; the last may be smaller.
+    """Slices by length: ranges of about equal width.
 
     Args:
         shortest: shortest length in the split.
         longest: longest length in the split.
         length_of: maps a batch to the lengths of its examples, (B,).
         at_most: greatest number of slices; at least 3 with ``trained``.
-        trained: shortest and longest length in training; other lengths get slices of their own.
+        trained: shortest and longest length in training; shorter and longer ones get other slices.
         what: the name of the length.
 
     Example:
@@ -58,13 +58,13 @@ def by_length(
     return Slices([_name(what, *each) for each in ends], _slice_of(lasts, length_of))
 
 
-def by_share(
+def by_quantile(
     known: Tensor,
     length_of: Callable[[Any], Tensor],
     at_most: int = 5,
     what: str = "length",
 ) -> Slices:
-    """Slices of ranges of lengths with about the same number of examples.
+    """Slices by length: ranges with about the same number of examples.
 
     Args:
         known: the lengths (N,) ≥ 1 that define the slices, usually those of training. Longer
@@ -74,7 +74,7 @@ def by_share(
         what: the name of the length.
 
     Example:
-        >>> by_share(torch.tensor([5, 2, 3, 3, 4, 9]), len, at_most=3).names
+        >>> by_quantile(torch.tensor([5, 2, 3, 3, 4, 9]), len, at_most=3).names
         ['length=1-3', 'length=4', 'length=5+']
     """
     ordered = known.sort().values
@@ -91,7 +91,7 @@ def _name(what: str, first: int, last: int) -> str:
 
 
 def _slice_of(lasts: Tensor, length_of: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-    """A function from a batch to slice numbers, given the greatest length of each slice."""
+    """A function from a batch to slice indices, given the greatest length of each slice."""
 
     def slice_of(batch: Any) -> Tensor:
         lengths = length_of(batch)

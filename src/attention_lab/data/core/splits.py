@@ -9,7 +9,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def check_split(name: str) -> str:
-    """The name of a split; ValueError if there is no such split."""
+    """Return the name of a split; raise ValueError if there is no such split."""
     if name not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
     return name
@@ -22,7 +22,7 @@ def split_by_hash(keys: Iterable[str], train: float, validation: float) -> dict[
     are a random sample of it.
 
     Args:
-        keys: what to split.
+        keys: the keys to assign, such as words.
         train: the share of the training split.
         validation: the share of the validation split; the rest is test.
     """
@@ -33,10 +33,10 @@ def split_by_hash(keys: Iterable[str], train: float, validation: float) -> dict[
     return {"train": order[:first], "validation": order[first:last], "test": order[last:]}
 
 
-def shares_without(given: Iterable[str]) -> dict[str, float]:
-    """The fractions of the training file that become the splits without a file.
+def split_shares(given: Iterable[str]) -> dict[str, float]:
+    """The shares of the training file for training and for each split without its own file.
 
-    >>> shares_without(["test"])
+    >>> split_shares(["test"])
     {'train': 0.95, 'validation': 0.05}
     """
     held_out = dict.fromkeys((split for split in SPLITS[1:] if split not in set(given)), 0.05)

@@ -26,7 +26,7 @@ _REPLACEMENT = "\ufffd"
 
 
 class TextVocabulary(ABC):
-    """Encodes text as token ids, and decodes them."""
+    """The base class of vocabularies, which encode text as token ids and decode them."""
 
     #: The smallest id that ``encode`` may return.
     lowest: ClassVar[int] = UNK
@@ -127,7 +127,7 @@ class Characters(Vocabulary, TextVocabulary):
 
 
 class Words(Vocabulary, TextVocabulary):
-    """Words between white space are tokens.
+    """Every word between white space is a token.
 
     >>> Words(["T", "AH"]).decode(Words(["T", "AH"]).encode("T  AH M"))
     'T AH <unk>'
@@ -187,8 +187,9 @@ class BytePairs(TextVocabulary):
     """Every byte and frequent sequences of bytes are tokens, so there are no unknown tokens.
 
     Byte-level byte-pair encoding (Sennrich et al. 2016, "Neural Machine Translation of Rare Words
-    with Subword Units", §3.2) within words, as in Radford et al. 2019, §2.2, by the package
-    ``tokenizers``. The tokenizer has no special tokens, so "<s>" in a text is ordinary text.
+    with Subword Units", §3.2) within words, as in Radford et al. 2019, §2.2. The package
+    ``tokenizers`` implements it. Its tokenizer gets no special tokens, so "<s>" in a text is
+    ordinary text.
 
     Args:
         tokenizer: a serialized tokenizer of that package, in JSON.
@@ -207,7 +208,7 @@ class BytePairs(TextVocabulary):
 
     @classmethod
     def trained(cls, texts: Iterable[str], size: int) -> "BytePairs":
-        """A vocabulary of the most frequent sequences in texts; deterministic.
+        """Train a vocabulary of the most frequent sequences in texts; deterministic.
 
         Args:
             texts: pieces of text, which are iterated once.
@@ -264,21 +265,21 @@ class BytePairs(TextVocabulary):
 
 
 def check_vocab_size(vocab_size: int | None, *kinds: Tokens) -> int:
-    """The size of a vocabulary of byte pairs; warns if no vocabulary has byte pairs.
+    """The configured or default size of a "bpe" vocabulary; warns if no vocabulary is "bpe".
 
     Args:
         vocab_size: the configured size; None means the default.
         kinds: the kind of tokens of each vocabulary.
 
     Raises:
-        ValueError: if it is below 1.
+        ValueError: if ``vocab_size`` is below 1.
     """
     if vocab_size is None:
         return _DEFAULT_SIZE
     check_positive(vocab_size=vocab_size)
     if "bpe" not in kinds:
         warnings.warn(
-            f"vocab_size={vocab_size} has no effect: it is for bpe, but tokens are "
+            f"vocab_size={vocab_size} has no effect: it applies to bpe only, but tokens are "
             f"{' and '.join(dict.fromkeys(kinds))}",
             stacklevel=2,
         )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """``attention-lab`` in $XDG_CACHE_HOME, or in ~/.cache.
+    """The directory ``attention-lab`` in $XDG_CACHE_HOME, or in ~/.cache.
 
-    It may be deleted when no run is reading it; its files are recreated when needed.
+    It may be deleted while no run reads it; its files are recreated when they are needed.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-lab"

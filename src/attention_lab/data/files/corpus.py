@@ -1,4 +1,4 @@
-"""Text files as cached arrays of token ids on disk, written block by block."""
+"""A corpus: text files as arrays of token ids in a cache on disk."""
 
 import codecs
 import filecmp
@@ -32,16 +32,17 @@ from attention_lab.data.files.shared_passages import Ids, shared_passages
 
 #: Bytes of text in memory at once.
 BLOCK = 2**16
-#: To be increased when the format of the cached files changes.
+#: The version of the cached files; increase it when their format changes.
 _FORMAT = 2
-#: The longest prefix of a block that ends at a word boundary, as byte pairs define words.
+#: The longest prefix of a block that ends at a word boundary. (For "bpe", a word includes the space
+#: before it.)
 _WHOLE_WORDS = re.compile(r".*\S(?=[ \n])", re.DOTALL)
 
 Table = NDArray[np.int64]
 
 
 class Piece(NamedTuple):
-    """Bytes of a file from ``start`` up to ``stop``."""
+    """A part of a file: its bytes from ``start`` up to ``stop``."""
 
     path: Path
     start: int
@@ -50,20 +51,21 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """Sizes of a split."""
+    """Numbers of tokens, characters and passages of a split."""
 
     tokens: int
     characters: int
     #: Tokens that do not occur in training.
     unknown: int
-    #: Passages that were compared with training, and that occur there; 0 for training.
+    #: Passages that were compared with the training text; 0 for the training split.
     passages: int = 0
+    #: Those of them that occur in the training text.
     shared: int = 0
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Splits of a text as token ids in a cache directory."""
+    """The splits of a text as token ids in a cache directory."""
 
     vocabulary: TextVocabulary
     counts: dict[str, Counts]
@@ -72,20 +74,20 @@ class Corpus:
     directory: Path
 
     def cached_counts(self, name: str, count: Callable[[], Table]) -> Table:
-        """The result of ``count``, cached beside the ids by name."""
+        """The result of ``count``, cached under a name beside the ids."""
         path = self.directory / f"{name}.npy"
         try:
             known: Table = np.load(path)
         except (OSError, ValueError, EOFError):
             counts = count()
-            with suppress(OSError):  # without a writable cache it is counted each time
+            with suppress(OSError):  # if the cache is not writable, each call counts again
                 _save(path, counts)
             return counts
         return known
 
 
 def file_pieces(paths: Sequence[str]) -> list[Piece]:
-    """The contents of files, without byte order marks.
+    """A piece for each file: its content without the byte order mark.
 
     Raises:
         ValueError: naming the file, if it is missing, empty or cannot be read.
@@ -172,7 +174,7 @@ def load_corpus(
     splits: Mapping[str, Sequence[Piece]],
     tokens: Tokens,
     size: int,
-    accept: Callable[[Mapping[str, Counts]], None],
+    check: Callable[[Mapping[str, Counts]], None],
 ) -> Corpus:
     """The token ids of splits, from the cache if the files have not changed.
 
@@ -180,10 +182,10 @@ def load_corpus(
         splits: the pieces of each split; "train" defines the vocabulary.
         tokens: the kind of tokens.
         size: size of the vocabulary, for "bpe" only.
-        accept: raises ValueError if a split is too short; nothing is cached then.
+        check: raises ValueError if a split is too short; nothing is cached then.
 
     Raises:
-        ValueError: if ``accept`` raises, a file is not UTF-8 or changes while it is read, or the
+        ValueError: if ``check`` raises it, a file is not UTF-8 or changes while it is read, or the
             cache cannot be written.
     """
     home = cache_directory()
@@ -191,15 +193,15 @@ def load_corpus(
     directory = home / key
     known = _read(directory)
     if known:
-        accept(known.counts)
+        check(known.counts)
         return known
     try:
         with _partial_directory(home) as partial:
             vocabulary = build_vocabulary(tokens, read_texts(splits["train"]), size)
-            accept(_write(partial, splits, vocabulary))
+            check(_write(partial, splits, vocabulary))
             if _key(splits, tokens, size) != key:
                 raise ValueError("a text file changed while it was read; run the command again")
-            _put(partial, directory)
+            _move_into_cache(partial, directory)
     except OSError as error:
         raise ValueError(
             f"cannot cache token ids in {home}: {error}; set XDG_CACHE_HOME to another directory"
@@ -236,6 +238,7 @@ def _key(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> st
 def _write(
     directory: Path, splits: Mapping[str, Sequence[Piece]], vocabulary: TextVocabulary
 ) -> dict[str, Counts]:
+    """Write the token ids of each split block by block, then ``about.json``."""
     counts = {}
     for split, pieces in splits.items():
         tokens = characters = unknown = 0
@@ -248,10 +251,10 @@ def _write(
                 unknown += int((ids == UNK).sum())
         counts[split] = Counts(tokens, characters, unknown)
     train, *others = (_mapped(directory / f"{split}.ids", vocabulary) for split in splits)
-    for split, (found, looked_at) in zip(
+    for split, (found, compared) in zip(
         list(splits)[1:], shared_passages(train, others), strict=True
     ):
-        counts[split] = replace(counts[split], passages=looked_at, shared=found)
+        counts[split] = replace(counts[split], passages=compared, shared=found)
     about = {
         "vocabulary": vocabulary.state_dict(),
         "counts": {split: asdict(known) for split, known in counts.items()},
@@ -283,7 +286,7 @@ def _save(path: Path, counts: Table) -> None:
         np.save(file, counts)
 
 
-def _put(partial: Path, directory: Path) -> None:
+def _move_into_cache(partial: Path, directory: Path) -> None:
     """Move a directory into the cache, unless another process has already done so."""
     if directory.exists() and _read(directory) is None:
         shutil.rmtree(directory)
@@ -299,7 +302,7 @@ def _stored_type(vocabulary: TextVocabulary) -> np.dtype[Any]:
 
 
 def _between_characters(path: Path, place: int, stop: int) -> int:
-    """The first position from ``place`` on at which a character begins."""
+    """The first position at or after ``place`` at which a character begins."""
     with path.open("rb") as file:
         file.seek(place)
         ahead = file.read(min(3, stop - place))

@@ -17,7 +17,7 @@ LARGE = 2**24
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex.
 
-    The hash of a large file is cached, and valid while the file has the same path, size and times.
+    The hash of a large file is cached; it is valid while path, size and times are unchanged.
 
     Raises:
         OSError: if it cannot be read, or is not a regular file.
@@ -25,7 +25,7 @@ def sha256(path: Path) -> str:
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise OSError(f"{path} is not a regular file")
-    # ctime also detects a change after which mtime was set back.
+    # ctime also detects a change after which mtime was set to its earlier value.
     return _sha256(path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 

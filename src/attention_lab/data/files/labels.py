@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attention_lab.data.core.batches import LabelledSequences, pad
 from attention_lab.data.core.classification import ClassificationDataModule
-from attention_lab.data.core.slices import Slices, by_share
+from attention_lab.data.core.slices import Slices, by_quantile
 from attention_lab.data.core.splits import SPLITS
 from attention_lab.data.core.vocabulary import (
     PAD,
@@ -37,10 +37,10 @@ class Labels(ClassificationDataModule):
 
     Example: a fine film → good.
 
-    The files are UTF-8. A split without a file gets 5 % of the training texts, chosen by
-    a hash of the text, so equal texts stay together. Tokens and labels are those of the training
-    split; other tokens become <unk>. Warnings count such tokens, and texts that two splits share.
-    With ``whitespace`` tokens, repeated spaces count as one.
+    The files are UTF-8. A split without a file gets 5 % of the training texts. They are chosen by a
+    hash of the text, so equal texts are in one split. The vocabulary and the classes are those of
+    the training split; other tokens become <unk>. Warnings give the number of such tokens, and of
+    texts that two splits share. With ``whitespace`` tokens, repeated spaces count as one.
 
     Known shortcut (``shortcut_baselines``): naive Bayes, which ignores the order of the tokens.
 
@@ -56,7 +56,7 @@ class Labels(ClassificationDataModule):
 
     Raises:
         ValueError: if there is no training file, a number is below 1, or the seed is below 0; while
-            loading, if a file is no such file, naming its line.
+            loading, if a line is not of this format, naming the file and the line.
     """
 
     vocabularies = ("text_vocabulary",)
@@ -82,10 +82,10 @@ class Labels(ClassificationDataModule):
         self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
 
     def load(self) -> dict[str, LabelledSequences]:
-        """Read the files, number the tokens and labels of the training split, encode each split.
+        """Read the files, build the vocabulary and the classes, and encode each split.
 
         Raises:
-            ValueError: naming the file, and the line if it is one line's fault.
+            ValueError: naming the file, and the line if only one is wrong.
         """
         lines = self._lines()
         texts = [line.text for line in lines["train"]]
@@ -116,7 +116,7 @@ class Labels(ClassificationDataModule):
         super().load_state_dict(state_dict)
         if state_dict["classes"] != self.classes:
             raise ValueError(
-                "data: the labels are not the checkpoint's, so the data has changed since "
+                "data: the labels differ from the checkpoint's, so the data has changed since "
                 "training; restore it, or train again"
             )
 
@@ -152,9 +152,9 @@ class Labels(ClassificationDataModule):
         def length_of(batch: LabelledSequences) -> Tensor:
             return batch.lengths()[:, 0]
 
-        return by_share(length_of(self.split("train")), length_of)
+        return by_quantile(length_of(self.split("train")), length_of)
 
-    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The tokens of each text."""
         return [
             {"input": [self.text_vocabulary.token(id) for id in row if id != PAD]}

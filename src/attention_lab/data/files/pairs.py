@@ -35,9 +35,9 @@ from attention_lab.data.files.split_warnings import (
 )
 from attention_lab.data.files.tab_separated import assign_splits, normalize_whitespace, read_columns
 
-#: The default metrics of character sequences and of texts.
-_OF_SYMBOLS = ("token_error_rate", "sequence_error_rate")
-_OF_TEXTS = ("token_error_rate", "bleu", "chrf")
+#: The default metrics of sequences of characters, and of texts.
+_SYMBOL_METRICS = ("token_error_rate", "sequence_error_rate")
+_WORD_METRICS = ("token_error_rate", "bleu", "chrf")
 
 #: Source and target.
 Line = tuple[str, str]
@@ -46,20 +46,20 @@ Line = tuple[str, str]
 class Pairs(SequenceToSequenceDataModule):
     """Your pairs of texts, from files with one line "source TAB target" per pair.
 
-    Example: "nineteen TAB 19" → 1 9, from n i n e t e e n.
+    Example: "nineteen TAB 19" is n i n e t e e n → 1 9.
 
     A source may have several targets, one per line. Training has a row for each line. Validation
     and test have a row for each source: its target is the first in the file, but all of them are
     references. A split without a file gets 5 % of the training sources, chosen by a hash
     of the source. Vocabularies are built from the remaining training lines; other tokens become
-    <unk>. Warnings count such tokens, and sources that two splits share. With ``whitespace``
-    tokens, repeated spaces count as one.
+    <unk>. Warnings give the number of such tokens, and of sources that two splits share. With
+    ``whitespace`` tokens, repeated spaces count as one.
 
     If either side is characters, the metrics are ``token_error_rate`` and ``sequence_error_rate``.
     Otherwise they are ``token_error_rate``, ``bleu`` and ``chrf``; the last two compare with the
-    text in the file. ``metrics`` chooses others
-    (:class:`~attention_lab.data.core.sequence_metrics.SequenceMetrics`): for targets that are
-    phonemes, ``[per,wer]``. ``monitor`` is the first by default.
+    text in the file. ``metrics`` replaces them by others
+    (:class:`~attention_lab.data.core.sequence_metrics.SequenceMetrics`), such as ``[per,wer]`` for
+    targets that are phonemes. ``monitor`` is the first metric by default.
 
     Known shortcut (``shortcut_baselines``): copying, if source and target are similar.
 
@@ -78,7 +78,7 @@ class Pairs(SequenceToSequenceDataModule):
 
     Raises:
         ValueError: if a number is below 1, the seed is below 0, there is no training file, or
-            targets of such tokens have no such metric.
+            a metric does not exist or does not suit the tokens.
     """
 
     files = ("train", "validation", "test")
@@ -122,7 +122,7 @@ class Pairs(SequenceToSequenceDataModule):
         return {split: self._encode(split, lines[split]) for split in lines}
 
     def references(self, split: str) -> list[list[Reference]]:
-        """The targets of each row's source, as token ids without BOS and EOS."""
+        """The accepted targets of each row's source, as token ids without BOS and EOS."""
         return self._references[check_split(split)]
 
     def metric(self) -> Metric:
@@ -170,7 +170,7 @@ class Pairs(SequenceToSequenceDataModule):
         ]
 
     def _encode(self, split: str, lines: list[Line]) -> SequencePairs:
-        """The rows of a split; their references are stored."""
+        """The rows of a split; also stores their references."""
         encoded = [
             (self.source_vocabulary.encode(source), self.target_vocabulary.encode(target))
             for source, target in lines
@@ -178,7 +178,7 @@ class Pairs(SequenceToSequenceDataModule):
         for option, column in (("source_tokens", 0), ("target_tokens", 1)):
             ids = [id for row in encoded for id in row[column]]
             warn_about_unknown_tokens(self._file(split), split, ids.count(UNK), len(ids), option)
-        # By text: texts that differ in unknown words only are different references.
+        # By text, not by ids: two texts may differ in unknown words only.
         accepted: dict[str, dict[str, Reference]] = {}
         for (source, target), (_, target_ids) in zip(lines, encoded, strict=True):
             accepted.setdefault(source, {})[target] = TextReference(target_ids, target)
@@ -205,10 +205,10 @@ def _checked_metrics(
     """The metrics to compute: those that were chosen, or those that suit the tokens.
 
     Raises:
-        ValueError: if there is no such metric, the monitored one was not chosen, or targets of
-            such tokens have none of that kind.
+        ValueError: if a metric does not exist or does not suit the tokens, or the monitored metric
+            is not computed.
     """
-    usual = _OF_SYMBOLS if "characters" in (source_tokens, target_tokens) else _OF_TEXTS
+    usual = _SYMBOL_METRICS if "characters" in (source_tokens, target_tokens) else _WORD_METRICS
     chosen: Sequence[str] = usual if metrics is None else metrics
     if metrics is None and monitor is not None and monitor not in usual:
         chosen = [*usual, monitor]
@@ -218,11 +218,13 @@ def _checked_metrics(
             raise ValueError(f"{option} must be one of {', '.join(MODES)}, got {name!r}")
         if name in TEXT_METRICS and target_tokens == "characters":
             raise ValueError(
-                f"{option}={name} is for text of words; with target_tokens=characters, "
-                f"{' and '.join(_OF_SYMBOLS)} work"
+                f"{option}={name} needs text of words; with target_tokens=characters, "
+                f"use {' and '.join(_SYMBOL_METRICS)}"
             )
     if not chosen:
-        raise ValueError("metrics=[] names none; null chooses those that suit the tokens")
+        raise ValueError(
+            "metrics=[] has no metric; metrics=null chooses metrics that suit the tokens"
+        )
     if monitor is not None and monitor not in chosen:
         raise ValueError(f"monitor={monitor} must be one of metrics={list(chosen)}")
     return list(chosen)

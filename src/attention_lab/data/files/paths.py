@@ -19,7 +19,7 @@ def required(option: str, paths: PathsT | None, what: str) -> PathsT:
         ValueError: if there is no path.
     """
     if not paths:
-        raise ValueError(f"no {option}: data.{option}=FILE names {what}")
+        raise ValueError(f"data.{option} is not set; use data.{option}=FILE, {what}")
     return paths
 
 

@@ -8,11 +8,11 @@ from attention_lab.data.core.splits import SPLITS
 
 
 def warn_about_shared_examples(splits: Mapping[str, Collection[str]], kind: str) -> None:
-    """Warn, for each two splits, about examples of the later one that are in the earlier one.
+    """Warn about examples that two splits share.
 
     Args:
         splits: the examples of each split.
-        kind: what they are called in the message, such as "texts".
+        kind: the word for examples in the message, such as "texts".
     """
     for earlier, later in combinations(SPLITS, 2):
         known = set(splits[earlier])
@@ -29,7 +29,7 @@ def warn_about_shared_examples(splits: Mapping[str, Collection[str]], kind: str)
 def warn_about_unknown_tokens(
     file: str, split: str, unknown: int, tokens: int, option: str = "tokens"
 ) -> None:
-    """Warn about tokens of a split that do not occur in training, if there are any.
+    """Warn if a split has tokens that do not occur in training.
 
     Args:
         file: the file's name in the message.

@@ -1,10 +1,10 @@
-"""Tab-separated files: one example a line."""
+"""Tab-separated files with one example per line."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from attention_lab.data.core.splits import SPLITS, shares_without, split_by_hash
+from attention_lab.data.core.splits import SPLITS, split_by_hash, split_shares
 from attention_lab.data.core.vocabulary import Tokens
 from attention_lab.data.files.paths import shown
 
@@ -17,8 +17,8 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ..
     Lines end with LF or CRLF. White space around a column and a byte order mark are dropped.
 
     Args:
-        path: of the file; relative paths start at the working directory.
-        columns: what each column is called, for messages.
+        path: the file; relative paths start at the working directory.
+        columns: the names of the columns, for messages.
 
     Raises:
         ValueError: naming the file and the line, if the file cannot be read or is empty, or a
@@ -54,15 +54,15 @@ def assign_splits(
     The part is chosen by a hash of the first column, so lines that share it stay together.
 
     Args:
-        path: of the training file, for messages.
-        lines: its lines.
-        given: the lines of the splits that have files of their own.
-        kind: what the first column holds, such as "texts", for messages.
+        path: the training file, for messages.
+        lines: the lines of the training file.
+        given: the lines of the splits that have their own files.
+        kind: the word for the first column in messages, such as "texts".
 
     Raises:
         ValueError: if a split gets no line.
     """
-    shares = shares_without(given)
+    shares = split_shares(given)
     firsts = {line[0] for line in lines}
     assigned = split_by_hash(firsts, shares["train"], shares.get("validation", 0))
     split_of = {first: split for split in shares for first in assigned[split]}
@@ -70,8 +70,8 @@ def assign_splits(
     for split, part in parts.items():
         if not part:
             raise ValueError(
-                f"{shown(path)}: none of {len(firsts)} different {kind} is assigned to {split}; "
-                f"add lines, or use data.{split}=FILE"
+                f"{shown(path)}: {len(firsts)} different {kind} are too few to assign any to "
+                f"{split}; add lines, or use data.{split}=FILE"
             )
     return {split: (parts | dict(given))[split] for split in SPLITS}
 

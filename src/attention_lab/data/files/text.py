@@ -14,7 +14,7 @@ from torch import Tensor
 from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelDataModule
-from attention_lab.data.core.splits import check_split, shares_without
+from attention_lab.data.core.splits import check_split, split_shares
 from attention_lab.data.core.vocabulary import PAD, TextVocabulary, check_vocab_size
 from attention_lab.data.files.corpus import (
     Corpus,
@@ -27,16 +27,15 @@ from attention_lab.data.files.corpus import (
     split_pieces,
 )
 from attention_lab.data.files.paths import required, shown
-from attention_lab.data.files.shared_passages import LENGTH as PASSAGE
-from attention_lab.data.files.shared_passages import Ids
+from attention_lab.data.files.shared_passages import PASSAGE_LENGTH, Ids
 from attention_lab.data.files.split_warnings import warn_about_unknown_tokens
 
 #: Number of ids that are counted at once.
 _BLOCK = 2**16
-#: Largest vocabulary of the bigram baseline, whose table is quadratic in it.
-_MOST_IN_PAIRS = 2048
-#: Share of passages in training that is tolerated: titles, licences, quotations.
-_FEW = 0.01
+#: The largest vocabulary for the bigram baseline; the size of its table is quadratic.
+_MAX_BIGRAM_VOCABULARY = 2048
+#: The share of passages that may also be in training without a warning: titles, quotations.
+_TOLERATED_SHARE = 0.01
 
 Paths = str | Sequence[str] | None
 
@@ -51,12 +50,12 @@ class Text(LanguageModelDataModule):
     tokens follow each other without overlap, and the last may be shorter. A split without a file of
     its own is a consecutive part of the training text: the first 90 % of a single text are
     training, the next 5 % validation, the last 5 % test. Characters that do not occur in training
-    become <unk>. A warning counts them, and names files or passages that two splits share.
+    become <unk>. Warnings give their number, and the files or passages that two splits share.
 
-    The text is streamed: only the current batch is in memory, and 8 bytes per window. Token ids are
-    cached in ``$XDG_CACHE_HOME/attention-lab`` or ``~/.cache/attention-lab`` and shared by the runs
-    of a sweep. A text may change during a run, since the run reads the cache. The directory may be
-    deleted between runs.
+    The text is streamed: memory holds the current batch only, and 8 bytes per window. Token ids are
+    cached in ``$XDG_CACHE_HOME/attention-lab`` or ``~/.cache/attention-lab``, for all runs of a
+    sweep. A text may change during a run, since the run reads the cache. The cache may be deleted
+    between runs.
 
     Known shortcut (``shortcut_baselines``): bigram frequencies.
 
@@ -95,14 +94,14 @@ class Text(LanguageModelDataModule):
     ) -> None:
         super().__init__(batch_size, seed)
         check_positive(length=length)
-        self.path = required("path", path, "a UTF-8 file of text, data.path=[A,B] several")
+        self.path = required("path", path, "a UTF-8 text, or data.path=[A,B]")
         self.validation, self.test = validation, test
         self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
         self.length = length
         self._corpus: Corpus | None = None
 
     def load(self) -> dict[str, LabelledPositions]:
-        """Split the text, encode it or read the cached ids, and cut these into windows.
+        """Split the text, encode it or read the cached ids, and cut the ids into windows.
 
         Raises:
             ValueError: naming the file, if it cannot be read, is not UTF-8, or is shorter than a
@@ -110,19 +109,19 @@ class Text(LanguageModelDataModule):
         """
         own = {"validation": self.validation, "test": self.test}
         given = {split: file_pieces(_listed(paths)) for split, paths in own.items() if paths}
-        shares = shares_without(given)
+        shares = split_shares(given)
         train = file_pieces(_listed(self.path))
         _warn_of_shared_files({"training": train, **given})
         parts = split_pieces(train, list(shares.values()))
         splits = dict(zip(shares, parts, strict=True)) | given
-        read = load_corpus(splits, self.tokens, self.vocab_size, self._check_lengths)
-        for split, counts in read.counts.items():
+        corpus = load_corpus(splits, self.tokens, self.vocab_size, self._check_lengths)
+        for split, counts in corpus.counts.items():
             warn_about_unknown_tokens(self._files(split), split, counts.unknown, counts.tokens)
             _warn_of_shared_passages(self._files(split), split, counts)
-        self._corpus, self.text_vocabulary = read, read.vocabulary
+        self._corpus, self.text_vocabulary = corpus, corpus.vocabulary
         windows = {
-            split: Windows(ids, read.vocabulary.lowest, self.length)
-            for split, ids in read.ids.items()
+            split: Windows(ids, corpus.vocabulary.lowest, self.length)
+            for split, ids in corpus.ids.items()
         }
         # Windows has the interface of a batch, but its examples are not in memory.
         return cast("dict[str, LabelledPositions]", windows)
@@ -132,17 +131,17 @@ class Text(LanguageModelDataModule):
         return {"vocab_size": len(self.text_vocabulary), "max_length": self.length}
 
     def characters_per_token(self, split: str) -> float:
-        """Characters of a split's text for each of its tokens."""
+        """The mean number of characters per token of a split."""
         counts = self._loaded.counts[check_split(split)]
         return counts.characters / counts.tokens
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
         """Metrics of unigram frequencies in training, with add-one smoothing."""
         frequencies = self._frequencies("train") + 1
-        chances = frequencies / frequencies.sum()
-        asked = self._frequencies(split)
-        right = asked[frequencies.argmax()]
-        return self._metrics(split, -asked @ np.log(chances), right)
+        probabilities = frequencies / frequencies.sum()
+        targets = self._frequencies(split)
+        right = targets[frequencies.argmax()]
+        return self._metrics(split, -targets @ np.log(probabilities), right)
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Metrics of bigram frequencies, for vocabularies of at most 2048 tokens.
@@ -150,18 +149,18 @@ class Text(LanguageModelDataModule):
         Smoothed by method C of Witten & Bell 1991, "The Zero-Frequency Problem": after a token that
         was followed by c tokens, d of them different, unigrams have the weight d / (c + d).
         """
-        if len(self.text_vocabulary) > _MOST_IN_PAIRS:
+        if len(self.text_vocabulary) > _MAX_BIGRAM_VOCABULARY:
             return {}
         frequencies = self._frequencies("train") + 1
         pairs = self._pairs("train")
         kinds = np.maximum((pairs > 0).sum(1, keepdims=True), 1)
-        chances = pairs + kinds * frequencies / frequencies.sum()
-        chances /= chances.sum(1, keepdims=True)
-        asked = self._pairs(split)
-        right = np.take_along_axis(asked, chances.argmax(1, keepdims=True), 1).sum()
-        return {"bigram": self._metrics(split, -(asked * np.log(chances)).sum(), right)}
+        probabilities = pairs + kinds * frequencies / frequencies.sum()
+        probabilities /= probabilities.sum(1, keepdims=True)
+        targets = self._pairs(split)
+        right = np.take_along_axis(targets, probabilities.argmax(1, keepdims=True), 1).sum()
+        return {"bigram": self._metrics(split, -(targets * np.log(probabilities)).sum(), right)}
 
-    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The tokens of each window."""
         return [
             {"input": [self.text_vocabulary.token(id) for id in row[:length]]}
@@ -170,7 +169,7 @@ class Text(LanguageModelDataModule):
 
     @property
     def _loaded(self) -> Corpus:
-        assert self._corpus is not None, "setup comes first"
+        assert self._corpus is not None, "call setup first"
         return self._corpus
 
     def _files(self, split: str) -> str:
@@ -218,12 +217,12 @@ class Text(LanguageModelDataModule):
 
     def _metrics(self, split: str, nats: Any, right: Any) -> dict[str, float]:
         """The metrics of a language model, from sums over the targets."""
-        asked = self._loaded.counts[split].tokens - 1
-        loss = float(nats / asked)
+        targets = self._loaded.counts[split].tokens - 1
+        loss = float(nats / targets)
         return {
             "loss": loss,
             "perplexity": math.exp(loss),
-            "accuracy": float(right / asked),
+            "accuracy": float(right / targets),
             "bits_per_character": loss / math.log(2) / self.characters_per_token(split),
         }
 
@@ -239,20 +238,20 @@ class Windows:
 
     def __init__(self, ids: Ids, lowest: int, length: int) -> None:
         self._ids, self._lowest, self._length = ids, lowest, length
-        self._last = len(ids) - 1
+        self._num_targets = len(ids) - 1
 
     def lengths(self) -> Tensor:
         """The lengths of the windows, (windows, 1) int64."""
-        lengths = torch.full((-(-self._last // self._length), 1), self._length)
-        lengths[-1] = self._last - self._length * (len(lengths) - 1)
+        lengths = torch.full((-(-self._num_targets // self._length), 1), self._length)
+        lengths[-1] = self._num_targets - self._length * (len(lengths) - 1)
         return lengths
 
     def select(self, rows: Tensor) -> LabelledPositions:
         """The given windows as a batch; labels are the next tokens."""
         starts = self._length * rows.numpy()
-        lengths = np.minimum(self._length, self._last - starts)
+        lengths = np.minimum(self._length, self._num_targets - starts)
         steps = np.arange(lengths.max() + 1)
-        places = np.minimum(starts[:, None] + steps, self._last)
+        places = np.minimum(starts[:, None] + steps, self._num_targets)
         tokens = self._ids[places].astype(np.int64) + self._lowest
         real = steps[:-1] < lengths[:, None]
         inputs = np.where(real, tokens[:, :-1], PAD)
@@ -271,10 +270,10 @@ def _warn_of_shared_files(splits: Mapping[str, Sequence[Piece]]) -> None:
 
 
 def _warn_of_shared_passages(files: str, split: str, counts: Counts) -> None:
-    if counts.shared > _FEW * counts.passages:
+    if counts.shared > _TOLERATED_SHARE * counts.passages:
         warnings.warn(
-            f"{files}: {counts.shared} of {counts.passages} passages of {PASSAGE} tokens of the "
-            f"{split} text are also in the training text: scores may be inflated by leakage",
+            f"{files}: {counts.shared} of {counts.passages} passages of {PASSAGE_LENGTH} tokens of "
+            f"the {split} text are also in the training text: scores may be inflated by leakage",
             stacklevel=2,
         )
 

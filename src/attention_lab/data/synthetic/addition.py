@@ -21,15 +21,15 @@ class Addition(GeneratedPairs):
     Example: 9 5 + 7 → 1 0 2, or with ``reversed`` 5 9 + 7 → 2 0 1.
 
     After "Teaching arithmetic to small transformers", arXiv 2307.03381, where a language model
-    learns sums of up to three digits. The number of digits of each number is drawn uniformly, then
-    the number, without leading zeros. With ``reversed``, the two numbers and the sum begin with the
+    learns sums of up to three digits. The length of each number is drawn uniformly, then the
+    number, without leading zeros. With ``reversed``, the two numbers and the sum begin with the
     least significant digit, as in McLeish et al. 2024, "Transformers can do arithmetic with the
-    right embeddings", arXiv 2405.17399 (Lee et al. reverse the sum only). Each digit of the sum
-    then depends on earlier digits only; otherwise the first one depends on all digits.
+    right embeddings", arXiv 2405.17399 (Lee et al. reverse the sum only). Then each digit of the
+    sum depends only on the digits up to its place; otherwise the first digit depends on all digits.
 
     a + b and b + a are in the same split.
 
-    Known shortcut (``shortcut_baselines``): "no carry" adds digits without carrying.
+    Known shortcut (``shortcut_baselines``): "no carry" adds each pair of digits without carrying.
 
     Args:
         examples: number of training examples.
@@ -99,10 +99,10 @@ class Addition(GeneratedPairs):
 
     def _without_carries(self, tokens: list[str]) -> list[str]:
         """The digits of the sum without carries, in the order of the target."""
-        way = 1 if self.reversed else -1
+        step = 1 if self.reversed else -1
         one, other = "".join(tokens).split("+")
-        pairs = zip_longest(one[::way], other[::way], fillvalue="0")
-        return [str((int(a) + int(b)) % 10) for a, b in pairs][::way]
+        pairs = zip_longest(one[::step], other[::step], fillvalue="0")
+        return [str((int(a) + int(b)) % 10) for a, b in pairs][::step]
 
     def _in_order(self, number: Rows) -> Rows:
         digits, lengths = number
@@ -119,7 +119,7 @@ class Addition(GeneratedPairs):
 
 
 def _drawn_number(random: np.random.Generator, count: int, shortest: int, longest: int) -> Rows:
-    """Random digits, least significant first and padded with zeros, and their number."""
+    """The digits of random numbers, least significant first, padded with zeros, and the lengths."""
     lengths = random.integers(shortest, longest + 1, size=(count, 1))
     leading = np.where(lengths > 1, random.integers(1, 10, size=lengths.shape), 0)
     leading = np.where(lengths == 1, random.integers(10, size=lengths.shape), leading)
@@ -129,7 +129,7 @@ def _drawn_number(random: np.random.Generator, count: int, shortest: int, longes
 
 
 def _sum(one: Rows, other: Rows) -> Rows:
-    """The sum digit by digit, without a limit on the size of numbers."""
+    """The sum of two numbers in each row, digit by digit, so that their size has no limit."""
     columns = one[0] + other[0]
     total = np.zeros((len(columns), columns.shape[1] + 1), dtype=np.int64)
     for place in range(columns.shape[1]):
@@ -142,9 +142,10 @@ def _sum(one: Rows, other: Rows) -> Rows:
 
 def _joined(one: Rows, other: Rows) -> Rows:
     """Both numbers, separated by a plus."""
-    (digits, read), (more, longer) = one, other
-    joined = np.full((len(digits), 2 * digits.shape[1] + 1), PLUS)
-    places, within = np.arange(joined.shape[1]), np.arange(digits.shape[1])
-    joined[places < read] = digits[within < read]
-    joined[(places > read) & (places <= read + longer)] = more[within < longer]
-    return joined, read + 1 + longer
+    (first, first_length), (second, second_length) = one, other
+    length = first_length + 1 + second_length
+    joined = np.full((len(first), 2 * first.shape[1] + 1), PLUS)
+    places, within = np.arange(joined.shape[1]), np.arange(first.shape[1])
+    joined[places < first_length] = first[within < first_length]
+    joined[(places > first_length) & (places < length)] = second[within < second_length]
+    return joined, length

@@ -19,9 +19,10 @@ A, B = ALPHABET.encode("ab")
 
 
 class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
-    """Strings of a and b; a count in each is even (class 0) or odd (class 1).
+    """Strings of a and b, classified by whether a count is even (class 0) or odd (class 1).
 
-    The length is drawn uniformly, then each symbol uniformly.
+    A subclass defines the count in ``odd``. The length is drawn uniformly, then each symbol
+    uniformly.
 
     Args:
         examples: number of training examples.
@@ -93,6 +94,6 @@ class BinaryStrings(GeneratedDataModule[LabelledSequences], ClassificationDataMo
             trained=self.ranges["train"],
         )
 
-    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The symbols of each string."""
         return [{"input": ALPHABET.ids_to_tokens(row)} for row in batch.inputs.tolist()]

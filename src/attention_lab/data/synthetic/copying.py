@@ -13,10 +13,11 @@ class Copy(SymbolPairs):
 
     After "Neural Turing machines", arXiv 1410.5401, §4.1, where the symbols are random vectors of 8
     bits, lengths are 1 to 20, and test goes up to 120. Here symbols are tokens. Sizes and lengths
-    are those of :class:`~attention_lab.data.synthetic.reversal.Reverse`, so the tasks compare.
+    are those of :class:`~attention_lab.data.synthetic.reversal.Reverse`, so the tasks are
+    comparable.
 
     Known shortcut (``shortcut_baselines``): position i of the target is position i of the
-    source, so attention by position alone is enough, for positions that occur in training.
+    source. So attention by position alone is enough for positions that occur in training.
 
     Arguments and errors are those of :class:`SymbolPairs`.
     """

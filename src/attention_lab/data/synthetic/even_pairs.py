@@ -1,4 +1,4 @@
-"""Even pairs: is the number of changes of symbol even?"""
+"""Even pairs: whether the number of pairs ab and ba in a string is even."""
 
 import numpy as np
 import torch
@@ -8,9 +8,9 @@ from attention_lab.data.synthetic.binary_strings import BinaryStrings
 
 
 class EvenPairs(BinaryStrings):
-    """Is the number of ab and ba even (class 0) or odd (class 1)? (Delétang et al. 2023).
+    """Classify strings by whether the number of ab and ba is even (Delétang et al. 2023).
 
-    Example: a a b b a → 0, with one ab and one ba.
+    Example: a a b b a → 0, with one ab and one ba. Class 0 is even, and class 1 is odd.
 
     As published ("Neural Networks and the Chomsky Hierarchy", arXiv 2207.02098, appendix A
     and its code): the length is drawn uniformly from 1 to 40, then each symbol uniformly.
@@ -19,7 +19,7 @@ class EvenPairs(BinaryStrings):
     batch.
 
     Known shortcut (``shortcut_baselines``): the number is even if and only if the first and
-    the last symbol are equal, so counting is not necessary.
+    the last symbol are equal. So a model need not count.
 
     Arguments and errors are those of :class:`BinaryStrings`.
     """

@@ -15,14 +15,15 @@ from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.data.core.hashing import splitmix64
 from attention_lab.data.core.splits import SPLITS
 
-#: Shares of all possible examples for training, validation and test.
+#: The shares of all possible examples that belong to training, validation and test.
 SHARES = (0.8, 0.1, 0.1)
-_MOST_ROUNDS = 50
-_AT_A_TIME = 256  # hashing needs several times the memory of its input
+#: Drawing a split stops after so many times the draws that are usually enough.
+_MAX_ROUNDS = 50
+_ROWS_PER_HASH = 256  # few, as hashing needs several times the memory of the rows
 
 
 class GeneratedDataModule(SplitDataModule[BatchT]):
-    """A dataset that draws its examples; they are the same on every machine.
+    """A dataset that draws its examples at random; they are the same on every machine.
 
     The split of an example depends on a hash of the example, so splits share no example. An example
     may repeat within a split.
@@ -48,16 +49,16 @@ class GeneratedDataModule(SplitDataModule[BatchT]):
         self.examples, self.evaluation_examples = examples, evaluation_examples
         self.draw_seed = draw_seed
 
-    #: Number of examples drawn at once; fewer if they are large.
-    portion: ClassVar[int] = 2**18
+    #: The most examples drawn at once.
+    max_draws: ClassVar[int] = 2**18
 
     @abstractmethod
     def draw(self, random: np.random.Generator, count: int, split: str) -> BatchT:
-        """Draw examples of a split, whose tensors' widths depend on the split only."""
+        """Draw examples for a split; the widths of their tensors depend on the split only."""
 
     @abstractmethod
     def identity(self, batch: BatchT) -> Tensor:
-        """Integers (N, W) that identify each example; trailing zeros are ignored."""
+        """Integers (N, W); two examples are the same if these are. Trailing zeros are ignored."""
 
     def load(self) -> dict[str, BatchT]:
         """Draw every split.
@@ -66,31 +67,33 @@ class GeneratedDataModule(SplitDataModule[BatchT]):
             ValueError: if too few different examples exist for a split.
         """
         return {
-            "train": self._drawn("train", self.examples),
-            "validation": self._drawn("validation", self.evaluation_examples),
-            "test": self._drawn("test", self.evaluation_examples),
+            "train": self._draw_split("train", self.examples),
+            "validation": self._draw_split("validation", self.evaluation_examples),
+            "test": self._draw_split("test", self.evaluation_examples),
         }
 
-    def _drawn(self, split: str, wanted: int) -> BatchT:
+    def _draw_split(self, split: str, wanted: int) -> BatchT:
         number = SPLITS.index(split)
         random = np.random.default_rng((self.draw_seed, number))
-        patience = _MOST_ROUNDS * _enough(wanted, number)
+        draws_left = _MAX_ROUNDS * _num_draws(wanted, number)
         kept: BatchT | None = None
         found = 0
         while found < wanted:
-            if patience <= 0:
+            if draws_left <= 0:
                 raise ValueError(
-                    f"found {found} of {wanted} {split} examples, since too few different ones "
-                    "exist; allow longer ones, or more symbols"
+                    f"found only {found} of {wanted} {split} examples, since too few different "
+                    "ones exist; allow longer ones, or more symbols"
                 )
-            batch = self.draw(random, min(_enough(wanted - found, number), self.portion), split)
-            splits = [split_of(part.numpy()) for part in self.identity(batch).split(_AT_A_TIME)]
-            patience -= sum(map(len, splits))
-            mine = torch.from_numpy(np.concatenate(splits) == number)
-            rows = mine.nonzero().flatten()[: wanted - found]
+            batch = self.draw(
+                random, min(_num_draws(wanted - found, number), self.max_draws), split
+            )
+            splits = [split_of(part.numpy()) for part in self.identity(batch).split(_ROWS_PER_HASH)]
+            draws_left -= sum(map(len, splits))
+            is_in_split = torch.from_numpy(np.concatenate(splits) == number)
+            rows = is_in_split.nonzero().flatten()[: wanted - found]
             # Filled in place: concatenation would need twice the memory.
             if kept is None:
-                kept = _room(batch, wanted)
+                kept = _empty_batch(batch, wanted)
             for all_rows, drawn in zip(_tensors(kept), _tensors(batch), strict=True):
                 all_rows[found : found + len(rows)] = drawn[rows]
             found += len(rows)
@@ -137,16 +140,16 @@ def check_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
     return ends[0], ends[1]
 
 
-def _enough(wanted: int, number: int) -> int:
-    """Number of draws that most probably contain the wanted number of a split's examples."""
+def _num_draws(wanted: int, number: int) -> int:
+    """The number of draws that most probably have enough examples of a split."""
     return round(1.05 * wanted / SHARES[number]) + 10
 
 
-def _room(batch: BatchT, rows: int) -> BatchT:
-    """An empty batch of ``rows`` rows, like the given batch."""
+def _empty_batch(batch: BatchT, rows: int) -> BatchT:
+    """A batch of ``rows`` rows that are not filled yet, like the given batch."""
     return type(batch)(*(part.new_empty((rows, *part.shape[1:])) for part in _tensors(batch)))
 
 
 def _tensors(batch: Batch) -> Iterable[Tensor]:
-    # Each batch is a tuple of tensors; those that only a selection has are None here.
+    # A batch is a tuple of tensors; a field that only `select` computes is None here.
     return (x for x in cast("Iterable[Tensor | None]", batch) if x is not None)

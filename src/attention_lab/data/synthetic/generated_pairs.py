@@ -16,12 +16,12 @@ from attention_lab.data.core.splits import check_split
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD, Words
 from attention_lab.data.synthetic.generated import GeneratedDataModule, check_range
 
-#: Token numbers (N, W), and the length of each row, (N, 1).
+#: Indices of tokens in the lists of all tokens, (N, W), and the length of each row, (N, 1).
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataModule):
-    """Pairs of sequences; the source determines the target.
+    """A dataset of generated pairs of sequences; the source determines the target.
 
     Validation has the lengths of training, so that longer sequences do not influence the choice of
     a checkpoint; test has lengths of its own. A subclass implements ``pairs``.
@@ -29,9 +29,9 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
     Args:
         source_tokens: all tokens of sources.
         target_tokens: all tokens of targets.
-        lengths: smallest and largest length in training and validation, as the task counts it.
+        lengths: smallest and largest length (``length_of``) in training and validation.
         test_lengths: smallest and largest length in test.
-        options: arguments of :class:`GeneratedDataModule`.
+        options: further arguments of :class:`GeneratedDataModule`.
 
     Raises:
         ValueError: if a value is out of range.
@@ -59,7 +59,7 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
             "test": check_range("test_lengths", test_lengths),
         }
         self.source_vocabulary, self.target_vocabulary = Words(source_tokens), Words(target_tokens)
-        # A vocabulary sorts its tokens as text; pairs are drawn as indices of the arguments.
+        # Pairs are drawn as indices of these lists, but a vocabulary sorts its tokens.
         self._source_ids = np.array(self.source_vocabulary.tokens_to_ids(source_tokens))
         self._target_ids = np.array(self.target_vocabulary.tokens_to_ids(target_tokens))
         self._references: dict[str, list[list[Reference]]] = {}
@@ -114,15 +114,16 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
         return SequenceMetrics(["sequence_accuracy", "token_error_rate"])
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Accuracy and error rate of predicting from the length of the source alone.
+        """Accuracy and error rate of predictions from the length of the source alone.
 
-        For each length of sources in training: the most frequent length of the targets, and the
-        most frequent token at each position. Other lengths use the nearest length.
+        For each length of sources in training, the prediction has the most frequent length of the
+        targets, and the most frequent token at each position. Other lengths use the nearest one.
         """
-        suggested = self._suggestions()
+        predictions = self._predictions_by_length()
         lengths = self.split(split).lengths()[:, 0].tolist()
         return self.scores(
-            [suggested[min(suggested, key=lambda known: abs(known - n))] for n in lengths], split
+            [predictions[min(predictions, key=lambda known: abs(known - n))] for n in lengths],
+            split,
         )
 
     def slices(self, split: str) -> Slices:
@@ -130,26 +131,28 @@ class GeneratedPairs(GeneratedDataModule[SequencePairs], SequenceToSequenceDataM
         shortest, longest = self.lengths[check_split(split)]
         return by_length(shortest, longest, self.length_of, trained=self.lengths["train"])
 
-    def _suggestions(self) -> dict[int, list[int]]:
+    def _predictions_by_length(self) -> dict[int, list[int]]:
         """The predictions of the trivial baseline, by the length of the source."""
         train = self.split("train")
         lengths = train.lengths()
-        suggested = {}
+        predictions = {}
         for read in lengths[:, 0].unique().tolist():
             rows = lengths[:, 0] == read
             most = int((lengths[rows, 1] - 2).bincount().argmax())  # without BOS and EOS
             columns = train.target[rows, 1 : most + 1].T
-            suggested[read] = [int(column[column > EOS].bincount().argmax()) for column in columns]
-        return suggested
+            predictions[read] = [
+                int(column[column > EOS].bincount().argmax()) for column in columns
+            ]
+        return predictions
 
 
 class SymbolPairs(GeneratedPairs):
-    """A sequence of random symbols, 0 to ``symbols`` − 1, and a target that depends on it.
+    """A dataset of sequences of random symbols, 0 to ``symbols`` − 1, and their targets.
 
     Args:
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
-        symbols: number of different symbols; each position has one, uniformly.
+        symbols: number of different symbols; the symbol of each position is drawn uniformly.
         lengths: smallest and largest number of symbols in training and validation, drawn uniformly.
         test_lengths: the same in test.
         batch_size: largest number of examples in a batch, per process.
@@ -220,6 +223,6 @@ def _fill(
     numbers: NDArray[np.int64],
     lengths: NDArray[np.int64],
 ) -> None:
-    """Write the ids of numbered tokens, up to the length of each row."""
+    """Replace the start of each row of ``ids`` by the ids of its tokens, up to its length."""
     counts = np.arange(numbers.shape[1]) < lengths
     ids[:, : numbers.shape[1]][counts] = id_of[numbers[counts]]

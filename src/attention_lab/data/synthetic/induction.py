@@ -1,4 +1,4 @@
-"""Induction: what followed this the last time?"""
+"""Induction: predict the token that followed an earlier occurrence of the current token."""
 
 from collections.abc import Sequence
 
@@ -22,16 +22,16 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
     random tokens to find induction heads: they attend to the token after an earlier occurrence of
     the current token. Two layers of attention are necessary, since keys of the first layer depend
     on one token and its position only. Deviations: the model is trained on the task itself, and
-    segments differ in length. With equal lengths the answer would be at a fixed distance, which a
-    single layer finds by position.
+    segments differ in length. With equal lengths the answer would be at a fixed distance, and a
+    single layer could find it by position.
 
-    Labels begin at the second token of the first repetition, since the start of the repetition is
-    not predictable.
+    Labels begin at the second token of the first repetition, because it is not predictable where
+    the repetition starts.
 
     Known shortcuts (``shortcut_baselines``): "fixed distance" predicts the token at the distance
     that is most often right in training. "last match" predicts the token after the last occurrence
-    of the current token, as an induction head does. It is wrong where a token occurs more than once
-    in a segment, which is rarer with larger vocabularies.
+    of the current token, as an induction head does. It fails where a token occurs more than once in
+    a segment; in larger vocabularies, such tokens are rarer.
 
     Args:
         examples: number of training examples.
@@ -88,7 +88,7 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
         return {"vocab_size": self.vocab_size, "max_length": self.length}
 
     def trivial_baseline(self, split: str) -> dict[str, float]:
-        """Accuracy of predicting a random one of the previous tokens."""
+        """Accuracy of predicting one of the tokens so far at random."""
         inputs, labels = self._rows(split)
         places = np.arange(self.length)
         shares = np.zeros(labels.shape)
@@ -98,7 +98,7 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
         return {"accuracy": float(shares[labels != IGNORE].mean())}
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Accuracy with the best fixed distance, and with the last occurrence of one token."""
+        """Accuracy with the best fixed distance, and with the last match of the current token."""
         train = self._rows("train")
         distances = range(self.shortest_period, self.longest_period + 1)
         right = [_rate(_before(train[0], distance), train[1]) for distance in distances]
@@ -118,7 +118,7 @@ class Induction(GeneratedDataModule[LabelledPositions], LanguageModelDataModule)
             what="period",
         )
 
-    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The tokens as numbers."""
         return [{"input": [str(token) for token in row]} for row in batch.inputs.tolist()]
 
@@ -133,14 +133,14 @@ def _rate(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def _before(inputs: NDArray[np.int64], distance: int) -> NDArray[np.int64]:
-    """For each position the token ``distance`` before the next one, or -1, (N, T)."""
+    """For each position the token ``distance`` before the next position, or -1, (N, T)."""
     answers = np.full(inputs.shape, -1)
     answers[:, distance - 1 :] = inputs[:, : inputs.shape[1] - distance + 1]
     return answers
 
 
 def _after_last_match(inputs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each position the token after the last occurrence of its token, or -1, (N, T)."""
+    """For each position the token after the last occurrence of the same token, or -1, (N, T)."""
     answers = np.full(inputs.shape, -1)
     for place in range(1, inputs.shape[1]):
         for earlier in range(place):  # the last one overwrites earlier ones

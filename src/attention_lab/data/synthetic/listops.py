@@ -24,35 +24,36 @@ _DIGIT_IDS = np.array(VOCABULARY.tokens_to_ids(map(str, range(DIGITS))))
 _OPERATOR_IDS = np.array(VOCABULARY.tokens_to_ids(OPERATORS))
 (_CLOSE_ID,) = VOCABULARY.tokens_to_ids([CLOSE])
 
-#: Trees drawn at once, and the number of trees after which a low acceptance rate is an error.
-_AT_A_TIME = 2048
-_ENOUGH_TO_TELL = 100 * _AT_A_TIME
-_RARE = 1e-4
+#: Trees drawn at once. After _MIN_TREES trees, it is an error if fewer than _MIN_ACCEPTANCE of them
+#: have an accepted length.
+_TREES_PER_DRAW = 2048
+_MIN_TREES = 100 * _TREES_PER_DRAW
+_MIN_ACCEPTANCE = 1e-4
 
 Numbers = NDArray[np.int64]
 
 
 class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
-    """The value of a nested operation on lists of digits (Nangia & Bowman 2018; LRA's long ones).
+    """The value of a nested operation on lists of digits (Nangia & Bowman 2018).
 
     Example: [MAX 4 [MED 1 9 7 ] [SM 5 8 ] ] → 7.
 
     MED is the median (the mean of the two middle values, rounded down), and SM the sum modulo 10.
-    Drawn as in the Long Range Arena (Tay et al. 2021, "Long Range
-    Arena: A Benchmark for Efficient Transformers", arXiv 2011.04006, §2.2.1, and its code): a tree
-    with one of the four operators at its root, from 2 to 10 arguments, each of which is again an
-    operation with a probability of 1/4, otherwise a digit, and a digit in any case at depth 10,
-    the root being at depth 1. Trees of other lengths are rejected.
+    Examples are drawn as in the Long Range Arena (Tay et al. 2021, "Long Range Arena: A Benchmark
+    for Efficient Transformers", arXiv 2011.04006, §2.2.1, and its code). An example is a tree with
+    an operator at its root, at depth 1. An operator has 2 to 10 arguments. An argument is an
+    operator with a probability of 1/4, otherwise a digit; at depth 10 it is always a digit. Trees
+    of other lengths are rejected.
 
     A token is a digit, an operator with its opening bracket, or a closing bracket. The Arena's
     files also have parentheses around every pair, "( ( ( [MAX 4 ) 2 ) ] )", but its lengths and its
-    models ignore them. The Arena's sizes, too large for a CPU, are
+    models ignore them. The Arena's sizes are too large for a CPU:
     ``examples=96000 evaluation_examples=2000 lengths=[501,1999] batch_size=32``.
 
     Known shortcuts (``shortcut_baselines``): the operator at the root alone is informative, since
-    the minimum of many digits is mostly 0; the digits among its own arguments add to that. On the
-    Arena's lengths the most frequent class is right in 17 %, the root's operator in 36 % (see the
-    tests).
+    the minimum of many digits is mostly 0. The digits among its arguments give further information.
+    On the Arena's lengths, predicting the most frequent class has an accuracy of 17 %, and
+    predicting from the operator at the root has 36 % (see the tests).
 
     Source: Nangia & Bowman 2018, "ListOps: A Diagnostic Dataset for Latent Tree Learning", arXiv
     1804.06028.
@@ -60,20 +61,20 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
     Args:
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
-        lengths: fewest and most tokens of an example.
+        lengths: smallest and largest number of tokens of an example.
         test_lengths: the same in test; None means ``lengths``.
-        depth: greatest depth of a digit; the root's own digits are at depth 2.
-        arguments: fewest and most arguments of an operator.
+        depth: greatest depth of a digit; digits among the root's arguments are at depth 2.
+        arguments: smallest and largest number of arguments of an operator.
         operator_probability: probability that an argument is an operation, if ``depth`` allows it.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: seed of the examples.
         seed: seed of the order of the training batches.
 
     Raises:
-        ValueError: if a value is out of range; while loading, if such lengths are too rare.
+        ValueError: if a value is out of range; while loading, if too few trees have these lengths.
     """
 
-    portion = 2048  # examples may have thousands of tokens, and hashing needs 8 bytes for each
+    max_draws = 2048  # examples may have thousands of tokens, and hashing needs 8 bytes for each
 
     text_vocabulary = VOCABULARY
     #: The names of the classes.
@@ -110,16 +111,16 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
             np.full((count, longest), PAD, dtype=np.int8),
             np.empty(count, dtype=np.int64),
         )
-        found = grown = 0
+        found = drawn = 0
         while found < count:
-            trees, tokens = self._grown(random, longest)
-            levels = _chosen(trees, (shortest <= tokens) & (tokens <= longest))
-            values, sizes = _solved(levels)
+            trees, tokens = self._draw_trees(random, longest)
+            levels = _select(trees, (shortest <= tokens) & (tokens <= longest))
+            values, sizes = _evaluate(levels)
             some = min(len(values[0]), count - found)
             _write(levels, sizes, inputs[found : found + some])
             labels[found : found + some] = values[0][:some]
-            found, grown = found + some, grown + _AT_A_TIME
-            if grown >= _ENOUGH_TO_TELL and found < _RARE * grown:
+            found, drawn = found + some, drawn + _TREES_PER_DRAW
+            if drawn >= _MIN_TREES and found < _MIN_ACCEPTANCE * drawn:
                 raise ValueError(
                     f"operations of {shortest} to {longest} tokens are too rare with depth="
                     f"{self.depth}, arguments={list(self.arguments)} and operator_probability="
@@ -140,10 +141,10 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
         }
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Accuracy of the most frequent class in training, given the operator at the root.
+        """Accuracy of predicting from the operator at the root.
 
-        The second baseline also uses the result of that operator on its digits alone, without the
-        operations among its arguments.
+        The prediction is the most frequent class for this operator in training. The second baseline
+        also uses the operator's result on the digits among its arguments.
         """
         return {
             "root operator": self._most_frequent_by(_root_operator, len(OPERATORS), split),
@@ -160,7 +161,7 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
             trained=self.ranges["train"],
         )
 
-    def labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledSequences) -> list[dict[str, list[str]]]:
         """The tokens of each example."""
         return [{"input": VOCABULARY.ids_to_tokens(row)} for row in batch.inputs.tolist()]
 
@@ -168,55 +169,57 @@ class ListOps(GeneratedDataModule[LabelledSequences], ClassificationDataModule):
         self, kind: Callable[[Numbers], Numbers], kinds: int, split: str
     ) -> dict[str, float]:
         train, chosen = self.split("train"), self.split(split)
-        answers = majority_labels(_in_parts(kind, train.inputs), train.labels, kinds)
-        return self.accuracy(split, answers[_in_parts(kind, chosen.inputs)])
+        answers = majority_labels(_kinds_of(kind, train.inputs), train.labels, kinds)
+        return self.accuracy(split, answers[_kinds_of(kind, chosen.inputs)])
 
-    def _grown(self, random: np.random.Generator, longest: int) -> tuple[list["_Level"], Numbers]:
-        """Random trees, level by level from the roots, and their numbers of tokens.
+    def _draw_trees(
+        self, random: np.random.Generator, longest: int
+    ) -> tuple[list["_Level"], Numbers]:
+        """Draw trees, level by level from the roots; returns them and their numbers of tokens.
 
-        Trees longer than ``longest`` stop growing.
+        A tree longer than ``longest`` gets no more operators.
         """
-        tree, parent = np.arange(_AT_A_TIME), np.zeros(_AT_A_TIME, dtype=np.int64)
-        sizes = np.zeros(_AT_A_TIME, dtype=np.int64)
+        tree, parent = np.arange(_TREES_PER_DRAW), np.zeros(_TREES_PER_DRAW, dtype=np.int64)
+        sizes = np.zeros(_TREES_PER_DRAW, dtype=np.int64)
         fewest, most = self.arguments
         levels = []
         for depth in range(1, self.depth + 1):
             chance = 1.0 if depth == 1 else self.operator_probability * (depth < self.depth)
             is_operator = random.random(len(tree), dtype=np.float32) < chance
-            operates = np.flatnonzero(is_operator & (sizes <= longest)[tree])
+            nodes = np.flatnonzero(is_operator & (sizes <= longest)[tree])
             operator = np.full(len(tree), -1, dtype=np.int8)
-            operator[operates] = random.integers(len(OPERATORS), size=len(operates), dtype=np.int8)
+            operator[nodes] = random.integers(len(OPERATORS), size=len(nodes), dtype=np.int8)
             digit = random.integers(DIGITS, size=len(tree), dtype=np.int8)
             levels.append(_Level(tree, parent, operator, digit))
-            for grown in (tree, tree[operates]):  # the closing brackets
-                sizes += np.bincount(grown, minlength=len(sizes))
-            parent = operates.repeat(random.integers(fewest, most + 1, size=len(operates)))
+            for closing in (tree, tree[nodes]):  # the closing brackets
+                sizes += np.bincount(closing, minlength=len(sizes))
+            parent = nodes.repeat(random.integers(fewest, most + 1, size=len(nodes)))
             tree = tree[parent]
         return levels, sizes
 
 
 class _Level(NamedTuple):
-    """The nodes of trees at one depth; arguments of an operator are consecutive."""
+    """The nodes of all trees at one depth; the arguments of an operator are consecutive."""
 
     tree: Numbers
-    parent: Numbers  # index in the level above
+    parent: Numbers  # index of the parent in the level above
     operator: NDArray[np.int8]  # −1 if the node is a digit
     digit: NDArray[np.int8]
 
 
-def _chosen(levels: Sequence[_Level], right: NDArray[np.bool_]) -> list[_Level]:
-    """The selected trees, renumbered."""
-    number = above = np.cumsum(right) - 1
-    chosen = []
+def _select(levels: Sequence[_Level], is_kept: NDArray[np.bool_]) -> list[_Level]:
+    """The trees that are kept, renumbered."""
+    number = above = np.cumsum(is_kept) - 1
+    kept = []
     for tree, parent, operator, digit in levels:
-        rows = np.flatnonzero(right[tree])
-        chosen.append(_Level(number[tree[rows]], above[parent[rows]], operator[rows], digit[rows]))
-        above = np.cumsum(right[tree]) - 1
-    return chosen
+        rows = np.flatnonzero(is_kept[tree])
+        kept.append(_Level(number[tree[rows]], above[parent[rows]], operator[rows], digit[rows]))
+        above = np.cumsum(is_kept[tree]) - 1
+    return kept
 
 
-def _solved(levels: Sequence[_Level]) -> tuple[list[Numbers], list[Numbers]]:
-    """The values and the numbers of tokens of all nodes, level by level."""
+def _evaluate(levels: Sequence[_Level]) -> tuple[list[Numbers], list[Numbers]]:
+    """The values of all nodes and their numbers of tokens, level by level."""
     values = [level.digit.astype(np.int64) for level in levels]
     sizes = [np.ones_like(value) for value in values]
     for depth in range(len(levels) - 1, 0, -1):
@@ -240,8 +243,8 @@ def _solved(levels: Sequence[_Level]) -> tuple[list[Numbers], list[Numbers]]:
 
 
 def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: NDArray[np.int8]) -> None:
-    """Write the tokens of the first trees into rows, (some, longest)."""
-    above = np.zeros(len(levels[0].tree), dtype=np.int64)  # where the parent begins
+    """Write the tokens of the first trees into the rows of ``inputs``, one tree per row."""
+    above = np.zeros(len(levels[0].tree), dtype=np.int64)  # the position at which a parent begins
     for depth, (level, size) in enumerate(zip(levels, sizes, strict=True)):
         begin = np.zeros_like(size)
         if depth:
@@ -249,16 +252,16 @@ def _write(levels: Sequence[_Level], sizes: Sequence[Numbers], inputs: NDArray[n
             first = np.searchsorted(level.parent, level.parent)
             begin = above[level.parent] + 1 + before - before[first]
         above = begin
-        mine = level.tree < len(inputs)
-        tree, operator = level.tree[mine], level.operator[mine]
-        tokens = np.where(operator < 0, _DIGIT_IDS[level.digit[mine]], _OPERATOR_IDS[operator])
-        inputs[tree, begin[mine]] = tokens
+        has_row = level.tree < len(inputs)
+        tree, operator = level.tree[has_row], level.operator[has_row]
+        tokens = np.where(operator < 0, _DIGIT_IDS[level.digit[has_row]], _OPERATOR_IDS[operator])
+        inputs[tree, begin[has_row]] = tokens
         closed = operator >= 0
-        inputs[tree[closed], (begin + size - 1)[mine][closed]] = _CLOSE_ID
+        inputs[tree[closed], (begin + size - 1)[has_row][closed]] = _CLOSE_ID
 
 
-def _in_parts(kind: Callable[[Numbers], Numbers], inputs: Tensor) -> Tensor:
-    """The kind of each example, in parts of 1000 to limit memory."""
+def _kinds_of(kind: Callable[[Numbers], Numbers], inputs: Tensor) -> Tensor:
+    """The kind of each example; 1000 examples at a time, to limit memory."""
     return torch.cat([torch.from_numpy(kind(part.numpy())) for part in inputs.split(1000)])
 
 
@@ -268,7 +271,7 @@ def _root_operator(inputs: Numbers) -> Numbers:
 
 
 def _root_outcome(inputs: Numbers) -> Numbers:
-    """An index of the root's operator and its result on its own digits, if any, (N,)."""
+    """An index of the root's operator and its result on the digits among its arguments, (N,)."""
     depth = np.cumsum(np.isin(inputs, _OPERATOR_IDS), 1) - np.cumsum(inputs == _CLOSE_ID, 1)
     counts = np.stack([((inputs == digit) & (depth == 1)).sum(1) for digit in _DIGIT_IDS], 1)
     total, below = counts.sum(1), np.cumsum(counts, 1)

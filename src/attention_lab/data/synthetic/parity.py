@@ -1,4 +1,4 @@
-"""Parity: is the number of b even?"""
+"""Parity: whether the number of b in a string is even."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,9 +7,9 @@ from attention_lab.data.synthetic.binary_strings import BinaryStrings
 
 
 class Parity(BinaryStrings):
-    """Is the number of b even (class 0) or odd (class 1)? (Delétang et al. 2023).
+    """Classify strings by whether the number of b is even (Delétang et al. 2023).
 
-    Example: a a a b b a → 0.
+    Example: a a a b b a → 0. Class 0 is even, and class 1 is odd.
 
     As published ("Neural Networks and the Chomsky Hierarchy", arXiv 2207.02098, appendix A and its
     code): the length is drawn uniformly from 1 to 40, then each symbol uniformly. Deviations: test

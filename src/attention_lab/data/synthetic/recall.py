@@ -1,4 +1,4 @@
-"""Multi-query associative recall (MQAR): which value belongs to a key?"""
+"""Multi-query associative recall (MQAR): recall the value that belongs to a key."""
 
 from collections.abc import Sequence
 
@@ -21,16 +21,16 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
 
     As published (Zoology, arXiv 2312.04927, appendix E.1 and its code): keys are from 1 to V/2 − 1
     and values from V/2 to V − 1, each without repetition. The sequence begins with the pairs. Each
-    key then occurs once more, at an even distance 2g after the pairs, where g = 0, 1, … is drawn
-    without repetition in proportion to a (g + 1)^(a − 1). Other positions have random tokens. The
-    second occurrence of each key has its value as label.
+    key then occurs once more, at an even distance 2g after the pairs. The numbers g = 0, 1, … are
+    drawn without repetition, with probabilities in proportion to a (g + 1)^(a − 1). Other positions
+    have random tokens. The label of the second occurrence of each key is its value.
 
     Known shortcut: the answer is one of the values in the sequence, so a model that cannot match
-    keys is right once in ``pairs``. This is the trivial baseline. There is no other shortcut: each
-    value is asked for once, and keys and positions are drawn independently of the values.
+    keys has an accuracy of 1 / ``pairs``. This is the trivial baseline. There is no other shortcut:
+    each value is the answer once, and keys and positions are drawn independently of the values.
 
     Args:
-        examples: number of training examples, about equally many of each (length, pairs).
+        examples: number of training examples, about as many for each of the ``lengths``.
         evaluation_examples: number of validation examples, and of test examples.
         vocab_size: V, the number of tokens. Even.
         lengths: number of tokens in an example; several lengths are mixed.
@@ -42,7 +42,8 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         seed: seed of the order of the training batches.
 
     Raises:
-        ValueError: if a value is out of range, or the pairs do not fit the other values.
+        ValueError: if a value is out of range, or there are too many pairs for the length or for
+            the vocabulary.
     """
 
     monitor = "accuracy"
@@ -121,7 +122,7 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
 
         return Slices([f"length={length},pairs={pairs}" for length, pairs in kinds], slice_of)
 
-    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The tokens as numbers."""
         rows = zip(batch.inputs.tolist(), batch.length.tolist(), strict=True)
         return [{"input": [str(token) for token in row[:length]]} for row, length in rows]
@@ -134,7 +135,7 @@ class Recall(GeneratedDataModule[LabelledPositions], LanguageModelDataModule):
         values = half + sample_without_replacement(random, count, half, pairs)
         places = np.arange(1, (length - context) // 2 + 1)
         weights = self.power * places ** (self.power - 1)
-        # The smallest of exponential variates with these rates, in their order, are a weighted
+        # Exponential variates with these rates, sorted: the indices of the smallest are a weighted
         # sample without replacement (Efraimidis & Spirakis 2006).
         waits = random.standard_exponential((count, len(places))) / weights
         asked = context + 2 * waits.argsort(1)[:, :pairs]

@@ -8,7 +8,7 @@ from torch import Tensor
 from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.language_model import LanguageModelDataModule
-from attention_lab.data.core.slices import Slices, by_share
+from attention_lab.data.core.slices import Slices, by_quantile
 from attention_lab.data.synthetic.generated import GeneratedDataModule, sample_without_replacement
 
 NOISE = 0
@@ -27,16 +27,16 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
     without repetition. All markers are the same token, and the answers are not inputs. Deviation:
     the default length is 256, which a CPU can handle; it includes noise, copies and markers.
 
-    Known shortcuts (``shortcut_baselines``): ``place`` predicts the token closest to the average
-    position of the token in question; the random spacing prevents that. ``frequency`` predicts the
-    most frequent token of the example.
+    Known shortcuts (``shortcut_baselines``): for the i-th marker, ``place`` predicts the token
+    closest to the average position of the i-th token in training; this often fails, because the
+    spacing is random. ``frequency`` predicts the most frequent token of the example.
 
     Args:
         examples: number of training examples.
         evaluation_examples: number of validation examples, and of test examples.
         vocab_size: V, the number of tokens: noise is 0 and the marker V − 1.
         length: number of tokens in an example.
-        copied: number of tokens to copy, and of markers.
+        copied: number of tokens to copy, which is also the number of markers.
         batch_size: largest number of examples in a batch, per process.
         draw_seed: seed of the examples.
         seed: seed of the order of the training batches.
@@ -84,7 +84,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
         return LabelledPositions(*map(torch.from_numpy, (inputs, labels, lengths)))
 
     def identity(self, batch: LabelledPositions) -> Tensor:
-        places, tokens = self._places_and_tokens(batch)  # far fewer numbers than all the noise
+        places, tokens = self._places_and_tokens(batch)  # far fewer numbers than with the noise
         return torch.from_numpy(np.concatenate([tokens, places], axis=1))
 
     def model_arguments(self) -> dict[str, int]:
@@ -110,7 +110,7 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
         }
 
     def slices(self, split: str) -> Slices:
-        """By the mean distance between a marker and its token, about equally many each."""
+        """By the mean distance between a marker and its token, with about as many examples each."""
 
         def distance_of(batch: LabelledPositions) -> Tensor:
             noise = batch.inputs[:, : self.length - self.copied] == NOISE
@@ -119,9 +119,9 @@ class SelectiveCopy(GeneratedDataModule[LabelledPositions], LanguageModelDataMod
             markers = self.copied * noise.shape[1] + self.copied * (self.copied - 1) // 2
             return (markers - places.masked_fill(noise, 0).sum(1)) // self.copied
 
-        return by_share(distance_of(self.split("train")), distance_of, what="distance")
+        return by_quantile(distance_of(self.split("train")), distance_of, what="distance")
 
-    def labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
+    def position_labels(self, batch: LabelledPositions) -> list[dict[str, list[str]]]:
         """The tokens as numbers, noise as ``·`` and markers as ``>``."""
         names = ["·", *map(str, range(1, self.vocab_size - 1)), ">"]
         return [{"input": [names[token] for token in row]} for row in batch.inputs.tolist()]

@@ -44,7 +44,7 @@ class SliceAccuracy(Metric):
             correct: correct predictions for each example, (B,) integers or bool.
             total: predictions for each example, (B,) integers or bool.
         """
-        index = self.slices.of(batch)
+        index = self.slices.index_of(batch)
         self.correct.index_add_(0, index, correct.to(torch.int64))
         self.total.index_add_(0, index, total.to(torch.int64))
 
