@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-#: Matches the temporary files of writes that were killed.
+#: Pattern of the temporary files that killed processes leave behind.
 PARTIAL_FILES = ".*.partial"
 
 
@@ -18,7 +18,8 @@ def replacing(path: Path, durable: bool = True, backup: Path | None = None) -> I
 
     Args:
         path: the file to replace or create.
-        durable: whether the write must survive a power failure, which takes milliseconds.
+        durable: whether to flush to disk, so that the write survives a power failure; this takes
+            milliseconds.
         backup: the new name of the file that ``path`` replaces; None to discard that file.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Finished(NamedTuple):
-    """What a program printed, and whether it succeeded."""
+class CompletedProgram(NamedTuple):
+    """The output of a program, and whether it succeeded."""
 
     stdout: str
     stderr: str
@@ -18,7 +18,7 @@ class Finished(NamedTuple):
 
 def run_program(
     *command: str, timeout: float | None = 60, environment: Mapping[str, str] | None = None
-) -> Finished:
+) -> CompletedProgram:
     """Run a program to its end, without input.
 
     Args:
@@ -38,9 +38,9 @@ def run_program(
             timeout=timeout,
         )
     except subprocess.TimeoutExpired:
-        return Finished("", "", None, f"{command[0]} did not answer within {timeout:g} s")
+        return CompletedProgram("", "", None, f"{command[0]} did not exit within {timeout:g} s")
     except OSError as error:
-        return Finished("", "", None, str(error))
+        return CompletedProgram("", "", None, str(error))
     message = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
     error_line = message if done.returncode else None
-    return Finished(done.stdout, done.stderr, done.returncode, error_line)
+    return CompletedProgram(done.stdout, done.stderr, done.returncode, error_line)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 #: The largest number of names that a message lists.
-LISTED = 10
+MAX_LISTED = 10
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -20,7 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def listed(known: Iterable[str]) -> str:
-    """The end of an error message that lists the known names, the first :data:`LISTED` of them."""
+    """The end of an error message that lists the first :data:`MAX_LISTED` known names."""
     known = list(known)
-    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
-    return f"; there is {', '.join(known[:LISTED])}{more}" if known else ""
+    more = f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
+    return f"; available: {', '.join(known[:MAX_LISTED])}{more}" if known else ""

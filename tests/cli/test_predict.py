@@ -79,7 +79,7 @@ def test_a_line_that_is_not_utf8_is_an_error_after_earlier_predictions(
 ) -> None:
     answer = ask(words_run.directory, b"zoo\na\nc\xe4fe\ntomato\n", "--batch", batch)
     assert answer.code == 1
-    assert answer.err == "attention-lab: line 3 is not UTF-8, from its byte 2 on\n"
+    assert answer.err == "attention-lab: line 3 is not UTF-8: byte 2 is invalid\n"
     assert answer.out == ask(words_run.directory, "zoo\na\n").out
 
 

@@ -58,7 +58,7 @@ def test_models_that_do_not_read_text_are_refused(
     answer = ask(digits_run.directory, "a\n")
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.endswith(
-        "Digits is not a dataset of text, so its models cannot read lines of text\n"
+        "Digits is not a text dataset, so its models cannot predict from lines of text\n"
     )
     small = ["data.examples=64", "data.evaluation_examples=8", "data.vocab_size=16"]
     small += ["data.lengths=[8]", "data.pairs=[2]", "trainer.max_steps=1"]
@@ -67,7 +67,7 @@ def test_models_that_do_not_read_text_are_refused(
     answer = ask(tmp_path / "recall", "a\n")
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.endswith(
-        "Recall is not a dataset of text, so its models cannot read lines of text\n"
+        "Recall is not a text dataset, so its models cannot predict from lines of text\n"
     )
 
 
@@ -95,7 +95,7 @@ def test_a_checkpoint_without_its_data_is_an_error(
     write(whole, file)
     answer = ask(run, "zoo\n")
     assert (answer.code, answer.out) == (1, "")
-    problem = f"{file} cannot be used: of its data, G2P, it does not hold {missing}"
+    problem = f"{file} cannot be used: it lacks {missing} of the dataset G2P"
     assert answer.err == f"attention-lab: {problem}\n"
 
 

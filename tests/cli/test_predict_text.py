@@ -54,7 +54,7 @@ def test_prompt_and_continuation_must_fit_the_positions(ask: Ask, letters_run: P
     assert answer.code == 1
     assert answer.err == (
         "attention-lab: line 2: a prompt of 7 tokens and --length 4 need 10 positions, the model "
-        "has 8: --length 2 works\n"
+        "has 8: use --length 2\n"
     )
     fits = ask(letters_run, "abcdabc\n", "--length", "2", "--temperature", "0")
     assert fits == (0, "abcdabcd\\n\n", "")

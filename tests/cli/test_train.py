@@ -116,12 +116,12 @@ WRONG = {
     "atention.num_hed=4": "atention.num_hed: there is no such key; did you mean attention.num_",
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
-    "foo.bar=1": "foo.bar: there is no such key; there is sweep, attention, model, task, "
+    "foo.bar=1": "foo.bar: there is no such key; available: sweep, attention, model, task, "
     "data, optimizer, scheduler, parameter_groups, trainer, logger and 1 more\n",
-    "optimizer.foo=1": "optimizer.foo: there is no such key; there is optimizer.lr, "
+    "optimizer.foo=1": "optimizer.foo: there is no such key; available: optimizer.lr, "
     "optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.amsgrad",
-    "attention=zzz": "attention=zzz: there is no such option; there is additive, biaffine, concat, "
-    "cosine, differential, dot_product, gated, general, grouped_query, l2 and ",
+    "attention=zzz": "attention=zzz: there is no such option; available: additive, biaffine, "
+    "concat, cosine, differential, dot_product, gated, general, grouped_query, l2 and ",
     "attention.mask.window=5": "attention.mask.window: attention/mask=none has no such key; "
     "attention/mask=dilated or sliding_window has it\n",
     "attention.projected_length=4": "attention.projected_length: attention=scaled_dot_product "
@@ -216,7 +216,7 @@ def test_a_dataset_of_ones_own_without_a_task_is_told_how_to_name_one(
     arguments += ["trainer=cpu", "trainer.max_steps=1", "logger=csv", "hydra.run.dir=run"]
     answer = command("train", *arguments)
     advice = "defaults: [/task@_global_: classification]"
-    says = f"task: the data's YAML names none; put `{advice}` into it"
+    says = f"task: the dataset's YAML file chooses none; add `{advice}` to it"
     assert answer == (2, "", f"attention-lab: {says}\n")
     file.write_text(f"{advice}\n{own}")
     assert command("train", *arguments).code == 0
@@ -431,8 +431,8 @@ def test_what_is_not_to_be_buffered_is_not() -> None:
     """Nor is it needed that there is a stderr at all."""
     script = (
         "import os\n"
-        "from attention_lab.training.distributed.workers import outlive_readers\n"
-        "outlive_readers()\n"
+        "from attention_lab.training.distributed.workers import ignore_output_errors\n"
+        "ignore_output_errors()\n"
         "print('now')\n"
         "os._exit(0)\n"  # which flushes nothing
     )

@@ -47,7 +47,10 @@ def complaint(config: dict[str, Any]) -> str:
         ("task.max_len", "did you mean max_length?"),
         ("logger.projet", "logger.projet: LoggerOptions has no such key; did you mean project?"),
         ("attention.score.hidden", "attention.score.hidden: Additive has no such key; did you"),
-        ("optimizer.zzz", "no such key; there is lr, betas, eps, weight_decay, amsgrad, maximize"),
+        (
+            "optimizer.zzz",
+            "no such key; available: lr, betas, eps, weight_decay, amsgrad, maximize",
+        ),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_real_one(
@@ -276,7 +279,8 @@ def test_a_missing_section_is_refused(section: str, value: object, compose: Comp
     assert message in complaint(put(compose(), section, value))
     config = compose()
     del config[section]
-    missing = "task: the data's YAML names none; put `defaults: [" if section == "task" else message
+    no_task = "task: the dataset's YAML file chooses none; add `defaults: ["
+    missing = no_task if section == "task" else message
     assert missing in complaint(config)
 
 

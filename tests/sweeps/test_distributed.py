@@ -141,5 +141,5 @@ def test_too_many_devices_are_refused_before_anything_runs(
         "hydra.sweep.dir=sweep",
     )
     assert answer.code == 2
-    assert "trainer.devices=3: there are 2 CPU cores here" in answer.err
+    assert "trainer.devices=3: only 2 CPU cores available" in answer.err
     assert not list(tmp_path.glob("sweep/*/status.json"))

@@ -435,7 +435,7 @@ def test_a_killed_wandb_service_is_one_line(
     ("variable", "value", "said"),
     [
         ("WANDB_MODE", "ofline", "WANDB_MODE=ofline: no such mode of W&B; did you mean offline?"),
-        ("WANDB_MODE", "", "WANDB_MODE=: no such mode of W&B; there is online, "),
+        ("WANDB_MODE", "", "WANDB_MODE=: no such mode of W&B; available: online, "),
         ("WANDB_MODE", "online", "WANDB_MODE=online: not logged in to https://"),
         ("WANDB_BASE_URL", "nonsense", "WANDB_BASE_URL=nonsense: Input should be a valid URL"),
         ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT=soon: Input should be a valid number"),

@@ -37,7 +37,7 @@ from attention_lab.config.overrides import FROM, flags_last, own_directory, reco
 from attention_lab.config.suggestions import explain
 from attention_lab.printing import echo
 from attention_lab.training.distributed import cluster_environment
-from attention_lab.training.distributed.workers import GRACE, outlive_readers
+from attention_lab.training.distributed.workers import GRACE, ignore_output_errors
 
 if TYPE_CHECKING:
     from attention_lab.tracking.record_schema import RunResult
@@ -104,11 +104,11 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     is_sweep = bool(MULTIRUN & set(arguments))
     if task is None:
         task = Train()
-        outlive_readers()
+        ignore_output_errors()
         if not is_sweep:
             _block_slurm_signals()
     if is_sweep and cluster_environment.world_size() > 1:
-        started = cluster_environment.started()
+        started = cluster_environment.launch_description()
         return fail(f"-m: of this command {started}; start it once, as it starts its ranks", 2)
     recorded, arguments = recorded_run(arguments)
     try:

@@ -203,7 +203,9 @@ def _named_variables() -> Iterator[None]:
 
 
 def _without_secrets(value: Any, named: Any) -> Any:
-    """A resolved value with environment variables in its text by name; numbers are kept.
+    """The resolved value, but with the names of environment variables in place of their values.
+
+    Only text is changed: a number from a variable is kept.
 
     Args:
         value: the resolved value.

@@ -34,14 +34,14 @@ def recorded_hashes(config: Config) -> dict[str, str]:
     return {
         path: digest
         for name, hashes in config.get("data_files", {}).items()
-        for path, digest in zip(_listed(config["data"].get(name)), _listed(hashes), strict=False)
+        for path, digest in zip(_as_list(config["data"].get(name)), _as_list(hashes), strict=False)
     }
 
 
 def check_regular(config: Config) -> None:
     """Raise ConfigError if a data file is a FIFO or a device: reading it may never end."""
     for name in component(config, "data").files:
-        for path in map(Path, filter(None, _listed(config["data"].get(name)))):
+        for path in map(Path, filter(None, _as_list(config["data"].get(name)))):
             if path.expanduser().is_fifo() or path.expanduser().is_char_device():
                 raise ConfigError(
                     f"data.{name}: {shown(path)} is not a regular file; copy its content into one"
@@ -77,5 +77,5 @@ def _hashes(paths: Any) -> Any:
     return each if all(each) else None
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

@@ -18,20 +18,20 @@ VARIABLE = re.compile(r"\$\{oc\.env:([^,{}]+)\}")
 def with_environment(config: Config) -> Config:
     """The config with the values of environment variables in place of their names.
 
-    Call it only for a config that the user has composed. A recorded config may be a stranger's and
-    must not read the environment.
+    Call it only for a config that the user has composed. A recorded config may come from a stranger
+    and must not read the environment.
 
     Raises:
         ConfigError: if a variable is not set here.
     """
-    return {key: _looked_up(key, value) for key, value in config.items()}
+    return {key: _substituted(key, value) for key, value in config.items()}
 
 
-def _looked_up(path: str, value: Any) -> Any:
+def _substituted(path: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _looked_up(f"{path}.{key}", inner) for key, inner in value.items()}
+        return {key: _substituted(f"{path}.{key}", inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_looked_up(path, inner) for inner in value]
+        return [_substituted(path, inner) for inner in value]
     if not isinstance(value, str):
         return value
     for name in VARIABLE.findall(value):
@@ -45,6 +45,6 @@ def check_without_environment(config: Config) -> None:
     for key, value in config["data"].items():
         if VARIABLE.search(str(value)):
             raise ConfigError(
-                f"data.{key} is {value}, and variables of a recorded config are not resolved; "
-                "write its value there"
+                f"data.{key}={value}: environment variables in a recorded config are not resolved; "
+                "write the value into the config"
             )

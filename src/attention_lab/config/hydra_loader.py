@@ -1,4 +1,4 @@
-"""A subclass of Hydra's config loader that checks what it composes; commands use it.
+"""A subclass of Hydra's config loader that checks each config that it composes.
 
 Hydra has no setting for its loader. This module is the only one that imports Hydra's private
 modules; tests/config/test_hydra_loader.py fails if they change.

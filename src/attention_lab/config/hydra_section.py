@@ -1,8 +1,8 @@
 """Check the section ``hydra`` of a config before Hydra uses it.
 
 The section names the callbacks, launchers, sweepers and log handlers that Hydra instantiates, and
-the environment variables that it sets. Hydra has a block list, but says itself that the list is not
-a security boundary.
+the environment variables that it sets. Hydra has a block list of classes, but its documentation
+says that the list is not a security boundary.
 """
 
 import re

@@ -7,8 +7,8 @@ from typing import Any
 
 from attention_lab.config.flatten import flatten
 
-#: Keys that cannot change a result: where a run is logged, shown and computed, how often it is
-#: saved, and how it is examined.
+#: Keys that cannot change a result: logging, the sweep, the device, the progress bar, the interval
+#: of checkpoints, and profiling.
 IMMATERIAL = (
     *("logger", "sweep"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),

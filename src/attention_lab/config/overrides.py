@@ -52,7 +52,7 @@ def recorded_run(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def own_directory(arguments: Sequence[str]) -> Path | None:
-    """The user's own config directory, if the command names one."""
+    """The user's own config directory, which ``--config-dir`` names; None without that flag."""
     for argument, following in itertools.pairwise([*arguments, ""]):
         flag, is_joined, joined = argument.partition("=")
         if flag in OWN_DIRECTORY:
@@ -61,7 +61,12 @@ def own_directory(arguments: Sequence[str]) -> Path | None:
 
 
 def chosen_options(arguments: Sequence[str], without: str) -> list[str]:
-    """The overrides that choose an option of a group, except those of the key ``without``."""
+    """The overrides that choose an option of a group, such as "model=decoder".
+
+    Args:
+        arguments: overrides and flags.
+        without: a key whose overrides are left out.
+    """
     chosen = (argument for argument in arguments if CHOICE.fullmatch(argument))
     return [argument for argument in chosen if not argument.lstrip("+").startswith(f"{without}=")]
 

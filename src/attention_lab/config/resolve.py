@@ -19,7 +19,7 @@ class RunConfig:
 
     #: The content of ``config.yaml``: plain values, with environment variables by name.
     record: Config
-    #: False for a recorded config: it may be a stranger's and must not read the environment.
+    #: False for a recorded config: it may come from a stranger and must not read the environment.
     reads_environment: bool = True
 
     @cached_property
@@ -84,7 +84,7 @@ class RunSpec:
 def resolve(config: Config) -> RunConfig:
     """Check a composed config, and record its data files: absolute paths and SHA-256 hashes.
 
-    The result works from any directory, and is the same run as long as the files are unchanged.
+    The result works from any directory. Its identity is unchanged while the files are unchanged.
 
     Raises:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
@@ -102,7 +102,7 @@ def check_logger(config: RunConfig) -> None:
 
 
 def resolve_recorded(config: Config, with_data: bool = True) -> RunConfig:
-    """Check a recorded config without reading the environment: it may be a stranger's.
+    """Check a recorded config without reading the environment: it may come from a stranger.
 
     Args:
         config: as :func:`attention_lab.tracking.run_directory.read_config` returns it.

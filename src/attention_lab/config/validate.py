@@ -79,8 +79,8 @@ def check_seed(config: Config) -> None:
 def _no_task(config: Config) -> str:
     """The message for a user's dataset whose YAML does not choose a task."""
     return (
-        "task: the data's YAML names none; put `defaults: [/task@_global_: "
-        f"{component(config, 'data').task}]` into it"
+        "task: the dataset's YAML file chooses none; add `defaults: [/task@_global_: "
+        f"{component(config, 'data').task}]` to it"
     )
 
 

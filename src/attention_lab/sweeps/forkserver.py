@@ -19,7 +19,7 @@ from attention_lab.config.resolve import RunSpec
 from attention_lab.tracking.untrusted_files import last_lines
 from attention_lab.training.distributed.cluster_environment import TORCHRUN, TORCHRUN_EXTRAS
 from attention_lab.training.distributed.launch import launch
-from attention_lab.training.distributed.workers import end_with_parent, killer, print_into
+from attention_lab.training.distributed.workers import end_with_parent, killed_by, print_into
 
 #: Variables that describe the process of the sweep, and not those of its jobs.
 OF_A_PROCESS_GROUP = (
@@ -82,7 +82,7 @@ def _run_job(job: RunSpec, threads: int, gpus: str | None, environment: dict[str
 
 def exit_reason(process: BaseProcess, log: Path) -> str:
     """Why a process exited without recording it, in one line."""
-    if (by := killer(process)) is not None:
+    if (by := killed_by(process)) is not None:
         return by
     last = (last_lines(log) or [""])[-1]
     return f"exit code {process.exitcode}: {last}"

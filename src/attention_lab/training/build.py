@@ -1,4 +1,4 @@
-"""Building the parts of a run from its config."""
+"""Building the parts of a run (dataset, task, trainer and logger options) from its config."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.trainer import TrainerOptions
 
-#: Optimizers that update each element of a parameter alone, so that a shard is enough.
+#: Optimizers that update each element of a parameter independently, so they can update shards.
 ELEMENTWISE = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.SGD)
 
 
@@ -39,7 +39,7 @@ def load_data(config: RunConfig) -> SplitDataModule[Any]:
     """The dataset of a config, loaded and split.
 
     Raises:
-        ConfigError: if its options cannot work, or a file is not the one that the config records.
+        ConfigError: if its options are invalid, or a file differs from the one that was recorded.
     """
     check_unchanged(config.values)
     with config.errors():
@@ -56,7 +56,7 @@ def build(
     Args:
         config: the config of the run.
         data: the config's dataset, if it is already loaded.
-        trains: whether the run will train; some backends can only infer on some devices.
+        trains: whether the run will train; some backends support only inference on some devices.
 
     Raises:
         ConfigError: if the parts do not work together; the message is one line.
@@ -69,7 +69,7 @@ def build(
         sizes = data.model_arguments()
         _check_sizes(config, sizes)
         model: Network = config.create("model", **sizes)
-        optimization.create_optimizer(model)  # so that its errors come before anything is written
+        optimization.create_optimizer(model)  # raises its errors before anything is written
         if trains:
             _check_backends(model, _device_type(options))
         task = config.create("task", model=model, data=data, optimization=optimization)
@@ -78,10 +78,11 @@ def build(
 
 
 def _optimization(config: RunConfig, options: TrainerOptions) -> Optimization:
-    """The optimizer, in Adam's case with its fused kernel, which is faster for small models.
+    """The optimizer, schedule and parameter groups of a config.
 
-    Under 16-mixed a fused optimizer unscales gradients in its step, but they must be unscaled
-    before they are clipped.
+    Adam and AdamW use their fused kernel, which is faster for small models. Under 16-mixed they do
+    not: a fused optimizer unscales gradients in its step, but they must be unscaled before they are
+    clipped.
     """
     kind, optimizer = config.component("optimizer"), config.create("optimizer")
     node, scaled = config.values["optimizer"], options.precision == "16-mixed"

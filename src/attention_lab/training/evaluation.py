@@ -29,7 +29,7 @@ def restored(
 ) -> BuiltRun:
     """Build a finished run with the weights of a checkpoint, on the device of this machine.
 
-    Without its data, a run cannot be evaluated, but it needs no data files to predict text.
+    Without its dataset a run cannot be evaluated, but it can predict, and needs no data files.
 
     Args:
         directory: the run directory.
@@ -40,7 +40,7 @@ def restored(
     Raises:
         FileNotFoundError: if the directory has no such checkpoint or no config.
         Damaged: if the checkpoint is damaged or unsafe to load.
-        ConfigError: if the config no longer works.
+        ConfigError: if the config is invalid in this release.
         RuntimeError: if the weights do not fit the config, or are NaN or infinite.
     """
     config = read_config(directory)
@@ -62,7 +62,7 @@ def task_name(directory: Path) -> str:
 
     Raises:
         FileNotFoundError: if the directory has no config.
-        ConfigError: if the config no longer works.
+        ConfigError: if the config is invalid in this release.
     """
     return str(component(read_config(directory), "task").task)
 
@@ -112,7 +112,7 @@ def _restored_data(checkpoint: Mapping[str, Any], config: RunConfig) -> SplitDat
     try:
         data.restore(checkpoint[name])
     except KeyError as error:
-        raise RuntimeError(f"of its data, {name}, it does not hold {error}") from error
+        raise RuntimeError(f"it lacks {error} of the dataset {name}") from error
     return data
 
 

@@ -50,7 +50,7 @@ class History(Callback):
         self._since = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Reading the count waits for the device, which belongs to the training time.
+        # Reading the count waits for the device. This wait is part of the training time.
         tokens = int(cast(AttentionTask, pl_module).tokens)
         self.training_seconds += self._lap()
         speed = {"train/tokens_per_second": tokens / self.training_seconds}

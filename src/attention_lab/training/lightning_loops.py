@@ -8,9 +8,9 @@ from lightning import Callback, LightningModule, Trainer
 class EnterTrainingLoop(Callback):
     """Makes Lightning enter the training loop of a resumed run that has taken its last step.
 
-    Lightning skips a loop that has reached ``max_steps``, and so ``on_train_start`` and
-    ``on_train_end``, in which other callbacks restore the run or repeat a validation. This callback
-    must come before them.
+    Lightning skips a loop that has reached ``max_steps``, and with it the hooks ``on_train_start``
+    and ``on_train_end``, in which other callbacks restore the run or repeat a validation. This
+    callback must come before them.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -30,7 +30,8 @@ class ValidateAtLastStep(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self._last_step:
-            # Lightning validates early if it was asked to stop, but not in a skipped epoch.
+            # Lightning validates when it stops, but not in an epoch that check_val_every_n_epoch
+            # skips.
             trainer.should_stop = True
             if trainer.check_val_every_n_epoch is not None:
                 trainer.check_val_every_n_epoch = 1
@@ -39,11 +40,11 @@ class ValidateAtLastStep(Callback):
 def repeat_validation(trainer: Trainer) -> None:
     """Run an interrupted validation from its beginning; Lightning would skip it."""
     loop = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False  # else it would resume in the middle, without the first batches
+    loop.restarting = False  # otherwise it would resume in the middle, without the first batches
     trainer.validating = True
     loop.run()
     loop.reset_restart_stage()
-    loop._has_run = False  # else Lightning would not end the epoch if only this remained
+    loop._has_run = False  # otherwise Lightning would not end an epoch that has no other batches
     trainer.training = True
 
 

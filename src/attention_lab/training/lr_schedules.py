@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """Linear warm-up, then what the subclass defines.
+    """A learning rate schedule: a linear warm-up, then the factors that a subclass defines.
 
     In step ``k`` (0, 1, …) of the warm-up the factor is (k + 1) / ``warmup_steps``.
 
@@ -29,7 +29,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def after_warmup(self, step: int, steps: float) -> float:
-        """The factor in ``step`` (0, 1, …) after the warm-up, which ``steps`` steps follow."""
+        """The factor in ``step`` (0, 1, …) of the ``steps`` steps after the warm-up."""
 
     def lr_factor(self, step: int, total_steps: float) -> float:
         """The factor of the learning rate in ``step`` (0, 1, …) out of ``total_steps``."""
@@ -72,7 +72,7 @@ class InverseSqrt(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Decay(Schedule):
-    """A schedule that ends with the training, at a fraction of the learning rate."""
+    """A schedule that decays until the last step of training, to ``min_lr_ratio``."""
 
     #: The factor in the last step.
     min_lr_ratio: float = 0.0
@@ -101,7 +101,7 @@ class Decay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Decay):
-    """Half a period of a cosine (Loshchilov & Hutter 2017, eq. 5)."""
+    """Decays along half a period of a cosine (Loshchilov & Hutter 2017, eq. 5)."""
 
     def decay(self, progress: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * progress))
@@ -109,7 +109,7 @@ class Cosine(Decay):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Decay):
-    """A straight line."""
+    """Decays linearly."""
 
     def decay(self, progress: float) -> float:
         return 1 - progress
@@ -117,7 +117,7 @@ class Linear(Decay):
 
 @dataclass(frozen=True, kw_only=True)
 class WSD(Decay):
-    """Warm-up, stable, decay: constant, then a straight line (Hägele et al. 2024, §3)."""
+    """Warm-up, stable, decay: constant, then a linear decay (Hägele et al. 2024, §3)."""
 
     #: The part of the steps after the warm-up in which the learning rate decays.
     decay_fraction: float = 0.2

@@ -12,17 +12,17 @@ from torch.optim import Muon as MatrixMuon
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024) for matrices, and AdamW for everything else.
 
-    Muon makes the update of a matrix nearly orthogonal. Embeddings and parameters of one or of
-    three and more dimensions have no such update, so AdamW takes them. Both are one optimizer: one
-    schedule, one state, one checkpoint.
+    Muon makes the update of a matrix nearly orthogonal. Embeddings and parameters with one, three
+    or more dimensions have no such update and are optimized by AdamW. Both are one optimizer with
+    one state, so they share a schedule and a checkpoint.
 
     Args:
-        params: parameters, or groups of them. A group with ``is_embedding`` goes to AdamW.
+        params: parameters, or groups of them. AdamW optimizes groups with ``is_embedding``.
         lr: the learning rate of both.
         weight_decay: decoupled weight decay of both.
         momentum: momentum of Muon.
         nesterov: whether Muon's momentum is Nesterov's.
-        ns_steps: iterations of Newton and Schulz, which orthogonalize the update.
+        ns_steps: Newton–Schulz iterations, which orthogonalize the update.
         adjust_lr_fn: how Muon's learning rate depends on a matrix's shape; with "match_rms_adamw"
             (Liu et al. 2025, §2.2) both optimizers can share one learning rate.
         betas: decay rates of AdamW's first and second moment.

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from attention_lab.training.lr_schedules import Constant, Schedule
 
-#: Makes an optimizer of parameter groups: a class, or ``functools.partial`` of one.
+#: A function of parameter groups that returns an optimizer: a class, or a partial of one.
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 
@@ -28,7 +28,7 @@ def total_steps(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
 
 @dataclass(frozen=True)
 class ParameterGroups:
-    """Which parameters decay, and which have a learning rate of their own; for any optimizer.
+    """Parameter groups for any optimizer: weight decay and learning rates by parameter.
 
     Raises:
         ValueError: if a factor is negative.
@@ -37,7 +37,7 @@ class ParameterGroups:
     #: Whether biases and norms (parameters of one dimension) have weight decay, too.
     decay_biases_and_norms: bool = False
     #: Factors of the learning rate by patterns of parameters' names, such as
-    #: ``{"*embedding*": 0.1}``. The first pattern that matches applies; 0 freezes.
+    #: ``{"*embedding*": 0.1}``. The first pattern that matches applies; 0 freezes the parameters.
     lr_factors: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
@@ -94,11 +94,11 @@ class Optimization:
         """The optimizer of a model's trained parameters.
 
         Raises:
-            ValueError: if the optimizer cannot have these groups or refuses its arguments.
+            ValueError: if the optimizer does not accept these groups or its arguments.
         """
         try:
             optimizer = self.optimizer(self.parameter_groups.groups(model))
-        except RuntimeError as error:  # torch's, of options that exclude each other
+        except RuntimeError as error:  # torch raises it for options that exclude each other
             raise ValueError(f"optimizer: {error}") from error
         if "lr" not in optimizer.defaults:
             raise ValueError(f"optimizer: {type(optimizer).__name__} has no lr to schedule")

@@ -19,7 +19,7 @@ from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 #: Tokens that a language model generates by default, if it has positions for them.
 _DEFAULT_LENGTH = 100
 
-_NOT_TEXT = "{} is not a dataset of text, so its models cannot read lines of text"
+_NOT_TEXT = "{} is not a text dataset, so its models cannot predict from lines of text"
 
 
 class CannotPredict(ValueError):
@@ -149,7 +149,7 @@ class ContinuationPredictor(Predictor):
         if self.sampling.length is not None and fits < wanted:
             raise ValueError(
                 f"a prompt of {prompt} tokens and --length {wanted} need {needed} positions, the "
-                f"model has {has}: --length {fits} works"
+                f"model has {has}: use --length {fits}"
             )
         return fits
 
@@ -229,7 +229,7 @@ def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]],
         try:
             texts.append((number, line.decode().removesuffix("\n").removesuffix("\r")))
         except UnicodeDecodeError as error:
-            return texts, BadLine(f"line {number} is not UTF-8, from its byte {error.start + 1} on")
+            return texts, BadLine(f"line {number} is not UTF-8: byte {error.start + 1} is invalid")
     return texts, None
 
 

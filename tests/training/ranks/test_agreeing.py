@@ -40,9 +40,9 @@ def test_invalid_configs_are_reported_once_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["trainer.devices=8"], "trainer.devices=8: there are 2 CPU cores here"),
-        (["trainer.num_nodes=2"], "trainer.num_nodes=2: this is one machine; srun, torchrun or"),
-        (["trainer.accelerator=gpu"], "there is no GPU here; trainer=cpu works"),
+        (["trainer.devices=8"], "trainer.devices=8: only 2 CPU cores available; use trainer"),
+        (["trainer.num_nodes=2"], "trainer.num_nodes=2: .* one machine only; use srun, torchrun"),
+        (["trainer.accelerator=gpu"], "no GPU is available; use trainer=cpu"),
     ],
 )
 def test_unavailable_devices_are_refused(
@@ -75,9 +75,9 @@ def test_another_number_of_processes_than_devices_is_refused(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="want 2 processes, but 3 were started by "):
+    with pytest.raises(ConfigError, match="need 2 processes, but 3 were started by "):
         check_devices(RunConfig(tiny_digits(*TWO)))
-    with pytest.raises(ConfigError, match="want 1 process, but 3 were started by "):
+    with pytest.raises(ConfigError, match="need 1 process, but 3 were started by "):
         check_devices(RunConfig(tiny_digits()))
 
 
@@ -174,7 +174,7 @@ def test_rank_zero_reports_a_refusal_even_if_other_ranks_refuse_earlier(tmp_path
     )
     with pytest.raises(subprocess.CalledProcessError) as refused:
         torchrun(script)
-    assert refused.value.stderr.count("want 3 processes, but 2 were started by torchrun") == 1
+    assert refused.value.stderr.count("need 3 processes, but 2 were started by torchrun") == 1
 
 
 def torchrun(*arguments: object) -> str:

@@ -20,7 +20,7 @@ from attention_lab.training.history import History
 from attention_lab.training.lightning_loops import repeat_validation
 from attention_lab.training.tasks.base import AttentionTask
 
-#: The key of the state that Lightning does not save.
+#: The key, in a checkpoint, of the state that Lightning does not save itself.
 _KEY = "attention_lab"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
@@ -35,7 +35,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self) -> None:
         #: Why the last save failed; None if it did not. Set on the rank that writes.
         self.failure: OSError | None = None
-        #: A checkpoint that is known to be valid; a save that replaces it keeps it.
+        #: The path of a checkpoint that is known to be valid. A save to this path renames it to
+        #: ``previous.ckpt``.
         self.valid: Path | None = None
 
     def save_checkpoint(
@@ -54,15 +55,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        kept = read(Path(path), "cpu" if map_location is None else map_location)
+        checkpoint = read(Path(path), "cpu" if map_location is None else map_location)
         self.valid = Path(path)
-        return kept
+        return checkpoint
 
 
 class Checkpoints(Checkpoint):
     """Saves ``last`` at each validation, and copies it to ``best`` if the metric has improved.
 
-    They also hold what Lightning does not save, so that a run can be resumed exactly: random
+    To resume a run exactly, checkpoints also contain state that Lightning does not save: random
     states, the number of rows of ``metrics.csv``, and whether training had ended. The earlier
     ``last`` is kept as ``previous``. A failure to save does not end training, but the run cannot
     finish without ``best``.
@@ -73,7 +74,7 @@ class Checkpoints(Checkpoint):
         mode: "min" or "max": which values of it are better.
         history: the history of validations, a callback that comes before this one.
         metrics: the run's ``metrics.csv``.
-        every: also save ``last`` every so many steps; None means at validations only.
+        every: also save ``last`` after this many steps each; None means at validations only.
     """
 
     def __init__(
@@ -92,8 +93,11 @@ class Checkpoints(Checkpoint):
         #: The step of the newest saved checkpoint; None if there is none.
         self.saved_step: int | None = None
         self._failures: list[OSError] = []
+        #: The step of the last attempt to save, or of the loaded checkpoint.
         self._tried: int | None = None
+        #: The loaded state; None unless the run is resumed.
         self._loaded: dict[str, Any] | None = None
+        #: The state before the current validation; None outside of validations.
         self._before_validation: dict[str, Any] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,12 +123,12 @@ class Checkpoints(Checkpoint):
             Damaged: if the file is damaged or outdated.
         """
         try:
-            kept = read(self.best)
+            checkpoint = read(self.best)
         except (FileNotFoundError, Damaged) as error:
             raise (self._failures[-1] if self._failures else error) from None
-        if kept["global_step"] != self._best_step():
+        if checkpoint["global_step"] != self._best_step():
             raise self._failures[-1] if self._failures else Damaged(f"{self.best} is outdated")
-        return kept
+        return checkpoint
 
     def _save(self, trainer: Trainer) -> None:
         # A checkpoint with NaN or infinite weights would be useless.
@@ -163,18 +167,19 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._loaded = kept = checkpoint[_KEY]
+        self._loaded = state = checkpoint[_KEY]
         self._tried = self.saved_step = step = checkpoint["global_step"]
         if not trainer.is_global_zero:
             return
-        # Lightning itself reads the checkpoint of a sharded model; newest() has validated it.
+        # Lightning reads the checkpoint of a sharded model without this package's writer, which
+        # then does not know that newest() has verified the file.
         writer = trainer.strategy.checkpoint_io
         assert isinstance(writer, AtomicCheckpointIO)
         writer.valid = Path(str(trainer.ckpt_path))
-        self.metrics.resume(kept["rows"])
+        self.metrics.resume(state["rows"])
         source = Path(str(trainer.ckpt_path))
-        if kept["best_step"] == step and source != self.best:
-            self._keep_best(source, step)  # the process may have died just before this
+        if state["best_step"] == step and source != self.best:
+            self._keep_best(source, step)  # the process may have been killed just before this
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every is not None and isinstance(trainer.train_dataloader, TrainingDataLoader):
@@ -212,10 +217,10 @@ class Checkpoints(Checkpoint):
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint that a run can be resumed from, None if there is none.
+    """The newest checkpoint that a run can be resumed from; None if there is none.
 
-    A checkpoint is skipped with a warning if it is damaged, of an unsupported version, or if the
-    ``best`` it refers to is lost.
+    A checkpoint is skipped with a warning if it is damaged or of an unsupported version, or if the
+    best checkpoint that it refers to is lost.
     """
     best = _steps(directory / BEST)
     for name in (LAST, PREVIOUS):
@@ -243,15 +248,15 @@ def _steps(path: Path) -> _Steps | None:
     if not path.exists():
         return None
     try:
-        kept = read(path)
+        checkpoint = read(path)
     except Damaged as error:
         reason = str(error)
     except (OSError, RuntimeError, EOFError) as error:
         reason = f"{path} cannot be read: {str(error).partition(chr(10))[0]}"
     else:
-        if _KEY in kept:
-            return _Steps(kept["global_step"], kept[_KEY]["best_step"])
-        reason = f"{path} lacks what is needed to resume a run"
+        if _KEY in checkpoint:
+            return _Steps(checkpoint["global_step"], checkpoint[_KEY]["best_step"])
+        reason = f"{path} lacks the state that is needed to resume a run"
     _warn_of_skipped(reason)
     return None
 

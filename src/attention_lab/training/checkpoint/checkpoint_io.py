@@ -84,18 +84,18 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
                 raise Damaged(f"{path} {flaw}")
             file.seek(0)
             # A checkpoint may come from a stranger: never unpickle code.
-            kept = torch.load(file, map_location=map_location, weights_only=True)
-        if not isinstance(kept, dict):
+            checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+        if not isinstance(checkpoint, dict):
             raise Damaged(f"{path} holds no mapping")
-        check_version(path, kept)
+        check_version(path, checkpoint)
     except UnreadableRecord as error:
         raise Damaged(str(error)) from None
-    except UnpicklingError as error:  # torch's message says how to run the code
+    except UnpicklingError as error:  # torch's own message advises to allow the code
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"Python objects ({name[1]})" if name else "Python objects"
         raise Damaged(f"{path} holds {what}, not only tensors and plain data; not loaded") from None
-    del kept[VERSION_KEY]
-    return kept
+    del checkpoint[VERSION_KEY]
+    return checkpoint
 
 
 class _Hashed:
@@ -181,7 +181,7 @@ def _danger(file: BinaryIO) -> str | None:
                 return "is compressed, as torch never writes it; not loaded"
             if sum(member.file_size for member in members) > size:
                 return f"claims to hold more than its {size} bytes; not loaded"
-            # torch ignores case when it looks for its pickle.
+                # torch ignores case in the name of its pickle.
             named = [it for it in members if it.filename.lower().endswith("data.pkl")]
             pickles = [archive.read(it) for it in named]
         # A pickle can create a bytearray of any size from a number. torch loads no other such

@@ -1,8 +1,7 @@
 """The launcher that started this process, torchrun or srun, and the process's rank.
 
-They are read from environment variables. A shell may hold variables that are left over from
-another program; these are ignored.
-Nothing here imports torch, so it costs no time.
+They are read from environment variables. A shell may have variables that are left over from
+another program; these are ignored. This module does not import torch, so importing it is fast.
 """
 
 import os
@@ -29,9 +28,9 @@ _WORLD_SIZE = {"torchrun": "WORLD_SIZE", "srun": "SLURM_STEP_NUM_TASKS"}
 
 def launcher() -> Literal["torchrun", "srun"] | None:
     """The launcher that set all its variables for this process; None for a single process."""
-    if set(TORCHRUN) <= set(os.environ) and _is_rank("torchrun"):
+    if set(TORCHRUN) <= set(os.environ) and _has_valid_rank("torchrun"):
         return "torchrun"
-    if set(SRUN) <= set(os.environ) and _is_rank("srun") and not is_interactive_step():
+    if set(SRUN) <= set(os.environ) and _has_valid_rank("srun") and not is_interactive_step():
         return "srun"
     return None
 
@@ -48,8 +47,8 @@ def world_size() -> int:
     return int(os.environ[_WORLD_SIZE[by]]) if by else 1
 
 
-def started() -> str:
-    """The number of processes and their launcher, and how to correct it, for messages."""
+def launch_description() -> str:
+    """The number of processes, their launcher and the variable with the number, for messages."""
     by = launcher()
     assert by is not None, "nothing was started"
     variable = f"{_WORLD_SIZE[by]}={world_size()}"
@@ -81,7 +80,8 @@ def ignore_leftovers() -> None:
         names = [name for name in (*TORCHRUN, *TORCHRUN_EXTRAS) if not name.startswith("MASTER_")]
     else:
         shell = "this shell is an interactive step of SLURM"
-        reason = shell if is_interactive_step() else "neither torchrun nor srun set all they set"
+        incomplete = "not all variables of torchrun or srun are set"
+        reason = shell if is_interactive_step() else incomplete
         reason += ", so this is a single process"
         names = [*TORCHRUN, *TORCHRUN_EXTRAS, *SRUN, *_OTHERS]
     values = {name: os.environ[name] for name in names if name in os.environ}
@@ -93,7 +93,7 @@ def ignore_leftovers() -> None:
         warnings.warn(f"{found} ignored: {reason}", stacklevel=2)
 
 
-def _is_rank(by: str) -> bool:
+def _has_valid_rank(by: str) -> bool:
     """Whether a launcher's variables hold a valid rank and world size."""
     try:
         return 0 <= int(os.environ[_RANK[by]]) < int(os.environ[_WORLD_SIZE[by]])

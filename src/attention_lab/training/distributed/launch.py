@@ -22,6 +22,7 @@ import torch
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunConfig, RunSpec
+from attention_lab.printing import counted
 from attention_lab.tracking.record_files import read_result
 from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunExists, record_failure
@@ -36,8 +37,8 @@ from attention_lab.training.distributed.workers import (
     GRACE,
     cores,
     end_with_parent,
-    killer,
-    outlive_readers,
+    ignore_output_errors,
+    killed_by,
     print_into,
     stop,
 )
@@ -86,21 +87,20 @@ def check_devices(config: RunConfig) -> tuple[int, int]:
     process_group.check_world_size(devices, nodes)
     if nodes > 1 and process_group.world_size() == 1:
         raise ConfigError(
-            f"trainer.num_nodes={nodes}: this is one machine; "
+            f"trainer.num_nodes={nodes}: this command starts processes on one machine only; use "
             f"{'srun --overlap' if is_interactive_step() else 'srun'}, torchrun or "
-            "hydra/launcher=slurm start processes on several"
+            "hydra/launcher=slurm"
         )
     if accelerator == "gpu" and not has_gpu():
-        raise ConfigError("trainer.accelerator=gpu: there is no GPU here; trainer=cpu works")
+        raise ConfigError("trainer.accelerator=gpu: no GPU is available; use trainer=cpu")
     on_gpus = accelerator != "cpu" and has_gpu()
     if process_group.world_size() > 1 and not on_gpus:
-        return devices, nodes  # each process may have been given its own cores
+        return devices, nodes  # each process may have an allocation of its own cores
     number = max(1, torch.cuda.device_count()) if on_gpus else cores()
     if devices > number:
-        kind = "GPU" if on_gpus else "CPU core"
+        available = counted(number, "GPU" if on_gpus else "CPU core")
         raise ConfigError(
-            f"trainer.devices={devices}: there {'is' if number == 1 else 'are'} {number} "
-            f"{kind}{'' if number == 1 else 's'} here"
+            f"trainer.devices={devices}: only {available} available; use trainer.devices={number}"
         )
     return devices, nodes
 
@@ -152,8 +152,8 @@ def _train_on_ranks(number: int, spec: RunSpec, log: Path | None) -> None:
     if failed is None:
         return
     failures = [each for each in started if each.failure is not None]
-    if (by := killer(failed.process)) is not None or not failures:
-        message = f"process {failed.number} of {number}: {by or 'exited unexpectedly'}"
+    if (killed := killed_by(failed.process)) is not None or not failures:
+        message = f"process {failed.number} of {number}: {killed or 'exited unexpectedly'}"
         record_failure(spec, message)
         raise RuntimeError(message)
     _raise_cause(failures, spec, number)
@@ -175,7 +175,7 @@ def _raise_cause(failures: Sequence[_Rank], spec: RunSpec, number: int) -> NoRet
 
 
 def _is_same(error: BaseException, other: BaseException) -> bool:
-    """Whether two ranks raised the same error; not if one merely lost the connection."""
+    """Whether two ranks raised the same error, and not only an error of the connection to it."""
     agreed = (KeyboardInterrupt, Diverged, ConfigError, RunExists)
     return type(error) is type(other) and (isinstance(error, agreed) or str(error) == str(other))
 
@@ -189,7 +189,7 @@ def _train_rank(
 ) -> None:
     """The main function of a rank's process."""
     block_signals()
-    outlive_readers()
+    ignore_output_errors()
     if log is not None:
         print_into(log)
     os.setpgid(0, 0)  # a terminal's Ctrl-C then comes once, from the relay
@@ -203,12 +203,12 @@ def _train_rank(
     except BaseException as error:
         when = getattr(error, "when", time.monotonic())
         error.add_note(traceback.format_exc())
-        messages.send(_Failure(when, _portable(error)))
+        messages.send(_Failure(when, _picklable(error)))
         raise SystemExit(1) from None
 
 
-def _portable(error: BaseException) -> BaseException:
-    """An error that can be pickled."""
+def _picklable(error: BaseException) -> BaseException:
+    """The error, or a RuntimeError with its message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -39,18 +39,18 @@ def check_world_size(devices: int, nodes: int) -> None:
     """Raise ConfigError if a launcher started another number of processes than the run needs."""
     if world_size() > 1 and world_size() != devices * nodes:
         raise ConfigError(
-            f"trainer.devices={devices} and trainer.num_nodes={nodes} want {devices * nodes} "
+            f"trainer.devices={devices} and trainer.num_nodes={nodes} need {devices * nodes} "
             f"{'process' if devices * nodes == 1 else 'processes'}, but "
-            f"{cluster_environment.started()}"
+            f"{cluster_environment.launch_description()}"
         )
 
 
-class _Step(SLURMEnvironment):
-    """A SLURM step; unlike Lightning's it accepts ``srun --ntasks``, without tasks per node."""
+class _SLURMEnvironment(SLURMEnvironment):
+    """Lightning's, but it accepts ``srun --ntasks`` without ``--ntasks-per-node``."""
 
     @staticmethod
     def _validate_srun_variables() -> None:
-        """Nothing: :func:`check_world_size` checks the number of tasks."""
+        """Skip Lightning's check; :func:`check_world_size` checks the number of tasks."""
 
 
 def lightning_environment() -> ClusterEnvironment:
@@ -59,7 +59,7 @@ def lightning_environment() -> ClusterEnvironment:
         return LightningEnvironment()
     if cluster_environment.launcher() == "torchrun":
         return TorchElasticEnvironment()
-    return _Step(auto_requeue=False)  # signals are handled in preemption.py
+    return _SLURMEnvironment(auto_requeue=False)  # signals are handled in preemption.py
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def initialized(make: Callable[[], T], accelerator: str) -> Iterator[T]:
     try:
         yield _agreed(made)
     except BaseException as error:
-        # The launcher compares the times: the first error of any rank caused the others.
+        # The launcher compares the times and reports the first error as the cause.
         error.when = time.monotonic()  # type: ignore[attr-defined]
         raise
     finally:
@@ -158,6 +158,7 @@ def on_every_rank(make: Callable[[], T]) -> T:
 
 
 def _outcome(make: Callable[[], T]) -> T | Exception:
+    """What a function returns or raises."""
     try:
         return make()
     except Exception as error:
@@ -165,6 +166,7 @@ def _outcome(make: Callable[[], T]) -> T | Exception:
 
 
 def _agreed(outcome: T | Exception) -> T:
+    """Return this rank's outcome if no rank has an error; else raise an error on all ranks."""
     own = outcome if isinstance(outcome, Exception) else None
     errors = [error for error in all_gather(own) if error is not None]
     if errors:

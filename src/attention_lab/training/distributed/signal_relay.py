@@ -1,4 +1,4 @@
-"""Passing signals on to the ranks that this process has started."""
+"""Relaying signals to the ranks that this process has started."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ from typing import Any, Self
 
 from attention_lab.training.preemption import SIGNALS, block_signals, not_ignored, unblock_signals
 
-#: Signals that are passed on. A terminal's Ctrl-C reaches only the process that started the ranks.
-PASSED_ON = (signal.SIGINT, *SIGNALS)
+#: Signals that are relayed. A terminal's Ctrl-C reaches only the process that started the ranks.
+RELAYED = (signal.SIGINT, *SIGNALS)
 
 
 class SignalRelay:
-    """A context that passes signals on to processes, which handle them."""
+    """A context manager that relays the signals of this process to other processes."""
 
     def __init__(self) -> None:
         #: The signals received so far.
@@ -25,7 +25,7 @@ class SignalRelay:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._handlers = {
-                number: signal.signal(number, self._receive) for number in not_ignored(PASSED_ON)
+                number: signal.signal(number, self._receive) for number in not_ignored(RELAYED)
             }
             block_signals()  # the fork server inherits this; otherwise the signals would end it
         return self
@@ -36,18 +36,18 @@ class SignalRelay:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def open(self, processes: Sequence[BaseProcess]) -> None:
-        """Pass signals on to these processes from now on, and those received before."""
+        """Relay signals to these processes from now on, and those that were received before."""
         earlier = list(self.received)
         self._processes = processes
         for number in earlier:
-            self._pass_on(number)
+            self._relay(number)
         unblock_signals()
 
     def _receive(self, number: int, _: object) -> None:
         self.received.append(number)
-        self._pass_on(number)
+        self._relay(number)
 
-    def _pass_on(self, number: int) -> None:
+    def _relay(self, number: int) -> None:
         for process in self._processes:
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, number)

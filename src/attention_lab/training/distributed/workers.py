@@ -32,7 +32,7 @@ def print_into(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-class _Lasting(io.FileIO):
+class _FileIgnoringErrors(io.FileIO):
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
@@ -40,20 +40,20 @@ class _Lasting(io.FileIO):
             return len(data)
 
 
-def outlive_readers() -> None:
+def ignore_output_errors() -> None:
     """Ignore write errors on stdout and stderr: a run must survive a closed terminal or pipe."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         is_ours = stream is getattr(sys, f"__{name}__")  # not replaced, as by a test
         if stream is not None and is_ours:
-            raw = _Lasting(stream.fileno(), "w", closefd=False)
-            lasting = io.TextIOWrapper(
+            raw = _FileIgnoringErrors(stream.fileno(), "w", closefd=False)
+            replacement = io.TextIOWrapper(
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,
                 errors=stream.errors,
                 line_buffering=stream.line_buffering or stream.write_through,
             )
-            setattr(sys, name, lasting)
+            setattr(sys, name, replacement)
 
 
 def end_with_parent() -> None:
@@ -85,8 +85,8 @@ def stop(processes: Sequence[BaseProcess], patience: float = GRACE) -> None:
             process.join()
 
 
-def killer(process: BaseProcess) -> str | None:
-    """The signal that killed a process, for a message; None if none did."""
+def killed_by(process: BaseProcess) -> str | None:
+    """Describe the signal that killed a process, as "killed by SIGTERM"; None if none did."""
     code = process.exitcode
     if code is None or code >= 0:
         return None

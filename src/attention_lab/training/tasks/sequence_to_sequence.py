@@ -36,9 +36,9 @@ class SequenceToSequence(AttentionTask):
         optimization: the optimizer, its schedule and its parameter groups.
         label_smoothing: probability spread over all tokens in the training loss (Szegedy et al.
             2016, §7). Evaluation losses are never smoothed.
-        max_length: most tokens to generate, including the end token; None means the length of the
-            longest target in any split.
-        num_beams: hypotheses of beam search; 1 means greedy decoding.
+        max_length: the largest number of tokens to generate, including the end token; None means
+            the length of the longest target in any split.
+        num_beams: the width of beam search; 1 means greedy decoding.
         length_penalty: α of beam search (Wu et al. 2016, eq. 14).
 
     Raises:
