@@ -17,6 +17,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from attention_lab.cli import fail, train
 from attention_lab.cli.doctor_checks import NOTHING, Finding, disk
 from attention_lab.config.compose import plain_config
+from attention_lab.config.hydra_section import is_search
 from attention_lab.printing import echo
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class DryRun(train.Task):
         """
         self._stages += stages
         self._launcher = place, config
-        if _is_search(config):
+        if is_search(config.hydra):
             raise SystemExit(0)
 
     def findings(self) -> Iterator[Finding]:
@@ -109,17 +110,12 @@ class DryRun(train.Task):
             from attention_lab.cli.launch_summary import search, sweep
 
             place, config = self._launcher
-            if _is_search(config):
+            if is_search(config.hydra):
                 yield from search(config.hydra.sweeper)
             launcher = config.hydra.runtime.choices["hydra/launcher"]
             directory = Path(config.hydra.sweep.planned)
-            yield from sweep(self._stages, place, launcher, directory, _is_search(config))
+            yield from sweep(self._stages, place, launcher, directory, is_search(config.hydra))
             yield disk(directory)
-
-
-def _is_search(config: DictConfig) -> bool:
-    """Whether later jobs of a sweep depend on the results of earlier ones."""
-    return "BasicSweeper" not in config.hydra.sweeper._target_
 
 
 def run(arguments: Sequence[str]) -> int:

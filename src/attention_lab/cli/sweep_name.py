@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,9 @@ def sweep_name(config: "DictConfig") -> str:
         for key in config
         if key != "hydra"
     }
-    sweep = {key: value for key, value in base.pop("sweep", {}).items() if key != "retry"}
+    section = base.pop("sweep", {})
+    unset = [key for key in ("zip", "param_grid") if section.get(key) is None]
+    sweep = {key: value for key, value in section.items() if key not in ("retry", *unset)}
     decisive = [
         identity(base),
         sweep,
@@ -42,6 +45,13 @@ def sweep_name(config: "DictConfig") -> str:
     digest = blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=4).hexdigest()
     choices = settings.runtime.choices
     readable = choices.get("experiment") or "-".join(
-        [choices.get("data", "from"), *(params | swept)]
+        [choices.get("data", "from"), *(params | _own_keys(section) | swept)]
     )
     return re.sub(r"[^\w.-]+", "_", readable) + f"-{digest}"
+
+
+def _own_keys(section: Mapping[str, Any]) -> dict[str, None]:
+    """The keys of ``sweep.param_grid``; the sweeper checks its value."""
+    grids = section.get("param_grid")
+    dicts = [grid for grid in (grids if isinstance(grids, list) else []) if isinstance(grid, dict)]
+    return {str(key): None for grid in dicts for key in grid}

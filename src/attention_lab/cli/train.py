@@ -83,7 +83,7 @@ class Train(Task):
             directory = Path(settings.runtime.output_dir)
             spec = RunSpec(resolve(plain_config(config)), directory, typed_overrides(settings))
             check_logger(spec.config)
-            if settings.sweeper.get("params"):
+            if settings.sweeper.get("params") or OmegaConf.select(config, "sweep.param_grid"):
                 echo("running a single job; add -m to run the experiment's sweep", error=True)
             result = launch(spec)
             if result is None:  # on a rank other than 0

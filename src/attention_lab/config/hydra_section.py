@@ -26,6 +26,7 @@ TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
         "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     ),
     ("sweeper",): (
+        "hydra_plugins.attention_lab_sweeper.GridSweeper",
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
         "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
     ),
@@ -50,6 +51,15 @@ LOG_PLACES = (
 #: An override that chooses several options of a group; experiments may be combined.
 SEVERAL = re.compile(r"\+?((?!experiment)\w+(?:/\w+)*)(?:@[\w.]+)?=\[(.*,.*)\]")
 REMEDY = "leave it out"
+
+
+def is_search(settings: DictConfig) -> bool:
+    """Whether later jobs of a sweep depend on the results of earlier ones.
+
+    Args:
+        settings: the section ``hydra``.
+    """
+    return not settings.sweeper._target_.endswith((".GridSweeper", ".BasicSweeper"))
 
 
 def check(config: DictConfig) -> None:

@@ -33,15 +33,15 @@ class SweepOptions:
         Raises:
             ConfigError: if a value is invalid.
         """
-        retry = _listed(section["retry"])
+        retry = listed(section["retry"])
         for name in retry:
             if name not in RETRIED:
                 raise ConfigError(
                     f"sweep.retry={name}: only failed or diverged runs can be run again"
                     f"{nearest(str(name), RETRIED)}"
                 )
-        tune, seeds = section["tune"], _listed(section["seeds"])
-        grid = tuple(map(_spelt, _listed(section["grid"])))
+        tune, seeds = section["tune"], listed(section["seeds"])
+        grid = tuple(map(spelt, listed(section["grid"])))
         if tune is None and (seeds or grid):
             raise ConfigError(
                 f"sweep.{'grid' if grid else 'seeds'}: needs sweep.tune, the key to tune"
@@ -56,10 +56,14 @@ class SweepOptions:
         return cls(retry, tune, grid, seeds)
 
 
-def _spelt(value: Any) -> str:
-    """A value of the grid as in an override."""
+def spelt(value: Any, key: str = "sweep.grid") -> str:
+    """A value in the list at ``key``, as in an override.
+
+    Raises:
+        ConfigError: if it is a list or a dict.
+    """
     if isinstance(value, Sequence | Mapping) and not isinstance(value, str):
-        raise ConfigError(f"sweep.grid: must be a list of plain values, got {value!r}")
+        raise ConfigError(f"{key}: must be a list of plain values, got {value!r}")
     return (
         "null"
         if value is None
@@ -69,7 +73,7 @@ def _spelt(value: Any) -> str:
     )
 
 
-def _listed(value: Any) -> tuple[Any, ...]:
+def listed(value: Any) -> tuple[Any, ...]:
     """A list as a tuple, a single value as a tuple of one, null as the empty tuple."""
     if value is None:
         return ()

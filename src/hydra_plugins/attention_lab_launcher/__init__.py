@@ -17,6 +17,7 @@ from attention_lab.config.compose import (
     plain_config,
     typed_overrides,
 )
+from attention_lab.config.hydra_section import is_search
 
 if TYPE_CHECKING:
     from attention_lab.config.resolve import RunSpec
@@ -45,8 +46,9 @@ class SweepLauncher(Launcher):
         """Called by Hydra with what the jobs are composed of.
 
         Raises:
-            WrongCommand: if a search would maximize.
+            WrongCommand: if a search would maximize, or has options of a grid.
         """
+        _check_is_grid(config)
         direction = config.hydra.sweeper.get("direction")
         if getattr(direction, "name", direction) not in (None, "minimize"):
             raise WrongCommand(
@@ -134,13 +136,22 @@ class SlurmLauncher(SweepLauncher):
         self.place = slurm = launcher_options(Slurm, plain)
         if not slurm.wait:
             needs = "sweep.tune" if options["tune"] is not None else ""
-            if "BasicSweeper" not in self.config.hydra.sweeper._target_:
+            if is_search(self.config.hydra):
                 needs = "a search"
             if needs:
                 raise WrongCommand(
                     f"hydra.launcher.wait=false: {needs} needs results; leave it out"
                 )
         return Sweep(directory, self._compose, options, slurm.run, slurm.check)
+
+
+def _check_is_grid(config: DictConfig) -> None:
+    """Raise WrongCommand if there are options of a grid for another sweeper."""
+    sweeper = config.hydra.sweeper._target_.rpartition(".")[2]
+    for name in ("zip", "param_grid"):
+        if config.sweep.get(name) is not None and sweeper != "GridSweeper":
+            chosen = config.hydra.runtime.choices["hydra/sweeper"]
+            raise WrongCommand(f"sweep.{name}: not supported by hydra/sweeper={chosen}")
 
 
 def _plain(value: Any) -> Any:
