@@ -6,7 +6,9 @@ prints with these functions.
 """
 
 import re
+import shutil
 import sys
+import textwrap
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +43,21 @@ def echo(*lines: object, error: bool = False) -> None:
     """
     text = "\n".join(map(printable, lines))
     print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def hanging(text: str, start: str) -> list[str]:
+    """Lines of a start and a text, wrapped at the terminal's width with a hanging indent.
+
+    Pipes and files get one line, so that it can be searched.
+
+    >>> hanging("a text", "name  ")
+    ['name  a text']
+    """
+    columns, _ = shutil.get_terminal_size((sys.maxsize, 0))
+    width = max(columns - len(start), 20)
+    lines = textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    indents = [start, *[" " * len(start)] * (len(lines) - 1)]
+    return [f"{indent}{line}".rstrip() for indent, line in zip(indents, lines, strict=True)]
 
 
 def counted(count: int, noun: str) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.cli import COMMANDS, list_data
+from attention_lab.cli import COMMANDS
 from attention_lab.config.compose import config_directory, group_options
-from tests.cli.conftest import Command, fresh
+from tests.cli.conftest import Answer, Command, fresh
 from tests.conftest import FinishedRun
 
 #: What takes seconds to import, and has no business in answering a question about a command.
@@ -28,7 +28,9 @@ def imported_by(tmp_path: Path, *arguments: str) -> set[str]:
     return set(answer.out.rpartition("IMPORTED ")[2].split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["train", "--cfg", "job"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "attention"], ["train", "--cfg", "job"]]
+)
 def test_questions_import_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     assert not imported_by(tmp_path, *arguments) & HEAVY
 
@@ -80,7 +82,7 @@ HELP = "; see `attention-lab {} --help`"
             "predict run --tempurature=1",
             "unrecognized arguments: --tempurature=1; did you mean --temperature?",
         ),
-        ("list attention data", "unrecognized arguments: data" + HELP.format("list")),
+        ("list atention", "there is no config group 'atention'; did you mean attention?"),
         (
             "evaluate run --split train",
             "argument --split: invalid choice: 'train'",
@@ -128,52 +130,76 @@ def test_list_has_every_option_with_its_description(command: Command) -> None:
             assert command("list", group).out.splitlines() == [f"{group}=", *lines]
 
 
-def test_list_attention_is_read_from_the_code(command: Command) -> None:
-    mechanisms, *rest = command("list", "attention").out.split("\n\n")
-    rows = {line.split()[0]: line for line in mechanisms.splitlines()[2:]}
-    assert set(rows) == options("attention")
-    assert "v·tanh(W q + U k)" in rows["additive"]
-    assert rows["additive"].split()[-4:] == ["eager", "L·S·d·a", "L·S·a", "S·d"]
-    assert "Bahdanau et al. 2015" in rows["additive"]
-    assert "sdpa eager flex" in rows["multi_head"]
-    assert rows["linear"].endswith("f·d")
-    assert rows["linformer"].split("Wang et al. 2020")[1].split()[:4] == ["-", "-", "yes", "yes"]
-    assert rows["nystrom"].split("Xiong et al. 2021")[1].split()[:4] == ["-", "yes", "yes", "-"]
-    for axis in ("score", "normalizer", "positions", "mask", "feature_map"):
-        (part,) = (part for part in rest if part.startswith(f"attention/{axis}="))
-        assert {line.split()[0] for line in part.splitlines()[1:]} == options(f"attention/{axis}")
+def test_list_attention_includes_its_parts(command: Command) -> None:
+    groups = command("list", "attention").out.split("\n")
+    for part in ("score", "normalizer", "positions", "mask", "feature_map"):
+        start = groups.index(f"attention/{part}=") + 1
+        lines = itertools.takewhile(lambda line: line.startswith("  "), groups[start:])
+        assert {line.split()[0] for line in lines} == options(f"attention/{part}")
 
 
-def test_list_data_loads_each_and_computes_its_trivial_baseline(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def shown(answer: Answer) -> dict[str, str]:
+    """The rows that `list GROUP NAME` prints, by their first column."""
+    rows = [line.strip().split("  ", 1) for line in answer.out.splitlines()]
+    return {row[0]: row[-1].strip() for row in rows}
+
+
+def test_list_of_a_mechanism_shows_its_keys_and_its_info(command: Command) -> None:
+    additive = shown(command("list", "attention", "additive"))
+    assert additive["attention.num_kv_heads=null"] == "null: num_heads"
+    assert additive["attention.score.hidden_dim=null"] == "null: head_dim"
+    assert additive["formula"] == "softmax of v·tanh(W q + U k)"
+    assert additive["paper"] == "Bahdanau et al. 2015"
+    assert additive["backends"] == "eager"
+    assert additive["time"] == "L·S·d·a, with L queries, S keys, d head_dim, a hidden_dim"
+    assert (additive["memory"], additive["cache"]) == ("L·S·a", "S·d")
+    nystrom = shown(command("list", "attention", "nystrom"))
+    assert nystrom["attention.num_heads=8"] == "attention.num_heads=8"  # from _heads.yaml
+    assert [nystrom[it] for it in ("causal", "cross-attention")] == ["no", "no"]
+    assert [nystrom[it] for it in ("attention weights", "cache")] == ["yes", "none"]
+    assert shown(command("list", "attention", "multi_head"))["backends"] == "sdpa, eager, flex"
+
+
+def test_list_of_a_dataset_shows_its_sizes_and_baselines(command: Command) -> None:
+    digits = shown(command("list", "data", "digits"))
+    assert digits["task"] == "Classification"
+    assert digits["model"] == "SelfAttentionClassifier by default"
+    assert digits["examples"] == "train 1,251, validation 176, test 370"
+    assert digits["test/accuracy"] == "trivial baseline 0.0703, nearest class mean 0.914"
+
+
+def test_list_of_a_users_dataset_says_why_it_cannot_be_loaded(
+    command: Command, tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine" / "data"
     mine.mkdir(parents=True)
-    missing = """# A text that is not there
+    (mine / "missing.yaml").write_text(
+        """# A text that is not there
 defaults:
   - /task@_global_: language_model
   - override /model@_global_.model: decoder
 _target_: attention_lab.data.synthetic.recall.Recall
 pairs: [0]
 """
-    (mine / "missing.yaml").write_text(missing)
-    shipped = list_data.group_options
-    chosen = {"digits", "missing"}
-    monkeypatch.setattr(
-        list_data,
-        "group_options",
-        lambda *where: {name: file for name, file in shipped(*where).items() if name in chosen},
     )
-    answer = command("list", "data", "--config-dir", "mine")
-    lines = answer.out.splitlines()
-    assert lines[1].split(None, 1)[0] == "digits"
-    assert lines[2].strip() == (
-        "1,251 / 176 / 370; accuracy: trivial baseline 0.0703, nearest class mean 0.914; "
-        "Classification with SelfAttentionClassifier"
+    answer = command("list", "data", "missing", "--config-dir", "mine")
+    assert "0 pairs" in shown(answer)["not loaded"]
+
+
+def test_list_of_an_unknown_option_suggests_the_nearest(command: Command) -> None:
+    answer = command("list", "attention", "addtive")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "attention-lab: attention=addtive: there is no such option; did you mean additive?\n"
     )
-    assert lines[3].split() == ["missing", *["A", "text", "that", "is", "not", "there"]]
-    assert lines[4].strip().startswith("not loaded: ")
-    assert "0 pairs" in lines[4]
+
+
+@pytest.mark.parametrize("arguments", [(), ("attention",), ("attention", "latent")])
+def test_list_fits_the_terminal(
+    command: Command, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, command("list", *arguments).out.splitlines())) <= 80
 
 
 def test_list_shows_a_users_own_options(command: Command, tmp_path: Path) -> None:

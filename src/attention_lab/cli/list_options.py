@@ -1,39 +1,73 @@
-"""`attention-lab list`: list the options of config groups, one line each."""
+"""`attention-lab list`: list the options of config groups, or show options in full."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
-from attention_lab.config.compose import group_options, option_description
-from attention_lab.printing import echo
+from attention_lab.config.compose import (
+    group_options,
+    option_description,
+    option_package,
+    subgroups,
+)
+from attention_lab.config.option_keys import mechanism_keys, option_keys
+from attention_lab.printing import echo, hanging
+from attention_lab.spelling import nearest
 
 GROUPS = ("attention", "data", "model", "optimizer", "scheduler", "experiment")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """List the options of one config group or, by default, of all in :data:`GROUPS`."""
+    """List the options of groups, or show named options of one group in full."""
     parser = Parser("list", __doc__)
-    parser.add_argument("group", nargs="?", choices=GROUPS, help="default: all of them")
+    parser.add_argument("group", nargs="?", help=f"{', '.join(GROUPS)}; default: all of them")
+    parser.add_argument("option", nargs="*", help="show these options of the group in full")
     parser.add_argument("--config-dir", type=Path, help="your own config groups, listed too")
     chosen = parser.parse_args(arguments)
-    if chosen.config_dir and not chosen.config_dir.is_dir():
-        return fail(f"--config-dir {chosen.config_dir}: no such directory", 2)
-    if chosen.group == "attention":
-        from attention_lab.cli.list_attention import table  # imports torch, which takes seconds
-
-        echo(*"\n".join(table(chosen.config_dir)).split("\n"))
+    group, extra = chosen.group, chosen.config_dir
+    if extra and not extra.is_dir():
+        return fail(f"--config-dir {extra}: no such directory", 2)
+    groups = [*GROUPS, *(f"{it}/{part}" for it in GROUPS for part in subgroups(it, extra))]
+    if group and group not in groups:
+        return fail(f"list: there is no config group {group!r}{nearest(group, groups)}", 2)
+    options = group_options(group, extra) if group else {}
+    for name in chosen.option:
+        if name not in options:
+            return fail(f"{group}={name}: there is no such option{nearest(name, options)}", 2)
+    for name in chosen.option:
+        _show(group, name, options[name], extra)
+    if chosen.option:
         return 0
-    if chosen.group == "data":
-        from attention_lab.cli.list_data import table as datasets
-
-        for line in datasets(chosen.config_dir):
-            echo(*line.split("\n"))
-        return 0
-    for group in [chosen.group] if chosen.group else GROUPS:
-        options = group_options(group, chosen.config_dir)
-        width = max(map(len, options), default=0)
-        echo(f"{group}=")
-        for name, file in options.items():
-            echo(f"  {name:<{width}}  {option_description(file)}")
+    inside = [it for it in groups if it == group or it.startswith(f"{group}/")]
+    for shown in inside if group else GROUPS:
+        echo(f"{shown}=")
+        described = group_options(shown, extra).items()
+        _columns((name, option_description(file)) for name, file in described)
     return 0
+
+
+def _show(group: str, name: str, file: Path, extra: Path | None) -> None:
+    """Print an option in full: its description, its keys, and the facts that only code knows."""
+    echo(f"{group}={name}")
+    echo(*hanging(option_description(file), "  "))
+    keys = mechanism_keys(file) if group == "attention" else option_keys(file)
+    package = option_package(group, file)
+    path = f"{package}." if package else ""
+    _columns((f"{path}{key}={value}", comment) for key, (value, comment) in keys.items())
+    if group == "attention":
+        from attention_lab.cli.list_attention import facts  # imports torch, which takes seconds
+
+        _columns([("", ""), *facts(name, extra)])
+    elif group == "data":
+        from attention_lab.cli.list_data import facts as facts_of_data
+
+        _columns([("", ""), *facts_of_data(name, extra)])
+
+
+def _columns(rows: Iterable[tuple[str, str]]) -> None:
+    """Print rows of two columns; the second is wrapped at the terminal's width."""
+    rows = list(rows)
+    width = max((len(first) for first, _ in rows), default=0)
+    for first, second in rows:
+        echo(*hanging(second, f"  {first:<{width}}  "))

@@ -1,6 +1,7 @@
 """Compose configs with Hydra, and find config groups and their options."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,13 @@ def option_description(file: Path) -> str:
         if line.startswith("# ") and not line.startswith("# @package"):
             return line.removeprefix("# ")
     return ""
+
+
+def option_package(group: str, file: Path) -> str:
+    """The path in the config of an option's keys: "attention.mask"; "" for a global option."""
+    header = re.search(r"^# @package (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    package = header[1] if header else group.replace("/", ".")
+    return "" if package == "_global_" else package
 
 
 def composed(
