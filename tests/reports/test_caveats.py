@@ -27,7 +27,7 @@ def test_a_sweep_without_problems_has_no_caveats(write_run: WriteRun) -> None:
     [
         (
             {"config": {"data": {"_target_": "data.G2P", "limit": 9}}},
-            "differ in their data (data.limit: unset for x, 9 for y): they may answer",
+            "differ in their data (data.limit: unset for x, 9 for y): their metrics",
         ),
         (
             {"config": {"data": {"_target_": "data.Digits", "limit": 9}}},

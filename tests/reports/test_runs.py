@@ -177,7 +177,7 @@ def test_the_runs_of_a_sweep_are_its_jobs(write_run: WriteRun) -> None:
         ("made", 0, "waiting"),
         ("missing", 7, "waiting"),
     ]
-    assert {run.error for run in runs[2:]} == {"the sweep ended before it"}
+    assert {run.error for run in runs[2:]} == {"the sweep ended before it started"}
     # What has not started counts for its group.
     x, y = compare(runs).groups
     assert (x.label, format_seed_count(x), y.label, format_seed_count(y)) == ("x", "2", "y", "0/2")
@@ -189,9 +189,9 @@ def test_the_runs_of_a_sweep_are_its_jobs(write_run: WriteRun) -> None:
     [
         (None, True, False, "waiting", "has not started"),
         (None, True, True, "waiting", "has not started"),
-        ("2026-01-02T04:00:00+00:00", False, False, "waiting", "the sweep ended before it"),
+        ("2026-01-02T04:00:00+00:00", False, False, "waiting", "the sweep ended before it started"),
         ("2026-01-02T04:00:00+00:00", False, True, "failed", "status.json is missing"),
-        (None, False, False, "waiting", "the sweep ended before it"),
+        (None, False, False, "waiting", "the sweep ended before it started"),
         (None, False, True, "failed", "status.json is missing"),
     ],
 )

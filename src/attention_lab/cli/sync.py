@@ -94,7 +94,7 @@ def _upload(directories: Sequence[Path]) -> int:
     W&B appends each part to the earlier parts of its run. After one fails, no other is uploaded.
     """
     from attention_lab.tracking.lock import is_locked
-    from attention_lab.tracking.untrusted_files import link_out
+    from attention_lab.tracking.untrusted_files import link_leading_out
     from attention_lab.tracking.wandb_logger import server
 
     known = _parts(directories)
@@ -103,7 +103,7 @@ def _upload(directories: Sequence[Path]) -> int:
     latest = {part.parent: part for part in known}
     ready = [p for p in parts if p != latest[p.parent] or not is_locked(p.parent.parent)]
     for part in ready:
-        if (link := link_out(part, without="logs")) is not None:  # W&B would upload the file
+        if (link := link_leading_out(part, skip="logs")) is not None:  # W&B would upload the file
             return fail(f"nothing uploaded: {link} is a symbolic link out of its run; remove it", 1)
     if ready:
         done = run_program(

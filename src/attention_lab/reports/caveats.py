@@ -7,9 +7,9 @@ from attention_lab.reports.groups import Group, quote_label
 from attention_lab.reports.runs import RecordedRun, section
 from attention_lab.tracking.code_version import RESULT_PACKAGES, major_version, short_revision
 
-#: Data settings that belong to training, not to the question.
+#: Data settings that belong to the training budget, not to the task.
 _TRAINING_SETTINGS = ("data.batch_size",)
-#: Data settings that only select metrics; different metrics have a caveat of their own.
+#: Data settings that only select metrics; another caveat covers different metrics.
 _METRIC_SETTINGS = ("data.metrics", "data.monitor")
 #: The most values, or names, that a caveat lists.
 _MAX_LISTED = 3
@@ -23,7 +23,8 @@ _TAKEN_FROM_FIRST = {
     "threshold": "threshold",
 }
 
-Leaf = Callable[[str], bool]
+#: Whether a setting matters, by its dotted key.
+KeyFilter = Callable[[str], bool]
 
 
 def same_data(groups: Sequence[Group]) -> bool:
@@ -43,7 +44,7 @@ def run_caveats(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
         )
     if found := _differing_leaves(groups, _is_of_data):
         lines.append(
-            f"The runs differ in their data ({found}): they may answer different questions."
+            f"The runs differ in their data ({found}): their metrics may not be comparable."
         )
     if found := _differing_leaves(groups, _is_of_budget):
         lines.append(f"The runs differ in their training budget ({found}).")
@@ -130,9 +131,9 @@ def _is_of_budget(key: str) -> bool:
 
 
 def _is_unexplained(key: str, swept: Iterable[str]) -> bool:
-    """Whether a setting belongs to no other caveat and is not explained by what was swept."""
+    """Whether no other caveat covers a setting, and no swept override determines it."""
     if key.startswith(("data.", "trainer.", "optimizer.", "scheduler.", "parameter_groups.")):
-        return False  # these have caveats of their own
+        return False  # other caveats cover these
     return not any(_explains(asked, key) for asked in swept)
 
 
@@ -147,7 +148,7 @@ def _explains(asked: str, key: str) -> bool:
     return key == path or key.startswith(f"{path}.")
 
 
-def _differing_leaves(groups: Sequence[Group], matters: Leaf) -> str:
+def _differing_leaves(groups: Sequence[Group], matters: KeyFilter) -> str:
     """The settings that matter and differ between finished runs, with the groups of each value."""
     runs = [(group.label, run) for group in groups for run in group.finished if run.config]
     keys = dict.fromkeys(key for _, run in runs for key in run.leaves if matters(key))

@@ -1,4 +1,4 @@
-"""Groups of runs compared over seeds: what reports show."""
+"""The comparison of groups of runs over seeds, which reports show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ _FROM_EVALUATION = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs side by side, in the order of the sweep."""
+    """The groups of runs that a report compares, in the order of the sweep."""
 
     groups: list[Group]
     #: Runs whose overrides could not be read, so that they belong to no group.
     unplaced: list[RecordedRun]
     #: The config keys in which the groups differ.
     swept: list[str]
-    #: The test metrics: the one that groups are compared by, then those of the trivial baseline.
+    #: The test metrics: first the metric that groups are compared by, then the others.
     metrics: list[str]
     #: The test metrics on slices of the examples, such as "accuracy/length=1-10".
     slice_metrics: list[str]
@@ -51,8 +51,9 @@ class Comparison:
     same_data: bool
     #: Reasons to doubt the comparison, one line each.
     caveats: list[str]
-    #: The hyperparameters that were tuned per group, and a line on groups that were not tuned.
+    #: The hyperparameters that were tuned for each group.
     tunings: list[Tuning]
+    #: A sentence about groups that were not tuned.
     untuned: str | None
 
     @property

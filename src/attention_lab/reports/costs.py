@@ -51,7 +51,7 @@ COSTS = (
 
 
 def cost_points(comparison: Comparison, cost: Cost) -> list[tuple[Group, float, float]]:
-    """Each group whose cost is known, with the cost and its mean in the first metric."""
+    """Each group whose cost is known, with the cost and the mean of its first metric."""
     return [
         (group, value, interval.mean)
         for group, interval in comparison.ranking.means

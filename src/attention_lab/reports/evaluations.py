@@ -1,4 +1,4 @@
-"""Runs with test metrics from `attention-lab evaluate` in place of their own."""
+"""Replace the test metrics of runs by those that `attention-lab evaluate` saved."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Text of metrics, quantities and outcomes, the same in the table, the page and the charts."""
+"""Format metrics, quantities and statuses as text for the table, the page and the charts."""
 
 import math
 

@@ -24,7 +24,7 @@ class Group:
     #: The swept overrides of the group, by key.
     settings: Mapping[str, str]
     runs: list[RecordedRun]
-    # A cache: every table and chart asks for these.
+    # A cache, since every table and chart needs the same means.
     _means: dict[tuple[str, ...], Interval | None] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -76,7 +76,10 @@ class Group:
 
     @property
     def steps_to_threshold(self) -> float | None:
-        """The median over seeds; inf for seeds that never reach it, None without a threshold."""
+        """The median number of steps over seeds; inf for a seed that never reaches the threshold.
+
+        None if there is no threshold.
+        """
         runs = [run for run in self.finished if number(run.result, "threshold") is not None]
         steps = [number(run.result, "steps_to_threshold") for run in runs]
         return median(math.inf if step is None else step for step in steps) if steps else None
@@ -85,9 +88,9 @@ class Group:
 def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[str]]:
     """The groups of runs, and the keys in which the groups differ.
 
-    These keys are the overrides that differ between runs, except the seed, then other settings that
-    differ between runs of equal overrides, for example from two sweeps. A key that was tuned per
-    group is left out, unless groups would merge without it.
+    These keys are those of the overrides that differ between runs, except the seed. Then come other
+    settings that differ between runs with equal overrides, for example from two sweeps. A key that
+    was tuned per group is left out, unless groups would merge without it.
     """
     each = [settings(run) for run in runs]
     keys = dict.fromkeys(key for choice in each for key in choice)
@@ -96,10 +99,10 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[str]]:
     chosen = [key for key in swept if key not in tuned]
     if len(_members(each, chosen)) == len(_members(each, swept)):
         swept = chosen
-    unasked = _unasked(runs, _members(each, swept).values())
+    others = _other_differences(runs, _members(each, swept).values())
     for run, choice in zip(runs, each, strict=True):
-        choice |= {key: run.leaves[key] for key in unasked if key in run.leaves}
-    swept += [key for key in unasked if key not in swept]
+        choice |= {key: run.leaves[key] for key in others if key in run.leaves}
+    swept += [key for key in others if key not in swept]
     members = _members(each, swept)
     choices = [
         {key: value for key, value in zip(swept, values, strict=True) if value is not None}
@@ -151,10 +154,10 @@ def _members(
     return members
 
 
-def _unasked(runs: Sequence[RecordedRun], members: Iterable[Sequence[int]]) -> list[str]:
+def _other_differences(runs: Sequence[RecordedRun], members: Iterable[Sequence[int]]) -> list[str]:
     """A minimal list of settings that distinguish runs of equal overrides.
 
-    A setting that only some of them have is ignored: it was added or removed by another version.
+    A setting that only some of these runs have is ignored, as another version added or removed it.
     """
     found: dict[str, None] = {}
     for indices in members:
@@ -179,7 +182,7 @@ def _labels(choices: Sequence[Mapping[str, str]], swept: Sequence[str]) -> list[
 
 
 def _term(key: str, value: str, swept: Sequence[str]) -> str:
-    """One setting in a label: the value of a choice, or the last part of the key and a number."""
+    """One setting in a label: the name of an option, or the last part of the key and a number."""
     is_choice = not re.fullmatch(r"[-+]?[\d.][\d.eE+-]*|true|false|null|", value)
     if len(value) > 8 and re.fullmatch(r"[-+]?\d+\.\d+(e[-+]?\d+)?", value):
         value = f"{float(value):.4g}"  # as a search samples them; the csv has all digits

@@ -1,4 +1,4 @@
-"""The headline of a report: one or two sentences that claim no more than the seeds support."""
+"""The headline of a report: the result in one or two sentences."""
 
 import math
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def seeds_caveat(comparison: Comparison) -> str:
 
 
 def _ranking(comparison: Comparison) -> str:
-    """Which group is the best, or which groups the seeds do not distinguish."""
+    """The sentence that names the best group, or the groups that the seeds do not distinguish."""
     metric = comparison.metrics[0]
     ranked, leaders = comparison.ranking.means, comparison.ranking.leaders
     (best, interval), (worst, last) = ranked[0], ranked[-1]
@@ -99,7 +99,7 @@ def _value(metric: str, interval: Interval) -> str:
 def _baselines(comparison: Comparison) -> str:
     """The values of the trivial baseline and the best shortcut, in parentheses.
 
-    A baseline that no group beats is left out, because a sentence of its own names it.
+    A baseline that no group beats is left out, because another sentence names it.
     """
     metric, ranking = comparison.metrics[0], comparison.ranking
     named = ranking.strongest_baselines[: -1 if ranking.unbeaten_baseline else None]
@@ -116,7 +116,10 @@ def _seeds_do(ranked: Sequence[tuple[Group, Interval]]) -> str:
 
 
 def _lead(comparison: Comparison, best: Group, behind: Sequence[Group]) -> str:
-    """That the best group is better than the groups ``behind`` it, without the baseline."""
+    """The part of the sentence that compares the best group with those significantly ``behind``.
+
+    The baseline group is left out, because another part compares with it.
+    """
     behind = [group for group in behind if group is not comparison.baseline]
     if not behind:
         return ""

@@ -1,4 +1,4 @@
-"""The ranking of groups in one metric, and which of their differences the seeds support."""
+"""The ranking of groups by one metric, and which of their differences are significant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,8 +133,8 @@ class Ranking:
         """The group that is significantly better than every other group and every baseline."""
         if len(self.means) < 2 or len(self.leaders) > 1:
             return None
-        is_held_back = self.unbeaten_baseline or self.is_baseline_within_interval
-        return None if is_held_back else self.leaders[0]
+        is_close_to_baseline = self.unbeaten_baseline or self.is_baseline_within_interval
+        return None if is_close_to_baseline else self.leaders[0]
 
 
 def differences_to(reference: Group, groups: Sequence[Group], metric: str) -> list[Difference]:

@@ -1,4 +1,4 @@
-"""Runs as their directories record them: config, status, result and metrics."""
+"""Read the runs of sweeps from their directories: config, status, result and metrics."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class NotARun(ValueError):
 class RecordedRun:
     """A run as its directory records it.
 
-    A run that has a record which cannot be read has the status "failed". A job of a sweep that has
-    not started has the status "waiting".
+    If one of its records cannot be read, its status is "failed". If it is a job of a sweep that has
+    not started, its status is "waiting".
     """
 
     directory: Path
@@ -114,7 +114,7 @@ def _runs_at(path: Path) -> list[RecordedRun]:
     sweep = _read_sweep(path)
     if jobs := sweep.get("jobs"):
         return [_read_job(path / job["directory"], job["overrides"], sweep) for job in jobs]
-    # A job that failed before its first status is a run, too: it must be shown as failed.
+    # A job that failed before it wrote a status is also a run: it must be shown as failed.
     runs = [sub for sub in path.iterdir() if any((sub / name).exists() for name in RECORD_FILES)]
     if not runs:
         raise NotARun(f"{path} is neither a run (no status.json) nor a sweep (no runs in it)")
@@ -187,10 +187,13 @@ def _read_run(
 def _status_without_record(directory: Path, sweep: Mapping[str, Any]) -> tuple[str, str]:
     """The status of a job without a record, and the reason."""
     is_over = not sweep or bool(sweep.get("ended")) or not is_locked(directory.parent)
-    is_over &= not (directory / SUBMISSION).exists()  # it needs no process of the sweep
-    if is_over and (directory / "log.txt").exists():  # a job first opens its log
+    is_over &= not (directory / SUBMISSION).exists()  # a SLURM job runs without the sweep's process
+    if is_over and (directory / "log.txt").exists():  # a job opens its log before anything else
         return "failed", "status.json is missing: it ended before it could write one; see log.txt"
-    return "waiting", "the sweep ended before it" if sweep and is_over else "has not started"
+    return (
+        "waiting",
+        "the sweep ended before it started" if sweep and is_over else "has not started",
+    )
 
 
 def _seed(overrides: Sequence[str] | None, config: Mapping[str, Any]) -> int | None:
@@ -225,7 +228,7 @@ def _column(path: Path, column: str) -> dict[int, float]:
                 if len(row) > max(step, place) and row[place]:
                     values[_number(row[step])] = _number(row[place])
     except (OSError, UnreadableRecord, csv.Error):
-        pass  # the rows before the damage count
+        pass  # the rows before the damage are used
     return {
         int(step): value
         for step, value in values.items()

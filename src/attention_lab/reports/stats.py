@@ -12,8 +12,8 @@ from scipy.special import expit, poch, stdtr, stdtrit
 
 from attention_lab.data.core.metric_info import UNBOUNDED, Bounds
 
-#: A relative deviation below which values count as equal: metrics are in single precision, whose
-#: rounding (2⁻²⁴) is not a difference between seeds.
+#: The relative deviation below which values count as equal. Metrics are in single precision, and
+#: its rounding (2⁻²⁴) is not a difference between seeds.
 ROUNDING = 2.0**-22
 #: The fewest seeds for an interval and for a test.
 ENOUGH_SEEDS = 3
@@ -31,7 +31,7 @@ class Interval:
     low: float
     #: NaN if there is no interval.
     high: float
-    #: The values that the mean is of.
+    #: The values whose mean this is.
     values: tuple[float, ...] = ()
 
     @property
@@ -62,18 +62,18 @@ def mean_interval(
     the sample deviation (Student 1908, "The probable error of a mean", Biometrika 6). For normal
     values its coverage is exact from n = 2.
 
-    For skewed values it covers less often, and values near a bound are skewed. Therefore the
+    For skewed values its coverage is lower, and values near a bound are skewed. Therefore the
     interval is also computed from the logarithms of the distances to the bounds (for two bounds,
     from the log-odds). The result is the union of both intervals, cut at the bounds. The true mean
-    lies within the bounds, so the cut loses no coverage, and the union never covers less than
-    Student's t alone. ``benchmarks/intervals.py`` simulates the coverage. A value at a bound gets
-    half the distance of the next one. Bounds that a value violates are ignored.
+    lies within the bounds, so the cut loses no coverage, and the coverage of the union is at least
+    that of Student's t alone. ``benchmarks/intervals.py`` simulates the coverage. A value at a
+    bound gets half the distance of the next one. Bounds that a value violates are ignored.
 
-    Values that are all equal, up to rounding, have no interval: without spread they do not show
-    what another seed would give.
+    Values that are all equal, up to rounding, have no interval: without spread, the variation
+    between seeds cannot be estimated.
 
-    A percentile bootstrap does not cover (Hesterberg 2015, "What teachers should know about the
-    bootstrap", The American Statistician 69): for three values, its "95 %" interval goes from the
+    A percentile bootstrap would cover too rarely (Hesterberg 2015, "What teachers should know about
+    the bootstrap", The American Statistician 69): for three values, its "95 %" interval is from the
     smallest to the largest, and contains the true mean in 1 - 2 · (1/2)³ = 75 % of cases.
 
     Raises:
@@ -135,11 +135,11 @@ def paired_difference(
 ) -> Interval:
     """The mean of ``values`` minus ``baseline`` on their shared seeds, with its interval.
 
-    Both map a seed to a value. Effects that a seed has on both, such as the order of the batches,
-    cancel out, so this interval is often far narrower than that of either mean (Student 1908,
-    illustration I). It is Student's t interval, cut at the greatest difference that ``bounds``
-    allow, so it excludes 0 exactly if :func:`paired_p_value` is below 1 - ``confidence``.
-    Differences that are all equal, up to rounding, have no interval.
+    Both arguments map a seed to a value. Effects that a seed has on both, such as the order of the
+    batches, cancel out. So this interval is often far narrower than that of either mean (Student
+    1908, illustration I). It is Student's t interval, cut at the greatest difference that
+    ``bounds`` allow. So it excludes 0 exactly if :func:`paired_p_value` is below
+    1 - ``confidence``. Differences that are all equal, up to rounding, have no interval.
 
     Raises:
         ValueError: if the two share no seed.
@@ -163,8 +163,8 @@ def paired_p_value(values: Mapping[int, float], baseline: Mapping[int, float]) -
     (Student 1908). It assumes normal differences; :func:`smallest_p_value` gives the smallest
     p-value without that assumption.
 
-    NaN if no test is possible: for fewer than three shared seeds, or differences that are all equal
-    up to rounding (a sign of seeds without effect, not of certainty).
+    NaN if no test is possible: for fewer than three shared seeds, or if all differences are equal
+    up to rounding (then the seeds probably have no effect).
 
     Raises:
         ValueError: if the two share no seed.
@@ -180,18 +180,18 @@ def paired_p_value(values: Mapping[int, float], baseline: Mapping[int, float]) -
 def smallest_p_value(n: int, family: int = 1) -> float:
     """The smallest two-sided p-value that ``n`` paired seeds can have without assuming normality.
 
-    If there is no difference, swapping the two sides of any seed changes nothing, so each of the
-    2ⁿ patterns of signs is as likely as the one that was seen, and the most extreme one, every
-    seed on the same side, has p = 2 / 2ⁿ (the exact test of Fisher 1935, "The design of
-    experiments", §21; Pitman 1937, "Significance tests which may be applied to samples from any
-    populations", Supplement to the JRSS 4). Three seeds cannot give less than 0.25, five 0.0625,
-    and it takes six for 0.05. A smaller p from :func:`paired_p_value` depends on the assumption of
-    normal differences, which so few seeds cannot verify.
+    If there is no true difference, all 2ⁿ patterns of signs of the n differences are equally
+    likely. In the most extreme pattern, all signs are the same; it has p = 2 / 2ⁿ (the exact test
+    of Fisher 1935, "The design of experiments", §21; Pitman 1937, "Significance tests which may be
+    applied to samples from any populations", Supplement to the JRSS 4). So the smallest p is 0.25
+    for three seeds and 0.0625 for five; a p below 0.05 needs at least six seeds. A smaller p from
+    :func:`paired_p_value` depends on the assumption of normal differences. So few seeds cannot
+    verify this assumption.
 
     Args:
-        n: paired seeds.
-        family: number of differences that Holm's procedure adjusts for; it multiplies the smallest
-            p-value by that number.
+        n: number of paired seeds.
+        family: number of differences that Holm's procedure adjusts for; the smallest p-value is
+            multiplied by it.
 
     Raises:
         ValueError: if ``n`` or ``family`` is below 1.
@@ -212,11 +212,11 @@ def effect_size(values: Mapping[int, float], baseline: Mapping[int, float]) -> f
     related estimators", Journal of Educational Statistics 6), with n - 1 degrees of freedom, as
     pairs have (Borenstein et al. 2009, "Introduction to meta-analysis", ch. 4).
 
-    g_av and not g_rm or d_z (Lakens 2013, "Calculating and reporting effect sizes", Frontiers in
-    Psychology 4), which divide by the deviation of the differences: their unit shrinks where seeds
-    pair well, and they need a correlation that cannot be estimated from a few pairs. The choice
-    errs on the small side: if the pairs have nothing in common, g_av is 29 % too close to zero at
-    n = 3 and 12 % at n = 5; if they move together, nothing.
+    g_rm and d_z (Lakens 2013, "Calculating and reporting effect sizes", Frontiers in Psychology 4)
+    are not used, because they divide by the deviation of the differences. This deviation is small
+    where paired values are correlated, and the correlation cannot be estimated from a few pairs.
+    g_av is biased towards zero if paired values are uncorrelated, by 29 % for n = 3 and by 12 % for
+    n = 5; it is unbiased if they are fully correlated.
 
     NaN for fewer than three shared seeds (J(1) = 0), or without spread between seeds beyond
     rounding.
@@ -237,16 +237,19 @@ def effect_size(values: Mapping[int, float], baseline: Mapping[int, float]) -> f
 
 
 def holm_factors(p_values: Sequence[float]) -> list[float]:
-    """The factor by which Holm's procedure multiplies each p-value; NaN stays NaN, uncounted.
+    """The factor by which Holm's procedure multiplies each p-value.
+
+    A p-value of NaN has the factor NaN and does not count as a test of the family.
 
     The step-down procedure of Holm (1979, "A simple sequentially rejective multiple test
-    procedure", Scandinavian Journal of Statistics 6): the chance that any true "no difference" of
-    the family falls below a level is at most that level, however the tests depend on each other.
+    procedure", Scandinavian Journal of Statistics 6) controls the family-wise error rate: at a
+    level such as 0.05, the probability of rejecting any true null hypothesis is at most that level.
+    The tests may depend on each other.
 
     An interval at the confidence 1 - 0.05 / factor excludes 0 exactly if the adjusted p is below
     0.05 (Serlin 1993, "Confidence intervals and the scientific method: a case for Holm on the
-    range", Journal of Experimental Education 61). So the chance that any interval of a family
-    excludes a true 0 is at most 5 %.
+    range", Journal of Experimental Education 61). So the probability that any interval of a family
+    excludes a true difference of 0 is at most 5 %.
     """
     tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
     factors = [math.nan] * len(p_values)
@@ -267,7 +270,7 @@ def _on_shared_seeds(
 
 
 def _deviation(values: Sequence[float]) -> float:
-    """The sample deviation; the standard library's is exact, and ten times slower."""
+    """The sample standard deviation, ten times faster than the standard library's."""
     mean = fmean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 

@@ -25,14 +25,14 @@ from attention_lab.reports.stats import Interval
 MAX_LISTED = 10
 #: The name of a baseline that is never wrapped.
 TRIVIAL = "trivial baseline"
-#: The most metrics to try to fit; the page has all.
+#: The most metrics in the table; the page has all.
 MAX_METRICS = 20
 
 
 def terminal_table(comparison: Comparison, width: int = 100) -> RenderableType:
     """The comparison as a table of ``width`` characters, with the headline and the caveats.
 
-    The first metric and the costs are always shown, further metrics as far as they fit.
+    The first metric and the costs are always shown; further metrics are shown if they fit.
     """
     count = min(len(comparison.metrics), MAX_METRICS)
     table = _terminal_table(comparison, comparison.metrics[:count])

@@ -19,8 +19,8 @@ from attention_lab.tracking.viewer import encode_map, write_viewer
 class AttentionMapCallback(Callback):
     """Records the attention on the same few validation examples at every validation.
 
-    The weights are those of a forward pass as in training: where a model predicts a target, the
-    right target is given up to each position (teacher forcing), not the model's own output.
+    The weights are those of a forward pass as in training. If the model predicts a target, it gets
+    the earlier tokens of the right target at each position (teacher forcing), not its own output.
 
     Each map becomes a PNG in ``directory``/step-NNNNNN (and an image in W&B); all maps together
     become ``directory``/attention.html. Only the beginning of a long sequence is shown. The eager
@@ -73,7 +73,7 @@ class AttentionMapCallback(Callback):
         self.seconds += time.perf_counter() - started
 
     def _write_images(self, maps: list[AttentionMap]) -> dict[str, tuple[Path, str]]:
-        """Write a PNG for each map; returns its path and note by its name in W&B."""
+        """Write a PNG for each map; returns the path and the note of each by its name in W&B."""
         images = {}
         for each in maps:
             folder = self._folder(each.step)
@@ -87,7 +87,7 @@ class AttentionMapCallback(Callback):
         return self.directory / f"step-{step:06d}"
 
     def _json_file(self, step: int) -> Path:
-        """The maps of one validation, from which a resumed run builds the viewer."""
+        """The file with the maps of one validation; a resumed run builds the viewer from it."""
         return self._folder(step) / "maps.json"
 
 

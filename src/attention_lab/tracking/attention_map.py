@@ -9,7 +9,7 @@ from torch import Tensor
 from attention_lab.attention import record_attention
 from attention_lab.data.core.vocabulary import BOS, SPECIALS
 
-#: The most positions of a sequence that a map shows; a longer one is cut off.
+#: The most positions of a sequence that a map shows; the rest of a longer sequence is left out.
 MAX_POSITIONS = 128
 #: The note of a map whose queries predict a target.
 TEACHER_FORCED = "teacher-forced: the targets are given"
@@ -26,9 +26,9 @@ class AttentionMap:
         rows: names of the L query positions.
         columns: names of the S key positions.
         weights: (H, L, S) float, on the CPU.
-        sources: where rows and columns hold the source followed by the target, the length of the
-            source; otherwise None.
-        note: how the weights were computed, for readers of the map.
+        sources: the length of the source, if rows and columns are the source followed by the
+            target; otherwise None.
+        note: a note for readers on how the weights were computed.
 
     Raises:
         ValueError: if the weights are empty or do not match the names.
@@ -59,7 +59,7 @@ def attention_maps(
     Args:
         task: a LightningModule whose ``model`` has attention layers.
         batch: the examples.
-        labels: for each example, the names of its positions by sequence.
+        labels: for each example, the names of the positions of each sequence.
         step: the number of optimizer steps so far.
     """
     was_training = task.training

@@ -18,7 +18,7 @@ PACKAGES = (*RESULT_PACKAGES, "hydra-core", "torchmetrics", "wandb")
 
 @functools.cache
 def code_version() -> dict[str, Any]:
-    """The ``git_revision`` and ``versions`` of this process, as records hold them (read only)."""
+    """The ``git_revision`` and ``versions`` of this process for records; do not change the dict."""
     return {
         "git_revision": _git_revision(),
         "versions": {"python": platform.python_version()}
@@ -50,7 +50,7 @@ def code_changes(record: Mapping[str, Any]) -> list[str]:
 
 
 def _change(name: str, then: object, now: object) -> str:
-    # A record may come from a stranger, and this goes to a terminal.
+    # A record may come from a stranger: control characters must not reach the terminal.
     printable = "".join(c for c in str(then)[:60] if c.isprintable())
     return f"{name} {printable} then, {now} now"
 
@@ -62,7 +62,7 @@ def short_revision(revision: str) -> str:
 
 
 def major_version(version: object) -> str:
-    """The part of a version that changes with incompatible releases: before 1.0, the first two."""
+    """The part of a version that incompatible releases change: "2", or "0.3" before 1.0."""
     parts = str(version).split(".")
     return ".".join(parts[: 2 if parts[0] == "0" else 1])
 

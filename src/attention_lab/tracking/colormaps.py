@@ -1,7 +1,7 @@
-"""Colours of attention weights: white to blue above 0, white to red below, and both for dark pages.
+"""Colour maps of attention weights: blue above 0 and red below 0, for light and for dark pages.
 
-The steps of each are even in Oklab lightness (Ottosson 2020), so that equal differences of the
-roots of two weights look equal, also in greyscale and to colour-blind readers.
+The steps of each map are even in Oklab lightness (Ottosson 2020), so that equal differences between
+the roots of two weights look equal, also in greyscale and to colour-blind readers.
 """
 
 from functools import cache

@@ -14,7 +14,7 @@ from pathlib import Path
 from attention_lab.tracking.untrusted_files import UnreadableRecord, open_file, open_to_append
 
 LOCK = ".lock"  # never removed: two processes could then lock two files of this name
-HEARTBEAT = 60.0  # a status.json is recent for so many seconds
+RECENT_SECONDS = 60.0  # a status.json counts as recent for this time after a write
 
 
 class Locked(RuntimeError):
@@ -24,7 +24,7 @@ class Locked(RuntimeError):
 class Lock:
     """An exclusive flock(2) on the file ``.lock`` of a directory; raises Locked if it is taken.
 
-    It waits ``patience`` seconds, because :func:`is_locked` takes the lock for a moment.
+    It waits up to ``patience`` seconds, because :func:`is_locked` holds the lock for a moment.
     """
 
     def __init__(self, directory: Path, patience: float = 0.5) -> None:
@@ -51,7 +51,7 @@ class Lock:
         return True
 
     def write_owner(self) -> None:
-        """Write this process into the lock file, for the messages of others."""
+        """Write the id of this process into the lock file, for messages of other processes."""
         self._file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
@@ -77,4 +77,4 @@ def is_locked(directory: Path) -> bool:
     if not owner or f" on {socket.gethostname()} since " in owner:
         return False
     status = directory / "status.json"  # the lock of another host may be invisible here
-    return status.exists() and time.time() - status.stat().st_mtime < HEARTBEAT
+    return status.exists() and time.time() - status.stat().st_mtime < RECENT_SECONDS

@@ -1,4 +1,4 @@
-"""Progress of a run: in status.json for other processes, and as lines on the terminal."""
+"""Callbacks that report a run's progress: in status.json, and as lines on the terminal."""
 
 import time
 from typing import Any
@@ -34,7 +34,7 @@ class Heartbeat(Callback):
         self._last = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._beat(trainer)  # a run without progress has not started training
+        self._beat(trainer)  # progress in status.json shows that training has started
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if time.monotonic() - self._last >= self.every_seconds:
@@ -58,6 +58,6 @@ class ProgressLines(Callback):
         metrics = "  ".join(
             f"{name} {value:.4g}"
             for name, value in validation_metrics(trainer).items()
-            if name.count("/") == 1  # without slices: they are in metrics.csv
+            if name.count("/") == 1  # without metrics on slices, which are in metrics.csv
         )
         echo(f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}  {metrics}")

@@ -75,7 +75,7 @@ def json_text(record: Mapping[str, Any]) -> str:
 
 
 def _check_is_data(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise UnreadableRecord if a config says how Hydra is to compose or launch something."""
+    """Raise UnreadableRecord if a config has a section that controls Hydra."""
     for key in ("hydra", "defaults", "sweep"):
         if key in config:
             raise UnreadableRecord(
@@ -107,7 +107,7 @@ def read_yaml(path: Path, root: Path | None = None) -> Any:
     """The content of a YAML file without aliases; raises like :func:`read_record`."""
     content = read_bytes(path, root)
     try:
-        # Checked before parsing: aliases can multiply, and libyaml crashes on deep nesting.
+        # Checked before loading: aliases can expand exponentially; libyaml crashes on deep nesting.
         _check_events(path, content)
         return _plain(path, yaml.load(content, Loader=_YAML_LOADER))
     except UnreadableRecord:

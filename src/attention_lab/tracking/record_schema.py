@@ -5,14 +5,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from attention_lab.tracking.untrusted_files import UnreadableRecord
 
 #: The schema version of all records: config.yaml, status.json, result.json, sweep.json and
 #: checkpoints. It changes when earlier records would be misread.
 SCHEMA_VERSION = 1
-#: Its key in a record.
+#: The key of the version in a record.
 VERSION_KEY = "schema_version"
 
 Status = Literal["running", "finished", "failed", "diverged", "preempted"]
@@ -44,20 +44,20 @@ class _StatusRecord(TypedDict, total=False):
 
 
 class RunResult(TypedDict, total=False):
-    """``result.json``; metrics by their names, without the split."""
+    """The content of ``result.json``. Metrics are by name, without the split."""
 
     task: str
-    #: The metric that chose the best checkpoint, and whether "min" or "max" of it is best.
+    #: The metric that selected the best checkpoint, and whether its "min" or "max" is best.
     monitor: str
     mode: Literal["min", "max"]
-    #: The smallest and the largest value of each metric; None where there is none.
+    #: The smallest and the greatest possible value of each metric; None means unbounded.
     bounds: dict[str, list[float | None]]
-    #: At the best and at the last validation.
+    #: The validation metrics at the best validation, and at the last one.
     validation: dict[str, float]
     last: dict[str, float]
-    #: With the weights of the best checkpoint.
+    #: The test metrics with the weights of the best checkpoint.
     test: dict[str, float]
-    #: Test metrics of the trivial baseline, and of shortcuts by their names.
+    #: The test metrics of the trivial baseline, and of the shortcut baselines by name.
     trivial_baseline: dict[str, float]
     shortcut_baselines: dict[str, dict[str, float]]
     parameters: int
@@ -65,7 +65,7 @@ class RunResult(TypedDict, total=False):
     peak_memory_bytes: int | None
     steps: int
     best_step: int
-    #: The trivial baseline on validation, and the step at which the run was first better.
+    #: The trivial baseline's monitored metric on validation, and the first step that beat it.
     threshold: float
     steps_to_threshold: int | None
     area_under_curve: float

@@ -26,7 +26,11 @@ from attention_lab.tracking.code_version import code_version
 from attention_lab.tracking.lock import Lock, Locked, is_locked
 from attention_lab.tracking.record_files import json_text, read_record, with_version
 from attention_lab.tracking.record_schema import RunResult, Status
-from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRecord, link_out
+from attention_lab.tracking.untrusted_files import (
+    MalformedRecord,
+    UnreadableRecord,
+    link_leading_out,
+)
 
 if TYPE_CHECKING:
     from attention_lab.config.resolve import RunSpec
@@ -65,7 +69,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UnreadableRecord: if it is of another version, or unsafe to read.
+        UnreadableRecord: if it is of another version, or cannot be read safely.
     """
     return read_record(directory / "config.yaml")
 
@@ -79,15 +83,15 @@ def is_edited(status: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
 class RunRecord:
     """Keeps ``status.json`` up to date while a run trains, and writes ``result.json`` at its end.
 
-    A directory holds one run. The record locks it, so that only one process trains the run, and
-    resumes a run that has not finished. As a context, the record maps the exception that ends the
-    run to a status (see :meth:`end`).
+    A directory holds one run. The record locks the directory, so that only one process trains the
+    run. If the directory holds a run that has not finished, the record resumes it. As a context
+    manager, the record maps the exception that ends the run to a status (see :meth:`end`).
 
     Args:
         spec: the run; its directory is created if it does not exist.
 
     Raises:
-        RunExists: if the directory holds a finished run or another one, or is locked.
+        RunExists: if the directory holds a finished run or a run of another config, or is locked.
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -320,7 +324,7 @@ def _warn_of_versions(directory: Path, then: Mapping[str, Any], now: Mapping[str
     ]
     if changed:
         message = f"{directory} was started with other code ({'; '.join(changed)})"
-        warnings.warn(f"{message}: its result may differ from that of one version", stacklevel=3)
+        warnings.warn(f"{message}: its result may differ from that of either version", stacklevel=3)
 
 
 def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -334,7 +338,7 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
         status = read_record(directory / "status.json")
     except FileNotFoundError:
         return None
-    except MalformedRecord:  # power failed before it was flushed to disk
+    except MalformedRecord:  # a power failure before it was flushed to disk
         status = {}
     except UnreadableRecord as error:
         raise RunExists(f"{error}; name another directory") from None
@@ -354,7 +358,7 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
 
 def _refuse_links(directory: Path) -> None:
     """Raise RunExists if a symbolic link leads out of the directory."""
-    if (path := link_out(directory, without="wandb")) is not None:  # W&B creates links there
+    if (path := link_leading_out(directory, skip="wandb")) is not None:  # W&B creates links there
         raise RunExists(
             f"{path} is a symbolic link that leads out of {directory}; copy what it leads to, or "
             "name another directory"

@@ -1,4 +1,4 @@
-"""The status of a run, as another process reads it: from its record files and its lock."""
+"""Read the status of a run from its record files and its lock."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,13 @@ from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRe
 
 State = Literal["waiting"] | Status
 STATES: tuple[State, ...] = ("waiting", *get_args(Status))
-#: The states that do not change by themselves.
+#: The states of runs that have ended and do not resume.
 ENDED: tuple[State, ...] = ("finished", "failed", "diverged")
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The status of a run, decided here for sweeps and reports alike (:func:`read_status`)."""
+    """The status of a run, for sweeps and for reports (see :func:`read_status`)."""
 
     state: State
     error: str | None = None
@@ -47,7 +47,7 @@ def read_status(directory: Path) -> RunStatus:
     try:
         record = _read(directory / "status.json")
         if record.get("status") == "running" and not is_locked(directory):
-            record = _read(directory / "status.json")  # it may have ended in between
+            record = _read(directory / "status.json")  # the run may have ended in between
             if record.get("status") == "running":
                 process = f"its process, {record.get('pid')}, exited unexpectedly"
                 return _preempted(f"{process}; {how_to_resume(directory)}", record)

@@ -131,16 +131,16 @@ def last_lines(path: Path, root: Path | None = None) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
 
 
-def link_out(directory: Path, without: str) -> Path | None:
-    """A symbolic link below a directory that leads out of it; None if there is none.
+def link_leading_out(directory: Path, skip: str) -> Path | None:
+    """The first symbolic link below a directory that leads out of it; None if there is none.
 
     Args:
         directory: the directory to search.
-        without: the name of folders to skip.
+        skip: the name of folders to skip.
     """
     root = os.path.realpath(directory)
     for folder, folders, files in os.walk(directory):
-        folders[:] = [name for name in folders if name != without]
+        folders[:] = [name for name in folders if name != skip]
         for path in (Path(folder, name) for name in (*folders, *files)):
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                 return path

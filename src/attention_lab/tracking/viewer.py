@@ -64,7 +64,7 @@ def template() -> "Template":
 
 
 def encode_map(map: AttentionMap) -> dict[str, Any]:
-    """A map as JSON, with its weights (H, L, S) in base64, one byte for each weight.
+    """A map as a dict for JSON, with its weights (H, L, S) in base64, one byte for each weight.
 
     A byte b encodes the weight ``limit · r · |r|``, where r = (b - zero) / (255 - zero). Encoding
     the root gives small weights more precision: the error is at most 1/255 for weights from 0 to 1,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from attention_lab.reports.breakdowns import Breakdown
 from attention_lab.reports.charts.canvas import WIDTH, axes_at, scale, svg
-from attention_lab.reports.charts.styles import SOFT, colour, face, group_styles, is_hollow
+from attention_lab.reports.charts.styles import SOFT, colour, fill_colour, group_styles, is_hollow
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.formatting import column_title
 from attention_lab.reports.groups import Group
@@ -72,6 +72,6 @@ def _draw(axes: "Axes", group: Group, style: int, breakdown: Breakdown, shift: f
         linewidth=1.2,
         marker="o",
         markersize=7,
-        markerfacecolor=face(style),
+        markerfacecolor=fill_colour(style),
         clip_on=False,
     )

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 WIDTH, LINE_HEIGHT = 1040, 19
 #: The width of a character in pixels, a little more than the average.
 CHARACTER = 7.4
-#: The least span of an axis, as a share of its greatest value.
-LEAST_SPAN = 0.05
+#: The smallest span of an axis, as a share of its greatest value.
+MIN_SPAN = 0.05
 _STYLE: dict[Any, Any] = {
     "axes.formatter.useoffset": False,
     "svg.fonttype": "none",
@@ -49,13 +49,13 @@ def scale(metric: str) -> float:
     return 100.0 if is_rate(metric) else 1.0
 
 
-def within(
+def clip_to_bounds(
     metric: str, low: float, high: float, values: Sequence[float] = ()
 ) -> tuple[float, float]:
     """A range, in units of the chart, clipped to the values that a metric can have.
 
-    No rate is below 0 %, and no accuracy above 100 %. An error rate exceeds 100 % where predictions
-    are too long, so its range is clipped at 100 % only if none of the ``values`` is greater.
+    No rate is below 0 %, and no accuracy above 100 %. An error rate can exceed 100 %, so its range
+    is clipped at 100 % only if none of the ``values`` is greater.
     """
     if not is_rate(metric):
         return low, high
@@ -69,12 +69,12 @@ def range_of(values: Sequence[float], metric: str) -> tuple[float, float]:
     It has a minimum span, for a rate of at least one point, so that charts do not magnify noise.
     """
     low, high = min(values), max(values)
-    least = max(LEAST_SPAN * max(abs(low), abs(high)), 1.0 if is_rate(metric) else 0.0) or 1.0
+    least = max(MIN_SPAN * max(abs(low), abs(high)), 1.0 if is_rate(metric) else 0.0) or 1.0
     margin = max(0.05 * (high - low), (least - (high - low)) / 2)
-    return within(metric, low - margin, high + margin, values)
+    return clip_to_bounds(metric, low - margin, high + margin, values)
 
 
-def short(label: str, length: int = 34) -> str:
+def shorten(label: str, length: int = 34) -> str:
     """A label, cut to the length that fits beside a chart."""
     return label if len(label) <= length else f"{label[: length - 1]}…"
 

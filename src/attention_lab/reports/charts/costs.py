@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from attention_lab.reports.charts.canvas import LEAST_SPAN, WIDTH, axes_at, range_of, scale, svg
-from attention_lab.reports.charts.styles import colour, face, group_styles
+from attention_lab.reports.charts.canvas import MIN_SPAN, WIDTH, axes_at, range_of, scale, svg
+from attention_lab.reports.charts.styles import colour, fill_colour, group_styles
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.costs import COSTS, Cost, cost_points, costs_differ, pareto_front
 from attention_lab.reports.formatting import axis_unit, column_title
@@ -50,7 +50,7 @@ def _draw(axes: "Axes", comparison: Comparison, cost: Cost) -> None:
     known = [(group, value / size, mean) for group, value, mean in known]
     for group, value, mean in known:
         number = shown.get(group)
-        style: dict[str, Any] = {"color": colour(number), "markerfacecolor": face(number)}
+        style: dict[str, Any] = {"color": colour(number), "markerfacecolor": fill_colour(number)}
         axes.plot([value] * 2, _whisker(group, metric), color=style["color"], alpha=0.45)
         width = 10 if group in best else 6
         axes.plot(value, factor * mean, "o", markersize=width, clip_on=False, **style)
@@ -84,7 +84,7 @@ def _scale_cost(axes: "Axes", values: list[float], unit: str) -> None:
         axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        margin = max(0.12 * (high - low), LEAST_SPAN * high)  # equal costs stay close together
+        margin = max(0.12 * (high - low), MIN_SPAN * high)  # equal costs stay close together
         axes.set_xlim(low - margin, high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="x", pad=9)  # clear of marks at the lower end

@@ -9,13 +9,13 @@ from attention_lab.reports.charts.canvas import (
     LINE_HEIGHT,
     WIDTH,
     axes_at,
+    clip_to_bounds,
     range_of,
     scale,
-    short,
+    shorten,
     svg,
-    within,
 )
-from attention_lab.reports.charts.styles import INK, SOFT, colour, face, group_styles
+from attention_lab.reports.charts.styles import INK, SOFT, colour, fill_colour, group_styles
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.formatting import column_title, format_value, format_with_unit
 
@@ -34,7 +34,7 @@ def interval_chart(comparison: Comparison) -> str:
     """
     known = [metric for metric in comparison.metrics[1:] if metric in comparison.baselines.trivial]
     metrics = [*comparison.metrics[:1], *known][:3]
-    labels = [short(group.label) for group in comparison.groups]
+    labels = [shorten(group.label) for group in comparison.groups]
     left = 24 + CHARACTER * max(map(len, labels))
     height = _ROW * len(labels)
     width = (WIDTH - left - _GAP * (len(metrics) - 1) - _MARGIN) / len(metrics)
@@ -87,7 +87,7 @@ def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
         for end, marker, is_cut in ((left, "<", low < left), (right, ">", high > right)):
             if is_cut:  # the interval continues beyond the edge
                 axes.plot(end, row, marker, markersize=6, mew=0, gid="arrowhead", **style)
-        axes.plot(mean, row, "o", markerfacecolor=face(number), markersize=8, **style)
+        axes.plot(mean, row, "o", markerfacecolor=fill_colour(number), markersize=8, **style)
 
 
 def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
             seeds = [factor * score for score in group.scores(metric).values()]
             spans.append(_span(seeds, *(factor * end for end in interval.ends)))
             values += seeds
-    low, high = range_of([end for span in _uncrowded(spans) for end in span], metric)
+    low, high = range_of([end for span in _without_outliers(spans) for end in span], metric)
     reach = 3 * (high - low)
     for known in comparison.baselines.by_name.values():
         value = factor * known.get(metric, math.nan)
@@ -107,7 +107,7 @@ def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
             margin = 0.04 * (high - low)
             low, high = min(low, value - margin), max(high, value + margin)
             values.append(value)
-    return within(metric, low, high, values)
+    return clip_to_bounds(metric, low, high, values)
 
 
 def _span(seeds: Sequence[float], low: float, high: float) -> tuple[float, float]:
@@ -117,8 +117,8 @@ def _span(seeds: Sequence[float], low: float, high: float) -> tuple[float, float
     return max(min(low, first), first - room), min(max(high, last), last + room)
 
 
-def _uncrowded(spans: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """The spans without outliers that would squeeze the others into a quarter of the range."""
+def _without_outliers(spans: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """The spans without outliers, beside which the others would fill less than a quarter."""
     kept = sorted(spans) or [(0.0, 1.0)]
     while len(kept) > 2:
         fewer = min(kept[1:], kept[:-1], key=_width)

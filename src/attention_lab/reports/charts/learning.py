@@ -11,10 +11,10 @@ from attention_lab.reports.charts.canvas import (
     axes_at,
     range_of,
     scale,
-    short,
+    shorten,
     svg,
 )
-from attention_lab.reports.charts.styles import SOFT, colour, face, group_styles, is_hollow
+from attention_lab.reports.charts.styles import SOFT, colour, fill_colour, group_styles, is_hollow
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.formatting import column_title, format_with_unit
 from attention_lab.reports.groups import Group
@@ -45,7 +45,7 @@ def learning_chart(comparison: Comparison) -> str:
     }
     if not curves:
         return ""
-    labels = {style: short(group.label) for group, style in shown.items() if style in curves}
+    labels = {style: shorten(group.label) for group, style in shown.items() if style in curves}
     right = 24 + CHARACTER * max(map(len, labels.values()))
     threshold = comparison.threshold if metric == comparison.monitor else None
 
@@ -124,7 +124,7 @@ def _draw_curve(axes: "Axes", number: int, curve: Curve, metric: str) -> None:
     for edge in (lows, highs):
         axes.plot(list(bounded), edge, color=colour(number), alpha=0.35, linewidth=0.8)
     if len(steps) <= _MAX_MARKED:
-        style |= {"marker": "o", "markersize": 6, "markerfacecolor": face(number)}
+        style |= {"marker": "o", "markersize": 6, "markerfacecolor": fill_colour(number)}
     axes.plot(steps, means, **style)
 
 
@@ -165,7 +165,7 @@ def _label_lines(axes: "Axes", ends: Mapping[int, float], labels: Mapping[int, s
         axes.plot(
             *(1.015, ceiling, "o"),
             color=colour(style),
-            markerfacecolor=face(style),
+            markerfacecolor=fill_colour(style),
             markersize=6,
             transform=axes.transAxes,
             clip_on=False,

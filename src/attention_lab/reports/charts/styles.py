@@ -40,7 +40,7 @@ def is_hollow(style: int | None) -> bool:
     return style is not None and style >= len(PALETTE)
 
 
-def face(style: int | None) -> str:
+def fill_colour(style: int | None) -> str:
     """The fill colour of a style's marks."""
     return PAPER if is_hollow(style) else colour(style)
 
