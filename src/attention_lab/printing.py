@@ -21,6 +21,11 @@ _UNPRINTABLE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
+#: A value that is too long for a message. Parts of paths are shorter: a run's name has up to 109.
+_LONG_VALUE = re.compile(r"[^\s/]{121,}")
+#: The longest message, in characters.
+_LONGEST_MESSAGE = 1000
+
 
 def printable(text: object) -> str:
     r"""Text on one line, with escapes such as ``\x1b`` in place of control characters.
@@ -32,6 +37,20 @@ def printable(text: object) -> str:
     """
     line = re.sub(r"\s*[\n\r]\s*", " ", str(text)).replace("\t", " ")
     return _UNPRINTABLE.sub(lambda odd: odd[0].encode("unicode_escape").decode(), line)
+
+
+def shortened(message: str) -> str:
+    """A message in which long values, and then the whole, are cut in the middle.
+
+    >>> len(shortened("got " + "x" * 1000))
+    107
+    """
+    message = _LONG_VALUE.sub(lambda found: _cut(found[0], 60, 20), message)
+    return message if len(message) <= _LONGEST_MESSAGE else _cut(message, 400, 200)
+
+
+def _cut(text: str, start: int, end: int) -> str:
+    return f"{text[:start]}…{text[-end:]} ({len(text)} characters)"
 
 
 def echo(*lines: object, error: bool = False) -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from attention_lab.config.imports import forget_working_directory
-from attention_lab.printing import echo, printable
+from attention_lab.printing import echo, printable, shortened
 from attention_lab.spelling import nearest
 
 #: The module and the help line of each subcommand.
@@ -82,7 +82,7 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 def warn(message: str) -> None:
     """Print a warning of one line on standard error; the command continues."""
-    echo(f"attention-lab: {' '.join(message.split())}", error=True)
+    echo(f"attention-lab: {shortened(' '.join(message.split()))}", error=True)
 
 
 def fail(message: str, code: int) -> int:

@@ -1,5 +1,6 @@
 """Choose the directories that Hydra creates, and remove them if the command fails early."""
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,7 +51,7 @@ class OutputDirectories(Callback):
     @classmethod
     def _remember(cls, directory: Path) -> None:
         branch = [directory, *directory.parents]
-        cls.made = [path for path in branch if not path.exists()]
+        cls.made = [path for path in branch if not os.path.exists(path)]
 
     @classmethod
     def discard(cls) -> None:

@@ -32,7 +32,7 @@ from attention_lab.config.compose import (
     plain_config,
     typed_overrides,
 )
-from attention_lab.config.hydra_loader import use_own_loader
+from attention_lab.config.hydra_loader import check_flags, use_own_loader
 from attention_lab.config.overrides import FROM, flags_last, own_directory, recorded_run
 from attention_lab.config.suggestions import explain
 from attention_lab.printing import echo
@@ -113,22 +113,23 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     recorded, arguments = recorded_run(arguments)
     try:
         name = CONFIG_NAME if recorded is None else _recorded(recorded, arguments)
+        check_flags(flags_last(arguments))
     except WrongCommand as error:
         return fail(str(error), 2)
     OutputDirectories.reset()
     main = _hydra_main(name, flags_last(arguments), task)
-    try:
-        with use_own_loader():
+    with use_own_loader():
+        try:
             main()
-    except KeyboardInterrupt:
-        return _interrupted()
-    except (HydraException, OmegaConfBaseException) as error:
-        OutputDirectories.discard()
-        return fail(explain(error, arguments), 2)
-    except ValueError as error:  # the command is invalid; errors of a run are in task.errors
-        return _refused(error)
-    except Exception as error:
-        task.errors.append(error)
+        except KeyboardInterrupt:
+            return _interrupted()
+        except (HydraException, OmegaConfBaseException) as error:
+            OutputDirectories.discard()
+            return fail(explain(error, arguments), 2)
+        except ValueError as error:  # the command is invalid; errors of a run are in task.errors
+            return _refused(error)
+        except Exception as error:
+            task.errors.append(error)
     if task.errors:
         return _failed(task.errors[0])
     sweep = OutputDirectories.sweep

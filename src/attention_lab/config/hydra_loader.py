@@ -1,19 +1,29 @@
 """A subclass of Hydra's config loader that checks each config that it composes.
 
-Hydra has no setting for its loader. This module is the only one that imports Hydra's private
+It also checks the command's flags: Hydra's parser prints ten lines of usage for a wrong one. Hydra
+has no setting for its loader. This module is the only one that imports Hydra's private
 modules; tests/config/test_hydra_loader.py fails if they change.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from hydra._internal import hydra as hydra_internals
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import DictConfig
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 
-from attention_lab.config.hydra_section import check
+from attention_lab.config.compose import WrongCommand
+from attention_lab.config.hydra_section import check, check_choices
+from attention_lab.config.option_files import check_content, file_errors
+from attention_lab.spelling import closest
 
 
 @contextmanager
@@ -33,12 +43,21 @@ class OwnLoader(ConfigLoaderImpl):
     a second, and Hydra composes each job twice.
     """
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = _Repository(config_search_path)
         self._jobs: dict[tuple[bool, tuple[str, ...]], DictConfig] = {}
 
-    def load_configuration(self, *args: Any, **named: Any) -> DictConfig:
-        config = super().load_configuration(*args, **named)
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *args: Any, **named: Any
+    ) -> DictConfig:
+        check_choices(overrides, self.repository.get_group_options)
+        try:
+            config = super().load_configuration(config_name, overrides, *args, **named)
+        except RecursionError:
+            raise WrongCommand(
+                "the config is nested too deeply, or an option names itself in its defaults list"
+            ) from None
         check(config)
         return config
 
@@ -59,3 +78,35 @@ class OwnLoader(ConfigLoaderImpl):
         if seeds:
             self._jobs[key].seed = int(seeds[-1].removeprefix("seed="))
         return self._jobs[key]
+
+
+class _Repository(ConfigRepository):
+    """The files of options, whose errors are one line with the file."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.scheme() != "file":
+            return super().load_config(config_path)
+        with file_errors(Path(source.path, f"{config_path.removesuffix('.yaml')}.yaml")):
+            return super().load_config(config_path)
+
+    def _extract_defaults_list(self, config_path: str, cfg: Container) -> ListConfig:
+        if OmegaConf.get_type(cfg) in (dict, list):  # not one of Hydra's dataclasses
+            check_content(cfg)
+        return super()._extract_defaults_list(config_path, cfg)
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Raise WrongCommand if Hydra's parser would reject the flags of a command."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        flag = unknown.partition(" ")[0].partition("=")[0]
+        meant = closest(flag, parser._option_string_actions) if flag else None
+        hint = f"did you mean {meant}?" if meant else "see `attention-lab train --help`"
+        problem = f"{unknown}: no such flag" if unknown else message
+        raise WrongCommand(f"{problem}; {hint}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)

@@ -5,14 +5,16 @@ the environment variables that it sets. Hydra has a block list of classes, but i
 says that the list is not a security boundary.
 """
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from attention_lab.config.compose import WrongCommand, group_options
+from attention_lab.spelling import listed
 
 #: The classes that Hydra may instantiate, by their path under ``hydra``; "*" is any name.
 TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -48,9 +50,16 @@ LOG_PLACES = (
     "${hydra.runtime.output_dir}/${hydra.job.name}.log",
     *("ext://sys.stdout", "ext://sys.stderr"),
 )
-#: An override that chooses several options of a group; experiments may be combined.
-SEVERAL = re.compile(r"\+?((?!experiment)\w+(?:/\w+)*)(?:@[\w.]+)?=\[(.*,.*)\]")
+#: An override that chooses an option of a group, and values that are lists or no names.
+CHOICE = re.compile(r"\+{0,2}(\w+(?:/\w+)*)(?:@[\w.]*)?=(.*)", re.DOTALL)
+SEVERAL = re.compile(r"\[.*,.*\]", re.DOTALL)
+NO_NAME = re.compile(
+    r"\s*(null|true|false|[-+]?\d[\d_]*|[-+]?[\d._]+(e[-+]?\d+)?|[-+]?inf|nan|\{.*\}|\[.*[\W\d].*\])?\s*",
+    re.DOTALL | re.IGNORECASE,
+)
 REMEDY = "leave it out"
+#: The longest name of a file or directory, in bytes.
+LONGEST_NAME = 255
 
 
 def is_search(settings: DictConfig) -> bool:
@@ -71,11 +80,16 @@ def check(config: DictConfig) -> None:
     for name in ("callbacks", "launcher", "sweeper"):
         if OmegaConf.is_interpolation(config.hydra, name):
             raise WrongCommand(f"hydra.{name}: must not be an interpolation; {REMEDY}")
-        if OmegaConf.is_config(config.hydra[name]):
-            OmegaConf.resolve(config.hydra[name])  # Hydra then uses the values that are checked
+        _check_node(f"hydra.{name}", config.hydra[name])
+        OmegaConf.resolve(config.hydra[name])  # Hydra then uses the values that are checked
+    if "sweep" in config:
+        _check_node("sweep", config["sweep"])
     settings: Any = OmegaConf.to_container(config.hydra)
-    for override in settings["overrides"]["task"]:
-        _check_choice(override)
+    for name in ("run", "sweep"):
+        directory = settings[name]["dir"]
+        _check_directory(f"hydra.{name}.dir", directory)
+        if directory.startswith("~"):  # no shell has seen it
+            config.hydra[name].dir = os.path.expanduser(directory)
     for path, target in _targets(settings):
         _check_target(path, target)
     _check_sweeper(settings["sweeper"])
@@ -85,12 +99,47 @@ def check(config: DictConfig) -> None:
     _check_subdirectory(settings["output_subdir"])
 
 
-def _check_choice(override: str) -> None:
-    """Raise WrongCommand if an override chooses several options: Hydra would merge them."""
-    match = SEVERAL.fullmatch(override)
-    if match and group_options(match[1]):
-        first = match[2].partition(",")[0].strip()
-        raise WrongCommand(f"{override}: only one option can be chosen, as {match[1]}={first}")
+def _check_node(path: str, value: Any) -> None:
+    """Raise WrongCommand if a value stands in place of a node of keys."""
+    if not OmegaConf.is_dict(value):
+        group = path.replace(".", "/")
+        options = group_options(group)
+        hint = f"; did you mean {group}={value}?" if value in options else f"; {REMEDY}"
+        raise WrongCommand(f"{path}: must be a node of keys, got {value!r}{hint}")
+
+
+def _check_directory(path: str, value: Any) -> None:
+    """Raise WrongCommand if a directory for runs has no name, or one that no file system allows."""
+    if not isinstance(value, str) or not value.strip() or value == "???":
+        raise WrongCommand(f"{path}: must be the path of a directory, got {value!r}")
+    longest = max(value.split("/"), key=lambda name: len(os.fsencode(name)))
+    if len(os.fsencode(longest)) > LONGEST_NAME:
+        raise WrongCommand(f"{path}: the name {longest} has more than {LONGEST_NAME} bytes")
+
+
+def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence[str]]) -> None:
+    """Check the overrides that choose an option, before Hydra composes the config.
+
+    Args:
+        overrides: of the command, or of a job.
+        options_of: returns the options of a config group; none if there is no such group.
+
+    Raises:
+        WrongCommand: if one chooses several options, which Hydra would merge, or no name.
+    """
+    for override in overrides:
+        if override.startswith("@"):
+            raise WrongCommand(f"{override}: starts with @; use GROUP@PACKAGE=OPTION")
+        match = CHOICE.fullmatch(override)
+        options = [name for name in options_of(match[1]) if name[0] != "_"] if match else []
+        if match is None or not options:
+            continue
+        if SEVERAL.fullmatch(match[2]) and match[1] != "experiment":
+            first = match[2].strip("[]").partition(",")[0].strip()
+            known = first if first in options else options[0]
+            raise WrongCommand(f"{override}: only one option can be chosen, as {match[1]}={known}")
+        if NO_NAME.fullmatch(match[2]):
+            raise WrongCommand(f"{override}: must be the name of an option{listed(options)}")
 
 
 def _targets(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

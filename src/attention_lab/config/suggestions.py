@@ -1,15 +1,17 @@
 """Explain Hydra's errors in one line, and suggest the key or option that was meant."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from attention_lab.config.compose import Group, group_options, unresolved
+from attention_lab.config.compose import Group, WrongCommand, group_options, unresolved
 from attention_lab.config.flatten import walk
 from attention_lab.config.overrides import chosen_options, own_directory, value_of
 from attention_lab.spelling import closest, listed, nearest
@@ -18,6 +20,10 @@ from attention_lab.spelling import closest, listed, nearest
 UNKNOWN_KEY = re.compile(r"Could not (?:override|append to|delete from) .*?'([^']+)'", re.DOTALL)
 #: Hydra's message about several values without ``-m``.
 SEVERAL_VALUES = "Ambiguous value"
+#: Messages of Hydra's parser that name its tokens.
+OF_PARSER = re.compile(
+    r"mismatched input|extraneous input|no viable|NoViableAlt|missing |token recog"
+)
 #: The largest number of options or keys that a message suggests.
 MAX_SUGGESTIONS = 3
 
@@ -25,6 +31,8 @@ MAX_SUGGESTIONS = 3
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """Explain an error of Hydra in one line; for a misspelt name, suggest the most similar one."""
     first_line = str(error).partition("\n")[0]
+    if isinstance(error, OverrideParseException):
+        return _unparsed(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         known = [name for name in error.options if not name.startswith("_")]
@@ -37,9 +45,34 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"{match[1]}: the config has no such key; put + before it to add it"
         return _unknown_key(match[1], arguments)
     if first_line.startswith(SEVERAL_VALUES):
-        return f"{first_line}; add -m to sweep over them"
+        override = first_line.partition("'")[2].removesuffix("'")
+        return f"{override}: several values; add -m to sweep over them{_quoted(override, ', or ')}"
     cause = "" if error.__cause__ is None else f": {str(error.__cause__).partition(chr(10))[0]}"
-    return first_line.rstrip(".:") + cause
+    return (first_line.rstrip(".:") + cause).replace("ListConfig, list or tuple", "list")
+
+
+def _unparsed(error: OverrideParseException) -> str:
+    """The message for an override that is not in Hydra's grammar."""
+    override = str(error.override)
+    if "=" not in override and not override.startswith("~"):
+        return f"{override}: not an override; use KEY=VALUE, or ~KEY to remove a key"
+    problem = str(error).partition("\n")[2].partition("\n")[0].strip(" ^")
+    if not problem or OF_PARSER.search(str(error)):
+        problem = "cannot be parsed"
+    problem = re.sub(r"\w+Error while evaluating", "an error in", problem)
+    return f"{override}: {problem}{_quoted(override, '; ')}"
+
+
+def _quoted(override: str, before: str) -> str:
+    """The end of a message: the override as typed in a shell with its value quoted."""
+    key, _, value = override.partition("=")
+    escaped = value.strip("'\"").replace("\\", "\\\\").replace('"', '\\"')
+    quoted = f'{key}="{escaped}"'
+    try:
+        OverridesParser.create().parse_override(quoted)
+    except HydraException:
+        return ""
+    return f"{before}quote the value, if it is one: {shlex.quote(quoted)}" if escaped else ""
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
@@ -48,7 +81,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     path, message = key.replace("/", "."), f"{key}: there is no such key"
     try:
         config, groups = unresolved(chosen_options(arguments, without=key), extra)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, WrongCommand):
         return message  # the command has a second error, which is reported after this one is fixed
     launcher = Group("hydra/launcher", value_of("hydra/launcher", arguments) or "isolated")
     for group in (*groups, launcher):
@@ -75,9 +108,14 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
 
 def _keys_of_option(file: Path) -> set[str]:
     """The dotted keys of an option, including its groups and the files in its defaults list."""
-    content = yaml.safe_load(file.read_text("utf-8")) or {}
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, OSError, RecursionError):
+        return set()  # an error in a file that the command may not use
+    if not isinstance(content, dict):
+        return set()
     keys: set[str] = set()
-    for default in content.pop("defaults", []):
+    for default in content.pop("defaults", None) or []:
         if isinstance(default, Mapping):
             keys |= {str(group) for group in default}
         elif (parent := file.with_name(f"{default}.yaml")).is_file():

@@ -1,0 +1,57 @@
+"""Errors in YAML files of options, in one line with the file."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from attention_lab.config.compose import WrongCommand
+from attention_lab.config.flatten import walk
+from attention_lab.data.files.paths import shown
+
+
+@contextmanager
+def file_errors(file: Path) -> Iterator[None]:
+    """In this context, an error of reading a YAML file becomes a WrongCommand that names it."""
+    try:
+        yield
+    except yaml.YAMLError as error:
+        problem = _yaml_problem(error)
+    except UnicodeDecodeError as error:
+        problem = f": byte {error.start + 1} is not UTF-8"
+    except RecursionError:
+        problem = ": is nested too deeply, or contains itself"
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        problem = f": {str(error).partition(chr(10))[0]}"
+    except OSError as error:  # OmegaConf's, without a number, if the file holds a plain value
+        reason = (error.strerror or "must hold keys and values, not one value").lower()
+        problem = f": {reason}"
+    else:
+        return
+    raise WrongCommand(f"{shown(file)}{problem}") from None
+
+
+def check_content(content: Any) -> None:
+    """Raise ValueError unless a file of an option holds a mapping whose keys are text."""
+    if not OmegaConf.is_dict(content):
+        raise ValueError("must hold keys and values, not a list")
+    for path, value in walk(OmegaConf.to_container(content)):
+        for key in value if isinstance(value, Mapping) else ():
+            if not isinstance(key, str):
+                place = f" in {path}" if path else ""
+                raise ValueError(f"the key {key!r}{place} is not text; put it in quotes")
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML file, to follow its name."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f", line {error.problem_mark.line + 1}: {error.problem or error.context}"
+    if isinstance(error, yaml.reader.ReaderError):
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        return f": YAML forbids its character {error.position + 1}, U+{code:04X}"
+    return f": {error}"
