@@ -34,7 +34,7 @@ def load_sweep(loader: OwnLoader, *overrides: str) -> DictConfig:
     return loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
 
 
-def test_hydra_has_its_own_loader_again_afterwards() -> None:
+def test_hydras_loader_is_restored_after_the_context() -> None:
     with use_own_loader():
         pass
     with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
@@ -45,7 +45,7 @@ def test_hydra_has_its_own_loader_again_afterwards() -> None:
 def test_jobs_that_differ_only_in_their_seed_are_composed_once(
     loader: OwnLoader, launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hydra's basic launcher takes the job's overrides from its config: none is shared there."""
+    """With Hydra's basic launcher each job is composed: it reads the job's overrides there."""
     sweep = load_sweep(loader, f"hydra/launcher={launcher}")
     calls: list[Sequence[str]] = []
     compose = loader.load_configuration
@@ -70,8 +70,8 @@ def test_jobs_that_differ_only_in_their_seed_are_composed_once(
     assert len(calls) == (5 if launcher == "basic" else 3)
 
 
-def test_an_option_of_another_config_directory_is_forgotten(tmp_path: Path) -> None:
-    """Hydra's store of configs has no method that removes one."""
+def test_scores_of_an_earlier_config_directory_are_no_options(tmp_path: Path) -> None:
+    """Hydra's ConfigStore has no method that removes a config."""
     (tmp_path / "attention" / "score").mkdir(parents=True)
     text = (config_directory() / "attention" / "score" / "additive.yaml").read_text("utf-8")
     (tmp_path / "attention" / "score" / "mine.yaml").write_text(text)

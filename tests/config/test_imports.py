@@ -30,7 +30,7 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_module_of_the_working_directory_is_not_imported(
     entry: str, target: str, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is the package that it is in, which ``find_spec("package.empty")`` would import."""
+    """Its package is not imported either; ``find_spec("package.empty")`` would import it."""
     monkeypatch.chdir(tmp_path.parent if entry == "run" else tmp_path)
     entry = tmp_path.name if entry == "run" else entry.format(name=tmp_path.name)
     monkeypatch.setenv("PYTHONPATH", f"{entry}{os.pathsep}")
@@ -40,7 +40,7 @@ def test_a_module_of_the_working_directory_is_not_imported(
     assert not mark.exists()
 
 
-def test_a_directory_with_its_absolute_path_in_pythonpath_is_the_users(
+def test_modules_in_absolute_directories_of_pythonpath_are_imported(
     mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"/nowhere{os.pathsep}{tmp_path}")
@@ -53,7 +53,7 @@ def test_a_directory_with_its_absolute_path_in_pythonpath_is_the_users(
 def test_a_directory_of_runs_is_not_imported_as_a_package(
     target: str, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in a directory of the user either: it may hold a run from elsewhere."""
+    """This holds in the user's directories, too: they may contain a run from a stranger."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ImportError, match=r"has no __init__\.py"):
@@ -71,7 +71,7 @@ def test_targets_that_are_not_dotted_names_are_refused(target: str) -> None:
 def test_installed_packages_are_imported(
     kind: str, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Editable ones, too, whose directory a .pth file names."""
+    """A .pth file names the directory of an editable install."""
     site = tmp_path if kind == "site" else tmp_path.parent / f"{tmp_path.name}-site"
     site.mkdir(exist_ok=True)
     (site / "_own.pth").write_text(f"# a comment\nimport os\n{tmp_path}\n")
@@ -88,7 +88,7 @@ def test_installed_packages_are_imported(
 def test_relative_entries_are_removed_from_sys_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then no plugin of Hydra's and no module that a library asks for is found there either."""
+    """Hydra's plugins and modules that libraries import are then not found there either."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     entries = ["", ".", "lib", str(tmp_path / "mine")]
@@ -107,7 +107,7 @@ def test_relative_entries_are_removed_from_sys_path(
 def test_nothing_beside_a_run_is_imported_by_the_command(
     way: str, mark: Path, tmp_path: Path
 ) -> None:
-    """Neither what a config could name nor what Hydra or a library would look for."""
+    """Neither modules that a config names, nor those that Hydra or a library would import."""
     evil = (tmp_path / "evil.py").read_text()
     (tmp_path / "hydra_plugins").mkdir()
     for name in ("hydra_plugins/evil.py", "yaml.py", "torch.py", "omegaconf.py"):
@@ -128,7 +128,7 @@ def test_nothing_beside_a_run_is_imported_by_the_command(
     assert not mark.exists()
 
 
-def test_an_editable_install_may_have_any_path(
+def test_the_path_of_an_editable_install_need_not_be_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")

@@ -35,7 +35,7 @@ AXES = [
     for option in group_options(f"attention/{axis}")
 ]
 
-#: A dataset for each task and model, where it is not that of pairs of sequences.
+#: A dataset for each task and model; for all others it is g2p.
 DATA_FOR = {
     "classification": "digits",
     "language_model": "recall",
@@ -44,7 +44,7 @@ DATA_FOR = {
     "decoder": "recall",
 }
 
-#: Arguments that never stand in a config: sizes, and objects that are made elsewhere.
+#: Arguments that are in no config, because code passes them: sizes and objects.
 GIVEN = {
     "EncoderDecoder": {"source_vocab_size", "target_vocab_size", "padding_idx"},
     "RecurrentEncoderDecoder": {"source_vocab_size", "target_vocab_size", "padding_idx"},
@@ -57,12 +57,12 @@ GIVEN = {
     "Classification": {"model", "data", "optimization"},
 }
 
-#: The options that stand for nothing.
-NOTHING = {
+#: Nodes that are equivalent to the default of an argument.
+SAME_AS_DEFAULT = {
     "mask": {"_target_": "attention_lab.attention.masks.NoMask"},
 }
 
-#: The same, for every class of a kind.
+#: Such arguments of every subclass of a base class.
 GIVEN_TO_PARTS = {
     AttentionLayer: {"embed_dim", "kdim"},
     Score: {"num_heads", "head_dim"},
@@ -71,7 +71,7 @@ GIVEN_TO_PARTS = {
     Optimizer: {"params"},
 }
 
-#: Where an option differs from its class's defaults on purpose: that is what the option is for.
+#: Values in which an option differs from its class's defaults on purpose.
 DEVIATIONS = {
     "attention=multi_head": {"num_heads": 8},
     "attention=masked": {
@@ -121,7 +121,7 @@ DEVIATIONS = {
 }
 
 
-def right_overrides(group: str, option: str) -> list[str]:
+def overrides_for(group: str, option: str) -> list[str]:
     """The overrides that choose an option, and other options that it needs."""
     if group == "task":
         group, option = "data", DATA_FOR.get(option, "g2p")
@@ -131,7 +131,7 @@ def right_overrides(group: str, option: str) -> list[str]:
 
 
 def nodes(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """A node and the nodes inside it, but for the attention inside a model: that is its own."""
+    """A node and the nodes inside it, without those of a model's attention."""
     yield path, node
     for key, value in node.items():
         if isinstance(value, Mapping) and "_target_" in value and not key.endswith("attention"):
@@ -148,7 +148,7 @@ def parameters(node: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
 
 
 def given(node: Mapping[str, Any]) -> set[str]:
-    """The arguments of a node's class that never stand in a config."""
+    """The arguments of a node's class that code passes."""
     found = component(node)
     by_kind = (names for kind, names in GIVEN_TO_PARTS.items() if issubclass(found, kind))
     return GIVEN.get(found.__name__, set()).union(*by_kind)
@@ -163,14 +163,14 @@ def component(node: Mapping[str, Any]) -> type:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_valid(group: str, option: str, compose: Compose) -> None:
-    check(compose(*right_overrides(group, option)))
+    check(compose(*overrides_for(group, option)))
 
 
 @pytest.mark.parametrize(("group", "option"), TARGETS)
 def test_an_option_lists_exactly_the_arguments_of_its_class(
     group: str, option: str, compose: Compose
 ) -> None:
-    config = compose(*right_overrides(group, option))
+    config = compose(*overrides_for(group, option))
     for path, node in nodes(group, config[group]):
         listed = {key for key in node if not key.startswith("_")}
         assert listed == parameters(node).keys() - given(node), path
@@ -180,7 +180,7 @@ def test_an_option_lists_exactly_the_arguments_of_its_class(
 def test_an_option_has_the_defaults_of_its_class_unless_listed(
     group: str, option: str, compose: Compose
 ) -> None:
-    config = compose(*right_overrides(group, option))
+    config = compose(*overrides_for(group, option))
     deviations = {}
     for path, node in nodes(group, config[group]):
         for name, parameter in parameters(node).items():
@@ -190,7 +190,7 @@ def test_an_option_has_the_defaults_of_its_class_unless_listed(
             if repr(default) == "<factory>":  # of a dataclass
                 default = getattr(component(node)(), name)
             default = list(default) if isinstance(default, tuple) else default  # YAML knows lists
-            if node[name] in (NOTHING.get(name), default):
+            if node[name] in (SAME_AS_DEFAULT.get(name), default):
                 continue
             if not (isinstance(node[name], dict) and inspect.isclass(default)):
                 deviations[f"{path}.{name}".removeprefix(f"{group}.")] = node[name]
@@ -223,7 +223,6 @@ def test_every_listed_deviation_belongs_to_an_option() -> None:
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g == "experiment"])
 def test_every_job_of_an_experiments_sweep_is_valid(group: str, option: str) -> None:
-    """Each job of an experiment's sweep must be valid."""
     add_score_mechanisms()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         whole = hydra_compose("train", [f"{group}={option}"], return_hydra_config=True)
@@ -242,9 +241,9 @@ def test_every_option_begins_with_a_description() -> None:
         assert yaml.safe_load(text) is not None
 
 
-def test_the_seed_is_one_for_everything(compose: Compose) -> None:
+def test_the_data_have_the_runs_seed_by_default(compose: Compose) -> None:
     for data in group_options("data"):
-        config = compose(*right_overrides("data", data), "seed=5")
+        config = compose(*overrides_for("data", data), "seed=5")
         assert config["data"]["seed"] == config["seed"] == 5
 
 

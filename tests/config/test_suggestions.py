@@ -1,4 +1,4 @@
-"""Hydra's messages, on which the explanations of its errors depend."""
+"""Hydra's error messages have the form that our explanations parse."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,7 +10,7 @@ from attention_lab.config.suggestions import SEVERAL_VALUES, UNKNOWN_KEY
 
 
 def hydras_error(override: str) -> Exception:
-    """What Hydra raises for an override."""
+    """The exception that Hydra raises for an override."""
     add_score_mechanisms()
     with (
         initialize_config_dir(str(config_directory().resolve()), version_base="1.3"),

@@ -28,8 +28,8 @@ def put(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     return config
 
 
-def complaint(config: dict[str, Any]) -> str:
-    """The error of a config, which must be one line."""
+def error_message(config: dict[str, Any]) -> str:
+    """The message of the error that a config raises; it must be one line."""
     with pytest.raises(ConfigError) as caught:
         check(config)
     assert "\n" not in str(caught.value)
@@ -56,7 +56,7 @@ def complaint(config: dict[str, Any]) -> str:
 def test_an_unknown_key_is_refused_with_the_nearest_real_one(
     path: str, message: str, compose: Compose
 ) -> None:
-    assert message in complaint(put(compose("attention=additive"), path, 1))
+    assert message in error_message(put(compose("attention=additive"), path, 1))
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_real_one(
 def test_a_value_of_a_wrong_type_is_refused(
     path: str, value: object, message: str, compose: Compose
 ) -> None:
-    assert message in complaint(put(compose("attention=additive"), path, value))
+    assert message in error_message(put(compose("attention=additive"), path, value))
 
 
 def test_a_number_is_not_accepted_as_a_list(compose: Compose) -> None:
-    said = complaint(put(compose("data=reverse"), "data.lengths", 5))
+    said = error_message(put(compose("data=reverse"), "data.lengths", 5))
     assert said == "data.lengths: input should be a valid list, as in [1,5]; got 5"
 
 
@@ -148,7 +148,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_section_accepts_only_subclasses_of_its_base_class(
     path: str, target: str, trap: Path, compose: Compose
 ) -> None:
-    assert f"{path}._target_: {target} is not a" in complaint(
+    assert f"{path}._target_: {target} is not a" in error_message(
         put(compose(), f"{path}._target_", target)
     )
     assert not trap.exists()
@@ -161,13 +161,13 @@ def test_a_nested_node_accepts_only_modules_and_masks(
 ) -> None:
     config = put(compose(), path, {"_target_": target})
     kind = {"score": "Score", "normalizer": "Normalizer", "mask": "Mask"}[path.partition(".")[2]]
-    assert f"{path}._target_: {target} is not a {kind}" in complaint(config)
+    assert f"{path}._target_: {target} is not a {kind}" in error_message(config)
     assert not trap.exists()
 
 
 def test_attention_inside_a_model_is_checked(compose: Compose, trap: Path) -> None:
     config = put(compose(), "model.cross_attention.score._target_", "trap.function")
-    assert "model.cross_attention.score._target_: trap.function is not a" in complaint(config)
+    assert "model.cross_attention.score._target_: trap.function is not a" in error_message(config)
     assert not trap.exists()
 
 
@@ -176,7 +176,7 @@ DANGEROUS = ["trap.function", "trap.Foreign", "torch.load", "numpy.load", "jobli
 
 @pytest.mark.parametrize("target", [*DANGEROUS, "os.system", "subprocess.Popen", "builtins.eval"])
 def test_creating_checks_the_class_itself(target: str, trap: Path) -> None:
-    """So nothing that can call ``create``, as Hydra can, gets more out of it than a part."""
+    """Code that calls ``create`` without a check, as Hydra can, creates allowed classes only."""
     node = {"_target_": target, "args": f"touch {trap}"}
     kinds = [(), ((Network,),), ((LoggerOptions,),)]
     for kind in kinds:
@@ -187,8 +187,8 @@ def test_creating_checks_the_class_itself(target: str, trap: Path) -> None:
     assert not trap.exists()
 
 
-def test_dangerous_functions_are_real(trap: Path) -> None:
-    """Guards the tests above: the names are importable, and calling them would be seen."""
+def test_the_trap_detects_a_call(trap: Path) -> None:
+    """Otherwise the tests above would also pass if the trap could not be imported."""
     assert callable(torch.load)
     import_object("trap.function")()  # type: ignore[operator]
     assert trap.exists()
@@ -196,7 +196,7 @@ def test_dangerous_functions_are_real(trap: Path) -> None:
 
 @pytest.mark.parametrize("target", ["os.system", "antigravity.fly", "subprocess.Popen"])
 def test_the_standard_library_is_not_imported_for_a_config(target: str, compose: Compose) -> None:
-    said = complaint(put(compose(), "attention.score._target_", target))
+    said = error_message(put(compose(), "attention.score._target_", target))
     assert said.endswith(f"cannot import {target} (the standard library has no components)")
     assert "antigravity" not in sys.modules
 
@@ -220,7 +220,7 @@ def test_the_standard_library_is_not_imported_for_a_config(target: str, compose:
 def test_keys_with_underscores_are_checked_like_others(
     path: str, value: object, message: str, compose: Compose
 ) -> None:
-    assert message in complaint(put(compose(), path, value))
+    assert message in error_message(put(compose(), path, value))
 
 
 @pytest.mark.parametrize(
@@ -236,11 +236,11 @@ def test_keys_with_underscores_are_checked_like_others(
         ("attention", "torch.nn.MultiheadAttention", "AttentionLayer"),
     ],
 )
-def test_a_class_of_a_wrong_kind_is_refused(
+def test_a_class_without_the_sections_base_class_is_refused(
     path: str, target: str, kind: str, compose: Compose
 ) -> None:
     message = f"{path}._target_: {target} is not a {kind}"
-    assert message in complaint(put(compose(), f"{path}._target_", target))
+    assert message in error_message(put(compose(), f"{path}._target_", target))
 
 
 class FromFile(Copy):
@@ -269,41 +269,41 @@ def test_positional_arguments_of_users_classes_can_be_set() -> None:
 )
 def test_a_target_that_cannot_be_imported_is_refused(target: object, compose: Compose) -> None:
     config = put(compose(), "attention.normalizer._target_", target)
-    assert f"attention.normalizer._target_: cannot import {target}" in complaint(config)
+    assert f"attention.normalizer._target_: cannot import {target}" in error_message(config)
 
 
 @pytest.mark.parametrize("value", [None, "additive", {}, {"num_heads": 2}])
 @pytest.mark.parametrize("section", ["attention", "model", "data", "task", "trainer"])
 def test_a_missing_section_is_refused(section: str, value: object, compose: Compose) -> None:
     message = f"{section}: must be a config group's option, with a _target_"
-    assert message in complaint(put(compose(), section, value))
+    assert message in error_message(put(compose(), section, value))
     config = compose()
     del config[section]
     no_task = "task: the dataset's YAML file chooses none; add `defaults: ["
     missing = no_task if section == "task" else message
-    assert missing in complaint(config)
+    assert missing in error_message(config)
 
 
 def test_data_model_and_task_must_be_for_the_same_task(compose: Compose) -> None:
-    message = complaint(compose("data=digits", "model=encoder_decoder"))
+    message = error_message(compose("data=digits", "model=encoder_decoder"))
     assert "model: EncoderDecoder is for sequence_to_sequence, but the data is for" in message
     assert "classification; `attention-lab list` shows the others" in message
-    message = complaint(compose("data=g2p", "model=self_attention_classifier"))
+    message = error_message(compose("data=g2p", "model=self_attention_classifier"))
     assert "model: SelfAttentionClassifier is for classification" in message
     config = compose("data=digits", "model=self_attention_classifier")
     config["task"] = compose()["task"]
-    assert "task: SequenceToSequence is for sequence_to_sequence" in complaint(config)
+    assert "task: SequenceToSequence is for sequence_to_sequence" in error_message(config)
 
 
 def test_an_unknown_section_is_refused(compose: Compose) -> None:
     """`attention-lab train +optimiser.lr=1` must not train with another learning rate."""
-    assert "optimiser: there is no such" in complaint(compose() | {"optimiser": {"lr": 1}})
+    assert "optimiser: there is no such" in error_message(compose() | {"optimiser": {"lr": 1}})
 
 
 @pytest.mark.parametrize("key", ["args", "kwargs"])
 def test_names_of_variable_arguments_are_not_keys(key: str, compose: Compose) -> None:
     config = put(compose(), f"attention.normalizer.{key}", 1)
-    assert f"attention.normalizer.{key}: Softmax has no such key" in complaint(config)
+    assert f"attention.normalizer.{key}: Softmax has no such key" in error_message(config)
 
 
 @pytest.mark.parametrize(
@@ -321,13 +321,13 @@ def test_names_of_variable_arguments_are_not_keys(key: str, compose: Compose) ->
 def test_a_nested_node_must_match_the_annotation_of_its_argument(
     path: str, value: object, compose: Compose
 ) -> None:
-    assert path in complaint(put(compose(), path, value))
+    assert path in error_message(put(compose(), path, value))
 
 
 def test_a_missing_argument_is_refused(compose: Compose) -> None:
     config = compose()
     del config["attention"]["score"]
-    assert "attention.score" in complaint(config)
+    assert "attention.score" in error_message(config)
 
 
 def test_create_creates_the_object_of_a_node() -> None:

@@ -1,4 +1,4 @@
-"""Reads what a run left behind; interrupts and resumes runs."""
+"""Helpers that read the files of runs, and interrupt and resume runs."""
 
 import csv
 import errno
@@ -23,7 +23,7 @@ from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.runs import train
 
-#: What says how long it took, and how much memory a process had.
+#: Fields of ``result.json`` that are measured, so equal runs differ in them.
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
 
@@ -53,20 +53,20 @@ def same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
 
 
 def result(directory: Path) -> dict[str, Any]:
-    """A run's result, without what is measured."""
+    """The content of a run's ``result.json`` without measured fields."""
     fields: dict[str, Any] = json.loads((directory / "result.json").read_text())
     return {name: value for name, value in fields.items() if name not in MEASURED}
 
 
 def rows(directory: Path) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv as they are written, without the speed."""
+    """The rows of a run's ``metrics.csv`` without the speed, as text."""
     with (directory / "metrics.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if k != "train/tokens_per_second"} for row in found]
 
 
 def page(directory: Path) -> str:
-    """The page of a run's attention maps, without the run's name."""
+    """The HTML of a run's attention map viewer, without the run's name."""
     text = (directory / "attention" / "attention.html").read_text("utf-8")
     return text.replace(directory.name, "run")
 
@@ -89,7 +89,7 @@ Train = Callable[[dict[str, Any]], Path]
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Train:
-    """Trains a config in a directory of its own, which it returns."""
+    """A function that trains a config in a new directory, and returns the directory."""
 
     def run(config: dict[str, Any]) -> Path:
         directory = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
@@ -104,7 +104,7 @@ Refuse = Callable[[Container[int]], None]
 
 @pytest.fixture
 def refuse_to_save(monkeypatch: pytest.MonkeyPatch) -> Refuse:
-    """Makes saving the checkpoints of some steps fail, as on a full disk."""
+    """A function that makes saving checkpoints at some steps fail, as on a full disk."""
     save = torch.save
 
     def refuse(steps: Container[int]) -> None:
@@ -118,7 +118,7 @@ def refuse_to_save(monkeypatch: pytest.MonkeyPatch) -> Refuse:
     return refuse
 
 
-# Runs that are interrupted
+# Interrupted runs
 
 #: 13 steps an epoch, validated after every fifth step and the last, with dropout.
 OPTIONS = (
@@ -138,41 +138,41 @@ def config(tiny_digits: Compose) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def whole(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupts."""
+    """An uninterrupted run of the config."""
     directory = tmp_path_factory.mktemp("whole") / "run"
     train(config, directory, [])
     return directory
 
 
 @pytest.fixture
-def with_a_bar(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def with_progress_bar(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The config of a run that shows its progress on a terminal."""
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(fit, "sys", terminal)
     return config | {"trainer": {**config["trainer"], "enable_progress_bar": True}}
 
 
-class Cut(Exception):
-    """Interrupts a run."""
+class Interrupted(Exception):
+    """The error that interrupts a run."""
 
 
-def raise_cut(*_: Any, **__: Any) -> NoReturn:
-    raise Cut
+def raise_interrupted(*_: Any, **__: Any) -> NoReturn:
+    raise Interrupted
 
 
 Interrupt = Callable[[int], None]
 
 
 @pytest.fixture
-def cut_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
-    """Interrupts the next run after a number of steps."""
+def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """A function that interrupts the next run after a number of steps."""
     step = AttentionTask.training_step
 
     def interrupt(steps: int) -> None:
         def training_step(self: AttentionTask, batch: Any, batch_index: int) -> Tensor:
             if self.global_step == steps:
                 monkeypatch.setattr(AttentionTask, "training_step", step)
-                raise Cut
+                raise Interrupted
             return step(self, batch, batch_index)
 
         monkeypatch.setattr(AttentionTask, "training_step", training_step)
@@ -180,13 +180,13 @@ def cut_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     return interrupt
 
 
-def train_until_cut(config: dict[str, Any], directory: Path) -> None:
-    with pytest.raises(Cut):
+def train_until_interrupted(config: dict[str, Any], directory: Path) -> None:
+    with pytest.raises(Interrupted):
         train(config, directory, [])
 
 
-def train_until_stopped(config: dict[str, Any], directory: Path) -> str:
-    """Train until a signal preempts the run; returns the error in its status.json."""
+def train_until_preempted(config: dict[str, Any], directory: Path) -> str:
+    """Train until a signal preempts the run; return the error in its ``status.json``."""
     handlers = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(Preempted) as stopped:
         train(config, directory, [])
@@ -201,11 +201,11 @@ def train_until_stopped(config: dict[str, Any], directory: Path) -> str:
 
 @pytest.fixture
 def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fake ``scontrol`` in SLURM job 7 that records its arguments in ``asked``."""
+    """A fake ``scontrol`` in SLURM job 7 that records its arguments in ``scontrol-calls``."""
     folder = tmp_path / "bin"
     folder.mkdir()
     command = folder / "scontrol"
-    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol-calls\n')
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -213,16 +213,16 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return command
 
 
-def in_a_process(config: dict[str, Any], directory: Path) -> None:
+def train_on_one_core(config: dict[str, Any], directory: Path) -> None:
     torch.set_num_threads(1)
     train(config, directory, [])
 
 
-def training(config: dict[str, Any], directory: Path, rows: int) -> ForkServerProcess:
-    """A process that trains a config and has written a number of rows of metrics."""
+def start_training(config: dict[str, Any], directory: Path, rows: int) -> ForkServerProcess:
+    """Start a process that trains a config; wait until it has written a number of metric rows."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["attention_lab.training.run"])
-    process = context.Process(target=in_a_process, args=(config, directory))
+    process = context.Process(target=train_on_one_core, args=(config, directory))
     process.start()
     metrics = directory / "metrics.csv"
     while not metrics.exists() or metrics.read_bytes().count(b"\n") <= rows:

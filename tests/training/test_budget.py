@@ -1,4 +1,4 @@
-"""How long a run trains: max_epochs, max_steps, both or neither."""
+"""The number of training steps with max_epochs, max_steps, both or neither."""
 
 import math
 from pathlib import Path
@@ -36,22 +36,24 @@ from tests.training.conftest import read_metrics
         ),
     ],
 )
-def test_one_limit_decides_and_of_two_the_smaller(limits: dict[str, int], budget: str) -> None:
+def test_the_smaller_of_max_epochs_and_max_steps_is_the_budget(
+    limits: dict[str, int], budget: str
+) -> None:
     assert TrainerOptions(**limits).budget(80) == budget
 
 
 @pytest.mark.parametrize(
-    ("options", "steps", "said"),
+    ("options", "steps", "output"),
     [
         (["trainer.max_epochs=null", "trainer.max_steps=50"], 50, "50 steps (12.5 epochs of 4"),
         (["trainer.max_epochs=null"], 40, "training for 40 steps (10 epochs of 4 steps)"),
         (["trainer.max_steps=9"], 8, "trainer.max_epochs=2 comes before max_steps=9"),
     ],
 )
-def test_a_run_trains_as_long_as_it_says_and_its_schedule_ends_there(
+def test_a_run_trains_for_the_printed_budget_and_its_schedule_ends_at_the_last_step(
     options: list[str],
     steps: int,
-    said: str,
+    output: str,
     tiny_digits: Compose,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -60,7 +62,7 @@ def test_a_run_trains_as_long_as_it_says_and_its_schedule_ends_there(
     half = ["scheduler=cosine", "scheduler.warmup_steps=0", "scheduler.min_lr_ratio=0.5"]
     config = tiny_digits("trainer.check_val_every_n_epoch=99", *half, *options)
     assert train(config, directory, [])["steps"] == steps
-    assert said in capsys.readouterr().out.splitlines()[0]
+    assert output in capsys.readouterr().out.splitlines()[0]
     *_, (_, last_rate) = read_metrics(directory, "train/learning_rate")
     assert last_rate == pytest.approx(5e-4)
 
@@ -106,7 +108,7 @@ def test_a_plain_trainer_reaches_the_end_of_the_schedule(
     assert rates.rates[-1] == pytest.approx(rates.rates[0] / 4)
 
 
-def test_a_cosine_over_endless_training_is_refused(
+def test_a_cosine_schedule_without_a_limit_of_steps_is_refused(
     tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = build(tiny_digits("scheduler=cosine", "scheduler.warmup_steps=0")).task

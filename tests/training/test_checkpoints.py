@@ -1,4 +1,4 @@
-"""Checkpoints are complete or absent, failed writes raise, and no code is loaded."""
+"""Checkpoints are written completely or not at all, and no code in them is executed."""
 
 import hashlib
 import io
@@ -123,7 +123,7 @@ def test_an_unwritable_directory_raises(tmp_path: Path) -> None:
         write(NEW, tmp_path / "checkpoints" / "last.ckpt")
 
 
-# As Lightning saves and loads
+# Saving and loading by Lightning
 
 
 def test_the_previous_checkpoint_is_kept_if_it_is_valid(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_the_previous_checkpoint_is_kept_if_it_is_valid(tmp_path: Path) -> None:
     assert holds(last, NEW)
     assert holds(previous, OLD)
     last.write_bytes(b"damaged")
-    io = AtomicCheckpointIO()  # of a process that goes on
+    io = AtomicCheckpointIO()  # of a resumed process
     io.load_checkpoint(previous)
     io.save_checkpoint(NEW, last)
     assert holds(last, NEW)
@@ -158,7 +158,7 @@ def test_a_failed_save_raises_and_keeps_both_checkpoints(tmp_path: Path) -> None
     assert holds(last, NEW)
 
 
-def test_the_temporary_directory_does_not_matter(
+def test_writing_does_not_use_the_temporary_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
@@ -168,7 +168,7 @@ def test_the_temporary_directory_does_not_matter(
 
 
 class Code:
-    """Runs when it is unpickled."""
+    """Executes code when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -191,7 +191,7 @@ def test_a_checkpoint_with_code_is_refused(tmp_path: Path, weights_only: bool | 
 
 
 def seal(path: Path, content: bytes) -> None:
-    """Write an archive with the checksum of what it holds, as anybody can."""
+    """Write an archive with its checksum, as anybody can."""
     assert content.endswith(bytes(2))  # it has no comment
     comment = b"attention-lab sha256 " + hashlib.sha256(content).hexdigest().encode()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,14 +199,14 @@ def seal(path: Path, content: bytes) -> None:
 
 
 class Sized:
-    """Pickled as the type of a size that is a number in the file."""
+    """Pickled as a bytearray whose size is a number in the file."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return bytearray, (50_000_000_000,)
 
 
 def inflating(compression: int) -> bytes:
-    """A small archive whose tensor is of a gigabyte."""
+    """A small compressed archive with a very large tensor."""
     file = io.BytesIO()
     torch.save(with_version({"weights": torch.zeros(2)}), file)
     bomb = io.BytesIO()
@@ -237,7 +237,7 @@ def saved(content: object) -> bytes:
 
 
 def packed(data: bytes, before: bytes = b"") -> bytes:
-    """An archive with a pickle of this content, behind other bytes."""
+    """An archive with this pickle, after other bytes."""
     file = io.BytesIO(before)
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("archive/data.pkl", data)
@@ -294,7 +294,7 @@ def test_an_invalid_checkpoint_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_an_archive_with_too_many_members_is_not_listed(
+def test_an_archive_with_too_many_members_is_refused_before_they_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoints" / "best.ckpt"
@@ -324,7 +324,7 @@ def test_a_checkpoint_must_be_a_regular_file_of_the_run(
         path.symlink_to({"link": target, "device": "/dev/zero", "loop": path}[kind])
     with pytest.raises(Damaged):
         read(path)
-    if kind != "loop":  # which leads to nothing
+    if kind != "loop":  # a link to itself: the file does not exist
         with pytest.warns(UserWarning, match="is skipped"):
             assert newest(path.parent) is None
 
@@ -335,7 +335,7 @@ NOT_SAVED = "ignore:.*checkpoint:UserWarning"
 
 
 @pytest.mark.filterwarnings(NOT_SAVED)
-def test_a_run_that_can_never_write_its_checkpoint_does_not_finish(
+def test_a_run_that_cannot_save_any_checkpoint_does_not_finish(
     tiny_digits: Compose, tmp_path: Path, refuse_to_save: Refuse
 ) -> None:
     refuse_to_save(range(100))
@@ -373,8 +373,8 @@ def test_a_failed_save_does_not_end_the_run(
 def test_a_run_without_its_best_checkpoint_resumes_from_the_last_saved_one(
     tiny_digits: Compose, tmp_path: Path, refuse_to_save: Refuse
 ) -> None:
-    """The later checkpoints name a best checkpoint that does not exist."""
-    config = tiny_digits(*SHORT, "optimizer.lr=0.3")  # so that it gets worse
+    """The later checkpoints refer to a best checkpoint that does not exist."""
+    config = tiny_digits(*SHORT, "optimizer.lr=0.3")  # so that the metric gets worse
     train(config, tmp_path / "whole", [])
     best = json.loads((tmp_path / "whole" / "result.json").read_text())["best_step"]
     assert 2 < best < 8
@@ -392,7 +392,7 @@ def test_a_run_without_its_best_checkpoint_resumes_from_the_last_saved_one(
         assert same_weights(weights, read_weights(tmp_path / "whole", name))
 
 
-def test_a_run_needs_no_temporary_directory(
+def test_a_run_does_not_use_the_temporary_directory(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))

@@ -1,4 +1,4 @@
-"""Which launcher started a process, and what is left over in its environment."""
+"""A process finds its launcher in environment variables, and ignores leftover ones."""
 
 import os
 import sys
@@ -50,7 +50,7 @@ SHELL = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The environment of these tests, without what whoever runs them may have in it."""
+    """The environment without launchers' variables of the process that runs the tests."""
     known = (*cluster_environment.TORCHRUN, *cluster_environment.TORCHRUN_EXTRAS)
     for name in list(os.environ):
         if name in known or name.startswith(("SLURM_", "OMPI_", "PMI", "JSM_", "MV2_")):
@@ -80,13 +80,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
         {name: value for name, value in STEP.items() if name != "SLURM_PROCID"},
     ],
 )
-def test_what_no_launcher_has_set_completely_is_ignored_in_one_line(
+def test_incomplete_launcher_variables_are_ignored_with_one_warning(
     leftovers: dict[str, str], environment: pytest.MonkeyPatch
 ) -> None:
     os.environ.update(leftovers)
-    with pytest.warns(UserWarning, match="ignored: not all variables of") as said:
+    with pytest.warns(UserWarning, match="ignored: not all variables of") as warned:
         ignore_leftovers()
-    (line,) = (str(warning.message) for warning in said)
+    (line,) = (str(warning.message) for warning in warned)
     assert (launcher(), rank(), world_size()) == (None, 0, 1)
     gone = {name: value for name, value in leftovers.items() if name not in os.environ}
     assert gone
@@ -108,7 +108,7 @@ def test_what_no_launcher_has_set_completely_is_ignored_in_one_line(
         ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, None, 1),
     ],
 )
-def test_what_a_launcher_has_set_is_kept(
+def test_complete_launcher_variables_are_kept_without_a_warning(
     given: dict[str, str], by: str | None, number: int
 ) -> None:
     os.environ.update(given)
@@ -119,7 +119,7 @@ def test_what_a_launcher_has_set_is_kept(
     assert given.items() <= os.environ.items()
 
 
-def test_a_task_of_a_step_ignores_the_rank_of_another_launcher() -> None:
+def test_a_task_of_srun_ignores_the_rank_of_another_launcher() -> None:
     os.environ.update(STEP | {"LOCAL_RANK": "3", "MASTER_ADDR": "node1"})
     with pytest.warns(UserWarning, match="^LOCAL_RANK=3 ignored: srun started this process$"):
         ignore_leftovers()
@@ -127,7 +127,7 @@ def test_a_task_of_a_step_ignores_the_rank_of_another_launcher() -> None:
     assert os.environ["MASTER_ADDR"] == "node1"
 
 
-def test_an_interactive_shell_is_one_process_however_many_tasks_it_has() -> None:
+def test_an_interactive_shell_is_a_single_process() -> None:
     os.environ.update(SHELL)
     assert is_interactive_step()
     assert world_size() == 1
@@ -139,10 +139,10 @@ def test_an_interactive_shell_is_one_process_however_many_tasks_it_has() -> None
     assert world_size() == 4
 
 
-def test_leftovers_cost_a_run_none_of_its_records(
+def test_a_run_with_leftover_variables_writes_all_its_records(
     tiny_digits: Compose, tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
-    """Also where Lightning was imported with them."""
+    """Lightning may have been imported while the variables were set."""
     os.environ.update({"SLURM_PROCID": "3", "JSM_NAMESPACE_RANK": "3"})
     environment.setattr(rank_zero_only, "rank", 3)
     with pytest.warns(UserWarning, match="SLURM_PROCID=3, JSM_NAMESPACE_RANK=3 ignored"):
@@ -151,7 +151,9 @@ def test_leftovers_cost_a_run_none_of_its_records(
     assert (tmp_path / "run" / "metrics.csv").exists()
 
 
-def test_the_command_says_so_and_trains(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+def test_the_command_warns_of_leftover_variables_and_trains(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
     os.environ.update({"LOCAL_RANK": "1", "SLURM_PROCID": "3", "RANK": "0"})
     done = fresh(
         *("-m", "attention_lab", "train", "data=digits", "model.d_model=16", "trainer=ddp_cpu"),

@@ -1,4 +1,4 @@
-"""What is remembered of a training, and what is made of it."""
+"""The history of validations and times, and the summaries computed from it."""
 
 import math
 from itertools import accumulate
@@ -15,7 +15,7 @@ from attention_lab.training import history as module
 from attention_lab.training.history import History, Validation
 
 
-def remembering(*values: float) -> History:
+def history_with(*values: float) -> History:
     """A history with a validation every ten steps."""
     history = History()
     for number, value in enumerate(values, start=1):
@@ -27,8 +27,8 @@ def remembering(*values: float) -> History:
     ("mode", "step"),
     [("min", 20), ("max", 10)],
 )
-def test_the_best_validation_is_the_first_of_equals(mode: str, step: int) -> None:
-    history = remembering(0.9, 0.2, 0.5, 0.2, 0.9)
+def test_best_is_the_first_of_equally_good_validations(mode: str, step: int) -> None:
+    history = history_with(0.9, 0.2, 0.5, 0.2, 0.9)
     assert history.best("validation/x", mode).step == step
 
 
@@ -43,14 +43,14 @@ def test_the_best_validation_is_the_first_of_equals(mode: str, step: int) -> Non
     ],
 )
 def test_steps_to_a_threshold(threshold: float, mode: str, steps: int | None) -> None:
-    history = remembering(0.8, 0.5, 0.7, 0.3)
+    history = history_with(0.8, 0.5, 0.7, 0.3)
     assert history.steps_to(threshold, "validation/x", mode) == steps
 
 
-def test_a_metric_that_is_no_number_is_never_the_best() -> None:
+def test_a_nan_metric_is_never_the_best() -> None:
     for mode in ("min", "max"):
-        assert remembering(math.nan, 0.5, math.nan).best("validation/x", mode).step == 20
-        assert remembering(math.nan, math.nan).best("validation/x", mode).step == 10
+        assert history_with(math.nan, 0.5, math.nan).best("validation/x", mode).step == 20
+        assert history_with(math.nan, math.nan).best("validation/x", mode).step == 10
 
 
 @settings(max_examples=50)
@@ -78,7 +78,7 @@ class Clock:
         self.now += seconds
 
 
-def test_time_in_training_and_in_validation_are_told_apart(
+def test_training_time_and_validation_time_are_measured_separately(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, logged = Clock(), []
@@ -108,7 +108,7 @@ def test_time_in_training_and_in_validation_are_told_apart(
     ]
     assert history.validations == [(step, {"validation/per": 0.5}) for step in (10, 20)]
 
-    clock.tick(1000.0)  # in which no process is there
+    clock.tick(1000.0)  # the run is interrupted
     again = History()
     again.load_state_dict(kept)
     clock.tick(5.0)

@@ -1,7 +1,7 @@
-"""A run that is killed or receives a signal in any phase resumes and ends bit-identical.
+"""A run that is killed or signaled in any phase resumes and ends bit-identical.
 
 A subset runs by default. ``REPEATS=3 pytest -n 0 tests/training/test_interruptions.py`` sends every
-signal in every phase, three times, to runs of one process and of two.
+signal in every phase, three times, to runs of one process and of two ranks.
 """
 
 import importlib
@@ -24,10 +24,10 @@ from tests.training.ranks.conftest import TWO, Launcher, launcher, two_cores  # 
 
 #: Runs of 12 steps, validated after steps 5, 10 and 12; an epoch has 13.
 STEPS = ("trainer.max_steps=12",)
-#: The phases of a run: a function that is called in each, and when, by its first argument.
+#: The phases of a run: a function that is called in it, and a condition on its first argument.
 PHASES = {
     "before it has a directory": ("training.run:build", "True"),
-    "its record begins": ("tracking.run_directory:write_config", "True"),
+    "writing the config": ("tracking.run_directory:write_config", "True"),
     "the first step": (
         "training.tasks.base:AttentionTask.on_train_batch_end",
         "it.global_step == 1",
@@ -61,13 +61,13 @@ PHASES = {
     "writing the result": ("training.run:RunRecord.finish", "True"),
     "finishing loggers": ("tracking.safe_logger:SafeLogger.close", "True"),
 }
-#: Phases in which rank 0 alone is.
+#: Phases that only rank 0 enters.
 OF_RANK_0 = {
-    *("its record begins", "attention maps", "saving a checkpoint", "saving the last checkpoint"),
+    *("writing the config", "attention maps", "saving a checkpoint", "saving the last checkpoint"),
     *("writing the page", "the test", "writing the result", "finishing loggers"),
 }
 SIGNALS = (SIGKILL, SIGTERM, SIGUSR1, SIGINT)
-#: Sends a signal in a phase, once; several processes hear of it from what has launched them.
+#: Sends a signal in a phase, once. With several ranks their launcher receives it and relays it.
 AIM = """
 def aim():
     import importlib, os, time
@@ -100,7 +100,7 @@ def cases(defaults: list[tuple[str, Signals]]) -> list[Any]:
 
 
 def run_aimed(config: dict[str, Any], directory: Path, aim: str) -> None:
-    """In a process of its own: train, and be signalled."""
+    """Execute ``aim``, then train; for a new process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     exec(aim)
@@ -112,7 +112,7 @@ def status(directory: Path) -> str | None:
     return read_status(directory)["status"] if path.exists() else None
 
 
-# One process
+# Runs of one process
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def uninterrupted(short: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
     ("phase", "number"),
     cases([(phase, SIGNALS[index % 4]) for index, phase in enumerate(PHASES)]),
 )
-def test_one_process(
+def test_a_run_of_one_process_resumes_exactly(
     phase: str, number: Signals, short: dict[str, Any], uninterrupted: Path, tmp_path: Path
 ) -> None:
     place, when = PHASES[phase]
@@ -146,7 +146,7 @@ def test_one_process(
     has_finished = number != SIGKILL and phase == "finishing loggers"
     assert process.exitcode == (-SIGKILL if number == SIGKILL else 0 if has_finished else 1)
     found = status(tmp_path / "run")
-    if phase in ("before it has a directory", "its record begins"):
+    if phase in ("before it has a directory", "writing the config"):
         assert found in (None, "preempted")
     elif phase == "finishing loggers":
         assert found == "finished"
@@ -157,12 +157,12 @@ def test_one_process(
     assert_identical(tmp_path / "run", uninterrupted)
 
 
-# Two
+# Runs on two ranks
 
 
 @pytest.fixture(scope="module")
 def pair(tiny_digits: Compose) -> dict[str, Any]:
-    """The same of two processes: an epoch has 13 steps of each."""
+    """The same on two ranks: an epoch has 13 steps of each rank."""
     more = ("data.batch_size=50", "trainer.enable_progress_bar=false")
     return tiny_digits(*OPTIONS, *STEPS, *TWO, *more)
 
@@ -186,7 +186,7 @@ def uninterrupted_pair(pair: dict[str, Any], tmp_path_factory: pytest.TempPathFa
         ]
     ),
 )
-def test_two_processes(
+def test_a_run_on_two_ranks_resumes_exactly(
     phase: str,
     number: Signals,
     pair: dict[str, Any],
@@ -194,22 +194,22 @@ def test_two_processes(
     launcher: Launcher,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """SIGKILL is sent to the last rank that is in that phase, other signals to all ranks."""
+    """SIGKILL is sent to the last rank that enters the phase, other signals to all ranks."""
     place, when = PHASES[phase]
     rank = 0 if phase in OF_RANK_0 or number != SIGKILL else 1
     pid, pause = ("os.getpid()", 0.0) if number == SIGKILL else (launcher.process.pid, 0.2)
     aim = AIM.format(place=place, when=when, rank=rank, pid=pid, number=int(number), pause=pause)
-    launcher.begin(pair, tmp_path / "run", aim)
-    code, said = launcher.ended()
+    launcher.start(pair, tmp_path / "run", aim)
+    code, output = launcher.ended()
     found = status(tmp_path / "run")
     if phase == "finishing loggers":
-        assert found == "finished", said
+        assert found == "finished", output
     else:
-        assert code == 1, said
-        assert found in (None, "failed" if number == SIGKILL else "preempted"), said
-        launcher.begin(pair, tmp_path / "run")
-        code, said = launcher.ended()
-        assert code == 0, said
+        assert code == 1, output
+        assert found in (None, "failed" if number == SIGKILL else "preempted"), output
+        launcher.start(pair, tmp_path / "run")
+        code, output = launcher.ended()
+        assert code == 0, output
     assert_identical(tmp_path / "run", uninterrupted_pair)
 
 

@@ -1,4 +1,4 @@
-"""The task of language models: what is asked, and nothing else, is scored."""
+"""The language model task computes its loss and metrics at labelled positions only."""
 
 import math
 from typing import Any
@@ -47,7 +47,7 @@ def task(config: dict[str, Any], data: Recall) -> LanguageModel:
     return made
 
 
-def test_the_loss_is_that_of_the_labelled_positions(task: LanguageModel, data: Recall) -> None:
+def test_the_loss_is_the_mean_over_labelled_positions(task: LanguageModel, data: Recall) -> None:
     batch = data.split("train")
     loss, _, tokens = task.loss(batch)
     logits = task.model(batch.inputs)
@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_the_labelled_positions(task: LanguageModel, data: R
     assert int(tokens) == int(batch.length.sum())
 
 
-def test_there_are_logits_at_labelled_positions_only(task: LanguageModel, data: Recall) -> None:
+def test_logits_are_computed_at_labelled_positions_only(task: LanguageModel, data: Recall) -> None:
     seen: list[torch.Size] = []
     task.model.lm_head.register_forward_hook(lambda _, args, out: seen.append(out.shape))
     batch = data.split("train")
@@ -64,8 +64,8 @@ def test_there_are_logits_at_labelled_positions_only(task: LanguageModel, data: 
     assert seen == [(int((batch.labels != IGNORE).sum()), 20)]
 
 
-def test_metrics_are_those_of_all_positions_together(task: LanguageModel, data: Recall) -> None:
-    """In batches of unequal sizes, which must not count for more than they hold."""
+def test_metrics_do_not_depend_on_the_sizes_of_batches(task: LanguageModel, data: Recall) -> None:
+    """The last batch is smaller, and must have less weight."""
     everything = data.split("validation")
     with torch.no_grad():
         for parameter in task.model.parameters():
@@ -89,7 +89,7 @@ def test_metrics_are_those_of_all_positions_together(task: LanguageModel, data: 
     )
 
 
-def test_a_run_tells_its_slices_apart(config: dict[str, Any], tmp_path: Any) -> None:
+def test_a_run_reports_the_accuracy_of_each_slice(config: dict[str, Any], tmp_path: Any) -> None:
     test = train(config, tmp_path / "run", [])["test"]
     assert {"accuracy/length=16,pairs=2", "accuracy/length=24,pairs=4"} <= set(test)
     assert test["accuracy/length=16,pairs=2"] <= 1
@@ -98,7 +98,7 @@ def test_a_run_tells_its_slices_apart(config: dict[str, Any], tmp_path: Any) -> 
 def test_slices_count_each_position(
     task: LanguageModel, data: Recall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that predicts the first value everywhere is right once an example."""
+    """A model that predicts the first value everywhere is correct once in each example."""
     everything = data.split("test")
 
     def first_value(tokens: torch.Tensor, caches: object = None) -> torch.Tensor:
@@ -114,8 +114,8 @@ def test_slices_count_each_position(
     }
 
 
-def test_a_text_has_no_sequences_to_get_right(compose: Any, tmp_path: Any, own_cache: None) -> None:
-    """All of a window is never right, so that rate would say nothing."""
+def test_text_data_has_no_sequence_accuracy(compose: Any, tmp_path: Any, own_cache: None) -> None:
+    """A window of text is never predicted without an error, so the metric would always be 0."""
     (tmp_path / "own.txt").write_text("to be or not to be, that is the question\n" * 40)
     options = ["data.length=16", "model.d_model=16", "trainer=cpu", "logger=csv"]
     config = compose("data=text", f"data.path={tmp_path / 'own.txt'}", *options)

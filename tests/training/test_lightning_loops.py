@@ -1,6 +1,6 @@
-"""The private parts of Lightning that are used exist: this fails when an upgrade moves them.
+"""Lightning has the private attributes that we use; these tests fail if an upgrade changes them.
 
-What they are used for is tested in test_preemption.py, test_resume.py and test_run.py.
+test_preemption.py, test_resume.py and test_run.py test what they are used for.
 """
 
 import inspect
@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from attention_lab.training.lightning_loops import disable_signal_handlers
 
 
-def test_lightning_calls_the_method_that_is_replaced() -> None:
+def test_lightning_registers_signal_handlers_in_the_method_that_we_replace() -> None:
     trainer = Trainer(accelerator="cpu", logger=False)
     assert isinstance(trainer._signal_connector, _SignalConnector)
     assert "_signal_connector.register_signal_handlers()" in inspect.getsource(Trainer._run)
@@ -20,7 +20,7 @@ def test_lightning_calls_the_method_that_is_replaced() -> None:
     assert trainer._signal_connector.register_signal_handlers() is None
 
 
-def test_the_loops_have_the_attributes_that_are_set() -> None:
+def test_lightnings_loops_have_the_attributes_that_we_set() -> None:
     loop = Trainer(accelerator="cpu", logger=False).fit_loop.epoch_loop
     assert loop.max_steps == -1
     assert isinstance(loop.val_loop, _EvaluationLoop)

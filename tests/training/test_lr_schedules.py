@@ -1,4 +1,4 @@
-"""The learning rate of each step, from the formulas of the papers and of PyTorch."""
+"""Learning rate schedules follow the formulas of the papers and of PyTorch."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ def factors(schedule: Schedule, total: int, steps: int | None = None) -> list[fl
 
 
 def cosine(step: int, total: int, warmup: int, end: float) -> float:
-    """Up a straight line, then down half a cosine."""
+    """The factor in a step: a linear warm-up, then half a period of a cosine."""
     if step < warmup:
         return (step + 1) / warmup
     angle = math.pi * (step - warmup) / (total - 1 - warmup)
@@ -45,7 +45,7 @@ def test_cosine_follows_the_formula(warmup: int, end: float) -> None:
     assert schedule.lr_factor(100, 50) == pytest.approx(end), "after the end"
 
 
-def test_known_points() -> None:
+def test_factors_at_known_steps() -> None:
     wsd = factors(WSD(warmup_steps=2, decay_fraction=0.5, min_lr_ratio=0.1), 11)
     assert wsd[:2] == [0.5, 1.0]
     assert wsd[2:7] == pytest.approx([1.0] * 5)
@@ -54,7 +54,7 @@ def test_known_points() -> None:
     assert factors(Constant(warmup_steps=2), 4) == [0.5, 1.0, 1.0, 1.0]
 
 
-def test_inverse_sqrt_is_that_of_the_transformer() -> None:
+def test_inverse_sqrt_follows_the_transformer_paper() -> None:
     """Vaswani et al. 2017, eq. 3: min(step^-0.5, step · warmup^-1.5), relative to its peak."""
     expected = [math.sqrt(40) * min(k**-0.5, k * 40**-1.5) for k in range(1, 300)]
     seen = factors(InverseSqrt(warmup_steps=40), 299)
@@ -63,7 +63,7 @@ def test_inverse_sqrt_is_that_of_the_transformer() -> None:
     assert seen[40:] == pytest.approx(expected[39:-1])
 
 
-def test_step_is_step_lr() -> None:
+def test_step_equals_pytorchs_step_lr() -> None:
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     reference = StepLR(optimizer, step_size=3, gamma=0.5)
     for seen in factors(Step(step_size=3, gamma=0.5), 10):
@@ -73,7 +73,7 @@ def test_step_is_step_lr() -> None:
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_plateau_reduces_where_pytorch_does(mode: Any) -> None:
+def test_plateau_equals_pytorchs_reduce_lr_on_plateau(mode: Any) -> None:
     ours = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     theirs = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     schedule = Plateau(factor=0.5, patience=1, threshold=1e-2)
@@ -88,7 +88,7 @@ def test_plateau_reduces_where_pytorch_does(mode: Any) -> None:
     assert ours.param_groups[0]["lr"] < 1
 
 
-def test_a_run_shorter_than_its_warmup_never_leaves_it() -> None:
+def test_training_shorter_than_the_warmup_ends_in_the_warmup() -> None:
     assert factors(Cosine(warmup_steps=10), 3) == [0.1, 0.2, 0.3]
     for total in (10, 11):  # nothing, and a single step, is left for the cosine
         assert factors(Cosine(warmup_steps=10), total, 11)[9:] == [1.0, 1.0]
@@ -98,7 +98,7 @@ SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "wsd", "step", "pla
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_run_trains_at_the_rates_of_its_schedule(
+def test_a_run_uses_the_learning_rates_of_its_schedule(
     name: str, tiny_digits: Compose, trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[set[float]] = []
@@ -138,7 +138,7 @@ def test_values_out_of_range_are_refused(
         schedule(**options)
 
 
-def test_a_reduction_survives_a_checkpoint(tmp_path: Path) -> None:
+def test_a_plateau_reduction_is_restored_from_a_checkpoint(tmp_path: Path) -> None:
     def make() -> tuple[Schedule, Any]:
         optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
         schedule = Plateau(factor=0.5, patience=0)

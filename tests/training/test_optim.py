@@ -18,7 +18,7 @@ from tests.runs import build, train
 from tests.training.conftest import (
     Interrupt,
     assert_identical,
-    train_until_cut,
+    train_until_interrupted,
 )
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "nadam", "radam", "adafactor", "muon")
@@ -28,7 +28,7 @@ def adamw(**options: Any) -> Optimization:
     return Optimization(functools.partial(torch.optim.AdamW, **options))
 
 
-def test_only_matrices_decay() -> None:
+def test_only_matrices_have_weight_decay() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4))
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     with torch.no_grad():
@@ -51,14 +51,14 @@ def test_every_trained_parameter_is_optimized_once_and_frozen_ones_never() -> No
     assert sorted(optimized) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
 
-def test_biases_and_norms_decay_if_asked() -> None:
+def test_decay_biases_and_norms_gives_all_parameters_weight_decay() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     (group,) = ParameterGroups(decay_biases_and_norms=True).groups(model)
     assert len(group["params"]) == 4
     assert "weight_decay" not in group
 
 
-def test_learning_rates_have_factors_by_name() -> None:
+def test_lr_factors_apply_by_parameter_name() -> None:
     model = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "output": nn.Linear(4, 4)})
     groups = ParameterGroups(lr_factors={"output.bias": 0.0, "output.*": 0.5})
     optimization = Optimization(torch.optim.SGD, Constant(), groups)
@@ -87,7 +87,7 @@ def test_an_optimizer_without_a_learning_rate_is_refused() -> None:
 
 
 @pytest.mark.parametrize("option", ["foreach", "differentiable"])
-def test_an_option_that_excludes_the_fused_kernel_switches_it_off(
+def test_an_option_that_excludes_the_fused_kernel_disables_it(
     option: str, tiny_digits: Compose
 ) -> None:
     task = build(tiny_digits(f"optimizer.{option}=true")).task
@@ -96,7 +96,7 @@ def test_an_option_that_excludes_the_fused_kernel_switches_it_off(
     assert not defaults["fused"]
 
 
-def test_wrong_factors_are_refused() -> None:
+def test_invalid_lr_factors_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing, zzz applies to no parameter"):
         ParameterGroups(lr_factors={"zzz": 1.0, "*": 1.0, "nothing": 1.0}).groups(nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"lr_factors: \* must be at least 0, got -1"):
@@ -132,13 +132,13 @@ def test_muon_is_muon_for_matrices_and_adamw_for_the_rest() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_with_any_optimizer_is_resumed_exactly(
-    name: str, tiny_digits: Compose, tmp_path: Path, cut_after: Interrupt
+    name: str, tiny_digits: Compose, tmp_path: Path, interrupt_after: Interrupt
 ) -> None:
     options = [f"optimizer={name}", "scheduler=plateau", "scheduler.patience=0"]
     config = tiny_digits(*options, "scheduler.threshold=0.5")
     train(config, tmp_path / "whole", [])
-    cut_after(6)
-    train_until_cut(config, tmp_path / "run")
+    interrupt_after(6)
+    train_until_interrupted(config, tmp_path / "run")
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole")
 
@@ -164,7 +164,7 @@ def test_a_run_with_any_optimizer_is_resumed_exactly(
         ),
     ],
 )
-def test_errors_come_before_training(
+def test_invalid_optimization_is_refused_before_training(
     options: list[str], message: str, tiny_digits: Compose
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -174,7 +174,7 @@ def test_errors_come_before_training(
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_are_clipped(precision: str, tiny_digits: Compose, tmp_path: Path) -> None:
-    """With so small a norm, plain gradient descent moves no further than it in a step."""
+    """With lr=1, a step of plain gradient descent has the length of the clipped gradient."""
 
     def moved(clip: str) -> float:
         directory = tmp_path / clip
@@ -197,7 +197,7 @@ def test_every_precision_trains(precision: str, tiny_digits: Compose, tmp_path: 
 
 
 @pytest.mark.parametrize(("precision", "is_fused"), [("32-true", True), ("16-mixed", False)])
-def test_gradients_that_are_scaled_are_not_left_to_a_fused_optimizer(
+def test_16_mixed_does_not_use_a_fused_optimizer(
     tiny_digits: Compose, precision: str, is_fused: bool
 ) -> None:
     task = build(tiny_digits(f"trainer.precision={precision}")).task

@@ -1,4 +1,4 @@
-"""The LightningModules work with a plain Trainer: without the command and a run directory."""
+"""The tasks train with a plain lightning.Trainer, without the command and a run directory."""
 
 import functools
 import math
@@ -57,7 +57,7 @@ def sequence_to_sequence() -> SequenceToSequence:
 def test_a_task_trains_and_tests_with_the_trainers_defaults(
     make: Callable[[], AttentionTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning's own logger, checkpoints, sanity check and progress bar."""
+    """These are Lightning's own logger, checkpoints, sanity check and progress bar."""
     monkeypatch.chdir(tmp_path)
     task = make()
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=1)

@@ -1,4 +1,4 @@
-"""A run that a signal preempts at any moment resumes and ends bit-identical."""
+"""A run that a signal preempts at any moment can be resumed and ends bit-identical."""
 
 import itertools
 import os
@@ -35,45 +35,45 @@ from tests.training.conftest import (
     read_status,
     result,
     rows,
-    train_until_cut,
-    train_until_stopped,
-    training,
+    start_training,
+    train_until_interrupted,
+    train_until_preempted,
 )
 
-Ask = Callable[[Any, str, Callable[[Any], bool]], None]
+SignalIn = Callable[[Any, str, Callable[[Any], bool]], None]
 
 
 @pytest.fixture
-def signal_in(monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Sends this process SIGUSR1 once, in a method, when a condition on its object holds."""
+def signal_in(monkeypatch: pytest.MonkeyPatch) -> SignalIn:
+    """A function that makes a method send SIGUSR1 to this process, once, if a condition holds."""
 
-    def ask(kind: Any, name: str, when: Callable[[Any], bool]) -> None:
+    def patch(kind: Any, name: str, when: Callable[[Any], bool]) -> None:
         method = getattr(kind, name)
 
-        def asked(self: Any, *arguments: Any, **others: Any) -> Any:
+        def patched(self: Any, *arguments: Any, **others: Any) -> Any:
             if when(self):
                 monkeypatch.setattr(kind, name, method)
                 os.kill(os.getpid(), signal.SIGUSR1)
             return method(self, *arguments, **others)
 
-        monkeypatch.setattr(kind, name, asked)
+        monkeypatch.setattr(kind, name, patched)
 
-    return ask
+    return patch
 
 
-#: Steps after which anything may be due: nothing, a log, a validation, an epoch, each and both.
+# After these steps nothing, a log, a validation, the end of an epoch, or several of them are due.
 @pytest.mark.parametrize("steps", [[1, 2, 3, 4], [5, 6, 12], [13, 14, 15], [24, 25], [26]])
 def test_a_preempted_run_ends_bit_identical_to_an_uninterrupted_one(
     steps: list[int],
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
-    signal_in: Ask,
+    signal_in: SignalIn,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for number in steps:
         signal_in(AttentionTask, "training_step", lambda self, n=number: self.global_step == n - 1)
-        reason = train_until_stopped(config, tmp_path / "run")
+        reason = train_until_preempted(config, tmp_path / "run")
         assert reason == f"SIGUSR1: saved at step {number}"
         again = f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it"
         assert capsys.readouterr().err.endswith(f"{reason}; {again}\n")
@@ -84,7 +84,7 @@ def test_a_preempted_run_ends_bit_identical_to_an_uninterrupted_one(
 
 @pytest.mark.parametrize("steps", [[10], [10, 10, 15], [5, 26, 26]])
 def test_an_interrupted_validation_is_repeated(
-    steps: list[int], config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
+    steps: list[int], config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: SignalIn
 ) -> None:
     """The validation and the steps after it draw the same random numbers."""
     for number in steps:
@@ -94,7 +94,7 @@ def test_an_interrupted_validation_is_repeated(
             "validation_step",
             lambda self, n=number, b=batch: self.global_step == n and next(b) == 1,
         )
-        reason = train_until_stopped(config, tmp_path / "run")
+        reason = train_until_preempted(config, tmp_path / "run")
         assert reason == f"SIGUSR1: saved at step {number}"
         validated = [row["step"] for row in rows(tmp_path / "run") if row.get("validation/loss")]
         assert str(number) not in validated
@@ -116,7 +116,7 @@ def test_an_interrupted_last_validation_is_repeated_whatever_ends_training(
     last: int | None,
     tiny_digits: Compose,
     tmp_path: Path,
-    signal_in: Ask,
+    signal_in: SignalIn,
 ) -> None:
     """Lightning skips a finished training loop and its hooks."""
     config = tiny_digits(*OPTIONS, *options)
@@ -124,7 +124,7 @@ def test_an_interrupted_last_validation_is_repeated_whatever_ends_training(
     last = last or result(tmp_path / "whole" / "run")["steps"]
     for _ in range(2):
         signal_in(AttentionTask, "validation_step", lambda self: self.global_step == last)
-        assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {last}"
+        assert train_until_preempted(config, tmp_path / "run") == f"SIGUSR1: saved at step {last}"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
@@ -132,33 +132,38 @@ def test_an_interrupted_last_validation_is_repeated_whatever_ends_training(
 @pytest.mark.parametrize("max_steps", [None, 10])
 def test_a_run_that_resumes_with_a_validation_shows_a_progress_bar(
     max_steps: int | None,
-    with_a_bar: dict[str, Any],
+    with_progress_bar: dict[str, Any],
     tmp_path: Path,
-    signal_in: Ask,
+    signal_in: SignalIn,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = {**with_a_bar, "trainer": {**with_a_bar["trainer"], "max_steps": max_steps}}
+    config = {
+        **with_progress_bar,
+        "trainer": {**with_progress_bar["trainer"], "max_steps": max_steps},
+    }
     train(config, tmp_path / "whole" / "run", [])
     capsys.readouterr()
     signal_in(AttentionTask, "validation_step", lambda self: self.global_step == 10)
-    train_until_stopped(config, tmp_path / "run")
+    train_until_preempted(config, tmp_path / "run")
     capsys.readouterr()
     train(config, tmp_path / "run", [])
-    assert ("Epoch 0/1" in capsys.readouterr().out) == (max_steps is None)  # or none is left
+    assert ("Epoch 0/1" in capsys.readouterr().out) == (
+        max_steps is None
+    )  # otherwise no step is left
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
 
-def test_before_the_first_step_there_is_nothing_to_save(
-    config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
+def test_a_signal_before_the_first_step_saves_no_checkpoint(
+    config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: SignalIn
 ) -> None:
     signal_in(BucketBatchSampler, "set_epoch", lambda sampler: sampler.shuffle)
-    assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1: not saved"
+    assert train_until_preempted(config, tmp_path / "run") == "SIGUSR1: not saved"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
 
 
 class Once(list[int]):
-    """Steps, each of which ``in`` finds only once."""
+    """A list of steps from which ``in`` removes the step that it finds."""
 
     def __contains__(self, step: object) -> bool:
         if there := super().__contains__(step):
@@ -173,32 +178,32 @@ def test_steps_that_could_not_be_saved_at_a_signal_are_trained_again(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
-    signal_in: Ask,
+    signal_in: SignalIn,
     refuse_to_save: Refuse,
 ) -> None:
-    """It is not saved after a validation either: Lightning would not know that it is over."""
+    """Saving is not tried again at the same step."""
     refuse_to_save(Once([step]))
     signal_in(AttentionTask, "training_step", lambda self: self.global_step == step - 1)
-    assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1: saved at step 5"
+    assert train_until_preempted(config, tmp_path / "run") == "SIGUSR1: saved at step 5"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
 
 
 def test_a_signal_outside_of_training_stops_the_run_at_once(
-    config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: Ask
+    config: dict[str, Any], whole: Path, tmp_path: Path, signal_in: SignalIn
 ) -> None:
     signal_in(AttentionTask, "test_step", lambda self: True)
-    assert train_until_stopped(config, tmp_path / "run") == "SIGUSR1"
+    assert train_until_preempted(config, tmp_path / "run") == "SIGUSR1"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
     signal_in(run_module, "build", lambda config: True)
     with pytest.raises(Preempted, match="SIGUSR1"):
-        train(config, tmp_path / "unborn", [])
-    assert not (tmp_path / "unborn").exists()
+        train(config, tmp_path / "other", [])
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
+def test_a_signal_while_a_logger_closes_leaves_the_run_finished(
     number: signal.Signals,
     config: dict[str, Any],
     whole: Path,
@@ -207,7 +212,7 @@ def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Its job is not requeued either."""
+    """Its SLURM job is not requeued."""
 
     class Uploading(DummyLogger):
         def close(self, exit_code: int) -> None:
@@ -217,22 +222,22 @@ def test_a_signal_while_a_logger_finishes_does_not_undo_a_finished_run(
     assert train(config, tmp_path / "run", [])["steps"] == 26
     monkeypatch.undo()
     assert_identical(tmp_path / "run", whole)
-    assert not (tmp_path / "asked").exists()
-    said = "the run has finished, but the upload may be incomplete"
+    assert not (tmp_path / "scontrol-calls").exists()
+    hint = "the run has finished, but the upload may be incomplete"
     assert capsys.readouterr().err.splitlines() == [
-        f"attention-lab: {number.name}: {said}. Upload later: attention-lab sync {tmp_path / 'run'}"
+        f"attention-lab: {number.name}: {hint}. Upload later: attention-lab sync {tmp_path / 'run'}"
     ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_while_a_logger_finishes_does_not_hide_why_the_run_failed(
+def test_a_signal_while_a_logger_closes_leaves_the_error_of_a_failed_run(
     number: signal.Signals,
     config: dict[str, Any],
     tmp_path: Path,
     scontrol: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its job is not requeued either: it would fail again."""
+    """Its SLURM job is not requeued: it would fail again."""
     recorded: list[str] = []
 
     class Uploading(DummyLogger):
@@ -250,10 +255,10 @@ def test_a_signal_while_a_logger_finishes_does_not_hide_why_the_run_failed(
     status = read_status(tmp_path / "run")
     assert (recorded, status["status"]) == (["failed"], "failed")
     assert status["error"] == "RuntimeError: a mistake"
-    assert not (tmp_path / "asked").exists()
+    assert not (tmp_path / "scontrol-calls").exists()
 
 
-def test_a_signal_while_finished_is_recorded_preempts_the_run(
+def test_a_signal_before_the_status_finished_is_written_preempts_the_run(
     config: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """status.json and the process agree on whether the run has finished."""
@@ -273,11 +278,11 @@ def test_a_signal_while_finished_is_recorded_preempts_the_run(
     assert_identical(tmp_path / "run", whole)
 
 
-def test_checkpoints_between_validations(
+def test_every_n_train_steps_saves_checkpoints_between_validations(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
-    cut_after: Interrupt,
+    interrupt_after: Interrupt,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A killed run loses no more steps than the interval, and the results do not change."""
@@ -290,33 +295,33 @@ def test_checkpoints_between_validations(
 
     monkeypatch.setattr(Trainer, "save_checkpoint", noted)
     often = config | {"trainer": {**config["trainer"], "every_n_train_steps": 3}}
-    cut_after(19)
-    train_until_cut(often, tmp_path / "run")
+    interrupt_after(19)
+    train_until_interrupted(often, tmp_path / "run")
     assert saved == [3, 5, 6, 9, 10, 12, 15, 18]
     assert read(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 18
-    train(config, tmp_path / "run", [])  # how often does not make it another run
+    train(config, tmp_path / "run", [])  # the interval is not part of the run's identity
     assert saved[8:] == [20, 25, 26]
     assert_identical(tmp_path / "run", whole)
 
 
-def test_training_time_before_a_save_between_logs_is_counted(
-    config: dict[str, Any], tmp_path: Path, signal_in: Ask
+def test_a_checkpoint_counts_the_training_time_since_the_last_validation(
+    config: dict[str, Any], tmp_path: Path, signal_in: SignalIn
 ) -> None:
     signal_in(AttentionTask, "training_step", lambda self: self.global_step == 3)
-    train_until_stopped(config, tmp_path / "run")
+    train_until_preempted(config, tmp_path / "run")
     kept = read(tmp_path / "run" / "checkpoints" / "last.ckpt")["callbacks"]["History"]
     assert kept["training_seconds"] > 0.01
     assert kept["validation_seconds"] == 0
 
 
 def test_an_interrupted_validation_at_the_end_of_an_epoch_is_repeated(
-    tiny_digits: Compose, tmp_path: Path, signal_in: Ask
+    tiny_digits: Compose, tmp_path: Path, signal_in: SignalIn
 ) -> None:
     config = tiny_digits("attention.dropout=0.2", "data.batch_size=100", "trainer.max_epochs=3")
     train(config, tmp_path / "whole" / "run", [])
     for number in (13, 26):
         signal_in(AttentionTask, "validation_step", lambda self, n=number: self.global_step == n)
-        assert train_until_stopped(config, tmp_path / "run") == f"SIGUSR1: saved at step {number}"
+        assert train_until_preempted(config, tmp_path / "run") == f"SIGUSR1: saved at step {number}"
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
@@ -335,7 +340,7 @@ def test_a_run_preempted_at_random_moments_ends_bit_identical(
         more = chance.randrange(1, len(rows(whole)) // len(numbers))
         if there + more >= len(rows(whole)):
             break
-        process = training(config, directory, there + more)
+        process = start_training(config, directory, there + more)
         time.sleep(chance.uniform(0, 0.05))
         assert process.pid is not None
         os.kill(process.pid, number)
@@ -351,7 +356,7 @@ def test_a_run_preempted_at_random_moments_ends_bit_identical(
     assert_identical(directory, whole)
 
 
-def test_only_stop_signals_handles_signals_in_training(
+def test_lightning_handles_no_signals_in_training(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning's SIGTERM handler would wait for other ranks."""
@@ -406,7 +411,7 @@ def test_a_preempted_command_prints_how_to_resume(tiny_digits: Compose, tmp_path
             time.sleep(0.01)
         process.terminate()
         assert process.wait() == 1
-    said = (tmp_path / "err").read_text().splitlines()
-    assert said[-1].startswith("SIGTERM: saved at step ")
-    assert said[-1].endswith(f"; the same command with hydra.run.dir={directory} resumes it")
-    assert len(said) == 1
+    output = (tmp_path / "err").read_text().splitlines()
+    assert output[-1].startswith("SIGTERM: saved at step ")
+    assert output[-1].endswith(f"; the same command with hydra.run.dir={directory} resumes it")
+    assert len(output) == 1

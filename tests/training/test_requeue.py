@@ -1,4 +1,4 @@
-"""A SLURM job that a signal preempts is requeued once its run is saved."""
+"""A preempted SLURM job is requeued after a checkpoint is saved."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attention_lab.training.preemption import SIGNALS, SLURM_SIGNALS, Preempted
 from attention_lab.training.tasks.base import AttentionTask
-from tests.training.conftest import train_until_stopped
+from tests.training.conftest import train_until_preempted
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -34,13 +34,13 @@ def test_a_preempted_job_is_requeued_after_it_has_saved(
         return step(self, batch, batch_index)
 
     monkeypatch.setattr(AttentionTask, "training_step", signalled)
-    reason = train_until_stopped(config, tmp_path / "run")
+    reason = train_until_preempted(config, tmp_path / "run")
     assert reason == f"{number.name}: saved at step 3"
-    asked = tmp_path / "asked"
+    calls = tmp_path / "scontrol-calls"
     if number not in SLURM_SIGNALS:  # from scancel, or from SLURM, which requeues the job itself
-        assert not asked.exists()
+        assert not calls.exists()
     else:
-        assert asked.read_text() == "requeue 7\n"
+        assert calls.read_text() == "requeue 7\n"
 
 
 def test_a_job_preempted_during_imports_is_requeued(scontrol: Path, tmp_path: Path) -> None:
@@ -51,18 +51,18 @@ def test_a_job_preempted_during_imports_is_requeued(scontrol: Path, tmp_path: Pa
         stderr=subprocess.PIPE,
         text=True,
     )
-    while _kept_from(process.pid) != {signal.SIGUSR1, signal.SIGUSR2}:
+    while _blocked_signals(process.pid) != {signal.SIGUSR1, signal.SIGUSR2}:
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGUSR2)
-    _, said = process.communicate()
+    _, output = process.communicate()
     again = f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it"
-    assert said == f"SLURM job 7 is requeued\nSIGUSR2; {again}\n"
+    assert output == f"SLURM job 7 is requeued\nSIGUSR2; {again}\n"
     assert process.returncode == 1
-    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert (tmp_path / "scontrol-calls").read_text() == "requeue 7\n"
 
 
-def _kept_from(pid: int) -> set[signal.Signals]:
+def _blocked_signals(pid: int) -> set[signal.Signals]:
     """The signals that a process blocks; all of them while it starts another process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (mask,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigBlk"))
@@ -75,7 +75,7 @@ def test_a_task_of_a_job_array_is_requeued(
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     Preempted([signal.SIGUSR1]).requeue()
-    assert (tmp_path / "asked").read_text() == "requeue 5_2\n"
+    assert (tmp_path / "scontrol-calls").read_text() == "requeue 5_2\n"
 
 
 def test_a_refused_requeue_is_reported_in_one_line(
@@ -88,10 +88,10 @@ def test_a_refused_requeue_is_reported_in_one_line(
     assert capsys.readouterr().err == "not requeued: Requested operation is disabled\n"
     monkeypatch.setenv("PATH", "")
     Preempted([signal.SIGUSR2]).requeue()
-    said = capsys.readouterr().err
-    assert said.startswith("not requeued: ")
-    assert "scontrol" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("not requeued: ")
+    assert "scontrol" in output
+    assert output.count("\n") == 1
 
 
 def test_nothing_is_requeued_outside_slurm(
@@ -99,4 +99,4 @@ def test_nothing_is_requeued_outside_slurm(
 ) -> None:
     monkeypatch.delenv("SLURM_JOB_ID")
     Preempted([signal.SIGUSR1]).requeue()
-    assert not (tmp_path / "asked").exists()
+    assert not (tmp_path / "scontrol-calls").exists()

@@ -1,4 +1,4 @@
-"""An interrupted run resumes and ends bit-identical to an uninterrupted one."""
+"""An interrupted run can be resumed and ends bit-identical to an uninterrupted one."""
 
 import random
 import shutil
@@ -23,14 +23,14 @@ from tests.training.conftest import (
     OPTIONS,
     Interrupt,
     assert_identical,
-    raise_cut,
+    raise_interrupted,
     read_status,
     read_weights,
     result,
     rows,
     same_weights,
-    train_until_cut,
-    training,
+    start_training,
+    train_until_interrupted,
 )
 
 
@@ -40,21 +40,21 @@ def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
-    cut_after: Interrupt,
+    interrupt_after: Interrupt,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for number in steps:
-        cut_after(number)
-        train_until_cut(config, tmp_path / "run")
+        interrupt_after(number)
+        train_until_interrupted(config, tmp_path / "run")
         torch.rand(7), np.random.rand(7), random.random()  # another process draws other numbers
     again = config | {"logger": {**config["logger"], "project": "another"}}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(again, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
-    said = capsys.readouterr().out
-    assert ("starting over" in said) == (steps == [2])
-    assert ("resuming from" in said) == (steps != [2])
+    output = capsys.readouterr().out
+    assert ("starting over" in output) == (steps == [2])
+    assert ("resuming from" in output) == (steps != [2])
     assert len(read_status(tmp_path / "run")["resumed"]) == len(steps)
 
 
@@ -64,7 +64,7 @@ def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
 ) -> None:
     """SIGKILL, which no process can handle, at a random moment."""
     chance, directory = random.Random(seed), tmp_path / "run"
-    process = training(config, directory, chance.randrange(len(rows(whole))))
+    process = start_training(config, directory, chance.randrange(len(rows(whole))))
     time.sleep(chance.uniform(0, 0.03))
     process.kill()
     process.join()
@@ -81,15 +81,15 @@ def test_a_run_interrupted_after_training_does_not_train_again(
     whole: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    cut_after: Interrupt,
+    interrupt_after: Interrupt,
 ) -> None:
     with monkeypatch.context() as patch:
         if after == "fit":
-            patch.setattr(run_module, "evaluate", raise_cut)
+            patch.setattr(run_module, "evaluate", raise_interrupted)
         else:
-            patch.setattr(run_module.RunRecord, "_end", raise_cut)
-        train_until_cut(config, tmp_path / "run")
-    cut_after(26)  # would end it if it went beyond
+            patch.setattr(run_module.RunRecord, "_end", raise_interrupted)
+        train_until_interrupted(config, tmp_path / "run")
+    interrupt_after(26)  # would raise in another training step
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", whole)
 
@@ -108,50 +108,50 @@ def test_resuming_is_exact_for_all_budgets_and_validation_intervals(
     most: int,
     tiny_digits: Compose,
     tmp_path: Path,
-    cut_after: Interrupt,
+    interrupt_after: Interrupt,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = tiny_digits(*OPTIONS, *options)
     train(config, tmp_path / "whole" / "run", [])
     assert cut < result(tmp_path / "whole" / "run")["steps"] <= most
-    cut_after(cut)
-    train_until_cut(config, tmp_path / "run")
+    interrupt_after(cut)
+    train_until_interrupted(config, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "evaluate", raise_cut)  # after training
-        train_until_cut(config, tmp_path / "run")
+        patch.setattr(run_module, "evaluate", raise_interrupted)  # after training
+        train_until_interrupted(config, tmp_path / "run")
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
 
 def test_resuming_is_exact_for_sequence_to_sequence_runs(
-    tiny: Compose, tmp_path: Path, cut_after: Interrupt
+    tiny: Compose, tmp_path: Path, interrupt_after: Interrupt
 ) -> None:
     """Batches of many lengths, smoothed labels, greedy decoding in validation, and dropout."""
     options = ["model.dropout=0.3", "data.batch_size=32", "trainer.val_check_interval=0.3"]
     config = tiny("attention=additive", *options)
     train(config, tmp_path / "whole" / "run", [])
     for number in (5, 9):
-        cut_after(number)
-        train_until_cut(config, tmp_path / "run")
+        interrupt_after(number)
+        train_until_interrupted(config, tmp_path / "run")
     train(config, tmp_path / "run", [])
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
 
 def test_a_resumed_run_shows_a_progress_bar_in_a_terminal(
-    with_a_bar: dict[str, Any],
+    with_progress_bar: dict[str, Any],
     whole: Path,
     tmp_path: Path,
-    cut_after: Interrupt,
+    interrupt_after: Interrupt,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cut_after(7)
-    train_until_cut(with_a_bar, tmp_path / "run")
-    train(with_a_bar, tmp_path / "run", [])
+    interrupt_after(7)
+    train_until_interrupted(with_progress_bar, tmp_path / "run")
+    train(with_progress_bar, tmp_path / "run", [])
     assert "Epoch 1/1" in capsys.readouterr().out
     assert_identical(tmp_path / "run", whole)
 
 
-# Checkpoints that are not whole
+# Damaged checkpoints
 
 
 def truncate(path: Path) -> None:
@@ -169,14 +169,14 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def write_as_once(path: Path) -> None:
-    """As Lightning alone would have written it."""
+def drop_own_state(path: Path) -> None:
+    """Remove the state that Lightning does not save itself."""
     kept = read(path)
     del kept["attention_lab"]
     write(kept, path)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, write_as_once])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, drop_own_state])
 def test_damaged_checkpoints_are_skipped(
     damage: Callable[[Path], None], whole: Path, tmp_path: Path
 ) -> None:
@@ -187,22 +187,22 @@ def test_damaged_checkpoints_are_skipped(
         assert newest(tmp_path) == last
     for path, next_best in ((last, previous), (previous, best), (best, None)):
         damage(path)
-        with pytest.warns(UserWarning, match=r"\.ckpt .*; it is skipped$") as said:
+        with pytest.warns(UserWarning, match=r"\.ckpt .*; it is skipped$") as warned:
             assert newest(tmp_path) == next_best
-        assert any(str(path) in str(warning.message) for warning in said)
-        assert all("\n" not in str(warning.message) for warning in said)
+        assert any(str(path) in str(warning.message) for warning in warned)
+        assert all("\n" not in str(warning.message) for warning in warned)
 
 
 @pytest.mark.parametrize(
     ("last", "previous", "best", "chosen"),
     [
-        ((15, 15), (10, 5), (5, 5), "last"),  # the process died before it made it the best
+        ((15, 15), (10, 5), (5, 5), "last"),  # the process was killed before it wrote best.ckpt
         ((15, 5), (10, 5), (5, 5), "last"),
-        ((15, None), None, None, "last"),  # there was no validation yet
+        ((15, None), None, None, "last"),  # before the first validation
         (None, (10, 5), (5, 5), "previous"),
-        (None, (10, 10), (15, 15), "best"),  # it is newer
-        ((20, 15), (15, 15), (10, 10), "previous"),  # the best was never saved as such
-        ((25, 15), (20, 15), (10, 10), "best"),  # nor is it elsewhere
+        (None, (10, 10), (15, 15), "best"),  # best.ckpt is newer
+        ((20, 15), (15, 15), (10, 10), "previous"),  # best.ckpt was not written
+        ((25, 15), (20, 15), (10, 10), "best"),  # no checkpoint is of step 15
         ((25, 15), (20, 15), None, None),
     ],
 )
@@ -219,9 +219,9 @@ def test_the_newest_valid_checkpoint_whose_best_exists_is_chosen(
         write({"global_step": step, "attention_lab": {"best_step": best_step}}, path)
         if steps is None:
             truncate(path)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         assert newest(tmp_path) == (chosen and tmp_path / f"{chosen}.ckpt")
-    lost = [str(warning.message) for warning in said if "step 15, which is lost" in str(warning)]
+    lost = [str(warning.message) for warning in caught if "step 15, which is lost" in str(warning)]
     assert bool(lost) == ((last or (0, 0))[0] >= 20)
 
 
@@ -233,7 +233,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def places(content: bytes, count: int) -> list[int]:
-    """Where to damage a file: its ends, the padding and headers of the archive in it, by chance."""
+    """Offsets at which to damage a file: its ends, the archive's headers, and random ones."""
     chance = random.Random(len(content))
     parts = [b"PK\3\4", b"PK\1\2", b"PK\5\6", b"FB", b"ZZZZ", b"attention-lab sha256"]
     known = [0, len(content) - 1, *(content.rindex(part) for part in parts)]
@@ -265,12 +265,12 @@ def test_a_run_falls_back_to_the_previous_checkpoint(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
-    cut_after: Interrupt,
+    interrupt_after: Interrupt,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     directory = tmp_path / "run"
-    cut_after(22)
-    train_until_cut(config, directory)
+    interrupt_after(22)
+    train_until_interrupted(config, directory)
     flip_a_bit(directory / "checkpoints" / "last.ckpt")
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged: .*; it is skipped"):
         train(config, directory, [])
@@ -283,12 +283,12 @@ def test_a_run_without_valid_later_checkpoints_resumes_from_the_best(
     config: dict[str, Any],
     whole: Path,
     tmp_path: Path,
-    cut_after: Interrupt,
+    interrupt_after: Interrupt,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     directory = tmp_path / "run"
-    cut_after(22)
-    train_until_cut(config, directory)
+    interrupt_after(22)
+    train_until_interrupted(config, directory)
     for name in ("last", "previous"):
         truncate(directory / "checkpoints" / f"{name}.ckpt")
     with pytest.warns(UserWarning, match="is skipped"):
@@ -298,11 +298,11 @@ def test_a_run_without_valid_later_checkpoints_resumes_from_the_best(
 
 
 def test_a_run_without_valid_checkpoints_starts_over(
-    config: dict[str, Any], whole: Path, tmp_path: Path, cut_after: Interrupt
+    config: dict[str, Any], whole: Path, tmp_path: Path, interrupt_after: Interrupt
 ) -> None:
     directory = tmp_path / "run"
-    cut_after(17)
-    train_until_cut(config, directory)
+    interrupt_after(17)
+    train_until_interrupted(config, directory)
     for name in ("last", "previous", "best"):
         truncate(directory / "checkpoints" / f"{name}.ckpt")
     with pytest.warns(UserWarning, match="is skipped"):
@@ -310,29 +310,29 @@ def test_a_run_without_valid_checkpoints_starts_over(
     assert_identical(directory, whole)
 
 
-def test_best_is_written_on_resuming_if_the_process_died_before_writing_it(
-    config: dict[str, Any], whole: Path, tmp_path: Path, cut_after: Interrupt
+def test_a_resumed_run_writes_best_if_the_process_was_killed_before_writing_it(
+    config: dict[str, Any], whole: Path, tmp_path: Path, interrupt_after: Interrupt
 ) -> None:
     best = result(whole)["best_step"]
     directory = tmp_path / "run"
-    cut_after(best + 1)
-    train_until_cut(config, directory)
+    interrupt_after(best + 1)
+    train_until_interrupted(config, directory)
     (directory / "checkpoints" / "best.ckpt").unlink()
-    cut_after(best + 2)
-    train_until_cut(config, directory)
+    interrupt_after(best + 2)
+    train_until_interrupted(config, directory)
     weights = read_weights(directory, "best")
     assert same_weights(weights, read_weights(whole, "best"))
 
 
-# What is remembered
+# Records of resumed runs
 
 
-def test_times_and_tokens_add_up(
-    config: dict[str, Any], tmp_path: Path, cut_after: Interrupt
+def test_a_resumed_run_includes_earlier_times_and_tokens(
+    config: dict[str, Any], tmp_path: Path, interrupt_after: Interrupt
 ) -> None:
     directory = tmp_path / "run"
-    cut_after(22)
-    train_until_cut(config, directory)
+    interrupt_after(22)
+    train_until_interrupted(config, directory)
     kept = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
     history = kept["callbacks"]["History"]
     started = time.perf_counter()

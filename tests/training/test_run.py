@@ -1,4 +1,4 @@
-"""A run from its config to its result."""
+"""Runs: learning, repeatability, results, metrics and selection of checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def read_result(directory: Path) -> dict[str, Any]:
 
 
 def files(directory: Path) -> dict[Path, bytes]:
-    """Every file below a directory, and what it holds."""
+    """The content of every file below a directory."""
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
@@ -86,7 +86,7 @@ def test_training_improves_the_validation_loss(digits_run: FinishedRun, trained:
 
 
 def test_the_same_seed_gives_the_same_run(words_run: FinishedRun, trained: Train) -> None:
-    torch.rand(17)  # whatever else was drawn in the process does not matter
+    torch.rand(17)  # random numbers drawn earlier in the process do not matter
     again = trained(words_run.config)
     assert same_weights(read_weights(again), read_weights(words_run.directory))
     for column in ("train/loss", "validation/loss", "validation/per", "test/per"):
@@ -97,13 +97,13 @@ def test_the_same_seed_gives_the_same_run(words_run: FinishedRun, trained: Train
         assert read_result(again)[key] == words_run.result[key]
 
 
-def test_another_seed_gives_another_run(digits_run: FinishedRun, trained: Train) -> None:
+def test_another_seed_gives_other_weights(digits_run: FinishedRun, trained: Train) -> None:
     other = trained(digits_run.config | {"seed": 3})  # data.seed stays: only weights differ
     assert not same_weights(read_weights(other), read_weights(digits_run.directory))
     assert read_metrics(other, "train/loss") != read_metrics(digits_run.directory, "train/loss")
 
 
-def test_the_order_of_the_batches_is_part_of_the_seed(tiny_digits: Compose, trained: Train) -> None:
+def test_the_data_seed_sets_the_order_of_the_batches(tiny_digits: Compose, trained: Train) -> None:
     config = tiny_digits("seed=3")
     assert config["data"]["seed"] == 3
     one = trained(config)
@@ -112,7 +112,7 @@ def test_the_order_of_the_batches_is_part_of_the_seed(tiny_digits: Compose, trai
     assert first[0] != first[1]
 
 
-# What comes out
+# Results and metrics
 
 
 def test_the_result_has_every_field(run: FinishedRun) -> None:
@@ -157,7 +157,7 @@ def test_the_result_has_the_sizes_of_the_run(run: FinishedRun) -> None:
     train = data.split("train")
     lengths = train.lengths().sum(0)
     if result["task"] == "sequence_to_sequence":
-        tokens = int(lengths[0] + lengths[1] - len(train.index))  # no position writes a BOS
+        tokens = int(lengths[0] + lengths[1] - len(train.index))  # BOS is not predicted
     else:
         tokens = int(lengths[0])
     trained_on = result["tokens_per_second"] * result["seconds"]["training"]
@@ -173,7 +173,7 @@ def test_the_result_has_the_sizes_of_the_run(run: FinishedRun) -> None:
     assert result["backends"] == dict.fromkeys(attention_layers(model), backend)
 
 
-def test_steps_to_the_threshold_are_those_of_the_first_better_validation(
+def test_steps_to_threshold_is_the_step_of_the_first_better_validation(
     digits_run: FinishedRun, words_run: FinishedRun
 ) -> None:
     values = [value for _, value in read_metrics(digits_run.directory, "validation/accuracy")]
@@ -210,17 +210,17 @@ def test_metrics_have_a_row_for_each_step_and_each_validation(run: FinishedRun) 
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_the_training_loss_is_logged_as_often_as_asked(
+def test_the_training_loss_is_logged_every_n_steps(
     every: int, tiny_digits: Compose, trained: Train
 ) -> None:
     directory = trained(tiny_digits(f"trainer.log_every_n_steps={every}"))
     losses = read_metrics(directory, "train/loss")
     steps = [step for step, _ in losses]
     assert steps == [step for step in range(8) if (step + 1) % every == 0 or step == 7]
-    assert len({loss for _, loss in losses}) == len(losses)  # the last one is no older one
+    assert len({loss for _, loss in losses}) == len(losses)  # the last step has its own loss
 
 
-def test_metrics_hold_the_learning_rate(run: FinishedRun) -> None:
+def test_the_learning_rate_is_logged_at_every_step(run: FinishedRun) -> None:
     rates = read_metrics(run.directory, "train/learning_rate")
     assert len(rates) == run.result["steps"]
 
@@ -237,7 +237,7 @@ def test_a_validation_is_logged_at_the_number_of_steps_done(digits_run: Finished
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Tensor]]:
-    """Validation accuracies 0.2, 0.7, 0.7 and less whatever the weights; those of each step."""
+    """Replaces validation accuracies by 0.2, 0.7, 0.7, 0.4 …; holds the weights of each."""
     weights: dict[int, dict[str, Tensor]] = {}
     script = iter([0.2, 0.7, 0.7, 0.4, 0.5, 0.3])
 
@@ -251,7 +251,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Tensor]]:
     return weights
 
 
-def test_best_is_the_checkpoint_of_the_best_validation_and_last_is_the_last(
+def test_best_and_last_are_the_checkpoints_of_the_best_and_the_last_validation(
     scripted: dict[int, dict[str, Tensor]], tiny_digits: Compose, trained: Train
 ) -> None:
     directory = trained(tiny_digits("trainer.max_epochs=4"))
@@ -268,15 +268,15 @@ def test_best_is_the_checkpoint_of_the_best_validation_and_last_is_the_last(
 
 
 def test_evaluation_from_the_checkpoint_reproduces_the_result(run: FinishedRun) -> None:
-    # To the bit, but for a GPU, which evaluates what was trained on the CPU.
-    off = 1e-3 if torch.cuda.is_available() else 0.0
+    # Exactly, unless a GPU evaluates a run that was trained on the CPU.
+    tolerance = 1e-3 if torch.cuda.is_available() else 0.0
     for split in ("test", "validation"):
         assert evaluate(restored(run.directory), split) == pytest.approx(
-            run.result[split], rel=off, abs=off
+            run.result[split], rel=tolerance, abs=tolerance
         )
     for name, value in evaluate(restored(run.directory, "last"), "validation").items():
         logged = read_metrics(run.directory, f"validation/{name}")[-1][1]
-        assert value == pytest.approx(logged, rel=off, abs=off)
+        assert value == pytest.approx(logged, rel=tolerance, abs=tolerance)
 
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(
@@ -323,7 +323,7 @@ def test_test_data_is_not_read_before_training_ends(
     assert "test" in events
 
 
-def test_test_data_changes_nothing_but_the_test_metrics(
+def test_test_labels_change_only_the_test_metrics(
     digits_run: FinishedRun, trained: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = Digits.load
@@ -356,7 +356,7 @@ def test_training_stops_early_after_patience_validations(
     assert read_status(directory)["status"] == "finished"
 
 
-# The budget
+# Validation, backends, clipping and profiling
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_validations_run_at_their_interval_and_at_the_end(
     assert step == validated[-1]
 
 
-def test_a_run_with_a_backend_that_only_infers_here_is_restored(
+def test_a_run_with_a_backend_that_cannot_train_here_is_restored(
     tiny_digits: Compose, trained: Train
 ) -> None:
     directory = trained(tiny_digits())

@@ -1,4 +1,4 @@
-"""Losses and metrics, against sums written out by hand."""
+"""Losses and metrics of the tasks equal those of independent computations."""
 
 import math
 from functools import cache
@@ -47,9 +47,7 @@ def loss_by_hand(logits: Tensor, target: Tensor, smoothing: float) -> float:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_label_smoothing_is_in_the_training_loss_and_nowhere_else(
-    smoothing: float, tiny: Compose, words: G2P
-) -> None:
+def test_only_the_training_loss_is_smoothed(smoothing: float, tiny: Compose, words: G2P) -> None:
     task = make(tiny(f"task.label_smoothing={smoothing}"), words)
     batch = words.split("validation")
     logits = task.model(batch.source, batch.target[:, :-1])
@@ -60,21 +58,21 @@ def test_label_smoothing_is_in_the_training_loss_and_nowhere_else(
     assert float(task.compute_metrics("validation")["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_tokens_are_the_letters_read_and_the_phonemes_written(tiny: Compose, words: G2P) -> None:
+def test_a_loss_counts_source_and_target_tokens_without_padding(tiny: Compose, words: G2P) -> None:
     spell = words.source_vocabulary.encode
     batch = SequencePairs(
         torch.tensor([spell("cat"), [*spell("a"), PAD, PAD]]),
         torch.tensor([[BOS, 5, 6, EOS, PAD], [BOS, 7, 8, 9, EOS]]),
         torch.tensor([0, 1]),
     )
-    # Read: 3 + 1 letters. Written: 2 and 3 phonemes, each with its end.
+    # The sources have 3 and 1 letters, the targets 2 and 3 phonemes, each with EOS.
     tokens = make(tiny(), words).loss(batch).tokens
     assert int(tokens) == 3 + 1 + 3 + 4
 
 
 @cache
 def distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """Levenshtein distance, as the textbook has it."""
+    """Levenshtein distance by its recursive definition."""
     if not one or not other:
         return len(one) + len(other)
     return min(
@@ -84,13 +82,13 @@ def distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     )
 
 
-def test_validation_metrics_are_those_of_all_words_together(tiny: Compose, words: G2P) -> None:
-    """In batches of unequal sizes and lengths, which must not count for more than they hold."""
+def test_metrics_do_not_depend_on_the_sizes_of_batches(tiny: Compose, words: G2P) -> None:
+    """Smaller batches and shorter sequences must have less weight."""
     task = make(tiny("data.batch_size=7", "task.max_length=6"), words)
     everything = words.split("validation")
     with torch.no_grad():
         for parameter in task.model.parameters():
-            parameter.mul_(2)  # so that it writes different words
+            parameter.mul_(2)  # so that it generates different words
         for rows in torch.arange(40).split(7):
             task.update_metrics(everything.select(rows), "validation")
         results = task.compute_metrics("validation")
@@ -115,10 +113,10 @@ def test_validation_metrics_are_those_of_all_words_together(tiny: Compose, words
     assert float(results["wer"]) == pytest.approx(wrong / 40)
 
 
-def test_a_word_that_is_written_right_has_no_errors(
+def test_a_correctly_generated_word_has_no_errors(
     tiny: Compose, words: G2P, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any accepted pronunciation will do, and what follows its end does not count."""
+    """Any accepted pronunciation is correct, and tokens after EOS are ignored."""
     task, batch = make(tiny(), words), words.split("test")
     references = words.references("test")
     longest = max(len(accepted[-1]) for accepted in references)
@@ -132,7 +130,9 @@ def test_a_word_that_is_written_right_has_no_errors(
 
 
 @pytest.mark.parametrize("kind", ["words", "digits"])
-def test_results_start_anew(kind: str, tiny: Compose, tiny_digits: Compose, words: G2P) -> None:
+def test_computing_metrics_resets_them(
+    kind: str, tiny: Compose, tiny_digits: Compose, words: G2P
+) -> None:
     run = build(tiny(), words) if kind == "words" else build(tiny_digits())
     task, batch = run.task.eval(), run.data.split("validation")
     half, rest = (batch.select(rows) for rows in torch.arange(40).split(20))
@@ -144,7 +144,7 @@ def test_results_start_anew(kind: str, tiny: Compose, tiny_digits: Compose, word
     assert task.compute_metrics("validation") == after
 
 
-def test_the_metrics_of_a_classifier(tiny_digits: Compose) -> None:
+def test_the_loss_and_metrics_of_a_classifier(tiny_digits: Compose) -> None:
     run = build(tiny_digits())
     task, batch = run.task.eval(), run.data.split("validation")
     logits = task.model(batch.inputs)
@@ -174,7 +174,9 @@ def poison(batch: Any) -> Any:
     return batch._replace(inputs=inputs)
 
 
-def test_a_nan_in_the_weights_is_divergence_on_words_too(tiny: Compose, words: G2P) -> None:
+def test_nan_weights_of_a_sequence_to_sequence_model_raise_diverged(
+    tiny: Compose, words: G2P
+) -> None:
     task = make(tiny(), words)
     torch.nn.init.constant_(task.model.lm_head.bias, float("nan"))
     with pytest.raises(Diverged, match="the test loss is nan at step 0"):
@@ -182,7 +184,7 @@ def test_a_nan_in_the_weights_is_divergence_on_words_too(tiny: Compose, words: G
 
 
 @pytest.mark.parametrize("poisoned", ["all", "one of two"])
-def test_a_nan_validation_loss_is_divergence(poisoned: str, tiny_digits: Compose) -> None:
+def test_a_nan_validation_loss_raises_diverged(poisoned: str, tiny_digits: Compose) -> None:
     run = build(tiny_digits())
     batch = run.data.split("validation")
     batches = [batch, poison(batch)] if poisoned == "one of two" else [poison(batch)]
@@ -202,16 +204,18 @@ def test_a_nan_validation_loss_is_divergence(poisoned: str, tiny_digits: Compose
         ("task.max_length=0", "max_length must be at least 1, got 0"),
     ],
 )
-def test_it_refuses(override: str, message: str, tiny: Compose, words: G2P) -> None:
+def test_invalid_task_options_are_refused(
+    override: str, message: str, tiny: Compose, words: G2P
+) -> None:
     with pytest.raises(ValueError, match=message):
         make(tiny(override), words)
 
 
 @pytest.mark.parametrize("given", [3, None])
-def test_max_length_bounds_what_is_written(
+def test_max_length_limits_the_generated_tokens(
     given: int | None, tiny: Compose, words: G2P, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By default as many tokens as the longest target of any split has, its end counted."""
+    """The default is the length of the longest target of any split, including EOS."""
     targets = [row for split in SPLITS for row in words.split(split).target.tolist()]
     longest = max(len(words.target_vocabulary.ids_to_tokens(row)) for row in targets)
     override = "null" if given is None else given

@@ -1,4 +1,4 @@
-"""Runs of two processes that nothing interrupts, and a process that launches others."""
+"""Uninterrupted runs on two ranks, and a process that launches runs."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TWO = ("trainer=ddp_cpu", "trainer.devices=2")
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run as on a machine with two cores."""
+    """Make the machine appear to have two cores."""
     monkeypatch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
 
 
@@ -37,7 +37,7 @@ def config(tiny_digits: Compose) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def two(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes that nothing interrupts."""
+    """An uninterrupted run on two ranks."""
     directory = tmp_path_factory.mktemp("two") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
@@ -47,7 +47,7 @@ def two(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def sharded(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with a sharded model."""
+    """An uninterrupted run on two ranks with a sharded model."""
     directory = tmp_path_factory.mktemp("sharded") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attention_lab.training.distributed.launch.cores", lambda: 2)
@@ -61,7 +61,7 @@ def fsdp(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def one(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with one process."""
+    """An uninterrupted run of one process, with the same batches."""
     directory = tmp_path_factory.mktemp("one") / "run"
     launch(tiny_digits(*OPTIONS, "data.batch_size=140"), directory, [])
     return directory
@@ -75,7 +75,7 @@ from attention_lab.training.distributed import launch
 exec(pathlib.Path(__file__).with_name("change.py").read_text())
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGUSR1, lambda *_: None)  # one that comes after a run ends no other
+    signal.signal(signal.SIGUSR1, lambda *_: None)  # a late one must not end the next run
     launch.cores = lambda: 2
     for line in sys.stdin:
         config, directory = json.loads(line)
@@ -92,30 +92,30 @@ if __name__ == "__main__":
 
 
 class Launcher:
-    """A process that launches runs of two processes, one after the other.
+    """A process that launches runs on two ranks, one after the other.
 
     Args:
         home: an empty directory.
     """
 
     def __init__(self, home: Path) -> None:
-        self._said, self._change, self._before = home / "said", home / "change.py", 0
+        self._log, self._change, self._before = home / "log", home / "change.py", 0
         self._change.touch()
         script = home / "launcher.py"
         script.write_text(LAUNCHER)
-        with self._said.open("w") as said:
+        with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(script)],
                 stdin=subprocess.PIPE,
-                stdout=said,
-                stderr=said,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
             )
 
-    def begin(self, config: Mapping[str, Any], directory: Path, change: str = "") -> None:
+    def start(self, config: Mapping[str, Any], directory: Path, change: str = "") -> None:
         """Start a run; its ranks execute ``change`` first."""
         self._change.write_text(change)
-        self._before = self._said.stat().st_size
+        self._before = self._log.stat().st_size
         assert self.process.stdin is not None
         self.process.stdin.write(f"{json.dumps([config, str(directory)])}\n".encode())
         self.process.stdin.flush()
@@ -123,29 +123,29 @@ class Launcher:
     def ended(self) -> tuple[int, str]:
         """The exit code that a command would have, and the output, of the last run."""
         wait_until(lambda: self.process.poll() is not None or "ended: " in self._output())
-        said, _, code = self._output().rpartition("ended: ")
-        return int(code), said
+        output, _, code = self._output().rpartition("ended: ")
+        return int(code), output
 
     def _output(self) -> str:
-        return self._said.read_bytes()[self._before :].decode()
+        return self._log.read_bytes()[self._before :].decode()
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process."""
         self.process.kill()
         self.process.communicate()
 
 
 @pytest.fixture
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+def own_launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """A launcher for one test only."""
-    launcher = Launcher(tmp_path_factory.mktemp("alone"))
+    launcher = Launcher(tmp_path_factory.mktemp("own_launcher"))
     yield launcher
     launcher.close()
 
 
 @pytest.fixture(scope="session")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """A launcher that tests share, as it starts slowly; they must not end it."""
+    """A launcher that tests share, because it starts slowly; tests must not kill it."""
     launcher = Launcher(tmp_path_factory.mktemp("launcher"))
     yield launcher
     launcher.close()
@@ -160,17 +160,17 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
 
 
 def children(process: subprocess.Popen[bytes]) -> list[int]:
-    """The processes of a run, by rank: the fork server starts one after the other."""
+    """The process ids of a run's ranks, in order: the fork server starts them one by one."""
     return [pid for server in servers(process) for pid in _below(server, process)]
 
 
 def servers(process: subprocess.Popen[bytes]) -> list[int]:
-    """The fork server of a run, once there is one."""
+    """The process id of a run's fork server; empty before it is started."""
     return _below(process.pid, process)
 
 
 def _below(parent: int, process: subprocess.Popen[bytes]) -> list[int]:
-    """The fork server processes that a process has started."""
+    """The ids of the fork server processes that a process has started."""
     found = subprocess.run(
         ["pgrep", "-s", str(os.getsid(process.pid)), "-f", "forkserver"],
         capture_output=True,
@@ -193,5 +193,5 @@ def has_checkpoint(directory: Path) -> bool:
 
 @pytest.fixture(scope="session")
 def long(tiny_digits: Compose) -> dict[str, Any]:
-    """The same config with more steps, so that there is time to interrupt the run."""
+    """A config with more steps, so that there is time to interrupt the run."""
     return tiny_digits(*OPTIONS, *TWO, "trainer.max_epochs=300", "trainer.val_check_interval=18")

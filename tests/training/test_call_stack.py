@@ -1,4 +1,4 @@
-"""How many of our own functions stand between the command and Lightning."""
+"""The call stack from the command to ``Trainer.fit`` has few functions of this package."""
 
 import traceback
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Kills, signals and errors in a run of several ranks."""
+"""Kills, signals and errors in a run on two ranks."""
 
 import os
 import signal
@@ -27,12 +27,12 @@ from tests.training.ranks.conftest import (
 
 
 def test_a_run_whose_launching_process_is_killed_resumes_exactly(
-    config: dict[str, Any], two: Path, alone: Launcher, tmp_path: Path
+    config: dict[str, Any], two: Path, own_launcher: Launcher, tmp_path: Path
 ) -> None:
-    alone.begin(config, tmp_path / "run")
+    own_launcher.start(config, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
-    alone.process.kill()
-    alone.process.wait()
+    own_launcher.process.kill()
+    own_launcher.process.wait()
     # The ranks end and release the lock.
     wait_until(lambda: not is_locked(tmp_path / "run"))
     launch(config, tmp_path / "run", [])
@@ -41,7 +41,7 @@ def test_a_run_whose_launching_process_is_killed_resumes_exactly(
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_run_that_a_signal_stops_resumes_exactly(
+def test_a_preempted_run_resumes_exactly(
     strategy: str,
     config: dict[str, Any],
     two: Path,
@@ -50,15 +50,15 @@ def test_a_run_that_a_signal_stops_resumes_exactly(
     tmp_path: Path,
 ) -> None:
     config, whole = (fsdp(config), sharded) if strategy == "fsdp" else (config, two)
-    launcher.begin(config, tmp_path / "run")
+    launcher.start(config, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
     launcher.process.send_signal(signal.SIGUSR1)
-    code, said = launcher.ended()
+    code, output = launcher.ended()
     assert code == 1
     status = read_status(tmp_path / "run")
-    assert status["status"] == "preempted", said
+    assert status["status"] == "preempted", output
     assert status["error"].startswith("SIGUSR1: saved at step ")
-    assert said.count(f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it") == 1
+    assert output.count(f"the same command with hydra.run.dir={tmp_path / 'run'} resumes it") == 1
     alone = {**config, "trainer": {**config["trainer"], "devices": 1}}
     with pytest.raises(RunExists, match=r"trainer\.devices is 2 there, 1 here"):
         launch(alone, tmp_path / "run", [])
@@ -67,18 +67,18 @@ def test_a_run_that_a_signal_stops_resumes_exactly(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_fails_the_run_and_is_named(
+def test_a_killed_rank_fails_the_run_with_an_error_that_names_it(
     rank: int, long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
-    launcher.begin(long, tmp_path / "run")
+    launcher.start(long, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
     os.kill(children(launcher.process)[rank], signal.SIGKILL)
-    code, said = launcher.ended()
+    code, output = launcher.ended()
     status = read_status(tmp_path / "run")
     assert status["status"] == "failed"
     assert status["error"].startswith(f"process {rank} of 2: killed by SIGKILL")
     assert code == 1
-    assert status["error"] in said
+    assert status["error"] in output
 
 
 RAISE = """
@@ -98,23 +98,23 @@ def test_the_first_exception_is_reported_as_the_cause(
     rank: int, long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
     """The reported cause is not the connection that the other rank lost."""
-    launcher.begin(long, tmp_path / "run", RAISE.format(rank=rank))
-    code, said = launcher.ended()
+    launcher.start(long, tmp_path / "run", RAISE.format(rank=rank))
+    code, output = launcher.ended()
     status = read_status(tmp_path / "run")
     name = "" if rank == 0 else "process 1 of 2: "
     assert (status["status"], status["error"]) == ("failed", f"{name}RuntimeError: out of luck")
     assert code == 1
-    assert status["error"] in said
+    assert status["error"] in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_start_of_ranks_is_not_lost(
-    number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
+    number: signal.Signals, long: dict[str, Any], own_launcher: Launcher, tmp_path: Path
 ) -> None:
-    alone.begin(long, tmp_path / "run")
-    wait_until(lambda: servers(alone.process))
-    alone.process.send_signal(number)
-    code, _ = alone.ended()
+    own_launcher.start(long, tmp_path / "run")
+    wait_until(lambda: servers(own_launcher.process))
+    own_launcher.process.send_signal(number)
+    code, _ = own_launcher.ended()
     assert code == 1
     if (tmp_path / "run" / "status.json").exists():
         assert read_status(tmp_path / "run")["status"] == "preempted"
@@ -122,17 +122,21 @@ def test_a_signal_during_the_start_of_ranks_is_not_lost(
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_to_all_processes_preempts_the_run(
-    number: signal.Signals, long: dict[str, Any], alone: Launcher, tmp_path: Path
+    number: signal.Signals, long: dict[str, Any], own_launcher: Launcher, tmp_path: Path
 ) -> None:
     """SLURM and a closed terminal send a signal to all processes, the fork server included."""
-    alone.begin(long, tmp_path / "run")
+    own_launcher.start(long, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
-    for pid in [*servers(alone.process), *children(alone.process), alone.process.pid]:
+    for pid in [
+        *servers(own_launcher.process),
+        *children(own_launcher.process),
+        own_launcher.process.pid,
+    ]:
         os.kill(pid, number)
-    code, said = alone.ended()
+    code, output = own_launcher.ended()
     assert code == 1
     status = read_status(tmp_path / "run")
-    assert status["status"] == "preempted", said
+    assert status["status"] == "preempted", output
     assert status["error"].startswith(f"{number.name}: saved at step ")
 
 
@@ -152,31 +156,31 @@ Preemption.on_train_end = late
 def test_a_signal_at_the_end_of_training_stops_all_ranks(
     config: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
-    """Rank 0 has more to do then, and other ranks wait for it."""
+    """Rank 0 then takes longer than other ranks, which wait for it."""
     end = tmp_path / "end"
-    launcher.begin(config, tmp_path / "run", LATE.format(end=str(end)))
+    launcher.start(config, tmp_path / "run", LATE.format(end=str(end)))
     wait_until(end.exists)
     time.sleep(0.5)
     launcher.process.send_signal(signal.SIGUSR1)
-    code, said = launcher.ended()
+    code, output = launcher.ended()
     assert code == 1
     status = read_status(tmp_path / "run")
-    assert (status["status"], status["error"]) == ("preempted", "SIGUSR1: saved at step 45"), said
+    assert (status["status"], status["error"]) == ("preempted", "SIGUSR1: saved at step 45"), output
 
 
 def test_ctrl_c_ends_all_ranks_and_is_recorded(
     long: dict[str, Any], launcher: Launcher, tmp_path: Path
 ) -> None:
-    launcher.begin(long, tmp_path / "run")
+    launcher.start(long, tmp_path / "run")
     wait_until(lambda: has_checkpoint(tmp_path / "run"))
-    all_of_them = children(launcher.process)
-    assert len(all_of_them) == 2
+    ranks = children(launcher.process)
+    assert len(ranks) == 2
     launcher.process.send_signal(signal.SIGINT)
     code, _ = launcher.ended()
     assert code == 1
     status = read_status(tmp_path / "run")
     assert (status["status"], status["error"]) == ("preempted", "interrupted")
-    assert not any(Path(f"/proc/{pid}").exists() for pid in all_of_them)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
 
 
 def test_a_nan_loss_ends_all_ranks(tiny_digits: Compose, tmp_path: Path) -> None:

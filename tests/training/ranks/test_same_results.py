@@ -1,4 +1,4 @@
-"""Several processes that train one run give the result of one."""
+"""Training on two ranks gives the same results as training in one process."""
 
 import json
 from pathlib import Path
@@ -23,12 +23,12 @@ def losses(directory: Path) -> list[float]:
     ("data", "metric", "strategies"),
     [
         ("data=digits", "accuracy", ["ddp", "fsdp"]),
-        # Of different lengths: a mean over processes would not be one over tokens.
+        # Sequences differ in length: the mean over ranks would not be the mean over tokens.
         ("data=reverse data.examples=300", "token_error_rate", ["ddp", "fsdp"]),
         ("data=recall data.examples=300 model.num_layers=1", "accuracy", ["ddp"]),
     ],
 )
-def test_two_processes_train_as_one_with_the_same_batches(
+def test_two_ranks_train_like_one_process_on_the_same_batches(
     data: str, metric: str, strategies: list[str], compose: Compose, tmp_path: Path
 ) -> None:
     common = [
@@ -51,14 +51,14 @@ def test_two_processes_train_as_one_with_the_same_batches(
         launch(compose(*common, *together), tmp_path / strategy, [])
         two, ours = losses(tmp_path / strategy), result(tmp_path / strategy)
         assert len(two) == ours["steps"] == 50, strategy
-        # Adam makes much of small differences, so they are the smaller the earlier.
+        # Adam amplifies small differences, so they grow with the steps.
         assert two[:10] == pytest.approx(one[:10], rel=2e-6), strategy
         assert two == pytest.approx(one, rel=1e-4), strategy
-        of_all, of_one = ours["validation"][metric], theirs["validation"][metric]
-        assert of_all == pytest.approx(of_one, abs=1e-2), strategy
+        of_two, of_one = ours["validation"][metric], theirs["validation"][metric]
+        assert of_two == pytest.approx(of_one, abs=1e-2), strategy
 
 
-def test_speed_counts_the_tokens_of_all_processes(two: Path, one: Path) -> None:
+def test_speed_counts_the_tokens_of_all_ranks(two: Path, one: Path) -> None:
     def tokens(directory: Path) -> int:
         path = directory / "checkpoints" / "last.ckpt"
         found: int = torch.load(path, weights_only=True)["tokens"]
@@ -67,7 +67,7 @@ def test_speed_counts_the_tokens_of_all_processes(two: Path, one: Path) -> None:
     assert tokens(two) == tokens(one) > 0
 
 
-def test_a_run_of_two_processes_is_recorded_as_one(two: Path, one: Path) -> None:
+def test_a_run_on_two_ranks_has_the_same_files_and_rows_as_on_one(two: Path, one: Path) -> None:
     names = [{path.relative_to(run).name for path in run.rglob("*")} for run in (two, one)]
     assert names[0] == names[1]
     assert read_status(two)["status"] == "finished"
@@ -75,7 +75,7 @@ def test_a_run_of_two_processes_is_recorded_as_one(two: Path, one: Path) -> None
     assert steps[0] == steps[1]
 
 
-def test_ranks_drop_different_units(two: Path) -> None:
+def test_ranks_have_different_random_states(two: Path) -> None:
     kept = torch.load(two / "checkpoints" / "last.ckpt", weights_only=True)["attention_lab"]
     first, second = kept["random"]
     assert not torch.equal(first["torch"], second["torch"])
@@ -86,7 +86,7 @@ def test_validation_metrics_cover_the_examples_of_all_ranks(
 ) -> None:
     """Each rank validates a part; the metrics equal those of one process on the whole."""
     found = evaluate(restored(two, "last"), "validation")
-    said = json.loads((two / "result.json").read_text())["last"]
-    assert found.keys() == said.keys()
-    for name, value in said.items():
+    recorded = json.loads((two / "result.json").read_text())["last"]
+    assert found.keys() == recorded.keys()
+    for name, value in recorded.items():
         assert value == pytest.approx(found[name], abs=1e-6), name

@@ -1,4 +1,4 @@
-"""Ranks agree on errors, signals and devices before they train."""
+"""Devices, collective operations, and errors and signals before ranks train."""
 
 import multiprocessing
 import os
@@ -70,7 +70,7 @@ def test_unavailable_devices_are_refused(
         },
     ],
 )
-def test_another_number_of_processes_than_devices_is_refused(
+def test_a_world_size_that_differs_from_the_devices_is_refused(
     environment: dict[str, str], tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -84,7 +84,7 @@ def test_another_number_of_processes_than_devices_is_refused(
 def on_rank(
     rank: int, port: int, answer: Connection, act: Callable[..., Any], arguments: Sequence[Any]
 ) -> None:
-    """In a process of its own: send what a function returns on a rank that torchrun started."""
+    """Send the return value of a function that runs as a rank of torchrun; for a new process."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -92,7 +92,10 @@ def on_rank(
 
 
 def on_two_ranks(act: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What a function returns on two ranks: forked, as torchrun imports everything three times."""
+    """The return values of a function on two ranks.
+
+    They are forked: torchrun would import everything three times.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["attention_lab.training.run"])
     with socket.socket() as probe:
@@ -121,7 +124,7 @@ def meet_unless_rank_1_fails() -> str:
 
 
 def test_an_error_on_one_rank_is_raised_on_all() -> None:
-    assert all("one of us" in said for said in on_two_ranks(meet_unless_rank_1_fails))
+    assert all("one of us" in output for output in on_two_ranks(meet_unless_rank_1_fails))
 
 
 def agree() -> tuple[list[Any], bool]:
@@ -158,13 +161,13 @@ def test_a_signal_before_the_process_group_is_initialized_stops_all_ranks(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
     """A rank without a signal must not wait for one that has stopped."""
-    said = on_two_ranks(train_with_a_signal_to_rank_1, config, tmp_path / "run")
-    assert sorted(said) == ["None", "SIGUSR2, 1"]
+    output = on_two_ranks(train_with_a_signal_to_rank_1, config, tmp_path / "run")
+    assert sorted(output) == ["None", "SIGUSR2, 1"]
     assert not (tmp_path / "run").exists()
 
 
-def test_rank_zero_reports_a_refusal_even_if_other_ranks_refuse_earlier(tmp_path: Path) -> None:
-    """Else torchrun would end rank 0 before it has printed the message."""
+def test_rank_zero_prints_an_error_that_other_ranks_raise_earlier(tmp_path: Path) -> None:
+    """Otherwise torchrun would kill rank 0 before it has printed the message."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys, time\n"
@@ -208,11 +211,11 @@ def test_torchrun_trains_one_run(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = torchrun(
+    output = torchrun(
         *("-m", "attention_lab", "train", "data=digits", "trainer=ddp_cpu", "logger=csv"),
         *("trainer.max_steps=2", "model.d_model=16"),
     )
     (found,) = (tmp_path / "outputs").glob("*/*")
     assert read_status(found)["status"] == "finished"
-    assert said.count(found.name) > 0
-    assert said.count("test/accuracy  ") == 1
+    assert output.count(found.name) > 0
+    assert output.count("test/accuracy  ") == 1

@@ -1,4 +1,4 @@
-"""A training step on a GPU neither reads values back nor copies tensors to the GPU: both wait.
+"""A training step does not synchronize: it reads no values from the GPU and copies none to it.
 
 On the meta device, which has no values, reading one fails. A function mode finds the copies.
 """
@@ -78,13 +78,13 @@ def training_step(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("model", MODELS)
-def test_a_training_step_does_not_wait(model: str, mechanism: str, compose: Compose) -> None:
+def test_a_training_step_does_not_synchronize(model: str, mechanism: str, compose: Compose) -> None:
     if mechanism in ("linformer", "nystrom") and "classifier" not in model:
         pytest.skip("it cannot be causal")
     training_step(compose(f"model={model}", f"attention={mechanism}", *MODELS[model]))
 
 
-def test_a_recurrent_encoder_reads_the_lengths(compose: Compose) -> None:
+def test_a_recurrent_encoder_synchronizes_to_read_the_lengths(compose: Compose) -> None:
     """The only exception: PyTorch packs sequences by lengths on the CPU."""
     config = compose("model=recurrent_encoder_decoder", "attention=additive", *REVERSE)
     with pytest.raises(NotImplementedError, match="meta"):
@@ -95,6 +95,6 @@ def test_a_recurrent_encoder_reads_the_lengths(compose: Compose) -> None:
     "read",
     [lambda x: x.tolist(), lambda x: x[x > 0], lambda x: x + torch.tensor(1.0, device="meta")],
 )
-def test_waiting_is_found(read: Any) -> None:
+def test_reads_and_copies_are_detected(read: Any) -> None:
     with pytest.raises((RuntimeError, NotImplementedError)), NoCopies():
         read(torch.ones(2, device="meta"))

@@ -1,4 +1,4 @@
-"""What checkpoints keep of the data: enough to notice that it changed, and to do without it."""
+"""The state of the dataset in checkpoints: it reveals changed data and replaces missing files."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ SETTINGS = ("trainer=cpu", "logger=csv", "trainer.max_epochs=1", "model.d_model=
 
 @pytest.fixture(params=["text", "pairs", "byte pairs"])
 def own(request: pytest.FixtureRequest, compose: Compose, tmp_path: Path) -> dict[str, Any]:
-    """The config of a tiny run on files of one's own."""
+    """The config of a tiny run on the user's own files."""
     lines = "".join(f"{n}\t{'ab'[n % 2] * (n % 4 + 1)} c\n" for n in range(200))
     path = tmp_path / "own.tsv"
     path.write_text(lines)
@@ -35,8 +35,8 @@ def own(request: pytest.FixtureRequest, compose: Compose, tmp_path: Path) -> dic
     return compose("data=pairs", *options, *SETTINGS)
 
 
-def kept(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """What a run's checkpoint keeps of the data."""
+def data_state(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The state of the dataset in a run's best checkpoint."""
     path = directory / "checkpoints" / "best.ckpt"
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     state: dict[str, Any] = checkpoint[config["data"]["_target_"].rpartition(".")[2]]
@@ -48,15 +48,15 @@ def rewrite(config: dict[str, Any], old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
-def test_a_run_whose_data_has_other_tokens_is_not_evaluated(
+def test_evaluation_on_data_with_another_vocabulary_is_refused(
     own: dict[str, Any], trained: Train
 ) -> None:
     directory = trained(own)
     before = evaluate(restored(directory), "test")
-    # As of data that comes with a package, of which no file is hashed.
+    # Without hashes, as for datasets that are part of a package.
     recorded = {k: value for k, value in read_config(directory).items() if k != "data_files"}
     write_config(directory, recorded)
-    rewrite(own, "a", "d")  # as many tokens, but others
+    rewrite(own, "a", "d")  # the same number of tokens, but a different one
     with pytest.raises(ConfigError, match=r"vocabulary differs from the checkpoint's, so") as e:
         evaluate(restored(directory), "test")
     assert "\n" not in str(e.value)
@@ -72,26 +72,26 @@ def test_a_checkpoint_restores_the_vocabularies_without_the_files(
     loaded.setup()
     Path(own["data"].get("path") or own["data"]["train"]).unlink()
     alone: SplitDataModule[Any] = create(own["data"], (SplitDataModule,))
-    alone.restore(kept(directory, own))
+    alone.restore(data_state(directory, own))
     assert alone.model_arguments() == loaded.model_arguments()
     assert alone.longest() == loaded.longest()
-    assert alone.state_dict() == loaded.state_dict() == kept(directory, own)
+    assert alone.state_dict() == loaded.state_dict() == data_state(directory, own)
     for name in loaded.vocabularies:
         one, other = getattr(alone, name), getattr(loaded, name)
         assert one.encode("ab c") == other.encode("ab c")
 
 
-def test_words_to_phonemes_are_restored_without_the_dictionary(words_run: FinishedRun) -> None:
+def test_the_g2p_dataset_is_restored_without_the_dictionary(words_run: FinishedRun) -> None:
     alone: SplitDataModule[Any] = create(words_run.config["data"], (SplitDataModule,))
-    alone.restore(kept(words_run.directory, words_run.config))
+    alone.restore(data_state(words_run.directory, words_run.config))
     assert alone.model_arguments() == {"source_vocab_size": 33, "target_vocab_size": 43}
     assert alone.longest()[0] > 5
 
 
-def test_a_checkpoint_that_kept_nothing_can_be_evaluated(
+def test_a_checkpoint_without_the_datasets_state_can_be_evaluated(
     digits_run: FinishedRun, tmp_path: Path
 ) -> None:
-    """One that was written before checkpoints kept anything of the data."""
+    """Older checkpoints do not have this state."""
     source = digits_run.directory / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(source, weights_only=True)
     del checkpoint["Digits"]
@@ -101,10 +101,10 @@ def test_a_checkpoint_that_kept_nothing_can_be_evaluated(
     assert evaluate(restored(tmp_path), "test").keys() == digits_run.result["test"].keys()
 
 
-def test_a_text_is_scored_by_its_characters(
+def test_bits_per_character_of_a_byte_model_count_characters(
     compose: Compose, trained: Train, tmp_path: Path
 ) -> None:
-    """bits_per_character of bytes is that of characters, were the model the same for both."""
+    """The loss per byte is converted to bits per character: 11 bytes are 8 characters."""
     path = tmp_path / "own.txt"
     path.write_text("雨 and ü\n" * 300)
     options = [f"data.path={path}", "data.tokens=bytes", "data.length=32", *SETTINGS]
@@ -114,7 +114,7 @@ def test_a_text_is_scored_by_its_characters(
     assert values["bits_per_character"] == pytest.approx(bits * 11 / 8, rel=0.01)
 
 
-def test_a_source_longer_than_the_model_reads_is_said_before_training(
+def test_sources_longer_than_the_models_positions_are_refused_before_training(
     compose: Compose, tmp_path: Path
 ) -> None:
     path = tmp_path / "own.tsv"

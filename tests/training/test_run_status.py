@@ -22,7 +22,7 @@ from tests.training.conftest import Train, read_status
 
 
 def files(directory: Path) -> dict[Path, bytes]:
-    """Every file below a directory, and what it holds."""
+    """The content of every file below a directory."""
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
@@ -41,7 +41,7 @@ def run_that_fails(
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises((type(error), SystemExit)):
         train(config, directory, [])
-    assert signal.getsignal(signal.SIGINT) == handler  # a second Ctrl-C counts as well
+    assert signal.getsignal(signal.SIGINT) == handler  # so a second Ctrl-C works, too
     assert not (directory / "result.json").exists()
     return read_status(directory)
 
@@ -56,7 +56,7 @@ def test_a_run_that_raises_is_recorded_as_failed_with_the_reason(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(15)])
-def test_a_run_that_is_interrupted_is_recorded_as_preempted(
+def test_an_interrupted_run_is_recorded_as_preempted(
     error: BaseException, tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status = run_that_fails(error, tiny_digits(), tmp_path / "run", monkeypatch)
@@ -67,10 +67,10 @@ def test_a_run_that_is_interrupted_is_recorded_as_preempted(
     ("log_every", "message"),
     [
         (1, "the training loss is nan at step 2"),
-        (20, "the validation loss is nan at step 4"),  # nobody looks at the loss before
+        (20, "the validation loss is nan at step 4"),  # the training loss is not checked before
     ],
 )
-def test_an_exploding_loss_is_divergence(
+def test_an_exploding_loss_ends_the_run_as_diverged(
     log_every: int, message: str, tiny_digits: Compose, tmp_path: Path
 ) -> None:
     config = tiny_digits("optimizer.lr=1e30", f"trainer.log_every_n_steps={log_every}")
@@ -81,7 +81,7 @@ def test_an_exploding_loss_is_divergence(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_loss_that_turns_nan_is_divergence_though_a_checkpoint_was_good(
+def test_a_nan_loss_after_a_valid_checkpoint_ends_the_run_as_diverged(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = AttentionTask.training_step
@@ -97,7 +97,7 @@ def test_a_loss_that_turns_nan_is_divergence_though_a_checkpoint_was_good(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_directory_contains_one_run_only(digits_run: FinishedRun) -> None:
+def test_the_directory_of_a_finished_run_is_refused(digits_run: FinishedRun) -> None:
     before = files(digits_run.directory)
     with pytest.raises(RunExists, match="holds a run that has finished; name another directory"):
         train(digits_run.config, digits_run.directory, [])
@@ -145,7 +145,9 @@ def test_an_invalid_config_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_wrong_model_for_the_data_writes_nothing(compose: Compose, tmp_path: Path) -> None:
+def test_a_model_for_another_task_than_the_data_writes_nothing(
+    compose: Compose, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="EncoderDecoder is for sequence_to_sequence"):
         train(compose("data=digits", "model=encoder_decoder"), tmp_path / "run", [])
     assert not list(tmp_path.iterdir())
@@ -162,7 +164,7 @@ def test_saved_weights_are_finite(tiny_digits: Compose, tmp_path: Path) -> None:
             assert weight.isfinite().all(), path
 
 
-def test_a_nan_gradient_is_divergence(
+def test_an_infinite_gradient_ends_the_run_as_diverged(
     tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = nn.utils.clip_grad_norm_
@@ -186,7 +188,7 @@ def test_a_missing_package_is_reported_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_validation_set_may_be_smaller_than_the_attention_maps_show(
+def test_a_validation_set_may_be_smaller_than_the_number_of_attention_maps(
     tiny: Compose, trained: Train
 ) -> None:
     directory = trained(tiny("data.evaluation_limit=2"))
@@ -206,12 +208,12 @@ def test_a_run_that_cannot_write_its_result_has_not_finished(
 
     def refuse_results(path: Path, text: str, durable: bool = True) -> None:
         if path.name == "result.json":
-            raise OSError(number, "so it is")
+            raise OSError(number, "refused")
         write(path, text, durable)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_directory, "write_atomically", refuse_results)
-        with pytest.raises(OSError, match="so it is"):
+        with pytest.raises(OSError, match="refused"):
             train(tiny_digits(), tmp_path / "run", [])
     assert read_status(tmp_path / "run")["status"] == status
     train(tiny_digits(), tmp_path / "run", [])
