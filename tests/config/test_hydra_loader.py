@@ -45,7 +45,7 @@ def test_hydras_loader_is_restored_after_the_context() -> None:
 def test_jobs_that_differ_only_in_their_seed_are_composed_once(
     loader: OwnLoader, launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With Hydra's basic launcher each job is composed: it reads the job's overrides there."""
+    """Hydra's basic launcher reads a job's overrides from its config, so its jobs share none."""
     sweep = load_sweep(loader, f"hydra/launcher={launcher}")
     calls: list[Sequence[str]] = []
     compose = loader.load_configuration

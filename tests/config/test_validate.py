@@ -175,7 +175,7 @@ DANGEROUS = ["trap.function", "trap.Foreign", "torch.load", "numpy.load", "jobli
 
 
 @pytest.mark.parametrize("target", [*DANGEROUS, "os.system", "subprocess.Popen", "builtins.eval"])
-def test_creating_checks_the_class_itself(target: str, trap: Path) -> None:
+def test_create_refuses_classes_that_are_not_allowed(target: str, trap: Path) -> None:
     """Code that calls ``create`` without a check, as Hydra can, creates allowed classes only."""
     node = {"_target_": target, "args": f"touch {trap}"}
     kinds = [(), ((Network,),), ((LoggerOptions,),)]

@@ -95,7 +95,7 @@ def test_a_run_reports_the_accuracy_of_each_slice(config: dict[str, Any], tmp_pa
     assert test["accuracy/length=16,pairs=2"] <= 1
 
 
-def test_slices_count_each_position(
+def test_slice_accuracy_counts_each_labelled_position(
     task: LanguageModel, data: Recall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that predicts the first value everywhere is correct once in each example."""

@@ -150,7 +150,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
     assert seconds["training"] + seconds["validation"] < seconds["total"]
 
 
-def test_the_result_has_the_sizes_of_the_run(run: FinishedRun) -> None:
+def test_the_result_counts_tokens_steps_and_parameters(run: FinishedRun) -> None:
     built, result = build(run.config), run.result
     data, model = built.data, built.task.model
     epochs = run.config["trainer"]["max_epochs"]
@@ -225,7 +225,9 @@ def test_the_learning_rate_is_logged_at_every_step(run: FinishedRun) -> None:
     assert len(rates) == run.result["steps"]
 
 
-def test_a_validation_is_logged_at_the_number_of_steps_done(digits_run: FinishedRun) -> None:
+def test_validation_metrics_are_logged_at_the_number_of_training_steps(
+    digits_run: FinishedRun,
+) -> None:
     rows = read_metrics(digits_run.directory, "validation/accuracy")
     assert [step for step, _ in rows] == [4, 8, 12, 16, 20]
     assert rows[digits_run.result["best_step"] // 4 - 1][1] == max(value for _, value in rows)
@@ -289,7 +291,7 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated(
         evaluate(restored(tmp_path), "test")
 
 
-def test_data_files_are_recorded_with_hashes(
+def test_a_run_on_a_relative_data_file_is_evaluated_from_another_directory(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = "".join(f"{a}{b}{c}\t{b}\n" for a in "abcdef" for b in "xy" for c in "stuvw")

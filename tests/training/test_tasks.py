@@ -144,7 +144,9 @@ def test_computing_metrics_resets_them(
     assert task.compute_metrics("validation") == after
 
 
-def test_the_loss_and_metrics_of_a_classifier(tiny_digits: Compose) -> None:
+def test_the_loss_and_metrics_of_a_classifier_equal_direct_computations(
+    tiny_digits: Compose,
+) -> None:
     run = build(tiny_digits())
     task, batch = run.task.eval(), run.data.split("validation")
     logits = task.model(batch.inputs)

@@ -66,7 +66,7 @@ class OwnLoader(ConfigLoaderImpl):
     ) -> DictConfig:
         """The unresolved config of a job. The next call may change it."""
         if master_config.hydra.launcher._target_.endswith(".BasicLauncher"):
-            # It reads the job's overrides from the config, and makes the config read-only.
+            # BasicLauncher reads the job's overrides from the config, and makes it read-only.
             return super().load_sweep_config(master_config, sweep_overrides)
         seeds = [
             override for override in sweep_overrides if re.fullmatch(r"seed=(0|[1-9]\d*)", override)

@@ -168,7 +168,7 @@ def _bounds(
     metrics: Iterable[str], declared: Mapping[str, tuple[float, float | None]]
 ) -> dict[str, list[float | None]]:
     """The smallest and largest possible value of each metric, as declared or by its name."""
-    names = [name for name in metrics if "/" not in name]  # slices have the bounds of the whole
+    names = [name for name in metrics if "/" not in name]  # a slice has the bounds of its metric
     known = {name: declared.get(name, metric_info(name).bounds) for name in names}
     return {
         name: [end if end is not None and isfinite(end) else None for end in ends]
