@@ -87,7 +87,7 @@ def test_slurm_is_asked(
     program("sbatch", "exit 0")
     program("srun", "echo slurm 99.1")
     program("scontrol", "echo nobody there >&2; exit 1")
-    assert found(command)["SLURM"] == "! does not answer: nobody there; see SLURM_CONF"
+    assert found(command)["SLURM"] == "! does not answer: nobody there; check SLURM_CONF"
     program("scontrol", "echo it is up")
     assert found(command)["SLURM"][2:].startswith("slurm 99.1; ")
     for name, value in (("JOB_ID", "7"), ("JOB_NUM_NODES", "2"), ("NTASKS", "8")):

@@ -92,7 +92,7 @@ def test_a_sweep_is_made_of_it(command: Command, run: Path) -> None:
 
 REFUSED = {
     "data=text": "data=text: cannot be combined with --from",
-    "--config-name=config": "--from run: is the config; leave --config-name out",
+    "--config-name=config": "--from run: sets the config; leave --config-name out",
     "optimizer.lrr=1": "optimizer.lrr: there is no such key; did you mean optimizer.lr?",
 }
 

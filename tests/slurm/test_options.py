@@ -87,7 +87,11 @@ def test_more_jobs_than_the_longest_array_are_several_arrays(login: Command) -> 
             {},
             "hydra.launcher.setup: input should be a valid list",
         ),
-        ({"time": 1}, {}, "hydra.launcher.signal: 60 s before the end of hydra.launcher.time=1"),
+        (
+            {"time": 1},
+            {},
+            "hydra.launcher.signal=60 (seconds): must be less than",
+        ),
         (
             {"partitoin": "long"},
             {},

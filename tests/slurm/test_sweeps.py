@@ -44,7 +44,7 @@ def test_a_sweep_is_an_array_in_which_a_failed_job_stops_no_other(
     assert "RuntimeError: it is broken" in log
 
     again = login("train", *arguments)
-    assert "2 finished and 2 failed of 4 runs earlier" in again.out
+    assert "2 finished and 2 failed earlier, of 4 runs" in again.out
     assert "submitted" not in again.out
     assert records(tmp_path / "sweep") == found
 

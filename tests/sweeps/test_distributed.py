@@ -126,7 +126,7 @@ def test_a_sweep_that_torchrun_starts_is_refused(
     monkeypatch.setenv("MASTER_PORT", "29500")
     answer = command("train", "-m", *DIGITS, "trainer=ddp_cpu", "seed=0,1")
     assert answer.code == 2
-    assert "-m: of this command 2 were started by torchrun" in answer.err
+    assert "-m: needs one process, but 2 were started by torchrun" in answer.err
     assert not list(tmp_path.iterdir())
 
 

@@ -119,7 +119,7 @@ def test_failed_runs_are_run_again_on_request_only(command: Command, tmp_path: P
     again = command(*arguments)
     assert again.code == 1
     assert (
-        "1 finished and 1 failed of 2 runs earlier; run again with sweep.retry=[failed]"
+        "1 finished and 1 failed earlier, of 2 runs; run again with sweep.retry=[failed]"
         in again.out
     )
     assert statuses(tmp_path / "sweep") == first
@@ -127,7 +127,7 @@ def test_failed_runs_are_run_again_on_request_only(command: Command, tmp_path: P
     assert command(*arguments, "sweep.retry=diverged").code == 1
     retried = command(*arguments, "sweep.retry=failed")
     assert retried.code == 0, retried.err
-    assert "1 finished of 2 runs earlier\n" in retried.out
+    assert "1 finished earlier, of 2 runs\n" in retried.out
     second = statuses(tmp_path / "sweep")
     assert second["attention=broken"]["status"] == "finished"
     assert second["attention=strict"] == first["attention=strict"]

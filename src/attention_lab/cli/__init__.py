@@ -28,7 +28,7 @@ WITH_LIGHTNING = {"train", "evaluate", "predict", "doctor"}
 DRY_RUN = "--dry-run"
 
 HELP = """\
-Compare attention mechanisms, and trust the answer.
+Train models with different attention mechanisms, and compare them.
 
 usage: attention-lab COMMAND …
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
     except KeyboardInterrupt:
         return fail("interrupted", 1)
-    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
+    except BrokenPipeError:  # the program that reads the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0
 

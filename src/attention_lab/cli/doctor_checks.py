@@ -16,14 +16,14 @@ from attention_lab.external_programs import run_program
 
 #: The default directory of runs.
 OUTPUTS = Path("outputs")
-#: The marks: all is well; works less well than it could; no run with default options can work.
-FINE, LESS, NOTHING = " ", "!", "✗"
+#: The marks of checks. FAILED means that no run with default options can work.
+FINE, LIMITED, FAILED = " ", "!", "✗"
 PACKAGES = {"torch": "torch", "lightning": "lightning", "hydra": "hydra-core", "wandb": "wandb"}
-#: Free bytes on the disk: below SCARCE few checkpoints fit, below ROOM a sweep stops.
-SCARCE, ROOM = 1 << 30, 1 << 20
+#: Free bytes on the disk: below SCARCE few checkpoints fit, below FULL a sweep stops.
+SCARCE, FULL = 1 << 30, 1 << 20
 DRIVER = Path("/proc/driver/nvidia/version")
-#: Seconds to wait for SLURM's answer.
-PATIENCE = 10
+#: Seconds to wait for an answer of SLURM.
+TIMEOUT = 10
 
 
 class Finding(NamedTuple):
@@ -71,7 +71,7 @@ def packages() -> Finding:
     missing = [PACKAGES[name] for name, number in found.items() if number is None]
     if missing:
         what = f"{', '.join(missing)} missing; `pip install {' '.join(missing)}`"
-        return Finding("packages", what, NOTHING)
+        return Finding("packages", what, FAILED)
     return Finding("packages", ", ".join(f"{name} {number}" for name, number in found.items()))
 
 
@@ -93,7 +93,7 @@ def cpu() -> Finding:
         return Finding("CPU", f"{some}; OMP_NUM_THREADS is not set, so a single run uses all")
     threads = f"{some}; OMP_NUM_THREADS={wanted} threads for each run"
     if int(wanted) > usable:
-        return Finding("CPU", f"{threads}, more than cores; set {usable} or less", LESS)
+        return Finding("CPU", f"{threads}, more than cores; set {usable} or less", LIMITED)
     return Finding("CPU", threads)
 
 
@@ -105,12 +105,12 @@ def slurm() -> Finding:
         return Finding("SLURM", f"inside job {job}; nodes: {nodes}, tasks: {tasks}")
     if shutil.which("sbatch") is None:
         return Finding("SLURM", "none: no sbatch here, so this is not a login node")
-    if (error := run_program("scontrol", "ping", timeout=PATIENCE).error) is not None:
-        return Finding("SLURM", f"does not answer: {error}; see SLURM_CONF", LESS)
-    known = run_program("srun", "--version", timeout=PATIENCE).stdout.strip() or "no srun here"
+    if (error := run_program("scontrol", "ping", timeout=TIMEOUT).error) is not None:
+        return Finding("SLURM", f"does not answer: {error}; check SLURM_CONF", LIMITED)
+    known = run_program("srun", "--version", timeout=TIMEOUT).stdout.strip() or "no srun here"
     if find_spec("submitit") is None:
         remedy = "`pip install 'attention-lab[slurm]'` installs what hydra/launcher=slurm needs"
-        return Finding("SLURM", f"{known}; {remedy}", LESS)
+        return Finding("SLURM", f"{known}; {remedy}", LIMITED)
     return Finding("SLURM", f"{known}; hydra/launcher=slurm submits jobs")
 
 
@@ -119,13 +119,13 @@ def disk(directory: Path) -> Finding:
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     elsewhere = "set hydra.run.dir=… or hydra.sweep.dir=…"
     if not nearest.is_dir():
-        return Finding("disk", f"{nearest} is not a directory; {elsewhere}", NOTHING)
+        return Finding("disk", f"{nearest} is not a directory; {elsewhere}", FAILED)
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return Finding("disk", f"{nearest} is not writable; {elsewhere}", NOTHING)
+        return Finding("disk", f"{nearest} is not writable; {elsewhere}", FAILED)
     free = shutil.disk_usage(nearest).free
     what = f"{free / 2**30:,.1f} GiB free for runs"
     if free < SCARCE:
-        return Finding("disk", f"{what}; {elsewhere}", NOTHING if free < ROOM else LESS)
+        return Finding("disk", f"{what}; {elsewhere}", FAILED if free < FULL else LIMITED)
     return Finding("disk", what)
 
 
@@ -147,13 +147,15 @@ def gpus() -> Finding:
     if torch.version.cuda is None:
         remedy = "; there is a driver: see https://pytorch.org for a CUDA build"
         what = "none: torch is built without CUDA"
-        return Finding("GPU", what + remedy * is_there, LESS if is_there else FINE)
+        return Finding("GPU", what + remedy * is_there, LIMITED if is_there else FINE)
     if not is_there:
         return Finding("GPU", "none: no NVIDIA driver")
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return Finding("GPU", f"none: CUDA_VISIBLE_DEVICES={visible!r} hides them; unset it", LESS)
+        return Finding(
+            "GPU", f"none: CUDA_VISIBLE_DEVICES={visible!r} hides them; unset it", LIMITED
+        )
     what = f"none: torch's CUDA {torch.version.cuda} does not support the driver"
-    return Finding("GPU", f"{what}; `nvidia-smi` shows the version that it supports", LESS)
+    return Finding("GPU", f"{what}; `nvidia-smi` shows the version that it supports", LIMITED)
 
 
 def backends() -> Finding:
@@ -179,11 +181,11 @@ def wandb() -> Finding:
         LoggerOptions().check()
         mode, why = LoggerOptions().mode()
     except ValueError as error:
-        return Finding("W&B", str(error), NOTHING)
+        return Finding("W&B", str(error), FAILED)
     said = server_problem(server()) if mode == "online" else None
     remedy = " (`wandb login`)" if "not logged in" in why else ""
     runs = len({part.parent for part in not_uploaded(OUTPUTS)})
     kept = f"; {runs} of the runs in {OUTPUTS} not uploaded (`attention-lab sync`)" if runs else ""
     if said is not None:
-        return Finding("W&B", f"{said}, so runs will be logged offline{kept}", LESS)
+        return Finding("W&B", f"{said}, so runs will be logged offline{kept}", LIMITED)
     return Finding("W&B", f"{mode}: {why}{remedy}{kept}")

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from attention_lab.cli import fail, train
-from attention_lab.cli.doctor_checks import NOTHING, Finding, disk
+from attention_lab.cli.doctor_checks import FAILED, Finding, disk
 from attention_lab.config.compose import plain_config
 from attention_lab.config.hydra_section import is_search
 from attention_lab.printing import echo
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from attention_lab.sweeps.sweep import Stage
 
 
-class Divert(Callback):
-    """A Hydra callback that replaces Hydra's output directory, and keeps its path as ``planned``.
+class RedirectOutput(Callback):
+    """A Hydra callback that makes Hydra write into another directory.
+
+    The config keeps the path of the replaced directory as ``planned``.
 
     Args:
         to: the existing directory that Hydra uses instead.
@@ -37,19 +39,19 @@ class Divert(Callback):
         self.to = to
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        self._divert(config.hydra.run)
+        self._redirect(config.hydra.run)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.launcher._target_.endswith(".BasicLauncher"):
             chosen = config.hydra.runtime.choices["hydra/launcher"]
             message = f"hydra/launcher={chosen}: not supported by --dry-run; leave it out"
             raise SystemExit(fail(message, 2))  # Hydra catches other exceptions
-        self._divert(config.hydra.sweep)
-        if "storage" in config.hydra.sweeper:  # the database of trials, which must stay unchanged
+        self._redirect(config.hydra.sweep)
+        if "storage" in config.hydra.sweeper:  # the database of trials must not change
             with read_write(config.hydra):
                 config.hydra.sweeper.storage = None
 
-    def _divert(self, node: DictConfig) -> None:
+    def _redirect(self, node: DictConfig) -> None:
         with read_write(node), open_dict(node):
             node.planned, node.dir = str(Path(node.dir).absolute()), self.to
 
@@ -96,7 +98,7 @@ class DryRun(train.Task):
             config: the command's config, with the section ``hydra``.
 
         Raises:
-            SystemExit: after the first batch of a search: the next depends on its results.
+            SystemExit: after the first batch of a search, since the next depends on its results.
         """
         self._stages += stages
         self._launcher = place, config
@@ -121,12 +123,12 @@ class DryRun(train.Task):
 def run(arguments: Sequence[str]) -> int:
     """Print what `attention-lab train ARGUMENTS…` would launch, or the error in its arguments."""
     dry_run = DryRun()
-    logging.disable(logging.INFO)  # messages of a search
+    logging.disable(logging.INFO)  # a search logs each trial
     with TemporaryDirectory() as place:
-        callback = [f"_target_={__name__}.{Divert.__name__}", f"to={place}"]
-        divert = [f"++hydra.callbacks.directories.{each}" for each in callback]
+        callback = [f"_target_={__name__}.{RedirectOutput.__name__}", f"to={place}"]
+        redirect = [f"++hydra.callbacks.directories.{each}" for each in callback]
         try:
-            code = train.run([*divert, *arguments], dry_run)
+            code = train.run([*redirect, *arguments], dry_run)
         except SystemExit as stop:
             code = int(stop.code or 0)
         finally:
@@ -139,4 +141,4 @@ def run(arguments: Sequence[str]) -> int:
         return fail(str(error), 2)
     for finding in found:
         echo(finding)
-    return 1 if any(finding.mark == NOTHING for finding in found) else 0
+    return 1 if any(finding.mark == FAILED for finding in found) else 0

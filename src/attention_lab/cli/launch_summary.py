@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from attention_lab.cli.doctor_checks import LESS, Finding
+from attention_lab.cli.doctor_checks import LIMITED, Finding
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps.local_executor import Resources
 from attention_lab.sweeps.slurm_executor import Slurm
@@ -26,7 +26,7 @@ LISTED = 10
 
 
 class Processes(NamedTuple):
-    """The processes of a run."""
+    """The number of processes of a run, their devices, and their threads."""
 
     devices: int
     nodes: int
@@ -62,7 +62,7 @@ class Processes(NamedTuple):
         return f"{_counted(self.number, 'process')}{where}, {device} with {threads}{strategy}"
 
     def total(self, runs: int) -> str:
-        """The resources of ``runs`` such runs at a time."""
+        """The resources that ``runs`` runs of this kind need at the same time."""
         number = runs * self.number
         if self.on_gpus:
             return f"{_counted(number, 'process')}, {_counted(number, 'GPU')}"
@@ -83,7 +83,7 @@ def single_run(
         is_resumed: whether the run would resume from a checkpoint there.
     """
     started, threads = process_group.world_size(), torch.get_num_threads()
-    # They share the threads of this process unless torchrun or srun has started each of them.
+    # The ranks share this process's threads, unless torchrun or srun has started each of them.
     devices = config.values["trainer"]["devices"]
     each = Processes.of(config, threads * (devices if started > 1 else 1))
     yield Finding("run", "resumes from its latest checkpoint" if is_resumed else "new")
@@ -152,7 +152,7 @@ def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
     yield Finding(about, f"{len(stage.jobs)}: {', '.join(parts)}")
     for job in stage.jobs[:LISTED]:
         path = job.directory.relative_to(job.directory.parents[is_tuning])
-        yield Finding("", f"{states[job.directory]:<9} {job.name or 'as composed'}  in {path}")
+        yield Finding("", f"{states[job.directory]:<9} {job.name or 'no overrides'}  in {path}")
     if (more := len(stage.jobs) - LISTED) > 0:
         yield Finding("", f"and {more} more")
     first = stage.jobs[0]
@@ -187,13 +187,13 @@ def _here(place: Resources, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[
 
 
 def _total(each: Processes, at_once: int) -> Finding:
-    """The resources of jobs that run at a time; marked if they need more cores than there are."""
+    """The resources of simultaneous jobs; marked if they need more cores than there are."""
     words, available = f"{each.total(at_once)} at a time", cores()
     needed = each.number * (each.threads or 1)
     if each.on_gpus or at_once * needed <= available:
         return Finding("in total", words)
     remedy = f"hydra.launcher.parallel={max(1, available // needed)}"
-    return Finding("in total", f"{words}; only {available} available: use {remedy}", LESS)
+    return Finding("in total", f"{words}; only {available} available: use {remedy}", LIMITED)
 
 
 def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What `attention-lab list attention NAME` shows of a mechanism's `info`."""
+"""The facts about a mechanism in `attention-lab list attention NAME`, from its `info`."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ from attention_lab.attention import AttentionLayer, MechanismInfo
 from attention_lab.config.components import check_node, create
 from attention_lab.config.compose import composed
 
-#: Any width that common numbers of heads divide: a layer is made only to read its `info`.
+#: The embed_dim of a layer that is made to read its `info`; common numbers of heads divide it.
 WIDTH = 64
 
 
 def facts(name: str, extra: Path | None) -> list[tuple[str, str]]:
-    """Labelled facts on a mechanism, or why there are none.
+    """Labelled facts about a mechanism, or the reason why it cannot be used.
 
     Args:
         name: the mechanism, an option of ``attention``.
@@ -22,7 +22,7 @@ def facts(name: str, extra: Path | None) -> list[tuple[str, str]]:
     try:
         check_node(name, node, AttentionLayer)
         layer: AttentionLayer = create(node)(WIDTH)
-    except ValueError as error:  # of a user's mechanism: the others are still shown
+    except ValueError as error:  # a user's mechanism is invalid: the others are still shown
         return [("cannot be used", str(error))]
     return _facts(layer.info)
 

@@ -22,7 +22,7 @@ def facts(name: str, extra: Path | None) -> list[tuple[str, str]]:
         data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
         data.setup()
         baselines = data.baselines("test")
-    except Exception as error:  # also of a user's dataset: one line, not a traceback
+    except Exception as error:  # a user's dataset may raise any error: one line, not a traceback
         return [("not loaded", " ".join(str(error).split()) or type(error).__name__)]
     task, model = (config[section]["_target_"].rpartition(".")[2] for section in ("task", "model"))
     sizes = (f"{split} {len(data.split(split).lengths()):,}" for split in SPLITS)

@@ -11,7 +11,7 @@ def metric_lines(
     Args:
         metrics: the run's metrics by name.
         split: "validation" or "test".
-        baselines: metrics of each baseline, by its name; some may be missing.
+        baselines: metrics of each baseline, by the baseline's name; some metrics may be missing.
     """
     width = max(map(len, metrics))
     for name, value in metrics.items():

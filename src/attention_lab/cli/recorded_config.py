@@ -11,12 +11,12 @@ from typing import Any
 
 from attention_lab.config.compose import WrongCommand
 
-#: An override that chooses an option of a group, in groups where that is possible.
-SWITCHED = re.compile(
+#: An override that chooses another option of a group, for groups in which --from allows it.
+REPLACEABLE_GROUP = re.compile(
     r"((?:attention|optimizer|scheduler|parameter_groups|trainer|logger)(?:/\w+)*)="
 )
-#: The same in groups where it is not: their options only fit certain options of other groups.
-FIXED = re.compile(r"((?:data|model|task|experiment)(?:/\w+)*)=")
+#: The same for groups in which --from refuses it: their options fit certain other options only.
+FIXED_GROUP = re.compile(r"((?:data|model|task|experiment)(?:/\w+)*)=")
 MISSING = "???"
 REFERENCES = ("${attention}", "${seed}")
 
@@ -37,13 +37,13 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
         config = read_config(run)
     except (OSError, ValueError) as error:
         raise WrongCommand(f"--from {run}: {error}") from None
-    if fixed := next(filter(FIXED.match, overrides), None):
+    if fixed := next(filter(FIXED_GROUP.match, overrides), None):
         raise WrongCommand(
             f"{fixed}: cannot be combined with --from, as its options depend on other groups; "
             "name all options in place of --from"
         )
     config = _with_references(config)
-    groups = _switched(overrides)
+    groups = _replaced_groups(overrides)
     for group in groups:
         _remove(config, group.split("/"))
     if any(re.match(r"[+~]*data\.", override) for override in overrides):
@@ -53,9 +53,9 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return {"defaults": ["settings", *({group: None} for group in groups), "_self_"], **config}
 
 
-def _switched(overrides: Sequence[str]) -> list[str]:
-    """The groups whose option an override chooses, without subgroups of such groups."""
-    groups = [match[1] for match in map(SWITCHED.match, overrides) if match]
+def _replaced_groups(overrides: Sequence[str]) -> list[str]:
+    """The groups whose options the overrides replace, without subgroups of these groups."""
+    groups = [match[1] for match in map(REPLACEABLE_GROUP.match, overrides) if match]
     return [each for each in groups if not any(each.startswith(f"{other}/") for other in groups)]
 
 
@@ -68,10 +68,10 @@ def _remove(config: dict[str, Any], path: Sequence[str]) -> None:
 
 
 def _with_references(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with ``${attention}`` and ``${seed}`` restored, so that overrides reach copies.
+    """The config with the references ``${attention}`` and ``${seed}`` restored.
 
     Shipped models refer to the section ``attention`` and datasets to ``seed``. A recorded config
-    has copies in place of these references.
+    has copies in place of these references, so an override would not change the copies.
     """
     model, data, attention = config.get("model"), config.get("data"), config.get("attention")
     if isinstance(model, dict) and isinstance(attention, dict):

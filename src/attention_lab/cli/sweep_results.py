@@ -1,4 +1,4 @@
-"""The end of `attention-lab train -m`: print the report, uploads to do and unfinished runs."""
+"""Print the results at the end of `attention-lab train -m`: report, uploads, unfinished runs."""
 
 from pathlib import Path
 

@@ -58,7 +58,7 @@ def not_uploaded(directory: Path) -> list[Path]:
 
 
 def _parts(directories: Sequence[Path]) -> list[Path]:
-    """The directories of W&B runs, in order: one part for each start or resume of a run."""
+    """The directories of W&B runs, in order; a run has one part for each start or resume."""
     kinds = ("offline-run-*", "run-*")
     patterns = ["*/" * depth + f"wandb/{kind}" for depth in range(DEPTH) for kind in kinds]
     # One directory may contain another. Links out of a directory are not followed.

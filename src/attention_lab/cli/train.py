@@ -109,7 +109,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
             _block_slurm_signals()
     if is_sweep and cluster_environment.world_size() > 1:
         started = cluster_environment.launch_description()
-        return fail(f"-m: of this command {started}; start it once, as it starts its ranks", 2)
+        return fail(f"-m: needs one process, but {started}; a sweep starts the ranks itself", 2)
     recorded, arguments = recorded_run(arguments)
     try:
         name = CONFIG_NAME if recorded is None else _recorded(recorded, arguments)
@@ -157,7 +157,7 @@ def _recorded(run: str, arguments: Sequence[str]) -> str:
 
     flags = flags_last(arguments)
     if any(flag.startswith(("--config-n", "-cn", "--config-p", "-cp")) for flag in flags):
-        raise WrongCommand(f"{FROM} {run}: is the config; leave --config-name out")
+        raise WrongCommand(f"{FROM} {run}: sets the config; leave --config-name out")
     if not run:
         raise WrongCommand(f"{FROM}: needs a run's directory")
     overrides = [argument for argument in flags if not argument.startswith("-")]
@@ -175,7 +175,7 @@ def _block_slurm_signals() -> None:
         return
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # preemption.py takes seconds to import
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
-        signal.signal(number, lambda *_: None)  # after the run's end they have no effect
+        signal.signal(number, lambda *_: None)  # after the run they must not end the process
 
 
 def _interrupted() -> int:
@@ -233,9 +233,9 @@ def _failed(error: Exception) -> int:
     from attention_lab.tracking.run_directory import RunExists
     from attention_lab.training.finite import Diverged
 
-    is_agreed = isinstance(error, RunExists | ConfigError | Diverged)  # raised on all ranks
-    if is_agreed and cluster_environment.rank() > 0:
-        time.sleep(GRACE)  # rank 0 reports it; the launcher then ends this process
+    is_on_all_ranks = isinstance(error, RunExists | ConfigError | Diverged)
+    if is_on_all_ranks and cluster_environment.rank() > 0:
+        time.sleep(GRACE)  # rank 0 reports the error; the launcher then ends this process
     if isinstance(error, RunExists | ConfigError | OmegaConfBaseException):
         return _refused(error)
     if isinstance(error, Diverged):

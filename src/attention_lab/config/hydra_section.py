@@ -20,7 +20,7 @@ from attention_lab.spelling import listed
 TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("callbacks", "*"): (
         "attention_lab.cli.output_directories.OutputDirectories",
-        "attention_lab.cli.dry_run.Divert",
+        "attention_lab.cli.dry_run.RedirectOutput",
     ),
     ("launcher",): (
         "hydra_plugins.attention_lab_launcher.IsolatedLauncher",

@@ -1,4 +1,4 @@
-"""Shows the progress of a sweep's jobs while they run: in the sweep itself, or with ``--watch``."""
+"""Show the progress of a sweep's jobs: a live table, or a line for each job that ends."""
 
 import sys
 import time

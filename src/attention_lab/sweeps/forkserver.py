@@ -21,8 +21,8 @@ from attention_lab.training.distributed.cluster_environment import TORCHRUN, TOR
 from attention_lab.training.distributed.launch import launch
 from attention_lab.training.distributed.workers import end_with_parent, killed_by, print_into
 
-#: Variables that describe the process of the sweep, and not those of its jobs.
-OF_A_PROCESS_GROUP = (
+#: Environment variables that describe the sweep's process; its jobs must not inherit them.
+PROCESS_VARIABLES = (
     *(*TORCHRUN, *TORCHRUN_EXTRAS),
     *("PL_GLOBAL_SEED", "WANDB_RUN_ID", "WANDB_RESUME"),
 )
@@ -41,7 +41,7 @@ def job_starter(threads: int) -> Start:
     """
     # Libraries read it when the fork server imports them.
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    for name in OF_A_PROCESS_GROUP:
+    for name in PROCESS_VARIABLES:
         os.environ.pop(name, None)
     known = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
@@ -65,7 +65,7 @@ def _run_job(job: RunSpec, threads: int, gpus: str | None, environment: dict[str
     """In the job's process: train, and print into the run's ``log.txt``."""
     log = job.directory / "log.txt"
     print_into(log)
-    # The fork server has the environment of the first sweep in its process.
+    # The fork server keeps the environment of the first sweep that this process has run.
     os.environ.clear()
     os.environ |= environment
     if gpus is not None:

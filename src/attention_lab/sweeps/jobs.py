@@ -31,24 +31,24 @@ def make_job(
     Args:
         directory: where the run directory goes.
         config: the composed config.
-        overrides: what it was composed with.
-        shared: the keys of overrides in which the jobs do not differ; no name needs them.
+        overrides: the overrides from which it was composed.
+        shared: the keys of overrides in which the jobs do not differ; they are left out of names.
         group: the sweep that the run belongs to.
 
     Raises:
         ConfigError: naming the job, if its config cannot work.
     """
-    asked = [override for override in overrides if not _is_aside(key_of(override))]
+    asked = [override for override in overrides if not _changes_no_result(key_of(override))]
     name = ",".join(override for override in asked if key_of(override) not in shared)
     readable = re.sub(r"[^\w=.,+-]+", "_", name)[:100] or "run"
-    with _named(name):
+    with _name_in_errors(name):
         checked = resolve(config)
     hashed = identity(checked.record)
     known = next(directory.glob(f"*-{hashed}"), directory / f"{readable}-{hashed}")
     return RunSpec(checked, known, asked, group, name)
 
 
-def _is_aside(key: str) -> bool:
+def _changes_no_result(key: str) -> bool:
     """Whether an override changes nothing that the run computes."""
     return key.startswith(("hydra.", "hydra/")) or is_immaterial(key)
 
@@ -62,17 +62,17 @@ def build_jobs(jobs: Sequence[RunSpec]) -> None:
     data_by_config: dict[str, Any] = {}
     for job in _distinct(jobs, lambda config: config):
         key = _canonical(job.config.record["data"])
-        with _named(job.name):
+        with _name_in_errors(job.name):
             if key not in data_by_config:
                 data_by_config[key] = load_data(job.config)
             build(job.config, data_by_config[key])
     for job in _distinct(jobs, lambda config: config["logger"]):
-        check_logger(job.config)  # the same mistake in all of these, so none is named
+        check_logger(job.config)  # these jobs share a logger config, so no single job is named
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Let errors of a config name the job."""
+def _name_in_errors(name: str) -> Iterator[None]:
+    """Add the job's name to errors of its config."""
     try:
         yield
     except ConfigError as error:

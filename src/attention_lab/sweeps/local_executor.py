@@ -121,7 +121,7 @@ def check_here(jobs: Sequence[RunSpec]) -> None:
 def run_jobs(jobs: Sequence[RunSpec], resources: Resources, display: Display) -> None:
     """Run jobs until all have ended; their results are in their directories.
 
-    A job that another process has locked is waited for.
+    If another process has locked a job, this waits for it.
 
     Args:
         jobs: what to run.
@@ -144,7 +144,7 @@ def run_jobs(jobs: Sequence[RunSpec], resources: Resources, display: Display) ->
             display.refresh()
             for each in [each for each in running if _has_ended(each, resources.time_limit)]:
                 running.remove(each)
-                found = _settled(each)
+                found = _final_status(each)
                 if found.state != "finished":
                     _check_room(each.job.directory, found)
                 if found.state == "failed" and tries[each.job.directory] <= resources.retries:
@@ -167,7 +167,7 @@ def _start_some(
     tries: Counter[Path],
     passed_over: set[Path],
 ) -> None:
-    """Fill the free slots with jobs that no other process has locked or has ended meanwhile."""
+    """Start jobs in the free slots, except those that another process has locked or has run."""
     free = Counter(slots) - Counter(each.slot for each in running)
     for slot in free.elements():
         job = _next_unlocked(waiting, passed_over)
@@ -201,8 +201,8 @@ def _has_ended(each: _Running, minutes: float | None) -> bool:
     return True
 
 
-def _settled(each: _Running) -> RunStatus:
-    """The status of an ended job; an exit that it did not record is recorded for it."""
+def _final_status(each: _Running) -> RunStatus:
+    """The status of an ended job; records an exit that the job did not record."""
     directory, job = each.job.directory, each.job
     found = read_status(directory)
     # A record that an earlier process left does not describe this exit.
@@ -219,7 +219,7 @@ def _check_room(directory: Path, found: RunStatus) -> None:
     """Raise OSError if the disk is full: the next jobs would fail, too."""
     probe = directory / ".room"
     try:
-        if found.error == DISK_FULL:  # the failed run may have freed some
+        if found.error == DISK_FULL:  # although the failed run may have freed some space
             raise OSError(errno.ENOSPC, DISK_FULL)
         with probe.open("wb") as file:
             file.write(b"\1" * ROOM)

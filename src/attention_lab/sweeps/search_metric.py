@@ -9,7 +9,7 @@ from attention_lab.tracking.run_status import read_status
 def search_metric(directory: Path) -> float | None:
     """The monitored validation metric of a finished run, negated if higher is better.
 
-    Test metrics are not read: a setting that was chosen by them would make the test unfair.
+    Test metrics are not read: if they selected a setting, they would be biased.
 
     Args:
         directory: of the run.

@@ -26,7 +26,7 @@ from attention_lab.config.resolve import RunSpec
 from attention_lab.external_programs import run_program
 from attention_lab.printing import echo
 from attention_lab.sweeps.display import Display
-from attention_lab.sweeps.forkserver import OF_A_PROCESS_GROUP
+from attention_lab.sweeps.forkserver import PROCESS_VARIABLES
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.launcher_options import check_types
 from attention_lab.sweeps.slurm_queue import FOLDER, Queue, in_queue, longest_array
@@ -44,7 +44,7 @@ BLOCKED = (
 )
 #: Options that sbatch has under the same name.
 AS_IN_SBATCH = ("partition", "account", "qos", "constraint", "time", "cpus_per_task")
-#: Options of sbatch that other settings determine, and which.
+#: Options of sbatch that other settings determine, and those settings.
 DETERMINED = {
     "nodes": "trainer.num_nodes",
     "ntasks": "trainer.devices and trainer.num_nodes",
@@ -85,8 +85,8 @@ class Slurm:
         check_types(self)
         if self.time is not None and self.signal >= 60 * self.time:
             raise ConfigError(
-                f"hydra.launcher.signal: {self.signal} s before the end of "
-                f"hydra.launcher.time={self.time} (minutes) there is no time to train"
+                f"hydra.launcher.signal={self.signal} (seconds): must be less than "
+                f"hydra.launcher.time={self.time} (minutes), or no time to train is left"
             )
         own = {each.name: f"hydra.launcher.{each.name}" for each in fields(self)}
         for name in self.extra or ():
@@ -179,7 +179,7 @@ class Slurm:
         python = shlex.join([sys.executable, "-c", BLOCKED, sys.executable])
         executor = SlurmExecutor(jobs[0].directory.parent / FOLDER, python=python)
         requeue = {"requeue" if self.requeue else "no-requeue": True}
-        srun = ["--kill-on-bad-exit=1"]  # ranks wait for each other: one that died blocks the rest
+        srun = ["--kill-on-bad-exit=1"]  # otherwise the other ranks would wait for a failed one
         if self.cpus_per_task is not None:  # srun does not inherit it from sbatch
             srun.append(f"--cpus-per-task={self.cpus_per_task}")
         executor.update_parameters(
@@ -255,7 +255,7 @@ def _outside_of_jobs() -> Iterator[None]:
 
     submitit's ``clean_env`` would also hide SLURM_CONF and the user's SBATCH_… defaults.
     """
-    names = [name for name in OF_A_PROCESS_GROUP if name in os.environ]
+    names = [name for name in PROCESS_VARIABLES if name in os.environ]
     if "SLURM_JOB_ID" in os.environ:
         names += [name for name in os.environ if name.startswith("SLURM_")]
     hidden = {name: os.environ.pop(name) for name in names if name != "SLURM_CONF"}

@@ -24,10 +24,10 @@ from attention_lab.tracking.untrusted_files import UnreadableRecord, last_lines
 
 #: The directory below a sweep for submitit's files and SLURM's logs.
 FOLDER = "slurm"
-#: States of SLURM jobs that are not the run's fault (squeue(1)): it resumes when submitted again.
+#: States of SLURM jobs that SLURM or a user has ended (squeue(1)): the run can resume.
 INTERRUPTED = ("BOOT_FAIL", "CANCELLED", "NODE_FAIL", "PREEMPTED", "REVOKED")
 #: All states of SLURM jobs that have ended.
-OVER = (*INTERRUPTED, "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
+ENDED_STATES = (*INTERRUPTED, "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
 
 
 class NoQueue(ValueError):
@@ -115,7 +115,7 @@ class Queue:
         return len(self._latest) < 2 or any(_is_active(each, job) for each in self._latest)
 
     def settle(self, directory: Path) -> RunStatus:
-        """The status of a run that is not in the queue; an exit without a record is recorded."""
+        """The status of a run that is not in the queue; records an exit that it did not record."""
         status, job = read_status(directory), submitted_job(directory)
         has_recorded = status.record.get("status") not in (None, "running")
         if job is None or not self._latest or has_recorded:
@@ -129,11 +129,11 @@ class Queue:
 
 
 def _is_active(states: Mapping[str, str], job: str) -> bool:
-    return job in states and states[job] not in OVER
+    return job in states and states[job] not in ENDED_STATES
 
 
 def _cause(state: str | None, directory: Path, job: str) -> str:
-    """Why a job ended: its state, or for a failure the last line of SLURM or of the job."""
+    """Why a job ended: its state or, for a failure, the last line that SLURM or the job printed."""
     if state is None:
         return "left the queue, no exit status"
     logs = (directory / "log.txt", directory.parent / FOLDER / f"{job}_0_log.out")

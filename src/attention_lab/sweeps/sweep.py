@@ -1,4 +1,4 @@
-"""A sweep: from the overrides of its jobs to their results, started or resumed."""
+"""A sweep: compose and check its jobs, then start or resume them."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -177,7 +177,7 @@ class Sweep:
     def _needs_run(self, status: RunStatus) -> bool:
         """Whether a job starts or resumes."""
         if status.state == "failed" and status.record and status.progress is None:
-            return True  # before training, so for a reason outside its config
+            return True  # it failed before training, so for a reason outside its config
         return status.state in ("waiting", "running", "preempted", *self.options.retry)
 
 
@@ -196,9 +196,9 @@ def _warnings_of_other_code(statuses: Mapping[Path, RunStatus]) -> Iterator[str]
 
 
 def _kept(states: Sequence[State], of: int) -> str:
-    """How the runs ended that are kept as they are, and how to run the failed ones again."""
+    """A line on the runs that have ended earlier, and how to run the failed ones again."""
     counts = Counter(map(str, states))
     parts = [f"{counts[state]} {state}" for state in ("finished", *RETRIED) if counts[state]]
     again = ",".join(state for state in RETRIED if counts[state])
     remedy = f"; run again with sweep.retry=[{again}]" if again else ""
-    return f"{' and '.join(parts)} of {of} runs earlier{remedy}"
+    return f"{' and '.join(parts)} earlier, of {of} runs{remedy}"

@@ -126,7 +126,7 @@ def _refuse(earlier: Path, job: RunSpec) -> None:
     if identity(known) != identity(job.config.record):
         different = "; ".join(differences(known, job.config.record))
         raise ConfigError(
-            f"{earlier} was started by the same overrides with another config ({different}); name "
+            f"{earlier} was started with the same overrides but another config ({different}); use "
             "another sweep: hydra.sweep.dir=…"
         )
 
@@ -138,7 +138,7 @@ def _read(sweep: Path) -> dict[str, Any]:
         known = {"started": _now(), "jobs": [], "tuning": None}
     except UnreadableRecord as error:
         raise ConfigError(f"{error}; remove the file or use another sweep") from None
-    # Several commands may add to one sweep: the latest is the one to repeat.
+    # Several commands may add jobs to one sweep; the record names the latest.
     now = {"command": command_line(), "pid": os.getpid(), "host": socket.gethostname()}
     return known | now
 

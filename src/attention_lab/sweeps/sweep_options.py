@@ -1,4 +1,4 @@
-"""The section ``sweep`` of a config: how a sweep is run; it changes no result."""
+"""The section ``sweep`` of a config: which jobs run again, and what is tuned before they run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -53,12 +53,12 @@ def trials(group: Sequence[str], options: SweepOptions) -> list[list[str]]:
 def choose(group: Sequence[str], statuses: Sequence[RunStatus], options: SweepOptions) -> Choice:
     """The value with the best mean of the monitored *validation* metric over the tuning seeds.
 
-    A value with which a run has no result cannot be chosen: its mean would leave out the worst.
+    If a run with a value has no result, the value cannot be chosen: its mean would be incomplete.
 
     Args:
         group: the overrides of the group.
-        statuses: of its :func:`trials`.
-        options: of the sweep.
+        statuses: the statuses of its :func:`trials`.
+        options: the options of the sweep.
     """
     each = len(options.seeds)
     scores: dict[str, float | None] = {}

@@ -1,4 +1,4 @@
-"""Follows the runs of sweeps by their files: in the command that submitted them, or in another."""
+"""Follow the progress of sweeps by reading their files, in any process."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,8 @@ def follow(
     idle = 0
     while idle < 2:  # checked twice: a search unlocks its sweep for a moment
         queue.refresh()
-        is_active = any(map(is_locked, sweeps))  # before the jobs: it adds them while it is locked
+        # Before the jobs are listed: a sweep adds jobs while it is locked.
+        is_active = any(map(is_locked, sweeps))
         shown.directories = jobs()
         for path in shown.directories:
             status = read_status(path)

@@ -31,7 +31,7 @@ class SweepLauncher(Launcher):
     """Composes and checks all jobs of a sweep, then runs them.
 
     Args:
-        options: of the launcher, ``hydra.launcher.…``.
+        options: the options ``hydra.launcher.…``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -43,7 +43,7 @@ class SweepLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Called by Hydra with what the jobs are composed of.
+        """Store the config and the loader that compose the jobs; Hydra calls this first.
 
         Raises:
             WrongCommand: if a search would maximize, or has options of a grid.
@@ -57,7 +57,7 @@ class SweepLauncher(Launcher):
             )
         self.hydra_context = hydra_context
         self.config = config
-        #: Takes the jobs of a dry run, in place of running them.
+        #: For a dry run, the function that takes the jobs instead of running them.
         self._plan: Callable[..., None] | None = getattr(task_function, "plan", None)
 
     def launch(
