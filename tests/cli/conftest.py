@@ -1,4 +1,4 @@
-"""Running the command in this process, where it is fast, and in a fresh one, where it is true."""
+"""Helpers that run the command: in this process, which is fast, or in a new process."""
 
 import io
 import os
@@ -105,7 +105,7 @@ def ask(command: Command, monkeypatch: pytest.MonkeyPatch) -> Ask:
 
 
 def fresh(*arguments: str, cwd: Path, python: Path = Path(sys.executable)) -> Answer:
-    """Runs `python ARGUMENTS…` in a process of its own."""
+    """Runs `python ARGUMENTS…` in a new process."""
     done = subprocess.run(
         [python, *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )

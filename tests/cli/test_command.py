@@ -1,4 +1,4 @@
-"""The command itself: subcommands, help, listings, and how little it imports to answer."""
+"""The command: its subcommands, help and listings, and what they import."""
 
 import itertools
 from pathlib import Path
@@ -31,15 +31,15 @@ def imported_by(tmp_path: Path, *arguments: str) -> set[str]:
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["list", "attention"], ["train", "--cfg", "job"]]
 )
-def test_questions_import_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+def test_help_and_listings_import_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     assert not imported_by(tmp_path, *arguments) & HEAVY
 
 
-def test_help_and_listings_do_without_hydra(tmp_path: Path) -> None:
+def test_help_and_listings_need_no_hydra(tmp_path: Path) -> None:
     assert "hydra" not in imported_by(tmp_path, "list")
 
 
-def test_the_guard_sees_heavy_imports(tmp_path: Path) -> None:
+def test_the_check_for_heavy_imports_detects_one(tmp_path: Path) -> None:
     assert "torch" in imported_by(tmp_path, "train", "attention.num_heads=0")
 
 
@@ -90,7 +90,9 @@ HELP = "; see `attention-lab {} --help`"
         ("report sweep --output", "argument --output: expected one argument"),
     ],
 )
-def test_wrong_arguments_are_one_line(command: Command, arguments: str, message: str) -> None:
+def test_wrong_arguments_give_an_error_of_one_line(
+    command: Command, arguments: str, message: str
+) -> None:
     subcommand, *_ = arguments.split()
     answer = command(*arguments.split())
     assert (answer.code, answer.out) == (2, "")
@@ -98,10 +100,10 @@ def test_wrong_arguments_are_one_line(command: Command, arguments: str, message:
     assert answer.err.count("\n") == 1
 
 
-def test_a_home_that_cannot_be_written_is_no_news(
+def test_an_unwritable_home_directory_gives_no_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words_run: FinishedRun
 ) -> None:
-    """Matplotlib would say in lines of its own that it cannot keep a cache there."""
+    """Matplotlib would warn that it cannot write its cache there."""
     (tmp_path / "home").touch()
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"):
         monkeypatch.delenv(name, raising=False)
@@ -210,13 +212,13 @@ def test_list_shows_a_users_own_options(command: Command, tmp_path: Path) -> Non
     assert "Sharper than most" in answer.out
 
 
-def test_list_knows_no_directory_that_is_not_there(command: Command) -> None:
+def test_list_refuses_a_config_dir_that_does_not_exist(command: Command) -> None:
     for group in ("attention", "data"):
         answer = command("list", group, "--config-dir", "nowhere")
         assert (answer.code, answer.out) == (2, "")
         assert answer.err == "attention-lab: --config-dir nowhere: no such directory\n"
 
 
-def test_parts_of_options_are_not_options() -> None:
+def test_files_that_only_other_options_use_are_not_listed() -> None:
     assert (config_directory() / "attention" / "_layer.yaml").is_file()
     assert "_layer" not in group_options("attention")

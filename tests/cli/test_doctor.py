@@ -81,7 +81,7 @@ def test_a_missing_package_is_named(command: Command, monkeypatch: pytest.Monkey
     assert line.startswith("✗ a-package-that-is-not-there missing; `pip install")
 
 
-def test_slurm_is_asked(
+def test_the_slurm_check_queries_slurm(
     command: Command, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program("sbatch", "exit 0")

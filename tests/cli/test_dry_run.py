@@ -133,7 +133,9 @@ def changed(command: Command, before: dict[str, list[str]], *arguments: str) -> 
     return {about for about in after if after[about] != before.get(about)}
 
 
-def test_each_line_follows_the_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_line_depends_on_the_overrides(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("sweeps.local_executor", "training.distributed.launch", "cli.launch_summary"):
         monkeypatch.setattr(f"attention_lab.{module}.cores", lambda: 4)
     before = launched(command, *SWEEP)
@@ -217,7 +219,7 @@ def test_slurm_jobs_are_not_submitted(command: Command, tmp_path: Path, asked: P
 
 
 @pytest.mark.usefixtures("asked")
-def test_each_line_about_slurm_follows_the_command(command: Command) -> None:
+def test_each_line_about_slurm_depends_on_the_options(command: Command) -> None:
     before = launched(command, *SLURM)
     for override, about in {
         "hydra.launcher.at_once=2": {"launcher", "in total"},

@@ -1,4 +1,4 @@
-"""What a config takes from the environment is used, and recorded nowhere."""
+"""Values that a config takes from environment variables are used, but not recorded."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain(*overrides: str) -> dict[str, object]:
-    """What is passed on of a composed config: to records, to W&B and to jobs."""
+    """The part of a composed config that records, W&B and jobs get."""
     add_score_mechanisms()
     with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
         return plain_config(hydra_compose("train", list(overrides), return_hydra_config=True))
@@ -54,7 +54,7 @@ def plain(*overrides: str) -> dict[str, object]:
         ("${oc.select:trainer.${oc.env:CHOICE}}", "ddp"),
     ],
 )
-def test_texts_keep_the_name_of_the_variable(value: str, recorded: str) -> None:
+def test_text_values_are_recorded_as_interpolations(value: str, recorded: str) -> None:
     quoted = value.replace("'", "\\'")
     overrides = ("logger.entity=${oc.env:SECRET}", f"logger.project='{quoted}'")
     config = plain(*overrides)
@@ -63,7 +63,7 @@ def test_texts_keep_the_name_of_the_variable(value: str, recorded: str) -> None:
     assert with_environment(config) == composed(overrides)
 
 
-def test_numbers_are_recorded_as_what_they_are() -> None:
+def test_numbers_from_variables_are_recorded_as_numbers() -> None:
     """They are no secrets, and the identity of a run depends on them."""
     config = plain("seed='${oc.decode:${oc.env:NUMBER}}'")
     assert (config["seed"], config["data"]["seed"]) == (7, 7)  # type: ignore[index]
@@ -76,7 +76,7 @@ def test_a_variable_that_a_job_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -
         with_environment(config)
 
 
-def test_a_path_by_a_variable_is_found_hashed_and_the_same_run(
+def test_a_path_from_a_variable_is_hashed_and_gives_the_same_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "x.tsv").write_text("".join(f"{i} a\tb {i}\n" for i in range(200)))
@@ -103,7 +103,7 @@ def test_no_file_of_a_run_holds_the_value(command: Command, tmp_path: Path) -> N
     assert command("evaluate", "run").code == 0
 
 
-def test_a_sweeps_jobs_carry_the_name(command: Command, tmp_path: Path) -> None:
+def test_files_of_a_sweep_do_not_hold_the_value(command: Command, tmp_path: Path) -> None:
     more = ("logger.entity=${oc.env:SECRET}", "hydra.sweep.dir=sweep", "trainer.max_steps=2")
     answer = command("train", "-m", *TINY_DIGITS, *more, "seed=0,1")
     assert answer.code == 0, answer.err
@@ -114,10 +114,10 @@ def test_a_sweeps_jobs_carry_the_name(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "override", ["logger=[wandb,csv]", "logger=[csv,wandb]", "optimizer=[adam,adamw]"]
 )
-def test_several_options_where_one_counts_are_refused(
+def test_several_options_of_one_group_are_refused(
     override: str, command: Command, tmp_path: Path
 ) -> None:
-    """Hydra merges them, so the last one wins without a word."""
+    """Hydra would merge them, and the last one would win without a message."""
     for more in ((), ("-m", "seed=0,1")):
         answer = command("train", override, *more)
         assert (answer.code, answer.out) == (2, "")

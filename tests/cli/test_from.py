@@ -1,4 +1,4 @@
-"""`attention-lab train --from RUN`: a recorded run again, whoever recorded it."""
+"""`attention-lab train --from RUN`: repeat a recorded run, which may come from a stranger."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ def rewrite(run: Path, old: str, new: str) -> None:
     (run / "config.yaml").write_text(text.replace(old, new, 1))
 
 
-def test_it_is_the_recorded_config(command: Command, run: Path) -> None:
+def test_from_uses_the_recorded_config(command: Command, run: Path) -> None:
     assert composed(command) == read_config(run)
 
 
@@ -46,7 +46,7 @@ def test_a_run_is_found_by_any_path(path: str, command: Command, run: Path) -> N
     assert composed(command, run=path.format(run)) == read_config(run)
 
 
-def test_overrides_reach_all_that_the_shipped_configs_connect(command: Command, run: Path) -> None:
+def test_overrides_change_every_copy_of_a_shared_value(command: Command, run: Path) -> None:
     config = composed(command, "seed=5", "attention.num_heads=4", "optimizer.lr=0.5")
     assert (config["seed"], config["data"]["seed"]) == (5, 5)
     assert config["attention"]["num_heads"] == config["model"]["self_attention"]["num_heads"] == 4
@@ -57,7 +57,7 @@ def test_overrides_reach_all_that_the_shipped_configs_connect(command: Command, 
     "choice",
     ["attention=linear", "attention/normalizer=sparsemax", "optimizer=adamw", "trainer=gpu"],
 )
-def test_another_option_of_a_group_replaces_what_was_recorded(
+def test_another_option_of_a_group_replaces_the_recorded_one(
     choice: str, command: Command, run: Path, compose: Compose
 ) -> None:
     config, recorded = composed(command, choice), read_config(run)
@@ -75,7 +75,7 @@ def test_another_option_of_a_group_replaces_what_was_recorded(
     assert {key: config[key] for key in others} == {key: recorded[key] for key in others}
 
 
-def test_a_sweep_is_made_of_it(command: Command, run: Path) -> None:
+def test_a_sweep_can_start_from_a_recorded_run(command: Command, run: Path) -> None:
     arguments = ("-m", "--from=run", "seed=1,2", "attention=additive,none")
     answer = command("train", *arguments, "--dry-run")
     assert answer.code == 0, answer.err
@@ -98,7 +98,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("more", REFUSED)
-def test_what_cannot_be_combined_is_refused(more: str, command: Command, run: Path) -> None:
+def test_overrides_that_cannot_be_combined_with_from_are_refused(
+    more: str, command: Command, run: Path
+) -> None:
     answer = command("train", "--from", "run", more)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith(f"attention-lab: {REFUSED[more]}")
@@ -128,7 +130,7 @@ def test_what_cannot_be_combined_is_refused(more: str, command: Command, run: Pa
         ("\nseed:", "\nextra: {_target_: evil.X}\nseed:", "extra: there is no such section"),
     ],
 )
-def test_a_strangers_config_is_data(
+def test_a_recorded_config_cannot_control_hydra(
     old: str,
     new: str,
     message: str,
@@ -151,18 +153,20 @@ def test_a_strangers_config_is_data(
     assert list(run.parent.iterdir()) == [run]
 
 
-def test_a_value_in_place_of_a_variable_is_taken(command: Command, run: Path) -> None:
+def test_an_override_replaces_a_variable_of_a_recorded_config(command: Command, run: Path) -> None:
     rewrite(run, "project: attention-lab", "project: ${oc.env:SECRET}")
     assert composed(command, "logger.project=mine")["logger"]["project"] == "mine"
 
 
-def test_no_variable_is_looked_up_beside_a_value_in_its_place(tmp_path: Path) -> None:
+def test_no_variable_is_read_if_an_override_replaces_it(tmp_path: Path) -> None:
     write_config(tmp_path, {"seed": 0, "data": {"a": {"b": 1}, "a.b": "${oc.env:SECRET}"}})
     assert "SECRET" not in str(recorded_config(tmp_path, ["data.a.b=2"]))
 
 
 @pytest.mark.parametrize("name", ["nowhere", ""])
-def test_what_is_no_run_is_said(name: str, command: Command, tmp_path: Path) -> None:
+def test_from_refuses_a_directory_without_a_run(
+    name: str, command: Command, tmp_path: Path
+) -> None:
     answer = command("train", "--from", name)
     assert answer.code == 2
     assert answer.err.startswith("attention-lab: --from")

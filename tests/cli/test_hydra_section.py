@@ -1,4 +1,4 @@
-"""Hydra's section of a config can run nothing, set no dangerous variable and write nowhere else."""
+"""The section ``hydra`` of a config runs no code, sets no unsafe variable, writes nowhere else."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("verb", ["train", "train -m --dry-run"])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_hydra_would_run_is_refused_in_one_line(
+def test_config_that_makes_hydra_run_code_is_refused_in_one_line(
     attack: str,
     verb: str,
     command: Command,  # noqa: F811
@@ -93,7 +93,7 @@ def test_a_job_of_a_sweep_is_checked_like_the_command(
     command: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """What is swept over is not part of the command's own config."""
+    """Swept values are not in the config of the command."""
     mark = tmp_path.parent / f"{tmp_path.name} was run"
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     for name, section in (("good", "{}"), ("evil", f"{{x: {TOUCH}}}".replace("MARK", str(mark)))):
@@ -107,7 +107,7 @@ def test_a_job_of_a_sweep_is_checked_like_the_command(
     assert not mark.exists()
 
 
-def test_hydras_own_flags_still_work(
+def test_flags_of_hydra_work(
     command: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -118,7 +118,7 @@ def test_hydras_own_flags_still_work(
     assert answer.code == 0, answer.err
 
 
-def test_a_pickle_is_not_run_again(
+def test_experimental_rerun_loads_no_pickle(
     command: Command,  # noqa: F811
 ) -> None:
     for flag in ("--experimental-rerun", "--exp"):

@@ -109,7 +109,7 @@ class Echo(Predictor):
         return [" ".join(map(str, row)) for row in ids]
 
 
-def test_special_tokens_spelt_out_are_unknown_words() -> None:
+def test_names_of_special_tokens_in_a_line_are_unknown_words() -> None:
     """As padding, they would hide the text or replace it."""
     echo = Echo(Words(["a", "b"]))
     assert echo.predict(["<pad> a", "", "</s>", "b <s>"]) == ["3 4", "", "3", "5 3"]

@@ -37,7 +37,7 @@ def test_a_classifier_names_the_class(ask: Ask, compose: Compose, tmp_path: Path
         ("listops", tuple("0123456789"), " ", ["[MAX 2 9 [MIN 4 7 ] 0 ]"]),
     ],
 )
-def test_models_of_symbols_predict(
+def test_classifiers_of_generated_strings_predict(
     ask: Ask,
     compose: Compose,
     tmp_path: Path,

@@ -71,7 +71,7 @@ def test_models_that_do_not_read_text_are_refused(
     )
 
 
-def test_a_directory_that_is_no_run_is_one_clear_line(ask: Ask, tmp_path: Path) -> None:
+def test_a_directory_without_a_run_gives_one_line(ask: Ask, tmp_path: Path) -> None:
     answer = ask(tmp_path, "a\n")
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.endswith("is not a run's directory: it has no config.yaml\n")

@@ -100,7 +100,7 @@ def test_special_tokens_are_never_generated(ask: Ask, compose: Compose, tmp_path
 
 
 def predicting(directory: Path, *options: str) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, with pipes."""
+    """The command in a new process, with pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", "attention_lab", "predict", str(directory), *options],
         stdin=subprocess.PIPE,

@@ -83,7 +83,7 @@ def test_wandb_off_is_reported(
 
 
 @pytest.mark.parametrize("count", [2, 12])
-def test_a_joined_report_leaves_those_of_its_sweeps(
+def test_a_report_of_several_sweeps_keeps_the_report_of_each(
     command: Command, two_runs: Path, count: int
 ) -> None:
     sweeps = [two_runs, *(two_runs.with_name(f"another-{i}") for i in range(1, count))]
@@ -102,7 +102,7 @@ def test_a_joined_report_leaves_those_of_its_sweeps(
     assert {path: path.read_bytes() for path in two_runs.glob("report.*")} == before
 
 
-def test_a_sweep_named_twice_is_one(command: Command, two_runs: Path) -> None:
+def test_a_sweep_given_twice_is_read_once(command: Command, two_runs: Path) -> None:
     answer = command("report", str(two_runs), f"{two_runs}/.")
     assert answer.code == 0
     assert (two_runs / "report.html").is_file()

@@ -1,4 +1,4 @@
-"""The directory of a sweep: the same for the same sweep, another for any other."""
+"""The name of a sweep's directory: equal for equal sweeps, different for different sweeps."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from attention_lab.config.compose import add_score_mechanisms, config_directory
 
 
 def name(*overrides: str, swept: tuple[str, ...] = ("seed=0,1",)) -> str:
-    """The name of a sweep; Hydra composes it without what is swept."""
+    """The name of a sweep; Hydra composes it without the swept overrides."""
     add_score_mechanisms()
     with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
         config: DictConfig = compose("train", list(overrides), return_hydra_config=True)
@@ -23,7 +23,7 @@ def name(*overrides: str, swept: tuple[str, ...] = ("seed=0,1",)) -> str:
 PLAIN = "data=digits", "model=self_attention_classifier"
 
 
-def test_it_can_be_read_and_typed() -> None:
+def test_a_sweep_name_is_readable_and_has_only_plain_characters() -> None:
     assert re.fullmatch(r"digits-seed-[0-9a-f]{8}", name(*PLAIN))
     assert re.fullmatch(r"demo-[0-9a-f]{8}", name("experiment=demo", swept=()))
 
@@ -37,11 +37,11 @@ def test_it_can_be_read_and_typed() -> None:
         ("hydra.launcher.parallel=3",),
     ],
 )
-def test_what_changes_no_result_changes_no_name(same: tuple[str, ...]) -> None:
+def test_overrides_that_change_no_result_do_not_change_the_name(same: tuple[str, ...]) -> None:
     assert name(*PLAIN, *same) == name(*PLAIN)
 
 
-def test_the_order_of_what_is_swept_does_not_matter() -> None:
+def test_the_order_of_swept_keys_does_not_matter() -> None:
     swept = "seed=0,1", "attention=general,none"
     both = name(*PLAIN, swept=swept), name(*PLAIN, swept=swept[::-1])
     assert len({each.rpartition("-")[2] for each in both}) == 1
@@ -56,7 +56,7 @@ def test_the_order_of_what_is_swept_does_not_matter() -> None:
         ((), ("seed=0,2",)),
     ],
 )
-def test_what_changes_a_run_changes_the_name(
+def test_overrides_that_change_a_run_change_the_name(
     other: tuple[str, ...], swept: tuple[str, ...], tmp_path: Path
 ) -> None:
     assert name(*PLAIN, *other, swept=swept) != name(*PLAIN)

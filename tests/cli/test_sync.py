@@ -280,7 +280,7 @@ def test_ctrl_c_ends_watching_in_one_line(
     )
 
 
-def test_without_wandb_there_is_one_clear_line(
+def test_without_wandb_sync_prints_one_line(
     command: Command,  # noqa: F811
     tmp_path: Path,
     wandb: Wandb,

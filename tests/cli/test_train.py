@@ -1,4 +1,4 @@
-"""`attention-lab train` and `evaluate`: one run, its record, and running it again."""
+"""`attention-lab train` and `evaluate`: one run, its files, and its repetition."""
 
 import json
 import shlex
@@ -18,9 +18,7 @@ from tests.cli.conftest import TINY, Command, fresh
 from tests.runs import load_data
 
 
-def test_one_run_leaves_the_record_that_the_contract_promises(
-    command: Command, tmp_path: Path
-) -> None:
+def test_a_run_writes_every_documented_file(command: Command, tmp_path: Path) -> None:
     answer = command("train", "attention=additive", *TINY, "seed=3")
     assert answer.code == 0, answer.err
     (run,) = tmp_path.glob("outputs/*/*")
@@ -55,7 +53,7 @@ def test_one_run_leaves_the_record_that_the_contract_promises(
 def test_evaluate_shows_trivial_and_shortcut_baselines_of_the_split(
     command: Command, tmp_path: Path
 ) -> None:
-    """Each split has a trivial baseline of its own; even pairs have a shortcut."""
+    """The trivial baseline depends on the split; even pairs also have a shortcut."""
     small = ["data.examples=200", "data.evaluation_examples=60", "data.batch_size=64"]
     tiny = ["logger=csv", "trainer=cpu", "trainer.max_steps=1", "model.d_model=16"]
     assert command("train", "data=even_pairs", *small, *tiny, "hydra.run.dir=run").code == 0
@@ -79,7 +77,7 @@ def test_a_run_can_be_run_again_from_its_config_alone(command: Command, tmp_path
     assert configs[0] == configs[1]
 
 
-def test_a_mechanism_of_ones_own_is_one_file_and_one_yaml(
+def test_a_users_mechanism_is_one_file_and_one_yaml(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sharp.py").write_text(
@@ -192,7 +190,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_command_says_so_in_one_line_and_makes_nothing(
+def test_a_wrong_command_gives_one_line_and_creates_nothing(
     command: Command, tmp_path: Path, mistake: str
 ) -> None:
     tiny = [] if mistake.startswith(("model=", "data=")) else TINY
@@ -204,13 +202,13 @@ def test_a_wrong_command_says_so_in_one_line_and_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_key_that_another_data_set_has_is_found_there(command: Command) -> None:
+def test_an_unknown_key_names_the_option_that_has_it(command: Command) -> None:
     answer = command("train", "data=digits", "data.limit=5")
     says = "data.limit: data=digits has no such key; data=g2p has it"
     assert answer == (2, "", f"attention-lab: {says}\n")
 
 
-def test_a_users_own_options_are_among_the_hints(command: Command, tmp_path: Path) -> None:
+def test_suggestions_include_a_users_options(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine" / "attention" / "mask").mkdir(parents=True)
     (tmp_path / "mine" / "attention" / "mask" / "holes.yaml").write_text(
         "_target_: holes.Holes\nevery: 3\n"
@@ -221,7 +219,7 @@ def test_a_users_own_options_are_among_the_hints(command: Command, tmp_path: Pat
         assert answer.err.endswith("; attention/mask=holes has it\n")
 
 
-def test_a_dataset_of_ones_own_without_a_task_is_told_how_to_name_one(
+def test_a_users_dataset_without_a_task_gets_a_message_how_to_set_one(
     command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "mine" / "data").mkdir(parents=True)
@@ -238,7 +236,7 @@ def test_a_dataset_of_ones_own_without_a_task_is_told_how_to_name_one(
     assert command("train", *arguments).code == 0
 
 
-def test_flags_may_stand_between_overrides(tmp_path: Path) -> None:
+def test_flags_may_be_between_overrides(tmp_path: Path) -> None:
     arguments = ["data=digits", "--cfg", "job", "--package", "data", "seed=3", "--resolve"]
     answer = fresh("-m", "attention_lab", "train", *arguments, "data.batch_size=7", cwd=tmp_path)
     assert answer.code == 0, answer.err
@@ -257,20 +255,20 @@ def test_values_stay_with_their_flags() -> None:
     assert flags_last(given) == ["a=b", "c=d", "e=f", "~g", *flags]
 
 
-def test_a_backend_that_cannot_do_it_is_refused_with_one_that_can(command: Command) -> None:
+def test_an_unsupported_backend_is_refused_with_a_supported_one(command: Command) -> None:
     answer = command("train", *TINY, "attention=additive", "attention.backend=sdpa")
     assert answer.code == 2
     assert "it cannot compute the score Additive; eager works" in answer.err
 
 
-def test_directories_that_were_there_stay(command: Command, tmp_path: Path) -> None:
+def test_existing_directories_are_not_removed(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert command("train", "attention.num_heads=0", "hydra.run.dir=mine/run").code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_one_clear_line(command: Command, tmp_path: Path) -> None:
+def test_an_unwritable_directory_gives_one_line(command: Command, tmp_path: Path) -> None:
     (tmp_path / "outputs").touch()
     for sweep in ([], ["-m"]):
         answer = command("train", *sweep, *TINY)
@@ -294,7 +292,7 @@ def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hydra.core.utils.datetime", Clock)
 
 
-def test_runs_that_begin_in_the_same_second_have_a_directory_each(
+def test_runs_that_start_in_the_same_second_have_different_directories(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_the_clock(monkeypatch)
@@ -311,7 +309,7 @@ def test_runs_that_begin_in_the_same_second_have_a_directory_each(
     assert list(tmp_path.glob("outputs/*/*")) == runs
 
 
-def test_a_run_that_is_interrupted_before_it_has_begun_leaves_no_directory(
+def test_a_run_interrupted_before_it_started_leaves_no_directory(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> NoReturn:
@@ -322,7 +320,7 @@ def test_a_run_that_is_interrupted_before_it_has_begun_leaves_no_directory(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_is_typed_is_the_same_also_if_it_holds_the_time(
+def test_a_given_directory_is_used_even_if_it_contains_the_time(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run a day, say: the second command resumes the first or is refused."""
@@ -333,7 +331,7 @@ def test_a_directory_that_is_typed_is_the_same_also_if_it_holds_the_time(
     assert [path.name for path in tmp_path.iterdir()] == ["2026-11-27"]
 
 
-def test_of_several_processes_the_first_one_makes_the_directory(
+def test_rank_0_creates_the_directory(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others need none, and none of them takes its name."""
@@ -351,7 +349,9 @@ def test_of_several_processes_the_first_one_makes_the_directory(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_holds_a_run_is_left_alone(command: Command, tmp_path: Path) -> None:
+def test_a_directory_that_holds_another_run_is_not_changed(
+    command: Command, tmp_path: Path
+) -> None:
     assert command("train", *TINY, "hydra.run.dir=run").code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
     answer = command("train", *TINY, "hydra.run.dir=run", "seed=1")
@@ -360,7 +360,7 @@ def test_a_directory_that_holds_a_run_is_left_alone(command: Command, tmp_path: 
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
 
 
-def test_a_diverged_run_is_not_called_a_success(command: Command, tmp_path: Path) -> None:
+def test_a_diverged_run_exits_with_1(command: Command, tmp_path: Path) -> None:
     answer = command("train", *TINY, "optimizer.lr=1e30", "hydra.run.dir=run")
     assert answer.code == 1
     assert answer.err.startswith("attention-lab: diverged: ")
@@ -368,7 +368,7 @@ def test_a_diverged_run_is_not_called_a_success(command: Command, tmp_path: Path
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "report"])
-def test_a_directory_that_is_no_run_is_one_clear_line(command: Command, verb: str) -> None:
+def test_a_directory_without_a_run_gives_one_line(command: Command, verb: str) -> None:
     for place in (".", "nowhere"):
         answer = command(verb, place)
         assert answer.code == 1
@@ -385,8 +385,8 @@ def test_self_attention_may_be_another_mechanism(command: Command, tmp_path: Pat
     assert backends["decoder.0.self_attention"] == backends["encoder.1.self_attention"] == "sdpa"
 
 
-def test_a_warning_is_one_line_without_code(tmp_path: Path) -> None:
-    """In a process of its own: pytest catches warnings in this one."""
+def test_a_warning_is_one_line_without_its_source_line(tmp_path: Path) -> None:
+    """In a new process, as pytest catches warnings in this one."""
     lines = "".join(f"{a}{b}\t{b}\n" for a in "abcdefgh" for b in "xy")
     for name, text in (("train", lines), ("other", lines + "zz\tx\n")):
         (tmp_path / f"{name}.tsv").write_text(text)
@@ -405,7 +405,7 @@ def test_a_warning_is_one_line_without_code(tmp_path: Path) -> None:
     ]
 
 
-def test_ctrl_c_is_said_to_have_been_heard(tmp_path: Path) -> None:
+def test_ctrl_c_is_acknowledged_at_once(tmp_path: Path) -> None:
     command = ["data=digits", "trainer=cpu", "logger=csv", "trainer.max_epochs=500"]
     run = subprocess.Popen(
         [sys.executable, "-m", "attention_lab", "train", *command, "hydra.run.dir=run"],
@@ -413,7 +413,7 @@ def test_ctrl_c_is_said_to_have_been_heard(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests are a shell's background job, they are deaf to it.
+        # A shell's background job, such as these tests, may ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert run.stdout is not None
@@ -425,8 +425,8 @@ def test_ctrl_c_is_said_to_have_been_heard(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == f"attention-lab: interrupted; {again}"
 
 
-def test_a_run_outlives_whoever_reads_what_it_prints(tmp_path: Path) -> None:
-    """As ``| head`` does, or a terminal that is closed."""
+def test_a_run_continues_after_its_pipe_is_closed(tmp_path: Path) -> None:
+    """As after ``| head``, or if the terminal is closed."""
     small = ["data=digits", "trainer=cpu", "logger=csv", "model.d_model=16", "trainer.max_epochs=2"]
     with (tmp_path / "err").open("w") as errors:
         run = subprocess.Popen(
@@ -443,8 +443,8 @@ def test_a_run_outlives_whoever_reads_what_it_prints(tmp_path: Path) -> None:
     assert (tmp_path / "err").read_text() == ""
 
 
-def test_what_is_not_to_be_buffered_is_not() -> None:
-    """Nor is it needed that there is a stderr at all."""
+def test_output_works_unbuffered_and_without_stderr() -> None:
+    """As with ``python -u``, and if stderr is closed."""
     script = (
         "import os\n"
         "from attention_lab.training.distributed.workers import ignore_output_errors\n"

@@ -1,4 +1,4 @@
-"""W&B's settings, server and key, checked before anything is made of a command."""
+"""W&B's settings, server and key are checked before a command creates a file."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_invalid_logger_options_start_no_run(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_asks_the_server_once(
+def test_a_sweep_checks_the_server_once(
     compose: Compose,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The installed package: configs travel with it, and it works from an empty directory."""
+"""The installed package contains the configs and works from an empty directory."""
 
 import os
 import sys
@@ -59,7 +59,7 @@ def test_it_trains_reports_and_lists_from_an_empty_directory(
     assert (tmp_path / "sweep" / "report.html").is_file()
 
 
-def test_ones_own_configs_are_added_to_the_installed_ones(
+def test_a_users_configs_are_added_to_the_installed_ones(
     installed: Installed, tmp_path: Path
 ) -> None:
     own = tmp_path / "mine" / "attention"

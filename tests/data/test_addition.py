@@ -65,7 +65,7 @@ def test_splits_share_no_pair_in_either_order(reversed: bool) -> None:
     assert any((other, one) in orders and one != other for one, other in orders)
 
 
-def test_examples_of_a_seed_never_change() -> None:
+def test_examples_of_a_seed_are_pinned() -> None:
     one, other = loaded(seed=1), loaded(seed=2)
     assert [texts(one, split) for split in SPLITS] == [texts(other, split) for split in SPLITS]
     digest = blake2b(str([texts(one, split)[:20] for split in SPLITS]).encode(), digest_size=8)
@@ -105,10 +105,10 @@ def test_adding_without_carries_is_right_if_no_digit_is_carried(reversed: bool) 
     assert score["sequence_accuracy"] > data.trivial_baseline("test")["sequence_accuracy"]
 
 
-def test_sizes_are_what_models_need() -> None:
+def test_model_arguments_have_the_sizes() -> None:
     assert loaded().model_arguments() == {"source_vocab_size": 15, "target_vocab_size": 14}
 
 
-def test_wrong_lengths() -> None:
+def test_invalid_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"^lengths must be two numbers"):
         Addition(lengths=(3, 2))

@@ -17,7 +17,7 @@ def test_pad_pads_to_the_longest_sequence() -> None:
     assert padded.dtype == torch.int64
 
 
-def test_lengths_count_real_tokens() -> None:
+def test_lengths_do_not_count_padding() -> None:
     assert PAIRS.lengths().tolist() == [[4, 3], [1, 4], [2, 5]]
 
 

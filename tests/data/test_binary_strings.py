@@ -33,7 +33,7 @@ def odd(task: type[BinaryStrings], string: str) -> bool:
     return sum(string[at : at + 2] in ("ab", "ba") for at in range(len(string))) % 2 == 1
 
 
-def test_the_examples_of_the_docstrings() -> None:
+def test_examples_of_the_docstrings_are_right() -> None:
     assert (odd(Parity, "aaabba"), odd(EvenPairs, "aabba")) == (False, False)
 
 
@@ -70,7 +70,7 @@ def test_splits_share_no_string() -> None:
     assert len(set.union(*found)) == sum(map(len, found))
 
 
-def test_examples_of_a_seed_never_change_and_depend_on_it_only() -> None:
+def test_examples_are_pinned_and_depend_on_the_draw_seed_only() -> None:
     data, again = loaded(Parity), loaded(Parity, seed=3, batch_size=7)
     for split in SPLITS:
         assert all(map(torch.equal, data.split(split), again.split(split)))

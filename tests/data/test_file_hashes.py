@@ -30,7 +30,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.mark.parametrize("held", [b"", b"a\tb\n", b"x" * 100_000])
-def test_it_equals_the_sha256_of_hashlib(held: bytes, tmp_path: Path) -> None:
+def test_sha256_equals_that_of_hashlib(held: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(held)
     assert sha256(path) == hashlib.sha256(held).hexdigest()

@@ -1,4 +1,4 @@
-"""The documented dataset and model of a user, from another package."""
+"""The dataset and model of a user's package, as the docs describe them."""
 
 import json
 import re

@@ -56,7 +56,7 @@ def test_too_few_possible_examples_are_an_error() -> None:
         Coins(width=1).setup()
 
 
-def test_at_most_a_portion_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_max_draws_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data, counts, draw = Coins(width=8), [], Coins.draw
     data.max_draws = 7
 

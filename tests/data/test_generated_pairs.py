@@ -87,7 +87,7 @@ def test_symbols_and_lengths_are_uniform() -> None:
     assert chisquare(list(counts.values())).pvalue > 1e-4
 
 
-def test_examples_of_a_seed_never_change() -> None:
+def test_examples_of_a_seed_are_pinned() -> None:
     one, other = loaded(Reverse, seed=1), loaded(Reverse, seed=2)
     for split in SPLITS:
         assert as_numbers(one.split(split)) == as_numbers(other.split(split))
@@ -176,7 +176,7 @@ def test_labels_are_the_symbols() -> None:
         assert names["target"] == [*names["source"][::-1], "</s>"]
 
 
-def test_sizes_are_what_models_need() -> None:
+def test_model_arguments_have_the_sizes() -> None:
     assert loaded(Copy, symbols=7).model_arguments() == {
         "source_vocab_size": 11,
         "target_vocab_size": 11,
@@ -203,7 +203,7 @@ def test_metrics_are_of_whole_sequences() -> None:
         ({"examples": 0}, "examples must be at least 1"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         Reverse(**{**SMALL, **options})
 

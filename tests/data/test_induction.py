@@ -58,7 +58,7 @@ def test_splits_share_no_example() -> None:
     assert len(set.union(*inputs)) == sum(map(len, inputs))
 
 
-def test_examples_of_a_seed_never_change() -> None:
+def test_examples_of_a_seed_are_pinned() -> None:
     one, other = loaded(seed=1), loaded(seed=2)
     assert [rows(one, split) for split in SPLITS] == [rows(other, split) for split in SPLITS]
     digest = blake2b(str([rows(one, split)[:20] for split in SPLITS]).encode(), digest_size=8)
@@ -150,6 +150,6 @@ def test_sizes_and_labels() -> None:
         ({"periods": [8, 48]}, r"periods=\[8, 48\] must be below length=48"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         Induction(**{**SMALL, **options})

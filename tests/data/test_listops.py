@@ -120,7 +120,7 @@ def test_splits_share_no_example(small: ListOps) -> None:
     assert len(set.union(*found)) == sum(map(len, found))
 
 
-def test_examples_of_a_seed_never_change_and_depend_on_it_only(small: ListOps) -> None:
+def test_examples_are_pinned_and_depend_on_the_draw_seed_only(small: ListOps) -> None:
     again = loaded(seed=3, batch_size=7)
     for split in SPLITS:
         assert all(map(torch.equal, small.split(split), again.split(split)))
@@ -202,7 +202,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 
 
 @pytest.mark.parametrize("depth", [3, 10])
-def test_lengths_that_hardly_occur_are_said_to_be(depth: int) -> None:
+def test_lengths_that_are_too_rare_are_an_error(depth: int) -> None:
     with pytest.raises(
         ValueError, match=f"operations of 500 to 600 tokens are too rare .* depth={depth}"
     ):

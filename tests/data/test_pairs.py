@@ -93,7 +93,7 @@ def test_rows_are_encoded_as_documented(numbers: Pairs) -> None:
     }
 
 
-def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
+def test_each_split_may_have_a_file(tmp_path: Path) -> None:
     train, other, third = (
         written(tmp_path, lines, name)
         for lines, name in ((LINES[:300], "a"), (LINES[300:320], "b"), (LINES[320:350], "c"))
@@ -111,7 +111,7 @@ def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", ["characters", "whitespace", "bytes", "bpe"])
-def test_each_side_has_tokens_of_its_own(tokens: str, tmp_path: Path) -> None:
+def test_source_and_target_may_have_different_tokens(tokens: str, tmp_path: Path) -> None:
     path = written(tmp_path, LINES)
     data = loaded(path, source_tokens=tokens, vocab_size=270)
     other = loaded(path, target_tokens=tokens, vocab_size=270)

@@ -1,4 +1,4 @@
-"""Multi-query associative recall: as published, for all sizes."""
+"""Multi-query associative recall: examples are as published, for all sizes."""
 
 import itertools
 from collections import Counter
@@ -46,7 +46,7 @@ def test_examples_are_as_published(length: int, pairs: int) -> None:
         check_example(inputs, labels, pairs, 64)
 
 
-def test_lengths_are_mixed_and_have_slices_of_their_own() -> None:
+def test_lengths_are_mixed_and_each_has_a_slice() -> None:
     data = recall(lengths=[16, 32], pairs=[2, 6])
     train = data.split("train")
     assert Counter(train.length.tolist()).keys() == {16, 32}
@@ -91,7 +91,7 @@ def test_samples_without_replacement_are_uniform() -> None:
     assert chisquare(list(counts.values())).pvalue > 1e-4
 
 
-def test_a_random_value_of_the_sequence_reaches_the_trivial_baseline() -> None:
+def test_predicting_a_random_value_has_the_accuracy_of_the_trivial_baseline() -> None:
     """Predicting a random one of the values is right once in ``pairs``."""
     data = recall(evaluation_examples=2000)
     test = data.split("test")
@@ -106,7 +106,7 @@ def as_numbers(batch: LabelledPositions) -> list[list[list[int]]]:
     return [column.tolist() for column in batch[:3]]
 
 
-def test_examples_of_a_seed_never_change() -> None:
+def test_examples_of_a_seed_are_pinned() -> None:
     one, other = recall(seed=1), recall(seed=2)
     for split in ("train", "validation", "test"):
         assert as_numbers(one.split(split)) == as_numbers(other.split(split))
@@ -138,7 +138,7 @@ def test_without_random_fill_other_positions_are_zero() -> None:
     assert torch.equal(rest != 0, asked)
 
 
-def test_sizes_are_what_models_need() -> None:
+def test_model_arguments_have_the_sizes() -> None:
     data = recall(lengths=[16, 32], pairs=[2, 6])
     assert data.model_arguments() == {"vocab_size": 64, "max_length": 32}
     assert data.longest() == [32]
@@ -161,6 +161,6 @@ def test_sizes_are_what_models_need() -> None:
         ({"draw_seed": -1}, "draw_seed must be at least 0"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recall(**{**SMALL, **options})

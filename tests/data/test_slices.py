@@ -24,7 +24,7 @@ def test_every_length_is_in_the_slice_that_names_it(
             assert known[0] == known[1] == (trained[0] <= length <= trained[1])
 
 
-def test_slices_are_as_fine_as_the_limit_allows() -> None:
+def test_slices_are_as_narrow_as_at_most_allows() -> None:
     assert len(by_length(1, 30, len, at_most=40).names) == 30
     assert by_length(1, 5, len, at_most=3, trained=(2, 3)).names == [
         "length=1",
@@ -35,7 +35,7 @@ def test_slices_are_as_fine_as_the_limit_allows() -> None:
 
 @pytest.mark.parametrize("at_most", [1, 2, 5, 8])
 @pytest.mark.parametrize("highest", [1, 3, 40])
-def test_slices_by_share_are_about_equal_and_named_by_their_ends(
+def test_quantile_slices_are_about_equal_and_named_by_their_ends(
     at_most: int, highest: int
 ) -> None:
     known = torch.randint(1, highest + 1, (1000,), generator=torch.Generator().manual_seed(0))
@@ -55,7 +55,7 @@ def test_slices_by_share_are_about_equal_and_named_by_their_ends(
         assert 0 < members <= 1000 / at_most + most
 
 
-def test_slices_by_share_work_for_long_tails() -> None:
+def test_quantile_slices_work_for_long_tails() -> None:
     known = torch.tensor([1] * 40 + [2] * 30 + [3] * 20 + [500] * 10)
     assert by_quantile(known, len, at_most=3).names == ["length=1", "length=2", "length=3+"]
     assert by_quantile(known[[0, 1, 45, 46, 75, 95]], len, at_most=3).names == [

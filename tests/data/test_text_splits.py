@@ -50,7 +50,7 @@ def test_several_files_are_concatenated(tmp_path: Path) -> None:
     assert [read(data, split) for split in SPLITS] == [read(whole, split) for split in SPLITS]
 
 
-def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
+def test_each_split_may_have_a_file(tmp_path: Path) -> None:
     train, other, third = (
         written(tmp_path, text, name)
         for text, name in ((POEM, "a"), (POEM[:99], "b"), (POEM[99:198], "c"))
@@ -63,7 +63,7 @@ def test_splits_may_have_files_of_their_own(tmp_path: Path) -> None:
     assert read(data, "test") == POEM[99:198]
 
 
-def test_a_file_in_two_splits_is_a_warning(tmp_path: Path) -> None:
+def test_a_file_in_two_splits_gives_a_warning(tmp_path: Path) -> None:
     train, other, same, longer = (
         written(tmp_path, text, name)
         for name, text in (("a", POEM), ("b", POEM[:99]), ("c", POEM[:99]), ("d", POEM[:98] + "?"))

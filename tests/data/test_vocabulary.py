@@ -58,11 +58,11 @@ def test_unknown_tokens_become_unk() -> None:
     assert Vocabulary("ab").tokens_to_ids("axb") == [4, UNK, 5]
 
 
-def test_decode_stops_at_the_end_and_leaves_out_padding_and_beginning() -> None:
+def test_decode_stops_at_eos_and_skips_pad_and_bos() -> None:
     assert Vocabulary("ab").ids_to_tokens([BOS, 4, PAD, UNK, 5, EOS, 4]) == ["a", "<unk>", "b"]
 
 
-def test_tokens_named_like_specials_are_those_specials() -> None:
+def test_tokens_named_like_special_tokens_have_their_ids() -> None:
     vocabulary = Vocabulary(["a", *SPECIALS])
     assert len(vocabulary) == 5
     assert vocabulary.tokens_to_ids(SPECIALS) == [PAD, BOS, EOS, UNK]
@@ -73,7 +73,7 @@ def test_no_token_has_an_id_beyond_the_last() -> None:
         Vocabulary("ab").token(6)
 
 
-def test_special_tokens_spelt_out_in_a_text_are_ordinary_text() -> None:
+def test_names_of_special_tokens_in_a_text_are_ordinary_text() -> None:
     assert Words(["a", *SPECIALS]).encode("<pad> a <s> </s>") == [UNK, 4, UNK, UNK]
 
 
@@ -154,7 +154,7 @@ def test_byte_pairs_have_a_token_for_every_byte() -> None:
     assert len(BytePairs.trained([], 999)) == 260  # nothing to merge
 
 
-def test_byte_pairs_need_room_for_every_byte() -> None:
+def test_a_vocabulary_of_byte_pairs_has_at_least_every_byte() -> None:
     with pytest.raises(ValueError, match="vocab_size must be at least 260"):
         BytePairs.trained([LETTER], 259)
 

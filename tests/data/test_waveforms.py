@@ -141,7 +141,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         Waveforms(**arguments)
 
 
-def test_without_mnist1d_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mnist1d_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mnist1d.data", None)
     with pytest.raises(ImportError, match=r"pip install 'attention-lab\[waveforms\]'"):
         Waveforms().setup()

@@ -85,7 +85,7 @@ def test_data_files_are_compared_by_their_content(write_run: WriteRun) -> None:
         assert f"data.{name}: SHA-256 11111111… for " in line
 
 
-def test_other_metrics_are_not_other_data(write_run: WriteRun) -> None:
+def test_different_metrics_are_not_different_data(write_run: WriteRun) -> None:
     for name, metrics in {"x": ["per", "wer"], "y": ["per"]}.items():
         config = {"data": {"_target_": "data.Pairs", "metrics": metrics, "monitor": metrics[-1]}}
         run = write_run(
@@ -123,7 +123,7 @@ def test_identical_results_of_all_seeds_are_a_caveat(write_run: WriteRun) -> Non
     ("rates", "expected"),
     [([0.1, 0.1], "Every run had the same optimizer"), ([0.1, 0.2], "optimizer (lr)")],
 )
-def test_says_whether_optimizers_were_tuned(
+def test_a_note_says_whether_optimizers_were_tuned(
     write_run: WriteRun, rates: list[float], expected: str
 ) -> None:
     for name, rate in zip("xy", rates, strict=True):
@@ -343,7 +343,7 @@ def of_data(name: str) -> dict[str, object]:
     return {"key": "optimizer.lr", "grid": [0.003, 0.01], "seeds": [100], "choices": choices}
 
 
-def test_each_of_joined_sweeps_has_its_own_tuning(tmp_path: Path, write_run: WriteRun) -> None:
+def test_each_of_several_sweeps_has_its_tuning(tmp_path: Path, write_run: WriteRun) -> None:
     sweeps = joined(tmp_path, write_run, {"one": of_data("one"), "two": of_data("two")})
     first, second = compare(read_runs(sweeps)).tunings
     assert [choice.label for choice in first.choices] == ["x, one", "y, one"]

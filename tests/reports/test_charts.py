@@ -1,4 +1,4 @@
-"""Charts draw all values in place, with arrows to those beyond the axes."""
+"""Charts draw values at their positions, and arrows for values beyond the axes."""
 
 import random
 import re
@@ -81,7 +81,9 @@ def test_the_trivial_baseline_is_drawn_in_place_when_near(compared: Compared) ->
 
 
 @pytest.mark.parametrize("scores", [[0.001, 0.004, 0.0], [0.999, 0.996, 1.0]])
-def test_no_axis_of_a_rate_leaves_0_to_100_percent(compared: Compared, scores: list[float]) -> None:
+def test_axes_of_rates_stay_within_0_and_100_percent(
+    compared: Compared, scores: list[float]
+) -> None:
     chart = interval_chart(compared({"a": scores, "b": scores[::-1]}, trivial_baseline={}))
     ticks = [float(text) for text in texts(chart) if re.fullmatch(r"[−-]?[\d.]+", text)]
     assert len(ticks) > 2
@@ -169,7 +171,7 @@ def test_no_group_dominates_a_pareto_optimal_one(compared: Compared) -> None:
     assert {group.label for group in pareto_front(comparison, memory)} == {"good"}
 
 
-def test_the_front_by_brute_force(compared: Compared) -> None:
+def test_the_pareto_front_equals_brute_force(compared: Compared) -> None:
     noise = random.Random(0)
     drawn = {f"g{i}": (noise.randint(1, 9) / 10, noise.randint(1, 9), 5.0) for i in range(20)}
     expected = {
@@ -202,7 +204,7 @@ def test_groups_that_the_seeds_do_not_distinguish_do_not_dominate(
     ]
 
 
-def test_a_cost_within_the_noise_of_the_seeds_is_no_more(write_run: WriteRun) -> None:
+def test_a_cost_within_the_spread_of_the_seeds_is_not_higher(write_run: WriteRun) -> None:
     """A worse group is dominated although its median is 2 % faster: one of its seeds is slower."""
     for seed, speeds in enumerate([(100, 103), (101, 99), (99, 102)]):
         for label, per, speed in zip("ab", (0.1, 0.2), speeds, strict=True):

@@ -41,7 +41,7 @@ def test_numbers_of_a_group_by_hand(sweep: Path) -> None:
     assert (comparison.mode, comparison.threshold) == ("min", 0.3)
 
 
-def test_counts_and_reasons(sweep: Path) -> None:
+def test_runs_are_counted_by_status_with_reasons(sweep: Path) -> None:
     comparison = compare(read_runs([sweep]))
     (general,) = [group for group in comparison.groups if group.label == "general"]
     assert general.counts == {"finished": 1, "diverged": 1, "failed": 1, "preempted": 1}
@@ -193,7 +193,7 @@ def test_steps_to_the_threshold_include_runs_that_never_reach_it(
     assert group.steps_to_threshold == expected
 
 
-def test_without_a_threshold_there_are_no_steps_to_it(write_run: WriteRun) -> None:
+def test_without_a_threshold_steps_to_threshold_is_none(write_run: WriteRun) -> None:
     run = write_run("a=b", 0, result={"threshold": None, "steps_to_threshold": None})
     assert compare(read_runs([run])).groups[0].steps_to_threshold is None
 

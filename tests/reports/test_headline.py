@@ -1,4 +1,4 @@
-"""The headline, the table and the numbers claim no more than the runs support."""
+"""The headline, the table and the CSV: groups are called better only if a test is significant."""
 
 import csv
 import math
@@ -348,7 +348,7 @@ def printed(comparison: Comparison, width: int) -> list[str]:
     return capture.get().splitlines()
 
 
-def test_shortcut_baselines_stand_beside_the_trivial_baseline(compared: Compared) -> None:
+def test_shortcut_baselines_are_listed_after_the_trivial_baseline(compared: Compared) -> None:
     known = {"first letter": {"per": 0.25}, "nothing known": {}}
     comparison = compared(
         {"a": [0.1, 0.2]}, trivial_baseline={"per": 0.3}, shortcut_baselines=known

@@ -44,7 +44,7 @@ def test_the_page_loads_no_other_file(sweep: Path) -> None:
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
 
 
-def test_the_page_is_in_order(sweep: Path) -> None:
+def test_the_sections_of_the_page_are_in_order(sweep: Path) -> None:
     tree = parsed(render_page(compare(read_runs([sweep]), "scaled")))
     assert [words(heading) for heading in tree.iter("h2")] == [
         "Test results",

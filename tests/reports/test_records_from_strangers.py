@@ -26,7 +26,7 @@ SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file outside the runs, named as an image and not."""
+    """Files outside the runs: one named like an image, one not."""
     (tmp_path / "id_ed25519").write_bytes(SECRET)
     (tmp_path / "private.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8) + SECRET)
     return tmp_path
@@ -187,7 +187,7 @@ def test_a_link_out_of_a_sweep_is_not_followed(
     assert read_runs([tmp_path / "latest"])[0].status == "finished"
 
 
-def test_a_name_with_brackets_or_escapes_is_shown_as_it_is(
+def test_a_name_with_brackets_or_escapes_is_shown_unchanged(
     write_run: WriteRun,
     command: Command,  # noqa: F811
     tmp_path: Path,

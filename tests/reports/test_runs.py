@@ -44,7 +44,7 @@ def test_reads_single_runs_and_each_run_once(sweep: Path) -> None:
     assert len(read_runs([run, sweep, sweep])) == 10
 
 
-def test_runs_come_by_number_then_by_start(write_run: WriteRun) -> None:
+def test_runs_are_sorted_by_number_then_by_start(write_run: WriteRun) -> None:
     # The longer the overrides, the later the fixture says that the run began.
     write_run("a=long_value", 0)
     write_run("b=value", 1)
@@ -61,7 +61,9 @@ def test_runs_come_by_number_then_by_start(write_run: WriteRun) -> None:
         ("empty/file", "file is not a directory"),
     ],
 )
-def test_anything_else_is_not_a_run(tmp_path: Path, path: str, message: str) -> None:
+def test_a_path_that_is_neither_a_run_nor_a_sweep_is_refused(
+    tmp_path: Path, path: str, message: str
+) -> None:
     (tmp_path / "empty" / "plots").mkdir(parents=True)
     (tmp_path / "empty" / "file").write_text("")
     with pytest.raises(NotARun, match=message) as error:

@@ -128,7 +128,7 @@ def test_differences_of_bounded_metrics_are_bounded() -> None:
 
 @pytest.mark.parametrize("values", [[0.1, 0.3], [1.0, 2.0, 4.0], [3.0, 1.0, 4.0, 1.0, 5.0]])
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_agrees_with_scipy(values: list[float], confidence: float) -> None:
+def test_intervals_agree_with_scipy(values: list[float], confidence: float) -> None:
     expected = stats.ttest_1samp(values, 0).confidence_interval(confidence)
     interval = mean_interval(values, confidence)
     assert interval.n == len(values)
@@ -145,7 +145,7 @@ def test_one_value_has_no_interval() -> None:
     assert str(interval) == "0.25 (n = 1: no interval)"
 
 
-def test_an_interval_reads_as_mean_and_bounds() -> None:
+def test_an_interval_is_printed_as_mean_and_ends() -> None:
     assert str(Interval(3, 0.25, 0.2, 0.3)) == "0.25 [0.2, 0.3]"
 
 
@@ -164,7 +164,7 @@ def test_invalid_arguments_are_refused(
         mean_interval(values, confidence)
 
 
-def test_differences_are_paired_by_seed_whatever_the_order() -> None:
+def test_differences_are_paired_by_seed_in_any_order() -> None:
     additive = {0: 0.10, 1: 0.12, 2: 0.14, 7: 9.0}
     scaled = {2: 0.22, 0: 0.20, 1: 0.21, 8: -9.0}
     interval = paired_difference(additive, scaled)
@@ -330,7 +330,7 @@ def test_no_exact_test_goes_below_the_smallest_p_value(n: int) -> None:
         assert smallest_p_value(n) == pytest.approx(rank_test.pvalue)
 
 
-def test_a_family_needs_more_seeds() -> None:
+def test_a_larger_family_has_a_larger_smallest_p_value() -> None:
     by_holm = holm([smallest_p_value(5)] * 8)
     assert smallest_p_value(5, family=8) == by_holm[0] == 0.5
     assert smallest_p_value(3, family=8) == 1.0

@@ -35,7 +35,7 @@ def test_the_time_left_follows_from_the_measured_speed() -> None:
     assert pace.left_in_total(found) == pytest.approx((35 + 90 + 75) / 2)
 
 
-def test_a_resumed_job_is_timed_from_where_it_resumed() -> None:
+def test_the_speed_of_a_resumed_job_is_measured_since_it_resumed() -> None:
     pace, a = Pace(), Path("a")
     pace.update({a: running(10)}, now=0.0)
     pace.update({a: RunStatus("preempted")}, now=50.0)
@@ -62,7 +62,7 @@ def test_only_twenty_running_jobs_are_shown() -> None:
     assert "30 of those running not shown" in text
 
 
-def test_an_end_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_ends_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines([Path("s/a-1"), Path("s/b-2")])
     lines.ended(Path("s/a-1"), RunStatus("finished", value=0.5, monitor="per"))
     lines.ended(Path("s/b-2"), RunStatus("failed", "it is broken"))

@@ -73,7 +73,7 @@ def test_a_grid_of_runs_of_one_and_of_two_processes_is_one_sweep(tmp_path: Path)
         assert len(kept["attention_lab"]["random"]) == devices
 
 
-def test_a_search_gives_all_processes_of_a_run_the_same_settings(tmp_path: Path) -> None:
+def test_all_ranks_of_a_trial_have_the_same_settings(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = sweep(
         *(tmp_path, "trainer=ddp_cpu", "hydra/sweeper=search", "hydra.sweeper.n_trials=2"),

@@ -48,7 +48,7 @@ def test_a_run_that_failed_before_training_is_run_again(
     assert bool(planned(tiny_digits, tmp_path).to_run) == is_again
 
 
-def test_a_run_of_another_version_is_left_alone(tiny_digits: Compose, tmp_path: Path) -> None:
+def test_a_run_of_another_version_is_not_changed(tiny_digits: Compose, tmp_path: Path) -> None:
     """Its record says that it failed, but not whether it had started."""
     (job,) = planned(tiny_digits, tmp_path).jobs
     job.directory.mkdir()

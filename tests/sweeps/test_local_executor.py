@@ -25,7 +25,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("gpus")
-def test_every_job_has_gpus_of_its_own() -> None:
+def test_jobs_do_not_share_gpus() -> None:
     assert Resources().slots(on_gpus=True) == ["0", "1", "2", "3", "4"]
     assert Resources(gpus_per_job=2).slots(on_gpus=True) == ["0,1", "2,3"]
     assert set(Resources().slots(on_gpus=False)) == {None}

@@ -82,7 +82,7 @@ def test_runs_of_other_code_are_named_before_anything_starts(
     assert said[2].count("\n") == 1
 
 
-def test_each_uncommitted_edit_is_a_revision_of_its_own(
+def test_each_uncommitted_edit_is_another_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "src" / "attention_lab" / "tracking" / "code_version.py"

@@ -174,7 +174,7 @@ def test_test_metrics_change_nothing_about_the_trials(sampler: str, search: Sear
         assert search(chosen, value=lambda trial: -bowl(trial))[0] != honest[0]
 
 
-def test_a_trial_that_fails_neither_stops_the_search_nor_wins(search: Search) -> None:
+def test_a_failed_trial_does_not_stop_the_search_and_is_not_the_best(search: Search) -> None:
     def diverging(trial: Mapping[str, float]) -> float | None:
         return bowl(trial) if trial["optimizer.lr"] < 5e-4 else None
 
@@ -185,7 +185,9 @@ def test_a_trial_that_fails_neither_stops_the_search_nor_wins(search: Search) ->
     assert found["best_params"] == pytest.approx(min(finished, key=bowl))
 
 
-def test_a_study_on_disk_is_added_to(optuna: Any, search: Search, tmp_path: Path) -> None:
+def test_a_search_adds_trials_to_a_stored_study(
+    optuna: Any, search: Search, tmp_path: Path
+) -> None:
     kept = f"sqlite:///{tmp_path}/study.db"
     stored = (f"hydra.sweeper.storage={kept}", "hydra.sweeper.study_name=bowl")
     first, _ = search(*stored, "hydra.sweeper.n_trials=4")

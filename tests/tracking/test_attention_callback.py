@@ -1,4 +1,4 @@
-"""Recording attention during training: the weights are right, and training is the same."""
+"""Recording attention during training: the weights are right, and training does not change."""
 
 import base64
 import itertools

@@ -223,7 +223,7 @@ def test_long_sequences_stay_within_1600_pixels(
     assert before.height - box[1] < 150
 
 
-def test_names_may_be_anything() -> None:
+def test_any_text_can_be_a_name() -> None:
     names = ["", " ", "\n", "two\nlines", "\ud800", "é", "字", "\u202e", "\x00", "x" * 500]
     picture = render(attention_map(torch.zeros(8, 10, 10), names, names))
     assert picture.width <= 1600
@@ -253,7 +253,7 @@ def test_weights_must_match_the_names(shape: tuple[int, ...]) -> None:
         AttentionMap(0, "e", "l", ["a", "b", "c"], ["x", "y"], torch.zeros(shape))
 
 
-def test_no_rows_are_no_map() -> None:
+def test_a_map_without_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="0 rows"):
         AttentionMap(0, "e", "l", [], ["x"], torch.zeros(1, 0, 1))
 

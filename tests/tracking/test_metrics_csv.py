@@ -104,7 +104,7 @@ def test_a_run_that_starts_over_discards_earlier_rows(
     assert read(path) == [{"step": "0", "other": "1"}]
 
 
-def test_missing_rows_are_a_warning(written: MetricsCSVLogger, path: Path) -> None:
+def test_missing_rows_give_a_warning(written: MetricsCSVLogger, path: Path) -> None:
     path.write_text(path.read_text().rpartition(",2,")[0])
     metrics = MetricsCSVLogger(path)
     with pytest.warns(UserWarning, match=r"metrics\.csv has 2 rows instead of 3"):

@@ -57,7 +57,7 @@ def seconds_ago(moment: str) -> float:
 # Writing
 
 
-def test_text_is_written_as_it_is(tmp_path: Path) -> None:
+def test_text_is_written_unchanged(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", "e²\n")
     write_atomically(tmp_path / "file", "Bahdanau · √d\n")
     assert (tmp_path / "file").read_bytes() == "Bahdanau · √d\n".encode()
@@ -113,7 +113,7 @@ def test_durable_writes_are_flushed_before_the_rename(
 # The config
 
 
-def test_a_config_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
     config = {"seed": 3, "b": {"name": "Übung", "rates": [1e-3, 2], "mask": None}, "a": True}
     write_config(tmp_path, config)
     assert read_config(tmp_path) == config
@@ -301,7 +301,7 @@ def test_a_run_that_has_not_finished_resumes(tmp_path: Path, ending: Any) -> Non
         again.close()
 
 
-def test_resuming_with_other_code_is_a_warning(
+def test_resuming_with_other_code_gives_a_warning(
     begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(code_version, "_git_revision", lambda: "abc")
@@ -359,7 +359,7 @@ def test_a_directory_with_another_run_names_the_differences(
     assert files(begun) == before
 
 
-def test_files_that_a_sweep_writes_for_a_job_are_no_run(tmp_path: Path) -> None:
+def test_a_job_that_has_not_started_is_no_run(tmp_path: Path) -> None:
     write_config(tmp_path, CONFIG | {"seed": 1})
     (tmp_path / "log.txt").write_text("")
     assert not RunRecord(unchecked(CONFIG, tmp_path)).is_resumed
@@ -420,7 +420,7 @@ def test_the_owner_of_a_lock_is_named_and_a_killed_owner_releases_it(
     assert read(tmp_path)["pid"] == os.getpid()
 
 
-def test_a_file_system_without_locks_is_a_warning(
+def test_a_file_system_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> NoReturn:
@@ -447,15 +447,13 @@ def test_a_run_of_another_host_is_locked_while_its_status_is_recent(
     assert is_locked(tmp_path) is expected
 
 
-def test_a_directory_with_other_files_is_no_run(tmp_path: Path) -> None:
+def test_a_directory_with_other_files_can_hold_a_new_run(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     RunRecord(unchecked(CONFIG, tmp_path))
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_there_is_no_moment_with_an_empty_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_json_is_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--watch` must not show a run that just starts as failed."""
     seen: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The status of a run is the same for a sweep and for a report."""
+"""Sweeps and reports read the same status of a run."""
 
 import json
 from pathlib import Path

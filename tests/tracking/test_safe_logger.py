@@ -51,7 +51,7 @@ def use(monkeypatch: pytest.MonkeyPatch, logger: SafeLogger) -> None:
     ("method", "after"),
     [("log_metrics", 0), ("log_metrics", 5), ("save", 3), ("finalize", 0)],
 )
-def test_an_error_of_a_logger_is_one_line(
+def test_an_error_of_a_logger_is_printed_as_one_line(
     method: str,
     after: int,
     tiny_digits: Compose,
@@ -88,7 +88,7 @@ def test_the_next_logger_takes_over_at_once(
     assert (len(first.steps), second.steps[-1]) == (3, 8)
 
 
-def test_an_error_of_logging_images_is_one_line(
+def test_an_error_of_logging_images_is_printed_as_one_line(
     tiny_digits: Compose,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

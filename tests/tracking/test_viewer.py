@@ -124,7 +124,7 @@ def test_the_old_page_stays_until_the_new_one_is_whole(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_there_must_be_maps(tmp_path: Path) -> None:
+def test_a_viewer_without_maps_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one attention map"):
         write_viewer([], tmp_path / "attention.html", "run")
     assert not list(tmp_path.iterdir())

@@ -260,7 +260,7 @@ def test_a_run_resumes_in_its_wandb_run(
     ("option", "expected"),
     [("auto", "offline"), ("online", "offline"), ("offline", "offline"), ("off", "off")],
 )
-def test_the_option_without_a_login(
+def test_wandb_option_without_a_login(
     option: str, expected: str, started: list[dict[str, Any]]
 ) -> None:
     assert mode(started, option) == expected
@@ -270,7 +270,7 @@ def test_the_option_without_a_login(
     ("option", "expected"),
     [("auto", "online"), ("online", "online"), ("offline", "offline"), ("off", "off")],
 )
-def test_the_option_with_a_key_in_the_environment(
+def test_wandb_option_with_a_key_in_the_environment(
     option: str, expected: str, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -282,7 +282,7 @@ def test_the_option_with_a_key_in_the_environment(
     ("variable", "expected"),
     [("online", "online"), ("offline", "offline"), ("dryrun", "offline"), ("disabled", "off")],
 )
-def test_wandb_mode_overrides_the_option(
+def test_wandb_mode_overrides_the_wandb_option(
     variable: str,
     option: str,
     expected: str,
@@ -368,7 +368,7 @@ def test_errors_are_not_reported_to_wandb(
         (closed, "abc", "WANDB_API_KEY invalid: API key must have 40+ characters, has 3"),
     ],
 )
-def test_a_server_that_accepts_no_runs_is_one_line(
+def test_a_server_that_accepts_no_runs_gives_one_line(
     server: Callable[[], AbstractContextManager[str]],
     key: str,
     said: str,
@@ -398,7 +398,7 @@ def test_a_server_that_accepts_no_runs_is_one_line(
     assert not list((tmp_path / "run" / "wandb").glob("run-*"))
 
 
-def test_a_killed_wandb_service_is_one_line(
+def test_a_killed_wandb_service_gives_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything logged before and after that is on disk."""
@@ -466,7 +466,7 @@ def test_logger_options_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     LoggerOptions(wandb="off").check()  # concerns nobody then
 
 
-def test_a_key_of_the_default_server_by_its_other_name_is_a_login(
+def test_a_key_under_the_other_name_of_the_default_server_is_a_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_login(monkeypatch, tmp_path)
