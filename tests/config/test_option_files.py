@@ -29,7 +29,9 @@ NOT_KEYS = "must hold keys and values, not "
         (b"a: \xff", ": byte 4 is not UTF-8"),
         (b"a: " + b"[" * 1000, ": is nested too deeply, or contains itself"),
         (b"a: &x [*x]", ": is nested too deeply, or contains itself"),
-        (b"defaults: [[]]", ": Unsupported type in defaults"),
+        (b"null: 1", ": a key is not text; put it in quotes"),
+        (b"{a: 1}: 2", ", line 1: a key is not text; put it in quotes"),
+        (b"defaults: [[]]", ": an entry of its defaults list must be NAME or GROUP: NAME"),
         (b"a: ${", ": "),
     ],
 )

@@ -14,7 +14,10 @@ INTERNALS = re.compile(
 #: The longest line, in characters, apart from paths.
 LONGEST_LINE = 700
 #: Lines on standard error that are no errors.
-NOTE = re.compile(r"running a single job; add -m|attention-lab: \w+=\S* ignored: ")
+NOTE = re.compile(
+    r"running a single job; add -m"
+    r"|attention-lab: (\w+=\S* ignored: |.*: scores may be inflated)"
+)
 
 
 def faults(trial: Trial, outcome: Outcome) -> Iterator[str]:

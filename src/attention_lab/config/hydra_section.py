@@ -58,6 +58,9 @@ NO_NAME = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 REMEDY = "leave it out"
+#: The most digits of a number; Python reads at most 4300.
+LONGEST_NUMBER = 400
+LONG_NUMBER = re.compile(rf"\d{{{LONGEST_NUMBER + 1}}}")
 #: The longest name of a file or directory, in bytes.
 LONGEST_NAME = 255
 
@@ -128,6 +131,8 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
         WrongCommand: if one chooses several options, which Hydra would merge, or no name.
     """
     for override in overrides:
+        if LONG_NUMBER.search(override):
+            raise WrongCommand(f"{override}: a number has more than {LONGEST_NUMBER} digits")
         if override.startswith("@"):
             raise WrongCommand(f"{override}: starts with @; use GROUP@PACKAGE=OPTION")
         match = CHOICE.fullmatch(override)

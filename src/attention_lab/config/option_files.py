@@ -8,11 +8,13 @@ from typing import Any
 import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
 from attention_lab.config.compose import WrongCommand
 from attention_lab.config.flatten import walk
 from attention_lab.data.files.paths import shown
+
+_NOT_TEXT = "a key is not text; put it in quotes"
 
 
 @contextmanager
@@ -26,14 +28,23 @@ def file_errors(file: Path) -> Iterator[None]:
         problem = f": byte {error.start + 1} is not UTF-8"
     except RecursionError:
         problem = ": is nested too deeply, or contains itself"
+    except KeyValidationError:
+        problem = f": {_NOT_TEXT}"
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        problem = f": {str(error).partition(chr(10))[0]}"
+        problem = f": {_without_types(str(error).partition(chr(10))[0])}"
     except OSError as error:  # OmegaConf's, without a number, if the file holds a plain value
         reason = (error.strerror or "must hold keys and values, not one value").lower()
         problem = f": {reason}"
     else:
         return
     raise WrongCommand(f"{shown(file)}{problem}") from None
+
+
+def _without_types(problem: str) -> str:
+    """Hydra's message about a defaults list, without the name of a Python type."""
+    if problem.startswith("Unsupported type in defaults"):
+        return "an entry of its defaults list must be NAME or GROUP: NAME"
+    return problem
 
 
 def check_content(content: Any) -> None:
@@ -50,7 +61,8 @@ def check_content(content: Any) -> None:
 def _yaml_problem(error: yaml.YAMLError) -> str:
     """What is wrong with a YAML file, to follow its name."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f", line {error.problem_mark.line + 1}: {error.problem or error.context}"
+        problem = _NOT_TEXT if error.problem == "found unhashable key" else error.problem
+        return f", line {error.problem_mark.line + 1}: {problem or error.context}"
     if isinstance(error, yaml.reader.ReaderError):
         code = error.character if isinstance(error.character, int) else ord(error.character)
         return f": YAML forbids its character {error.position + 1}, U+{code:04X}"

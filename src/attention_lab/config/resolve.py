@@ -12,6 +12,8 @@ from attention_lab.config.data_files import check_regular, with_hashes
 from attention_lab.config.environment_variables import check_without_environment, with_environment
 from attention_lab.config.validate import base_class, check, component
 
+_NO_MEMORY = "the config needs more memory than this machine has; choose smaller sizes"
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -60,6 +62,12 @@ class RunConfig:
             raise ConfigError(f"{path_of(error.node, self.values)}: {error}") from error
         except (ValueError, ImportError) as error:
             raise ConfigError(str(error)) from error
+        except (MemoryError, OverflowError) as error:
+            raise ConfigError(_NO_MEMORY) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise ConfigError(_NO_MEMORY) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle only the record: SLURM jobs are pickled to files, which must hold no secrets."""

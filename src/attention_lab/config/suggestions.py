@@ -24,6 +24,8 @@ SEVERAL_VALUES = "Ambiguous value"
 OF_PARSER = re.compile(
     r"mismatched input|extraneous input|no viable|NoViableAlt|missing |token recog"
 )
+#: OmegaConf's message about an interpolation whose resolver raised an exception.
+NO_VALUE = re.compile(r"\w+ raised while resolving interpolation: ['\"]*(.*?)['\"]*$")
 #: The largest number of options or keys that a message suggests.
 MAX_SUGGESTIONS = 3
 
@@ -31,6 +33,9 @@ MAX_SUGGESTIONS = 3
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """Explain an error of Hydra in one line; for a misspelt name, suggest the most similar one."""
     first_line = str(error).partition("\n")[0]
+    if match := NO_VALUE.match(first_line):
+        path = getattr(error, "full_key", None)
+        return f"{path}: {match[1]}" if path else match[1]
     if isinstance(error, OverrideParseException):
         return _unparsed(error)
     if isinstance(error, MissingConfigException) and error.options is not None:

@@ -62,11 +62,21 @@ def check(config: Config) -> None:
 
 
 def _check_numbers(config: Config) -> None:
-    """Raise ConfigError if a number is NaN or infinite: comparisons in constructors miss NaN."""
+    """Raise ConfigError if a number is NaN, infinite or has more than 64 bits.
+
+    Comparisons in constructors miss NaN.
+    """
     for path, leaf in flatten(config):
         for value in leaf if isinstance(leaf, list) else (leaf,):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{path}: must be a finite number, got {value}")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ConfigError(f"{path}: must be below 2⁶³, got a number of {_digits(value)}")
+
+
+def _digits(value: int) -> str:
+    """The number of decimal digits, without the conversion that Python limits to 4300."""
+    return f"about {abs(value).bit_length() * math.log10(2):.0f} digits"
 
 
 def check_seed(config: Config) -> None:

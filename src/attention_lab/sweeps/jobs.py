@@ -12,6 +12,7 @@ from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.identity import identity, is_immaterial
 from attention_lab.config.overrides import key_of
 from attention_lab.config.resolve import RunSpec, check_logger, resolve
+from attention_lab.memory import NO_MACHINE, TooLarge
 from attention_lab.printing import echo
 from attention_lab.tracking.wandb_logger import server, server_problem, upload_later
 from attention_lab.training.build import build, load_data
@@ -53,8 +54,13 @@ def _changes_no_result(key: str) -> bool:
     return key.startswith(("hydra.", "hydra/")) or is_immaterial(key)
 
 
-def build_jobs(jobs: Sequence[RunSpec]) -> None:
+def build_jobs(jobs: Sequence[RunSpec], run_here: bool = True) -> None:
     """Build every distinct job once, so that a mistake is found before anything runs.
+
+    Args:
+        jobs: the jobs.
+        run_here: whether they run on this machine. A job that is too large for a login node is
+            accepted unless it is too large for any machine.
 
     Raises:
         ConfigError: naming the job that cannot work.
@@ -62,12 +68,25 @@ def build_jobs(jobs: Sequence[RunSpec]) -> None:
     data_by_config: dict[str, Any] = {}
     for job in _distinct(jobs, lambda config: config):
         key = _canonical(job.config.record["data"])
-        with _name_in_errors(job.name):
+        with _name_in_errors(job.name), _too_large_here(run_here):
             if key not in data_by_config:
                 data_by_config[key] = load_data(job.config)
             build(job.config, data_by_config[key])
     for job in _distinct(jobs, lambda config: config["logger"]):
         check_logger(job.config)  # these jobs share a logger config, so no single job is named
+
+
+@contextmanager
+def _too_large_here(run_here: bool) -> Iterator[None]:
+    """Ignore that a job is too large for this machine if it runs on another, larger one."""
+    try:
+        yield
+    except ConfigError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, TooLarge):
+            cause = cause.__cause__
+        if run_here or cause is None or cause.needed > NO_MACHINE:
+            raise
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class Slurm:
 
     def check(self, jobs: Sequence[RunSpec]) -> None:
         """Raise ConfigError if a job cannot work, or with SLURM's reason if it would refuse it."""
-        build_jobs(jobs)
+        build_jobs(jobs, run_here=False)
         for request, alike in self.requests(jobs, longest_array()):
             array = {"array": f"0-{len(alike) - 1}"} if len(alike) > 1 else {}
             flags = [_flag(*each) for each in (request | array | (self.extra or {})).items()]

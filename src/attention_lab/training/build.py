@@ -11,10 +11,11 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from torch import nn
 
 from attention_lab.attention import BACKENDS, attention_layers
-from attention_lab.config.components import ConfigError
+from attention_lab.config.components import Config, ConfigError, create
 from attention_lab.config.data_files import check_unchanged
 from attention_lab.config.resolve import RunConfig
 from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.memory import check_fits
 from attention_lab.models.base import Network
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.optim import Optimization
@@ -23,6 +24,11 @@ from attention_lab.training.trainer import TrainerOptions
 
 #: Optimizers that update each element of a parameter independently, so they can update shards.
 ELEMENTWISE = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.SGD)
+
+#: More layers than this are not created to count their parameters.
+_MANY = 100
+#: Bytes of a weight.
+_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,12 @@ def build(
     data = load_data(config) if data is None else data
     options = config.create("trainer")
     optimization = _optimization(config, options)
-    seed_everything(config.seed, workers=True, verbose=False)
     with config.errors():
         sizes = data.model_arguments()
         _check_sizes(config, sizes)
+        _check_memory(config, sizes, data.batch_size, trains)
+    seed_everything(config.seed, workers=True, verbose=False)
+    with config.errors():
         model: Network = config.create("model", **sizes)
         optimization.create_optimizer(model)  # raises its errors before anything is written
         if trains:
@@ -114,6 +122,39 @@ def _check_sizes(config: RunConfig, sizes: dict[str, int]) -> None:
                 f"model: {model.__name__} has no argument {name}, which {data} sets; "
                 "`attention-lab list model` shows the others"
             )
+
+
+def _check_memory(config: RunConfig, sizes: dict[str, int], batch_size: int, trains: bool) -> None:
+    """Raise TooLarge if the parameters, or the hypotheses of beam search, do not fit into memory.
+
+    The parameters of an instance are counted without memory, on the meta device, and extrapolated
+    to the number of layers: each layer takes milliseconds to create.
+    """
+    node = config.values["model"]
+    layers = {key: number for key, number in node.items() if key.endswith("_layers")}
+    layers = {key: number for key, number in layers.items() if number and number > _MANY}
+    shallow = {**node, **dict.fromkeys(layers, 1)}
+    total = parameters = _count_parameters(shallow, sizes)
+    for key, number in layers.items():
+        total += (number - 1) * (_count_parameters({**shallow, key: 2}, sizes) - parameters)
+    copies = 2 if trains and config.values["trainer"].get("strategy") != "fsdp" else 1
+    whose = "parameters and their gradients" if copies == 2 else "parameters"
+    check_fits(f"model: its {whose} need", total * copies * _BYTES)
+    beams = config.values["task"].get("num_beams", 1)
+    vocabulary = sizes.get("target_vocab_size", 0)
+    check_fits(f"task.num_beams={beams} needs", beams * batch_size * vocabulary * _BYTES)
+
+
+def _count_parameters(node: Config, sizes: dict[str, int]) -> float:
+    """The number of parameters of a model; 0 if it cannot be created without memory."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = create(node, (Network,), **sizes)
+    except ValueError:  # reported when the model is created
+        return 0
+    except RuntimeError as error:
+        return float("inf") if "overflow" in str(error).lower() else 0
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _check_backends(model: nn.Module, device: str) -> None:

@@ -14,6 +14,7 @@ from attention_lab.data.core.batches import Batch, BatchT
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.data.core.hashing import splitmix64
 from attention_lab.data.core.splits import SPLITS
+from attention_lab.memory import check_fits
 
 #: The shares of all possible examples that belong to training, validation and test.
 SHARES = (0.8, 0.1, 0.1)
@@ -93,6 +94,7 @@ class GeneratedDataModule(SplitDataModule[BatchT]):
             rows = is_in_split.nonzero().flatten()[: wanted - found]
             # Filled in place: concatenation would need twice the memory.
             if kept is None:
+                _check_memory(batch, wanted, "examples" if number == 0 else "evaluation_examples")
                 kept = _empty_batch(batch, wanted)
             for all_rows, drawn in zip(_tensors(kept), _tensors(batch), strict=True):
                 all_rows[found : found + len(rows)] = drawn[rows]
@@ -143,6 +145,12 @@ def check_range(name: str, ends: Sequence[int]) -> tuple[int, int]:
 def _num_draws(wanted: int, number: int) -> int:
     """The number of draws that most probably have enough examples of a split."""
     return round(1.05 * wanted / SHARES[number]) + 10
+
+
+def _check_memory(batch: Batch, rows: int, name: str) -> None:
+    """Raise TooLarge if ``rows`` rows like those of a batch do not fit into memory."""
+    size = rows * sum(part[0].nbytes for part in _tensors(batch))
+    check_fits(f"data.{name}={rows} needs", size)
 
 
 def _empty_batch(batch: BatchT, rows: int) -> BatchT:
