@@ -11,7 +11,7 @@ from attention_lab.cli import _one_line as one_line
 from attention_lab.cli import fail
 from attention_lab.cli.predict import _write as write_answers
 from attention_lab.cli.train import _failed as failed
-from attention_lab.printing import echo, printable, rich_console, rich_text
+from attention_lab.printing import echo, hanging, printable, rich_console, rich_text
 from attention_lab.sweeps import display
 from attention_lab.sweeps.display import LiveTable, Pace, table
 from attention_lab.tracking.run_status import RunStatus
@@ -109,3 +109,14 @@ def test_predictions_are_made_printable_for_terminals_only(
     write_answers(["a\x1b[2Jb", "c\td"])
     out.flush()
     assert raw.getvalue() == (b"a\\x1b[2Jb\nc d\n" if is_terminal else b"a\x1b[2Jb\nc\td\n")
+
+
+def test_hanging_lines_fit_the_terminal_and_break_at_no_no_break_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    joined = "trivial baseline 0.5".replace(" ", "\N{NO-BREAK SPACE}")
+    assert hanging(f"{joined}, {joined}", "per  ") == [
+        "per  trivial baseline 0.5,",
+        "     trivial baseline 0.5",
+    ]

@@ -67,7 +67,8 @@ def echo(*lines: object, error: bool = False) -> None:
 def hanging(text: str, start: str) -> list[str]:
     """Lines of a start and a text, wrapped at the terminal's width with a hanging indent.
 
-    Pipes and files get one line, so that it can be searched.
+    Pipes and files get one line, so that it can be searched. No line ends at a no-break space,
+    which becomes a space.
 
     >>> hanging("a text", "name  ")
     ['name  a text']
@@ -76,7 +77,8 @@ def hanging(text: str, start: str) -> list[str]:
     width = max(columns - len(start), 20)
     lines = textwrap.wrap(text, width, break_on_hyphens=False) or [""]
     indents = [start, *[" " * len(start)] * (len(lines) - 1)]
-    return [f"{indent}{line}".rstrip() for indent, line in zip(indents, lines, strict=True)]
+    wrapped = (f"{indent}{line}".rstrip() for indent, line in zip(indents, lines, strict=True))
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in wrapped]
 
 
 def counted(count: int, noun: str) -> str:

@@ -46,7 +46,7 @@ def test_a_run_writes_every_documented_file(command: Command, tmp_path: Path) ->
     assert set(trivial) == {"per", "wer"}
     for name, value in trivial.items():
         (line,) = (line for line in evaluated.out.splitlines() if f"test/{name} " in line)
-        assert f"   trivial baseline {value:.4f}   neighbours 0." in line
+        assert f"   trivial baseline {value:.4f}, neighbours 0." in line
     assert evaluated.out.count("trivial baseline") == 2
 
 
@@ -62,7 +62,7 @@ def test_evaluate_shows_trivial_and_shortcut_baselines_of_the_split(
         answer = command("evaluate", "run", "--split", split)
         (line,) = (line for line in answer.out.splitlines() if f"{split}/accuracy " in line)
         trivial = data.trivial_baseline(split)["accuracy"]
-        assert line.endswith(f"   trivial baseline {trivial:.4f}   first and last symbol 1.0000")
+        assert line.endswith(f"   trivial baseline {trivial:.4f}, first and last symbol 1.0000")
     assert data.trivial_baseline("validation") != data.trivial_baseline("test")
 
 

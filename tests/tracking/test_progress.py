@@ -1,14 +1,22 @@
 """Progress of a run, for other processes and on the terminal."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
+from rich.text import Text
 
 from attention_lab.tracking import progress as module
-from attention_lab.tracking.progress import Heartbeat, ProgressLines, validation_metrics
+from attention_lab.tracking.progress import (
+    Heartbeat,
+    ProgressLines,
+    StepBar,
+    validation_metrics,
+)
 from attention_lab.tracking.run_directory import RunRecord
 from tests.conftest import FinishedRun
 from tests.runs import unchecked
@@ -79,9 +87,44 @@ def test_a_line_for_each_validation(capsys: pytest.CaptureFixture[str]) -> None:
     ProgressLines().on_validation_end(trainer(30), None)  # type: ignore[arg-type]
     ProgressLines().on_validation_end(trainer(60), None)  # type: ignore[arg-type]
     assert capsys.readouterr().out.splitlines() == [
-        "step 30/100  validation/loss 1.5  validation/per 0.25",
-        "step 60/100  validation/loss 1.5  validation/per 0.25",
+        "step 30/100  validation: loss 1.5, per 0.25",
+        "step 60/100  validation: loss 1.5, per 0.25",
     ]
+
+
+def test_a_line_every_half_minute(
+    capsys: pytest.CaptureFixture[str], clock: SimpleNamespace
+) -> None:
+    lines = ProgressLines()
+    lines.on_train_start(trainer(0))
+    for step in range(1, 8):
+        clock.now += 10
+        lines.on_train_batch_end(trainer(step))
+    assert capsys.readouterr().out.splitlines() == [
+        "step 3/100  train/loss 2  0.1 steps/s",
+        "step 6/100  train/loss 2  0.1 steps/s",
+    ]
+
+
+def test_a_bar_of_all_steps_that_leaves_lines_of_validations(
+    monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
+) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, width=80, force_terminal=True, markup=False)
+    monkeypatch.setattr(module, "rich_console", lambda: terminal)
+    bar, training = StepBar(), trainer(0)
+    bar.on_train_start(training)
+    for training.global_step in range(1, 51):
+        clock.now += 1
+        bar.on_train_batch_end(training)
+    bar.on_validation_batch_start(training)
+    assert " 50/100 steps " in Text.from_ansi(screen.getvalue()).plain
+    assert "validating" not in screen.getvalue()
+    clock.now += 1
+    bar.on_validation_batch_start(training)
+    assert "validating" in screen.getvalue()
+    bar.teardown(training, None, "fit")  # type: ignore[arg-type]
+    assert all(len(line) <= 80 for line in Text.from_ansi(screen.getvalue()).plain.splitlines())
 
 
 def test_the_progress_of_a_finished_run_is_complete(digits_run: FinishedRun) -> None:

@@ -42,8 +42,7 @@ def run(arguments: Sequence[str]) -> int:
             checksum = checksum_of(chosen.run / "checkpoints" / f"{chosen.checkpoint}.ckpt")
     except UnusableRun as error:
         return fail(str(error), 1)
-    for line in metric_lines(metrics, chosen.split, baselines):
-        echo(line)
+    echo(*metric_lines(metrics, chosen.split, baselines))
     file = evaluation_file(chosen.run, chosen.split, evaluation_name(chosen.checkpoint, decoding))
     record = {
         "split": chosen.split,

@@ -210,8 +210,7 @@ def _print_result(result: "RunResult", directory: Path) -> None:
     """Print a run's test metrics beside those of its baselines."""
     echo("", directory)
     baselines = {"trivial baseline": result["trivial_baseline"], **result["shortcut_baselines"]}
-    for line in metric_lines(result["test"], "test", baselines):
-        echo(f"  {line}")
+    echo(*metric_lines(result["test"], "test", baselines, indent="  "))
     echo(f"  attention maps        {directory / 'attention' / 'attention.html'}")
 
 

@@ -4,8 +4,16 @@ import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from attention_lab.printing import echo
+from attention_lab.printing import echo, hanging, rich_console
 from attention_lab.tracking.run_directory import RunRecord
 
 
@@ -52,12 +60,87 @@ class Heartbeat(Callback):
 
 
 class ProgressLines(Callback):
-    """Prints one line at each validation, for logs and pipes, which cannot show a progress bar."""
+    """Prints a line at each validation and every half minute, for logs and pipes.
+
+    Args:
+        every_seconds: seconds between two lines during training.
+    """
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        self.every_seconds = every_seconds
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self._last, self._last_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        seconds = time.monotonic() - self._last
+        if seconds >= self.every_seconds:
+            speed = (trainer.global_step - self._last_step) / seconds
+            loss = trainer.callback_metrics.get("train/loss")
+            known = "" if loss is None else f"  train/loss {float(loss):.4g}"
+            echo(f"{_steps(trainer)}{known}  {speed:.3g} steps/s")
+            self.on_train_start(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = "  ".join(
-            f"{name} {value:.4g}"
+        metrics = ", ".join(
+            f"{name.removeprefix('validation/')}\N{NO-BREAK SPACE}{value:.4g}"
             for name, value in validation_metrics(trainer).items()
-            if name.count("/") == 1  # without metrics on slices, which are in metrics.csv
+            if name.count("/") == 1  # without slices: they are in metrics.csv
         )
-        echo(f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}  {metrics}")
+        echo(*hanging(metrics, f"{_steps(trainer)}  validation: "))
+
+
+class StepBar(ProgressLines):
+    """A progress bar of all steps of the training, below a line for each validation."""
+
+    #: Seconds between two refreshes.
+    INTERVAL = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: Progress | None = None
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(None),
+            MofNCompleteColumn(),
+            TextColumn("steps "),
+            TimeElapsedColumn(),
+            TextColumn("elapsed "),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=rich_console(),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task("training", total=trainer.estimated_stepping_batches)
+        self._progress.start()
+        self._refreshed = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._refresh(trainer, "training")
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._refresh(trainer, "validating")
+
+    def _refresh(self, trainer: Trainer, description: str) -> None:
+        if self._progress and time.monotonic() - self._refreshed >= self.INTERVAL:
+            self._refreshed = time.monotonic()
+            self._progress.update(
+                self._task, completed=trainer.global_step, description=description, refresh=True
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+
+def _steps(trainer: Trainer) -> str:
+    return f"step {trainer.global_step}/{int(trainer.estimated_stepping_batches)}"

@@ -2,17 +2,17 @@
 
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.printing import echo
 from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
-from attention_lab.tracking.progress import Heartbeat, ProgressLines
+from attention_lab.tracking.progress import Heartbeat, ProgressLines, StepBar
 from attention_lab.tracking.run_directory import RunRecord, caused_by
 from attention_lab.training.build import BuiltRun
 from attention_lab.training.checkpoint.callback import Checkpoints, newest
@@ -69,8 +69,6 @@ def fit(
     checkpoints = Checkpoints(folder, monitor, mode, history, metrics, options.every_n_train_steps)
     preemption = Preemption(signals, checkpoints)
     shown = [Heartbeat(record, monitor), _display(options)] if record else []
-    if record:
-        echo(f"training for {options.budget(len(data.train_dataloader()))}")
     with quiet():
         trainer = options.trainer(
             directory,
@@ -80,6 +78,8 @@ def fit(
             [metrics, *others],
         )
         disable_signal_handlers(trainer)
+        if record:
+            echo(*_start(run, trainer))
         checkpoint = process_group.broadcast(
             _checkpoint_to_resume(folder) if record and record.is_resumed else None
         )
@@ -92,6 +92,17 @@ def fit(
                 raise KeyboardInterrupt from error
             raise
     return Fitted(trainer, history, maps, checkpoints, int(run.task.tokens))
+
+
+def _start(run: BuiltRun, trainer: Trainer) -> Iterator[str]:
+    """Yield the lines that say what is trained, for how long and where."""
+    data, processes = run.data, trainer.world_size
+    yield f"training for {run.trainer_options.budget(len(data.train_dataloader()))}"
+    parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
+    device = trainer.strategy.root_device.type
+    where = device if processes == 1 else f"{processes} processes ({device})"
+    batch = data.batch_size * processes
+    yield f"{parameters:,} parameters on {where}, up to {batch} examples in a step"
 
 
 def _checkpoint_to_resume(directory: Path) -> Path | None:
@@ -107,4 +118,4 @@ def _is_ctrl_c(error: BaseException) -> bool:
 
 def _display(options: TrainerOptions) -> Callback:
     in_terminal = options.enable_progress_bar and sys.stdout.isatty()
-    return RichProgressBar(leave=True) if in_terminal else ProgressLines()
+    return StepBar() if in_terminal else ProgressLines()
