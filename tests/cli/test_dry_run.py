@@ -178,6 +178,7 @@ def test_jobs_after_a_tuning_are_only_counted(command: Command, tmp_path: Path) 
 
 
 def test_the_first_trials_of_a_search_are_shown(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", "4.5")
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=7", "hydra.sweeper.n_jobs=3"]
     storage = "hydra.sweeper.storage=sqlite:///trials.db"
     lines = launched(command, "-m", *TINY, *search, storage)

@@ -34,7 +34,7 @@ ATTACKS = {
     "sweeper: {sampler: {_target_: optuna.samplers.CmaEsSampler}}": (
         "sweeper.sampler._target_: optuna.samplers.CmaEsSampler"
     ),
-    "sweeper: {custom_search_space: evil.x}": "sweeper.custom_search_space: evil.x",
+    "sweeper: {pruner: {_target_: evil.X}}": "sweeper.pruner._target_: evil.X",
     "sweeper: {storage: 'redis://127.0.0.1'}": "sweeper.storage: must be a file",
     "runtime: {choices: {x: {_target_: evil.X}}}": "runtime.choices.x._target_: evil.X",
     "job: {env_set: {WANDB_BASE_URL: http://127.0.0.1:9}}": "job.env_set.WANDB_BASE_URL: a config",
@@ -76,7 +76,7 @@ def test_config_that_makes_hydra_run_code_is_refused_in_one_line(
     (tmp_path / "theirs").mkdir()
     section = attack.replace("MARK", str(mark))
     search = "{override hydra/sweeper: search}, " * attack.startswith(
-        ("sweeper: {s", "sweeper: {c")
+        ("sweeper: {s", "sweeper: {p")
     )
     text = f"defaults: [train, {search}_self_]\nhydra:\n  {section}\n"
     (tmp_path / "theirs" / "config.yaml").write_text(text)

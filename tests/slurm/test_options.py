@@ -11,7 +11,7 @@ import pytest
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunConfig, RunSpec
-from attention_lab.sweeps.launcher_options import launcher_options
+from attention_lab.sweeps.plugin_options import plugin_options
 from attention_lab.sweeps.slurm_executor import Slurm, no_ctrl_c
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.slurm.conftest import SWEEP, TINY
@@ -105,7 +105,7 @@ def test_invalid_requests_are_refused(
     options: dict[str, Any], trainer: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        request(launcher_options(Slurm, options), **trainer)
+        request(plugin_options(Slurm, options), **trainer)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

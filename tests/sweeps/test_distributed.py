@@ -74,7 +74,7 @@ def test_a_grid_of_runs_of_one_and_of_two_processes_is_one_sweep(tmp_path: Path)
 
 
 def test_all_ranks_of_a_trial_have_the_same_settings(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    pytest.importorskip("optuna", "4.5")
     done = sweep(
         *(tmp_path, "trainer=ddp_cpu", "hydra/sweeper=search", "hydra.sweeper.n_trials=2"),
         "optimizer.lr=interval(1e-4,1e-2)",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from wandb.sdk.launch.sweeps import utils as wandb_sweeps
@@ -28,11 +29,8 @@ LAUNCHER = "hydra_plugins.attention_lab_launcher.IsolatedLauncher"
 
 @pytest.fixture
 def optuna() -> Any:
-    """Optuna and Hydra's plugin for it, if installed."""
-    pytest.importorskip(
-        "hydra_plugins.hydra_optuna_sweeper", reason="needs the extra attention-lab[search]"
-    )
-    return pytest.importorskip("optuna")
+    """Optuna, if installed."""
+    return pytest.importorskip("optuna", "4.5", reason="needs the extra attention-lab[search]")
 
 
 # The metric of a search
@@ -103,7 +101,8 @@ def search(
 
     def run(*overrides: str, value: Value = bowl, test: Value = bowl) -> Any:
         trials: Trials = []
-        sweep = tmp_path / next(directories)
+        named = [o.partition("=")[2] for o in overrides if o.startswith("hydra.sweep.dir=")]
+        sweep = Path(named[0]) if named else tmp_path / next(directories)
 
         def launch(
             self: Any, jobs: Sequence[Sequence[str]], initial_job_idx: int
@@ -197,6 +196,94 @@ def test_a_search_adds_trials_to_a_stored_study(
     assert len(optuna.load_study(study_name="bowl", storage=kept).trials) == 8
 
 
+def test_a_study_on_disk_is_resumed_by_the_same_command(
+    optuna: Any, search: Search, tmp_path: Path
+) -> None:
+    """As without the interruption; the trial that was running is run to its end."""
+    again = f"hydra.sweep.dir={tmp_path}/again"
+    whole, found = search("hydra.sweeper.n_trials=6")
+
+    def interrupted(trial: Mapping[str, float]) -> float:
+        if trial == whole[3]:
+            raise KeyboardInterrupt
+        return bowl(trial)
+
+    stored = (f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db", "hydra.sweeper.n_trials=6")
+    with pytest.raises(AssertionError, match="interrupted"):
+        search(*stored, again, value=interrupted)
+    assert search(*stored, again)[0] == whole[2:]
+    study = optuna.load_study(study_name="again", storage=stored[0].partition("=")[2])
+    assert [trial.params for trial in study.trials] == whole
+    assert study.best_value == found["best_value"]
+    assert search(*stored, again)[0] == []  # all trials have a result
+    more = search(stored[0], "hydra.sweeper.n_trials=8", again)[0]
+    assert more == search("hydra.sweeper.n_trials=8")[0][6:]
+
+
+def test_a_grid_draws_every_combination_once(search: Search) -> None:
+    space = ("optimizer.lr=choice(0.1,0.2,0.3)", "model.dropout=range(0,0.3,0.1)")
+    trials, found = search("hydra/sweeper/sampler=grid", *space)
+    pairs = {(lr, dropout) for lr in (0.1, 0.2, 0.3) for dropout in (0.0, 0.1, 0.2)}
+    assert len(trials) == len(pairs)
+    assert {(t["optimizer.lr"], t["model.dropout"]) for t in trials} == pairs
+    assert found["best_params"] == {"optimizer.lr": 0.1, "model.dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("override", "draws"),
+    [
+        ("a=range(1,4)", {1, 2, 3}),
+        ("a=int(interval(1,3))", {1, 2, 3}),
+        ("a=true,null,x", {True, "null", "x"}),
+    ],
+)
+def test_distributions_are_those_of_hydras_grammar(
+    optuna: Any, override: str, draws: set[Any]
+) -> None:
+    from attention_lab.sweeps.search import distribution
+
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    study = optuna.create_study()
+    assert {study.ask({"a": distribution(parsed)}).params["a"] for _ in range(50)} == draws
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optimizer.lr=interval(2,1)", "optimizer.lr=interval(2,1): `low <= high` must hold"),
+        ("hydra/sweeper/sampler=grid", "optimizer.lr: a grid needs values, no interval"),
+        ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials: input should be greater than 0"),
+        ("+hydra.sweeper.n_trial=3", "hydra.sweeper.n_trial: unknown option; did you mean n_tri"),
+        ("sweep.zip=[optimizer.lr,model.dropout]", "sweep.zip: not supported by hydra/sweeper"),
+    ],
+)
+def test_a_mistake_creates_nothing(
+    optuna: Any,
+    override: str,
+    says: str,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    database = f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"
+    answer = command("train", "-m", "hydra/sweeper=search", database, *TINY_DIGITS, override)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith(f"attention-lab: {says}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_invalid_first_trial_creates_nothing(
+    optuna: Any,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    database = f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"
+    wrong = "attention.num_heads=choice(3,5)"
+    answer = command("train", "-m", "hydra/sweeper=optuna", database, *TINY_DIGITS, wrong)
+    assert answer.code == 2
+    assert "is not divisible by" in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_search_that_maximizes_is_refused(
     optuna: Any,
     command: Command,  # noqa: F811
@@ -220,7 +307,7 @@ def test_a_search_over_real_runs(
 ) -> None:
     """Two trials on digits, whose metric is better when higher, and one of them diverges."""
     space = ("optimizer.lr=choice(0.01,1e30)", "model.dropout=0.1")
-    settings = ("hydra.sweeper.n_trials=2", "hydra.sweep.dir=sweep")
+    settings = ("hydra/sweeper/sampler=grid", "hydra.sweep.dir=sweep")
     answer = command("train", "-m", "hydra/sweeper=search", *TINY_DIGITS, *space, *settings)
     assert answer.code == 1
     assert answer.err.endswith("1 run did not finish\n")

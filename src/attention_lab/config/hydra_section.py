@@ -29,12 +29,12 @@ TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     ("sweeper",): (
         "hydra_plugins.attention_lab_sweeper.GridSweeper",
+        "hydra_plugins.attention_lab_sweeper.SearchSweeper",
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
     ),
     # Without CmaEsSampler, which unpickles data from the storage.
     ("sweeper", "sampler"): tuple(
-        f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "Grid", "NSGAII", "MOTPE")
+        f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "Grid", "NSGAII")
     ),
 }
 #: The environment variables that a config may set. None of them is an address or a search path.
@@ -71,7 +71,7 @@ def is_search(settings: DictConfig) -> bool:
     Args:
         settings: the section ``hydra``.
     """
-    return not settings.sweeper._target_.endswith((".GridSweeper", ".BasicSweeper"))
+    return bool(settings.sweeper._target_.endswith(".SearchSweeper"))
 
 
 def check(config: DictConfig) -> None:
@@ -169,12 +169,8 @@ def _check_target(path: tuple[str, ...], target: Any) -> None:
 
 
 def _check_sweeper(sweeper: Any) -> None:
-    """Reject Optuna's options that can run code: functions by name, databases with pickles."""
-    options = sweeper if isinstance(sweeper, Mapping) else {}
-    if (function := options.get("custom_search_space")) is not None:
-        key = "hydra.sweeper.custom_search_space"
-        raise WrongCommand(f"{key}: {function} is not allowed; use hydra.sweeper.params")
-    storage = options.get("storage")
+    """Reject databases other than files: their drivers could run code or send data."""
+    storage = sweeper.get("storage") if isinstance(sweeper, Mapping) else None
     if storage is not None and not str(storage).startswith("sqlite:///"):
         raise WrongCommand(f"hydra.sweeper.storage: must be a file, sqlite:///…, got {storage}")
 

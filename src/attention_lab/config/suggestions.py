@@ -41,10 +41,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         known = [name for name in error.options if not name.startswith("_")]
-        hint = nearest(option, known)
-        if option == "optuna":
-            hint = "; pip install 'attention-lab[search]' installs it"
-        return f"{group}={option}: there is no such option{hint}"
+        return f"{group}={option}: there is no such option{nearest(option, known)}"
     if match := UNKNOWN_KEY.search(str(error)):
         if "@" in match[1]:
             return f"{match[1]}: the config has no such key; put + before it to add it"

@@ -1,15 +1,35 @@
 """The jobs of a grid: combinations of swept values, zipped keys, and grids of their own."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any
 
 from hydra.core.override_parser.types import Override
+from pydantic import PositiveInt
 
 from attention_lab.config.components import ConfigError
+from attention_lab.sweeps.plugin_options import check_types
 from attention_lab.sweeps.sweep_options import listed, spelt
 
 Parse = Callable[[list[str]], list[Override]]
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """The options of ``hydra/sweeper=grid``; ``conf/hydra/sweeper/grid.yaml`` explains them.
+
+    Raises:
+        ConfigError: if a value is invalid.
+    """
+
+    max_batch_size: PositiveInt | None = None
+    params: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "hydra.sweeper")
+
+
 #: The values of a key, each as an override.
 Values = dict[str, list[str]]
 

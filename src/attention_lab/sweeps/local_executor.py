@@ -20,7 +20,7 @@ from attention_lab.config.resolve import RunSpec
 from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import Start, exit_reason, job_starter
 from attention_lab.sweeps.jobs import build_jobs
-from attention_lab.sweeps.launcher_options import check_types
+from attention_lab.sweeps.plugin_options import check_types
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import DISK_FULL, record_failure
 from attention_lab.tracking.run_status import ENDED, RunStatus, read_status

@@ -28,7 +28,7 @@ from attention_lab.printing import echo
 from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import PROCESS_VARIABLES
 from attention_lab.sweeps.jobs import build_jobs
-from attention_lab.sweeps.launcher_options import check_types
+from attention_lab.sweeps.plugin_options import check_types
 from attention_lab.sweeps.slurm_queue import FOLDER, Queue, in_queue, longest_array
 from attention_lab.sweeps.watch import follow
 from attention_lab.tracking.lock import is_locked

@@ -111,11 +111,11 @@ class IsolatedLauncher(SweepLauncher):
     """Runs each job in a process of its own, with :class:`~.local_executor.Resources`."""
 
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
-        from attention_lab.sweeps.launcher_options import launcher_options
         from attention_lab.sweeps.local_executor import Resources, check_here, run_jobs
+        from attention_lab.sweeps.plugin_options import plugin_options
         from attention_lab.sweeps.sweep import Sweep
 
-        self.place = resources = launcher_options(Resources, self.options)
+        self.place = resources = plugin_options(Resources, self.options)
 
         def run(jobs: Sequence["RunSpec"], display: "Display") -> None:
             run_jobs(jobs, resources, display)
@@ -127,13 +127,13 @@ class SlurmLauncher(SweepLauncher):
     """Submits each job to SLURM, with the options :class:`~.slurm_executor.Slurm`."""
 
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
-        from attention_lab.sweeps.launcher_options import launcher_options
+        from attention_lab.sweeps.plugin_options import plugin_options
         from attention_lab.sweeps.slurm_executor import Slurm, check_installed
         from attention_lab.sweeps.sweep import Sweep
 
         check_installed()
         plain = {name: _plain(value) for name, value in self.options.items()}
-        self.place = slurm = launcher_options(Slurm, plain)
+        self.place = slurm = plugin_options(Slurm, plain)
         if not slurm.wait:
             needs = "sweep.tune" if options["tune"] is not None else ""
             if is_search(self.config.hydra):

@@ -1,31 +1,32 @@
-"""The Hydra sweeper: which jobs a sweep has."""
+"""The Hydra sweepers: which jobs a sweep has."""
 
-from collections.abc import Mapping
+import importlib.util
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from attention_lab.config.compose import WrongCommand
 
-class GridSweeper(Sweeper):
-    """Launches every combination of the swept values, with zipped keys together.
 
-    Hydra's basic sweeper, with the options ``sweep.zip`` and ``sweep.param_grid``.
+class _OwnSweeper(Sweeper):
+    """What the sweepers share.
 
     Args:
-        max_batch_size: the most jobs that are launched at a time; None means all.
-        params: overrides by key, which those of the command line replace.
+        options: of the sweeper, ``hydra.sweeper.…``.
     """
 
-    def __init__(
-        self, max_batch_size: int | None = None, params: Mapping[str, Any] | None = None
-    ) -> None:
-        self.max_batch_size = max_batch_size
-        self.params = params or {}
+    config: DictConfig
+    hydra_context: HydraContext
+
+    def __init__(self, **options: Any) -> None:
+        self.options = {name: _plain(value) for name, value in options.items()}
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -34,28 +35,79 @@ class GridSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        self._launched = 0
+
+    def _overrides(self, params: dict[str, Any] | None, arguments: list[str]) -> list[Override]:
+        """The overrides of the command, behind ``hydra.sweeper.params``, which they replace."""
+        given = [f"{key}={value}" for key, value in (params or {}).items()]
+        return self.parser.parse_overrides(given + arguments)
+
+    def _save_config(self) -> Path:
+        """Make the sweep's directory, with the config of the command."""
+        directory = Path(self.config.hydra.sweep.dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, directory / "multirun.yaml")
+        return directory
+
+    def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
+        assert self.launcher is not None
+        returns = self.launcher.launch(jobs, initial_job_idx=self._launched)
+        self._launched += len(jobs)
+        for returned in returns:
+            _ = returned.return_value  # raises the error of a job of Hydra's basic launcher
+        return list(returns)
+
+
+class GridSweeper(_OwnSweeper):
+    """Launches every combination of the swept values, with zipped keys together.
+
+    Hydra's basic sweeper, with the options ``sweep.zip`` and ``sweep.param_grid``.
+    """
 
     def sweep(self, arguments: list[str]) -> None:
         """Launch the jobs of the overrides ``arguments``.
 
         Raises:
-            ConfigError: if a combination is not possible; nothing is written then.
+            ConfigError: if an option is invalid; nothing is written then.
         """
-        from attention_lab.sweeps.grid import expand
+        from attention_lab.sweeps.grid import GridOptions, expand
+        from attention_lab.sweeps.plugin_options import plugin_options
 
-        assert self.hydra_context is not None
-        assert self.config is not None
-        assert self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        base = parser.parse_overrides([f"{k}={v}" for k, v in self.params.items()] + arguments)
+        options = plugin_options(GridOptions, self.options, "hydra.sweeper")
         section = cast("dict[str, Any]", OmegaConf.to_container(self.config.sweep, resolve=True))
-        jobs = expand(base, section, parser.parse_overrides)
-        directory = Path(self.config.hydra.sweep.dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, directory / "multirun.yaml")
-        size = self.max_batch_size or len(jobs)
+        overrides = self._overrides(options.params, arguments)
+        jobs = expand(overrides, section, self.parser.parse_overrides)
+        self._save_config()
+        size = options.max_batch_size or len(jobs)
         for first in range(0, len(jobs), size):
             batch = jobs[first : first + size]
             self.validate_batch_is_legal(batch)
-            for returned in self.launcher.launch(batch, initial_job_idx=first):
-                _ = returned.return_value  # raises the error of a job of Hydra's basic launcher
+            self._launch(batch)
+
+
+class SearchSweeper(_OwnSweeper):
+    """Launches trials that Optuna draws, batch by batch."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Launch trials with the overrides ``arguments``, and write the best to a file.
+
+        Raises:
+            ConfigError: if an option is invalid; nothing is written then.
+        """
+        if importlib.util.find_spec("optuna") is None:
+            chosen = self.config.hydra.runtime.choices["hydra/sweeper"]
+            raise WrongCommand(f"hydra/sweeper={chosen}: needs pip install 'attention-lab[search]'")
+        from attention_lab.sweeps.plugin_options import plugin_options
+        from attention_lab.sweeps.search import Search, SearchOptions
+
+        options = plugin_options(SearchOptions, self.options, "hydra.sweeper")
+        place = self.config.hydra.sweep
+        directory = Path(place.get("planned", place.dir)).absolute()
+        search = Search(options, self._overrides(options.params, arguments), directory)
+        self._save_config()
+        search.run(self._launch)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -1,0 +1,212 @@
+"""A search: Optuna draws the settings of trials, which are jobs of a sweep."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import yaml
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
+from hydra.core.utils import JobReturn
+from hydra.utils import instantiate
+from numpy.random import SeedSequence
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import Trial, TrialState
+from pydantic import PositiveInt
+
+from attention_lab.atomic_write import write_atomically
+from attention_lab.config.components import ConfigError
+from attention_lab.sweeps.plugin_options import check_types
+from attention_lab.sweeps.sweep_options import spelt
+
+#: The file with the best trial, in the sweep's directory.
+RESULTS = "optimization_results.yaml"
+#: The attribute of a trial that names the directory of its sweep.
+SWEEP = "sweep"
+
+#: Runs jobs, given the overrides of each.
+Launch = Callable[[list[list[str]]], list[JobReturn]]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The options of ``hydra/sweeper=optuna``; ``conf/hydra/sweeper/optuna.yaml`` explains them.
+
+    Raises:
+        ConfigError: if a value is invalid.
+    """
+
+    sampler: dict[str, Any]
+    n_trials: PositiveInt
+    n_jobs: PositiveInt
+    direction: str = "minimize"
+    storage: str | None = None
+    study_name: str | None = None
+    params: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "hydra.sweeper")
+
+
+class Search:
+    """The trials of one sweep's directory, in a study that may hold other trials, too.
+
+    A trial depends on the seed, on its number and on the results before its batch, so the same
+    command draws the same trials. Those in a database that were interrupted are launched again.
+
+    Args:
+        options: of the search.
+        overrides: those of the command, with the distributions to draw from.
+        directory: of the sweep.
+    """
+
+    def __init__(
+        self, options: SearchOptions, overrides: Sequence[Override], directory: Path
+    ) -> None:
+        self.options, self.directory = options, directory
+        by_key = {override.get_key_element(): override for override in overrides}
+        self.space = {k: distribution(o) for k, o in by_key.items() if o.is_sweep_override()}
+        self.fixed = [
+            f"{key}={override.get_value_element_as_str()}"
+            for key, override in by_key.items()
+            if key not in self.space
+        ]
+        self._grid = self._is_grid() and {k: _values(k, d) for k, d in self.space.items()}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        file = Path((options.storage or "").removeprefix("sqlite:///"))
+        #: The database, if this search creates it and no trial has run yet.
+        self._new_database = file if options.storage and not file.exists() else None
+        self.study = self._study()
+
+    def run(self, launch: Launch) -> None:
+        """Launch trials until there are ``n_trials``, and write the best to a file.
+
+        Raises:
+            ValueError: if a trial cannot work; a new database is removed then.
+        """
+        while trials := self._next_batch():
+            try:
+                returns = launch([self._overrides(trial) for trial in trials])
+            except ValueError:
+                if self._new_database is not None:
+                    self._new_database.unlink()
+                raise
+            self._new_database = None
+            for trial, returned in zip(trials, returns, strict=True):
+                self._tell(trial, returned)
+        with suppress(ValueError):  # no trial has a result
+            best = self.study.best_trial
+            found = {"name": "optuna", "best_params": best.params, "best_value": best.value}
+            write_atomically(self.directory / RESULTS, yaml.safe_dump(found, sort_keys=False))
+
+    def _study(self) -> optuna.Study:
+        name = self.options.study_name or self.directory.name
+        study = optuna.create_study(
+            study_name=name, storage=self.options.storage, load_if_exists=True
+        )
+        for trial in self._own(study):
+            if trial.params.keys() != self.space.keys():
+                raise ConfigError(
+                    f"hydra.sweeper.study_name={name}: holds trials of this sweep with another "
+                    "search space; use another hydra.sweep.dir"
+                )
+        return study
+
+    def _own(self, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+        """The trials of this sweep."""
+        place = str(self.directory)
+        return [trial for trial in study.trials if trial.user_attrs.get(SWEEP) == place]
+
+    def _next_batch(self) -> list[Trial]:
+        """The interrupted trials, else new ones; none if there are enough."""
+        own = self._own(self.study)
+        if interrupted := [trial for trial in own if not trial.state.is_finished()]:
+            return [Trial(self.study, trial._trial_id) for trial in interrupted]
+        limit = self.options.n_trials
+        if self._grid:
+            limit = min(limit, prod(map(len, self._grid.values())))
+        self.study.sampler = self._sampler(len(self.study.trials))
+        trials = [self._ask() for _ in range(min(self.options.n_jobs, limit - len(own)))]
+        if self._grid:  # it would stop a loop of Optuna's after its last point; there is none
+            self.study.sampler = RandomSampler()
+        return trials
+
+    def _ask(self) -> Trial:
+        trial = self.study.ask(self.space)
+        trial.set_user_attr(SWEEP, str(self.directory))
+        return trial
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """The sampler for the batch that begins with this trial of the study."""
+        given = dict(self.options.sampler)
+        if self._grid:
+            given["search_space"] = self._grid
+        elif (
+            given.get("seed") is not None
+        ):  # else a resumed search would draw its first trials again
+            given["seed"] = int(SeedSequence([given["seed"], number]).generate_state(1)[0])
+        return cast(BaseSampler, instantiate(given))
+
+    def _is_grid(self) -> bool:
+        return str(self.options.sampler.get("_target_")).endswith(".GridSampler")
+
+    def _overrides(self, trial: Trial) -> list[str]:
+        return [*(f"{key}={spelt(value)}" for key, value in trial.params.items()), *self.fixed]
+
+    def _tell(self, trial: Trial, returned: JobReturn) -> None:
+        value = returned.return_value
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        self.study.tell(trial, value, state)
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """What an override with several values or an interval draws from.
+
+    Raises:
+        ConfigError: if it is empty.
+    """
+    try:
+        return _parsed(override)
+    except ValueError as error:
+        raise ConfigError(f"{override.input_line}: {error}") from None
+
+
+def _parsed(override: Override) -> BaseDistribution:
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        start, end, is_log = value.start, value.end, "log" in value.tags
+        if isinstance(start, int) and isinstance(end, int):
+            return IntDistribution(start, end, log=is_log)
+        return FloatDistribution(float(start or 0), float(end or 0), log=is_log)
+    values: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
+    if isinstance(value, RangeSweep) and not value.shuffle and len(values) > 1:
+        step: Any = value.step
+        is_whole = all(isinstance(each, int) for each in values)
+        ends = min(values), max(values)
+        if is_whole:
+            return IntDistribution(*ends, step=abs(step))
+        return FloatDistribution(*ends, step=abs(step))
+    return CategoricalDistribution(values)
+
+
+def _values(key: str, distribution: BaseDistribution) -> list[Any]:
+    """The values of a distribution, for a grid."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if (
+        isinstance(distribution, IntDistribution | FloatDistribution)
+        and distribution.step
+        and not distribution.log
+    ):
+        number = round((distribution.high - distribution.low) / distribution.step)
+        return [distribution.low + i * distribution.step for i in range(number + 1)]
+    raise ConfigError(f"{key}: a grid needs values, no interval; use choice() or range()")
