@@ -20,6 +20,7 @@ PAGES = [
     DOCS / "sweeps.md",
     DOCS / "slurm.md",
     DOCS / "devices.md",
+    DOCS / "trainer.md",
 ]
 COMMANDS = [
     command

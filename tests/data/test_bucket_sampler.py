@@ -184,3 +184,29 @@ def test_lightning_sets_the_epoch_of_the_sampler(digits: Digits) -> None:
         expected.append([label for batch in loader for label in batch.labels.tolist()])
     assert module.seen == expected
     assert expected[0] != expected[1]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("given", [0, 3, 4, 9])
+def test_accumulated_batches_are_parts_of_the_whole_batch(
+    given: int, processes: int, shuffle: bool
+) -> None:
+    def part(rank: int) -> BucketBatchSampler:
+        return BucketBatchSampler(LENGTHS, 8, shuffle, 0, processes, rank, 3)
+
+    shares = [batches(part(rank), epoch=1) for rank in range(processes)]
+    whole = batches(BucketBatchSampler(LENGTHS, 24 * processes, shuffle), epoch=1)
+    assert len(shares[0]) == len(part(0)) == 3 * len(whole)
+    assert max(len(batch) for share in shares for batch in share) <= 8
+    for step, rows in enumerate(whole):
+        parts = [share[3 * step : 3 * step + 3] for share in shares]
+        assert sorted(row for share in parts for batch in share for row in batch) == sorted(rows)
+    resumed = part(0)
+    resumed.load_state_dict({"epoch": 1, "yielded": given})
+    assert [batch.tolist() for batch in resumed] == shares[0][given:]
+
+
+def test_fewer_examples_than_accumulated_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 examples are too few for 2 processes, 3 batches each"):
+        BucketBatchSampler(LENGTHS[:5], 8, True, 0, 2, 0, 3)

@@ -57,20 +57,30 @@ def devices(tree: Any) -> set[str]:
     return {leaf.device.type for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
-def training_step(config: dict[str, Any]) -> None:
+def training_step(config: dict[str, Any], accumulated: int = 1) -> None:
     """One training step, forward and backward, on the meta device."""
     run = build(config)
     task = run.task
     batch = next(iter(run.data.train_dataloader()))
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
-    trainer = SimpleNamespace(global_step=0, log_every_n_steps=1, optimizers=[optimizer])
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: False))
+    trainer = SimpleNamespace(
+        global_step=0,
+        log_every_n_steps=1,
+        accumulate_grad_batches=accumulated,
+        optimizers=[optimizer],
+        fit_loop=loop,
+        world_size=1,
+    )
     task._trainer, task._fabric = trainer, None  # type: ignore[assignment]  # all that a step uses
     logged: dict[str, Any] = {}
     task.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
     task.to("meta")
     batch = move_data_to_device(batch, torch.device("meta"))
     with NoCopies():
-        task.training_step(batch, 0).backward()
+        loss = task.training_step(batch, 0)
+        (loss if isinstance(loss, Tensor) else loss["loss"]).backward()
+        task.on_after_backward()
     assert logged
     for name, value in logged.items():
         assert isinstance(value, Tensor), f"{name} is a number, which Lightning copies"
@@ -82,6 +92,11 @@ def test_a_training_step_does_not_synchronize(model: str, mechanism: str, compos
     if mechanism in ("linformer", "nystrom") and "classifier" not in model:
         pytest.skip("it cannot be causal")
     training_step(compose(f"model={model}", f"attention={mechanism}", *MODELS[model]))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_accumulating_step_does_not_synchronize(model: str, compose: Compose) -> None:
+    training_step(compose(f"model={model}", "attention=additive", *MODELS[model]), accumulated=4)
 
 
 def test_a_recurrent_encoder_synchronizes_to_read_the_lengths(compose: Compose) -> None:

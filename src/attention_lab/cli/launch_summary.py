@@ -91,8 +91,9 @@ def single_run(
         yield Finding("launched by", f"torchrun or srun, as {started} processes")
     yield Finding("processes", str(each))
     yield Finding("in total", each.total(1))
-    steps_per_epoch = run.data.steps_per_epoch(each.number)
-    yield Finding("training", run.trainer_options.budget(steps_per_epoch))
+    options = run.trainer_options
+    batches = run.data.batches_per_epoch(each.number, options.accumulate_grad_batches)
+    yield Finding("training", options.budget(batches))
     yield Finding("directory", str(directory))
     yield Finding("W&B", _wandb(config, directory.parent.name))
 
@@ -237,8 +238,8 @@ def _by_length(jobs: Sequence[RunSpec]) -> Iterable[RunSpec]:
 def _training_length(job: RunSpec) -> str:
     """The number of steps and epochs of a job."""
     options: TrainerOptions = job.config.create("trainer")
-    steps_per_epoch = load_data(job.config).steps_per_epoch(options.devices * options.num_nodes)
-    return options.budget(steps_per_epoch)
+    processes, accumulated = options.devices * options.num_nodes, options.accumulate_grad_batches
+    return options.budget(load_data(job.config).batches_per_epoch(processes, accumulated))
 
 
 def _wandb(config: RunConfig, group: str) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from attention_lab.training.distributed import process_group
+from attention_lab.training.lightning_loops import is_accumulating
 
 
 class Diverged(RuntimeError):
@@ -28,8 +29,9 @@ class RequireFinite(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
     ) -> None:
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning
-        if trainer.global_step % interval == 0:
-            require_finite("training loss", outputs["loss"], trainer.global_step)
+        if trainer.global_step % interval == 0 and not is_accumulating(trainer):
+            loss = outputs.get("step_loss", outputs["loss"])
+            require_finite("training loss", loss, trainer.global_step)
             norm = getattr(pl_module, "gradient_norm", None)
             if norm is not None:
                 require_finite("norm of the gradient", norm, trainer.global_step)

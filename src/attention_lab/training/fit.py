@@ -96,12 +96,13 @@ def fit(
 
 def _start(run: BuiltRun, trainer: Trainer) -> Iterator[str]:
     """Yield the lines that say what is trained, for how long and where."""
-    data, processes = run.data, trainer.world_size
-    yield f"training for {run.trainer_options.budget(len(data.train_dataloader()))}"
+    data, processes, accumulated = run.data, trainer.world_size, trainer.accumulate_grad_batches
+    batches = data.batches_per_epoch(processes, accumulated)
+    yield f"training for {run.trainer_options.budget(batches)}"
     parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
     device = trainer.strategy.root_device.type
     where = device if processes == 1 else f"{processes} processes ({device})"
-    batch = data.batch_size * processes
+    batch = data.batch_size * processes * accumulated
     yield f"{parameters:,} parameters on {where}, up to {batch} examples in a step"
 
 

@@ -37,6 +37,45 @@ class ValidateAtLastStep(Callback):
                 trainer.check_val_every_n_epoch = 1
 
 
+class ValidateBetweenSteps(Callback):
+    """Postpones what is due between accumulated batches until their optimizer step is taken.
+
+    Lightning would validate, or stop, with gradients that no checkpoint holds.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        is_due = loop._should_check_val_fx
+        stops = False
+
+        def is_due_after_step(data_fetcher: Any) -> bool:
+            nonlocal stops
+            stops |= trainer.should_stop
+            trainer.should_stop = stops and not loop._should_accumulate()
+            if loop._should_accumulate():
+                return False
+            return is_due(data_fetcher) or self._was_due(trainer)
+
+        # Replaced on this Trainer only.
+        loop._should_check_val_fx = is_due_after_step  # type: ignore[method-assign]
+
+    @staticmethod
+    def _was_due(trainer: Trainer) -> bool:
+        """Whether a validation was due after any batch of the optimizer step just taken."""
+        loop, interval = trainer.fit_loop.epoch_loop, trainer.val_check_batch
+        if not isinstance(interval, int) or not loop._should_check_val_epoch():
+            return False
+        across_epochs = trainer.check_val_every_n_epoch is None
+        last = loop.total_batch_idx if across_epochs else loop.batch_idx
+        first = last - loop.batch_idx % trainer.accumulate_grad_batches
+        return (last + 1) // interval > first // interval
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether some, but not all, batches of an optimizer step have been processed."""
+    return trainer.accumulate_grad_batches > 1 and trainer.fit_loop.epoch_loop._should_accumulate()
+
+
 def repeat_validation(trainer: Trainer) -> None:
     """Run an interrupted validation from its beginning; Lightning would skip it."""
     loop = trainer.fit_loop.epoch_loop.val_loop

@@ -14,6 +14,7 @@ from attention_lab.external_programs import run_program
 from attention_lab.printing import echo
 from attention_lab.training.checkpoint.callback import Checkpoints
 from attention_lab.training.distributed import process_group
+from attention_lab.training.lightning_loops import is_accumulating
 
 #: Sent by SLURM before a time limit or a preemption, if the job asked for it with ``--signal``.
 SLURM_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -127,7 +128,7 @@ class StopSignals:
 
 
 class Preemption(Callback):
-    """Saves a checkpoint and stops, between two batches, when any rank has received a signal.
+    """Saves a checkpoint and stops, between two steps, when any rank has received a signal.
 
     A validation that is interrupted starts over when the run is resumed. This callback must come
     before ``checkpoints``.
@@ -146,13 +147,17 @@ class Preemption(Callback):
         # Only this loader can stop between batches and resume there.
         self.signals.waits = isinstance(loader, TrainingDataLoader)
         if isinstance(loader, TrainingDataLoader):
-            loader.before_each.append(lambda: self._stop_if_signaled(trainer))
+            loader.before_each.append(lambda: self._stop_between_steps(trainer))
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self._stop_if_signaled(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_signaled(trainer)
+
+    def _stop_between_steps(self, trainer: Trainer) -> None:
+        if not is_accumulating(trainer):  # a checkpoint has no gradients
+            self._stop_if_signaled(trainer)
 
     def _stop_if_signaled(self, trainer: Trainer) -> None:
         if not (received := self.signals.received()):

@@ -1,5 +1,6 @@
 """The Lightning Trainer of a run: budget, device and intervals."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,11 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from attention_lab.training.checkpoint.callback import AtomicCheckpointIO
 from attention_lab.training.distributed import process_group
 from attention_lab.training.finite import RequireFinite
-from attention_lab.training.lightning_loops import EnterTrainingLoop, ValidateAtLastStep
+from attention_lab.training.lightning_loops import (
+    EnterTrainingLoop,
+    ValidateAtLastStep,
+    ValidateBetweenSteps,
+)
 from attention_lab.training.optim import total_steps
 
 #: Epochs if no limit is set.
@@ -59,12 +64,16 @@ class TrainerOptions:
     max_epochs: int | None = None
     #: Optimizer steps; None or -1 means no limit. Training ends at the first limit it reaches.
     max_steps: int | None = None
+    #: Batches of an optimizer step, whose gradients are summed: less memory than one large batch.
+    #: A step is then on devices x num_nodes x ``accumulate_grad_batches`` batches.
+    accumulate_grad_batches: int = 1
     #: Largest norm (or value) of the gradient; None means no clipping.
     gradient_clip_val: float | None = 1.0
     #: "norm": of all gradients together; "value": of each element.
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
-    #: How often to validate: a float is a fraction of an epoch; an integer is a number of steps,
-    #: counted across epochs. The last step is always followed by a validation.
+    #: How often to validate: a float is a fraction of an epoch; an integer is a number of batches,
+    #: counted across epochs. A validation comes after the optimizer step of the batch, and always
+    #: after the last step.
     val_check_interval: float | int = 1.0
     #: Validate in every n-th epoch only; not with an integer ``val_check_interval``.
     check_val_every_n_epoch: int = 1
@@ -81,6 +90,7 @@ class TrainerOptions:
         for name in (
             *("devices", "num_nodes", "max_epochs", "max_steps"),
             *("check_val_every_n_epoch", "log_every_n_steps", "patience", "every_n_train_steps"),
+            "accumulate_grad_batches",
         ):
             value = getattr(self, name)
             has_no_limit = value is None or (value == -1 and name.startswith("max_"))
@@ -98,10 +108,10 @@ class TrainerOptions:
         interval = self.val_check_interval
         if isinstance(interval, int):
             if interval < 1:
-                raise ValueError(f"val_check_interval must be at least 1 step, got {interval}")
+                raise ValueError(f"val_check_interval must be at least 1 batch, got {interval}")
             if self.check_val_every_n_epoch != 1:
                 raise ValueError(
-                    f"val_check_interval={interval} counts steps across epochs; "
+                    f"val_check_interval={interval} counts batches across epochs; "
                     f"remove check_val_every_n_epoch={self.check_val_every_n_epoch}"
                 )
         elif not 0 < interval <= 1:
@@ -118,19 +128,24 @@ class TrainerOptions:
             return self.max_epochs, steps
         return (DEFAULT_EPOCHS, -1) if steps == -1 else (-1, steps)
 
-    def budget(self, steps_per_epoch: int) -> str:
+    def budget(self, batches_per_epoch: int) -> str:
         """Describe the length of training in steps and epochs, and the limit that ends it.
 
         >>> TrainerOptions(max_steps=300).budget(80)
         '300 steps (3.75 epochs of 80 steps)'
+        >>> TrainerOptions(max_steps=300, accumulate_grad_batches=4).budget(80)
+        '300 steps of 4 batches (15 epochs of 20 steps)'
         >>> TrainerOptions(max_epochs=1, max_steps=300, patience=2).budget(80)
         'at most 80 steps (1 epoch of 80 steps): trainer.max_epochs=1 comes before max_steps=300'
         """
         epochs, steps = self.limits
+        steps_per_epoch = math.ceil(batches_per_epoch / self.accumulate_grad_batches)
         total = int(total_steps(epochs, steps, steps_per_epoch))
         passes = total / steps_per_epoch
-        line = f"{total} steps ({passes:.4g} epoch{'' if passes == 1 else 's'} of {steps_per_epoch}"
-        line = f"{'at most ' if self.patience else ''}{line} steps)"
+        number = self.accumulate_grad_batches
+        line = f"{total} steps{f' of {number} batches' if number > 1 else ''}"
+        line += f" ({passes:.4g} epoch{'' if passes == 1 else 's'} of {steps_per_epoch} steps)"
+        line = f"{'at most ' if self.patience else ''}{line}"
         if -1 in (epochs, steps) or epochs * steps_per_epoch == steps:
             return line
         first, second = f"max_epochs={epochs}", f"max_steps={steps}"
@@ -164,6 +179,7 @@ class TrainerOptions:
             profiler=self._profiler(directory),
             max_epochs=max_epochs,
             max_steps=max_steps,
+            accumulate_grad_batches=self.accumulate_grad_batches,
             gradient_clip_val=self.gradient_clip_val,
             gradient_clip_algorithm=self.gradient_clip_algorithm,
             val_check_interval=self.val_check_interval,
@@ -174,6 +190,7 @@ class TrainerOptions:
                 RequireFinite(),
                 *callbacks,
                 ValidateAtLastStep(),
+                *([ValidateBetweenSteps()] if self.accumulate_grad_batches > 1 else []),
                 *early_stopping,
             ],
             logger=list(loggers),
@@ -199,8 +216,12 @@ class TrainerOptions:
         if self.strategy == "fsdp":
             processes = self.devices * self.num_nodes
             return ModelParallelStrategy(processes, 1, save_distributed_checkpoint=False)
+        accumulates = self.accumulate_grad_batches > 1
         return DDPStrategy(
             broadcast_buffers=False,  # training changes no buffers
             gradient_as_bucket_view=True,
-            static_graph=True,  # parameters without gradients (attention=none) never get one
+            # Parameters without gradients (attention=none) never get one. A static graph is faster,
+            # but it fails where accumulated batches are not synchronized.
+            static_graph=not accumulates,
+            find_unused_parameters=accumulates,
         )

@@ -20,16 +20,24 @@ def losses(directory: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("data", "metric", "strategies"),
+    ("data", "metric", "strategies", "accumulated"),
     [
-        ("data=digits", "accuracy", ["ddp", "fsdp"]),
+        ("data=digits", "accuracy", ["ddp", "fsdp"], 1),
         # Sequences differ in length: the mean over ranks would not be the mean over tokens.
-        ("data=reverse data.examples=300", "token_error_rate", ["ddp", "fsdp"]),
-        ("data=recall data.examples=300 model.num_layers=1", "accuracy", ["ddp"]),
+        ("data=reverse data.examples=300", "token_error_rate", ["ddp", "fsdp"], 1),
+        ("data=recall data.examples=300 model.num_layers=1", "accuracy", ["ddp"], 1),
+        # Accumulated; with parameters that have no gradients.
+        ("data=reverse data.examples=300 attention=none", "token_error_rate", ["ddp"], 4),
+        ("data=digits", "accuracy", ["fsdp"], 2),
     ],
 )
 def test_two_ranks_train_like_one_process_on_the_same_batches(
-    data: str, metric: str, strategies: list[str], compose: Compose, tmp_path: Path
+    data: str,
+    metric: str,
+    strategies: list[str],
+    accumulated: int,
+    compose: Compose,
+    tmp_path: Path,
 ) -> None:
     common = [
         *(*data.split(), "model.d_model=16", "model.dropout=0", "optimizer.lr=0.01"),
@@ -41,14 +49,16 @@ def test_two_ranks_train_like_one_process_on_the_same_batches(
         ),
         "trainer.check_val_every_n_epoch=5",
     ]
-    alone = ("trainer=cpu", "data.batch_size=62", f"trainer.strategy={strategies[-1]}")
+    whole = 62 if accumulated == 1 else 64
+    alone = ("trainer=cpu", f"data.batch_size={whole}", f"trainer.strategy={strategies[-1]}")
     launch(compose(*common, *alone), tmp_path / "one", [])
     one, theirs = losses(tmp_path / "one"), result(tmp_path / "one")
     assert len(one) == theirs["steps"] == 50
     assert len(set(one)) > 40
     for strategy in strategies:
-        together = (*TWO, "data.batch_size=31", f"trainer.strategy={strategy}")
-        launch(compose(*common, *together), tmp_path / strategy, [])
+        together = (*TWO, f"data.batch_size={whole // 2 // accumulated}")
+        parts = (f"trainer.accumulate_grad_batches={accumulated}", f"trainer.strategy={strategy}")
+        launch(compose(*common, *together, *parts), tmp_path / strategy, [])
         two, ours = losses(tmp_path / strategy), result(tmp_path / strategy)
         assert len(two) == ours["steps"] == 50, strategy
         # Adam amplifies small differences, so they grow with the steps.

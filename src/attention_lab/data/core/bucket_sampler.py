@@ -1,6 +1,7 @@
 """A batch sampler that groups examples of similar length, to reduce padding."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from math import ceil
 
 import numpy as np
@@ -16,6 +17,8 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
     multiplied by their number, and each process gets a part of every batch. Together they train on
     the same batches as one process with the multiplied batch size. The sizes of batches differ by
     at most one, as do the sizes of the parts. No example is repeated, so metrics are exact.
+
+    With accumulation, the batches of an optimizer step are parts of a larger batch in the same way.
 
     With ``shuffle``, examples of equal length are sorted in a random order, and the batches are
     yielded in a random order. Both orders depend on (``seed``, ``epoch``) only. Lightning calls
@@ -33,9 +36,10 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         seed: seed of the random orders.
         num_replicas: number of processes; None means that of the process group, or 1.
         rank: this process's rank; None means that in the process group, or 0.
+        accumulate_grad_batches: consecutive batches that are parts of one larger batch.
 
     Raises:
-        ValueError: if there are fewer examples than processes.
+        ValueError: if there are fewer examples than parts of a batch.
     """
 
     def __init__(
@@ -46,33 +50,40 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         seed: int = 0,
         num_replicas: int | None = None,
         rank: int | None = None,
+        accumulate_grad_batches: int = 1,
     ) -> None:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             num_replicas, rank = num_replicas or 1, rank or 0
         super().__init__(TensorDataset(lengths), num_replicas, rank, shuffle, seed)
-        if len(lengths) < self.num_replicas:
+        self._accumulated = accumulate_grad_batches
+        parts = self.num_replicas * accumulate_grad_batches
+        if len(lengths) < parts:
+            each = f", {accumulate_grad_batches} batches each" if parts > self.num_replicas else ""
             raise ValueError(
-                f"{len(lengths)} examples are too few for {self.num_replicas} processes"
+                f"{len(lengths)} examples are too few for {self.num_replicas} processes{each}"
             )
         self._lengths = lengths.numpy()
-        wanted = ceil(len(lengths) / (batch_size * self.num_replicas))
-        self._batches = min(wanted, len(lengths) // self.num_replicas)
+        wanted = ceil(len(lengths) / (batch_size * parts))
+        self._steps = min(wanted, len(lengths) // parts)
         self._yielded = self._resume_at = 0
 
     def __len__(self) -> int:
-        return self._batches
+        return self._steps * self._accumulated
 
     def __iter__(self) -> Iterator[Tensor]:
-        examples, batches = len(self._lengths), len(self)
+        examples, steps = len(self._lengths), self._steps
         # Not seed + epoch: epoch 0 of seed 1 would have the order of epoch 1 of seed 0.
         random = np.random.default_rng((self.seed, self.epoch))
         ties = random.permutation(examples) if self.shuffle else np.arange(examples)
         order = np.lexsort((ties, *self._lengths.T[::-1]))  # lexsort sorts by the last key first
-        cut = np.array_split(order, batches)
-        turns = random.permutation(batches) if self.shuffle else np.arange(batches)
+        cut = np.array_split(order, steps)
+        turns = random.permutation(steps) if self.shuffle else np.arange(steps)
         self._yielded, self._resume_at = self._resume_at, 0
-        own = slice(self.rank, None, self.num_replicas)
-        return self._counted(torch.from_numpy(cut[turn][own]) for turn in turns[self._yielded :])
+        parts = self.num_replicas * self._accumulated
+        own = [slice(part, None, parts) for part in range(self.rank, parts, self.num_replicas)]
+        batches = ((turn, part) for turn in turns for part in own)
+        remaining = islice(batches, self._yielded, None)
+        return self._counted(torch.from_numpy(cut[turn][part]) for turn, part in remaining)
 
     def _counted(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for batch in batches:

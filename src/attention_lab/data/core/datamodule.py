@@ -149,12 +149,14 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
 
     def train_dataloader(self) -> DataLoader[BatchT]:
         """Training batches, reshuffled in each epoch."""
-        return TrainingDataLoader(self.split("train"), self._batches("train", shuffle=True))
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        batches = self._batches("train", shuffle=True, accumulate_grad_batches=accumulated)
+        return TrainingDataLoader(self.split("train"), batches)
 
-    def steps_per_epoch(self, processes: int) -> int:
+    def batches_per_epoch(self, processes: int, accumulate_grad_batches: int) -> int:
         """The number of training batches per process and epoch, for a number of processes."""
-        lengths = self.split("train").lengths()
-        return len(BucketBatchSampler(lengths, self.batch_size, False, 0, processes, rank=0))
+        lengths, options = self.split("train").lengths(), (self.batch_size, False, 0)
+        return len(BucketBatchSampler(lengths, *options, processes, 0, accumulate_grad_batches))
 
     def val_dataloader(self) -> DataLoader[BatchT]:
         """Validation batches, shortest examples first."""
@@ -186,6 +188,13 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         lengths = self.split("validation").lengths().sum(1)
         return (lengths > _MAX_PROBE_LENGTH).to(torch.int8).argsort(stable=True)
 
-    def _batches(self, split: str, shuffle: bool) -> BucketBatchSampler:
-        lengths = self.split(split).lengths()
-        return BucketBatchSampler(lengths, self.batch_size, shuffle, self.seed)
+    def _batches(
+        self, split: str, shuffle: bool, accumulate_grad_batches: int = 1
+    ) -> BucketBatchSampler:
+        return BucketBatchSampler(
+            self.split(split).lengths(),
+            self.batch_size,
+            shuffle,
+            self.seed,
+            accumulate_grad_batches=accumulate_grad_batches,
+        )

@@ -176,7 +176,12 @@ def _agreed(outcome: T | Exception) -> T:
 
 def all_reduce_sum(counts: Sequence[Tensor | int], device: torch.device) -> Tensor:
     """The sums of N whole numbers over all ranks, (N,) int64 on ``device``."""
-    sums = torch.stack([torch.as_tensor(count, device=device).to(torch.int64) for count in counts])
+    # full() fills on the device, where as_tensor() would copy a number to it.
+    parts = (
+        count if isinstance(count, Tensor) else torch.full((), count, device=device)
+        for count in counts
+    )
+    sums = torch.stack([part.to(torch.int64) for part in parts])
     if is_distributed():
         distributed.all_reduce(sums)
     return sums

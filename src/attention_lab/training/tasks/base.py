@@ -16,8 +16,10 @@ from torchmetrics import MeanMetric, Metric
 
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.models.base import Network
+from attention_lab.training.accumulation import AccumulatedLoss
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.fsdp import is_sharded, shard
+from attention_lab.training.lightning_loops import is_accumulating
 from attention_lab.training.optim import Optimization, total_steps
 from attention_lab.training.tasks.slice_accuracy import SliceAccuracy
 
@@ -104,7 +106,9 @@ class AttentionTask(LightningModule, ABC):
     def _slice_accuracy(self, split: Split) -> SliceAccuracy:
         return cast(SliceAccuracy, self.slice_accuracy[split])
 
-    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+    def training_step(self, batch: Any, batch_index: int) -> Tensor | dict[str, Tensor]:
+        if self.trainer.accumulate_grad_batches > 1:
+            return self._accumulating_step(batch, batch_index)
         loss, labels, tokens = self.loss(batch)
         if process_group.is_distributed():
             # DDP averages the gradients of all ranks. Weighting a rank's loss by its number of
@@ -112,6 +116,29 @@ class AttentionTask(LightningModule, ABC):
             all_labels, tokens = process_group.all_reduce_sum([labels, tokens], loss.device)
             loss = loss * (labels * self.trainer.world_size / all_labels)
         self.tokens.add_(tokens)  # in place: `+=` would register the buffer at every step
+        self._log_step(loss)
+        return loss
+
+    def _accumulating_step(self, batch: Any, batch_index: int) -> dict[str, Tensor]:
+        """A training step whose gradient is accumulated; "step_loss" is that of the whole step."""
+        mean, labels, tokens = self.loss(batch)
+        all_labels, tokens = process_group.all_reduce_sum([labels, tokens], mean.device)
+        self.tokens.add_(tokens)
+        number = self.trainer.accumulate_grad_batches
+        if batch_index % number == 0:
+            self._accumulated = AccumulatedLoss(number, all_labels)
+        labels = labels * self.trainer.world_size  # the ranks' gradients are averaged
+        loss = self._accumulated.add(mean, labels, all_labels)
+        if not is_accumulating(self.trainer):
+            self._log_step(self._accumulated.mean)
+        return {"loss": loss, "step_loss": self._accumulated.mean}
+
+    def on_after_backward(self) -> None:
+        if self.trainer.accumulate_grad_batches > 1 and not is_accumulating(self.trainer):
+            self._accumulated.rescale(self.model.parameters())
+
+    def _log_step(self, loss: Tensor) -> None:
+        """Log the loss and the learning rate of an optimizer step, if they are due."""
         # Lightning's loggers keep only these steps; logging the others would cost time.
         steps = self.global_step + 1
         # Lightning sets the attribute, and does not declare it.
@@ -121,7 +148,6 @@ class AttentionTask(LightningModule, ABC):
             # A tensor: Lightning would copy a number to the device, and wait for it.
             rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log("train/learning_rate", rate)
-        return loss
 
     def on_validation_model_zero_grad(self) -> None:
         # The only hook between the last training step and the validation's dataloader.
