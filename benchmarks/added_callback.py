@@ -16,10 +16,8 @@ def added_callback(callback: Callback) -> Iterator[None]:
     """In this context, the Trainers of all runs have the callback; it is called before others."""
     original = TrainerOptions.trainer
 
-    def trainer(
-        self: TrainerOptions, directory: Path, monitor: str, mode: Any, callbacks: Any, loggers: Any
-    ) -> Trainer:
-        return original(self, directory, monitor, mode, [callback, *callbacks], loggers)
+    def trainer(self: TrainerOptions, directory: Path, callbacks: Any, loggers: Any) -> Trainer:
+        return original(self, directory, [callback, *callbacks], loggers)
 
     with mock.patch.object(TrainerOptions, "trainer", trainer):
         yield

@@ -21,6 +21,7 @@ PAGES = [
     DOCS / "slurm.md",
     DOCS / "devices.md",
     DOCS / "trainer.md",
+    DOCS / "callbacks.md",
 ]
 COMMANDS = [
     command

@@ -108,6 +108,15 @@ def test_a_users_mechanism_is_one_file_and_one_yaml(
 
 
 WRONG = {
+    "trainer.patience=5": "trainer.patience: there is no such key; did you mean "
+    "callbacks=early_stopping callbacks.early_stopping.patience?\n",
+    "callbacks=[ema,lr_monitr]": "callbacks=lr_monitr: there is no such option; did you mean lr_mo",
+    "callbacks=[ema,timer] callbacks.ema.decy=1": "callbacks.ema.decy: there is no such key; "
+    "did you mean callbacks.ema.decay?\n",
+    "callbacks.ema.decay=0.5": "callbacks.ema.decay: callbacks=default has no such key; "
+    "callbacks=ema has it\n",
+    "callbacks=[ema,3]": "callbacks=[ema,3]: must be the name of an option; available: default",
+    "callbacks=[ema,swa]": "callbacks.ema and callbacks.swa both average the weights; remove one",
     "attention=aditive": "attention=aditive: there is no such option; did you mean additive?",
     "atention=additive": "atention: there is no such key; did you mean attention?",
     "attention.num_head=4": "attention.num_head: there is no such key; did you mean attention.num_",
@@ -115,7 +124,7 @@ WRONG = {
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
     "foo.bar=1": "foo.bar: there is no such key; available: sweep, attention, model, task, "
-    "data, optimizer, scheduler, parameter_groups, trainer, logger and 1 more\n",
+    "data, optimizer, scheduler, parameter_groups, trainer, callbacks and 2 more\n",
     "optimizer.foo=1": "optimizer.foo: there is no such key; available: optimizer.lr, "
     "optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.amsgrad",
     "attention=zzz": "attention=zzz: there is no such option; available: additive, biaffine, "

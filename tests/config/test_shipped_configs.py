@@ -19,16 +19,19 @@ from attention_lab.config.compose import (
     plain_config,
     subgroups,
 )
-from attention_lab.config.validate import SECTIONS, check
+from attention_lab.config.validate import GIVEN as GIVEN_TO_MANY
+from attention_lab.config.validate import SECTIONS, SECTIONS_OF_MANY, check
 from tests.conftest import Compose
 
 OPTIONS = [
     (group, option)
-    for group in (*SECTIONS, "experiment")
+    for group in (*SECTIONS, *SECTIONS_OF_MANY, "experiment")
     for option in group_options(group)
     if group != "task"  # chosen by the dataset
 ]
-TARGETS = [(group, option) for group in SECTIONS for option in group_options(group)]
+TARGETS = [
+    (group, option) for group in (*SECTIONS, *SECTIONS_OF_MANY) for option in group_options(group)
+]
 AXES = [
     (axis, option)
     for axis in subgroups("attention")
@@ -117,6 +120,9 @@ DEVIATIONS = {
         "strategy": "fsdp",
     },
     "trainer=ddp_cpu": {"accelerator": "cpu", "devices": 2},
+    "callbacks=early_stopping": {"check_on_train_epoch_end": False},
+    "callbacks=model_summary": {"max_depth": 3},
+    "callbacks=timer": {"duration": "00:12:00:00"},
     "logger=csv": {"wandb": "off"},
 }
 
@@ -132,7 +138,8 @@ def overrides_for(group: str, option: str) -> list[str]:
 
 def nodes(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A node and the nodes inside it, without those of a model's attention."""
-    yield path, node
+    if "_target_" in node:
+        yield path, node
     for key, value in node.items():
         if isinstance(value, Mapping) and "_target_" in value and not key.endswith("attention"):
             yield from nodes(f"{path}.{key}", value)
@@ -152,6 +159,11 @@ def given(node: Mapping[str, Any]) -> set[str]:
     found = component(node)
     by_kind = (names for kind, names in GIVEN_TO_PARTS.items() if issubclass(found, kind))
     return GIVEN.get(found.__name__, set()).union(*by_kind)
+
+
+def is_given(group: str, name: str, value: object) -> bool:
+    """Whether the program replaces an option's value, which is null."""
+    return value is None and name in GIVEN_TO_MANY.get(group, ())
 
 
 def component(node: Mapping[str, Any]) -> type:
@@ -190,10 +202,13 @@ def test_an_option_has_the_defaults_of_its_class_unless_listed(
             if repr(default) == "<factory>":  # of a dataclass
                 default = getattr(component(node)(), name)
             default = list(default) if isinstance(default, tuple) else default  # YAML knows lists
-            if node[name] in (SAME_AS_DEFAULT.get(name), default):
+            if node[name] in (SAME_AS_DEFAULT.get(name), default) or is_given(
+                group, name, node[name]
+            ):
                 continue
             if not (isinstance(node[name], dict) and inspect.isclass(default)):
-                deviations[f"{path}.{name}".removeprefix(f"{group}.")] = node[name]
+                here = f"{group}.{option}." if group in SECTIONS_OF_MANY else f"{group}."
+                deviations[f"{path}.{name}".removeprefix(here)] = node[name]
     assert deviations == DEVIATIONS.get(f"{group}={option}", {})
 
 

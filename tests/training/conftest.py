@@ -130,6 +130,11 @@ OPTIONS = (
 )
 
 
+def stops_early(patience: int) -> list[str]:
+    """The overrides with which a run stops after so many validations without improvement."""
+    return ["callbacks=early_stopping", f"callbacks.early_stopping.patience={patience}"]
+
+
 @pytest.fixture(scope="session")
 def config(tiny_digits: Compose) -> dict[str, Any]:
     """The config of a run to interrupt."""
@@ -178,6 +183,27 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
         monkeypatch.setattr(AttentionTask, "training_step", training_step)
 
     return interrupt
+
+
+SignalIn = Callable[[Any, str, Callable[[Any], bool]], None]
+
+
+@pytest.fixture
+def signal_in(monkeypatch: pytest.MonkeyPatch) -> SignalIn:
+    """A function that makes a method send SIGUSR1 to this process, once, if a condition holds."""
+
+    def patch(kind: Any, name: str, when: Callable[[Any], bool]) -> None:
+        method = getattr(kind, name)
+
+        def patched(self: Any, *arguments: Any, **others: Any) -> Any:
+            if when(self):
+                monkeypatch.setattr(kind, name, method)
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return method(self, *arguments, **others)
+
+        monkeypatch.setattr(kind, name, patched)
+
+    return patch
 
 
 def train_until_interrupted(config: dict[str, Any], directory: Path) -> None:

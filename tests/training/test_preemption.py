@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,34 +30,16 @@ from tests.training.conftest import (
     OPTIONS,
     Interrupt,
     Refuse,
+    SignalIn,
     assert_identical,
     read_status,
     result,
     rows,
     start_training,
+    stops_early,
     train_until_interrupted,
     train_until_preempted,
 )
-
-SignalIn = Callable[[Any, str, Callable[[Any], bool]], None]
-
-
-@pytest.fixture
-def signal_in(monkeypatch: pytest.MonkeyPatch) -> SignalIn:
-    """A function that makes a method send SIGUSR1 to this process, once, if a condition holds."""
-
-    def patch(kind: Any, name: str, when: Callable[[Any], bool]) -> None:
-        method = getattr(kind, name)
-
-        def patched(self: Any, *arguments: Any, **others: Any) -> Any:
-            if when(self):
-                monkeypatch.setattr(kind, name, method)
-                os.kill(os.getpid(), signal.SIGUSR1)
-            return method(self, *arguments, **others)
-
-        monkeypatch.setattr(kind, name, patched)
-
-    return patch
 
 
 # After these steps nothing, a log, a validation, the end of an epoch, or several of them are due.
@@ -108,7 +89,7 @@ def test_an_interrupted_validation_is_repeated(
         (["trainer.max_steps=17"], 17),
         (["trainer.max_steps=4", "trainer.max_epochs=-1"], 4),  # there is no other validation
         (["trainer.max_steps=13"], 13),  # the epoch ends there as well
-        (["trainer.patience=1", "optimizer.lr=0.3", "trainer.max_epochs=5"], None),
+        ([*stops_early(1), "optimizer.lr=0.3", "trainer.max_epochs=5"], None),
     ],
 )
 def test_an_interrupted_last_validation_is_repeated_whatever_ends_training(

@@ -30,6 +30,7 @@ from tests.training.conftest import (
     rows,
     same_weights,
     start_training,
+    stops_early,
     train_until_interrupted,
 )
 
@@ -98,7 +99,7 @@ def test_a_run_interrupted_after_training_does_not_train_again(
     ("options", "cut", "most"),
     [
         (["trainer.max_steps=17"], 8, 17),
-        (["trainer.patience=2", "optimizer.lr=0.3", "trainer.max_epochs=5"], 7, 64),
+        ([*stops_early(2), "optimizer.lr=0.3", "trainer.max_epochs=5"], 7, 64),
         (["trainer.val_check_interval=1.0"], 14, 26),
     ],
 )

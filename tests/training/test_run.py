@@ -26,6 +26,7 @@ from tests.training.conftest import (
     read_status,
     read_weights,
     same_weights,
+    stops_early,
 )
 
 
@@ -346,13 +347,17 @@ def test_test_labels_change_only_the_test_metrics(
         assert same_weights(weights, read_weights(digits_run.directory, checkpoint))
 
 
-@pytest.mark.parametrize(("patience", "steps"), [("1", 12), ("2", 16), ("null", 20)])
+@pytest.mark.parametrize(("patience", "steps"), [(1, 12), (2, 16), (None, 20)])
 def test_training_stops_early_after_patience_validations(
-    patience: str, steps: int, tiny_digits: Compose, trained: Train, request: pytest.FixtureRequest
+    patience: int | None,
+    steps: int,
+    tiny_digits: Compose,
+    trained: Train,
+    request: pytest.FixtureRequest,
 ) -> None:
     """The second validation is the best; the next three are not better."""
     request.getfixturevalue("scripted")
-    options = ["trainer.max_epochs=5", f"trainer.patience={patience}"]
+    options = ["trainer.max_epochs=5", *(stops_early(patience) if patience else ())]
     directory = trained(tiny_digits(*options))
     assert read_result(directory)["steps"] == steps
     assert read_status(directory)["status"] == "finished"

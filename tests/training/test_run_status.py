@@ -118,7 +118,6 @@ def test_the_directory_of_a_finished_run_is_refused(digits_run: FinishedRun) -> 
         ("trainer.val_check_interval=2.0", "use check_val_every_n_epoch for more than one epoch"),
         ("trainer.val_check_interval=0", "val_check_interval must be at least 1 batch, got 0"),
         ("trainer.check_val_every_n_epoch=0", "check_val_every_n_epoch must be at least 1, got 0"),
-        ("trainer.patience=0", "patience must be at least 1, got 0"),
         ("trainer.max_steps=0", "max_steps must be at least 1, got 0"),
         ("trainer.log_every_n_steps=0", "log_every_n_steps must be at least 1, got 0"),
         ("optimizer.lr=nan", "optimizer.lr: must be a finite number, got nan"),

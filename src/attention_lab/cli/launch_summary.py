@@ -10,6 +10,7 @@ import torch
 
 from attention_lab.cli.doctor_checks import LIMITED, Finding
 from attention_lab.config.resolve import RunConfig, RunSpec
+from attention_lab.config.validate import components
 from attention_lab.sweeps.local_executor import Resources
 from attention_lab.sweeps.slurm_executor import Slurm
 from attention_lab.sweeps.slurm_queue import in_queue, longest_array
@@ -17,6 +18,7 @@ from attention_lab.sweeps.sweep import Stage
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.tracking.wandb_logger import LoggerOptions, server, server_problem
 from attention_lab.training.build import BuiltRun, has_gpu, load_data
+from attention_lab.training.callbacks import may_stop_early
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.workers import cores
 from attention_lab.training.trainer import TrainerOptions
@@ -91,9 +93,9 @@ def single_run(
         yield Finding("launched by", f"torchrun or srun, as {started} processes")
     yield Finding("processes", str(each))
     yield Finding("in total", each.total(1))
-    options = run.trainer_options
+    options, stops_early = run.trainer_options, may_stop_early(map(type, run.callbacks))
     batches = run.data.batches_per_epoch(each.number, options.accumulate_grad_batches)
-    yield Finding("training", options.budget(batches))
+    yield Finding("training", options.budget(batches, stops_early))
     yield Finding("directory", str(directory))
     yield Finding("W&B", _wandb(config, directory.parent.name))
 
@@ -226,11 +228,12 @@ def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[
 
 
 def _by_length(jobs: Sequence[RunSpec]) -> Iterable[RunSpec]:
-    """One job for each dataset and trainer: seeds do not change the length of training."""
+    """One job for each length of training, which seeds do not change."""
 
     def key(job: RunSpec) -> str:
         data = {**job.config.record["data"], "seed": None}
-        return json.dumps([data, job.config.record["trainer"]], sort_keys=True, default=str)
+        lengths = [data, job.config.record["trainer"], job.config.record["callbacks"]]
+        return json.dumps(lengths, sort_keys=True, default=str)
 
     return {key(job): job for job in jobs}.values()
 
@@ -239,7 +242,9 @@ def _training_length(job: RunSpec) -> str:
     """The number of steps and epochs of a job."""
     options: TrainerOptions = job.config.create("trainer")
     processes, accumulated = options.devices * options.num_nodes, options.accumulate_grad_batches
-    return options.budget(load_data(job.config).batches_per_epoch(processes, accumulated))
+    batches = load_data(job.config).batches_per_epoch(processes, accumulated)
+    stops_early = may_stop_early(components(job.config.record, "callbacks").values())
+    return options.budget(batches, stops_early)
 
 
 def _wandb(config: RunConfig, group: str) -> str:

@@ -15,7 +15,7 @@ from attention_lab.config.option_keys import mechanism_keys, option_keys
 from attention_lab.printing import echo, hanging
 from attention_lab.spelling import nearest
 
-GROUPS = ("attention", "data", "model", "optimizer", "scheduler", "experiment")
+GROUPS = ("attention", "data", "model", "optimizer", "scheduler", "callbacks", "experiment")
 
 
 def run(arguments: Sequence[str]) -> int:

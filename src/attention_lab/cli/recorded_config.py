@@ -13,7 +13,7 @@ from attention_lab.config.compose import WrongCommand
 
 #: An override that chooses another option of a group, for groups in which --from allows it.
 REPLACEABLE_GROUP = re.compile(
-    r"((?:attention|optimizer|scheduler|parameter_groups|trainer|logger)(?:/\w+)*)="
+    r"((?:attention|optimizer|scheduler|parameter_groups|trainer|callbacks|logger)(?:/\w+)*)="
 )
 #: The same for groups in which --from refuses it: their options fit certain other options only.
 FIXED_GROUP = re.compile(r"((?:data|model|task|experiment)(?:/\w+)*)=")

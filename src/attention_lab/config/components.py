@@ -7,10 +7,10 @@ and classes without the right base class are reported before anything is created
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import or_
 from types import GenericAlias, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -40,13 +40,14 @@ class NodeError(ValueError):
         self.node = node
 
 
-def check_node(path: str, node: Config, kind: type) -> None:
+def check_node(path: str, node: Config, kind: type, given: Collection[str] | None = None) -> None:
     """Check a component and every node inside it.
 
     Args:
         path: the component's path in the config, for messages.
         node: the component's node.
         kind: the base class that the component must have.
+        given: the arguments that the program can give; None means all positional ones.
 
     Raises:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
@@ -55,7 +56,7 @@ def check_node(path: str, node: Config, kind: type) -> None:
         is_section = inner_path == path
         allowed = (kind,) if is_section else PARTS
         made = component_class(inner_path, inner["_target_"], allowed)
-        _check_arguments(inner_path, inner, made)
+        _check_arguments(inner_path, inner, made, given if is_section else None)
         if is_section:
             if kind is Optimizer and "params" in node:
                 raise ConfigError(f"{path}.params: cannot be set; the model has them")
@@ -131,12 +132,19 @@ def component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
     return component
 
 
-def _check_arguments(path: str, node: Config, component: type) -> None:
-    parameters = {
+def named_parameters(component: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class's constructor that have names."""
+    return {
         name: parameter
         for name, parameter in inspect.signature(component).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
+
+
+def _check_arguments(
+    path: str, node: Config, component: type, given: Collection[str] | None
+) -> None:
+    parameters = named_parameters(component)
     constructor = component.__init__  # type: ignore[misc]  # only its annotations are read
     hints = get_type_hints(constructor) if inspect.isfunction(constructor) else {}
     for name, value in node.items():
@@ -160,8 +168,10 @@ def _check_arguments(path: str, node: Config, component: type) -> None:
         else:
             check_value(f"{path}.{name}", value, annotation)
     for name, parameter in parameters.items():
-        required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
-        if required and name not in node:
+        may_be_given = (
+            parameter.kind is not parameter.KEYWORD_ONLY if given is None else name in given
+        )
+        if parameter.default is parameter.empty and not may_be_given and name not in node:
             raise ConfigError(f"{path}.{name}: is missing; {component.__name__} requires it")
 
 
@@ -172,10 +182,10 @@ def _is_option(parameter: inspect.Parameter) -> bool:
 
 def _check_part(path: str, node: Config, annotation: Any) -> None:
     """Raise ConfigError unless the object that a node creates has its argument's type."""
-    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    for member in members:
-        if member == Mapping[str, float]:
-            check_value(path, dict(node), dict[str, float])
+    is_union = get_origin(annotation) in (Union, UnionType)
+    for member in get_args(annotation) if is_union else (annotation,):
+        if member == Mapping[str, float] or get_origin(member) is dict:
+            check_value(path, dict(node), dict[get_args(member)])  # type: ignore[misc]
             return
         if get_origin(member) is Mapping and "_target_" not in node:
             for name, inner in node.items():

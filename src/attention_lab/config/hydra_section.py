@@ -57,6 +57,8 @@ NO_NAME = re.compile(
     r"\s*(null|true|false|[-+]?\d[\d_]*|[-+]?[\d._]+(e[-+]?\d+)?|[-+]?inf|nan|\{.*\}|\[.*[\W\d].*\])?\s*",
     re.DOTALL | re.IGNORECASE,
 )
+#: The groups of which several options can be chosen at once.
+COMBINED_GROUPS = ("experiment", "callbacks")
 REMEDY = "leave it out"
 #: The most digits of a number; Python reads at most 4300.
 LONGEST_NUMBER = 400
@@ -139,11 +141,13 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
         options = [name for name in options_of(match[1]) if name[0] != "_"] if match else []
         if match is None or not options:
             continue
-        if SEVERAL.fullmatch(match[2]) and match[1] != "experiment":
-            first = match[2].strip("[]").partition(",")[0].strip()
-            known = first if first in options else options[0]
+        names = [match[2]]
+        if SEVERAL.fullmatch(match[2]):
+            names = match[2].strip("[] ").split(",")
+        if len(names) > 1 and match[1] not in COMBINED_GROUPS:
+            known = first if (first := names[0].strip()) in options else options[0]
             raise WrongCommand(f"{override}: only one option can be chosen, as {match[1]}={known}")
-        if NO_NAME.fullmatch(match[2]):
+        if any(map(NO_NAME.fullmatch, names)):
             raise WrongCommand(f"{override}: must be the name of an option{listed(options)}")
 
 

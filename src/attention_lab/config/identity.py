@@ -15,10 +15,34 @@ IMMATERIAL = (
     *("trainer.profiler", "trainer.detect_anomaly"),
 )
 
+#: Callbacks that only watch a run. All others, such as users' own, may change its result.
+WATCHING = (
+    "lightning.pytorch.callbacks.ModelSummary",
+    "lightning.pytorch.callbacks.RichModelSummary",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+    "lightning.pytorch.callbacks.DeviceStatsMonitor",
+    "attention_lab.training.gradient_norm.GradientNorm",
+)
+
 
 def is_immaterial(key: str) -> bool:
     """Whether a key, such as "trainer.enable_progress_bar", cannot change a result."""
     return any(key == name or key.startswith(f"{name}.") for name in IMMATERIAL)
+
+
+def material(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The leaves of a config that can change a result, with their paths."""
+    chosen = config.get("callbacks")
+    callbacks = chosen if isinstance(chosen, Mapping) else {}
+    watching = tuple(
+        f"callbacks.{name}."
+        for name, node in callbacks.items()
+        if isinstance(node, Mapping) and node.get("_target_") in WATCHING
+    )
+    for path, leaf in flatten(config):
+        is_empty = path == "callbacks"  # a mapping that is not empty is no leaf
+        if not (is_empty or is_immaterial(path) or path.startswith(watching)):
+            yield path, leaf
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -72,6 +96,6 @@ def _material(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     hashed = {f"data.{name}" for name in files} if isinstance(files, Mapping) else set()
     return (
         (path, json.dumps(leaf, ensure_ascii=False))
-        for path, leaf in flatten(config)
-        if path not in hashed and not is_immaterial(path)
+        for path, leaf in material(config)
+        if path not in hashed
     )

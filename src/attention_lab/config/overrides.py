@@ -15,7 +15,7 @@ WITH_VALUE = (
 WITH_OPTIONAL_VALUE = ("--info", "-i")  # the value has no "=", unlike an override
 #: Our own flag, which Hydra does not know.
 FROM = "--from"
-CHOICE = re.compile(r"\+?\w+(/\w+)*(@[\w.]+)?=\w+")
+CHOICE = re.compile(r"\+?\w+(/\w+)*(@[\w.]+)?=(\w+|\[[\w,]+\])")
 
 
 def flags_last(arguments: Sequence[str]) -> list[str]:

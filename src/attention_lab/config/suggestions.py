@@ -38,9 +38,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"{path}: {match[1]}" if path else match[1]
     if isinstance(error, OverrideParseException):
         return _unparsed(error)
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        known = [name for name in error.options if not name.startswith("_")]
+    group, _, option = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
+    if isinstance(error, MissingConfigException) and group:
+        # Hydra names no options if several were chosen, as in callbacks=[ema,timer].
+        options = error.options or group_options(group, own_directory(arguments))
+        known = [name for name in options if not name.startswith("_")]
         return f"{group}={option}: there is no such option{nearest(option, known)}"
     if match := UNKNOWN_KEY.search(str(error)):
         if "@" in match[1]:
@@ -105,7 +107,17 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         if group == launcher:
             hint = nearest(inner, _keys_of_option(options[launcher.option]))
             return f"{key}: {group} has no such key{hint}"
-    return message + _suggestion(path, config)
+    return message + (_key_of_callback(path, config, extra) or _suggestion(path, config))
+
+
+def _key_of_callback(path: str, config: Mapping[str, Any], extra: Path | None) -> str:
+    """The end of a message: the key of a callback that was meant by a key of ``trainer``."""
+    section, _, name = path.partition(".")
+    if section == "trainer" and closest(name, _keys(config.get(section))) is None:
+        for option, file in group_options("callbacks", extra).items():
+            if (key := f"{option}.{name}") in _keys_of_option(file):
+                return f"; did you mean callbacks={option} callbacks.{key}?"
+    return ""
 
 
 def _keys_of_option(file: Path) -> set[str]:

@@ -28,11 +28,15 @@ SECTIONS = {
     "trainer": "attention_lab.training.trainer.TrainerOptions",
     "logger": "attention_lab.tracking.wandb_logger.LoggerOptions",
 }
+#: The base class of the components in sections that hold any number of them by name.
+SECTIONS_OF_MANY = {"callbacks": "lightning.Callback"}
+#: Arguments that the program gives to such components unless the config sets them.
+GIVEN = {"callbacks": ("monitor", "mode")}
 
 
 def base_class(section: str) -> type:
     """The base class that the component of a section must have."""
-    return cast(type, import_object(SECTIONS[section]))
+    return cast(type, import_object((SECTIONS | SECTIONS_OF_MANY)[section]))
 
 
 def component(config: Config, section: str) -> type[Any]:
@@ -40,25 +44,57 @@ def component(config: Config, section: str) -> type[Any]:
     return component_class(section, config[section]["_target_"], (base_class(section),))
 
 
-def check(config: Config) -> None:
+def components(config: Config, section: str) -> dict[str, type[Any]]:
+    """The classes that a section of many names, by the names of the components."""
+    kinds = (base_class(section),)
+    return {
+        name: component_class(f"{section}.{name}", node["_target_"], kinds)
+        for name, node in config[section].items()
+    }
+
+
+def without_given(section: str, node: Config) -> Config:
+    """The node of a component in a section of many, without arguments that the program gives."""
+    return {key: it for key, it in node.items() if it is not None or key not in GIVEN[section]}
+
+
+def check(config: Config, trains: bool = True) -> None:
     """Check every section and every node inside it.
+
+    Args:
+        config: the config.
+        trains: whether the run will train; otherwise its callbacks are not needed.
 
     Raises:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
     """
     check_seed(config)
     _check_numbers(config)
+    known = (*SECTIONS, *SECTIONS_OF_MANY)
     for key in config:
-        if key not in (*SECTIONS, "seed", "data_files"):
-            raise ConfigError(f"{key}: there is no such section{nearest(key, SECTIONS)}")
+        if key not in (*known, "seed", "data_files"):
+            raise ConfigError(f"{key}: there is no such section{nearest(key, known)}")
     for section in SECTIONS:
         if section == "task" and section not in config:
             raise ConfigError(_no_task(config))
         if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
             raise ConfigError(f"{section}: must be a config group's option, with a _target_")
         check_node(section, config[section], base_class(section))
+    for section in SECTIONS_OF_MANY if trains else ():
+        _check_many(section, config.get(section))
     _check_tasks(config)
     check_value("data_files", config.get("data_files", {}), dict[str, str | list[str]])
+
+
+def _check_many(section: str, nodes: object) -> None:
+    """Check a section that holds any number of components by name."""
+    if not isinstance(nodes, Mapping):
+        raise ConfigError(f"{section}: must be options of the group, as in {section}=none")
+    for name, node in nodes.items():
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise ConfigError(f"{section}.{name}: must be a mapping with a _target_")
+        path, given = f"{section}.{name}", GIVEN[section]
+        check_node(path, without_given(section, node), base_class(section), given)
 
 
 def _check_numbers(config: Config) -> None:

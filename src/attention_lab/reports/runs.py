@@ -12,8 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from attention_lab.config.flatten import flatten
-from attention_lab.config.identity import is_immaterial
+from attention_lab.config.identity import is_immaterial, material
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.record_files import read_record
 from attention_lab.tracking.run_directory import SUBMISSION, SWEEP, is_edited
@@ -67,8 +66,8 @@ class RecordedRun:
         """
         leaves = {
             key: str(value)
-            for key, value in flatten(self.config)
-            if key.rpartition(".")[2] != "seed" and not is_immaterial(key)
+            for key, value in material(self.config or {})
+            if key.rpartition(".")[2] != "seed"
         }
         for name, hashes in section(self.config, "data_files").items():
             leaves.pop(f"data_files.{name}", None)

@@ -2,11 +2,12 @@
 
 import functools
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning import seed_everything
+from lightning import Callback, seed_everything
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from torch import nn
 
@@ -18,6 +19,7 @@ from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.memory import check_fits
 from attention_lab.models.base import Network
 from attention_lab.tracking.wandb_logger import LoggerOptions
+from attention_lab.training.callbacks import create_callbacks
 from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.trainer import TrainerOptions
@@ -39,6 +41,7 @@ class BuiltRun:
     task: AttentionTask
     trainer_options: TrainerOptions
     logger_options: LoggerOptions
+    callbacks: Sequence[Callback] = ()
 
 
 def load_data(config: RunConfig) -> SplitDataModule[Any]:
@@ -82,7 +85,8 @@ def build(
             _check_backends(model, _device_type(options))
         task = config.create("task", model=model, data=data, optimization=optimization)
         _check_lengths(model, data, getattr(task, "max_length", 0))
-    return BuiltRun(data, task, options, config.create("logger"))
+        callbacks = create_callbacks(config, task) if trains else ()
+    return BuiltRun(data, task, options, config.create("logger"), callbacks)
 
 
 def _optimization(config: RunConfig, options: TrainerOptions) -> Optimization:

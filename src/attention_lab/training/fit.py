@@ -15,6 +15,7 @@ from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.tracking.progress import Heartbeat, ProgressLines, StepBar
 from attention_lab.tracking.run_directory import RunRecord, caused_by
 from attention_lab.training.build import BuiltRun
+from attention_lab.training.callbacks import may_stop_early
 from attention_lab.training.checkpoint.callback import Checkpoints, newest
 from attention_lab.training.distributed import process_group
 from attention_lab.training.evaluation import quiet
@@ -72,9 +73,9 @@ def fit(
     with quiet():
         trainer = options.trainer(
             directory,
-            monitor,
-            mode,
-            [maps, history, *shown, preemption, checkpoints],
+            # Maps come first, as they show the weights that were validated, which a callback may
+            # replace after the validation. Preemption comes after all that it must save.
+            [maps, history, *run.callbacks, *shown, preemption, checkpoints],
             [metrics, *others],
         )
         disable_signal_handlers(trainer)
@@ -98,7 +99,8 @@ def _start(run: BuiltRun, trainer: Trainer) -> Iterator[str]:
     """Yield the lines that say what is trained, for how long and where."""
     data, processes, accumulated = run.data, trainer.world_size, trainer.accumulate_grad_batches
     batches = data.batches_per_epoch(processes, accumulated)
-    yield f"training for {run.trainer_options.budget(batches)}"
+    stops_early = may_stop_early(map(type, run.callbacks))
+    yield f"training for {run.trainer_options.budget(batches, stops_early)}"
     parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
     device = trainer.strategy.root_device.type
     where = device if processes == 1 else f"{processes} processes ({device})"

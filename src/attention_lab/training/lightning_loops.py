@@ -23,18 +23,20 @@ class EnterTrainingLoop(Callback):
 
 
 class ValidateAtLastStep(Callback):
-    """Makes Lightning validate (and so save a checkpoint) after the last step, in mid-epoch too."""
+    """Makes Lightning validate (and so save a checkpoint) after the last step, in mid-epoch too.
+
+    It must come after callbacks that may stop training.
+    """
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         self._last_step = trainer.estimated_stepping_batches  # too slow to compute at every step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self._last_step:
-            # Lightning validates when it stops, but not in an epoch that check_val_every_n_epoch
-            # skips.
             trainer.should_stop = True
-            if trainer.check_val_every_n_epoch is not None:
-                trainer.check_val_every_n_epoch = 1
+        # Lightning validates when it stops, but not in an epoch that check_val_every_n_epoch skips.
+        if trainer.should_stop and trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = 1
 
 
 class ValidateBetweenSteps(Callback):

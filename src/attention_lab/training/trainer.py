@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
@@ -81,15 +81,13 @@ class TrainerOptions:
     every_n_train_steps: int | None = None
     #: Steps between logged training losses.
     log_every_n_steps: int = 20
-    #: Stop early after this many validations without improvement; None means never.
-    patience: int | None = None
     #: Whether to show a progress bar (in a terminal only).
     enable_progress_bar: bool = True
 
     def __post_init__(self) -> None:
         for name in (
             *("devices", "num_nodes", "max_epochs", "max_steps"),
-            *("check_val_every_n_epoch", "log_every_n_steps", "patience", "every_n_train_steps"),
+            *("check_val_every_n_epoch", "log_every_n_steps", "every_n_train_steps"),
             "accumulate_grad_batches",
         ):
             value = getattr(self, name)
@@ -128,14 +126,14 @@ class TrainerOptions:
             return self.max_epochs, steps
         return (DEFAULT_EPOCHS, -1) if steps == -1 else (-1, steps)
 
-    def budget(self, batches_per_epoch: int) -> str:
+    def budget(self, batches_per_epoch: int, may_stop_early: bool = False) -> str:
         """Describe the length of training in steps and epochs, and the limit that ends it.
 
         >>> TrainerOptions(max_steps=300).budget(80)
         '300 steps (3.75 epochs of 80 steps)'
         >>> TrainerOptions(max_steps=300, accumulate_grad_batches=4).budget(80)
         '300 steps of 4 batches (15 epochs of 20 steps)'
-        >>> TrainerOptions(max_epochs=1, max_steps=300, patience=2).budget(80)
+        >>> TrainerOptions(max_epochs=1, max_steps=300).budget(80, may_stop_early=True)
         'at most 80 steps (1 epoch of 80 steps): trainer.max_epochs=1 comes before max_steps=300'
         """
         epochs, steps = self.limits
@@ -145,7 +143,7 @@ class TrainerOptions:
         number = self.accumulate_grad_batches
         line = f"{total} steps{f' of {number} batches' if number > 1 else ''}"
         line += f" ({passes:.4g} epoch{'' if passes == 1 else 's'} of {steps_per_epoch} steps)"
-        line = f"{'at most ' if self.patience else ''}{line}"
+        line = f"{'at most ' if may_stop_early else ''}{line}"
         if -1 in (epochs, steps) or epochs * steps_per_epoch == steps:
             return line
         first, second = f"max_epochs={epochs}", f"max_steps={steps}"
@@ -154,17 +152,9 @@ class TrainerOptions:
         return f"{line}: trainer.{first} comes before {second}"
 
     def trainer(
-        self,
-        directory: Path,
-        monitor: str,
-        mode: Literal["min", "max"],
-        callbacks: Sequence[Callback],
-        loggers: Sequence[Logger],
+        self, directory: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger]
     ) -> Trainer:
-        """The Trainer, which writes to ``directory`` and stops early by the metric ``monitor``."""
-        early_stopping = (
-            [EarlyStopping(monitor, mode=mode, patience=self.patience)] if self.patience else []
-        )
+        """The Trainer, which writes to ``directory``."""
         max_epochs, max_steps = self.limits
         across_epochs = isinstance(self.val_check_interval, int)
         return Trainer(
@@ -191,7 +181,6 @@ class TrainerOptions:
                 *callbacks,
                 ValidateAtLastStep(),
                 *([ValidateBetweenSteps()] if self.accumulate_grad_batches > 1 else []),
-                *early_stopping,
             ],
             logger=list(loggers),
             plugins=[AtomicCheckpointIO(), process_group.lightning_environment()],
