@@ -33,7 +33,7 @@ def test_a_run_can_be_evaluated_with_beam_search(
         words.data.references("validation"),
     )
     per = float(errors.compute()["per"])
-    assert f"validation/per {per:.4f}" in " ".join(answer.out.split())
+    assert f"validation/per {100 * per:.2f} %" in " ".join(answer.out.split())
     greedily = command("evaluate", str(words_run.directory), "--split", "validation")
     assert answer.out != greedily.out
     directory = words_run.directory / "evaluations"

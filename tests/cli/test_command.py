@@ -167,7 +167,7 @@ def test_list_of_a_dataset_shows_its_sizes_and_baselines(command: Command) -> No
     assert digits["task"] == "Classification"
     assert digits["model"] == "SelfAttentionClassifier by default"
     assert digits["examples"] == "train 1,251, validation 176, test 370"
-    assert digits["test/accuracy"] == "trivial baseline 0.0703, nearest class mean 0.914"
+    assert digits["test/accuracy"] == "trivial baseline 7.03 %, nearest class mean 91.35 %"
 
 
 def test_list_of_a_users_dataset_says_why_it_cannot_be_loaded(

@@ -37,16 +37,16 @@ def test_a_run_writes_every_documented_file(command: Command, tmp_path: Path) ->
     assert status["status"] == "finished"
     assert status["overrides"] == ["attention=additive", *TINY, "seed=3"]
     per = json.loads((run / "result.json").read_text())["test"]["per"]
-    assert f"test/per {per:.4f} trivial baseline 0." in " ".join(answer.out.split())
+    assert f"test/per {100 * per:.2f} % trivial baseline " in " ".join(answer.out.split())
 
     evaluated = command("evaluate", str(run))
     assert evaluated.code == 0
-    assert f"test/per {per:.4f}" in " ".join(evaluated.out.split())
+    assert f"test/per {100 * per:.2f} %" in " ".join(evaluated.out.split())
     trivial = json.loads((run / "result.json").read_text())["trivial_baseline"]
     assert set(trivial) == {"per", "wer"}
     for name, value in trivial.items():
         (line,) = (line for line in evaluated.out.splitlines() if f"test/{name} " in line)
-        assert f"   trivial baseline {value:.4f}, neighbours 0." in line
+        assert f"   trivial baseline {100 * value:.2f} %, neighbours " in line
     assert evaluated.out.count("trivial baseline") == 2
 
 
@@ -62,7 +62,9 @@ def test_evaluate_shows_trivial_and_shortcut_baselines_of_the_split(
         answer = command("evaluate", "run", "--split", split)
         (line,) = (line for line in answer.out.splitlines() if f"{split}/accuracy " in line)
         trivial = data.trivial_baseline(split)["accuracy"]
-        assert line.endswith(f"   trivial baseline {trivial:.4f}, first and last symbol 1.0000")
+        assert line.endswith(
+            f"   trivial baseline {100 * trivial:.2f} %, first and last symbol 100.00 %"
+        )
     assert data.trivial_baseline("validation") != data.trivial_baseline("test")
 
 

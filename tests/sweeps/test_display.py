@@ -15,8 +15,8 @@ def running(step: int, steps: int = 100) -> RunStatus:
     return RunStatus("running", progress=progress)
 
 
-def shown(found: dict[Path, RunStatus], pace: Pace) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
+def shown(found: dict[Path, RunStatus], pace: Pace, width: int = 120) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(table(found, pace))
     return console.export_text()
 
@@ -51,9 +51,20 @@ def test_running_jobs_have_a_row_and_all_are_counted() -> None:
     text = shown(found, Pace())
     assert "one" in text
     assert "40/100" in text
-    assert "validation/per 0.2500" in text
+    assert "per 25.00 %" in text
     assert "starting" in text
     assert "7 runs: 1 waiting, 2 running, 3 finished, 1 diverged" in text
+
+
+def test_a_narrow_terminal_shows_in_full_what_differs_between_jobs() -> None:
+    names = [f"data=g2p,attention=scaled_dot_product,seed={seed}-1a2b" for seed in range(2)]
+    names.append("data=g2p,attention=additive,seed=0-1a2b")
+    found = {Path(name): running(1234, 50000) for name in names}
+    lines = shown(found, Pace(), width=60).splitlines()
+    starts = "".join(line[: line.index("1234") - 12] if "1234" in line else line for line in lines)
+    assert "attention=scaled_dot_product, seed=1" in " ".join(starts.split())
+    assert "data=g2p" not in starts
+    assert sum("1234/50000 per 25.00 %" in line for line in lines) == 3
 
 
 def test_only_twenty_running_jobs_are_shown() -> None:
@@ -67,7 +78,7 @@ def test_a_job_that_ends_prints_one_line(capsys: pytest.CaptureFixture[str]) -> 
     lines.ended(Path("s/a-1"), RunStatus("finished", value=0.5, monitor="per"))
     lines.ended(Path("s/b-2"), RunStatus("failed", "it is broken"))
     assert capsys.readouterr().out.splitlines() == [
-        "[1/2] a-1  finished   validation/per 0.5000",
+        "[1/2] a-1  finished   validation/per 50.00 %",
         "[2/2] b-2  failed: it is broken",
     ]
     assert outcome(RunStatus("preempted")) == "preempted"

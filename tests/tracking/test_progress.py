@@ -87,8 +87,8 @@ def test_a_line_for_each_validation(capsys: pytest.CaptureFixture[str]) -> None:
     ProgressLines().on_validation_end(trainer(30), None)  # type: ignore[arg-type]
     ProgressLines().on_validation_end(trainer(60), None)  # type: ignore[arg-type]
     assert capsys.readouterr().out.splitlines() == [
-        "step 30/100  validation: loss 1.5, per 0.25",
-        "step 60/100  validation: loss 1.5, per 0.25",
+        "step 30/100  validation: loss 1.5000, per 25.00 %",
+        "step 60/100  validation: loss 1.5000, per 25.00 %",
     ]
 
 

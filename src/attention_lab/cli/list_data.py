@@ -6,6 +6,7 @@ from typing import Any
 from attention_lab.config.components import check_node, create
 from attention_lab.config.compose import composed
 from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.data.core.metric_info import with_unit
 from attention_lab.data.core.splits import SPLITS
 
 
@@ -26,7 +27,10 @@ def facts(name: str, extra: Path | None) -> list[tuple[str, str]]:
         return [("not loaded", " ".join(str(error).split()) or type(error).__name__)]
     task, model = (config[section]["_target_"].rpartition(".")[2] for section in ("task", "model"))
     sizes = (f"{split} {len(data.split(split).lengths()):,}" for split in SPLITS)
-    scores = (f"{label} {metrics[data.monitor]:.3g}" for label, metrics in baselines.items())
+    scores = (
+        f"{label} {with_unit(data.monitor, metrics[data.monitor])}"
+        for label, metrics in baselines.items()
+    )
     return [
         ("task", task),
         ("model", f"{model} by default"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from attention_lab.data.core.metric_info import with_unit
 from attention_lab.printing import hanging
 
 
@@ -20,10 +21,12 @@ def metric_lines(
         indent: the start of each line.
     """
     width = max(map(len, metrics))
-    for name, value in metrics.items():
+    values = {name: with_unit(name, value) for name, value in metrics.items()}
+    widest = max(map(len, values.values()))
+    for name, value in values.items():
         others = ", ".join(
-            f"{baseline} {known[name]:.4f}".replace(" ", "\N{NO-BREAK SPACE}")
+            f"{baseline} {with_unit(name, known[name])}".replace(" ", "\N{NO-BREAK SPACE}")
             for baseline, known in baselines.items()
             if name in known
         )
-        yield from hanging(others, f"{indent}{split}/{name:<{width}} {value:.4f}   ")
+        yield from hanging(others, f"{indent}{split}/{name:<{width}} {value:>{widest}}   ")

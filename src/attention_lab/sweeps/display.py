@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from attention_lab.data.core.metric_info import with_unit
 from attention_lab.printing import echo, rich_console, rich_text
 from attention_lab.tracking.run_status import STATES, RunStatus, read_status
 
@@ -154,17 +155,21 @@ def table(statuses: Mapping[Path, RunStatus], pace: Pace) -> RenderableType:
         statuses: the status of each run directory.
         pace: the speed of the jobs.
     """
-    rows = Table.grid(padding=(0, 2))
+    rows = Table.grid(padding=(0, 1))
+    rows.add_column(overflow="fold")  # the only column that is wrapped
+    for _ in range(4):
+        rows.add_column(no_wrap=True)
+    names = distinct_names(statuses)
     running = [path for path, status in statuses.items() if status.state == "running"]
     for path in running[:MAX_ROWS]:
         progress = statuses[path].progress or {"step": 0, "steps": 1, "metrics": {}}
-        metrics = "  ".join(f"{name} {x:.4f}" for name, x in progress["metrics"].items())
+        known = ((key.removeprefix("validation/"), it) for key, it in progress["metrics"].items())
+        steps = f"{progress['step']}/{progress['steps']}" if statuses[path].progress else "starting"
+        metrics = "  ".join(f"{name} {with_unit(name, value)}" for name, value in known)
         rows.add_row(
-            rich_text(path.name, overflow="ellipsis", no_wrap=True),
-            ProgressBar(progress["steps"], progress["step"], width=24),
-            f"{progress['step']}/{progress['steps']}" if statuses[path].progress else "starting",
-            rich_text(metrics),
-            _about(pace.left(path)),
+            rich_text(names[path]),
+            ProgressBar(progress["steps"], progress["step"], width=10),
+            *map(rich_text, (steps, metrics, _about(pace.left(path)))),
         )
     counts = Counter(status.state for status in statuses.values())
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
@@ -175,17 +180,33 @@ def table(statuses: Mapping[Path, RunStatus], pace: Pace) -> RenderableType:
     return Group(rows, rich_text(f"{len(statuses)} runs: " + ", ".join(parts)))
 
 
+def distinct_names(directories: Iterable[Path]) -> dict[Path, str]:
+    """The overrides in which run directories differ, as in "attention=additive, seed=0".
+
+    >>> one, two = Path("data=g2p,seed=0-1a2b"), Path("data=g2p,seed=1-3c4d")
+    >>> list(distinct_names([one, two]).values())
+    ['seed=0', 'seed=1']
+    """
+    parts = {path: path.name.rpartition("-")[0].split(",") for path in directories}
+    shared = set.intersection(*map(set, parts.values()))
+    return {
+        path: ", ".join(it for it in each if it not in shared) or path.name
+        for path, each in parts.items()
+    }
+
+
 def _about(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 90:
-        return f"about {max(1, round(seconds))} s left"
+        return f"{max(1, round(seconds))} s left"
     minutes = round(seconds / 60)
-    return f"about {minutes} min left" if minutes < 90 else f"about {seconds / 3600:.1f} h left"
+    return f"{minutes} min left" if minutes < 90 else f"{seconds / 3600:.1f} h left"
 
 
 def outcome(status: RunStatus) -> str:
     """How a run ended, in a few words."""
     if status.state == "finished":
-        return f"finished   validation/{status.monitor} {status.value:.4f}"
+        value = with_unit(status.monitor, status.value)
+        return f"finished   validation/{status.monitor} {value}"
     return f"{status.state}: {status.error}" if status.error else status.state

@@ -13,6 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from attention_lab.data.core.metric_info import with_unit
 from attention_lab.printing import echo, hanging, rich_console
 from attention_lab.tracking.run_directory import RunRecord
 
@@ -83,9 +84,9 @@ class ProgressLines(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = ", ".join(
-            f"{name.removeprefix('validation/')}\N{NO-BREAK SPACE}{value:.4g}"
-            for name, value in validation_metrics(trainer).items()
-            if name.count("/") == 1  # without slices: they are in metrics.csv
+            f"{name} {with_unit(name, value)}".replace(" ", "\N{NO-BREAK SPACE}")
+            for key, value in validation_metrics(trainer).items()
+            if "/" not in (name := key.removeprefix("validation/"))  # slices: in metrics.csv
         )
         echo(*hanging(metrics, f"{_steps(trainer)}  validation: "))
 

@@ -41,3 +41,12 @@ def metric_info(metric: str) -> MetricInfo:
     """
     name = metric.partition("/")[0]
     return next((m for pattern, m in _METRICS.items() if re.fullmatch(pattern, name)), _UNKNOWN)
+
+
+def with_unit(metric: str, value: float) -> str:
+    """A value of a metric as it is shown beside the metric's name.
+
+    >>> with_unit("per", 0.1234), with_unit("loss", 1.5)
+    ('12.34 %', '1.5000')
+    """
+    return f"{100 * value:.2f} %" if metric_info(metric).is_rate else f"{value:.4f}"
