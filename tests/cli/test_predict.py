@@ -114,3 +114,9 @@ def test_names_of_special_tokens_in_a_line_are_unknown_words() -> None:
     echo = Echo(Words(["a", "b"]))
     assert echo.predict(["<pad> a", "", "</s>", "b <s>"]) == ["3 4", "", "3", "5 3"]
     assert echo.unknown == 3
+
+
+def test_a_byte_order_mark_is_dropped_as_in_training(ask: Ask, words_run: FinishedRun) -> None:
+    plain = ask(words_run.directory, "zoo\nword\n")
+    assert ask(words_run.directory, "\ufeffzoo\nword\n") == plain
+    assert plain.code == 0

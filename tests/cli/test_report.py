@@ -106,3 +106,10 @@ def test_a_sweep_given_twice_is_read_once(command: Command, two_runs: Path) -> N
     answer = command("report", str(two_runs), f"{two_runs}/.")
     assert answer.code == 0
     assert (two_runs / "report.html").is_file()
+
+
+@pytest.mark.parametrize("arguments", ["report x --output", "report", "evaluate", "sync"])
+def test_an_empty_path_is_refused(arguments: str, command: Command) -> None:
+    answer = command(*arguments.split(), "")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.endswith(": needs the path of a directory\n")

@@ -23,6 +23,8 @@ def written(directory: Path, content: bytes) -> Path:
         (b"a b\tx\nc\ty", [("a b", "x"), ("c", "y")]),
         (b" a b \tx\r\nc\t y\r\n", [("a b", "x"), ("c", "y")]),
         (b"\xef\xbb\xbfa\tx\n", [("a", "x")]),
+        (b"a\tx\n\n", [("a", "x")]),
+        (b"a\tx\n \r\n\t\n\n", [("a", "x")]),
         # Other characters at which str.splitlines would end a line stay in it.
         ("é\x0bü\u2028ß\t日本\n".encode(), [("é\x0bü\u2028ß", "日本")]),
     ],
@@ -37,6 +39,10 @@ def test_each_line_is_a_tuple(
     ("content", "message"),
     [
         (b"", ": is empty; a file of lines text TAB label is needed"),
+        (b"\n", ", line 1: expected text TAB label, got 0 tabs"),
+        (b"\x1f\x8b\x08\x00", ": is compressed; decompress it with gunzip"),
+        (b"PK\3\4", ": is a zip archive or a spreadsheet; save it as text"),
+        ("a\tx".encode("utf-16"), ": is UTF-16; save it as UTF-8"),
         (b"a\tx\nb\n", ", line 2: expected text TAB label, got 0 tabs"),
         (b"a\tx\n\nb\ty\n", ", line 2: expected text TAB label, got 0 tabs"),
         (b"a\tx\ty\n", ", line 1: expected text TAB label, got 2 tabs"),
@@ -66,3 +72,18 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "read_bytes", refuse)  # the superuser may read anything
     with pytest.raises(ValueError, match=r"none\.tsv: permission denied"):
         read_columns(missing, COLUMNS)
+
+
+@pytest.mark.parametrize("header", [b"text\tlabel", b"Sentence\tLABEL", b"review\tclass"])
+def test_a_header_is_reported(tmp_path: Path, header: bytes) -> None:
+    path = written(tmp_path, header + b"\na b\tx\nc\ty\n")
+    with pytest.warns(UserWarning, match="line 1 looks like a header, but is read as an example"):
+        assert len(read_columns(path, COLUMNS)) == 3
+
+
+@pytest.mark.parametrize("content", [b"text\tlabel\nb\tlabel\n", b"text\tlabel\n", b"a\tx\nb\ty\n"])
+def test_an_example_is_no_header(
+    tmp_path: Path, content: bytes, recwarn: pytest.WarningsRecorder
+) -> None:
+    read_columns(written(tmp_path, content), COLUMNS)
+    assert not recwarn.list

@@ -9,19 +9,23 @@ from random import Random
 from tests.fuzz.commands import draw_command
 from tests.fuzz.faults import faults
 from tests.fuzz.forked import run_forked
+from tests.fuzz.records import draw_record, read_run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--run", type=Path, help="a finished run whose records to damage")
     chosen = parser.parse_args()
     number = 0
+    files = read_run(chosen.run) if chosen.run else None
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(chosen.seed, chosen.seed + chosen.count):
             place = Path(folder, str(seed))
             place.mkdir()
-            trial = draw_command(Random(seed))
+            random = Random(seed)
+            trial = draw_command(random) if files is None else draw_record(random, files)
             outcome = run_forked(trial, place)
             found = list(faults(trial, outcome))
             if found:
@@ -32,7 +36,8 @@ def main() -> None:
                 )
                 print(said, {k: v[:100] for k, v in trial.environment.items()})
                 for name, content in trial.files.items():
-                    if name.startswith("own/"):
+                    changed = files and content != files.get(name.removeprefix("sweep/one/"))
+                    if name.startswith("own/") or (changed and "two" not in name):
                         print(f"{name}: {(content or b'dir')[:200]!r}")
                 print(outcome.out[:300])
                 print("\n".join(line[:400] for line in outcome.err.splitlines()[-8:]))

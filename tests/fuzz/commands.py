@@ -15,10 +15,11 @@ BASES = (
     ("data=parity", "model=encoder_classifier", "data.examples=64", "data.evaluation_examples=32"),
     ("data=copy", "model=encoder_decoder", "data.examples=64", "data.evaluation_examples=32"),
     ("data=induction", "model=decoder", "data.examples=64", "data.evaluation_examples=32"),
-    ("data=labels", "model=self_attention_classifier", "data.train=labels.tsv"),
+    ("data=labels", "model=encoder_classifier", "data.train=labels.tsv"),
     ("data=pairs", "model=prefix_decoder", "data.train=pairs.tsv"),
     ("data=text", "model=decoder", "data.path=text.txt"),
 )
+TINY = ("model.d_model=16", "logger=csv", "trainer.max_steps=1")
 #: Groups whose options fit any data.
 GROUPS = ("attention", "optimizer", "scheduler", "trainer", "logger", "parameter_groups")
 LABELS = "".join(f"text {number % 7} of {number}\t{'ab'[number % 2]}\n" for number in range(80))
@@ -93,8 +94,7 @@ def draw_command(random: Random) -> Trial:
     """A command of `attention-lab train` with one mutation, or two."""
     base, files = list(draw_base(random)), dict(FILES)
     environment: dict[str, str] = {}
-    tiny = ["model.d_model=16", "logger=csv", "trainer.max_steps=1"]
-    arguments = [*base, *tiny]
+    arguments = [*base, *TINY]
     for _ in range(random.choice([1, 1, 1, 2])):
         kind = random.choice(KINDS)
         kind(random, tuple(base), arguments, files, environment)

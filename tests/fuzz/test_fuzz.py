@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.fuzz.commands import draw_command
+from tests.fuzz.commands import BASES, FILES, TINY, draw_command
 from tests.fuzz.faults import faults
 from tests.fuzz.forked import Outcome, Trial, run_forked
 
@@ -48,9 +48,9 @@ def test_a_fault_is_found(outcome: Outcome, fault: str) -> None:
     assert any(said.startswith(fault) for said in faults(Trial([]), outcome))
 
 
-def test_a_valid_command_reaches_training(tmp_path: Path) -> None:
-    arguments = ["train", "data=parity", "model=encoder_classifier", "data.examples=64"]
-    trial = Trial([*arguments, "data.evaluation_examples=32", "trainer=cpu", "logger=csv"])
+@pytest.mark.parametrize("base", BASES)
+def test_a_command_without_mutation_reaches_training(base: tuple[str, ...], tmp_path: Path) -> None:
+    trial = Trial(["train", *base, *TINY], FILES)
     outcome = run_forked(trial, tmp_path)
     assert (outcome.code, list(faults(trial, outcome))) == (0, [])
     assert any(path.endswith("status.json") for path in outcome.made)

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from attention_lab.cli.streams import prepare_streams
 from attention_lab.config.imports import forget_working_directory
 from attention_lab.printing import echo, printable, shortened
 from attention_lab.spelling import nearest
@@ -38,15 +39,17 @@ for example
   attention-lab train attention=additive data=g2p model=encoder_decoder trainer=cpu
   attention-lab train -m attention=scaled_dot_product,additive seed=0,1,2
   attention-lab COMMAND --help
-
-tab completion for bash, zsh or fish
-  eval "$(attention-lab --shell-completion bash)"
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 success, 1 failure, 2 invalid command."""
     if arguments is None:
+        prepare_streams()
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return fail("the working directory has been removed; change to another one", 2)
         forget_working_directory()
         arguments = sys.argv[1:]
     command, *rest = list(arguments) or ["--help"]
@@ -59,10 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         echo(version("attention-lab"))
         return 0
-    if command in ("--shell-completion", "--complete"):
-        completion = importlib.import_module("attention_lab.cli.completion")
-        code: int = completion.query(rest) if command == "--complete" else completion.run(rest)
-        return code
     if command not in COMMANDS:
         return fail(f"no such command: {command!r}{nearest(command, COMMANDS)}", 2)
     module, _ = COMMANDS[command]

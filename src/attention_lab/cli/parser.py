@@ -1,10 +1,18 @@
 """The argument parser of the subcommands that Hydra does not parse."""
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
 from attention_lab.cli import fail
 from attention_lab.spelling import closest
+
+
+def directory_path(text: str) -> Path:
+    """A directory's path as an argument; an empty one would be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("needs the path of a directory")
+    return Path(text)
 
 
 class Parser(argparse.ArgumentParser):

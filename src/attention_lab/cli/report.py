@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attention_lab.cli import fail
-from attention_lab.cli.parser import Parser
+from attention_lab.cli.parser import Parser, directory_path
 from attention_lab.printing import echo, rich_console
 
 if TYPE_CHECKING:
@@ -34,7 +34,13 @@ def run(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("report", __doc__)
     add = parser.add_argument
-    add("sweep", type=Path, nargs="+", metavar="SWEEP", help="a sweep's or a run's directory")
+    add(
+        "sweep",
+        type=directory_path,
+        nargs="+",
+        metavar="SWEEP",
+        help="a sweep's or a run's directory",
+    )
     add("--baseline", help="the group to compare with: attention=additive")
     evaluation = "compare the results of `evaluate --num-beams N`: num_beams=5"
     add("--evaluation", metavar="num_beams=N", help=evaluation)
@@ -43,7 +49,7 @@ def _parser() -> Parser:
         "output directory; default: the sweep, for several sweeps FIRST+SECOND beside the first; "
         "with --evaluation, a subdirectory of that name"
     )
-    add("--output", type=Path, metavar="DIR", help=output)
+    add("--output", type=directory_path, metavar="DIR", help=output)
     online = "also log the report to W&B, to your entity or WANDB_ENTITY"
     add("--wandb", action="store_true", help=online)
     watching = "show the progress of the jobs, and report when they have ended"

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.cli import warn
+from attention_lab.cli.parser import directory_path
 
 #: Decoding options; each replaces the task's argument of that name.
 DECODING = ("num_beams", "length_penalty")
+
+#: The largest whole number of an option.
+LARGEST = 2**31 - 1
 
 
 class UnusableRun(Exception):
@@ -18,7 +22,7 @@ class UnusableRun(Exception):
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the arguments RUN and --checkpoint."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's directory")
+    parser.add_argument("run", type=directory_path, metavar="RUN", help="a run's directory")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
 
 
@@ -31,11 +35,13 @@ def add_decoding(parser: argparse._ActionsContainer) -> None:
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """A parser of whole numbers that are at least ``least``."""
+    """A parser of whole numbers from ``least`` to :data:`LARGEST`."""
 
     def read(text: str) -> int:
         if int(text) < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        if int(text) > LARGEST:
+            raise argparse.ArgumentTypeError(f"must be at most {LARGEST}, got {text}")
         return int(text)
 
     read.__name__ = "whole number"  # for argparse's messages
@@ -90,7 +96,7 @@ def open_run(directory: Path, checkpoint: str) -> Iterator[None]:
     except KeyError as error:
         if error.args == ("state_dict",):
             raise UnusableRun(f"{file} cannot be used: it holds no 'state_dict'") from error
-        raise UnusableRun(f"{config} is not a run's config: {error!r}") from error
+        raise UnusableRun(f"{config} is not a run's config: it has no {error}") from error
     except (Damaged, UnreadableRecord) as error:
         raise UnusableRun(str(error)) from error
     except RuntimeError as error:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from attention_lab.cli import fail
-from attention_lab.cli.parser import Parser
+from attention_lab.cli.parser import Parser, directory_path
 from attention_lab.external_programs import run_program
 from attention_lab.printing import counted, echo
 
@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser("sync", __doc__)
     parser.add_argument(
         "directories",
-        type=Path,
+        type=directory_path,
         nargs="*",
         default=[Path("outputs")],
         metavar="DIRECTORY",

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -46,7 +46,8 @@ CONFIG_NAME = "train"
 MULTIRUN = {"-m", "--multirun"}
 UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
-    *(errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE),
+    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP, errno.ESTALE),
 }
 
 
@@ -101,8 +102,6 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     """
     if any(argument.startswith("--e") for argument in arguments):
         return fail("--experimental-rerun: would unpickle a file; use --from RUN", 2)
-    if any(argument.startswith(("--s", "-sc")) for argument in arguments):
-        return fail("--shell-completion: use `attention-lab --shell-completion bash`", 2)
     is_sweep = bool(MULTIRUN & set(arguments))
     if task is None:
         task = Train()
@@ -206,6 +205,22 @@ def check_single_run(config: DictConfig) -> None:
     if settings.launcher._target_.endswith(".SlurmLauncher"):
         chosen = settings.runtime.choices["hydra/launcher"]
         raise WrongCommand(f"hydra/launcher={chosen}: add -m, also for one run, to submit it")
+    _check_unused(config)
+
+
+def _check_unused(config: DictConfig) -> None:
+    """Raise ConfigError if options are invalid that only a sweep uses: they may be mistyped."""
+    from attention_lab.sweeps.local_executor import Resources
+    from attention_lab.sweeps.plugin_options import plugin_options
+    from attention_lab.sweeps.sweep_options import SweepOptions
+
+    launcher, sweep = (
+        dict(cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True)))
+        for node in (HydraConfig.get().launcher, config.sweep)
+    )
+    if launcher.pop("_target_").endswith(".IsolatedLauncher"):
+        plugin_options(Resources, launcher)
+    SweepOptions.of(sweep)
 
 
 def _print_result(result: "RunResult", directory: Path) -> None:
@@ -225,6 +240,13 @@ def _refused(error: Exception) -> int:
     return fail(str(error).partition("\n")[0], 2)
 
 
+def _is_of_output(error: OSError) -> bool:
+    """Whether a file or directory could not be found where this command writes."""
+    output = OutputDirectories.run or OutputDirectories.sweep
+    name = error.filename if isinstance(error.filename, str | os.PathLike) else ""
+    return output is not None and Path(name).absolute().is_relative_to(output.absolute())
+
+
 def _failed(error: Exception) -> int:
     """Report why a single run failed or was not started; returns the exit code."""
     if isinstance(error, WrongCommand):
@@ -241,7 +263,7 @@ def _failed(error: Exception) -> int:
         return _refused(error)
     if isinstance(error, Diverged):
         return fail(f"diverged: {error}", 1)
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+    if isinstance(error, OSError) and (error.errno in UNWRITABLE or _is_of_output(error)):
         return fail(f"cannot write the run: {error}{_how_to_resume()}", 1)
     echo(*"".join(traceback.format_exception(error)).split("\n"), error=True)
     return fail(f"the run failed: {type(error).__name__}: {error}", 1)

@@ -7,7 +7,7 @@ from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.environment_variables import VARIABLE, with_environment
 from attention_lab.config.validate import component
 from attention_lab.data.files.file_hashes import sha256
-from attention_lab.data.files.paths import shown
+from attention_lab.data.files.paths import expanded, shown
 
 
 def with_hashes(config: Config) -> Config:
@@ -42,7 +42,7 @@ def check_regular(config: Config) -> None:
     """Raise ConfigError if a data file is a FIFO or a device: reading it may never end."""
     for name in component(config, "data").files:
         for path in map(Path, filter(None, _as_list(config["data"].get(name)))):
-            if path.expanduser().is_fifo() or path.expanduser().is_char_device():
+            if expanded(path).is_fifo() or expanded(path).is_char_device():
                 raise ConfigError(
                     f"data.{name}: {shown(path)} is not a regular file; copy its content into one"
                 )
@@ -62,7 +62,7 @@ def check_unchanged(config: Config) -> None:
 def _absolute(paths: Any) -> Any:
     """A path, or each path of a list, made absolute unless it has an environment variable."""
     if isinstance(paths, str) and paths and not VARIABLE.search(paths):
-        return str(Path(paths).expanduser().resolve())
+        return str(expanded(paths).resolve())
     return [_absolute(path) for path in paths] if isinstance(paths, list) else paths
 
 
@@ -70,7 +70,7 @@ def _hashes(paths: Any) -> Any:
     """The SHA-256 of a file, or of each in a list; None if one cannot be read."""
     if isinstance(paths, str):
         try:
-            return sha256(Path(paths).expanduser())
+            return sha256(expanded(paths))
         except OSError:
             return None
     each = [_hashes(path) for path in paths]

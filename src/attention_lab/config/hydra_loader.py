@@ -109,4 +109,5 @@ def check_flags(arguments: Sequence[str]) -> None:
         raise WrongCommand(f"{problem}; {hint}")
 
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(arguments)
+    if parser.parse_args(arguments).config_dir == "":
+        raise WrongCommand("--config-dir: needs the path of a directory")

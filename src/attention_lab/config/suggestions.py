@@ -18,6 +18,8 @@ from attention_lab.spelling import closest, listed, nearest
 
 #: Hydra's messages about an override whose key or package the config does not have.
 UNKNOWN_KEY = re.compile(r"Could not (?:override|append to|delete from) .*?'([^']+)'", re.DOTALL)
+#: Hydra's message about a key that is added with a ``+`` and exists.
+KNOWN_KEY = re.compile(r"An item is already at '([^']+)'")
 #: Hydra's message about several values without ``-m``.
 SEVERAL_VALUES = "Ambiguous value"
 #: Messages of Hydra's parser that name its tokens.
@@ -44,6 +46,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         options = error.options or group_options(group, own_directory(arguments))
         known = [name for name in options if not name.startswith("_")]
         return f"{group}={option}: there is no such option{nearest(option, known)}"
+    if match := KNOWN_KEY.search(str(error)):
+        return f"+{match[1]}: the config has this key already; leave out the +"
     if match := UNKNOWN_KEY.search(str(error)):
         if "@" in match[1]:
             return f"{match[1]}: the config has no such key; put + before it to add it"

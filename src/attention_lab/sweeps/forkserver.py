@@ -19,7 +19,12 @@ from attention_lab.config.resolve import RunSpec
 from attention_lab.tracking.untrusted_files import last_lines
 from attention_lab.training.distributed.cluster_environment import TORCHRUN, TORCHRUN_EXTRAS
 from attention_lab.training.distributed.launch import launch
-from attention_lab.training.distributed.workers import end_with_parent, killed_by, print_into
+from attention_lab.training.distributed.workers import (
+    end_with_parent,
+    killed_by,
+    print_into,
+    shorten_socket_paths,
+)
 
 #: Environment variables that describe the sweep's process; its jobs must not inherit them.
 PROCESS_VARIABLES = (
@@ -44,6 +49,7 @@ def job_starter(threads: int) -> Start:
     for name in PROCESS_VARIABLES:
         os.environ.pop(name, None)
     known = multiprocessing.get_all_start_methods()
+    shorten_socket_paths()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     # Checking the jobs has imported what they need, such as a dataset's libraries.
     checked = [name for name in sys.modules if name not in _IMPORTED_BEFORE]

@@ -7,6 +7,7 @@ from typing import Any
 from attention_lab.config.components import ConfigError
 from attention_lab.spelling import nearest
 
+KEYS = ("zip", "param_grid", "retry", "tune", "grid", "seeds")
 RETRIED = ("failed", "diverged")
 #: The default grid of learning rates.
 DEFAULT_GRID = ("0.0001", "0.0003", "0.001", "0.003")
@@ -33,6 +34,10 @@ class SweepOptions:
         Raises:
             ConfigError: if a value is invalid.
         """
+        for name in section:
+            if name not in KEYS:
+                raise ConfigError(f"sweep.{name}: there is no such key{nearest(str(name), KEYS)}")
+        section = dict.fromkeys(KEYS) | dict(section)
         retry = listed(section["retry"])
         for name in retry:
             if name not in RETRIED:

@@ -76,6 +76,11 @@ def json_text(record: Mapping[str, Any]) -> str:
 
 def _check_is_data(path: Path, config: Mapping[str, Any]) -> None:
     """Raise UnreadableRecord if a config has a section that controls Hydra."""
+    for key, value in config.items():
+        if key not in ("seed", VERSION_KEY) and not isinstance(value, Mapping):
+            raise UnreadableRecord(
+                path, f"has {key}: {value!r:.80}, which must hold keys and values"
+            )
     for key in ("hydra", "defaults", "sweep"):
         if key in config:
             raise UnreadableRecord(

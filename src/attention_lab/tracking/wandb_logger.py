@@ -65,6 +65,8 @@ class LoggerOptions:
 
         The server is not contacted: if it does not answer, the run logs offline.
         """
+        if not self.project.strip():
+            raise ValueError("logger.project: is empty; name a W&B project")
         mode, asked = self.mode()
         if mode == "off":
             return

@@ -1,5 +1,6 @@
 """Predicting a line of text for each line of text, with a trained network."""
 
+import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class Sampling:
     seed: int = 0
 
 
+def _on_one_line(text: str) -> str:
+    """A prediction with line breaks as escapes, for models of text with LF or CRLF."""
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
 class Predictor(ABC):
     """Predicts a line of text for each line of text.
 
@@ -72,7 +78,7 @@ class Predictor(ABC):
         ids = [self.vocabulary.encode(text) for text in texts]
         nonempty = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
         predictions = iter(self._predict(*zip(*nonempty, strict=True)) if nonempty else [])
-        lines = [next(predictions).replace("\n", "\\n") if row else "" for row in ids]
+        lines = [_on_one_line(next(predictions)) if row else "" for row in ids]
         self.unknown += sum(row.count(UNK) for row in ids)
         return lines
 
@@ -226,6 +232,8 @@ def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]],
     """The numbered texts before the first line that is not UTF-8, and the error of that line."""
     texts = []
     for number, line in lines:
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)  # dropped in training files, too
         try:
             texts.append((number, line.decode().removesuffix("\n").removesuffix("\r")))
         except UnicodeDecodeError as error:

@@ -27,7 +27,8 @@ from attention_lab.data.core.vocabulary import (
     vocabulary_from_state,
 )
 from attention_lab.data.files.cache import cache_directory
-from attention_lab.data.files.paths import shown
+from attention_lab.data.files.encodings import not_text
+from attention_lab.data.files.paths import expanded, shown
 from attention_lab.data.files.shared_passages import Ids, shared_passages
 
 #: Bytes of text in memory at once.
@@ -97,11 +98,14 @@ def file_pieces(paths: Sequence[str]) -> list[Piece]:
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+                first = file.read(8)
+                start = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
         except OSError as error:
             raise ValueError(
                 f"{shown(path)}: {str(error.strerror).lower()}; a text file is needed"
             ) from None
+        if problem := not_text(first):
+            raise ValueError(f"{shown(path)}: {problem}")
         if size <= start:
             raise ValueError(f"{shown(path)}: is empty; a text file is needed")
         pieces.append(Piece(path, start, size))
@@ -322,4 +326,4 @@ def _not_utf8(path: Path, place: int) -> str:
 
 
 def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
+    return expanded(path).absolute()

@@ -1,5 +1,6 @@
 """Paths of the user's files in options and messages."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +24,12 @@ def required(option: str, paths: PathsT | None, what: str) -> PathsT:
     return paths
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with its ``~`` expanded; unchanged if there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def shown(path: str | Path) -> str:
     """A path for messages: relative inside the working directory, else absolute."""
-    full, here = Path(path).expanduser().absolute(), Path.cwd()
+    full, here = expanded(path).absolute(), Path.cwd()
     return str(full.relative_to(here) if full.is_relative_to(here) else full)

@@ -1,12 +1,14 @@
 """Tab-separated files with one example per line."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from attention_lab.data.core.splits import SPLITS, split_by_hash, split_shares
 from attention_lab.data.core.vocabulary import Tokens
-from attention_lab.data.files.paths import shown
+from attention_lab.data.files.encodings import not_text
+from attention_lab.data.files.paths import expanded, shown
 
 LineT = TypeVar("LineT", bound=tuple[str, ...])
 
@@ -26,13 +28,28 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ..
     """
     expected = " TAB ".join(columns)
     try:
-        content = Path(path).read_bytes()
+        content = expanded(path).read_bytes()
     except OSError as error:
         reason = str(error.strerror).lower()
         raise ValueError(f"{shown(path)}: {reason}; a file of lines {expected} is needed") from None
     if not content:
         raise ValueError(f"{shown(path)}: is empty; a file of lines {expected} is needed")
-    return list(_lines(shown(path), content, columns))
+    if problem := not_text(content[:8]):
+        raise ValueError(f"{shown(path)}: {problem}")
+    lines = list(_lines(shown(path), content, columns))
+    if len(lines) > 1 and _is_header(lines, columns):
+        warnings.warn(
+            f"{shown(path)}, line 1 looks like a header, but is read as an example; remove it",
+            stacklevel=2,
+        )
+    return lines
+
+
+def _is_header(lines: Sequence[tuple[str, ...]], columns: Sequence[str]) -> bool:
+    """Whether the first line has the names of the columns and the last one does not occur again."""
+    first = lines[0]
+    is_name = first[-1].lower() in (columns[-1], "class", "label", "target")
+    return is_name and all(line[-1] != first[-1] for line in lines[1:])
 
 
 def normalize_whitespace(text: str, tokens: Tokens) -> str:
@@ -77,7 +94,9 @@ def assign_splits(
 
 
 def _lines(path: str, content: bytes, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    lines = content.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    while len(lines) > 1 and not lines[-1].strip():  # blank lines at the end
+        lines.pop()
     for number, line in enumerate(lines, start=1):
         try:
             fields = tuple(field.strip() for field in line.decode().split("\t"))

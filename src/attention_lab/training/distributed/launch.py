@@ -40,6 +40,7 @@ from attention_lab.training.distributed.workers import (
     ignore_output_errors,
     killed_by,
     print_into,
+    shorten_socket_paths,
     stop,
 )
 from attention_lab.training.finite import Diverged
@@ -127,6 +128,7 @@ def _train_on_ranks(number: int, spec: RunSpec, log: Path | None) -> None:
     """Train a run on ranks of this machine; raise the error of the first that failed."""
     # Not fork: CUDA does not work in a fork of a process that has used it.
     known = multiprocessing.get_all_start_methods()
+    shorten_socket_paths()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     context.set_forkserver_preload([__name__])
     threads, port = max(1, torch.get_num_threads() // number), _free_port()

@@ -1,9 +1,11 @@
 """Worker processes: redirecting their output, and stopping them."""
 
 import io
+import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ from attention_lab.tracking.untrusted_files import open_to_append
 
 #: Seconds that an interrupted process has to save and exit.
 GRACE = 10.0
+#: The longest TMPDIR for sockets, in bytes: their paths end at 107.
+_LONGEST_TMPDIR = 70
 
 
 def cores() -> int:
@@ -23,6 +27,21 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def shorten_socket_paths() -> None:
+    """Let multiprocessing make its sockets in /tmp if TMPDIR is too long for their paths.
+
+    Call it before the first process of a fork server: multiprocessing keeps its directory.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= _LONGEST_TMPDIR:
+        return
+    tempfile.tempdir = "/tmp"
+    try:
+        multiprocessing.util.get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
 
 
 def print_into(log: Path) -> None:
