@@ -2,10 +2,12 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from attention_lab.sweeps import display
 from attention_lab.sweeps.display import Lines, Pace, outcome, table
 from attention_lab.tracking.run_status import RunStatus
 
@@ -71,6 +73,23 @@ def test_only_twenty_running_jobs_are_shown() -> None:
     text = shown({Path(f"job{i}"): running(1) for i in range(50)}, Pace())
     assert text.count("job") == 20
     assert "30 of those running not shown" in text
+
+
+def test_pipes_get_a_line_after_half_a_minute_without_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(display.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(display, "read_status", lambda path: running(40))
+    lines = Lines([Path("s/a-1"), Path("s/b-2")])
+    for clock.now in (10.0, 29.0, 31.0, 50.0):
+        lines.refresh()
+    assert capsys.readouterr().out.splitlines() == ["2 runs: 2 running"]
+    lines.ended(Path("s/b-2"), RunStatus("finished", value=0.5, monitor="per"))
+    capsys.readouterr()
+    for clock.now in (62.0, 79.0, 81.0):
+        lines.refresh()
+    assert capsys.readouterr().out.splitlines() == ["2 runs: 2 running"]
 
 
 def test_a_job_that_ends_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:

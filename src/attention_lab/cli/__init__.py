@@ -39,6 +39,9 @@ for example
   attention-lab train attention=additive data=g2p model=encoder_decoder trainer=cpu
   attention-lab train -m attention=scaled_dot_product,additive seed=0,1,2
   attention-lab COMMAND --help
+
+tab completion for bash, zsh or fish
+  eval "$(attention-lab --shell-completion bash)"
 """
 
 
@@ -62,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         echo(version("attention-lab"))
         return 0
+    if command in ("--shell-completion", "--complete"):
+        completion = importlib.import_module("attention_lab.cli.completion")
+        code: int = completion.query(rest) if command == "--complete" else completion.run(rest)
+        return code
     if command not in COMMANDS:
         return fail(f"no such command: {command!r}{nearest(command, COMMANDS)}", 2)
     module, _ = COMMANDS[command]

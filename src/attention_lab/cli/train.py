@@ -102,6 +102,8 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     """
     if any(argument.startswith("--e") for argument in arguments):
         return fail("--experimental-rerun: would unpickle a file; use --from RUN", 2)
+    if any(argument.startswith(("--s", "-sc")) for argument in arguments):
+        return fail("--shell-completion: use `attention-lab --shell-completion bash`", 2)
     is_sweep = bool(MULTIRUN & set(arguments))
     if task is None:
         task = Train()

@@ -50,20 +50,31 @@ def display(directories: Sequence[Path]) -> Iterator[Display]:
 
 
 class Lines:
-    """One line for each job that ends, for logs and pipes.
+    """One line for each job that ends and every half minute, for logs and pipes.
 
     Args:
         directories: the run directories of all jobs.
     """
 
+    #: Seconds without a line after which one counts the jobs.
+    SILENCE = 30.0
+
     def __init__(self, directories: Sequence[Path]) -> None:
         self.directories = directories
         self.count = 0
+        self.pace = Pace()
+        self._last = time.monotonic()
 
     def refresh(self) -> None:
-        """Do nothing."""
+        now = time.monotonic()
+        if now - self._last >= self.SILENCE:
+            self._last = now
+            statuses = {path: read_status(path) for path in self.directories}
+            self.pace.update(statuses, now)
+            echo(_counts(statuses, self.pace))
 
     def ended(self, directory: Path, status: RunStatus) -> None:
+        self._last = time.monotonic()
         self.count += 1
         echo(f"[{self.count}/{len(self.directories)}] {directory.name}  {outcome(status)}")
 
@@ -171,13 +182,18 @@ def table(statuses: Mapping[Path, RunStatus], pace: Pace) -> RenderableType:
             ProgressBar(progress["steps"], progress["step"], width=10),
             *map(rich_text, (steps, metrics, _about(pace.left(path)))),
         )
+    more = len(running) - MAX_ROWS
+    hidden = f", {more} of those running not shown" if more > 0 else ""
+    return Group(rows, rich_text(_counts(statuses, pace) + hidden))
+
+
+def _counts(statuses: Mapping[Path, RunStatus], pace: Pace) -> str:
+    """The number of jobs in each state, and the time left."""
     counts = Counter(status.state for status in statuses.values())
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
-    if len(running) > MAX_ROWS:
-        parts.append(f"{len(running) - MAX_ROWS} of those running not shown")
     if left := _about(pace.left_in_total(statuses)):
         parts.append(left)
-    return Group(rows, rich_text(f"{len(statuses)} runs: " + ", ".join(parts)))
+    return f"{len(statuses)} runs: {', '.join(parts)}"
 
 
 def distinct_names(directories: Iterable[Path]) -> dict[Path, str]:

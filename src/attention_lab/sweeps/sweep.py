@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.config.resolve import RunSpec
-from attention_lab.printing import echo
+from attention_lab.printing import counted, echo
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, display
 from attention_lab.sweeps.jobs import check_wandb, make_job
@@ -168,6 +168,7 @@ class Sweep:
         for line in _warnings_of_other_code(stage.statuses):
             echo(line, error=True)
         if stage.to_run:
+            echo(f"{counted(len(stage.to_run), 'job')} to run, in {self.directory}")
             check_wandb(stage.to_run, self.directory)
             with display([job.directory for job in stage.to_run]) as shown:
                 self.run_jobs(stage.to_run, shown)

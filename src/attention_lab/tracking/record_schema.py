@@ -72,6 +72,8 @@ class RunResult(TypedDict, total=False):
     seconds: dict[str, float]
     #: The attention backend of each layer.
     backends: dict[str, str]
+    #: Whether the training loss was compiled, in the last process if it was resumed.
+    compiled: bool
 
 
 class _Job(TypedDict):

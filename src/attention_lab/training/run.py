@@ -161,6 +161,7 @@ def _result(run: BuiltRun, fitted: Fitted, threshold: float) -> RunResult:
         "backends": {
             name: layer.backend.name for name, layer in attention_layers(run.task.model).items()
         },
+        "compiled": run.task.compiled_loss is not None,
     }
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.profilers import (
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from attention_lab.training.checkpoint.callback import AtomicCheckpointIO
+from attention_lab.training.compilation import CompileLoss, check_arguments
 from attention_lab.training.distributed import process_group
 from attention_lab.training.finite import RequireFinite
 from attention_lab.training.lightning_loops import (
@@ -56,6 +57,9 @@ class TrainerOptions:
     deterministic: bool | Literal["warn"] = False
     #: Whether cuDNN times its kernels and picks the fastest; None means PyTorch's setting.
     benchmark: bool | None = None
+    #: Whether to compile the training loss with ``torch.compile``, or its arguments, such as
+    #: ``{mode: max-autotune}``. Without a compiler, a run trains uncompiled.
+    compile: bool | dict[str, str | bool] = False
     #: Whether autograd reports the operation whose gradient is NaN; slow, for debugging.
     detect_anomaly: bool = False
     #: Lightning's profiler, which writes ``*profile*`` files into the run's directory.
@@ -98,6 +102,10 @@ class TrainerOptions:
             raise ValueError("max_epochs=-1 never ends; set max_steps, too")
         if self.strategy == "fsdp" and self.precision == "16-mixed":
             raise ValueError("strategy=fsdp needs precision 32-true or bf16-mixed")
+        if self.strategy == "fsdp" and self.compile is not False:
+            raise ValueError("compile must be false with strategy=fsdp: it recompiles at each step")
+        if isinstance(self.compile, dict):
+            check_arguments(self.compile)
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise ValueError(f"gradient_clip_val must be above 0, got {self.gradient_clip_val}")
         self._check_validation_interval()
@@ -178,6 +186,7 @@ class TrainerOptions:
             callbacks=[
                 EnterTrainingLoop(),
                 RequireFinite(),
+                *self._compilation(),
                 *callbacks,
                 ValidateAtLastStep(),
                 *([ValidateBetweenSteps()] if self.accumulate_grad_batches > 1 else []),
@@ -190,6 +199,11 @@ class TrainerOptions:
             # False if no callback is a progress bar: Lightning would add its own.
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
+
+    def _compilation(self) -> list[Callback]:
+        if self.compile is False:
+            return []
+        return [CompileLoss(self.compile if isinstance(self.compile, dict) else {})]
 
     def _profiler(self, directory: Path) -> Profiler | None:
         kinds: dict[str, type[Profiler]] = {

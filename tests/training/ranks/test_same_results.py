@@ -10,7 +10,7 @@ import torch
 from attention_lab.training.evaluation import evaluate, restored
 from tests.conftest import Compose
 from tests.runs import launch
-from tests.training.conftest import read_status, result, rows
+from tests.training.conftest import read_status, read_weights, result, rows
 from tests.training.ranks.conftest import TWO
 
 
@@ -100,3 +100,14 @@ def test_validation_metrics_cover_the_examples_of_all_ranks(
     assert found.keys() == recorded.keys()
     for name, value in recorded.items():
         assert value == pytest.approx(found[name], abs=1e-6), name
+
+
+def test_compiled_ranks_train_as_uncompiled_ones(
+    config: dict[str, Any], two: Path, tmp_path: Path
+) -> None:
+    compiled = {**config["trainer"], "compile": {"backend": "aot_eager"}}
+    launch({**config, "trainer": compiled}, tmp_path / "run", [])
+    assert read_weights(tmp_path / "run").keys() == read_weights(two).keys()
+    assert losses(tmp_path / "run") == pytest.approx(losses(two), rel=1e-5)
+    compiled_result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert compiled_result["compiled"]

@@ -66,6 +66,8 @@ class AttentionTask(LightningModule, ABC):
         self.optimization = optimization
         #: Functions to call before each validation, before its dataloader draws random numbers.
         self.before_validation: list[Callable[[], None]] = []
+        #: :meth:`loss` as ``torch.compile`` compiled it, for training; None means uncompiled.
+        self.compiled_loss: Callable[[AttentionTask, Any], Loss] | None = None
         #: Norm of the last gradient before it was clipped; None without clipping.
         self.gradient_norm: Tensor | None = None
         # A tensor, so that counting never waits for the device.
@@ -109,7 +111,7 @@ class AttentionTask(LightningModule, ABC):
     def training_step(self, batch: Any, batch_index: int) -> Tensor | dict[str, Tensor]:
         if self.trainer.accumulate_grad_batches > 1:
             return self._accumulating_step(batch, batch_index)
-        loss, labels, tokens = self.loss(batch)
+        loss, labels, tokens = self._training_loss(batch)
         if process_group.is_distributed():
             # DDP averages the gradients of all ranks. Weighting a rank's loss by its number of
             # labels makes this the gradient of the mean over all labels.
@@ -121,7 +123,7 @@ class AttentionTask(LightningModule, ABC):
 
     def _accumulating_step(self, batch: Any, batch_index: int) -> dict[str, Tensor]:
         """A training step whose gradient is accumulated; "step_loss" is that of the whole step."""
-        mean, labels, tokens = self.loss(batch)
+        mean, labels, tokens = self._training_loss(batch)
         all_labels, tokens = process_group.all_reduce_sum([labels, tokens], mean.device)
         self.tokens.add_(tokens)
         number = self.trainer.accumulate_grad_batches
@@ -136,6 +138,9 @@ class AttentionTask(LightningModule, ABC):
     def on_after_backward(self) -> None:
         if self.trainer.accumulate_grad_batches > 1 and not is_accumulating(self.trainer):
             self._accumulated.rescale(self.model.parameters())
+
+    def _training_loss(self, batch: Any) -> Loss:
+        return self.loss(batch) if self.compiled_loss is None else self.compiled_loss(self, batch)
 
     def _log_step(self, loss: Tensor) -> None:
         """Log the loss and the learning rate of an optimizer step, if they are due."""

@@ -1,0 +1,139 @@
+"""`attention-lab --shell-completion SHELL`: tab completion for bash, zsh and fish.
+
+Hydra's own completion composes the config at each key press, and cannot complete a program with
+subcommands. This reads the YAML files of the chosen options only.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from attention_lab.cli import COMMANDS, DRY_RUN, fail
+from attention_lab.config.compose import config_directory, group_options
+from attention_lab.config.option_keys import mechanism_keys, option_keys
+from attention_lab.config.overrides import FROM, OWN_DIRECTORY, own_directory, value_of
+from attention_lab.printing import echo
+
+#: What each shell evaluates; it asks `attention-lab --complete WORDS…`. Where it has nothing,
+#: the shell completes paths.
+SCRIPTS = {
+    "bash": """\
+_attention_lab() {
+    local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" words word
+    IFS=' ' read -ra words <<<"$line"
+    [[ $line == *' ' ]] && words+=('')
+    word="${words[-1]}"
+    COMPREPLY=($("${words[0]}" --complete "${words[@]:1}" 2>/dev/null))
+    # bash itself replaces only what follows the last = or :, unless they are no word breaks.
+    if [[ $word == *[=:]* && $COMP_WORDBREAKS == *=* ]]; then
+        COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*[=:]}"}"}")
+    fi
+    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} != *[=./] ]] || compopt -o nospace
+}
+complete -o default -F _attention_lab attention-lab""",
+    "zsh": """\
+_attention_lab() {
+    local -a found
+    found=(${(f)"$("${words[1]}" --complete "${(@)words[2,CURRENT]}" 2>/dev/null)"})
+    (( ${#found} )) || { _files; return }
+    compadd -S '' -- ${(M)found:#*[=./]}
+    compadd -- ${found:#*[=./]}
+}
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+compdef _attention_lab attention-lab""",
+    "fish": """\
+complete -c attention-lab -a '(set -l words (commandline -opc); \
+$words[1] --complete $words[2..] (commandline -ct) 2>/dev/null)'""",
+}
+FLAGS = (
+    *("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--package", "--resolve"),
+    *(OWN_DIRECTORY[0], FROM, DRY_RUN),
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the script of a shell; returns the exit code."""
+    shell = arguments[0] if len(arguments) == 1 else ""
+    if shell not in SCRIPTS:
+        return fail(f"--shell-completion {shell}: must be {', '.join(SCRIPTS)}", 2)
+    echo(*SCRIPTS[shell].split("\n"))
+    return 0
+
+
+def query(words: Sequence[str]) -> int:
+    """Print the completions of the last word, one on each line; returns the exit code."""
+    found = sorted(set(completions(words)))
+    if found:
+        echo(*found)
+    return 0
+
+
+def completions(words: Sequence[str]) -> Iterator[str]:
+    """The completions of the last of the words behind `attention-lab`; none for a path."""
+    *before, word = words or [""]
+    if not before:
+        known: Sequence[str] = [*COMMANDS, "--help", "--version", "--shell-completion"]
+    elif before[0] == "--shell-completion":
+        known = list(SCRIPTS)
+    elif before[0] == "list":
+        from attention_lab.cli.list_options import GROUPS
+
+        known = list(group_options(before[1])) if len(before) > 1 else GROUPS
+    elif before[0] != "train" or before[-1] in (*OWN_DIRECTORY, FROM):
+        known = []
+    elif before[-1] in ("--cfg", "-c"):
+        known = ("job", "hydra", "all")
+    elif before[-1] in ("--info", "-i"):
+        known = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    elif word.startswith("-"):
+        known = FLAGS
+    else:
+        yield from _overrides(before[1:], word)
+        return
+    yield from (name for name in known if name.startswith(word))
+
+
+def _overrides(before: Sequence[str], word: str) -> Iterator[str]:
+    """The completions of an override."""
+    extra = own_directory(before)
+    groups = _groups(extra)
+    mark = "+" if word.startswith("+") else ""
+    key, is_value, value = word.removeprefix(mark).partition("=")
+    if is_value:
+        earlier, comma, last = value.rpartition(",")
+        group = key.partition("@")[0]
+        options = group_options(group, extra) if group in groups else {}
+        yield from (
+            f"{mark}{key}={earlier}{comma}{name}" for name in options if name.startswith(last)
+        )
+        return
+    for name in (*groups, *_keys(before, extra)):
+        if name.startswith(key) and not name.endswith("."):
+            rest = name[len(key) :]
+            ends = [place for each in "./" if (place := rest.find(each)) >= 0]
+            yield mark + key + (rest[: min(ends) + 1] if ends else f"{rest}=")
+
+
+def _groups(extra: Path | None) -> list[str]:
+    """All config groups, such as "attention" and "attention/mask"."""
+    roots = [config_directory(), *([extra] if extra else [])]
+    files = (file.relative_to(root) for root in roots for file in root.rglob("*.yaml"))
+    return sorted({str(file.parent) for file in files if len(file.parts) > 1})
+
+
+def _keys(before: Sequence[str], extra: Path | None) -> Iterator[str]:
+    """The dotted keys of the config that the overrides so far choose."""
+    home = config_directory()
+    for name in ("settings", "train"):
+        yield from option_keys(home / f"{name}.yaml")
+    chosen = {"hydra/launcher": "isolated", "hydra/sweeper": "grid"}
+    for default in yaml.safe_load((home / "train.yaml").read_text("utf-8"))["defaults"]:
+        if isinstance(default, Mapping):
+            chosen |= default
+    for group, default in chosen.items():
+        option = (value_of(group, before) or str(default)).partition(",")[0]
+        file = group_options(group, extra).get(option)
+        if file is not None and group != "experiment":
+            for key in mechanism_keys(file) if group == "attention" else option_keys(file):
+                yield f"{group.replace('/', '.')}.{key}"

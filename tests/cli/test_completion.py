@@ -1,0 +1,128 @@
+"""Tab completion: what it proposes, and that real shells insert it."""
+
+import os
+import pty
+import re
+import select
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from attention_lab.cli.completion import SCRIPTS, completions
+from tests.cli.conftest import Command, command  # noqa: F401
+from tests.cli.test_command import HEAVY, imported_by
+
+
+@pytest.mark.parametrize(
+    ("line", "proposed"),
+    [
+        ("ev", {"evaluate"}),
+        ("list da", {"data"}),
+        ("list data re", {"recall", "reverse"}),
+        ("train atten", {"attention=", "attention.", "attention/"}),
+        ("train attention/s", {"attention/score="}),
+        ("train attention=ad", {"attention=additive"}),
+        ("train -m attention=none,ad", {"attention=none,additive"}),
+        ("train +attention@model.self_attention=add", {"+attention@model.self_attention=additive"}),
+        ("train hydra/la", {"hydra/launcher="}),
+        ("train hydra.launcher.par", {"hydra.launcher.parallel="}),
+        ("train hydra/launcher=slurm hydra.launcher.par", {"hydra.launcher.partition="}),
+        ("train hydra/sweeper=search hydra.sweeper.n_t", {"hydra.sweeper.n_trials="}),
+        ("train optimizer.l", {"optimizer.lr="}),
+        ("train optimizer.mom", set()),
+        ("train optimizer=sgd optimizer.mom", {"optimizer.momentum="}),
+        ("train attention=top_k", set()),
+        ("train attention/normalizer=top", {"attention/normalizer=top_k"}),
+        ("train sweep.z", {"sweep.zip="}),
+        ("train se", {"seed="}),
+        ("train --dr", {"--dry-run"}),
+        ("train --cfg j", {"job"}),
+        ("train --config-dir ", set()),
+        ("report ", set()),
+        ("--shell-completion z", {"zsh"}),
+    ],
+)
+def test_what_is_proposed(line: str, proposed: set[str]) -> None:
+    assert set(completions(line.split(" "))) == proposed
+
+
+def test_own_options_are_proposed(tmp_path: Path) -> None:
+    (tmp_path / "attention").mkdir()
+    (tmp_path / "attention" / "addled.yaml").write_text("# Mine\n_target_: mine.Addled\nwits: 0\n")
+    own = ["train", "--config-dir", str(tmp_path)]
+    assert set(completions([*own, "attention=add"])) == {"attention=additive", "attention=addled"}
+    assert list(completions([*own, "attention=addled", "attention.w"])) == ["attention.wits="]
+
+
+def test_it_is_fast(tmp_path: Path) -> None:
+    imported = imported_by(tmp_path, "--complete", "train", "o")
+    assert not imported & {*HEAVY, "hydra", "omegaconf"}
+
+
+def test_an_unknown_shell_is_one_line(command: Command) -> None:  # noqa: F811
+    answer = command("--shell-completion", "tcsh")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "bash, zsh, fish" in answer.err
+    assert command("train", "-sc", "install=bash").code == 2
+
+
+#: How each shell starts without the user's settings, and evaluates the script.
+SHELLS = {
+    "bash": (["bash", "--norc", "-i"], 'eval "$(attention-lab --shell-completion bash)"'),
+    "zsh": (["zsh", "-f", "-i"], 'eval "$(attention-lab --shell-completion zsh)"'),
+    "fish": (["fish", "--no-config"], "attention-lab --shell-completion fish | source"),
+}
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_a_real_shell_completes(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    (tmp_path / "a_file").touch()
+    for typed, completed in {
+        "eva": "evaluate",
+        "train optimizer.l": "train optimizer.lr=",
+        "train attention=addi": "train attention=additive",
+        "train -m seed=0,1 attention=none,addi": "train -m seed=0,1 attention=none,additive",
+        "report a_f": "report a_file",
+    }.items():
+        assert _completed(shell, typed, tmp_path) == completed
+
+
+def _completed(shell: str, typed: str, home: Path) -> str:
+    """The arguments in the command line of a shell after a tab."""
+    arguments, evaluate = SHELLS[shell]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(home)
+        os.environ |= {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(home),
+            "TERM": "dumb",
+            "XDG_CONFIG_HOME": str(home),
+        }
+        os.execvp(arguments[0], arguments)
+    try:
+        os.write(terminal, f"{evaluate}; echo rea''dy\n".encode())
+        _read_until(terminal, r"ready\r?\n")
+        os.write(terminal, f"attention-lab {typed}\t".encode())
+        time.sleep(1.5)
+        os.write(terminal, b"\x01echo '<\x05>'\n")  # at the start and the end of the line
+        found = _read_until(terminal, r"\n<attention-lab ([^<>]*)>\r")
+        return found[1].rstrip()
+    finally:
+        os.close(terminal)
+        os.waitpid(child, 0)
+
+
+def _read_until(terminal: int, pattern: str) -> re.Match[str]:
+    text, deadline = "", time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.5)[0]:
+            text += os.read(terminal, 4096).decode(errors="replace")
+        if match := re.search(pattern, text):
+            return match
+    raise AssertionError(text)
