@@ -12,7 +12,13 @@ import yaml
 from attention_lab.cli import COMMANDS, DRY_RUN, fail
 from attention_lab.config.compose import config_directory, group_options
 from attention_lab.config.option_keys import mechanism_keys, option_keys
-from attention_lab.config.overrides import FROM, OWN_DIRECTORY, own_directory, value_of
+from attention_lab.config.overrides import (
+    FROM,
+    OWN_DIRECTORY,
+    own_directory,
+    value_of,
+    with_own_directory,
+)
 from attention_lab.printing import echo
 
 #: What each shell evaluates; it asks `attention-lab --complete WORDS…`. Where it has nothing,
@@ -96,7 +102,7 @@ def completions(words: Sequence[str]) -> Iterator[str]:
 
 def _overrides(before: Sequence[str], word: str) -> Iterator[str]:
     """The completions of an override."""
-    extra = own_directory(before)
+    extra = own_directory(with_own_directory(before))
     groups = _groups(extra)
     mark = "+" if word.startswith("+") else ""
     key, is_value, value = word.removeprefix(mark).partition("=")

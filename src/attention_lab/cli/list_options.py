@@ -1,5 +1,6 @@
 """`attention-lab list`: list the options of config groups, or show options in full."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from attention_lab.config.compose import (
     subgroups,
 )
 from attention_lab.config.option_keys import mechanism_keys, option_keys
+from attention_lab.config.overrides import DIRECTORY_VARIABLE
 from attention_lab.printing import echo, hanging
 from attention_lab.spelling import nearest
 
@@ -23,7 +25,9 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser("list", __doc__)
     parser.add_argument("group", nargs="?", help=f"{', '.join(GROUPS)}; default: all of them")
     parser.add_argument("option", nargs="*", help="show these options of the group in full")
-    parser.add_argument("--config-dir", type=Path, help="your own config groups, listed too")
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    own = "your own config groups, listed too"
+    parser.add_argument("--config-dir", type=Path, default=named, help=own)
     chosen = parser.parse_args(arguments)
     group, extra = chosen.group, chosen.config_dir
     if extra and not extra.is_dir():

@@ -33,7 +33,13 @@ from attention_lab.config.compose import (
     typed_overrides,
 )
 from attention_lab.config.hydra_loader import check_flags, use_own_loader
-from attention_lab.config.overrides import FROM, flags_last, own_directory, recorded_run
+from attention_lab.config.overrides import (
+    FROM,
+    flags_last,
+    own_directory,
+    recorded_run,
+    with_own_directory,
+)
 from attention_lab.config.suggestions import explain
 from attention_lab.printing import echo
 from attention_lab.training.distributed import cluster_environment
@@ -113,7 +119,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     if is_sweep and cluster_environment.world_size() > 1:
         started = cluster_environment.launch_description()
         return fail(f"-m: needs one process, but {started}; a sweep starts the ranks itself", 2)
-    recorded, arguments = recorded_run(arguments)
+    recorded, arguments = recorded_run(with_own_directory(arguments))
     try:
         name = CONFIG_NAME if recorded is None else _recorded(recorded, arguments)
         check_flags(flags_last(arguments))

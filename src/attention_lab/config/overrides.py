@@ -1,11 +1,14 @@
 """Read overrides and flags from the command line of `attention-lab train`."""
 
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 OWN_DIRECTORY = ("--config-dir", "-cd")
+#: The environment variable that names the user's config directory for commands without the flag.
+DIRECTORY_VARIABLE = "ATTENTION_LAB_CONFIG_DIR"
 #: Hydra's flags that take the next argument as their value.
 WITH_VALUE = (
     *OWN_DIRECTORY,
@@ -49,6 +52,14 @@ def recorded_run(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         else:
             rest.append(argument)
     return run, rest
+
+
+def with_own_directory(arguments: Sequence[str]) -> list[str]:
+    """Add ``--config-dir`` with the directory that the environment names, unless there is one."""
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if not directory or own_directory(arguments) is not None:
+        return list(arguments)
+    return [*arguments, OWN_DIRECTORY[0], directory]
 
 
 def own_directory(arguments: Sequence[str]) -> Path | None:
