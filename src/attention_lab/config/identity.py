@@ -8,11 +8,12 @@ from typing import Any
 from attention_lab.config.flatten import flatten
 
 #: Keys that cannot change a result: logging, the sweep, the device, the progress bar, the interval
-#: of checkpoints, and profiling.
+#: of checkpoints, profiling, and how gradients are computed.
 IMMATERIAL = (
     *("logger", "sweep"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
-    *("trainer.profiler", "trainer.detect_anomaly", "trainer.compile"),
+    *("trainer.profiler", "trainer.detect_anomaly"),
+    *("trainer.compile", "trainer.gradient_checkpointing"),
 )
 
 #: Callbacks that only watch a run. All others, such as users' own, may change its result.

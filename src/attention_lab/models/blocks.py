@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from attention_lab.argument_checks import check_positive
 from attention_lab.attention import AttentionLayer, Cache, Mask
@@ -51,6 +53,38 @@ def require_causal(attention: AttentionLayer, key: str) -> AttentionLayer:
             f"use {key}=multi_head (in a hybrid stack, its key there)"
         )
     return attention
+
+
+class CheckpointedLayer(nn.Module):
+    """A layer of a stack that can use gradient checkpointing (Chen et al. 2016).
+
+    Its activations are then computed again in the backward pass instead of being kept, with the
+    same random numbers. This takes less memory and more time, and changes no result.
+    """
+
+    #: Whether to use gradient checkpointing in training: see :func:`checkpoint_layers`.
+    gradient_checkpointing: bool = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *args, use_reentrant=False, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Use gradient checkpointing in all layers of a model.
+
+    Raises:
+        ValueError: if the model has no :class:`CheckpointedLayer`.
+    """
+    layers = [module for module in model.modules() if isinstance(module, CheckpointedLayer)]
+    if not layers:
+        raise ValueError(
+            f"trainer.gradient_checkpointing: {type(model).__name__} has no stack of layers to "
+            "checkpoint; use trainer.gradient_checkpointing=false"
+        )
+    for layer in layers:
+        layer.gradient_checkpointing = True
 
 
 class ShortConvolution(nn.Module):
@@ -121,7 +155,7 @@ def feed_forward_block(
     )
 
 
-class SelfAttentionBlock(nn.Module):
+class SelfAttentionBlock(CheckpointedLayer):
     """Self-attention and a feed-forward network, each as x + f(norm(x)) (Xiong et al. 2020).
 
     Args:

@@ -15,6 +15,7 @@ from attention_lab.models.base import (
     check_cross_attention,
 )
 from attention_lab.models.blocks import (
+    CheckpointedLayer,
     SelfAttentionBlock,
     attention_per_layer,
     feed_forward_block,
@@ -23,7 +24,7 @@ from attention_lab.models.blocks import (
 from attention_lab.models.embedding import NoPositions, SinusoidalPositions, token_embedding
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(CheckpointedLayer):
     """Causal self-attention, cross-attention and a feed-forward network, pre-normalized."""
 
     def __init__(

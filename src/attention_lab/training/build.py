@@ -18,6 +18,7 @@ from attention_lab.config.resolve import RunConfig
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.memory import check_fits
 from attention_lab.models.base import Network
+from attention_lab.models.blocks import checkpoint_layers
 from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.callbacks import create_callbacks
 from attention_lab.training.optim import Optimization
@@ -80,6 +81,8 @@ def build(
     seed_everything(config.seed, workers=True, verbose=False)
     with config.errors():
         model: Network = config.create("model", **sizes)
+        if options.gradient_checkpointing:
+            checkpoint_layers(model)
         optimization.create_optimizer(model)  # raises its errors before anything is written
         if trains:
             _check_backends(model, _device_type(options))

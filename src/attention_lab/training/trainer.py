@@ -60,6 +60,9 @@ class TrainerOptions:
     #: Whether to compile the training loss with ``torch.compile``, or its arguments, such as
     #: ``{mode: max-autotune}``. Without a compiler, a run trains uncompiled.
     compile: bool | dict[str, str | bool] = False
+    #: Whether layers compute their activations again in the backward pass instead of keeping them:
+    #: less memory, more time, the same results.
+    gradient_checkpointing: bool = False
     #: Whether autograd reports the operation whose gradient is NaN; slow, for debugging.
     detect_anomaly: bool = False
     #: Lightning's profiler, which writes ``*profile*`` files into the run's directory.
@@ -104,6 +107,11 @@ class TrainerOptions:
             raise ValueError("strategy=fsdp needs precision 32-true or bf16-mixed")
         if self.strategy == "fsdp" and self.compile is not False:
             raise ValueError("compile must be false with strategy=fsdp: it recompiles at each step")
+        if self.gradient_checkpointing and self.compile is not False:
+            raise ValueError(
+                "gradient_checkpointing must be false with compile, which chooses itself what the "
+                "backward pass computes again"
+            )
         if isinstance(self.compile, dict):
             check_arguments(self.compile)
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
