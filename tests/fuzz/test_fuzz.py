@@ -1,32 +1,69 @@
 """Mutated commands end in one clear line, in time, and leave nothing behind."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.fuzz.commands import BASES, FILES, TINY, draw_command
+from tests.cli.conftest import fresh
+from tests.conftest import Compose
+from tests.fuzz.commands import BASES, FILES, LABELS, TINY, draw_command
 from tests.fuzz.faults import faults
 from tests.fuzz.forked import Outcome, Trial, run_forked
+from tests.fuzz.records import draw_record, read_run
+from tests.runs import train
 
-#: Commands in each test, and the number of tests.
-EACH, TESTS = 50, 4
+#: Commands in each test, and the number of tests for mutated commands and for damaged records.
+EACH, COMMANDS, RECORDS = 50, 4, 6
 FIRST_SEED = 1000
 
 
-@pytest.mark.parametrize("part", range(TESTS))
+@pytest.fixture(scope="session")
+def run_files(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a finished run on labelled texts."""
+    place = tmp_path_factory.mktemp("fuzz")
+    (place / "labels.tsv").write_text(LABELS)
+    base = ("data=labels", "model=encoder_classifier", f"data.train={place / 'labels.tsv'}")
+    train(compose(*base, *TINY, "trainer=cpu"), place / "run")
+    return read_run(place / "run")
+
+
+@pytest.mark.parametrize("part", range(COMMANDS))
 def test_mutated_commands_end_in_one_clear_line(part: int, tmp_path: Path) -> None:
-    found = {}
+    assert _all_faults(part, tmp_path, draw_command) == {}
+
+
+@pytest.mark.parametrize("part", range(RECORDS))
+def test_commands_on_damaged_records_end_in_one_clear_line(
+    part: int, tmp_path: Path, run_files: dict[str, bytes]
+) -> None:
+    assert _all_faults(part, tmp_path, lambda random: draw_record(random, run_files)) == {}
+
+
+def _all_faults(part: int, folder: Path, draw: Callable[[Random], Trial]) -> dict[int, object]:
+    """The faults of a part of the commands, by seed."""
+    found: dict[int, object] = {}
     for seed in range(FIRST_SEED + part * EACH, FIRST_SEED + (part + 1) * EACH):
-        place = tmp_path / str(seed)
+        place = folder / str(seed)
         place.mkdir()
-        trial = draw_command(Random(seed))
+        trial = draw(Random(seed))
         outcome = run_forked(trial, place)
         if said := list(faults(trial, outcome)):
             found[seed] = (said, trial.arguments, outcome)
         shutil.rmtree(place)
-    assert found == {}
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "--nosuch"], ["train", "attention=[1,2]"], ["evaluate", "nope"]]
+)
+def test_a_fork_does_what_a_process_does(arguments: list[str], tmp_path: Path) -> None:
+    trial = Trial(arguments)
+    forked = run_forked(trial, tmp_path)
+    done = fresh("-m", "attention_lab", *arguments, cwd=tmp_path / "here")
+    assert done == (forked.code, forked.out, forked.err)
 
 
 @pytest.mark.parametrize(

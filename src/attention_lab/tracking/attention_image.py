@@ -3,25 +3,22 @@
 import math
 from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from PIL.ImageFont import FreeTypeFont
-from PIL.ImageFont import ImageFont as BitmapFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from attention_lab.tracking.attention_map import AttentionMap
 from attention_lab.tracking.colormaps import WHITE_TO_BLUE, WHITE_TO_RED, interpolate
+from attention_lab.tracking.fonts import SIZE as _FONT
+from attention_lab.tracking.fonts import font_for
 
 # Sizes in pixels. The image is meant to be shown at half its size.
 _MAX_WIDTH = 1600  # of the image
 _MAX_HEIGHT = 960  # of one head's cells
 _MAX_CELL = 52
 _LINED_CELL = 16  # smaller cells have no grid lines
-_FONT = 20
 _DESCENT = 5  # below the baseline of letters such as g
 _NAME = 24  # minimum distance between two names
 _TITLE = 34
@@ -110,7 +107,7 @@ class _Panel:
         self.names.paste(header, (left - _OVERHANG, titled * _TITLE))
         pen = ImageDraw.Draw(self.names)
         for y, name in _name_positions(rows, self.height):
-            pen.text((left - _PAD, top + y), name, _INK, _font(), anchor="rm")
+            pen.text((left - _PAD, top + y), name, _INK, font_for(name), anchor="rm")
 
     def draw(
         self, image: Image.Image, corner: tuple[int, int], title: str, weights: Tensor
@@ -122,7 +119,7 @@ class _Panel:
         image.paste(_draw_cells(weights, self.width, self.height), (left, top))
         pen = ImageDraw.Draw(image)
         if self.titled:
-            pen.text((left, corner[1]), title, _FAINT_INK, _font(), anchor="lt")
+            pen.text((left, corner[1]), title, _FAINT_INK, font_for(title), anchor="lt")
         rows, columns = weights.shape
         if min(self.width / columns, self.height / rows) >= _LINED_CELL:
             for x in range(left, right, self.width // columns):
@@ -195,19 +192,19 @@ def _legend(below_0: bool, below_minus_1: bool, above_1: bool, note: str) -> Ima
     if below_minus_1:
         marks[0] = (-1.0, "≤−1")
     title = "weight"
-    left = math.ceil(_font().getlength(title)) + 2 * _PAD
+    left = math.ceil(font_for(title).getlength(title)) + 2 * _PAD
     bar, end = (1 - least) * _BAR, left + (1 - least) * _BAR + 2 * _PAD
-    size = end + math.ceil(_font().getlength(note)), _BAR_HEIGHT + _FONT + 2 * _DESCENT
+    size = end + math.ceil(font_for(note).getlength(note)), _BAR_HEIGHT + _FONT + 2 * _DESCENT
     legend = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(legend)
-    pen.text((0, _BAR_HEIGHT / 2), title, _FAINT_INK, _font(), anchor="lm")
-    pen.text((end, _BAR_HEIGHT / 2), note, _FAINT_INK, _font(), anchor="lm")
+    pen.text((0, _BAR_HEIGHT / 2), title, _FAINT_INK, font_for(title), anchor="lm")
+    pen.text((end, _BAR_HEIGHT / 2), note, _FAINT_INK, font_for(note), anchor="lm")
     roots = torch.linspace(least, 1, bar).unsqueeze(0)
     legend.paste(_draw_cells(roots * roots.abs(), bar, _BAR_HEIGHT), (left, 0))
     pen.rectangle((left - 1, 0, left + bar, _BAR_HEIGHT), outline=_FRAME)
     for weight, name in marks:
         x = left + (math.copysign(math.sqrt(abs(weight)), weight) - least) * _BAR
-        pen.text((x, _BAR_HEIGHT + _DESCENT), name, _FAINT_INK, _font(), anchor="mt")
+        pen.text((x, _BAR_HEIGHT + _DESCENT), name, _FAINT_INK, font_for(name), anchor="mt")
     return legend
 
 
@@ -222,12 +219,12 @@ def _draw_header(names: list[str], width: int) -> Image.Image:
         header = Image.new("RGB", (breadth, _FONT + _DESCENT), _PAPER)
         pen = ImageDraw.Draw(header)
         for x, name in places:
-            pen.text((x, _FONT - 2), name, _INK, _font(), anchor="ms")
+            pen.text((x, _FONT - 2), name, _INK, font_for(name), anchor="ms")
         return header
     header = Image.new("RGB", (longest, breadth), _PAPER)
     pen = ImageDraw.Draw(header)
     for y, name in places:
-        pen.text((0, y), name, _INK, _font(), anchor="lm")
+        pen.text((0, y), name, _INK, font_for(name), anchor="lm")
     return header.transpose(Image.Transpose.ROTATE_90)
 
 
@@ -250,15 +247,4 @@ def _shorten(names: list[str]) -> list[str]:
 
 
 def _longest(names: list[str]) -> int:
-    return math.ceil(max(_font().getlength(name) for name in names))
-
-
-@cache
-def _font() -> FreeTypeFont | BitmapFont:
-    """Matplotlib's font, which covers many scripts; without it Pillow's, which covers English."""
-    matplotlib = find_spec("matplotlib")  # not imported, as that takes a second
-    if matplotlib and matplotlib.origin:
-        file = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
-        if file.is_file():
-            return ImageFont.truetype(file, _FONT)
-    return ImageFont.load_default(_FONT)
+    return math.ceil(max(font_for(name).getlength(name) for name in names))
