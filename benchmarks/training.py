@@ -39,6 +39,8 @@ DATA = {
     "self_attention_classifier": ("data=digits", "data.batch_size=256"),
 }
 MECHANISMS = ("multi_head", "additive", "linear")
+#: Models that a GPU also trains compiled.
+COMPILED = ("encoder_decoder", "decoder")
 FLEX = ("attention=multi_head", "attention.backend=flex", "attention.dropout=0")
 
 
@@ -78,8 +80,20 @@ class Training(NamedTuple):
     peak_megabytes: float | None
 
 
-def trainings(device: str) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    """Model, mechanism, precision and overrides of each training."""
+def trainings(device: str, compiled: bool) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Model, mechanism, precision and overrides of each training; each compiled one beside another.
+
+    With ``compiled`` there are only these, twice each, since the speed of a machine varies.
+    """
+    if compiled or device == "cuda":
+        precision = "bf16-mixed" if device == "cuda" else "32-true"
+        for model in DATA if compiled else COMPILED:
+            plain = ("attention=multi_head", *DATA[model])
+            for _ in range(2 if compiled else 1):
+                yield model, "multi_head", precision, plain
+                yield model, "multi_head, compiled", precision, (*plain, "trainer.compile=true")
+    if compiled:
+        return
     precisions = ("32-true", "bf16-mixed") if device == "cuda" else ("32-true",)
     for model, data in DATA.items():
         for precision in precisions:
@@ -130,6 +144,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=90, help="of each training")
     parser.add_argument("--rounds", type=int, default=20, help="of attention calls")
     parser.add_argument("--models", nargs="*", choices=list(DATA), default=list(DATA))
+    parser.add_argument("--compiled", action="store_true", help="compare compiled trainings only")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     chosen = parser.parse_args()
     torch.manual_seed(0)
@@ -138,7 +153,7 @@ def main() -> None:
     versions = {"torch": torch.__version__, "lightning": lightning.__version__}
     versions["python"] = platform.python_version()
     measured, failed = [], []
-    for model, mechanism, precision, more in trainings(device):
+    for model, mechanism, precision, more in trainings(device, chosen.compiled):
         if model in chosen.models:
             try:
                 speed_and_memory = measure(model, precision, more, device, chosen.steps)
@@ -147,7 +162,7 @@ def main() -> None:
                 failed.append(f"{model}, {mechanism}, {precision}: {reason}")
             else:
                 measured.append(Training(model, mechanism, precision, *speed_and_memory))
-    calls = list(attention_calls(device, chosen.rounds))
+    calls = [] if chosen.compiled else list(attention_calls(device, chosen.rounds))
     figures = {"device": name, "versions": versions, "attention_calls": calls}
     figures["trainings"] = [each._asdict() for each in measured]
     if chosen.json is not None:
