@@ -34,6 +34,7 @@ def test_a_sweep_name_is_readable_and_has_only_plain_characters() -> None:
         ("logger=csv",),
         ("trainer.enable_progress_bar=false",),
         ("sweep.retry=failed",),
+        ("sweep.max_failures=2",),
         ("hydra.launcher.parallel=3",),
     ],
 )

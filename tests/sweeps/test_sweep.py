@@ -134,6 +134,27 @@ def test_failed_runs_are_run_again_on_request_only(command: Command, tmp_path: P
 
 
 @pytest.mark.usefixtures("faulty")
+def test_a_sweep_stops_at_the_largest_number_of_failures(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    arguments = ("train", "-m", *FAULTY, "attention=strict,broken,additive")
+    one = ("hydra.launcher.parallel=1", "sweep.max_failures=1")
+    answer = command(*arguments, *one)
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("attention-lab: sweep.max_failures=1: stopped, the last to fail")
+    assert "attention=broken" in answer.err
+    found = statuses(tmp_path / "sweep")
+    assert {name: status["status"] for name, status in found.items()} == {
+        "attention=strict": "finished",
+        "attention=broken": "failed",
+    }
+    (tmp_path / "broken").unlink()
+    assert command(*arguments, *one, "sweep.retry=failed").code == 0
+    assert len(statuses(tmp_path / "sweep")) == 3
+
+
+@pytest.mark.usefixtures("faulty")
 def test_a_job_at_its_time_limit_is_ended_and_a_failed_job_is_retried(
     command: Command,  # noqa: F811
     tmp_path: Path,

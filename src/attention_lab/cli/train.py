@@ -261,9 +261,12 @@ def _failed(error: Exception) -> int:
         return _refused(error)
 
     from attention_lab.config.components import ConfigError
+    from attention_lab.sweeps.display import TooManyFailures
     from attention_lab.tracking.run_directory import RunExists
     from attention_lab.training.finite import Diverged
 
+    if isinstance(error, TooManyFailures):
+        return fail(str(error), 1)
     is_on_all_ranks = isinstance(error, RunExists | ConfigError | Diverged)
     if is_on_all_ranks and cluster_environment.rank() > 0:
         time.sleep(GRACE)  # rank 0 reports the error; the launcher then ends this process

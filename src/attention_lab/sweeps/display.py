@@ -36,6 +36,42 @@ class Display(Protocol):
         """Print once how a job ended."""
 
 
+class TooManyFailures(RuntimeError):
+    """So many jobs have failed or diverged that the sweep stops."""
+
+
+class FailureLimit:
+    """A display that stops the sweep when too many jobs have failed or diverged.
+
+    Args:
+        shown: the display.
+        limit: ``sweep.max_failures``.
+    """
+
+    def __init__(self, shown: Display, limit: int) -> None:
+        self.shown, self.limit = shown, limit
+        self.directories = shown.directories
+        self._failures = 0
+
+    def refresh(self) -> None:
+        self.shown.directories = self.directories
+        self.shown.refresh()
+
+    def ended(self, directory: Path, status: RunStatus) -> None:
+        """Print how a job ended.
+
+        Raises:
+            TooManyFailures: if it is one too many.
+        """
+        self.shown.ended(directory, status)
+        self._failures += status.state in ("failed", "diverged")
+        if self._failures >= self.limit:
+            raise TooManyFailures(
+                f"sweep.max_failures={self.limit}: stopped, the last to fail is {directory}, see "
+                "log.txt there; the same command runs the rest"
+            )
+
+
 @contextmanager
 def display(directories: Sequence[Path]) -> Iterator[Display]:
     """A live table in a terminal; elsewhere one line for each job that ends."""

@@ -25,7 +25,7 @@ from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunSpec
 from attention_lab.external_programs import run_program
 from attention_lab.printing import echo
-from attention_lab.sweeps.display import Display
+from attention_lab.sweeps.display import Display, TooManyFailures
 from attention_lab.sweeps.forkserver import PROCESS_VARIABLES
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.plugin_options import check_types
@@ -121,7 +121,11 @@ class Slurm:
         left_out = f"; {others} are already in the queue or running" if others else ""
         echo(f"{len(new)} jobs submitted to SLURM{left_out}")
         if self.wait:
-            follow(lambda: directories, display, Queue(self.poll), earlier=earlier)
+            try:
+                follow(lambda: directories, display, Queue(self.poll), earlier=earlier)
+            except TooManyFailures:
+                run_program("scancel", *in_queue(directories).values())
+                raise
 
     def requests(
         self, jobs: Sequence[RunSpec], at_most: int | None = None

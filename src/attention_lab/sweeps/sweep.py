@@ -9,7 +9,7 @@ from typing import Any
 from attention_lab.config.resolve import RunSpec
 from attention_lab.printing import counted, echo
 from attention_lab.sweeps import sweep_file
-from attention_lab.sweeps.display import Display, display
+from attention_lab.sweeps.display import Display, FailureLimit, display
 from attention_lab.sweeps.jobs import check_wandb, make_job
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
@@ -171,6 +171,8 @@ class Sweep:
             echo(f"{counted(len(stage.to_run), 'job')} to run, in {self.directory}")
             check_wandb(stage.to_run, self.directory)
             with display([job.directory for job in stage.to_run]) as shown:
+                limit = self.options.max_failures
+                shown = shown if limit is None else FailureLimit(shown, limit)
                 self.run_jobs(stage.to_run, shown)
         sweep_file.end(jobs[0].directory.parent)
         return [job.directory for job in jobs]

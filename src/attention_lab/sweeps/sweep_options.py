@@ -7,7 +7,7 @@ from typing import Any
 from attention_lab.config.components import ConfigError
 from attention_lab.spelling import nearest
 
-KEYS = ("zip", "param_grid", "retry", "tune", "grid", "seeds")
+KEYS = ("zip", "param_grid", "retry", "max_failures", "tune", "grid", "seeds")
 RETRIED = ("failed", "diverged")
 #: The default grid of learning rates.
 DEFAULT_GRID = ("0.0001", "0.0003", "0.001", "0.003")
@@ -26,6 +26,8 @@ class SweepOptions:
     grid: tuple[str, ...]
     #: The seeds of the tuning.
     seeds: tuple[int, ...]
+    #: The number of failed or diverged jobs at which the sweep stops; None: it runs all jobs.
+    max_failures: int | None = None
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> "SweepOptions":
@@ -58,7 +60,10 @@ class SweepOptions:
                 raise ConfigError(f"sweep.grid: needs at least two values, got {list(grid)}")
             if not all(type(seed) is int and seed >= 0 for seed in seeds):
                 raise ConfigError(f"sweep.seeds: must be whole numbers, got {list(seeds)}")
-        return cls(retry, tune, grid, seeds)
+        limit = section.get("max_failures")
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise ConfigError(f"sweep.max_failures: must be a whole number from 1, got {limit!r}")
+        return cls(retry, tune, grid, seeds, limit)
 
 
 def spelt(value: Any, key: str = "sweep.grid") -> str:

@@ -135,7 +135,8 @@ class SlurmLauncher(SweepLauncher):
         plain = {name: _plain(value) for name, value in self.options.items()}
         self.place = slurm = plugin_options(Slurm, plain)
         if not slurm.wait:
-            needs = "sweep.tune" if options["tune"] is not None else ""
+            named = (name for name in ("tune", "max_failures") if options.get(name) is not None)
+            needs = next((f"sweep.{name}" for name in named), "")
             if is_search(self.config.hydra):
                 needs = "a search"
             if needs:
