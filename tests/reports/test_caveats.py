@@ -45,6 +45,7 @@ def test_a_sweep_without_problems_has_no_caveats(write_run: WriteRun) -> None:
         ({"test": dict.fromkeys(["per", *"abcde"], 0.1)}, "same test metrics (a, b, c and 2 more)"),
         ({"result": {"monitor": "wer"}}, "differ in their monitor"),
         ({"result": {"trivial_baseline": {"per": 0.6}}}, "differ in their trivial baseline"),
+        ({"result": {"compiled": True}}, "some of the runs were compiled"),
         ({"record": {"host": "another"}}, "differ in host"),
         ({"record": {"versions": {"torch": "2.12.0"}}}, "differ in versions"),
         ({"test": {"per": math.nan}}, "y: 1 finished runs have no test per"),

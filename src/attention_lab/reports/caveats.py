@@ -60,6 +60,8 @@ def run_caveats(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
     if keys := _differing([run.record for run in runs], "host", "versions"):
         what = "speeds" if keys == ["host"] else "results and speeds"
         lines.append(f"The runs differ in {', '.join(keys)}: their {what} may not be comparable.")
+    if _differing(results, "compiled"):
+        lines.append("Only some of the runs were compiled: their speeds may not be comparable.")
     if len({frozenset(run.seed for run in group.finished) for group in groups}) > 1:
         lines.append("The groups did not finish the same seeds; only shared seeds are paired.")
     return lines
