@@ -113,3 +113,15 @@ def test_an_empty_path_is_refused(arguments: str, command: Command) -> None:
     answer = command(*arguments.split(), "")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.endswith(": needs the path of a directory\n")
+
+
+def test_debug_runs_are_left_out(command: Command, two_runs: Path) -> None:
+    config = two_runs / "y" / "config.yaml"
+    config.write_text("schema_version: 1\nseed: 0\ntrainer: {limit_val_batches: 2}")
+    answer = command("report", str(two_runs))
+    assert answer.code == 0
+    assert answer.out.startswith("1 debug run left out: sweep/y has trainer.limit_val_batches=2\n")
+    answer = command("report", str(two_runs / "y"))
+    assert answer.code == 2
+    message = "only debug runs, which leave out batches: sweep/y has trainer.limit_val_batches=2"
+    assert message in answer.err

@@ -25,7 +25,7 @@ from tests.conftest import Compose
 
 OPTIONS = [
     (group, option)
-    for group in (*SECTIONS, *SECTIONS_OF_MANY, "experiment")
+    for group in (*SECTIONS, *SECTIONS_OF_MANY, "experiment", "debug")
     for option in group_options(group)
     if group != "task"  # chosen by the dataset
 ]

@@ -72,7 +72,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_real_one(
             "optimizer.betas: input should be a valid list, as in [1,5]; got 0.9",
         ),
         ("optimizer.betas", [0.9, "x"], "optimizer.betas: input should be a valid number; got"),
-        ("trainer.strategy", "deepspeed", "input should be 'ddp' or 'fsdp'; got 'deepspeed'"),
+        ("trainer.strategy", "deepspeed", "input should be 'ddp', 'fsdp', 'auto' or "),
         ("trainer.max_epochs", 1.5, "trainer.max_epochs: input should be a valid integer; got 1.5"),
         ("trainer.max_epochs", True, "trainer.max_epochs: input should be a valid integer; got T"),
         (

@@ -70,3 +70,9 @@ def test_a_job_that_cannot_work_is_named(compose: Compose, tmp_path: Path) -> No
     overrides = ["a=b", "c=d"]
     with pytest.raises(ConfigError, match=r"^a=b,c=d: seed: "):
         make_job(tmp_path, compose() | {"seed": "x"}, overrides, (), "sweep")
+
+
+def test_a_job_that_records_nothing_is_refused(tiny_digits: Compose, tmp_path: Path) -> None:
+    config = tiny_digits("trainer.fast_dev_run=true")
+    with pytest.raises(ConfigError, match=r"seed=1: trainer\.fast_dev_run: records nothing"):
+        make_job(tmp_path, config, ["seed=1"], (), "sweep")

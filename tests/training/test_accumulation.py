@@ -19,15 +19,13 @@ from tests.conftest import Compose
 from tests.runs import build, train
 from tests.training.conftest import (
     Interrupt,
+    SignalIn,
     assert_identical,
     read_metrics,
     result,
     train_until_interrupted,
     train_until_preempted,
 )
-from tests.training.test_preemption import SignalIn, signal_in
-
-__all__ = ["signal_in"]  # a fixture
 
 #: Steps whose losses are compared; each loss depends on all gradients before it.
 STEPS = 50
@@ -158,7 +156,7 @@ def test_a_run_that_a_callback_stops_between_batches_takes_the_step(
         def on_validation_start(self, trainer: lightning.Trainer, *_: Any) -> None:
             accumulating.append(is_accumulating(trainer))
 
-    trainer = run.trainer_options.trainer(tmp_path, "validation/loss", "min", [Stop()], [])
+    trainer = run.trainer_options.trainer(tmp_path, [Stop()], [])
     trainer.fit(run.task, datamodule=run.data)
     assert trainer.global_step == 7
     assert accumulating == [False] * 3  # of batches 5 and 10, and of the last step

@@ -17,7 +17,16 @@ from attention_lab.config.overrides import DIRECTORY_VARIABLE
 from attention_lab.printing import echo, hanging
 from attention_lab.spelling import nearest
 
-GROUPS = ("attention", "data", "model", "optimizer", "scheduler", "callbacks", "experiment")
+GROUPS = (
+    "attention",
+    "data",
+    "model",
+    "optimizer",
+    "scheduler",
+    "callbacks",
+    "experiment",
+    "debug",
+)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser, directory_path
-from attention_lab.printing import echo, rich_console
+from attention_lab.printing import counted, echo, rich_console
 
 if TYPE_CHECKING:
     from attention_lab.reports.comparison import Comparison
+    from attention_lab.reports.runs import RecordedRun
 
 #: Longer names of directories, in characters, are shortened; file systems allow 255 bytes.
 _LONGEST_NAME = 60
@@ -78,7 +79,7 @@ def report(
     from attention_lab.reports.terminal_table import terminal_table
 
     try:
-        runs = read_runs(sweeps)
+        runs = _without_debug_runs(read_runs(sweeps))
         if evaluation:
             from attention_lab.reports.evaluations import with_evaluation
 
@@ -97,6 +98,21 @@ def report(
         for viewer in filter(Path.exists, viewers[:1]):
             echo(f"attention maps  {viewer}")
     return _log_to_wandb(comparison, page.parent) if wandb else 0
+
+
+def _without_debug_runs(runs: Sequence["RecordedRun"]) -> list["RecordedRun"]:
+    """The runs that trained and were tested on all batches; prints how many others there are.
+
+    Raises:
+        ValueError: if there are only others.
+    """
+    debug = [run for run in runs if run.debug_settings]
+    if debug:
+        example = f"{debug[0].name} has {debug[0].debug_settings[0]}"
+        if len(debug) == len(runs):
+            raise ValueError(f"only debug runs, which leave out batches: {example}")
+        echo(f"{counted(len(debug), 'debug run')} left out: {example}")
+    return [run for run in runs if not run.debug_settings]
 
 
 def _log_to_wandb(comparison: "Comparison", directory: Path) -> int:

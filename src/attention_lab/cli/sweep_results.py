@@ -14,13 +14,16 @@ def report_sweep(sweep: Path) -> int:
     if queued := queued_jobs(sweep):
         echo(*queued.split("\n"))
         return 0
-    if code := report([sweep]):
+    runs = read_runs([sweep])
+    if all(run.debug_settings for run in runs):
+        echo(f"no report: debug runs ({', '.join(runs[0].debug_settings)})")
+    elif code := report([sweep]):
         return code
     if (best := sweep / "optimization_results.yaml").exists():
         echo(f"search          {best}: best by validation; test metrics were not used to select")
     if (not_uploaded := _not_uploaded(sweep)) is not None:
         echo(f"W&B             {not_uploaded}")
-    unfinished = [run.name for run in read_runs([sweep]) if run.status != "finished"]
+    unfinished = [run.name for run in runs if run.status != "finished"]
     return fail(f"{counted(len(unfinished), 'run')} did not finish", 1) if unfinished else 0
 
 

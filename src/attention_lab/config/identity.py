@@ -12,7 +12,7 @@ from attention_lab.config.flatten import flatten
 IMMATERIAL = (
     *("logger", "sweep"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
-    *("trainer.profiler", "trainer.detect_anomaly"),
+    *("trainer.profiler", "trainer.detect_anomaly", "trainer.inference_mode"),
     *("trainer.compile", "trainer.gradient_checkpointing"),
 )
 

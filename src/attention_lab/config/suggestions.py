@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attention_lab.config.compose import Group, WrongCommand, group_options, unresolved
 from attention_lab.config.flatten import walk
 from attention_lab.config.overrides import chosen_options, own_directory, value_of
+from attention_lab.config.trainer_arguments import REFUSED
 from attention_lab.spelling import closest, listed, nearest
 
 #: Hydra's messages about an override whose key or package the config does not have.
@@ -85,6 +86,8 @@ def _quoted(override: str, before: str) -> str:
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     """The message for an unknown key as typed, such as "attention.head" or "attention/mask"."""
+    if (argument := key.removeprefix("trainer.")) in REFUSED and argument != key:
+        return f"{key}: {REFUSED[argument]}"
     extra, value = own_directory(arguments), value_of(key, arguments)
     path, message = key.replace("/", "."), f"{key}: there is no such key"
     try:

@@ -13,6 +13,7 @@ from attention_lab.config.components import (
 )
 from attention_lab.config.flatten import flatten
 from attention_lab.config.imports import import_object
+from attention_lab.config.trainer_arguments import REFUSED
 from attention_lab.spelling import nearest
 
 #: The base class of each section's component. Some are in packages above this one, so they are
@@ -79,6 +80,8 @@ def check(config: Config, trains: bool = True) -> None:
             raise ConfigError(_no_task(config))
         if not isinstance(config.get(section), Mapping) or "_target_" not in config[section]:
             raise ConfigError(f"{section}: must be a config group's option, with a _target_")
+        if section == "trainer":
+            _check_trainer_arguments(config[section])
         check_node(section, config[section], base_class(section))
     for section in SECTIONS_OF_MANY if trains else ():
         _check_many(section, config.get(section))
@@ -95,6 +98,13 @@ def _check_many(section: str, nodes: object) -> None:
             raise ConfigError(f"{section}.{name}: must be a mapping with a _target_")
         path, given = f"{section}.{name}", GIVEN[section]
         check_node(path, without_given(section, node), base_class(section), given)
+
+
+def _check_trainer_arguments(trainer: Config) -> None:
+    """Raise ConfigError for an argument of ``lightning.Trainer`` that is set elsewhere."""
+    for name in trainer:
+        if name in REFUSED:
+            raise ConfigError(f"trainer.{name}: {REFUSED[name]}")
 
 
 def _check_numbers(config: Config) -> None:

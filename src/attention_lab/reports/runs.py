@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.config.identity import is_immaterial, material
+from attention_lab.config.trainer_arguments import debug_settings
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.record_files import read_record
 from attention_lab.tracking.run_directory import SUBMISSION, SWEEP, is_edited
@@ -74,6 +75,11 @@ class RecordedRun:
             each = hashes if isinstance(hashes, list) else [hashes]
             leaves[f"data.{name}"] = ", ".join(f"SHA-256 {str(digest)[:8]}…" for digest in each)
         return leaves
+
+    @property
+    def debug_settings(self) -> list[str]:
+        """The settings that leave out batches, so that its results are no results; often none."""
+        return debug_settings(self.config)
 
     @property
     def is_edited(self) -> bool:

@@ -44,6 +44,8 @@ def make_job(
     readable = re.sub(r"[^\w=.,+-]+", "_", name)[:100] or "run"
     with _name_in_errors(name):
         checked = resolve(config)
+        if checked.values["trainer"].get("fast_dev_run"):
+            raise ConfigError("trainer.fast_dev_run: records nothing, so it needs a single run")
     hashed = identity(checked.record)
     known = next(directory.glob(f"*-{hashed}"), directory / f"{readable}-{hashed}")
     return RunSpec(checked, known, asked, group, name)

@@ -35,6 +35,8 @@ class _StatusRecord(TypedDict, total=False):
     host: str
     seed: int
     overrides: list[str]
+    #: The settings that make it a debug run.
+    debug: list[str]
     wandb_id: str
     git_revision: str | None
     versions: dict[str, str]

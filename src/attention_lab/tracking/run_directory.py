@@ -20,6 +20,7 @@ import yaml
 from attention_lab.atomic_write import PARTIAL_FILES, write_atomically
 from attention_lab.config.identity import differences
 from attention_lab.config.identity import identity as identity_of
+from attention_lab.config.trainer_arguments import debug_settings
 from attention_lab.data.files.paths import shown
 from attention_lab.printing import echo
 from attention_lab.tracking.code_version import code_version
@@ -303,6 +304,7 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         "host": socket.gethostname(),
         "seed": config["seed"],
         "overrides": list(overrides),
+        "debug": debug_settings(config),
         "wandb_id": secrets.token_hex(4),
         **code_version(),
         "command": command_line(),

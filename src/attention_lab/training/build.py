@@ -23,7 +23,7 @@ from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.callbacks import create_callbacks
 from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask
-from attention_lab.training.trainer import TrainerOptions
+from attention_lab.training.trainer import TrainerOptions, limited_batches
 
 #: Optimizers that update each element of a parameter independently, so they can update shards.
 ELEMENTWISE = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.SGD)
@@ -86,6 +86,8 @@ def build(
         optimization.create_optimizer(model)  # raises its errors before anything is written
         if trains:
             _check_backends(model, _device_type(options))
+            _check_precision(options)
+            _check_limits(data, options)
         task = config.create("task", model=model, data=data, optimization=optimization)
         _check_lengths(model, data, getattr(task, "max_length", 0))
         callbacks = create_callbacks(config, task) if trains else ()
@@ -173,6 +175,27 @@ def _check_backends(model: nn.Module, device: str) -> None:
             raise ValueError(
                 f"{name}: backend={backend.name} cannot train on the {device}; {works} can"
             )
+
+
+def _check_precision(options: TrainerOptions) -> None:
+    """Raise ValueError if the device cannot train in the precision."""
+    if options.precision == "16-mixed" and _device_type(options) == "cpu":
+        raise ValueError("trainer.precision=16-mixed needs a GPU; use bf16-mixed on the CPU")
+
+
+def _check_limits(data: SplitDataModule[Any], options: TrainerOptions) -> None:
+    """Raise ValueError if a fraction of the batches of a split is less than one batch."""
+    processes, accumulated = options.devices * options.num_nodes, options.accumulate_grad_batches
+    limits = {
+        "limit_train_batches": data.batches_per_epoch(processes, accumulated),
+        "limit_val_batches": data.batches_per_epoch(processes, 1, "validation"),
+        "limit_test_batches": data.batches_per_epoch(1, 1, "test"),
+        "overfit_batches": data.batches_per_epoch(processes, accumulated),
+    }
+    for name, batches in limits.items():
+        if limited_batches(batches, getattr(options, name)) < 1:
+            limit = getattr(options, name)
+            raise ValueError(f"trainer.{name}={limit}: is less than 1 of {batches} batches")
 
 
 def _check_lengths(model: Network, data: SplitDataModule[Any], longest_generated: int) -> None:

@@ -93,6 +93,10 @@ def evaluate(run: BuiltRun, split: Split) -> dict[str, float]:
             plugins=[LightningEnvironment()],  # one process, also under torchrun and srun
             precision=run.trainer_options.precision,
             deterministic=run.trainer_options.deterministic,
+            inference_mode=run.trainer_options.inference_mode,
+            limit_val_batches=run.trainer_options.limit_val_batches,
+            limit_test_batches=run.trainer_options.limit_test_batches,
+            fast_dev_run=run.trainer_options.fast_dev_run,
             callbacks=[RequireFinite()],
             logger=False,
             enable_progress_bar=False,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
+from attention_lab.config.trainer_arguments import debug_settings
 from attention_lab.printing import echo
 from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
@@ -69,6 +70,7 @@ def fit(
     folder = directory / "checkpoints"
     checkpoints = Checkpoints(folder, monitor, mode, history, metrics, options.every_n_train_steps)
     preemption = Preemption(signals, checkpoints)
+    data.repeats_epoch = options.overfit_batches > 0
     shown = [Heartbeat(record, monitor), _display(options)] if record else []
     with quiet():
         trainer = options.trainer(
@@ -105,6 +107,8 @@ def _start(run: BuiltRun, trainer: Trainer) -> Iterator[str]:
     device = trainer.strategy.root_device.type
     where = device if processes == 1 else f"{processes} processes ({device})"
     batch = data.batch_size * processes * accumulated
+    if debugged := debug_settings({"trainer": vars(run.trainer_options)}):
+        yield f"a debug run, which reports leave out: {', '.join(debugged)}"
     yield f"{parameters:,} parameters on {where}, up to {batch} examples in a step"
 
 

@@ -34,6 +34,8 @@ class ValidateAtLastStep(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self._last_step:
             trainer.should_stop = True
+            # Else Lightning would not validate before these.
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
         # Lightning validates when it stops, but not in an epoch that check_val_every_n_epoch skips.
         if trainer.should_stop and trainer.check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch = 1

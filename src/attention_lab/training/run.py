@@ -16,6 +16,7 @@ from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunRecord, how_to_resume
 from attention_lab.training.build import BuiltRun, build
 from attention_lab.training.checkpoint.rng_state import seed_rank
+from attention_lab.training.dev_run import dev_run
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.cluster_environment import ignore_leftovers
 from attention_lab.training.distributed.fsdp import is_sharded
@@ -34,7 +35,7 @@ def train(spec: RunSpec) -> RunResult | None:
         spec: the run. The directory of rank 0 is used on all ranks.
 
     Returns:
-        The content of ``result.json``; None on ranks other than 0.
+        The content of ``result.json``; None on ranks other than 0, and for a ``fast_dev_run``.
 
     Raises:
         ConfigError: if the config is invalid; nothing is written then.
@@ -51,6 +52,9 @@ def train(spec: RunSpec) -> RunResult | None:
     ):
         if received := signals.received():
             raise Preempted(received)
+        if run.trainer_options.fast_dev_run:
+            dev_run(run, spec.directory, signals)
+            return None
         spec = replace(spec, directory=process_group.broadcast(spec.directory))
         record = process_group.on_every_rank(
             lambda: RunRecord(spec) if process_group.is_rank_zero() else None

@@ -7,15 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import (
-    AdvancedProfiler,
-    Profiler,
-    PyTorchProfiler,
-    SimpleProfiler,
-)
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from attention_lab.training.checkpoint.callback import AtomicCheckpointIO
 from attention_lab.training.compilation import CompileLoss, check_arguments
@@ -27,6 +20,7 @@ from attention_lab.training.lightning_loops import (
     ValidateBetweenSteps,
 )
 from attention_lab.training.optim import total_steps
+from attention_lab.training.strategies import make_profiler, make_strategy
 
 #: Epochs if no limit is set.
 DEFAULT_EPOCHS = 10
@@ -49,9 +43,15 @@ class TrainerOptions:
     num_nodes: int = 1
     #: "ddp": each process holds the whole model. "fsdp": each holds a shard of parameters,
     #: gradients and optimizer state, which takes less memory and more communication.
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    #: "32-true", or mixed precision: "bf16-mixed", "16-mixed".
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    #: Lightning's "auto" and "ddp_find_unused_parameters_true" are DDP, too; the latter searches
+    #: for unused parameters in each step, which our models do not need.
+    strategy: Literal["ddp", "fsdp", "auto", "ddp_find_unused_parameters_true"] = "ddp"
+    #: "32-true"; mixed precision: "bf16-mixed", "16-mixed"; or all weights in another type.
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"] = (
+        "32-true"
+    )
+    #: Whether batch norms use the statistics of all processes; our models have no batch norm.
+    sync_batchnorm: bool = False
     #: Whether to use deterministic kernels only, so that results on a GPU are reproducible. "warn"
     #: allows operations without such a kernel, with a warning.
     deterministic: bool | Literal["warn"] = False
@@ -71,6 +71,9 @@ class TrainerOptions:
     max_epochs: int | None = None
     #: Optimizer steps; None or -1 means no limit. Training ends at the first limit it reaches.
     max_steps: int | None = None
+    #: Epochs and steps before which early stopping does not stop.
+    min_epochs: int | None = None
+    min_steps: int | None = None
     #: Batches of an optimizer step, whose gradients are summed: less memory than one large batch.
     #: A step is then on devices x num_nodes x ``accumulate_grad_batches`` batches.
     accumulate_grad_batches: int = 1
@@ -90,12 +93,23 @@ class TrainerOptions:
     log_every_n_steps: int = 20
     #: Whether to show a progress bar (in a terminal only).
     enable_progress_bar: bool = True
+    #: Whether the test uses ``torch.inference_mode`` or ``torch.no_grad``.
+    inference_mode: bool = True
+    #: Batches per process to train on in each epoch, and to validate and test on: a number, or a
+    #: float for a fraction. The run is then a debug run, which reports leave out.
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    limit_test_batches: int | float | None = None
+    #: Train on the same batches in every epoch, and validate on as many; 0 means all batches.
+    overfit_batches: int | float = 0
+    #: Train, validate and test on so many batches (true: 1), and record nothing.
+    fast_dev_run: int | bool = False
 
     def __post_init__(self) -> None:
         for name in (
             *("devices", "num_nodes", "max_epochs", "max_steps"),
             *("check_val_every_n_epoch", "log_every_n_steps", "every_n_train_steps"),
-            "accumulate_grad_batches",
+            *("accumulate_grad_batches", "min_epochs", "min_steps"),
         ):
             value = getattr(self, name)
             has_no_limit = value is None or (value == -1 and name.startswith("max_"))
@@ -103,7 +117,7 @@ class TrainerOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.limits == (-1, -1):
             raise ValueError("max_epochs=-1 never ends; set max_steps, too")
-        if self.strategy == "fsdp" and self.precision == "16-mixed":
+        if self.strategy == "fsdp" and self.precision not in ("32-true", "bf16-mixed"):
             raise ValueError("strategy=fsdp needs precision 32-true or bf16-mixed")
         if self.strategy == "fsdp" and self.compile is not False:
             raise ValueError("compile must be false with strategy=fsdp: it recompiles at each step")
@@ -116,7 +130,12 @@ class TrainerOptions:
             check_arguments(self.compile)
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise ValueError(f"gradient_clip_val must be above 0, got {self.gradient_clip_val}")
+        if self.fast_dev_run < 0:
+            raise ValueError(f"fast_dev_run must be at least 0, got {self.fast_dev_run}")
         self._check_validation_interval()
+        for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+            _check_limit(name, getattr(self, name))
+        _check_limit("overfit_batches", self.overfit_batches or None)
 
     def _check_validation_interval(self) -> None:
         interval = self.val_check_interval
@@ -137,6 +156,8 @@ class TrainerOptions:
     @property
     def limits(self) -> tuple[int, int]:
         """Lightning's ``max_epochs`` and ``max_steps``, where -1 means no limit."""
+        if self.fast_dev_run:
+            return 1, int(self.fast_dev_run)
         steps = -1 if self.max_steps is None else self.max_steps
         if self.max_epochs is not None:
             return self.max_epochs, steps
@@ -153,7 +174,10 @@ class TrainerOptions:
         'at most 80 steps (1 epoch of 80 steps): trainer.max_epochs=1 comes before max_steps=300'
         """
         epochs, steps = self.limits
-        steps_per_epoch = math.ceil(batches_per_epoch / self.accumulate_grad_batches)
+        batches = limited_batches(
+            batches_per_epoch, self.overfit_batches or self.limit_train_batches
+        )
+        steps_per_epoch = math.ceil(batches / self.accumulate_grad_batches)
         total = int(total_steps(epochs, steps, steps_per_epoch))
         passes = total / steps_per_epoch
         number = self.accumulate_grad_batches
@@ -177,14 +201,23 @@ class TrainerOptions:
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.num_nodes,
-            strategy=self._strategy(),
+            strategy=make_strategy(
+                self.strategy, self.devices * self.num_nodes, self.accumulate_grad_batches > 1
+            ),
             precision=self.precision,
             deterministic=self.deterministic,
             benchmark=self.benchmark,
             detect_anomaly=self.detect_anomaly,
-            profiler=self._profiler(directory),
+            profiler=None if self.fast_dev_run else make_profiler(self.profiler, directory),
+            sync_batchnorm=self.sync_batchnorm,
             max_epochs=max_epochs,
             max_steps=max_steps,
+            min_epochs=self.min_epochs,
+            min_steps=self.min_steps,
+            # Not overfit_batches: Lightning would replace the sampler, which forms the batches.
+            limit_train_batches=self.overfit_batches or self.limit_train_batches,
+            limit_val_batches=self.overfit_batches or self.limit_val_batches,
+            fast_dev_run=self.fast_dev_run,
             accumulate_grad_batches=self.accumulate_grad_batches,
             gradient_clip_val=self.gradient_clip_val,
             gradient_clip_algorithm=self.gradient_clip_algorithm,
@@ -204,6 +237,7 @@ class TrainerOptions:
             default_root_dir=directory,
             num_sanity_val_steps=0,
             enable_model_summary=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             # False if no callback is a progress bar: Lightning would add its own.
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
@@ -213,26 +247,19 @@ class TrainerOptions:
             return []
         return [CompileLoss(self.compile if isinstance(self.compile, dict) else {})]
 
-    def _profiler(self, directory: Path) -> Profiler | None:
-        kinds: dict[str, type[Profiler]] = {
-            "simple": SimpleProfiler,
-            "advanced": AdvancedProfiler,
-            "pytorch": PyTorchProfiler,
-        }
-        return kinds[self.profiler](directory, "profile") if self.profiler else None
 
-    def _strategy(self) -> Strategy | Literal["auto"]:
-        if not process_group.is_distributed():
-            return "auto"
-        if self.strategy == "fsdp":
-            processes = self.devices * self.num_nodes
-            return ModelParallelStrategy(processes, 1, save_distributed_checkpoint=False)
-        accumulates = self.accumulate_grad_batches > 1
-        return DDPStrategy(
-            broadcast_buffers=False,  # training changes no buffers
-            gradient_as_bucket_view=True,
-            # Parameters without gradients (attention=none) never get one. A static graph is faster,
-            # but it fails where accumulated batches are not synchronized.
-            static_graph=not accumulates,
-            find_unused_parameters=accumulates,
-        )
+def limited_batches(batches: int, limit: int | float | None) -> int:
+    """The number of batches within one of Lightning's limits; 0 and None mean no limit.
+
+    >>> limited_batches(80, 10), limited_batches(80, 0.25), limited_batches(80, None)
+    (10, 20, 80)
+    """
+    if not limit:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def _check_limit(name: str, limit: int | float | None) -> None:
+    if limit is None or (limit >= 1 if isinstance(limit, int) else 0 < limit <= 1):
+        return
+    raise ValueError(f"{name} must be at least 1 batch, or a fraction such as 0.1; got {limit}")

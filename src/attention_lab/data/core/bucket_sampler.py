@@ -37,6 +37,7 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         num_replicas: number of processes; None means that of the process group, or 1.
         rank: this process's rank; None means that in the process group, or 0.
         accumulate_grad_batches: consecutive batches that are parts of one larger batch.
+        repeats_epoch: whether every epoch has the batches and the order of the first.
 
     Raises:
         ValueError: if there are fewer examples than parts of a batch.
@@ -51,11 +52,12 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         num_replicas: int | None = None,
         rank: int | None = None,
         accumulate_grad_batches: int = 1,
+        repeats_epoch: bool = False,
     ) -> None:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             num_replicas, rank = num_replicas or 1, rank or 0
         super().__init__(TensorDataset(lengths), num_replicas, rank, shuffle, seed)
-        self._accumulated = accumulate_grad_batches
+        self._accumulated, self._repeats = accumulate_grad_batches, repeats_epoch
         parts = self.num_replicas * accumulate_grad_batches
         if len(lengths) < parts:
             each = f", {accumulate_grad_batches} batches each" if parts > self.num_replicas else ""
@@ -73,7 +75,7 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         examples, steps = len(self._lengths), self._steps
         # Not seed + epoch: epoch 0 of seed 1 would have the order of epoch 1 of seed 0.
-        random = np.random.default_rng((self.seed, self.epoch))
+        random = np.random.default_rng((self.seed, 0 if self._repeats else self.epoch))
         ties = random.permutation(examples) if self.shuffle else np.arange(examples)
         order = np.lexsort((ties, *self._lengths.T[::-1]))  # lexsort sorts by the last key first
         cut = np.array_split(order, steps)

@@ -51,6 +51,8 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         self.seed = seed
         self._splits: dict[str, BatchT] = {}
         self._longest: list[int] = []
+        #: Whether every epoch has the training batches of the first, as ``overfit_batches`` needs.
+        self.repeats_epoch = False
 
     @abstractmethod
     def load(self) -> dict[str, BatchT]:
@@ -150,12 +152,21 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     def train_dataloader(self) -> DataLoader[BatchT]:
         """Training batches, reshuffled in each epoch."""
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
-        batches = self._batches("train", shuffle=True, accumulate_grad_batches=accumulated)
+        batches = BucketBatchSampler(
+            self.split("train").lengths(),
+            self.batch_size,
+            True,
+            self.seed,
+            accumulate_grad_batches=accumulated,
+            repeats_epoch=self.repeats_epoch,
+        )
         return TrainingDataLoader(self.split("train"), batches)
 
-    def batches_per_epoch(self, processes: int, accumulate_grad_batches: int) -> int:
-        """The number of training batches per process and epoch, for a number of processes."""
-        lengths, options = self.split("train").lengths(), (self.batch_size, False, 0)
+    def batches_per_epoch(
+        self, processes: int, accumulate_grad_batches: int, split: str = "train"
+    ) -> int:
+        """The number of batches of a split per process, for a number of processes."""
+        lengths, options = self.split(split).lengths(), (self.batch_size, False, 0)
         return len(BucketBatchSampler(lengths, *options, processes, 0, accumulate_grad_batches))
 
     def val_dataloader(self) -> DataLoader[BatchT]:
@@ -168,7 +179,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
 
     def evaluation_dataloader(self, split: str) -> DataLoader[BatchT]:
         """Batches of any split, in a fixed order: shortest examples first."""
-        batches = self._batches(split, shuffle=False)
+        batches = BucketBatchSampler(self.split(split).lengths(), self.batch_size, False)
         return DataLoader(SplitDataset(self.split(split)), batch_size=None, sampler=batches)
 
     def probe(self, size: int) -> BatchT:
@@ -187,14 +198,3 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """The validation rows; those whose attention map fits on a screen come first."""
         lengths = self.split("validation").lengths().sum(1)
         return (lengths > _MAX_PROBE_LENGTH).to(torch.int8).argsort(stable=True)
-
-    def _batches(
-        self, split: str, shuffle: bool, accumulate_grad_batches: int = 1
-    ) -> BucketBatchSampler:
-        return BucketBatchSampler(
-            self.split(split).lengths(),
-            self.batch_size,
-            shuffle,
-            self.seed,
-            accumulate_grad_batches=accumulate_grad_batches,
-        )

@@ -59,7 +59,7 @@ def launch(spec: RunSpec, log: Path | None = None) -> RunResult | None:
             process.
 
     Returns:
-        The content of ``result.json``; None on ranks other than 0.
+        The content of ``result.json``; None on ranks other than 0, and for a ``fast_dev_run``.
 
     Raises:
         ConfigError: if the config cannot work here; then nothing was written.
@@ -73,7 +73,8 @@ def launch(spec: RunSpec, log: Path | None = None) -> RunResult | None:
         return train(spec)
     build(spec.config)  # so that a mistake is reported once, before any process is started
     _train_on_ranks(devices, spec, log)
-    return read_result(spec.directory)
+    dev_run = spec.config.values["trainer"].get("fast_dev_run")
+    return None if dev_run else read_result(spec.directory)
 
 
 def check_devices(config: RunConfig) -> tuple[int, int]:
