@@ -108,7 +108,7 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:  # a disk, not memory
-        share_of_a_run([*chosen.overrides, "logger.wandb=off"], Path(directory) / "run")
+        share_of_a_run([*chosen.overrides, "logger.wandb.mode=disabled"], Path(directory) / "run")
         for size in chosen.megabytes:
             cost_of_a_file(size, chosen.rounds, Path(directory))
 

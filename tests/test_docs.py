@@ -22,6 +22,7 @@ PAGES = [
     DOCS / "devices.md",
     DOCS / "trainer.md",
     DOCS / "callbacks.md",
+    DOCS / "logging.md",
 ]
 COMMANDS = [
     command

@@ -41,13 +41,15 @@ def bad_lines(text: str) -> Iterator[str]:
 
 
 def declared_requirements() -> list[Requirement]:
-    """The requirements in pyproject.toml, of the project, its extras and its build."""
+    """The requirements in pyproject.toml, of the project, the extras of ``dev`` and its build."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     project = pyproject["project"]
+    extras = project["optional-dependencies"]
+    (others,) = (set(Requirement(it).extras) for it in extras["dev"] if project["name"] in it)
     lists = [
         pyproject["build-system"]["requires"],
         project["dependencies"],
-        *project["optional-dependencies"].values(),
+        *(extras[name] for name in ("dev", *others)),
     ]
     found = [Requirement(text) for requirements in lists for text in requirements]
     return [requirement for requirement in found if requirement.name != project["name"]]

@@ -46,7 +46,7 @@ def plain(*overrides: str) -> dict[str, object]:
         ("${oc.env:SECRET}", "${oc.env:SECRET}"),
         ("${oc.env:SECRET,x}", "${oc.env:SECRET}"),
         ("a-${oc.env:SECRET}/b", "a-${oc.env:SECRET}/b"),
-        ("${logger.entity}", "${oc.env:SECRET}"),
+        ("${logger.wandb.entity}", "${oc.env:SECRET}"),
         ("${oc.select:nothing,${oc.env:SECRET}}", "${oc.env:SECRET}"),
         ("${oc.env:NOWHERE,x}", "x"),
         ("${trainer.strategy}", "ddp"),
@@ -56,9 +56,9 @@ def plain(*overrides: str) -> dict[str, object]:
 )
 def test_text_values_are_recorded_as_interpolations(value: str, recorded: str) -> None:
     quoted = value.replace("'", "\\'")
-    overrides = ("logger.entity=${oc.env:SECRET}", f"logger.project='{quoted}'")
+    overrides = ("logger.wandb.entity=${oc.env:SECRET}", f"logger.wandb.project='{quoted}'")
     config = plain(*overrides)
-    assert config["logger"]["project"] == recorded  # type: ignore[index]
+    assert config["logger"]["wandb"]["project"] == recorded  # type: ignore[index]
     assert SECRET not in json.dumps(config)
     assert with_environment(config) == composed(overrides)
 
@@ -70,9 +70,9 @@ def test_numbers_from_variables_are_recorded_as_numbers() -> None:
 
 
 def test_a_variable_that_a_job_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = plain("logger.entity=${oc.env:SECRET}")
+    config = plain("logger.wandb.entity=${oc.env:SECRET}")
     monkeypatch.delenv("SECRET")
-    with pytest.raises(ConfigError, match=r"logger.entity: the environment variable SECRET is not"):
+    with pytest.raises(ConfigError, match=r"entity: the environment variable SECRET is not"):
         with_environment(config)
 
 
@@ -89,22 +89,35 @@ def test_a_path_from_a_variable_is_hashed_and_gives_the_same_identity(
     assert build(by_name).data.longest()
 
 
+WANDB = ("logger=wandb", "logger.wandb.mode=disabled")
+
+
 def test_no_file_of_a_run_holds_the_value(command: Command, tmp_path: Path) -> None:
-    more = ("trainer.max_steps=2", "logger.entity=${oc.env:SECRET}", "hydra.run.dir=run")
+    more = (
+        *WANDB,
+        "trainer.max_steps=2",
+        "logger.wandb.entity=${oc.env:SECRET}",
+        "hydra.run.dir=run",
+    )
     answer = command("train", *TINY_DIGITS, *more)
     assert answer.code == 0, answer.err
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) > 5
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
-    assert read_config(tmp_path / "run")["logger"]["entity"] == "${oc.env:SECRET}"
+    assert read_config(tmp_path / "run")["logger"]["wandb"]["entity"] == "${oc.env:SECRET}"
     again = command("train", "--from", "run", "hydra.run.dir=again")
     assert again.code == 2
-    assert "logger.entity is '${oc.env:SECRET}', and variables of a recorded" in again.err
+    assert "logger.wandb.entity is '${oc.env:SECRET}', and variables of a recorded" in again.err
     assert command("evaluate", "run").code == 0
 
 
 def test_files_of_a_sweep_do_not_hold_the_value(command: Command, tmp_path: Path) -> None:
-    more = ("logger.entity=${oc.env:SECRET}", "hydra.sweep.dir=sweep", "trainer.max_steps=2")
+    more = (
+        *WANDB,
+        "logger.wandb.entity=${oc.env:SECRET}",
+        "hydra.sweep.dir=sweep",
+        "trainer.max_steps=2",
+    )
     answer = command("train", "-m", *TINY_DIGITS, *more, "seed=0,1")
     assert answer.code == 0, answer.err
     files = [path for path in (tmp_path / "sweep").rglob("*") if path.is_file()]
@@ -112,7 +125,7 @@ def test_files_of_a_sweep_do_not_hold_the_value(command: Command, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "override", ["logger=[wandb,csv]", "logger=[csv,wandb]", "optimizer=[adam,adamw]"]
+    "override", ["trainer=[cpu,gpu]", "trainer=[gpu,cpu]", "optimizer=[adam,adamw]"]
 )
 def test_several_options_of_one_group_are_refused(
     override: str, command: Command, tmp_path: Path

@@ -17,7 +17,7 @@ from tests.conftest import Compose
 def run(tiny_digits: Compose, tmp_path: Path) -> Path:
     """A run's directory with its config."""
     (tmp_path / "run").mkdir()
-    write_config(tmp_path / "run", tiny_digits("attention=additive", "seed=3"))
+    write_config(tmp_path / "run", tiny_digits("attention=additive", "seed=3", "logger=wandb"))
     return tmp_path / "run"
 
 
@@ -118,9 +118,17 @@ def test_overrides_that_cannot_be_combined_with_from_are_refused(
             "hydra",
         ),
         ("\nseed:", "\nhydra: null\nseed:", "hydra"),
-        ("project: attention-lab", "project: ${oc.env:SECRET}", "logger.project is '${oc.env:SEC"),
-        ("entity: null", "entity: 'x${oc.env:SECRET}'", "logger.entity is 'x${oc.env:SECRET}'"),
-        ("entity: null", "entity: ${hydra:runtime.cwd}", "logger.entity is '${hydra:"),
+        (
+            "project: attention-lab",
+            "project: ${oc.env:SECRET}",
+            "logger.wandb.project is '${oc",
+        ),
+        (
+            "entity: null",
+            "entity: 'x${oc.env:SECRET}'",
+            "logger.wandb.entity is 'x${oc.env:",
+        ),
+        ("entity: null", "entity: ${hydra:runtime.cwd}", "logger.wandb.entity is '${hydra:"),
         ("warmup_steps: 0", "warmup_steps: '${oc.env:SECRET}'", "scheduler.warmup_steps is "),
         ("seed: 3", "seed: ${oc.decode:${oc.env:SECRET}}", "seed is '${oc.decode:"),
         ("seed: 3", "seed: 3\n  x.y: ${oc.env:SECRET}", "data.x.y is '${oc.env:SECRET}'"),
@@ -155,7 +163,7 @@ def test_a_recorded_config_cannot_control_hydra(
 
 def test_an_override_replaces_a_variable_of_a_recorded_config(command: Command, run: Path) -> None:
     rewrite(run, "project: attention-lab", "project: ${oc.env:SECRET}")
-    assert composed(command, "logger.project=mine")["logger"]["project"] == "mine"
+    assert composed(command, "logger.wandb.project=mine")["logger"]["wandb"]["project"] == "mine"
 
 
 def test_no_variable_is_read_if_an_override_replaces_it(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Hydra's own flags and settings, and the settings of a machine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -60,17 +61,18 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
         "defaults:\n"
         "  - override /trainer: ddp\n"
         "logger:\n"
-        "  entity: ${oc.env:A_TEAM}\n"
-        "  project: ${oc.env:NO_PROJECT,ours}\n"
+        "  wandb:\n"
+        "    entity: ${oc.env:A_TEAM}\n"
+        "    project: ${oc.env:NO_PROJECT,ours}\n"
     )
     monkeypatch.setenv("A_TEAM", "us")
     return "--config-dir", "mine"
 
 
-def config(command: Command, *arguments: str) -> dict[str, dict[str, object]]:  # noqa: F811
+def config(command: Command, *arguments: str) -> dict[str, Any]:  # noqa: F811
     answer = command("train", *arguments, "--cfg", "job", "--resolve")
     assert (answer.code, answer.err) == (0, "")
-    found: dict[str, dict[str, object]] = yaml.safe_load(answer.out)
+    found: dict[str, Any] = yaml.safe_load(answer.out)
     return found
 
 
@@ -80,11 +82,14 @@ def test_settings_of_a_machine_are_between_experiments_and_the_command_line(
 ) -> None:
     chosen = config(command, *local, "experiment=demo")
     assert chosen["trainer"]["accelerator"] == "gpu"  # the experiment has the CPU
-    assert (chosen["logger"]["entity"], chosen["logger"]["project"]) == ("us", "ours")
-    chosen = config(command, *local, "trainer=cpu", "logger.entity=me")
-    assert (chosen["trainer"]["accelerator"], chosen["logger"]["entity"]) == ("cpu", "me")
+    assert (chosen["logger"]["wandb"]["entity"], chosen["logger"]["wandb"]["project"]) == (
+        "us",
+        "ours",
+    )
+    chosen = config(command, *local, "trainer=cpu", "logger.wandb.entity=me")
+    assert (chosen["trainer"]["accelerator"], chosen["logger"]["wandb"]["entity"]) == ("cpu", "me")
     for without in (("~local", *local), ()):
-        assert config(command, *without)["logger"]["entity"] is None
+        assert config(command, *without)["logger"]["wandb"]["entity"] is None
 
 
 def test_the_environment_names_the_directory(
@@ -94,9 +99,9 @@ def test_the_environment_names_the_directory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ATTENTION_LAB_CONFIG_DIR", str(tmp_path / "mine"))
-    assert config(command)["logger"]["entity"] == "us"
+    assert config(command)["logger"]["wandb"]["entity"] == "us"
     (tmp_path / "other").mkdir()
-    assert config(command, "--config-dir", "other")["logger"]["entity"] is None
+    assert config(command, "--config-dir", "other")["logger"]["wandb"]["entity"] is None
     (tmp_path / "mine" / "data").mkdir()
     (tmp_path / "mine" / "data" / "ours.yaml").write_text("# Ours\n_target_: ours.Data\n")
     assert "ours" in command("list", "data").out

@@ -24,7 +24,7 @@ TINY = ("logger=wandb", "trainer=cpu", "data=reverse", "data.examples=160", "mod
     [
         ("ofline", "auto", "WANDB_MODE=ofline: no such mode of W&B; did you mean offline?"),
         ("online", "auto", "WANDB_MODE=online: not logged in to "),
-        (None, "online", "logger.wandb=online: not logged in to "),
+        (None, "online", "logger.wandb.mode=online: not logged in to "),
     ],
 )
 def test_invalid_logger_options_start_no_run(
@@ -40,7 +40,7 @@ def test_invalid_logger_options_start_no_run(
     if mode is not None:
         monkeypatch.setenv("WANDB_MODE", mode)
     for verb in (("train",), ("train", "--dry-run")):
-        answer = command(*verb, *sweep, *TINY, f"logger.wandb={option}")
+        answer = command(*verb, *sweep, *TINY, f"logger.wandb.mode={option}")
         assert (answer.code, answer.out) == (2, "")
         assert answer.err.startswith(f"attention-lab: {said}")
         assert answer.err.count("\n") == 1
@@ -92,4 +92,4 @@ def test_jobs_of_a_sweep_log_offline_where_the_server_does_not_answer(
     for run in runs:
         assert json.loads((run / "status.json").read_text())["status"] == "finished"
         assert len(list(run.glob("wandb/offline-run-*"))) == 1
-        assert "W&B" not in (run / "log.txt").read_text()
+        assert "attention-lab: W&B" not in (run / "log.txt").read_text()

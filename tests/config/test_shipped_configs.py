@@ -123,7 +123,9 @@ DEVIATIONS = {
     "callbacks=early_stopping": {"check_on_train_epoch_end": False},
     "callbacks=model_summary": {"max_depth": 3},
     "callbacks=timer": {"duration": "00:12:00:00"},
-    "logger=csv": {"wandb": "off"},
+    "logger=tensorboard": {"name": "tensorboard", "version": "", "default_hp_metric": False},
+    "logger=mlflow": {"experiment_name": "attention-lab"},
+    "logger=comet": {"project": "attention-lab"},
 }
 
 

@@ -15,7 +15,7 @@ from attention_lab.config.validate import check
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.data.synthetic.copying import Copy
 from attention_lab.models.base import Network
-from attention_lab.tracking.wandb_logger import LoggerOptions
+from attention_lab.tracking.wandb_logger import WandbOptions
 from attention_lab.training.lr_schedules import Cosine, Schedule
 from attention_lab.training.optim import ParameterGroups
 from tests.conftest import Compose
@@ -45,7 +45,10 @@ def error_message(config: dict[str, Any]) -> str:
         ("data.batchsize", "data.batchsize: G2P has no such key; did you mean batch_size?"),
         ("model.num_encoder_layer", "did you mean num_encoder_layers?"),
         ("task.max_len", "did you mean max_length?"),
-        ("logger.projet", "logger.projet: LoggerOptions has no such key; did you mean project?"),
+        (
+            "logger.wandb.projet",
+            "WandbOptions has no such key; did you mean project?",
+        ),
         ("attention.score.hidden", "attention.score.hidden: Additive has no such key; did you"),
         (
             "optimizer.zzz",
@@ -92,7 +95,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_real_one(
         ("model.d_model", "wide", "model.d_model: input should be a valid integer; got 'wide'"),
         ("data.limit", 0.5, "data.limit: input should be a valid integer; got 0.5"),
         ("data.stress", "no", "data.stress: input should be a valid boolean; got 'no'"),
-        ("logger.project", 3, "logger.project: input should be a valid string; got 3"),
+        ("logger.wandb.project", 3, "logger.wandb.project: input should be a valid string; got 3"),
         ("seed", 1.0, "seed: must be a whole number from 0 to 2³² - 1, got 1.0"),
         ("seed", -1, "seed: must be a whole number from 0 to 2³² - 1, got -1"),
         ("seed", 2**32, "seed: must be a whole number from 0 to 2³² - 1, got 4294967296"),
@@ -178,7 +181,7 @@ DANGEROUS = ["trap.function", "trap.Foreign", "torch.load", "numpy.load", "jobli
 def test_create_refuses_classes_that_are_not_allowed(target: str, trap: Path) -> None:
     """Code that calls ``create`` without a check, as Hydra can, creates allowed classes only."""
     node = {"_target_": target, "args": f"touch {trap}"}
-    kinds = [(), ((Network,),), ((LoggerOptions,),)]
+    kinds = [(), ((Network,),), ((WandbOptions,),)]
     for kind in kinds:
         with pytest.raises(ConfigError, match=f"{target} is not a|cannot import {target}"):
             create(node, *kind)
@@ -231,7 +234,7 @@ def test_keys_with_underscores_are_checked_like_others(
         ("optimizer", "attention_lab.training.trainer.TrainerOptions", "Optimizer"),
         ("trainer", "attention_lab.training.optim.ParameterGroups", "TrainerOptions"),
         ("scheduler", "torch.optim.lr_scheduler.StepLR", "Schedule"),
-        ("logger", "attention_lab.training.trainer.TrainerOptions", "LoggerOptions"),
+        ("logger.wandb", "attention_lab.training.trainer.TrainerOptions", "Logger or WandbOptio"),
         ("task", "torch.nn.Linear", "AttentionTask"),
         ("attention", "torch.nn.MultiheadAttention", "AttentionLayer"),
     ],

@@ -83,7 +83,9 @@ def test_groups_by_what_was_swept(
 
 def test_settings_that_do_not_change_results_distinguish_no_groups(write_run: WriteRun) -> None:
     write_run("a=x,logger=csv,sweep.tune=lr", 0)
-    run = write_run("a=x,logger.wandb=off,trainer.enable_progress_bar=false,hydra.verbose=true", 1)
+    run = write_run(
+        "a=x,logger.wandb.mode=disabled,trainer.enable_progress_bar=false,hydra.verbose=true", 1
+    )
     assert labels(compare(read_runs([run.parent]))) == ["all runs"]
 
 

@@ -218,7 +218,7 @@ def test_a_config_edited_after_the_run_is_reported(
     ran = {key: value for key, value in config.items() if key != "schema_version"}
     (run / "status.json").write_text(json.dumps(status | {"identity": identity(ran)}))
     config["optimizer"]["lr"] = lr
-    config["logger"] = {"wandb": "off"}  # which changes no result
+    config["logger"] = {"wandb": {"mode": "disabled"}}  # which changes no result
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     warnings = compare(read_runs([run])).caveats
     assert any("edited after" in line and run.name in line for line in warnings) == is_noted

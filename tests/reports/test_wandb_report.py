@@ -53,25 +53,25 @@ def test_the_report_is_a_run_in_the_group_of_its_sweep(
 @pytest.mark.parametrize(
     ("logger", "expected"),
     [
-        ({"wandb": "auto", "project": "mine", "entity": "us"}, ("auto", "mine", None)),
-        ({"wandb": "offline", "project": "mine"}, ("offline", "mine", None)),
-        ({"wandb": "off"}, ("auto", "attention-lab", None)),
+        ({"wandb": {"mode": "auto", "project": "mine", "entity": "us"}}, ("auto", "mine", None)),
+        ({"wandb": {"mode": "offline", "project": "mine"}}, ("offline", "mine", None)),
+        ({"wandb": {"mode": "disabled"}}, ("auto", "attention-lab", None)),
         ({}, ("auto", "attention-lab", None)),
     ],
 )
 def test_a_report_is_logged_to_the_project_of_its_runs(
     write_run: WriteRun,
-    logger: dict[str, str],
+    logger: dict[str, Any],
     expected: tuple[str, str, str | None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def options(wandb: str, project: str = "attention-lab", entity: str | None = None) -> Any:
-        asked.append((wandb, project, entity))
+    def options(mode: str, project: str = "attention-lab", entity: str | None = None) -> Any:
+        asked.append((mode, project, entity))
         return SimpleNamespace(logger=lambda *_: None)
 
-    monkeypatch.setattr("attention_lab.reports.wandb_report.LoggerOptions", options)
+    monkeypatch.setattr("attention_lab.reports.wandb_report.WandbOptions", options)
     run = write_run("a=x", 0, config={"logger": logger})
     assert log_report(compare(read_runs([run])), run) == "is off"
     assert asked == [expected]

@@ -26,7 +26,7 @@ def test_a_name_holds_the_differing_overrides_and_the_identity() -> None:
 
 
 def test_keys_that_cannot_change_a_result_are_in_no_name() -> None:
-    assert name("seed=0", logger={**CONFIG["logger"], "project": "another"}) == name("seed=0")
+    assert name("seed=0", logger=composed(["logger=tensorboard"])["logger"]) == name("seed=0")
 
 
 def test_hydra_and_logger_overrides_are_in_no_name() -> None:
@@ -49,7 +49,7 @@ def test_names_are_short_and_safe() -> None:
 
 def test_jobs_that_differ_in_seed_only_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    monkeypatch.setattr("attention_lab.sweeps.jobs.check_logger", lambda config: None)
+    monkeypatch.setattr("attention_lab.sweeps.jobs.check_loggers", lambda config: None)
     monkeypatch.setattr("attention_lab.sweeps.jobs.load_data", lambda config: "data")
     monkeypatch.setattr(
         "attention_lab.sweeps.jobs.build", lambda config, data: built.append(config.seed)

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from attention_lab.tracking.safe_logger import SafeLogger, do_within
-from attention_lab.tracking.wandb_logger import LoggerOptions
+from attention_lab.training import run
 from tests.conftest import Compose
 from tests.runs import train
 
@@ -44,7 +44,7 @@ class Faulty(DummyLogger):
 
 def use(monkeypatch: pytest.MonkeyPatch, logger: SafeLogger) -> None:
     """Let runs log to this logger."""
-    monkeypatch.setattr(LoggerOptions, "logger", lambda *_: logger)
+    monkeypatch.setattr(run, "start_loggers", lambda *_: {"tracker": logger})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import wandb
 from google.protobuf.message import DecodeError
 from wandb.proto import wandb_internal_pb2
 
-from attention_lab.tracking.wandb_logger import LoggerOptions, is_logged_in
+from attention_lab.tracking.wandb_logger import WandbOptions, is_logged_in
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.runs import train
@@ -221,16 +221,16 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, A
 
 
 def mode(started: list[dict[str, Any]], option: Any = "auto") -> str:
-    """The mode of a run: "online", "offline" or "off"."""
+    """The mode of a run: "online", "offline" or "disabled"."""
     before = dict(os.environ)
-    logger = LoggerOptions(wandb=option).logger(Path("outputs/sweep/run"), "sweep", {"seed": 1})
+    logger = WandbOptions(mode=option).logger(Path("outputs/sweep/run"), "sweep", {"seed": 1})
     assert os.environ.get("WANDB_MODE") == before.get("WANDB_MODE")
     assert (logger is None) == (not started)
-    return started.pop()["mode"] if started else "off"
+    return started.pop()["mode"] if started else "disabled"
 
 
 def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, Any]]) -> None:
-    options = LoggerOptions(wandb="offline", project="my-project", entity="my-team")
+    options = WandbOptions(mode="offline", project="my-project", entity="my-team")
     options.logger(Path("outputs/sweep/run"), "sweep", {"seed": 1}, "0a1b2c3d")
     assert [{k: v for k, v in call.items() if k != "settings"} for call in started] == [
         {
@@ -252,13 +252,13 @@ def test_a_run_resumes_in_its_wandb_run(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     for mode in ("online", "offline"):
-        LoggerOptions(wandb=mode).logger(Path("run"), "sweep", {}, "0a1b2c3d")  # type: ignore[arg-type]
+        WandbOptions(mode=mode).logger(Path("run"), "sweep", {}, "0a1b2c3d")  # type: ignore[arg-type]
         assert (started[-1]["id"], started[-1]["resume"]) == ("0a1b2c3d", "allow")
 
 
 @pytest.mark.parametrize(
     ("option", "expected"),
-    [("auto", "offline"), ("online", "offline"), ("offline", "offline"), ("off", "off")],
+    [("auto", "offline"), ("online", "offline"), ("offline", "offline"), ("disabled", "disabled")],
 )
 def test_wandb_option_without_a_login(
     option: str, expected: str, started: list[dict[str, Any]]
@@ -268,7 +268,7 @@ def test_wandb_option_without_a_login(
 
 @pytest.mark.parametrize(
     ("option", "expected"),
-    [("auto", "online"), ("online", "online"), ("offline", "offline"), ("off", "off")],
+    [("auto", "online"), ("online", "online"), ("offline", "offline"), ("disabled", "disabled")],
 )
 def test_wandb_option_with_a_key_in_the_environment(
     option: str, expected: str, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -277,10 +277,10 @@ def test_wandb_option_with_a_key_in_the_environment(
     assert mode(started, option) == expected
 
 
-@pytest.mark.parametrize("option", ["auto", "online", "offline", "off"])
+@pytest.mark.parametrize("option", ["auto", "online", "offline", "disabled"])
 @pytest.mark.parametrize(
     ("variable", "expected"),
-    [("online", "online"), ("offline", "offline"), ("dryrun", "offline"), ("disabled", "off")],
+    [("online", "online"), ("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled")],
 )
 def test_wandb_mode_overrides_the_wandb_option(
     variable: str,
@@ -404,10 +404,10 @@ def test_a_killed_wandb_service_gives_one_line(
     """Everything logged before and after that is on disk."""
     forget_login(monkeypatch, tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(LoggerOptions, "mode", lambda _: ("online", "as if it were"))
+    monkeypatch.setattr(WandbOptions, "chosen_mode", lambda _: ("online", "as if it were"))
     init = wandb.init
     monkeypatch.setattr(wandb, "init", lambda **o: init(**{**o, "mode": "offline"}))
-    logger = LoggerOptions().logger(tmp_path, "sweep", {}, "0a1b2c3d")
+    logger = WandbOptions().logger(tmp_path, "sweep", {}, "0a1b2c3d")
     assert logger is not None
     logger.log_metrics({"loss": 2.0}, step=0)
     asked = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
@@ -448,22 +448,22 @@ def test_a_variable_that_wandb_refuses_is_named(
     forget_login(monkeypatch, tmp_path)
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=re.escape(said)) as raised:
-        LoggerOptions().check()
+        WandbOptions().check()
     assert "secret" not in str(raised.value)
 
 
 def test_logger_options_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_login(monkeypatch, tmp_path)
-    LoggerOptions().check()
-    LoggerOptions(wandb="offline").check()
+    WandbOptions().check()
+    WandbOptions(mode="offline").check()
     for options, said in (
-        (LoggerOptions(wandb="online"), "logger.wandb=online: not logged in to "),
-        (LoggerOptions(project="a/b"), "logger.project=a/b: Invalid project name"),
+        (WandbOptions(mode="online"), "logger.wandb.mode=online: not logged in to "),
+        (WandbOptions(project="a/b"), "logger.wandb.project=a/b: Invalid project name"),
     ):
         with pytest.raises(ValueError, match=said):
             options.check()
     monkeypatch.setenv("WANDB_BASE_URL", "nonsense")
-    LoggerOptions(wandb="off").check()  # concerns nobody then
+    WandbOptions(mode="disabled").check()  # concerns nobody then
 
 
 def test_a_key_under_the_other_name_of_the_default_server_is_a_login(

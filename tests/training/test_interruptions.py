@@ -72,9 +72,10 @@ AIM = """
 def aim():
     import importlib, os, time
     from lightning.pytorch.loggers.logger import DummyLogger
-    from attention_lab.tracking import safe_logger, wandb_logger
-    log = lambda *_: safe_logger.SafeLogger("a service", {{"online": DummyLogger}}, None)
-    wandb_logger.LoggerOptions.logger = log
+    from attention_lab.tracking import safe_logger
+    from attention_lab.training import run
+    log = lambda: safe_logger.SafeLogger("a service", {{"online": DummyLogger}}, None)
+    run.start_loggers = lambda *_: {{"service": log()}}
     module, _, path = "attention_lab.{place}".partition(":")
     owner = importlib.import_module(module)
     *classes, name = path.split(".")

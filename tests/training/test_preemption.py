@@ -19,7 +19,6 @@ from torch import Tensor
 
 from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.tracking import run_directory
-from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training import run as run_module
 from attention_lab.training.checkpoint.checkpoint_io import read
 from attention_lab.training.preemption import SIGNALS, Preempted, StopSignals
@@ -198,7 +197,7 @@ def test_a_signal_while_a_logger_closes_leaves_the_run_finished(
         def close(self, exit_code: int) -> None:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(LoggerOptions, "logger", lambda *_: Uploading())
+    monkeypatch.setattr(run_module, "start_loggers", lambda *_: {"uploading": Uploading()})
     assert train(config, tmp_path / "run", [])["steps"] == 26
     monkeypatch.undo()
     assert_identical(tmp_path / "run", whole)
@@ -228,7 +227,7 @@ def test_a_signal_while_a_logger_closes_leaves_the_error_of_a_failed_run(
     def fail(*_: object) -> NoReturn:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(LoggerOptions, "logger", lambda *_: Uploading())
+    monkeypatch.setattr(run_module, "start_loggers", lambda *_: {"uploading": Uploading()})
     monkeypatch.setattr(AttentionTask, "validation_step", fail)
     with pytest.raises(RuntimeError, match="a mistake"):
         train(config, tmp_path / "run", [])
@@ -380,7 +379,14 @@ def test_ignored_signals_stay_ignored() -> None:
 def test_a_preempted_command_prints_how_to_resume(tiny_digits: Compose, tmp_path: Path) -> None:
     """The exit code is 1, and stderr has one line."""
     overrides = ["data=digits", "model=encoder_classifier", "trainer=cpu", "trainer.max_epochs=999"]
-    command = [sys.executable, "-m", "attention_lab", "train", *overrides, "logger.wandb=off"]
+    command = [
+        sys.executable,
+        "-m",
+        "attention_lab",
+        "train",
+        *overrides,
+        "logger.wandb.mode=disabled",
+    ]
     directory = tmp_path / "run"
     with (tmp_path / "err").open("w") as errors:
         process = subprocess.Popen(

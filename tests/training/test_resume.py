@@ -34,6 +34,8 @@ from tests.training.conftest import (
     train_until_interrupted,
 )
 
+WANDB = "attention_lab.tracking.wandb_logger.WandbOptions"
+
 
 @pytest.mark.parametrize("steps", [[2], [5], [6, 8, 13], [16, 25]])
 def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(
@@ -48,7 +50,7 @@ def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(
         interrupt_after(number)
         train_until_interrupted(config, tmp_path / "run")
         torch.rand(7), np.random.rand(7), random.random()  # another process draws other numbers
-    again = config | {"logger": {**config["logger"], "project": "another"}}
+    again = config | {"logger": {"wandb": {"_target_": WANDB, "mode": "disabled"}}}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(again, tmp_path / "run", [])

@@ -175,11 +175,11 @@ def backends() -> Finding:
 def wandb() -> Finding:
     """Where a run would be logged, and how many runs are not uploaded."""
     from attention_lab.cli.sync import not_uploaded
-    from attention_lab.tracking.wandb_logger import LoggerOptions, server, server_problem
+    from attention_lab.tracking.wandb_logger import WandbOptions, server, server_problem
 
     try:
-        LoggerOptions().check()
-        mode, why = LoggerOptions().mode()
+        WandbOptions().check()
+        mode, why = WandbOptions().chosen_mode()
     except ValueError as error:
         return Finding("W&B", str(error), FAILED)
     said = server_problem(server()) if mode == "online" else None

@@ -71,7 +71,8 @@ class DryRun(train.Task):
             train.check_single_run(config)
 
             from attention_lab.cli.launch_summary import single_run
-            from attention_lab.config.resolve import RunSpec, check_logger, resolve
+            from attention_lab.config.resolve import RunSpec, resolve
+            from attention_lab.tracking.loggers import check_loggers
             from attention_lab.tracking.run_directory import will_resume
             from attention_lab.training.build import build
             from attention_lab.training.distributed import process_group
@@ -80,7 +81,7 @@ class DryRun(train.Task):
             settings: Any = HydraConfig.get()
             directory = Path(settings.run.planned)
             checked = resolve(plain_config(config))
-            check_logger(checked)
+            check_loggers(checked)
             check_devices(checked)
             run = build(checked)
             is_resumed = will_resume(RunSpec(checked, directory))

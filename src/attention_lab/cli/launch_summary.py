@@ -16,7 +16,8 @@ from attention_lab.sweeps.slurm_executor import Slurm
 from attention_lab.sweeps.slurm_queue import in_queue, longest_array
 from attention_lab.sweeps.sweep import Stage
 from attention_lab.sweeps.sweep_file import TUNING
-from attention_lab.tracking.wandb_logger import LoggerOptions, server, server_problem
+from attention_lab.tracking.loggers import wandb_options
+from attention_lab.tracking.wandb_logger import server, server_problem
 from attention_lab.training.build import BuiltRun, has_gpu, load_data
 from attention_lab.training.callbacks import may_stop_early
 from attention_lab.training.distributed import process_group
@@ -249,9 +250,11 @@ def _training_length(job: RunSpec) -> str:
 
 def _wandb(config: RunConfig, group: str) -> str:
     """Whether and where W&B logs a run."""
-    options: LoggerOptions = config.create("logger")
-    mode, why = options.mode()
-    if mode == "off":
+    options = wandb_options(config)
+    if options is None:
+        return "off: logger does not choose wandb"
+    mode, why = options.chosen_mode()
+    if mode == "disabled":
         return f"off: {why}"
     if mode == "online" and (said := server_problem(server())) is not None:
         mode, why = "offline", said

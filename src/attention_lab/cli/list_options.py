@@ -24,6 +24,7 @@ GROUPS = (
     "optimizer",
     "scheduler",
     "callbacks",
+    "logger",
     "experiment",
     "debug",
 )

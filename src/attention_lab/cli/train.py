@@ -84,12 +84,13 @@ class Train(Task):
             check_single_run(config)
             settings = HydraConfig.get()
 
-            from attention_lab.config.resolve import RunSpec, check_logger, resolve
+            from attention_lab.config.resolve import RunSpec, resolve
+            from attention_lab.tracking.loggers import check_loggers
             from attention_lab.training.distributed.launch import launch
 
             directory = Path(settings.runtime.output_dir)
             spec = RunSpec(resolve(plain_config(config)), directory, typed_overrides(settings))
-            check_logger(spec.config)
+            check_loggers(spec.config)
             if settings.sweeper.get("params") or OmegaConf.select(config, "sweep.param_grid"):
                 echo("running a single job; add -m to run the experiment's sweep", error=True)
             result = launch(spec)

@@ -40,13 +40,18 @@ class NodeError(ValueError):
         self.node = node
 
 
-def check_node(path: str, node: Config, kind: type, given: Collection[str] | None = None) -> None:
+def check_node(
+    path: str,
+    node: Config,
+    kind: type | tuple[type, ...],
+    given: Collection[str] | None = None,
+) -> None:
     """Check a component and every node inside it.
 
     Args:
         path: the component's path in the config, for messages.
         node: the component's node.
-        kind: the base class that the component must have.
+        kind: the base class that the component must have, or several of which it must have one.
         given: the arguments that the program can give; None means all positional ones.
 
     Raises:
@@ -54,7 +59,8 @@ def check_node(path: str, node: Config, kind: type, given: Collection[str] | Non
     """
     for inner_path, inner in _nodes(path, node):
         is_section = inner_path == path
-        allowed = (kind,) if is_section else PARTS
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        allowed = kinds if is_section else PARTS
         made = component_class(inner_path, inner["_target_"], allowed)
         _check_arguments(inner_path, inner, made, given if is_section else None)
         if is_section:
@@ -146,7 +152,10 @@ def _check_arguments(
 ) -> None:
     parameters = named_parameters(component)
     constructor = component.__init__  # type: ignore[misc]  # only its annotations are read
-    hints = get_type_hints(constructor) if inspect.isfunction(constructor) else {}
+    try:
+        hints = get_type_hints(constructor) if inspect.isfunction(constructor) else {}
+    except NameError:  # a type that is imported for type checkers only
+        hints = {}
     for name, value in node.items():
         if name == "_target_":
             continue
@@ -159,7 +168,8 @@ def _check_arguments(
                 f"{path}.{name}: {component.__name__} has no such key{nearest(name, ours)}"
             )
         annotation = hints.get(name, parameters[name].annotation)
-        annotation = Any if annotation is inspect.Parameter.empty else annotation
+        is_known = annotation is not inspect.Parameter.empty and not isinstance(annotation, str)
+        annotation = annotation if is_known else Any
         if isinstance(value, Mapping):
             _check_part(f"{path}.{name}", value, annotation)
         elif isinstance(value, str) and _makes_attention(annotation):

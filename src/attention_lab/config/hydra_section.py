@@ -58,7 +58,7 @@ NO_NAME = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 #: The groups of which several options can be chosen at once.
-COMBINED_GROUPS = ("experiment", "callbacks")
+COMBINED_GROUPS = ("experiment", "callbacks", "logger")
 REMEDY = "leave it out"
 #: The most digits of a number; Python reads at most 4300.
 LONGEST_NUMBER = 400

@@ -136,16 +136,10 @@ def resolve(config: Config) -> RunConfig:
     return RunConfig(with_hashes(config))
 
 
-def check_logger(config: RunConfig) -> None:
-    """Raise ConfigError if the logger's options or the WANDB_ variables are invalid here."""
-    with config.errors():
-        config.create("logger").check()
-
-
 def resolve_recorded(config: Config, with_data: bool = True) -> RunConfig:
     """Check the config of a finished run without reading the environment.
 
-    It may come from a stranger. Its callbacks are not checked, as it will not train.
+    It may come from a stranger. Its callbacks and loggers are not checked, as it will not train.
 
     Args:
         config: as :func:`attention_lab.tracking.run_directory.read_config` returns it.

@@ -27,17 +27,31 @@ SECTIONS = {
     "scheduler": "attention_lab.training.lr_schedules.Schedule",
     "parameter_groups": "attention_lab.training.optim.ParameterGroups",
     "trainer": "attention_lab.training.trainer.TrainerOptions",
-    "logger": "attention_lab.tracking.wandb_logger.LoggerOptions",
 }
-#: The base class of the components in sections that hold any number of them by name.
-SECTIONS_OF_MANY = {"callbacks": "lightning.Callback"}
+#: The base classes of the components in sections that hold any number of them by name.
+SECTIONS_OF_MANY = {
+    "callbacks": ("lightning.Callback",),
+    "logger": (
+        "lightning.pytorch.loggers.Logger",
+        "attention_lab.tracking.wandb_logger.WandbOptions",
+    ),
+}
 #: Arguments that the program gives to such components unless the config sets them.
-GIVEN = {"callbacks": ("monitor", "mode")}
+MLFLOW = ("tracking_uri", "artifact_location")
+GIVEN = {
+    "callbacks": ("monitor", "mode"),
+    "logger": ("save_dir", "run_name", "run_id", "experiment_key", *MLFLOW),
+}
 
 
 def base_class(section: str) -> type:
     """The base class that the component of a section must have."""
-    return cast(type, import_object((SECTIONS | SECTIONS_OF_MANY)[section]))
+    return cast(type, import_object(SECTIONS[section]))
+
+
+def base_classes(section: str) -> tuple[type, ...]:
+    """The base classes of which a component of a section of many must have one."""
+    return tuple(cast(type, import_object(name)) for name in SECTIONS_OF_MANY[section])
 
 
 def component(config: Config, section: str) -> type[Any]:
@@ -47,7 +61,7 @@ def component(config: Config, section: str) -> type[Any]:
 
 def components(config: Config, section: str) -> dict[str, type[Any]]:
     """The classes that a section of many names, by the names of the components."""
-    kinds = (base_class(section),)
+    kinds = base_classes(section)
     return {
         name: component_class(f"{section}.{name}", node["_target_"], kinds)
         for name, node in config[section].items()
@@ -64,7 +78,7 @@ def check(config: Config, trains: bool = True) -> None:
 
     Args:
         config: the config.
-        trains: whether the run will train; otherwise its callbacks are not needed.
+        trains: whether the run will train; otherwise it needs no callbacks and no loggers.
 
     Raises:
         ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
@@ -97,7 +111,7 @@ def _check_many(section: str, nodes: object) -> None:
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise ConfigError(f"{section}.{name}: must be a mapping with a _target_")
         path, given = f"{section}.{name}", GIVEN[section]
-        check_node(path, without_given(section, node), base_class(section), given)
+        check_node(path, without_given(section, node), base_classes(section), given)
 
 
 def _check_trainer_arguments(trainer: Config) -> None:

@@ -9,7 +9,7 @@ from attention_lab.reports.csv_table import CSV_COLUMNS, csv_rows
 from attention_lab.reports.formatting import failure_reason, format_status
 from attention_lab.reports.headline import headline
 from attention_lab.reports.runs import section
-from attention_lab.tracking.wandb_logger import LoggerOptions
+from attention_lab.tracking.wandb_logger import WandbOptions
 
 RUN_COLUMNS = ("run", "group", "seed", "status", "reason")
 
@@ -49,12 +49,13 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
     return place
 
 
-def _options(comparison: Comparison) -> LoggerOptions:
+def _options(comparison: Comparison) -> WandbOptions:
     """The logger options of the compared runs, without the entity, which may be another user's."""
-    known = section(comparison.runs[0].config, "logger") if comparison.runs else {}
+    config = comparison.runs[0].config if comparison.runs else None
+    known = section(section(config, "logger"), "wandb")
     named = {"project": known["project"]} if known.get("project") else {}
-    # Runs with wandb=offline keep their report offline; runs without W&B do not prevent it.
-    return LoggerOptions(wandb="offline" if known.get("wandb") == "offline" else "auto", **named)
+    # Runs with mode=offline keep their report offline; runs without W&B do not prevent it.
+    return WandbOptions(mode="offline" if known.get("mode") == "offline" else "auto", **named)
 
 
 def _group(comparison: Comparison, directory: Path) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.identity import identity, is_immaterial
 from attention_lab.config.overrides import key_of
-from attention_lab.config.resolve import RunSpec, check_logger, resolve
+from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.memory import NO_MACHINE, TooLarge
 from attention_lab.printing import echo
+from attention_lab.tracking.loggers import check_loggers, wandb_options
 from attention_lab.tracking.wandb_logger import server, server_problem, upload_later
 from attention_lab.training.build import build, load_data
 
@@ -75,7 +76,7 @@ def build_jobs(jobs: Sequence[RunSpec], run_here: bool = True) -> None:
                 data_by_config[key] = load_data(job.config)
             build(job.config, data_by_config[key])
     for job in _distinct(jobs, lambda config: config["logger"]):
-        check_logger(job.config)  # these jobs share a logger config, so no single job is named
+        check_loggers(job.config)  # these jobs share a logger config, so no single job is named
 
 
 @contextmanager
@@ -108,7 +109,8 @@ def check_wandb(jobs: Sequence[RunSpec], directory: Path) -> None:
         directory: of the sweep.
     """
     jobs = _distinct(jobs, lambda config: config["logger"])
-    modes = {job.config.create("logger").mode()[0] for job in jobs}
+    options = filter(None, (wandb_options(job.config) for job in jobs))
+    modes = {each.chosen_mode()[0] for each in options}
     if modes == {"online"} and (said := server_problem(server())) is not None:
         os.environ["WANDB_MODE"] = "offline"
         problem_and_remedy = f"W&B: {said}; logging offline. {upload_later(directory)}"

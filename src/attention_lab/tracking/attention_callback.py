@@ -3,17 +3,29 @@
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import (
+    CometLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
+from PIL import Image
 
 from attention_lab.tracking.attention_image import render
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
 from attention_lab.tracking.record_files import read_json
 from attention_lab.tracking.safe_logger import SafeLogger
 from attention_lab.tracking.viewer import encode_map, write_viewer
+
+#: Images as files, with their notes, by name.
+Images = dict[str, tuple[Path, str]]
 
 
 class AttentionMapCallback(Callback):
@@ -22,9 +34,10 @@ class AttentionMapCallback(Callback):
     The weights are those of a forward pass as in training. If the model predicts a target, it gets
     the earlier tokens of the right target at each position (teacher forcing), not its own output.
 
-    Each map becomes a PNG in ``directory``/step-NNNNNN (and an image in W&B); all maps together
-    become ``directory``/attention.html. Only the beginning of a long sequence is shown. The eager
-    backend computes weights for these examples only, so training is not slowed down.
+    Each map becomes a PNG in ``directory``/step-NNNNNN, and an image in loggers that take images.
+    All maps together become ``directory``/attention.html. Only the beginning of a long sequence is
+    shown. The eager backend computes weights for these examples only, so training is not slowed
+    down.
 
     Args:
         directory: where the maps are written.
@@ -72,9 +85,9 @@ class AttentionMapCallback(Callback):
             write_viewer(self.maps, self.directory / "attention.html", self.directory.parent.name)
         self.seconds += time.perf_counter() - started
 
-    def _write_images(self, maps: list[AttentionMap]) -> dict[str, tuple[Path, str]]:
+    def _write_images(self, maps: list[AttentionMap]) -> Images:
         """Write a PNG for each map; returns the path and the note of each by its name in W&B."""
-        images = {}
+        images: Images = {}
         for each in maps:
             folder = self._folder(each.step)
             folder.mkdir(parents=True, exist_ok=True)
@@ -96,15 +109,48 @@ def _file_name(example: str) -> str:
     return re.sub(r"[^\w' ]", lambda odd: f"%{ord(odd[0]):02X}", example)[:60].replace(" ", "_")
 
 
-def _log_images(logger: Logger, images: dict[str, tuple[Path, str]], step: int) -> None:
-    """Log images to W&B; other loggers get none."""
+def takes_images(logger: Logger) -> bool:
+    """Whether attention maps can be logged to a logger."""
+    return any(isinstance(logger, kind) for kind in _LOG_IMAGES)
+
+
+def _log_images(logger: Logger, images: Images, step: int) -> None:
+    """Log images to a logger; those that take no images get none."""
     if isinstance(logger, SafeLogger):
         logger.attempt(lambda inner: _log_images(inner, images, step))
-    elif isinstance(logger, WandbLogger):
-        import wandb  # only where it is used: it takes most of a second to import
+    for kind, log in _LOG_IMAGES.items():
+        if isinstance(logger, kind):
+            log(logger, images, step)
 
-        logged = {
-            key: wandb.Image(str(path), caption=note or None)
-            for key, (path, note) in images.items()
-        }
-        logger.experiment.log(logged | {"trainer/global_step": step})
+
+def _log_to_wandb(logger: Any, images: Images, step: int) -> None:
+    import wandb  # only where it is used: it takes most of a second to import
+
+    logged = {
+        key: wandb.Image(str(path), caption=note or None) for key, (path, note) in images.items()
+    }
+    logger.experiment.log(logged | {"trainer/global_step": step})
+
+
+def _log_to_tensorboard(logger: Any, images: Images, step: int) -> None:
+    for key, (path, _) in images.items():
+        with Image.open(path) as image:
+            logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")
+
+
+def _log_to_mlflow(logger: Any, images: Images, step: int) -> None:
+    for path, _ in images.values():  # its names of images allow few characters
+        logger.experiment.log_artifact(logger.run_id, str(path), f"attention/step-{step:06d}")
+
+
+def _log_to_comet(logger: Any, images: Images, step: int) -> None:
+    for key, (path, _) in images.items():
+        logger.experiment.log_image(str(path), name=key, step=step)
+
+
+_LOG_IMAGES: dict[type[Logger], Callable[[Any, Images, int], None]] = {
+    WandbLogger: _log_to_wandb,
+    TensorBoardLogger: _log_to_tensorboard,
+    MLFlowLogger: _log_to_mlflow,
+    CometLogger: _log_to_comet,
+}

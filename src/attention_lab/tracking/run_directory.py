@@ -109,7 +109,7 @@ class RunRecord:
             _remove_partial_files(directory)
             self._status = _first_status(config, spec.overrides)
             if earlier is not None:
-                lasting = ("started", "progress", "wandb_id")
+                lasting = ("started", "progress", "wandb_id", "logger_ids")
                 kept = {name: earlier[name] for name in lasting if name in earlier}
                 resumed = [*earlier.get("resumed", []), self._status["started"]]
                 _warn_of_versions(directory, earlier, self._status)
@@ -154,6 +154,16 @@ class RunRecord:
         """The id of the W&B run."""
         identifier: str = self._status["wandb_id"]
         return identifier
+
+    @property
+    def logger_ids(self) -> dict[str, str]:
+        """The ids that services have for the run, by the loggers' names."""
+        return {**self._status.get("logger_ids", {}), "wandb": self.wandb_id}
+
+    def keep_logger_ids(self, ids: Mapping[str, str]) -> None:
+        """Record the ids with which a resumed run continues in the services of its loggers."""
+        if ids:
+            self._write({"logger_ids": dict(ids)})
 
     def close(self) -> None:
         """Unlock the directory; this also happens when the process ends."""

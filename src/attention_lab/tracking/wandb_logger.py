@@ -21,7 +21,7 @@ from attention_lab.external_programs import run_program
 from attention_lab.spelling import nearest
 from attention_lab.tracking.safe_logger import SafeLogger, do_within, error_line
 
-Mode = Literal["online", "offline", "off"]
+Mode = Literal["online", "offline", "disabled"]
 Logged = Literal["online", "offline"]
 
 #: W&B's values of WANDB_MODE, and the mode that each stands for.
@@ -31,7 +31,7 @@ MODES: dict[str, Mode] = {
     "shared": "online",
     "offline": "offline",
     "dryrun": "offline",
-    "disabled": "off",
+    "disabled": "disabled",
 }
 #: Seconds within which the server must answer a check.
 CHECK_TIMEOUT = 5
@@ -49,12 +49,12 @@ except Exception as error:
 
 
 @dataclass(frozen=True)
-class LoggerOptions:
-    """Whether and where to log besides the run directory."""
+class WandbOptions:
+    """Whether and where to log to W&B."""
 
-    #: "auto": online if logged in, otherwise offline; "off": no W&B. The environment variable
+    #: "auto": online if logged in, otherwise offline; "disabled": no W&B. The environment variable
     #: WANDB_MODE overrides this.
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     #: The W&B project.
     project: str = "attention-lab"
     #: The W&B entity (user or team); None means the user's own.
@@ -66,9 +66,9 @@ class LoggerOptions:
         The server is not contacted: if it does not answer, the run logs offline.
         """
         if not self.project.strip():
-            raise ValueError("logger.project: is empty; name a W&B project")
-        mode, asked = self.mode()
-        if mode == "off":
+            raise ValueError("logger.wandb.project: is empty; name a W&B project")
+        mode, asked = self.chosen_mode()
+        if mode == "disabled":
             return
         _check_settings(self.project, self.entity)
         if mode == "online" and not is_logged_in(server()):
@@ -95,8 +95,8 @@ class LoggerOptions:
             config: the run's config, logged once.
             run_id: the id of the W&B run; None lets W&B choose one.
         """
-        mode, _ = self.mode()
-        if mode == "off":
+        mode, _ = self.chosen_mode()
+        if mode == "disabled":
             return None
         # W&B must send nothing that the user did not ask for.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -143,7 +143,7 @@ class LoggerOptions:
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return WandbLogger(experiment=run)
 
-    def mode(self) -> tuple[Mode, str]:
+    def chosen_mode(self) -> tuple[Mode, str]:
         """W&B's mode for the run (online, offline or disabled), and why.
 
         Raises:
@@ -154,8 +154,8 @@ class LoggerOptions:
             if asked not in MODES:
                 raise ValueError(f"WANDB_MODE={asked}: no such mode of W&B{nearest(asked, MODES)}")
             return MODES[asked], f"WANDB_MODE={asked}"
-        if self.wandb != "auto":
-            return self.wandb, f"logger.wandb={self.wandb}"
+        if self.mode != "auto":
+            return self.mode, f"logger.wandb.mode={self.mode}"
         if is_logged_in(server()):
             return "online", f"logged in to {server()}"
         return "offline", f"not logged in to {server()}"
@@ -299,8 +299,8 @@ def _check_settings(project: str, entity: str | None) -> None:
 
     settings = wandb.Settings()
     checks: dict[str, Callable[[], object]] = {
-        f"logger.project={project}": lambda: settings.update_from_dict({"project": project}),
-        f"logger.entity={entity}": lambda: settings.update_from_dict({"entity": entity}),
+        f"logger.wandb.project={project}": lambda: settings.update_from_dict({"project": project}),
+        f"logger.wandb.entity={entity}": lambda: settings.update_from_dict({"entity": entity}),
     }
     for name, value in os.environ.items():
         if name.startswith("WANDB_"):

@@ -19,7 +19,6 @@ from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.memory import check_fits
 from attention_lab.models.base import Network
 from attention_lab.models.blocks import checkpoint_layers
-from attention_lab.tracking.wandb_logger import LoggerOptions
 from attention_lab.training.callbacks import create_callbacks
 from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask
@@ -41,7 +40,6 @@ class BuiltRun:
     data: SplitDataModule[Any]
     task: AttentionTask
     trainer_options: TrainerOptions
-    logger_options: LoggerOptions
     callbacks: Sequence[Callback] = ()
 
 
@@ -91,7 +89,7 @@ def build(
         task = config.create("task", model=model, data=data, optimization=optimization)
         _check_lengths(model, data, getattr(task, "max_length", 0))
         callbacks = create_callbacks(config, task) if trains else ()
-    return BuiltRun(data, task, options, config.create("logger"), callbacks)
+    return BuiltRun(data, task, options, callbacks)
 
 
 def _optimization(config: RunConfig, options: TrainerOptions) -> Optimization:

@@ -137,6 +137,7 @@ def quiet() -> Iterator[None]:
             ".*returned a view tensor.*",  # no view is changed in place
             ".*broadcast_buffers.*",  # the oldest supported torch lacks its replacement
             ".*Grad strides do not match.*",  # only for small parameters, at little cost
+            ".*MLFlow only allows.*",  # it renames metrics of slices
             ".*sync_dist=True.*",  # these metrics are already reduced over all ranks
         ):
             warnings.filterwarnings("ignore", message)

@@ -12,6 +12,12 @@ from attention_lab.attention import attention_layers
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.data.core.metric_info import metric_info
 from attention_lab.printing import echo
+from attention_lab.tracking.loggers import (
+    destinations,
+    identifiers,
+    start_loggers,
+    wandb_options,
+)
 from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunRecord, how_to_resume
 from attention_lab.training.build import BuiltRun, build
@@ -63,7 +69,7 @@ def train(spec: RunSpec) -> RunResult | None:
             seed_rank(spec.config.seed, process_group.rank())
             fit(run, spec.directory, None, [], signals)
             return None
-        with record, _loggers(run, record, spec) as loggers:
+        with record, _loggers(record, spec) as loggers:
             fitted = fit(run, spec.directory, record, loggers, signals)
             run = _with_best_weights(run, fitted, spec, signals)
             record.finish(_result(run, fitted, threshold))
@@ -92,27 +98,30 @@ def _prepare(config: RunConfig) -> tuple[BuiltRun, float]:
     The baseline is computed before training, so that an error in a user's dataset is raised early.
     """
     run = build(config)
-    with config.errors():
-        run.logger_options.mode()
+    if (options := wandb_options(config)) is not None:
+        with config.errors():
+            options.chosen_mode()
     return run, run.data.trivial_baseline("validation")[run.data.monitor]
 
 
 @contextmanager
-def _loggers(run: BuiltRun, record: RunRecord, spec: RunSpec) -> Iterator[list[Logger]]:
+def _loggers(record: RunRecord, spec: RunSpec) -> Iterator[list[Logger]]:
     """Yield the loggers besides that of ``metrics.csv``; close them as finished or failed."""
     group = spec.directory.resolve().parent.name if spec.group is None else spec.group
-    logger = run.logger_options.logger(spec.directory, group, spec.config.record, record.wandb_id)
+    loggers = start_loggers(spec.config, spec.directory, group, record.logger_ids)
+    record.keep_logger_ids(identifiers(loggers))
+    echo(destinations(loggers))
     try:
-        yield [logger] if logger else []
+        yield list(loggers.values())
     except BaseException as error:
         record.end(error)  # first: a logger may take minutes to close
         if isinstance(error, Preempted) and not record.has_finished:
             error.requeue()
-        if logger:
-            with suppress(KeyboardInterrupt, SystemExit):  # raise the first error instead
+        with suppress(KeyboardInterrupt, SystemExit):  # raise the first error instead
+            for logger in loggers.values():
                 logger.close(exit_code=1)
         raise
-    if logger:
+    for logger in loggers.values():
         logger.close(exit_code=0)
 
 
