@@ -84,7 +84,9 @@ def test_values_that_can_change_a_result_change_the_identity(compose: Compose) -
 
 
 def test_a_config_keeps_its_identity_on_disk(compose: Compose, tmp_path: Any) -> None:
-    config = compose("optimizer.lr=1e-7", "data.limit=null") | {"é": [1e30, -0.0, "1e3", True, {}]}
+    config = compose("optimizer.lr=1e-7", "data.limit=null") | {
+        "é": {"ü": [1e30, -0.0, "1e3", True, {}]}
+    }
     write_config(tmp_path, config)
     assert identity(read_config(tmp_path)) == identity(config)
 

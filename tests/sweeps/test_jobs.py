@@ -6,8 +6,8 @@ import pytest
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.compose import composed
-from attention_lab.config.identity import identity
-from attention_lab.sweeps.jobs import build_jobs, make_job
+from attention_lab.config.identity import WATCHING, identity
+from attention_lab.sweeps.jobs import build_jobs, make_job, merge_equal
 from tests.conftest import Compose
 from tests.runs import unchecked
 
@@ -76,3 +76,27 @@ def test_a_job_that_records_nothing_is_refused(tiny_digits: Compose, tmp_path: P
     config = tiny_digits("trainer.fast_dev_run=true")
     with pytest.raises(ConfigError, match=r"seed=1: trainer\.fast_dev_run: records nothing"):
         make_job(tmp_path, config, ["seed=1"], (), "sweep")
+
+
+def test_jobs_of_equal_configs_share_one_directory(tmp_path: Path) -> None:
+    one, two = (unchecked({"seed": 0, "x": 1.0}, tmp_path / name) for name in ("x=1", "x=1.0"))
+    other = unchecked({"seed": 1, "x": 1.0}, tmp_path / "x=1,seed=1")
+    assert [it.directory.name for it in merge_equal([one, two, other])] == [
+        *("x=1", "x=1", "x=1,seed=1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("trainer", [{"compile": True}, {"compile": False}]),
+        ("logger", [{"wandb": {"mode": "off"}}, {}]),
+        ("callbacks", [{}, {"lr": {"_target_": WATCHING[2], "log_momentum": False}}]),
+    ],
+)
+def test_a_sweep_over_a_key_that_changes_no_result_is_refused(
+    tmp_path: Path, key: str, values: list[dict[str, object]]
+) -> None:
+    jobs = [unchecked({"seed": 0, key: it}, tmp_path / str(n)) for n, it in enumerate(values)]
+    with pytest.raises(ConfigError, match=rf"^{key}.*: cannot be swept, as it changes no result"):
+        list(merge_equal(jobs))

@@ -91,8 +91,10 @@ class Train(Task):
             directory = Path(settings.runtime.output_dir)
             spec = RunSpec(resolve(plain_config(config)), directory, typed_overrides(settings))
             check_loggers(spec.config)
-            if settings.sweeper.get("params") or OmegaConf.select(config, "sweep.param_grid"):
-                echo("running a single job; add -m to run the experiment's sweep", error=True)
+            of_a_sweep = ("sweep.zip", "sweep.param_grid", "sweep.tune")
+            asked = [key for key in of_a_sweep if OmegaConf.select(config, key)]
+            if asked or settings.sweeper.get("params"):
+                echo("running a single job; add -m to run the sweep", error=True)
             result = launch(spec)
             if result is None:  # on a rank other than 0
                 OutputDirectories.discard()

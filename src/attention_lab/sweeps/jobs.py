@@ -3,12 +3,14 @@
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from attention_lab.config.components import Config, ConfigError
+from attention_lab.config.flatten import flatten
 from attention_lab.config.identity import identity, is_immaterial
 from attention_lab.config.overrides import key_of
 from attention_lab.config.resolve import RunSpec, resolve
@@ -50,6 +52,24 @@ def make_job(
     hashed = identity(checked.record)
     known = next(directory.glob(f"*-{hashed}"), directory / f"{readable}-{hashed}")
     return RunSpec(checked, known, asked, group, name)
+
+
+def merge_equal(jobs: Iterable[RunSpec]) -> Iterator[RunSpec]:
+    """Yield the jobs; those whose configs are equal share the directory of the first.
+
+    Raises:
+        ConfigError: if jobs differ only in keys that change no result; one run would stand for all.
+    """
+    first: dict[str, RunSpec] = {}
+    for job in jobs:
+        equal = first.setdefault(identity(job.config.record), job)
+        mine, its = dict(flatten(job.config.record)), dict(flatten(equal.config.record))
+        if differing := [key for key in {**its, **mine} if mine.get(key) != its.get(key)]:
+            raise ConfigError(
+                f"{differing[0]}: cannot be swept, as it changes no result; start a sweep for each "
+                "value, with a hydra.sweep.dir of its own"
+            )
+        yield replace(job, directory=equal.directory)
 
 
 def _changes_no_result(key: str) -> bool:

@@ -10,7 +10,7 @@ from attention_lab.config.resolve import RunSpec
 from attention_lab.printing import counted, echo
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import Display, FailureLimit, display
-from attention_lab.sweeps.jobs import check_wandb, make_job
+from attention_lab.sweeps.jobs import check_wandb, make_job, merge_equal
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
@@ -145,7 +145,8 @@ class Sweep:
         self, jobs: Sequence[list[str]], shared: Collection[str], directory: Path
     ) -> list[RunSpec]:
         group = "-".join(directory.relative_to(self.directory.parent).parts)
-        return [make_job(directory, self.compose(o), o, shared, group) for o in jobs]
+        made = (make_job(directory, self.compose(o), o, shared, group) for o in jobs)
+        return list(merge_equal(made))
 
     def _stage(self, jobs: Sequence[RunSpec]) -> Stage:
         distinct = {job.directory: job for job in jobs}

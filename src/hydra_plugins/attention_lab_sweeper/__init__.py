@@ -79,11 +79,10 @@ class GridSweeper(_OwnSweeper):
         overrides = self._overrides(options.params, arguments)
         jobs = expand(overrides, section, self.parser.parse_overrides)
         self._save_config()
+        self.validate_batch_is_legal(jobs)
         size = options.max_batch_size or len(jobs)
         for first in range(0, len(jobs), size):
-            batch = jobs[first : first + size]
-            self.validate_batch_is_legal(batch)
-            self._launch(batch)
+            self._launch(jobs[first : first + size])
 
 
 class SearchSweeper(_OwnSweeper):
