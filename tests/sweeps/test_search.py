@@ -255,6 +255,20 @@ def test_distributions_are_those_of_hydras_grammar(
         ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials: input should be greater than 0"),
         ("+hydra.sweeper.n_trial=3", "hydra.sweeper.n_trial: unknown option; did you mean n_tri"),
         ("sweep.zip=[optimizer.lr,model.dropout]", "sweep.zip: not supported by hydra/sweeper"),
+        ("hydra.sweeper.storage=sqlite:////no/x.db", "hydra.sweeper.storage=sqlite:////no/x.db: ("),
+        ("hydra.sweeper.storage=sqlite:////usr", "hydra.sweeper.storage=sqlite:////usr: (sqlite3."),
+        (f"hydra.sweeper.storage=sqlite:///{__file__}", "hydra.sweeper.storage=sqlite:///"),
+        ("hydra.sweeper.sampler.seed=x", "hydra.sweeper.sampler.seed: input should be a valid int"),
+        (
+            "hydra.sweeper.sampler.n_startup_trials=abc",
+            "hydra.sweeper.sampler.n_startup_trials: input should be a valid integer; got 'abc'",
+        ),
+        ("+hydra.sweeper.sampler.foo=1", "hydra.sweeper.sampler.foo: TPESampler has no such key"),
+        (
+            "hydra/sweeper/sampler=random +hydra.sweeper.sampler.population_size=1 "
+            "hydra.sweeper.sampler._target_=optuna.samplers.NSGAIISampler",
+            "hydra.sweeper.sampler: `population_size` must be",
+        ),
     ],
 )
 def test_a_mistake_creates_nothing(
@@ -265,7 +279,8 @@ def test_a_mistake_creates_nothing(
     tmp_path: Path,
 ) -> None:
     database = f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"
-    answer = command("train", "-m", "hydra/sweeper=search", database, *TINY_DIGITS, override)
+    given = (database, *TINY_DIGITS, *override.split())
+    answer = command("train", "-m", "hydra/sweeper=search", *given)
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert answer.err.startswith(f"attention-lab: {says}")
     assert list(tmp_path.iterdir()) == []

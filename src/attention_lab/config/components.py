@@ -8,8 +8,9 @@ and classes without the right base class are reported before anything is created
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from operator import or_
-from types import GenericAlias, UnionType
+from types import GenericAlias, SimpleNamespace, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -151,11 +152,7 @@ def _check_arguments(
     path: str, node: Config, component: type, given: Collection[str] | None
 ) -> None:
     parameters = named_parameters(component)
-    constructor = component.__init__  # type: ignore[misc]  # only its annotations are read
-    try:
-        hints = get_type_hints(constructor) if inspect.isfunction(constructor) else {}
-    except NameError:  # a type that is imported for type checkers only
-        hints = {}
+    hints = _type_hints(component.__init__)  # type: ignore[misc]  # only its annotations are read
     for name, value in node.items():
         if name == "_target_":
             continue
@@ -183,6 +180,18 @@ def _check_arguments(
         )
         if parameter.default is parameter.empty and not may_be_given and name not in node:
             raise ConfigError(f"{path}.{name}: is missing; {component.__name__} requires it")
+
+
+def _type_hints(constructor: Any) -> dict[str, Any]:
+    """The types of a constructor's arguments, except those imported for type checkers only."""
+    known: dict[str, Any] = {}
+    if inspect.isfunction(constructor):
+        names = inspect.unwrap(constructor).__globals__
+        for name, annotation in constructor.__annotations__.items():
+            with suppress(NameError):
+                one = SimpleNamespace(__annotations__={name: annotation})
+                known |= get_type_hints(one, globalns=names)
+    return known
 
 
 def _is_option(parameter: inspect.Parameter) -> bool:

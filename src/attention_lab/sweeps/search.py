@@ -11,7 +11,6 @@ import optuna
 import yaml
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 from hydra.core.utils import JobReturn
-from hydra.utils import instantiate
 from numpy.random import SeedSequence
 from optuna.distributions import (
     BaseDistribution,
@@ -19,17 +18,21 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import OptunaError
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import Trial, TrialState
 from pydantic import PositiveInt
+from sqlalchemy.exc import SQLAlchemyError
 
 from attention_lab.atomic_write import write_atomically
-from attention_lab.config.components import ConfigError
+from attention_lab.config.components import ConfigError, NodeError, check_node, create
 from attention_lab.sweeps.plugin_options import check_types
 from attention_lab.sweeps.sweep_options import spelt
 
 #: The file with the best trial, in the sweep's directory.
 RESULTS = "optimization_results.yaml"
+#: The key of the sampler.
+SAMPLER = "hydra.sweeper.sampler"
 #: The attribute of a trial that names the directory of its sweep.
 SWEEP = "sweep"
 
@@ -67,6 +70,9 @@ class Search:
         options: of the search.
         overrides: those of the command, with the distributions to draw from.
         directory: of the sweep.
+
+    Raises:
+        ConfigError: if a value is invalid, or the database cannot be opened.
     """
 
     def __init__(
@@ -85,6 +91,8 @@ class Search:
         file = Path((options.storage or "").removeprefix("sqlite:///"))
         #: The database, if this search creates it and no trial has run yet.
         self._new_database = file if options.storage and not file.exists() else None
+        check_node(SAMPLER, options.sampler, BaseSampler, given=("search_space",))
+        self._sampler(0)  # raises an error before the database is created
         self.study = self._study()
 
     def run(self, launch: Launch) -> None:
@@ -109,10 +117,12 @@ class Search:
             write_atomically(self.directory / RESULTS, yaml.safe_dump(found, sort_keys=False))
 
     def _study(self) -> optuna.Study:
-        name = self.options.study_name or self.directory.name
-        study = optuna.create_study(
-            study_name=name, storage=self.options.storage, load_if_exists=True
-        )
+        name, storage = self.options.study_name or self.directory.name, self.options.storage
+        try:
+            study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+        except (SQLAlchemyError, OptunaError, RuntimeError) as error:
+            problem = str(error).partition("\n")[0]
+            raise ConfigError(f"hydra.sweeper.storage={storage}: {problem}") from error
         for trial in self._own(study):
             if trial.params.keys() != self.space.keys():
                 raise ConfigError(
@@ -148,13 +158,14 @@ class Search:
     def _sampler(self, number: int) -> BaseSampler:
         """The sampler for the batch that begins with this trial of the study."""
         given = dict(self.options.sampler)
-        if self._grid:
-            given["search_space"] = self._grid
-        elif (
-            given.get("seed") is not None
-        ):  # else a resumed search would draw its first trials again
+        space = {"search_space": self._grid} if self._grid else {}
+        if not self._grid and given.get("seed") is not None:
+            # Else a resumed search would draw its first trials again.
             given["seed"] = int(SeedSequence([given["seed"], number]).generate_state(1)[0])
-        return cast(BaseSampler, instantiate(given))
+        try:
+            return cast(BaseSampler, create(given, (BaseSampler,), **space))
+        except NodeError as error:
+            raise ConfigError(f"{SAMPLER}: {error}") from None
 
     def _is_grid(self) -> bool:
         return str(self.options.sampler.get("_target_")).endswith(".GridSampler")
