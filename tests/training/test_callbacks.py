@@ -11,6 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
+from torch.optim import Optimizer
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.identity import identity
@@ -171,6 +172,45 @@ def test_device_statistics_of_the_cpu_need_psutil(
     pytest.importorskip("psutil")
     train(config, tmp_path / "run", [])
     assert any(name.startswith("DeviceStatsMonitor") for name in rows(tmp_path / "run")[0])
+
+
+class StepGradients(Callback):
+    """A user's callback that keeps the norm of each step's gradient before it is clipped."""
+
+    norms: ClassVar[list[float]] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        self.norms.append(torch.cat(gradients).norm().item())
+
+
+@pytest.mark.parametrize("clip", ["null", "0.01"])
+@pytest.mark.parametrize("batches", [1, 2])
+def test_the_norm_of_the_gradient_is_logged_with_the_loss(
+    clip: str, batches: int, tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepGradients, "norms", [])
+    options = (f"trainer.gradient_clip_val={clip}", f"trainer.accumulate_grad_batches={batches}")
+    config = tiny_digits(*OPTIONS, *options, "callbacks=gradient_norm", "trainer.max_steps=11")
+    train(with_callback(config, "steps", _target_=own("StepGradients")), tmp_path / "run", [])
+    logged = read_metrics(tmp_path / "run", "train/gradient_norm")
+    steps = [step for step, _ in read_metrics(tmp_path / "run", "train/loss")]
+    assert [step for step, _ in logged] == steps == [2, 5, 8, 10], "the last, too"
+    expected = [StepGradients.norms[step] for step in steps]
+    assert [norm for _, norm in logged] == pytest.approx(expected, rel=1e-5)
+    assert min(expected) > 0.01
+
+
+def test_accumulated_batches_log_the_learning_rate_once(
+    tiny_digits: Compose, tmp_path: Path
+) -> None:
+    options = ("trainer.accumulate_grad_batches=3", "callbacks=lr_monitor")
+    train(tiny_digits(*OPTIONS, *options), tmp_path / "run", [])
+    found = rows(tmp_path / "run")
+    steps = [row["step"] for row in found if any(row[name] for name in row if "lr-" in name)]
+    assert steps == ["2", "5", "8"]
 
 
 # Whose result they change

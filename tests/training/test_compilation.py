@@ -4,9 +4,10 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+import torch
 from torch._dynamo.utils import counters
 
 from attention_lab.config.identity import identity
@@ -104,6 +105,23 @@ def test_without_a_compiler_a_run_trains_uncompiled(
     assert not read_result(tmp_path / "run")["compiled"]
 
 
+def test_a_run_whose_backend_cannot_be_loaded_trains_uncompiled(
+    config: dict[str, Any],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> NoReturn:
+        raise ImportError("no module named tvm")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    train(with_compile(config, {"backend": "tvm"}), tmp_path / "run")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "trainer.compile: no module named tvm; training uncompiled"
+    assert_identical(tmp_path / "run", whole)
+
+
 def test_compiling_does_not_change_the_identity(config: dict[str, Any]) -> None:
     for option in (True, {"mode": "max-autotune"}):
         assert identity(with_compile(config, option)) == identity(config)
@@ -114,6 +132,7 @@ def test_compiling_does_not_change_the_identity(config: dict[str, Any]) -> None:
     [
         ({"mod": "default"}, "compile has no key 'mod'; did you mean mode?"),
         ({"mode": "fast"}, "compile.mode must be one of default, "),
+        ({"backend": "inductr"}, "no backend 'inductr'; did you mean inductor?"),
         ({"mode": True}, "compile.mode must be a name, got True"),
         ({"dynamic": "true"}, "compile.dynamic must be true or false, got 'true'"),
     ],

@@ -23,6 +23,7 @@ WATCHING = (
     "lightning.pytorch.callbacks.LearningRateMonitor",
     "lightning.pytorch.callbacks.DeviceStatsMonitor",
     "attention_lab.training.gradient_norm.GradientNorm",
+    "attention_lab.training.lr_monitor.LearningRateMonitorPerStep",
 )
 
 

@@ -29,6 +29,9 @@ def check_arguments(arguments: Mapping[str, str | bool]) -> None:
             raise ValueError(f"compile.{name} must be {kind}, got {value!r}")
         if name == "mode" and value not in MODES:
             raise ValueError(f"compile.mode must be one of {', '.join(MODES)}; got {value!r}")
+        if name == "backend" and value not in (backends := torch.compiler.list_backends(())):
+            hint = nearest(str(value), backends)
+            raise ValueError(f"compile.backend: there is no backend {value!r}{hint}")
 
 
 class CompileLoss(Callback):
@@ -48,8 +51,9 @@ class CompileLoss(Callback):
         task, started = cast(AttentionTask, pl_module), time.perf_counter()
         if trainer.is_global_zero:
             echo("trainer.compile: compiling the training loss, which can take minutes")
-        compiled, failure = _compiled(self.arguments), ""
+        compiled, failure = None, ""
         try:
+            compiled = _compiled(self.arguments)
             for batch in _batches(task):
                 with trainer.precision_plugin.train_step_context():
                     _try(compiled, task, trainer.strategy.batch_to_device(batch))

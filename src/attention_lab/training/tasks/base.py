@@ -142,13 +142,17 @@ class AttentionTask(LightningModule, ABC):
     def _training_loss(self, batch: Any) -> Loss:
         return self.loss(batch) if self.compiled_loss is None else self.compiled_loss(self, batch)
 
-    def _log_step(self, loss: Tensor) -> None:
-        """Log the loss and the learning rate of an optimizer step, if they are due."""
-        # Lightning's loggers keep only these steps; logging the others would cost time.
+    def is_step_logged(self) -> bool:
+        """Whether metrics of the next optimizer step are logged: at intervals and at the last."""
         steps = self.global_step + 1
         # Lightning sets the attribute, and does not declare it.
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if steps % interval == 0 or steps == self._total_steps:
+        return steps % interval == 0 or steps == self._total_steps
+
+    def _log_step(self, loss: Tensor) -> None:
+        """Log the loss and the learning rate of an optimizer step, if they are due."""
+        # Lightning's loggers keep only these steps; logging the others would cost time.
+        if self.is_step_logged():
             self.log("train/loss", loss, prog_bar=True, sync_dist=process_group.is_distributed())
             # A tensor: Lightning would copy a number to the device, and wait for it.
             rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
