@@ -208,5 +208,7 @@ def test_accumulated_batches_are_parts_of_the_whole_batch(
 
 
 def test_fewer_examples_than_accumulated_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 examples are too few for 1 process, 9 batches each"):
+        BucketBatchSampler(LENGTHS[:5], 8, True, 0, 1, 0, 9)
     with pytest.raises(ValueError, match="5 examples are too few for 2 processes, 3 batches each"):
         BucketBatchSampler(LENGTHS[:5], 8, True, 0, 2, 0, 3)

@@ -52,6 +52,13 @@ def test_an_installed_font_shows_the_rest(text: str, monkeypatch: pytest.MonkeyP
     assert int(characters.removeprefix(":charset="), 16) >> 6 == ord(text[0]) >> 6
 
 
+def test_without_fontconfig_the_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = CompletedProgram("", "", None, "No such file or directory: 'fc-list'")
+    monkeypatch.setattr(fonts, "run_program", lambda *_, **__: missing)
+    with pytest.warns(UserWarning, match="the default font lacks: fontconfig, which finds other"):
+        assert font_for("日本") is default_font()
+
+
 def test_without_such_a_font_there_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     with pytest.warns(UserWarning, match="show boxes for characters that no installed font has"):

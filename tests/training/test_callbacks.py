@@ -113,6 +113,10 @@ def test_the_metric_and_its_mode_are_the_datas_by_default(tiny_digits: Compose) 
             {"_target_": f"{LIGHTNING}.StochasticWeightAveraging", "swa_lrs": 0.1},
             "cannot be used; use callbacks=swa",
         ),
+        (
+            {"_target_": f"{LIGHTNING}.Timer", "duration": 5},
+            "input should be a valid string, a valid timedelta or a valid dictionary; got 5",
+        ),
         ({"_target_": f"{LIGHTNING}.Timer", "duration": "1h"}, "is not a valid duration"),
         ({"monitor": "loss"}, "callbacks.x: must be a mapping with a _target_"),
         ("early_stopping", "callbacks.x: must be a mapping with a _target_"),
@@ -169,6 +173,10 @@ def test_device_statistics_of_the_cpu_need_psutil(
         patch.setattr(callbacks, "find_spec", lambda name: None)
         with pytest.raises(ConfigError, match=r"needs psutil; pip install 'attention-lab\[device"):
             build(config)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        with pytest.raises(ConfigError, match="needs psutil"):
+            build(config)  # trainer.accelerator=cpu
+        build(tiny_digits("callbacks=device_stats", "trainer.accelerator=gpu"))
     pytest.importorskip("psutil")
     train(config, tmp_path / "run", [])
     assert any(name.startswith("DeviceStatsMonitor") for name in rows(tmp_path / "run")[0])

@@ -7,7 +7,7 @@ and classes without the right base class are reported before anything is created
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from operator import or_
 from types import GenericAlias, SimpleNamespace, UnionType
@@ -250,16 +250,28 @@ def check_value(path: str, value: object, annotation: Any) -> None:
     try:
         _adapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
-        problems = " or ".join(
-            dict.fromkeys(
-                # In a config, a Sequence is written as a list.
-                detail["msg"]
-                .replace("an instance of Sequence", "a valid list, as in [1,5]")
-                .replace("a valid tuple", "a valid list, as in [1,5]")
-                for detail in error.errors()
-            )
-        )
-        raise ConfigError(f"{path}: {problems[:1].lower()}{problems[1:]}; got {value!r}") from None
+        problems = [
+            # In a config, a Sequence is written as a list.
+            detail["msg"]
+            .replace("an instance of Sequence", "a valid list, as in [1,5]")
+            .replace("a valid tuple", "a valid list, as in [1,5]")
+            for detail in error.errors()
+        ]
+        raise ConfigError(f"{path}: {_alternatives(problems)}; got {value!r}") from None
+
+
+def _alternatives(problems: Iterable[str]) -> str:
+    """Join pydantic's messages about the types of a union, without its repeated beginning.
+
+    >>> _alternatives(["Input should be a valid string", "Input should be a valid dictionary"])
+    'input should be a valid string or a valid dictionary'
+    """
+    first, *others = dict.fromkeys(f"{problem[:1].lower()}{problem[1:]}" for problem in problems)
+    beginning = "input should be "
+    if first.startswith(beginning):
+        others = [other.removeprefix(beginning) for other in others]
+    *listed, last = first, *others
+    return f"{', '.join(listed)} or {last}" if listed else last
 
 
 def _without_tensor(annotation: Any) -> Any:

@@ -64,14 +64,15 @@ def _installed_font(block: int) -> FreeTypeFont | None:
             return ImageFont.truetype(line.strip().rstrip(": "), SIZE)
         except OSError:  # a font of bitmaps in other sizes, such as one of coloured emoji
             continue
-    _warn_of_boxes()
+    _warn_of_boxes(is_searched=found.returncode is not None)
     return None
 
 
 @cache
-def _warn_of_boxes() -> None:
-    warnings.warn(
-        "attention maps show boxes for characters that no installed font has; install one, such "
-        "as Noto Sans CJK",
-        stacklevel=2,
+def _warn_of_boxes(is_searched: bool) -> None:
+    reason = (
+        "no installed font has; install one, such as Noto Sans CJK"
+        if is_searched
+        else "the default font lacks: fontconfig, which finds other fonts, is not installed"
     )
+    warnings.warn(f"attention maps show boxes for characters that {reason}", stacklevel=2)

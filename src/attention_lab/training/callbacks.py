@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import combinations
 
+import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
@@ -82,8 +83,12 @@ def _check_kind(
             raise ConfigError(f"{path}: {kind.__name__} cannot be used; {remedy}")
     if issubclass(kind, AveragedWeights) and trainer["strategy"] == "fsdp":
         raise ConfigError(f"{path}: cannot average weights with trainer.strategy=fsdp")
-    watches_cpu = issubclass(kind, DeviceStatsMonitor) and node.get("cpu_stats") is not False
-    if watches_cpu and find_spec("psutil") is None:
+    if issubclass(kind, DeviceStatsMonitor) and find_spec("psutil") is None:
+        watches_cpu = node.get("cpu_stats")
+        if watches_cpu is None:
+            watches_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
+        if not watches_cpu:
+            return
         raise ConfigError(
             f"{path}: needs psutil; pip install 'attention-lab[device_stats]', or set "
             "cpu_stats=false to watch GPUs only"

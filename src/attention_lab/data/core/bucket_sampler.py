@@ -60,10 +60,9 @@ class BucketBatchSampler(DistributedSampler[Tensor]):
         self._accumulated, self._repeats = accumulate_grad_batches, repeats_epoch
         parts = self.num_replicas * accumulate_grad_batches
         if len(lengths) < parts:
+            processes = f"{self.num_replicas} process{'es' if self.num_replicas > 1 else ''}"
             each = f", {accumulate_grad_batches} batches each" if parts > self.num_replicas else ""
-            raise ValueError(
-                f"{len(lengths)} examples are too few for {self.num_replicas} processes{each}"
-            )
+            raise ValueError(f"{len(lengths)} examples are too few for {processes}{each}")
         self._lengths = lengths.numpy()
         wanted = ceil(len(lengths) / (batch_size * parts))
         self._steps = min(wanted, len(lengths) // parts)

@@ -181,7 +181,7 @@ def _danger(file: BinaryIO) -> str | None:
                 return "is compressed, as torch never writes it; not loaded"
             if sum(member.file_size for member in members) > size:
                 return f"claims to hold more than its {size} bytes; not loaded"
-                # torch ignores case in the name of its pickle.
+            # torch ignores case in the name of its pickle.
             named = [it for it in members if it.filename.lower().endswith("data.pkl")]
             pickles = [archive.read(it) for it in named]
         # A pickle can create a bytearray of any size from a number. torch loads no other such
