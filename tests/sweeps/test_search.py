@@ -220,6 +220,31 @@ def test_a_study_on_disk_is_resumed_by_the_same_command(
     assert more == search("hydra.sweeper.n_trials=8")[0][6:]
 
 
+def test_the_same_command_launches_failed_trials_of_a_study_again(
+    optuna: Any, search: Search, tmp_path: Path
+) -> None:
+    """Later trials are drawn as if none had failed before; a result is recorded once."""
+    again, stored = f"hydra.sweep.dir={tmp_path}/again", f"sqlite:///{tmp_path}/study.db"
+    resumed = (f"hydra.sweeper.storage={stored}", again, "hydra/sweeper/sampler=random")
+    whole, _ = search("hydra/sweeper/sampler=random", "hydra.sweeper.n_trials=6")
+
+    def failing(trial: Mapping[str, float]) -> float | None:
+        return None if trial in whole[1:3] else bowl(trial)
+
+    def failing_again(trial: Mapping[str, float]) -> float | None:
+        return None if trial == whole[1] else bowl(trial)
+
+    four = "hydra.sweeper.n_trials=4"
+    assert search(*resumed, four, value=failing)[0] == whole[:4]
+    assert search(*resumed, four, value=failing_again)[0] == whole[1:3]
+    assert search(*resumed, four)[0] == [whole[1]]
+    assert search(*resumed, four)[0] == []
+    assert search(*resumed, "hydra.sweeper.n_trials=6")[0] == whole[4:]
+    study = optuna.load_study(study_name="again", storage=stored)
+    complete = [trial.params for trial in study.trials if trial.value is not None]
+    assert sorted(map(str, complete)) == sorted(map(str, whole))
+
+
 def test_a_grid_draws_every_combination_once(search: Search) -> None:
     space = ("optimizer.lr=choice(0.1,0.2,0.3)", "model.dropout=range(0,0.3,0.1)")
     trials, found = search("hydra/sweeper/sampler=grid", *space)

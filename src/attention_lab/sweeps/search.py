@@ -20,7 +20,7 @@ from optuna.distributions import (
 )
 from optuna.exceptions import OptunaError
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import PositiveInt
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -35,6 +35,8 @@ RESULTS = "optimization_results.yaml"
 SAMPLER = "hydra.sweeper.sampler"
 #: The attribute of a trial that names the directory of its sweep.
 SWEEP = "sweep"
+#: The attribute of a trial that holds the number of the failed trial whose second run it records.
+RETRY_OF = "retry_of"
 
 #: Runs jobs, given the overrides of each.
 Launch = Callable[[list[list[str]]], list[JobReturn]]
@@ -64,7 +66,8 @@ class Search:
     """The trials of one sweep's directory, in a study that may hold other trials, too.
 
     A trial depends on the seed, on its number and on the results before its batch, so the same
-    command draws the same trials. Those in a database that were interrupted are launched again.
+    command draws the same trials. Those in a database that failed or were interrupted are launched
+    again; the sweep decides which failed runs it runs again.
 
     Args:
         options: of the search.
@@ -101,6 +104,7 @@ class Search:
         Raises:
             ValueError: if a trial cannot work; a new database is removed then.
         """
+        self._launch_failed(launch)
         while trials := self._next_batch():
             try:
                 returns = launch([self._overrides(trial) for trial in trials])
@@ -131,20 +135,39 @@ class Search:
                 )
         return study
 
-    def _own(self, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    def _launch_failed(self, launch: Launch) -> None:
+        """Launch the trials that failed in an earlier command, and record those that have a result.
+
+        Optuna does not change a failed trial, so the result is a trial of its own.
+        """
+        own = self._own(self.study)
+        retried = {trial.user_attrs.get(RETRY_OF) for trial in own}
+        failed = [it for it in own if it.state == TrialState.FAIL and it.number not in retried]
+        returns = launch([self._overrides(trial) for trial in failed]) if failed else []
+        for trial, returned in zip(failed, returns, strict=True):
+            if returned.return_value is not None:
+                retry = create_trial(
+                    value=returned.return_value,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    user_attrs={**trial.user_attrs, RETRY_OF: trial.number},
+                )
+                self.study.add_trial(retry)
+
+    def _own(self, study: optuna.Study) -> list[FrozenTrial]:
         """The trials of this sweep."""
         place = str(self.directory)
         return [trial for trial in study.trials if trial.user_attrs.get(SWEEP) == place]
 
     def _next_batch(self) -> list[Trial]:
         """The interrupted trials, else new ones; none if there are enough."""
-        own = self._own(self.study)
+        own = _drawn(self._own(self.study))
         if interrupted := [trial for trial in own if not trial.state.is_finished()]:
             return [Trial(self.study, trial._trial_id) for trial in interrupted]
         limit = self.options.n_trials
         if self._grid:
             limit = min(limit, prod(map(len, self._grid.values())))
-        self.study.sampler = self._sampler(len(self.study.trials))
+        self.study.sampler = self._sampler(len(_drawn(self.study.trials)))
         trials = [self._ask() for _ in range(min(self.options.n_jobs, limit - len(own)))]
         if self._grid:  # it would stop a loop of Optuna's after its last point; there is none
             self.study.sampler = RandomSampler()
@@ -170,13 +193,18 @@ class Search:
     def _is_grid(self) -> bool:
         return str(self.options.sampler.get("_target_")).endswith(".GridSampler")
 
-    def _overrides(self, trial: Trial) -> list[str]:
+    def _overrides(self, trial: Trial | FrozenTrial) -> list[str]:
         return [*(f"{key}={spelt(value)}" for key, value in trial.params.items()), *self.fixed]
 
     def _tell(self, trial: Trial, returned: JobReturn) -> None:
         value = returned.return_value
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
         self.study.tell(trial, value, state)
+
+
+def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials without the second runs of failed ones."""
+    return [trial for trial in trials if RETRY_OF not in trial.user_attrs]
 
 
 def distribution(override: Override) -> BaseDistribution:
