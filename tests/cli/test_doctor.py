@@ -137,7 +137,7 @@ def test_the_mode_of_wandb_is_that_of_a_run(
     monkeypatch.setattr("attention_lab.tracking.wandb_logger.server_problem", lambda _: None)
     assert found(command)["W&B"].startswith("  online: logged in to https://")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert found(command)["W&B"].startswith("  off: WANDB_MODE=disabled")
+    assert found(command)["W&B"].startswith("  disabled: WANDB_MODE=disabled")
     monkeypatch.setenv("WANDB_MODE", "ofline")
     assert "did you mean offline?" in found(command, code=1)["W&B"]
 

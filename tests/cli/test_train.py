@@ -178,7 +178,7 @@ WRONG = {
     "sweep.retry=[x]": "sweep.retry=x: only failed or diverged runs can be run again",
     "+sweep.nope=3": "sweep.nope: there is no such key; available: zip",
     "hydra.launcher.parallel=x": "hydra.launcher.parallel: input should be a valid integer; got",
-    "logger.wandb.project=": "logger.wandb.project: is empty; name a W&B project",
+    "logger=wandb logger.wandb.project=": "logger.wandb.project: is empty; name a W&B project",
     "--config-dir=": "--config-dir: needs the path of a directory",
     f"seed={'9' * 5000}": "seed=999",
     "--nosuch": "--nosuch: no such flag; see `attention-lab train --help`",
