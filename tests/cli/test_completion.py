@@ -36,6 +36,13 @@ from tests.cli.test_command import HEAVY, imported_by
         ("train optimizer=sgd optimizer.mom", {"optimizer.momentum="}),
         ("train attention=top_k", set()),
         ("train attention/normalizer=top", {"attention/normalizer=top_k"}),
+        ("train callbacks=[em", {"callbacks=[ema"}),
+        ("train callbacks=[ema,lr", {"callbacks=[ema,lr_monitor"}),
+        (
+            "train callbacks=[ema,lr_monitor] callbacks.",
+            {"callbacks.ema.", "callbacks.lr_monitor."},
+        ),
+        ("train callbacks=[ema,lr_monitor] callbacks.l", {"callbacks.lr_monitor."}),
         ("train sweep.z", {"sweep.zip="}),
         ("train se", {"seed="}),
         ("train --dr", {"--dry-run"}),
@@ -89,7 +96,9 @@ def test_a_real_shell_completes(shell: str, tmp_path: Path) -> None:
         "train -m seed=0,1 attention=none,addi": "train -m seed=0,1 attention=none,additive",
         "report a_f": "report a_file",
     }.items():
-        assert _completed(shell, typed, tmp_path) == completed
+        assert _completed(shell, typed, tmp_path).rstrip() == completed
+    if shell == "bash":
+        assert _completed(shell, "report a_f", tmp_path) == "report a_file "
 
 
 def _completed(shell: str, typed: str, home: Path) -> str:
@@ -112,7 +121,7 @@ def _completed(shell: str, typed: str, home: Path) -> str:
         time.sleep(1.5)
         os.write(terminal, b"\x01echo '<\x05>'\n")  # at the start and the end of the line
         found = _read_until(terminal, r"\n<attention-lab ([^<>]*)>\r")
-        return found[1].rstrip()
+        return found[1]
     finally:
         os.close(terminal)
         os.waitpid(child, 0)

@@ -4,6 +4,7 @@ Hydra's own completion composes the config at each key press, and cannot complet
 subcommands. This reads the YAML files of the chosen options only.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +36,8 @@ _attention_lab() {
     if [[ $word == *[=:]* && $COMP_WORDBREAKS == *=* ]]; then
         COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*[=:]}"}"}")
     fi
-    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} != *[=./] ]] || compopt -o nospace
+    (( ${#COMPREPLY[@]} )) && [[ ${#COMPREPLY[@]} != 1 || ${COMPREPLY[0]} == *[=./] ]] &&
+        compopt -o nospace
 }
 complete -o default -F _attention_lab attention-lab""",
     "zsh": """\
@@ -107,12 +109,11 @@ def _overrides(before: Sequence[str], word: str) -> Iterator[str]:
     mark = "+" if word.startswith("+") else ""
     key, is_value, value = word.removeprefix(mark).partition("=")
     if is_value:
-        earlier, comma, last = value.rpartition(",")
+        last = re.split(r"[\[,]", value)[-1]
+        earlier = value.removesuffix(last)
         group = key.partition("@")[0]
         options = group_options(group, extra) if group in groups else {}
-        yield from (
-            f"{mark}{key}={earlier}{comma}{name}" for name in options if name.startswith(last)
-        )
+        yield from (f"{mark}{key}={earlier}{name}" for name in options if name.startswith(last))
         return
     for name in (*groups, *_keys(before, extra)):
         if name.startswith(key) and not name.endswith("."):
@@ -138,8 +139,8 @@ def _keys(before: Sequence[str], extra: Path | None) -> Iterator[str]:
         if isinstance(default, Mapping):
             chosen |= default
     for group, default in chosen.items():
-        option = (value_of(group, before) or str(default)).partition(",")[0]
-        file = group_options(group, extra).get(option)
-        if file is not None and group != "experiment":
-            for key in mechanism_keys(file) if group == "attention" else option_keys(file):
-                yield f"{group.replace('/', '.')}.{key}"
+        options = group_options(group, extra) if group != "experiment" else {}
+        for option in (value_of(group, before) or str(default)).strip("[]").split(","):
+            if (file := options.get(option)) is not None:
+                for key in mechanism_keys(file) if group == "attention" else option_keys(file):
+                    yield f"{group.replace('/', '.')}.{key}"
