@@ -154,6 +154,7 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
         "git_revision",
         "versions",
         "command",
+        "debug",
         "error",
         "progress",
     }
@@ -289,7 +290,9 @@ def test_a_run_that_has_not_finished_resumes(tmp_path: Path, ending: Any) -> Non
     first.close()
     before = read(tmp_path)
     for times in (1, 2):
-        again = RunRecord(unchecked(CONFIG | {"logger": "another"}, tmp_path, ["second"]))
+        again = RunRecord(
+            unchecked(CONFIG | {"logger": {"wandb": "another"}}, tmp_path, ["second"])
+        )
         assert again.is_resumed
         after = read(tmp_path)
         assert (after["status"], after["error"], after["finished"]) == ("running", None, None)

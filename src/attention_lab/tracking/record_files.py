@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import yaml
 
+from attention_lab.config.validate import SECTIONS, SECTIONS_OF_MANY
 from attention_lab.tracking.record_schema import (
     SCHEMA_VERSION,
     VERSION_KEY,
@@ -77,7 +78,7 @@ def json_text(record: Mapping[str, Any]) -> str:
 def _check_is_data(path: Path, config: Mapping[str, Any]) -> None:
     """Raise UnreadableRecord if a config has a section that controls Hydra."""
     for key, value in config.items():
-        if key not in ("seed", VERSION_KEY) and not isinstance(value, Mapping):
+        if key in (*SECTIONS, *SECTIONS_OF_MANY) and not isinstance(value, Mapping):
             raise UnreadableRecord(
                 path, f"has {key}: {value!r:.80}, which must hold keys and values"
             )
