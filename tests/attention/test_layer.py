@@ -204,7 +204,7 @@ def test_options_have_names() -> None:
         ({"normalizer": lambda: 3}, "normalizer must return a Normalizer, but returned 3"),
         ({"score": "scaled_dot_product"}, "score='scaled_dot_product'.*use score=ScaledDotProduct"),
         ({"positions": "rotray"}, "positions='rotray'.*use positions=Rotary"),
-        ({"score": "elu"}, "score='elu': must be a Score class.*there is "),
+        ({"score": "elu"}, "score='elu': must be a Score class.*available: "),
         ({"mask": "causal"}, r"mask='causal': must be a Mask; use mask=Causal\(\)"),
         ({"mask": Causal}, r"mask=Causal: must be a Mask; use mask=Causal\(\)"),
     ],

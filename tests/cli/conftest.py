@@ -48,6 +48,7 @@ def command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.delenv("COLUMNS", raising=False)  # parallel tests have it: lines would be wrapped
 
     def run(*arguments: str) -> Answer:
         capsys.readouterr()
