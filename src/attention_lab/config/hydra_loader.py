@@ -5,6 +5,7 @@ has no setting for its loader. This module is the only one that imports Hydra's 
 modules; tests/config/test_hydra_loader.py fails if they change.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from attention_lab.config.compose import WrongCommand
 from attention_lab.config.hydra_section import check, check_choices
 from attention_lab.config.option_files import check_content, file_errors
+from attention_lab.config.overrides import DIRECTORY_VARIABLE
 from attention_lab.spelling import closest
 
 
@@ -97,7 +99,7 @@ class _Repository(ConfigRepository):
 
 
 def check_flags(arguments: Sequence[str]) -> None:
-    """Raise WrongCommand if Hydra's parser would reject the flags of a command."""
+    """Raise WrongCommand if a flag is invalid, or names a config directory that does not exist."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -109,5 +111,10 @@ def check_flags(arguments: Sequence[str]) -> None:
         raise WrongCommand(f"{problem}; {hint}")
 
     parser.error = refuse  # type: ignore[method-assign]
-    if parser.parse_args(arguments).config_dir == "":
+    directory = parser.parse_args(arguments).config_dir
+    if directory == "":
         raise WrongCommand("--config-dir: needs the path of a directory")
+    if directory is not None and not Path(directory).is_dir():
+        is_variable = directory == os.environ.get(DIRECTORY_VARIABLE)
+        source = f"{DIRECTORY_VARIABLE}=" if is_variable else "--config-dir "
+        raise WrongCommand(f"{source}{directory}: no such directory")
