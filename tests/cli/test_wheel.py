@@ -75,4 +75,4 @@ def test_the_console_script_is_the_same_command(tmp_path: Path) -> None:
     if not os.access(script, os.X_OK):
         pytest.skip("the package is not installed in this environment")
     answer = fresh("-c", f"import subprocess; subprocess.run([{str(script)!r}])", cwd=tmp_path)
-    assert answer.out.startswith("Compare attention mechanisms")
+    assert answer.out.startswith("Train models with different attention mechanisms")

@@ -116,8 +116,9 @@ def test_one_file_and_one_yaml_are_enough(package: Path) -> None:
         return done.stdout
 
     listed = run("attention_lab", "list", "attention", "--config-dir", "conf")
-    assert "cannot be used" not in listed
-    assert "w = factor" in listed
+    shown = run("attention_lab", "list", "attention", "my_mechanism", "--config-dir", "conf")
+    assert "cannot be used" not in shown
+    assert "w factor" in shown
     contract = ("pytest", "-v", "-p", "no:cacheprovider", "--pyargs", "attention_lab.contract")
     tests = "(test_own_mask or test_every_argument or test_hidden_keys) and my_"
     checked = run(*contract, "--attention-lab-config-dir", "conf", "-k", tests)

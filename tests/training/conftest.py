@@ -154,6 +154,7 @@ def with_progress_bar(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     """The config of a run that shows its progress on a terminal."""
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(fit, "sys", terminal)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then draws on a stdout that is no terminal
     return config | {"trainer": {**config["trainer"], "enable_progress_bar": True}}
 
 

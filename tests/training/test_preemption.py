@@ -127,8 +127,7 @@ def test_a_run_that_resumes_with_a_validation_shows_a_progress_bar(
     train_until_preempted(config, tmp_path / "run")
     capsys.readouterr()
     train(config, tmp_path / "run", [])
-    # With max_steps=10 no step is left, and Lightning shows no bar.
-    assert ("Epoch 0/1" in capsys.readouterr().out) == (max_steps is None)
+    assert "elapsed" in capsys.readouterr().out
     assert_identical(tmp_path / "run", tmp_path / "whole" / "run")
 
 

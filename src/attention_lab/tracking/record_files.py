@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import yaml
 
-from attention_lab.config.validate import SECTIONS, SECTIONS_OF_MANY
 from attention_lab.tracking.record_schema import (
     SCHEMA_VERSION,
     VERSION_KEY,
@@ -26,6 +25,8 @@ from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRe
 MAX_DEPTH = 64
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
+#: Sections of a run's config that commands read.
+_READ_SECTIONS = ("attention", "model", "data", "task", "optimizer", "trainer", "logger")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # libyaml's parser takes a tenth of the time, where PyYAML was built with it. Both are safe loaders.
@@ -78,7 +79,7 @@ def json_text(record: Mapping[str, Any]) -> str:
 def _check_is_data(path: Path, config: Mapping[str, Any]) -> None:
     """Raise UnreadableRecord if a config has a section that controls Hydra."""
     for key, value in config.items():
-        if key in (*SECTIONS, *SECTIONS_OF_MANY) and not isinstance(value, Mapping):
+        if key in _READ_SECTIONS and not isinstance(value, Mapping):
             raise UnreadableRecord(
                 path, f"has {key}: {value!r:.80}, which must hold keys and values"
             )

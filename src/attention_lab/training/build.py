@@ -184,16 +184,19 @@ def _check_precision(options: TrainerOptions) -> None:
 def _check_limits(data: SplitDataModule[Any], options: TrainerOptions) -> None:
     """Raise ValueError if a fraction of the batches of a split is less than one batch."""
     processes, accumulated = options.devices * options.num_nodes, options.accumulate_grad_batches
-    limits = {
-        "limit_train_batches": data.batches_per_epoch(processes, accumulated),
-        "limit_val_batches": data.batches_per_epoch(processes, 1, "validation"),
-        "limit_test_batches": data.batches_per_epoch(1, 1, "test"),
-        "overfit_batches": data.batches_per_epoch(processes, accumulated),
+    batches_of = {
+        "limit_train_batches": (processes, accumulated, "train"),
+        "limit_val_batches": (processes, 1, "validation"),
+        "limit_test_batches": (1, 1, "test"),
+        "overfit_batches": (processes, accumulated, "train"),
     }
-    for name, batches in limits.items():
-        if limited_batches(batches, getattr(options, name)) < 1:
-            limit = getattr(options, name)
-            raise ValueError(f"trainer.{name}={limit}: is less than 1 of {batches} batches")
+    for name, which in batches_of.items():
+        limit = getattr(options, name)
+        # Without a fraction, nothing is read: test data stays unread before training ends.
+        if isinstance(limit, float) and 0 < limit < 1:
+            batches = data.batches_per_epoch(*which)
+            if limited_batches(batches, limit) < 1:
+                raise ValueError(f"trainer.{name}={limit}: is less than 1 of {batches} batches")
 
 
 def _check_lengths(model: Network, data: SplitDataModule[Any], longest_generated: int) -> None:
