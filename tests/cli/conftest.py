@@ -1,6 +1,7 @@
 """Helpers that run the command: in this process, which is fast, or in a new process."""
 
 import io
+import logging
 import os
 import shutil
 import subprocess
@@ -52,10 +53,14 @@ def command(
 
     def run(*arguments: str) -> Answer:
         capsys.readouterr()
+        handlers, level = list(logging.root.handlers), logging.root.level
         try:
             code = main(arguments)
         except SystemExit as stop:  # argparse
             code = stop.code if isinstance(stop.code, int) else 1
+        finally:  # Hydra's handlers write to a captured stream that is closed after the test
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
         return Answer(code, *capsys.readouterr())
 
     return run
