@@ -75,8 +75,8 @@ class AttentionLayer(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         """Let ``inspect.signature`` list the shared options in place of ``**layer``."""
         super().__init_subclass__()
-        # inspect reads this attribute, which the type of a class does not declare.
-        cls.__signature__ = _full_signature(cls)  # type: ignore[attr-defined]
+        # `type` does not declare this attribute, which inspect.signature reads.
+        cls.__signature__ = _full_signature(cls)  # type: ignore[attr-defined]  # as above
 
     def __init__(
         self,

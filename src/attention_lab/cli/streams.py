@@ -18,7 +18,8 @@ def prepare_streams() -> None:
         sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115  # open until the process ends
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w", encoding="utf-8"))  # noqa: SIM115
+            stream = open(number, "w", encoding="utf-8")  # noqa: SIM115  # as above
+            setattr(sys, name, stream)
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

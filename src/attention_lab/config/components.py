@@ -52,7 +52,7 @@ def check_node(
     Args:
         path: the component's path in the config, for messages.
         node: the component's node.
-        kind: the base class that the component must have, or several of which it must have one.
+        kind: the required base class, or a tuple of allowed base classes.
         given: the arguments that the program can give; None means all positional ones.
 
     Raises:
@@ -204,7 +204,7 @@ def _check_part(path: str, node: Config, annotation: Any) -> None:
     is_union = get_origin(annotation) in (Union, UnionType)
     for member in get_args(annotation) if is_union else (annotation,):
         if member == Mapping[str, float] or get_origin(member) is dict:
-            check_value(path, dict(node), dict[get_args(member)])  # type: ignore[misc]
+            check_value(path, dict(node), GenericAlias(dict, get_args(member)))
             return
         if get_origin(member) is Mapping and "_target_" not in node:
             for name, inner in node.items():

@@ -110,7 +110,7 @@ def check_flags(arguments: Sequence[str]) -> None:
         problem = f"{unknown}: no such flag" if unknown else message
         raise WrongCommand(f"{problem}; {hint}")
 
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign]  # Hydra makes it, so no subclass can
     directory = parser.parse_args(arguments).config_dir
     if directory == "":
         raise WrongCommand("--config-dir: needs the path of a directory")

@@ -57,7 +57,7 @@ NO_NAME = re.compile(
     r"\s*(null|true|false|[-+]?\d[\d_]*|[-+]?[\d._]+(e[-+]?\d+)?|[-+]?inf|nan|\{.*\}|\[.*[\W\d].*\])?\s*",
     re.DOTALL | re.IGNORECASE,
 )
-#: The groups of which several options can be chosen at once.
+#: Groups in which several options can be chosen: ``callbacks=[ema,lr_monitor]``.
 COMBINED_GROUPS = ("experiment", "callbacks", "logger")
 REMEDY = "leave it out"
 #: The most digits of a number; Python reads at most 4300.

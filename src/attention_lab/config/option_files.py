@@ -59,7 +59,7 @@ def check_content(content: Any) -> None:
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """What is wrong with a YAML file, to follow its name."""
+    """Describe the error in a YAML file, as the part of a message after the file's name."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         problem = _NOT_TEXT if error.problem == "found unhashable key" else error.problem
         return f", line {error.problem_mark.line + 1}: {problem or error.context}"

@@ -50,7 +50,7 @@ def base_class(section: str) -> type:
 
 
 def base_classes(section: str) -> tuple[type, ...]:
-    """The base classes of which a component of a section of many must have one."""
+    """The allowed base classes of the components in a section that holds several by name."""
     return tuple(cast(type, import_object(name)) for name in SECTIONS_OF_MANY[section])
 
 

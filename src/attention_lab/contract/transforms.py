@@ -161,7 +161,7 @@ def check_meta_device(make: Make, make_on_meta: Make) -> None:
     padded = Padding(valid) if mask is None else mask & Padding(valid)
     try:
         layer(x, mask=padded, need_weights=layer.info.weights).output.sum().backward()
-    except RuntimeError as error:  # NotImplementedError is one
+    except RuntimeError as error:  # also its subclass NotImplementedError
         raise AssertionError(f"cannot be run on the meta device: {error}") from error
     layer = layer.to_empty(device=device_of(expected))
     with torch.no_grad():

@@ -39,7 +39,7 @@ Start = Callable[[RunSpec, str | None], BaseProcess]
 
 
 def job_starter(threads: int) -> Start:
-    """A function that starts jobs in processes of their own.
+    """A function that starts each job in a separate process.
 
     Args:
         threads: CPU threads of each job.

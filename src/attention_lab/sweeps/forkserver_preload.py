@@ -5,10 +5,10 @@ Jobs are forked with these modules loaded: the imports are needed, although noth
 
 import gc
 
-import matplotlib.backends.backend_agg  # noqa: F401
-import torch.utils.serialization  # noqa: F401
+import matplotlib.backends.backend_agg  # noqa: F401  # maps are drawn with it
+import torch.utils.serialization  # noqa: F401  # checkpoints are saved with it
 
-import attention_lab.sweeps.forkserver  # noqa: F401
+import attention_lab.sweeps.forkserver  # noqa: F401  # imports the packages that train
 from attention_lab.tracking.code_version import code_version
 from attention_lab.tracking.viewer import template
 

@@ -1,4 +1,4 @@
-"""The jobs of a grid: combinations of swept values, zipped keys, and grids of their own."""
+"""The jobs of a grid sweep: the combinations of swept values, zipped keys and parameter grids."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def _values(overrides: Sequence[Override]) -> Values:
 
 
 def _axes(values: Values, zips: Sequence[Sequence[str]]) -> list[list[list[str]]]:
-    """What multiplies: the values of each key, or those of zipped keys together."""
+    """The axes of the grid: one for each key, and one for the keys of each zip together."""
     axes = []
     for key in values:
         zipped = next((keys for keys in zips if key in keys), [key])

@@ -66,8 +66,8 @@ def merge_equal(jobs: Iterable[RunSpec]) -> Iterator[RunSpec]:
         mine, its = dict(flatten(job.config.record)), dict(flatten(equal.config.record))
         if differing := [key for key in {**its, **mine} if mine.get(key) != its.get(key)]:
             raise ConfigError(
-                f"{differing[0]}: cannot be swept, as it changes no result; start a sweep for each "
-                "value, with a hydra.sweep.dir of its own"
+                f"{differing[0]}: cannot be swept, as it changes no result; start one sweep for "
+                "each value, each with another hydra.sweep.dir"
             )
         yield replace(job, directory=equal.directory)
 

@@ -138,7 +138,7 @@ class Search:
     def _launch_failed(self, launch: Launch) -> None:
         """Launch the trials that failed in an earlier command, and record those that have a result.
 
-        Optuna does not change a failed trial, so the result is a trial of its own.
+        Optuna cannot change a failed trial, so the result is added as a new trial.
         """
         own = self._own(self.study)
         retried = {trial.user_attrs.get(RETRY_OF) for trial in own}

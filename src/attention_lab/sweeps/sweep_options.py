@@ -1,4 +1,4 @@
-"""The section ``sweep`` of a config: which jobs run again, and what is tuned before they run."""
+"""The options of the config's section ``sweep``: retries, the failure limit, and tuning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

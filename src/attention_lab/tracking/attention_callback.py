@@ -54,7 +54,7 @@ class AttentionMapCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it, undeclared
         batch = trainer.strategy.batch_to_device(data.probe(self.examples))
         # All ranks compute the maps, as each may hold a shard of the model; rank 0 writes them.
         maps = attention_maps(pl_module, batch, data.position_labels(batch), trainer.global_step)

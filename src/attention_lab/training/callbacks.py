@@ -77,7 +77,7 @@ def may_stop_early(kinds: Iterable[type]) -> bool:
 def _check_kind(
     path: str, kind: type[Callback], node: Mapping[str, object], trainer: Mapping[str, object]
 ) -> None:
-    """Raise ConfigError if a callback cannot be used, or lacks what it needs."""
+    """Raise ConfigError if a callback is not supported, or its package is not installed."""
     for refused, remedy in REFUSED.items():
         if issubclass(kind, refused) and not issubclass(kind, AveragedWeights):
             raise ConfigError(f"{path}: {kind.__name__} cannot be used; {remedy}")

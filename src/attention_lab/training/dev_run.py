@@ -1,4 +1,4 @@
-"""Lightning's ``fast_dev_run``: a few batches of each split, of which nothing is recorded."""
+"""Lightning's ``fast_dev_run``: run a few batches of each split, and record nothing."""
 
 from pathlib import Path
 

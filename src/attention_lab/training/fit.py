@@ -98,7 +98,7 @@ def fit(
 
 
 def _start(run: BuiltRun, trainer: Trainer) -> Iterator[str]:
-    """Yield the lines that say what is trained, for how long and where."""
+    """Yield the first lines of a training: its length, parameters, devices and batch size."""
     data, processes, accumulated = run.data, trainer.world_size, trainer.accumulate_grad_batches
     batches = data.batches_per_epoch(processes, accumulated)
     stops_early = may_stop_early(map(type, run.callbacks))

@@ -42,7 +42,7 @@ class ValidateAtLastStep(Callback):
 
 
 class ValidateBetweenSteps(Callback):
-    """Postpones what is due between accumulated batches until their optimizer step is taken.
+    """Postpones validations and stops between accumulated batches until after the optimizer step.
 
     Lightning would validate, or stop, with gradients that no checkpoint holds.
     """

@@ -30,7 +30,7 @@ def make_strategy(name: str, processes: int, accumulates: bool) -> Strategy | Li
     Args:
         name: "fsdp", or one that means DDP.
         processes: the number of all processes.
-        accumulates: whether a step has several batches, most of which are not synchronized.
+        accumulates: whether gradients are accumulated; DDP then synchronizes only the last batch.
     """
     if not process_group.is_distributed():
         return "auto"

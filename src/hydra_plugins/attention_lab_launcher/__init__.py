@@ -108,7 +108,7 @@ class SweepLauncher(Launcher):
 
 
 class IsolatedLauncher(SweepLauncher):
-    """Runs each job in a process of its own, with :class:`~.local_executor.Resources`."""
+    """Runs each job in a separate process, with :class:`~.local_executor.Resources`."""
 
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
         from attention_lab.sweeps.local_executor import Resources, check_here, run_jobs

@@ -25,7 +25,7 @@ class TrainingDataLoader(DataLoader[BatchT]):
         #: Functions called before each batch is fetched, after the previous training step.
         self.before_each: list[Callable[[], None]] = []
 
-    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]  # torch declares its own class
+    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]  # torch declares a narrower type
         # Not a generator itself, so that the epoch begins with this call, not with the first batch.
         return self._with_callbacks(super().__iter__())
 

@@ -44,7 +44,7 @@ def metric_info(metric: str) -> MetricInfo:
 
 
 def with_unit(metric: str, value: float) -> str:
-    """A value of a metric as it is shown beside the metric's name.
+    """Format a value of a metric: rates in percent, others with four decimals.
 
     >>> with_unit("per", 0.1234), with_unit("loss", 1.5)
     ('12.34 %', '1.5000')

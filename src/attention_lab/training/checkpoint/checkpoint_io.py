@@ -192,7 +192,8 @@ def _danger(file: BinaryIO) -> str | None:
             for code, name, _ in pickletools.genops(each)
         )
     except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError):
-        # RuntimeError: an encrypted member, or (NotImplementedError) an unknown compression.
+        # zipfile raises RuntimeError for encrypted members, and its subclass NotImplementedError
+        # for unknown compression.
         return "is not an archive of torch's"
     return "holds a bytearray, which may be of any size; not loaded" if has_bytearray else None
 

@@ -97,7 +97,7 @@ def check_devices(config: RunConfig) -> tuple[int, int]:
         raise ConfigError("trainer.accelerator=gpu: no GPU is available; use trainer=cpu")
     on_gpus = accelerator != "cpu" and has_gpu()
     if process_group.world_size() > 1 and not on_gpus:
-        return devices, nodes  # each process may have an allocation of its own cores
+        return devices, nodes  # the launcher may allocate cores to each process
     number = max(1, torch.cuda.device_count()) if on_gpus else cores()
     if devices > number:
         available = counted(number, "GPU" if on_gpus else "CPU core")

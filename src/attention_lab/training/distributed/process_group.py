@@ -75,7 +75,7 @@ def initialized(make: Callable[[], T], accelerator: str) -> Iterator[T]:
     """
     if world_size() == 1:
         # Lightning may have been imported before the leftover variables were unset.
-        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning sets it so, too
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning sets it, undeclared
         yield make()
         return
     cluster = lightning_environment()
