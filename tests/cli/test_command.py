@@ -222,3 +222,39 @@ def test_list_refuses_a_config_dir_that_does_not_exist(command: Command) -> None
 def test_files_that_only_other_options_use_are_not_listed() -> None:
     assert (config_directory() / "attention" / "_layer.yaml").is_file()
     assert "_layer" not in group_options("attention")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1\n", "cannot be read: "),
+        (b"\xff\xfe\n", "cannot be read: "),
+        (b"3\n", "must hold keys and values"),
+        (b"defaults: 7\n", "must hold keys and values"),
+    ],
+)
+def test_list_names_a_users_damaged_file(
+    command: Command, tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "mine" / "attention" / "damaged.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert "damaged" in command("list", "attention", "--config-dir", "mine").out
+    answer = command("list", "attention", "damaged", "--config-dir", "mine")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert f"mine/attention/damaged.yaml: {message}" in answer.err
+
+
+def test_list_of_a_users_mechanism_shows_the_keys_of_a_shipped_layer(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "attention" / "score").mkdir(parents=True)
+    text = "# Mine\n_target_: mine.Score\n_partial_: true\nsize: 3\n"
+    (tmp_path / "mine" / "attention" / "score" / "own.yaml").write_text(text)
+    (tmp_path / "mine" / "attention" / "layered.yaml").write_text(
+        "# Mine\ndefaults: [_layer, {score: absent}, _self_]\ngate: true\n"
+    )
+    own = shown(command("list", "attention", "own", "--config-dir", "mine"))
+    assert {"attention.num_heads=1", "attention.score.size=3"} <= own.keys()
+    layered = shown(command("list", "attention", "layered", "--config-dir", "mine"))
+    assert {"attention.num_heads=1", "attention.gate=true", "cannot be used"} <= layered.keys()

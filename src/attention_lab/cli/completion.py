@@ -6,13 +6,14 @@ subcommands. This reads the YAML files of the chosen options only.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
 from attention_lab.cli import COMMANDS, DRY_RUN, fail
 from attention_lab.config.compose import config_directory, group_options
-from attention_lab.config.option_keys import mechanism_keys, option_keys
+from attention_lab.config.option_keys import option_keys
 from attention_lab.config.overrides import (
     FROM,
     OWN_DIRECTORY,
@@ -133,7 +134,7 @@ def _keys(before: Sequence[str], extra: Path | None) -> Iterator[str]:
     """The dotted keys of the config that the overrides so far choose."""
     home = config_directory()
     for name in ("settings", "train"):
-        yield from option_keys(home / f"{name}.yaml")
+        yield from option_keys("", home / f"{name}.yaml")
     chosen = {"hydra/launcher": "isolated", "hydra/sweeper": "grid"}
     for default in yaml.safe_load((home / "train.yaml").read_text("utf-8"))["defaults"]:
         if isinstance(default, Mapping):
@@ -142,5 +143,6 @@ def _keys(before: Sequence[str], extra: Path | None) -> Iterator[str]:
         options = group_options(group, extra) if group != "experiment" else {}
         for option in (value_of(group, before) or str(default)).strip("[]").split(","):
             if (file := options.get(option)) is not None:
-                for key in mechanism_keys(file) if group == "attention" else option_keys(file):
-                    yield f"{group.replace('/', '.')}.{key}"
+                with suppress(ValueError):  # the command will report a damaged file
+                    for key in option_keys(group, file):
+                        yield f"{group.replace('/', '.')}.{key}"

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
 from attention_lab.attention import AttentionLayer, MechanismInfo
 from attention_lab.config.components import check_node, create
 from attention_lab.config.compose import composed
@@ -18,12 +21,12 @@ def facts(name: str, extra: Path | None) -> list[tuple[str, str]]:
         name: the mechanism, an option of ``attention``.
         extra: the user's own config directory.
     """
-    node: dict[str, Any] = composed([], extra, f"attention/{name}").get("attention", {})
     try:
+        node: dict[str, Any] = composed([], extra, f"attention/{name}").get("attention", {})
         check_node(name, node, AttentionLayer)
         layer: AttentionLayer = create(node)(WIDTH)
-    except ValueError as error:  # a user's mechanism is invalid: the others are still shown
-        return [("cannot be used", str(error))]
+    except (ValueError, HydraException, OmegaConfBaseException) as error:  # a user's mechanism
+        return [("cannot be used", " ".join(str(error).split()))]
     return _facts(layer.info)
 
 

@@ -17,8 +17,8 @@ def facts(name: str, extra: Path | None) -> list[tuple[str, str]]:
         name: the dataset, an option of ``data``.
         extra: the user's own config directory.
     """
-    config = composed([f"data={name}"], extra)
     try:
+        config = composed([f"data={name}"], extra)
         check_node("data", config["data"], SplitDataModule)
         data: SplitDataModule[Any] = create(config["data"], (SplitDataModule,))
         data.setup()

@@ -12,7 +12,7 @@ from attention_lab.config.compose import (
     option_package,
     subgroups,
 )
-from attention_lab.config.option_keys import mechanism_keys, option_keys
+from attention_lab.config.option_keys import option_keys
 from attention_lab.config.overrides import DIRECTORY_VARIABLE
 from attention_lab.printing import echo, hanging
 from attention_lab.spelling import nearest
@@ -50,7 +50,10 @@ def run(arguments: Sequence[str]) -> int:
         if name not in options:
             return fail(f"{group}={name}: there is no such option{nearest(name, options)}", 2)
     for name in chosen.option:
-        _show(group, name, options[name], extra)
+        try:
+            _show(group, name, options[name], extra)
+        except ValueError as error:
+            return fail(str(error), 2)
     if chosen.option:
         return 0
     inside = [it for it in groups if it == group or it.startswith(f"{group}/")]
@@ -65,7 +68,7 @@ def _show(group: str, name: str, file: Path, extra: Path | None) -> None:
     """Print an option in full: its description, its keys, and the facts that only code knows."""
     echo(f"{group}={name}")
     echo(*hanging(option_description(file), "  "))
-    keys = mechanism_keys(file) if group == "attention" else option_keys(file)
+    keys = option_keys(group, file)
     package = option_package(group, file)
     path = f"{package}." if package else ""
     _columns((f"{path}{key}={value}", comment) for key, (value, comment) in keys.items())

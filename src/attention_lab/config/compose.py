@@ -66,7 +66,8 @@ def group_options(group: str, extra: Path | None = None) -> dict[str, Path]:
     ]
     # A stable sort: of several files with one name, the last folder and root take precedence.
     files.sort(key=lambda file: file.stem)
-    return {file.stem: file for file in files if not file.stem.startswith("_")}
+    named = (file for file in files if file.is_file() and not file.stem.startswith("_"))
+    return {file.stem: file for file in named}
 
 
 def subgroups(group: str, extra: Path | None = None) -> list[str]:
@@ -98,7 +99,7 @@ def add_score_mechanisms(extra: Path | None = None) -> None:
 
 def option_description(file: Path) -> str:
     """The description of an option: the first comment in its file."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# ") and not line.startswith("# @package"):
             return line.removeprefix("# ")
     return ""
@@ -106,7 +107,7 @@ def option_description(file: Path) -> str:
 
 def option_package(group: str, file: Path) -> str:
     """The path in the config of an option's keys: "attention.mask"; "" for a global option."""
-    header = re.search(r"^# @package (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    header = re.search(r"^# @package (\S+)", file.read_text("utf-8", "replace"), re.MULTILINE)
     package = header[1] if header else group.replace("/", ".")
     return "" if package == "_global_" else package
 

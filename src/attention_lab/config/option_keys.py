@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from attention_lab.config.compose import config_directory
 from attention_lab.config.flatten import flatten
 
 #: The comment at the end of a line ``key: value # comment``.
@@ -21,17 +22,27 @@ class OptionKey(NamedTuple):
     comment: str
 
 
-def option_keys(file: Path) -> dict[str, OptionKey]:
+def option_keys(group: str, file: Path) -> dict[str, OptionKey]:
     """The keys of an option and of the files in its defaults list, without ``_target_``.
 
+    A score that is chosen as a mechanism has the keys of the layer and those of the score.
+
     Args:
+        group: the config group, such as "attention"; "" for a primary config.
         file: the option's file.
+
+    Raises:
+        ValueError: in one line, if a file is not YAML that holds keys and values.
     """
-    text = file.read_text("utf-8")
-    content = yaml.safe_load(text) or {}
+    if group == "attention" and file.parent.name == "score":
+        score = {f"score.{name}": key for name, key in option_keys("attention/score", file).items()}
+        return option_keys(group, config_directory() / "attention" / "_layer.yaml") | score
+    text, content = _read(file)
     keys: dict[str, OptionKey] = {}
-    for prefix, part in _defaults(file, content.pop("defaults", [])):
-        keys |= {prefix + name: key for name, key in option_keys(part).items()}
+    for inner, part in _defaults(group, file, content.pop("defaults", None) or []):
+        prefix = f"{inner}." if inner else ""
+        found = option_keys(f"{group}/{inner}" if inner else group, part)
+        keys |= {prefix + name: key for name, key in found.items()}
     comments = dict(_COMMENT.findall(text))
     for path, value in flatten(content):
         name = path.rpartition(".")[2]
@@ -40,22 +51,27 @@ def option_keys(file: Path) -> dict[str, OptionKey]:
     return keys
 
 
-def mechanism_keys(file: Path) -> dict[str, OptionKey]:
-    """The keys of a mechanism; that of a score has the keys of the layer and of the score."""
-    if file.parent.name != "score":
-        return option_keys(file)
-    score = {f"score.{name}": key for name, key in option_keys(file).items()}
-    return option_keys(file.parents[1] / "_layer.yaml") | score
+def _read(file: Path) -> tuple[str, dict[Any, Any]]:
+    try:
+        text = file.read_text("utf-8")
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict) or not isinstance(content.get("defaults") or [], list):
+        raise ValueError(f"{file}: must hold keys and values, and defaults must be a list")
+    return text, content
 
 
-def _defaults(file: Path, defaults: list[Any]) -> Iterator[tuple[str, Path]]:
-    """The files in a defaults list that lie in the option's own group, with their packages."""
+def _defaults(group: str, file: Path, defaults: list[Any]) -> Iterator[tuple[str, Path]]:
+    """The files in a defaults list that lie in the option's group, with the groups inside it."""
     for default in defaults:
-        named = default.items() if isinstance(default, Mapping) else [("", default)]
-        for group, option in named:
-            part = file.parent / str(group) / f"{option}.yaml"
-            if part.is_file():
-                yield f"{group}." if group else "", part
+        for inner, option in default.items() if isinstance(default, Mapping) else [("", default)]:
+            name = Path(str(inner), f"{option}.yaml")
+            for folder in (file.parent, config_directory() / group):
+                if (part := folder / name) != file and part.is_file():
+                    yield str(inner), part
+                    break
 
 
 def _as_yaml(value: Any) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from attention_lab.config.compose import Group, WrongCommand, group_options, unresolved
 from attention_lab.config.flatten import walk
+from attention_lab.config.option_keys import option_keys
 from attention_lab.config.overrides import chosen_options, own_directory, value_of
 from attention_lab.config.trainer_arguments import REFUSED
 from attention_lab.spelling import closest, listed, nearest
@@ -108,11 +108,13 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     inside = (group for group in (*groups, launcher) if path.startswith(f"{group.path}."))
     for group in sorted(inside, key=lambda group: -len(group.path)):
         options, inner = group_options(group.name, extra), path.removeprefix(f"{group.path}.")
-        if owners := [option for option in options if inner in _keys_of_option(options[option])]:
+        if owners := [
+            option for option in options if inner in _keys_of_option(group.name, options[option])
+        ]:
             has = " or ".join(owners[:MAX_SUGGESTIONS])
             return f"{key}: {group} has no such key; {group.choice}={has} has it"
         if group == launcher:
-            hint = nearest(inner, _keys_of_option(options[launcher.option]))
+            hint = nearest(inner, _keys_of_option(launcher.name, options[launcher.option]))
             return f"{key}: {group} has no such key{hint}"
     return message + (_key_of_callback(path, config, extra) or _suggestion(path, config))
 
@@ -122,26 +124,19 @@ def _key_of_callback(path: str, config: Mapping[str, Any], extra: Path | None) -
     section, _, name = path.partition(".")
     if section == "trainer" and closest(name, _keys(config.get(section))) is None:
         for option, file in group_options("callbacks", extra).items():
-            if (key := f"{option}.{name}") in _keys_of_option(file):
+            if (key := f"{option}.{name}") in _keys_of_option("callbacks", file):
                 return f"; did you mean callbacks={option} callbacks.{key}?"
     return ""
 
 
-def _keys_of_option(file: Path) -> set[str]:
-    """The dotted keys of an option, including its groups and the files in its defaults list."""
+def _keys_of_option(group: str, file: Path) -> set[str]:
+    """The dotted keys of an option at every level; none if its file is damaged."""
     try:
-        content = yaml.safe_load(file.read_bytes())
-    except (yaml.YAMLError, OSError, RecursionError):
-        return set()  # an error in a file that the command may not use
-    if not isinstance(content, dict):
-        return set()
-    keys: set[str] = set()
-    for default in content.pop("defaults", None) or []:
-        if isinstance(default, Mapping):
-            keys |= {str(group) for group in default}
-        elif (parent := file.with_name(f"{default}.yaml")).is_file():
-            keys |= _keys_of_option(parent)
-    return keys | set(_keys(content))
+        keys = option_keys(group, file)
+    except ValueError:
+        return set()  # the command may not use this file
+    parts = (key.split(".") for key in keys)
+    return {".".join(each[:length]) for each in parts for length in range(1, len(each) + 1)}
 
 
 def _keys(config: Any) -> Iterator[str]:

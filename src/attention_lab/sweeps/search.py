@@ -163,6 +163,7 @@ class Search:
         """The interrupted trials, else new ones; none if there are enough."""
         own = _drawn(self._own(self.study))
         if interrupted := [trial for trial in own if not trial.state.is_finished()]:
+            # Optuna has no public way to continue a trial that was interrupted.
             return [Trial(self.study, trial._trial_id) for trial in interrupted]
         limit = self.options.n_trials
         if self._grid:
