@@ -150,6 +150,7 @@ def test_list_of_a_mechanism_shows_its_keys_and_its_info(command: Command) -> No
     additive = shown(command("list", "attention", "additive"))
     assert additive["attention.num_kv_heads=null"] == "null: num_heads"
     assert additive["attention.score.hidden_dim=null"] == "null: head_dim"
+    assert "attention/normalizer=softmax" in additive
     assert additive["formula"] == "softmax of v·tanh(W q + U k)"
     assert additive["paper"] == "Bahdanau et al. 2015"
     assert additive["backends"] == "eager"

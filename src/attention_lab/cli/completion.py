@@ -144,5 +144,6 @@ def _keys(before: Sequence[str], extra: Path | None) -> Iterator[str]:
         for option in (value_of(group, before) or str(default)).strip("[]").split(","):
             if (file := options.get(option)) is not None:
                 with suppress(ValueError):  # the command will report a damaged file
-                    for key in option_keys(group, file):
-                        yield f"{group.replace('/', '.')}.{key}"
+                    for key, it in option_keys(group, file).items():
+                        if not it.is_group:  # groups are completed from their directories
+                            yield f"{group.replace('/', '.')}.{key}"

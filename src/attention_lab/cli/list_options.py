@@ -71,7 +71,10 @@ def _show(group: str, name: str, file: Path, extra: Path | None) -> None:
     keys = option_keys(group, file)
     package = option_package(group, file)
     path = f"{package}." if package else ""
-    _columns((f"{path}{key}={value}", comment) for key, (value, comment) in keys.items())
+    _columns(
+        (f"{group}/{key}={it.value}" if it.is_group else f"{path}{key}={it.value}", it.comment)
+        for key, it in keys.items()
+    )
     if group == "attention":
         from attention_lab.cli.list_attention import facts  # imports torch, which takes seconds
 

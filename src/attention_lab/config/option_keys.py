@@ -20,12 +20,15 @@ class OptionKey(NamedTuple):
 
     value: str
     comment: str
+    #: Whether the key is a config group inside the option's own, and the value its option.
+    is_group: bool = False
 
 
 def option_keys(group: str, file: Path) -> dict[str, OptionKey]:
-    """The keys of an option and of the files in its defaults list, without ``_target_``.
+    """The keys and inner groups of an option and of the files in its defaults list.
 
-    A score that is chosen as a mechanism has the keys of the layer and those of the score.
+    Keys such as ``_target_`` are left out. A score that is chosen as a mechanism has the keys of
+    the layer and those of the score.
 
     Args:
         group: the config group, such as "attention"; "" for a primary config.
@@ -41,6 +44,8 @@ def option_keys(group: str, file: Path) -> dict[str, OptionKey]:
     keys: dict[str, OptionKey] = {}
     for inner, part in _defaults(group, file, content.pop("defaults", None) or []):
         prefix = f"{inner}." if inner else ""
+        if inner:
+            keys[inner] = OptionKey(part.stem, "", is_group=True)
         found = option_keys(f"{group}/{inner}" if inner else group, part)
         keys |= {prefix + name: key for name, key in found.items()}
     comments = dict(_COMMENT.findall(text))
