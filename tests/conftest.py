@@ -15,6 +15,7 @@ import torch
 from attention_lab.config.compose import composed
 from attention_lab.data.bundled import g2p
 from attention_lab.data.core import splits
+from tests.browser import CHROMIUM, Browser
 
 #: Settings that make a run of a real model on real data take about a second.
 TINY = (
@@ -55,6 +56,15 @@ def import_from_tests() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         yield
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Headless Chromium, which all tests of pages share."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not on PATH")
+    with Browser(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
 
 
 @functools.cache

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,6 +18,7 @@ from attention_lab.reports.report import write_report
 from attention_lab.reports.runs import read_runs
 from attention_lab.reports.terminal_table import terminal_table
 from attention_lab.tracking.record_files import with_version
+from tests.browser import Browser
 from tests.reports.conftest import WriteRun
 
 
@@ -281,19 +281,10 @@ def test_every_incomplete_sweep_has_a_report(sweep: Path, damage: Callable[[Path
         assert run.name in page.read_text()
 
 
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
-def test_a_browser_shows_the_charts(sweep: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_the_charts(sweep: Path, tmp_path: Path, browser: Browser) -> None:
     page, picture = write_report(compare(read_runs([sweep])), tmp_path), tmp_path / "page.png"
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2400",
-        f"--screenshot={picture}", page.as_uri(),
-    ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with browser.open(page, width=1200) as opened:
+        opened.screenshot(picture, whole=True)
     with Image.open(picture) as image:
         colours = image.convert("RGB").getcolors(maxcolors=2**24)
     counts = {shade: count for count, shade in colours or []}
