@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from attention_lab.attention import attention_layers, record_attention
-from attention_lab.tracking.attention_callback import AttentionMapCallback, _log_images
+from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
+from attention_lab.tracking.media import log_images
 from attention_lab.training.build import BuiltRun
 from tests.conftest import Compose, FinishedRun
 from tests.runs import build, train
@@ -309,16 +310,21 @@ class Kept(WandbLogger):
         return SimpleNamespace(log=self.logged.update)
 
 
-def test_wandb_shows_the_note_of_a_map(tmp_path: Path) -> None:
+def test_wandb_images_are_keyed_by_layer_and_number_and_captioned(tmp_path: Path) -> None:
     logger, callback = Kept(), AttentionMapCallback(tmp_path, 1)
     maps = [
-        AttentionMap(3, "e", layer, ["row"], ["column"], torch.ones(1, 1, 1), note=note)
+        AttentionMap(3, example, layer, ["row"], ["column"], torch.ones(1, 1, 1), note=note)
         for layer, note in (("cross", "the targets are given"), ("self", ""))
+        for example in ("thorough/a b", "x" * 300)
     ]
-    _log_images(logger, callback._write_images(maps), 3)
-    captions = {key: getattr(image, "_caption", "") for key, image in logger.logged.items()}
-    assert captions["attention/e/cross"] == "the targets are given"
-    assert not captions["attention/e/self"]
+    log_images([logger], callback._write_images(maps), 3)
+    assert logger.logged.pop("trainer/global_step") == 3
+    assert {key: image._caption for key, image in logger.logged.items()} == {
+        "attention/cross/1": "thorough/a b, step 3, the targets are given",
+        "attention/cross/2": f"{'x' * 200}…, step 3, the targets are given",
+        "attention/self/1": "thorough/a b, step 3",
+        "attention/self/2": f"{'x' * 200}…, step 3",
+    }
 
 
 def test_white_space_has_visible_names(compose: Compose, tmp_path: Path) -> None:

@@ -159,16 +159,27 @@ def test_attention_maps_are_images_at_every_validation(sweep: Path) -> None:
     run = stored(sweep / "seed=1")
     (files,) = (sweep / "seed=1").glob("wandb/offline-run-*/files")
     logged: dict[int, set[bytes]] = {4: set(), 8: set()}
-    for example in ("example 1", "example 2", "example 3"):
-        images = run.curve(f"attention/{example}/self_attention")
+    for number in (1, 2, 3):
+        images = run.curve(f"attention/self_attention/{number}")
         assert [step for step, _ in images] == [4, 8]
         for step, image in images:
             assert image["_type"] == "image-file"
+            assert image["caption"] == f"example {number}, step {step}"
             logged[step].add((files / image["path"]).read_bytes())
     for step, images in logged.items():
         ours = (sweep / "seed=1" / "attention" / f"step-{step:06d}").glob("*.png")
         assert images == {path.read_bytes() for path in ours}
         assert len(images) == 3
+
+
+def test_the_viewer_is_logged_at_the_end_of_training(sweep: Path) -> None:
+    run = stored(sweep / "seed=1")
+    (files,) = (sweep / "seed=1").glob("wandb/offline-run-*/files")
+    ((step, page),) = run.curve("attention/viewer")
+    assert (step, page["_type"]) == (8, "html-file")
+    assert (files / page["path"]).read_bytes() == (
+        sweep / "seed=1" / "attention" / "attention.html"
+    ).read_bytes()
 
 
 def test_two_runs_of_one_process_are_two_wandb_runs(sweep: Path) -> None:

@@ -3,29 +3,20 @@
 import json
 import re
 import time
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import (
-    CometLogger,
-    Logger,
-    MLFlowLogger,
-    TensorBoardLogger,
-    WandbLogger,
-)
-from PIL import Image
 
 from attention_lab.tracking.attention_image import render
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
+from attention_lab.tracking.media import ImageFile, log_images, log_page
 from attention_lab.tracking.record_files import read_json
-from attention_lab.tracking.safe_logger import SafeLogger
 from attention_lab.tracking.viewer import encode_map, write_viewer
 
-#: Images as files, with their notes, by name.
-Images = dict[str, tuple[Path, str]]
+#: The most characters of an input in a caption.
+MAX_CAPTION = 200
 
 
 class AttentionMapCallback(Callback):
@@ -35,9 +26,9 @@ class AttentionMapCallback(Callback):
     the earlier tokens of the right target at each position (teacher forcing), not its own output.
 
     Each map becomes a PNG in ``directory``/step-NNNNNN, and an image in loggers that take images.
-    All maps together become ``directory``/attention.html. Only the beginning of a long sequence is
-    shown. The eager backend computes weights for these examples only, so training is not slowed
-    down.
+    All maps together become ``directory``/attention.html, which is logged at the end of training
+    to loggers that take pages. Only the beginning of a long sequence is shown. The eager backend
+    computes weights for these examples only, so training is not slowed down.
 
     Args:
         directory: where the maps are written.
@@ -60,9 +51,7 @@ class AttentionMapCallback(Callback):
         maps = attention_maps(pl_module, batch, data.position_labels(batch), trainer.global_step)
         if not trainer.is_global_zero:
             return
-        images = self._write_images(maps)
-        for logger in trainer.loggers:
-            _log_images(logger, images, trainer.global_step)
+        log_images(trainer.loggers, self._write_images(maps), trainer.global_step)
         if maps:
             encoded = [encode_map(each) for each in maps]
             self._json_file(trainer.global_step).write_text(json.dumps(encoded), encoding="utf-8")
@@ -82,18 +71,23 @@ class AttentionMapCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
         if self.maps and trainer.is_global_zero:
-            write_viewer(self.maps, self.directory / "attention.html", self.directory.parent.name)
+            page = self.directory / "attention.html"
+            write_viewer(self.maps, page, self.directory.parent.name)
+            log_page(trainer.loggers, "attention/viewer", page, trainer.global_step)
         self.seconds += time.perf_counter() - started
 
-    def _write_images(self, maps: list[AttentionMap]) -> Images:
-        """Write a PNG for each map; returns the path and the note of each by its name in W&B."""
-        images: Images = {}
+    def _write_images(self, maps: list[AttentionMap]) -> dict[str, ImageFile]:
+        """Write a PNG for each map; returns them by key, as attention/LAYER/NUMBER OF EXAMPLE."""
+        images: dict[str, ImageFile] = {}
+        numbers: Counter[str] = Counter()
         for each in maps:
             folder = self._folder(each.step)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{_file_name(each.example)}-{each.layer}.png"
             render(each).save(path, compress_level=3)  # a third faster than 6
-            images[f"attention/{each.example}/{each.layer}"] = path, each.note
+            numbers[each.layer] += 1
+            key = f"attention/{each.layer}/{numbers[each.layer]}"
+            images[key] = ImageFile(path, _caption(each))
         return images
 
     def _folder(self, step: int) -> Path:
@@ -109,48 +103,7 @@ def _file_name(example: str) -> str:
     return re.sub(r"[^\w' ]", lambda odd: f"%{ord(odd[0]):02X}", example)[:60].replace(" ", "_")
 
 
-def takes_images(logger: Logger) -> bool:
-    """Whether attention maps can be logged to a logger."""
-    return any(isinstance(logger, kind) for kind in _LOG_IMAGES)
-
-
-def _log_images(logger: Logger, images: Images, step: int) -> None:
-    """Log images to a logger; those that take no images get none."""
-    if isinstance(logger, SafeLogger):
-        logger.attempt(lambda inner: _log_images(inner, images, step))
-    for kind, log in _LOG_IMAGES.items():
-        if isinstance(logger, kind):
-            log(logger, images, step)
-
-
-def _log_to_wandb(logger: Any, images: Images, step: int) -> None:
-    import wandb  # only where it is used: it takes most of a second to import
-
-    logged = {
-        key: wandb.Image(str(path), caption=note or None) for key, (path, note) in images.items()
-    }
-    logger.experiment.log(logged | {"trainer/global_step": step})
-
-
-def _log_to_tensorboard(logger: Any, images: Images, step: int) -> None:
-    for key, (path, _) in images.items():
-        with Image.open(path) as image:
-            logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")
-
-
-def _log_to_mlflow(logger: Any, images: Images, step: int) -> None:
-    for path, _ in images.values():  # its names of images allow few characters
-        logger.experiment.log_artifact(logger.run_id, str(path), f"attention/step-{step:06d}")
-
-
-def _log_to_comet(logger: Any, images: Images, step: int) -> None:
-    for key, (path, _) in images.items():
-        logger.experiment.log_image(str(path), name=key, step=step)
-
-
-_LOG_IMAGES: dict[type[Logger], Callable[[Any, Images, int], None]] = {
-    WandbLogger: _log_to_wandb,
-    TensorBoardLogger: _log_to_tensorboard,
-    MLFlowLogger: _log_to_mlflow,
-    CometLogger: _log_to_comet,
-}
+def _caption(map: AttentionMap) -> str:
+    """The input, the step, and the note of a map."""
+    shown = map.example[:MAX_CAPTION] + "…" * (len(map.example) > MAX_CAPTION)
+    return ", ".join(filter(None, [shown, f"step {map.step}", map.note]))

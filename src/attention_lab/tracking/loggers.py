@@ -13,7 +13,7 @@ from attention_lab.config.components import ConfigError
 from attention_lab.config.flatten import flatten
 from attention_lab.config.resolve import RunConfig
 from attention_lab.config.validate import components
-from attention_lab.tracking.attention_callback import takes_images
+from attention_lab.tracking.media import takes_images
 from attention_lab.tracking.safe_logger import SafeLogger
 from attention_lab.tracking.wandb_logger import FINISH_TIMEOUT, WandbOptions
 

@@ -1,0 +1,98 @@
+"""Images and HTML pages in the loggers that take them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from lightning.pytorch.loggers import (
+    CometLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
+from PIL import Image
+
+from attention_lab.tracking.safe_logger import SafeLogger
+
+#: How one kind of media is logged, by the class of the logger.
+Methods = Mapping[type[Logger], Callable[..., None]]
+
+
+class ImageFile(NamedTuple):
+    """A PNG file with its caption."""
+
+    path: Path
+    caption: str
+
+
+def takes_images(logger: Logger) -> bool:
+    """Whether attention maps can be logged to a logger."""
+    return isinstance(logger, tuple(_LOG_IMAGES))
+
+
+def log_images(loggers: Iterable[Logger], images: Mapping[str, ImageFile], step: int) -> None:
+    """Log images by key; loggers that take no images are skipped."""
+    for logger in loggers:
+        _log(logger, _LOG_IMAGES, images, step)
+
+
+def log_page(loggers: Iterable[Logger], key: str, page: Path, step: int) -> None:
+    """Log a self-contained HTML page; loggers that take no pages are skipped."""
+    for logger in loggers:
+        _log(logger, _LOG_PAGE, key, page, step)
+
+
+def _log(logger: Logger, methods: Methods, *media: object) -> None:
+    if isinstance(logger, SafeLogger):
+        logger.attempt(lambda inner: _log(inner, methods, *media))
+    for kind, log in methods.items():
+        if isinstance(logger, kind):
+            log(logger, *media)
+
+
+def _images_to_wandb(logger: Any, images: Mapping[str, ImageFile], step: int) -> None:
+    import wandb  # only where it is used: it takes most of a second to import
+
+    logged = {
+        key: wandb.Image(str(path), caption=caption) for key, (path, caption) in images.items()
+    }
+    logger.experiment.log(logged | {"trainer/global_step": step})
+
+
+def _images_to_tensorboard(logger: Any, images: Mapping[str, ImageFile], step: int) -> None:
+    for key, (path, _) in images.items():
+        with Image.open(path) as image:
+            logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")
+
+
+def _images_to_mlflow(logger: Any, images: Mapping[str, ImageFile], step: int) -> None:
+    for path, _ in images.values():  # its names of images allow few characters
+        logger.experiment.log_artifact(logger.run_id, str(path), f"attention/step-{step:06d}")
+
+
+def _images_to_comet(logger: Any, images: Mapping[str, ImageFile], step: int) -> None:
+    for key, (path, _) in images.items():
+        logger.experiment.log_image(str(path), name=key, step=step)
+
+
+def _page_to_wandb(logger: Any, key: str, page: Path, step: int) -> None:
+    import wandb
+
+    # W&B would add its own styles, which do not fit the page's dark colours.
+    html = wandb.Html(page, inject=False)
+    logger.experiment.log({key: html, "trainer/global_step": step})
+
+
+def _page_to_mlflow(logger: Any, key: str, page: Path, step: int) -> None:
+    logger.experiment.log_artifact(logger.run_id, str(page), key.rpartition("/")[0])
+
+
+_LOG_IMAGES: Methods = {
+    WandbLogger: _images_to_wandb,
+    TensorBoardLogger: _images_to_tensorboard,
+    MLFlowLogger: _images_to_mlflow,
+    CometLogger: _images_to_comet,
+}
+_LOG_PAGE: Methods = {WandbLogger: _page_to_wandb, MLFlowLogger: _page_to_mlflow}
