@@ -264,7 +264,7 @@ def _failed(error: Exception) -> int:
         return _refused(error)
 
     from attention_lab.config.components import ConfigError
-    from attention_lab.sweeps.display import TooManyFailures
+    from attention_lab.sweeps.watchers import TooManyFailures
     from attention_lab.tracking.run_directory import RunExists
     from attention_lab.training.finite import Diverged
 

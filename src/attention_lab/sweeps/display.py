@@ -15,6 +15,7 @@ from rich.table import Table
 
 from attention_lab.data.core.metric_info import with_unit
 from attention_lab.printing import echo, rich_console, rich_text
+from attention_lab.sweeps.watchers import Watcher
 from attention_lab.tracking.run_status import STATES, RunStatus, read_status
 
 #: Seconds between two refreshes.
@@ -23,53 +24,11 @@ INTERVAL = 1.0
 MAX_ROWS = 20
 
 
-class Display(Protocol):
+class Display(Watcher, Protocol):
     """Shows the status of jobs."""
 
     #: The run directories of all jobs.
     directories: Sequence[Path]
-
-    def refresh(self) -> None:
-        """Show the current status, if it is time to."""
-
-    def ended(self, directory: Path, status: RunStatus) -> None:
-        """Print once how a job ended."""
-
-
-class TooManyFailures(RuntimeError):
-    """So many jobs have failed or diverged that the sweep stops."""
-
-
-class FailureLimit:
-    """A display that stops the sweep when too many jobs have failed or diverged.
-
-    Args:
-        shown: the display.
-        limit: ``sweep.max_failures``.
-    """
-
-    def __init__(self, shown: Display, limit: int) -> None:
-        self.shown, self.limit = shown, limit
-        self.directories = shown.directories
-        self._failures = 0
-
-    def refresh(self) -> None:
-        self.shown.directories = self.directories
-        self.shown.refresh()
-
-    def ended(self, directory: Path, status: RunStatus) -> None:
-        """Print how a job ended.
-
-        Raises:
-            TooManyFailures: if it is one too many.
-        """
-        self.shown.ended(directory, status)
-        self._failures += status.state in ("failed", "diverged")
-        if self._failures >= self.limit:
-            raise TooManyFailures(
-                f"sweep.max_failures={self.limit}: stopped, the last to fail is {directory}, see "
-                "log.txt there; the same command runs the rest"
-            )
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunSpec
-from attention_lab.sweeps.display import Display
 from attention_lab.sweeps.forkserver import Start, exit_reason, job_starter
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.plugin_options import check_types
+from attention_lab.sweeps.watchers import Watcher
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import DISK_FULL, record_failure
 from attention_lab.tracking.run_status import ENDED, RunStatus, read_status
@@ -118,7 +118,7 @@ def check_here(jobs: Sequence[RunSpec]) -> None:
         check_devices(job.config)
 
 
-def run_jobs(jobs: Sequence[RunSpec], resources: Resources, display: Display) -> None:
+def run_jobs(jobs: Sequence[RunSpec], resources: Resources, watcher: Watcher) -> None:
     """Run jobs until all have ended; their results are in their directories.
 
     If another process has locked a job, this waits for it.
@@ -126,7 +126,7 @@ def run_jobs(jobs: Sequence[RunSpec], resources: Resources, display: Display) ->
     Args:
         jobs: what to run.
         resources: what they may use.
-        display: shows their status.
+        watcher: follows them; if it raises an error, the jobs are stopped.
 
     Raises:
         OSError: if the disk is full; jobs can resume when there is room.
@@ -141,7 +141,7 @@ def run_jobs(jobs: Sequence[RunSpec], resources: Resources, display: Display) ->
             wait([each.process.sentinel for each in running], POLL_SECONDS)
             if not running:  # other processes have locked all that is left
                 time.sleep(POLL_SECONDS)
-            display.refresh()
+            watcher.refresh()
             for each in [each for each in running if _has_ended(each, resources.time_limit)]:
                 running.remove(each)
                 found = _final_status(each)
@@ -150,7 +150,7 @@ def run_jobs(jobs: Sequence[RunSpec], resources: Resources, display: Display) ->
                 if found.state == "failed" and tries[each.job.directory] <= resources.retries:
                     waiting.append(each.job)
                 else:
-                    display.ended(each.job.directory, found)
+                    watcher.ended(each.job.directory, found)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
             for each in running:

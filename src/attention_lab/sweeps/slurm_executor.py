@@ -25,12 +25,12 @@ from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunSpec
 from attention_lab.external_programs import run_program
 from attention_lab.printing import echo
-from attention_lab.sweeps.display import Display, TooManyFailures
 from attention_lab.sweeps.forkserver import PROCESS_VARIABLES
 from attention_lab.sweeps.jobs import build_jobs
 from attention_lab.sweeps.plugin_options import check_types
 from attention_lab.sweeps.slurm_queue import FOLDER, Queue, in_queue, longest_array
 from attention_lab.sweeps.watch import follow
+from attention_lab.sweeps.watchers import TooManyFailures, Watcher
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import SUBMISSION
 from attention_lab.tracking.run_status import read_status
@@ -104,7 +104,7 @@ class Slurm:
             if done.error is not None:
                 raise ConfigError(f"{done.error} ({' '.join(flags)})")
 
-    def run(self, jobs: Sequence[RunSpec], display: Display) -> None:
+    def run(self, jobs: Sequence[RunSpec], watcher: Watcher) -> None:
         """Submit the jobs that are not in the queue, and follow all until they have ended.
 
         Raises:
@@ -122,7 +122,7 @@ class Slurm:
         echo(f"{len(new)} jobs submitted to SLURM{left_out}")
         if self.wait:
             try:
-                follow(lambda: directories, display, Queue(self.poll), earlier=earlier)
+                follow(lambda: directories, watcher, Queue(self.poll), earlier=earlier)
             except TooManyFailures:
                 run_program("scancel", *in_queue(directories).values())
                 raise

@@ -9,11 +9,12 @@ from typing import Any
 from attention_lab.config.resolve import RunSpec
 from attention_lab.printing import counted, echo
 from attention_lab.sweeps import sweep_file
-from attention_lab.sweeps.display import Display, FailureLimit, display
+from attention_lab.sweeps.display import display
 from attention_lab.sweeps.jobs import check_wandb, make_job, merge_equal
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
+from attention_lab.sweeps.watchers import FailureLimit, Watcher, Watchers
 from attention_lab.tracking.code_version import code_changes
 from attention_lab.tracking.lock import Lock, Locked, is_locked
 from attention_lab.tracking.run_directory import RunExists
@@ -56,13 +57,15 @@ class Sweep:
         directory: Path,
         compose: Callable[[Sequence[str]], Mapping[str, Any]],
         options: Mapping[str, Any],
-        run: Callable[[Sequence[RunSpec], Display], None],
+        run: Callable[[Sequence[RunSpec], Watcher], None],
         check: Callable[[Sequence[RunSpec]], None],
     ) -> None:
         self.directory = directory
         self.compose = compose
         self.options = SweepOptions.of(options)
         self.run_jobs = run
+        #: Counts the failures of all stages of a tuning, and of all batches of a search.
+        self._failure_limit = FailureLimit(self.options.max_failures)
         self.check_jobs = check
 
     def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
@@ -172,9 +175,7 @@ class Sweep:
             echo(f"{counted(len(stage.to_run), 'job')} to run, in {self.directory}")
             check_wandb(stage.to_run, self.directory)
             with display([job.directory for job in stage.to_run]) as shown:
-                limit = self.options.max_failures
-                shown = shown if limit is None else FailureLimit(shown, limit)
-                self.run_jobs(stage.to_run, shown)
+                self.run_jobs(stage.to_run, Watchers([shown, self._failure_limit]))
         sweep_file.end(jobs[0].directory.parent)
         return [job.directory for job in jobs]
 

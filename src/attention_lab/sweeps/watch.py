@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.reports.runs import NotARun
-from attention_lab.sweeps.display import INTERVAL, Display, display
+from attention_lab.sweeps.display import INTERVAL, display
 from attention_lab.sweeps.slurm_queue import Queue
 from attention_lab.sweeps.sweep_file import TUNING, listed_jobs
+from attention_lab.sweeps.watchers import Watcher
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import SWEEP
 from attention_lab.tracking.run_status import ENDED, read_status
@@ -21,21 +22,26 @@ def watch(sweeps: Sequence[Path]) -> None:
         NotARun: for a directory without a sweep.
     """
     with display(_jobs(sweeps)) as shown:
-        follow(lambda: _jobs(sweeps), shown, Queue(), sweeps)
+
+        def jobs() -> Sequence[Path]:
+            shown.directories = _jobs(sweeps)
+            return shown.directories
+
+        follow(jobs, shown, Queue(), sweeps)
 
 
 def follow(
     jobs: Callable[[], Sequence[Path]],
-    shown: Display,
+    watcher: Watcher,
     queue: Queue,
     sweeps: Sequence[Path] = (),
     earlier: Mapping[Path, dict[str, Any]] | None = None,
 ) -> None:
-    """Show the progress of runs until all have ended and no process has locked a sweep.
+    """Follow runs until all have ended and no process has locked a sweep.
 
     Args:
         jobs: returns the run directories; a search adds runs while it is followed.
-        shown: shows the progress.
+        watcher: is called once a second, and for each run that has ended.
         queue: the SLURM queue; a preempted run that is in it will resume.
         sweeps: sweeps that other processes may run.
         earlier: the records of runs that ended before they were submitted again.
@@ -46,8 +52,7 @@ def follow(
         queue.refresh()
         # Before the jobs are listed: a sweep adds jobs while it is locked.
         is_active = any(map(is_locked, sweeps))
-        shown.directories = jobs()
-        for path in shown.directories:
+        for path in jobs():
             status = read_status(path)
             has_ended = status.state in ENDED and status.record != (earlier or {}).get(path)
             if not has_ended and (queue.has(path) or is_locked(path)):
@@ -55,9 +60,9 @@ def follow(
                 ended.discard(path)
             elif path not in ended and (status := queue.settle(path)).state != "waiting":
                 ended.add(path)
-                shown.ended(path, status)
+                watcher.ended(path, status)
         idle = 0 if is_active else idle + 1
-        shown.refresh()
+        watcher.refresh()
         time.sleep(INTERVAL)
 
 

@@ -21,10 +21,10 @@ from attention_lab.config.hydra_section import is_search
 
 if TYPE_CHECKING:
     from attention_lab.config.resolve import RunSpec
-    from attention_lab.sweeps.display import Display
     from attention_lab.sweeps.local_executor import Resources
     from attention_lab.sweeps.slurm_executor import Slurm
     from attention_lab.sweeps.sweep import Sweep
+    from attention_lab.sweeps.watchers import Watcher
 
 
 class SweepLauncher(Launcher):
@@ -117,8 +117,8 @@ class IsolatedLauncher(SweepLauncher):
 
         self.place = resources = plugin_options(Resources, self.options)
 
-        def run(jobs: Sequence["RunSpec"], display: "Display") -> None:
-            run_jobs(jobs, resources, display)
+        def run(jobs: Sequence["RunSpec"], watcher: "Watcher") -> None:
+            run_jobs(jobs, resources, watcher)
 
         return Sweep(directory, self._compose, options, run, check_here)
 
