@@ -57,7 +57,7 @@ from attention_lab.attention.positions import (
     Sinusoidal,
     T5Bias,
 )
-from attention_lab.attention.recording import attention_layers, record_attention
+from attention_lab.attention.recording import attention_layers, record_attention, record_masks
 from attention_lab.attention.scores import (
     L2,
     Additive,
@@ -136,5 +136,6 @@ __all__ = [
     "Uniform",
     "attention_layers",
     "record_attention",
+    "record_masks",
     "render",
 ]

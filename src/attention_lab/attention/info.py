@@ -30,6 +30,8 @@ class MechanismInfo:
     cross_attention: bool = True
     #: Returns weights (B, H, L, S).
     weights: bool = True
+    #: The mechanism computes its output without weights; those it returns follow from its formula.
+    implied_weights: bool = False
     #: The output is exactly weights · values.
     linear_in_values: bool = True
     #: Weights are at least 0 and sum to 1 where a key is visible.

@@ -1,11 +1,14 @@
 """Record attention weights without changing the model that computes them."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
 from attention_lab.attention.layer import AttentionLayer
+from attention_lab.attention.masks import Mask, NoMask
 
 
 def attention_layers(model: nn.Module) -> dict[str, AttentionLayer]:
@@ -36,3 +39,32 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     finally:
         for layer in layers.values():
             layer.weight_hooks.pop()
+
+
+@contextmanager
+def record_masks(model: nn.Module) -> Iterator[dict[str, list[tuple[Mask, int]]]]:
+    """Record the mask of every call of each attention layer, and the position of its first query.
+
+    The mask is the layer's own combined with that of the call, as attention uses it.
+    """
+    layers = attention_layers(model)
+    calls: dict[str, list[tuple[Mask, int]]] = {name: [] for name in layers}
+    handles = [
+        layer.register_forward_pre_hook(_mask_hook(calls[name]), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mask_hook(calls: list[tuple[Mask, int]]) -> Callable[..., None]:
+    def record(layer: AttentionLayer, arguments: Any, named: Any) -> None:
+        given = inspect.signature(layer.forward).bind(*arguments, **named).arguments
+        cache = given.get("cache")
+        start = given.get("start", 0) if cache is None else cache.length
+        calls.append((layer.mask & (given.get("mask") or NoMask()), start))
+
+    return record

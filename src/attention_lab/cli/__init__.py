@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("train", "train one run, or with -m a sweep; --dry-run shows what that launches"),
     "evaluate": ("evaluate", "metrics of a finished run, from its checkpoint"),
     "predict": ("predict", "predict for lines of text with a finished run"),
+    "view": ("view", "attention maps of an input, of one run or of two side by side"),
     "report": ("report", "compare the runs of sweeps: table, report.html, report.csv"),
     "sync": ("sync", "upload W&B runs that were logged offline or cut off"),
     "doctor": ("doctor", "check versions, devices, SLURM, disk and W&B"),
@@ -23,7 +24,7 @@ COMMANDS = {
 }
 
 #: Subcommands that import Lightning, which reads a rank from the environment on import.
-WITH_LIGHTNING = {"train", "evaluate", "predict", "doctor"}
+WITH_LIGHTNING = {"train", "evaluate", "predict", "view", "doctor"}
 
 #: The flag of `train`, which Hydra does not know.
 DRY_RUN = "--dry-run"

@@ -1,7 +1,6 @@
 """The callback that records attention maps of fixed validation examples at every validation."""
 
 import json
-import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from attention_lab.tracking.attention_image import render
-from attention_lab.tracking.attention_map import AttentionMap, attention_maps
+from attention_lab.tracking.attention_map import AttentionMap, attention_maps, file_name
 from attention_lab.tracking.media import ImageFile, log_images, log_page
 from attention_lab.tracking.record_files import read_json
 from attention_lab.tracking.viewer import encode_map, write_viewer
@@ -83,7 +82,7 @@ class AttentionMapCallback(Callback):
         for each in maps:
             folder = self._folder(each.step)
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{_file_name(each.example)}-{each.layer}.png"
+            path = folder / f"{file_name(each.example)}-{each.layer}.png"
             render(each).save(path, compress_level=3)  # a third faster than 6
             numbers[each.layer] += 1
             key = f"attention/{each.layer}/{numbers[each.layer]}"
@@ -96,11 +95,6 @@ class AttentionMapCallback(Callback):
     def _json_file(self, step: int) -> Path:
         """The file with the maps of one validation; a resumed run builds the viewer from it."""
         return self._folder(step) / "maps.json"
-
-
-def _file_name(example: str) -> str:
-    """An example's name as part of a file name: special characters as %XX, as in a URL."""
-    return re.sub(r"[^\w' ]", lambda odd: f"%{ord(odd[0]):02X}", example)[:60].replace(" ", "_")
 
 
 def _caption(map: AttentionMap) -> str:

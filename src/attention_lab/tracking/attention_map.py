@@ -1,18 +1,21 @@
 """Attention maps: the attention weights of one layer for one example, with named positions."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attention_lab.attention import record_attention
+from attention_lab.attention import Mask, attention_layers, record_attention, record_masks
 from attention_lab.data.core.vocabulary import BOS, SPECIALS
 
-#: The most positions of a sequence that a map shows; the rest of a longer sequence is left out.
+#: The most positions of a sequence in a map that is recorded during training.
 MAX_POSITIONS = 128
 #: The note of a map whose queries predict a target.
 TEACHER_FORCED = "teacher-forced: the targets are given"
+#: The note of a map of a mechanism that computes its output without weights.
+IMPLIED = "implied weights: the mechanism computes its output without them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +31,12 @@ class AttentionMap:
         weights: (H, L, S) float, on the CPU.
         sources: the length of the source, if rows and columns are the source followed by the
             target; otherwise None.
-        note: a note for readers on how the weights were computed.
+        note: a note for readers on how the weights were computed and which part of them is shown.
+        hidden: (H, L, S) bool, True where the mask hides a key from a query; None if all keys are
+            visible.
 
     Raises:
-        ValueError: if the weights are empty or do not match the names.
+        ValueError: if the weights are empty or do not match the names or ``hidden``.
     """
 
     step: int
@@ -42,9 +47,12 @@ class AttentionMap:
     weights: Tensor
     sources: int | None = None
     note: str = ""
+    hidden: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape, named = tuple(self.weights.shape), (len(self.rows), len(self.columns))
+        if self.hidden is not None and self.hidden.shape != self.weights.shape:
+            raise ValueError(f"hidden must be {shape} as the weights, got {self.hidden.shape}")
         if shape[1:] != named or 0 in shape:
             raise ValueError(
                 f"weights must be (heads, {named[0]} rows, {named[1]} columns), got {shape}"
@@ -52,39 +60,88 @@ class AttentionMap:
 
 
 def attention_maps(
-    task: Any, batch: Any, labels: list[dict[str, list[str]]], step: int
+    task: Any,
+    batch: Any,
+    labels: list[dict[str, list[str]]],
+    step: int,
+    note: str = TEACHER_FORCED,
+    max_positions: int | None = MAX_POSITIONS,
 ) -> list[AttentionMap]:
     """The attention maps of every example of a batch, for every attention layer.
+
+    Layers whose mechanism has no weights have no maps.
 
     Args:
         task: a LightningModule whose ``model`` has attention layers.
         batch: the examples.
         labels: for each example, the names of the positions of each sequence.
         step: the number of optimizer steps so far.
+        note: the note of maps whose queries predict a target.
+        max_positions: the most positions of a sequence in a map; None means all.
     """
     was_training = task.training
     task.eval()
-    with torch.no_grad(), record_attention(task.model) as calls:
+    with (
+        torch.no_grad(),
+        record_attention(task.model) as calls,
+        record_masks(task.model) as masks,
+    ):
         task.record_attention(batch)
     task.train(was_training)
-    maps = []
+    layers, maps = attention_layers(task.model), []
     for layer, (over_rows, over_columns) in task.model.attention_axes().items():
         if not calls[layer]:
-            continue  # the mechanism has no weights, so there is nothing to show
+            continue
         predicts = over_rows in ("target", "both") or task.task == "language_model"
-        note = TEACHER_FORCED if predicts else ""
+        notes = [note * predicts, IMPLIED * layers[layer].info.implied_weights]
         # A decoder that decodes step by step calls its layer once for each row of the map.
         weights = torch.cat(calls[layer], dim=2).float().cpu()
+        hidden = _hidden(calls[layer], masks[layer])
         for number, example in enumerate(labels):
-            rows = _position_names(example, over_rows, is_query=True)[:MAX_POSITIONS]
-            columns = _position_names(example, over_columns, is_query=False)[:MAX_POSITIONS]
-            unpadded = weights[number, :, : len(rows), : len(columns)]
-            name = _example_name(example, number)
-            is_joint = over_rows == over_columns == "both"
-            sources = len(example["source"]) if is_joint else MAX_POSITIONS
-            boundary = sources if sources < MAX_POSITIONS else None
-            maps.append(AttentionMap(step, name, layer, rows, columns, unpadded, boundary, note))
+            rows = _position_names(example, over_rows, is_query=True)
+            columns = _position_names(example, over_columns, is_query=False)
+            whole = AttentionMap(
+                step,
+                _example_name(example, number),
+                layer,
+                rows,
+                columns,
+                weights[number, :, : len(rows), : len(columns)],
+                len(example["source"]) if over_rows == over_columns == "both" else None,
+                "; ".join(filter(None, notes)),
+                None if hidden is None else hidden[number, :, : len(rows), : len(columns)],
+            )
+            maps.append(_cut(whole, max_positions))
     return maps
+
+
+def _hidden(calls: list[Tensor], masks: list[tuple[Mask, int]]) -> Tensor | None:
+    """Where masks hide keys, (B, H, L, S) bool, for the weights of the same calls."""
+    parts = []
+    for weights, (mask, start) in zip(calls, masks, strict=True):
+        batch, heads, queries, keys = weights.shape
+        visible = mask.dense(batch, heads, queries, keys, weights.device, start)
+        parts.append(~visible.expand(weights.shape).cpu())
+    hidden = torch.cat(parts, dim=2)
+    return hidden if hidden.any() else None
+
+
+def _cut(map: AttentionMap, most: int | None) -> AttentionMap:
+    """The first ``most`` rows and columns of a map, with a note if there are more."""
+    totals = {len(map.rows), len(map.columns)}
+    if most is None or max(totals) <= most:
+        return map
+    totals = {total for total in totals if total > most}
+    note = f"the first {most} of {' and '.join(f'{total}' for total in sorted(totals))} positions"
+    return replace(
+        map,
+        rows=map.rows[:most],
+        columns=map.columns[:most],
+        weights=map.weights[:, :most, :most],
+        sources=map.sources if map.sources is None or map.sources < most else None,
+        note=f"{map.note}; {note}" if map.note else note,
+        hidden=None if map.hidden is None else map.hidden[:, :most, :most],
+    )
 
 
 def _position_names(example: dict[str, list[str]], sequence: str, is_query: bool) -> list[str]:
@@ -115,3 +172,8 @@ def _example_name(example: dict[str, list[str]], number: int) -> str:
         return f"example {number + 1}"
     are_characters = all(len(token) == 1 for token in example["source"])
     return ("" if are_characters else " ").join(example["source"])
+
+
+def file_name(example: str) -> str:
+    """An example's name as part of a file name: special characters as %XX, as in a URL."""
+    return re.sub(r"[^\w' ]", lambda odd: f"%{ord(odd[0]):02X}", example)[:60].replace(" ", "_")

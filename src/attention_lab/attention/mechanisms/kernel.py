@@ -54,6 +54,7 @@ class KernelAttention(AttentionLayer):
         state="f·d",
         symbols={"f": "num_features"},
         speed_arguments=("chunk_size",),
+        implied_weights=True,
     )
 
     def __init__(

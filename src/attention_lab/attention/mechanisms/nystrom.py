@@ -41,6 +41,7 @@ class NystromAttention(AttentionLayer):
         distribution=False,
         positional=True,
         contract_arguments={"num_landmarks": 3},
+        implied_weights=True,
     )
 
     def __init__(
