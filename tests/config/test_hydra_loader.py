@@ -1,15 +1,16 @@
 """Hydra composes configs with our loader, which depends on Hydra's private modules."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from attention_lab.config.compose import add_score_mechanisms, composed, config_directory
 from attention_lab.config.hydra_loader import OwnLoader, use_own_loader
@@ -79,3 +80,40 @@ def test_scores_of_an_earlier_config_directory_are_no_options(tmp_path: Path) ->
     with pytest.raises(MissingConfigException) as raised:
         composed(["attention=mine"])
     assert str(raised.value.missing_cfg_file) == "attention/mine"
+
+
+def load_as_hydra(loader: OwnLoader, run_mode: RunMode, *overrides: str) -> DictConfig:
+    """A command's config, in the two calls that Hydra makes."""
+    typed = list(overrides)
+    with suppress(HydraException):  # as Hydra does
+        loader.load_configuration("train", typed, RunMode.MULTIRUN, validate_sweep_overrides=False)
+    return loader.load_configuration("train", [*typed, f"hydra.mode={run_mode.name}"], run_mode)
+
+
+@pytest.mark.parametrize(
+    ("run_mode", "override"),
+    [(RunMode.RUN, "attention=additive"), (RunMode.MULTIRUN, "attention=additive,linear")],
+)
+def test_a_commands_config_is_composed_once(
+    loader: OwnLoader, run_mode: RunMode, override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct = loader.load_configuration("train", [override, f"hydra.mode={run_mode.name}"], run_mode)
+    calls: list[list[str]] = []
+    compose = ConfigLoaderImpl.load_configuration
+
+    def counted(
+        self: ConfigLoaderImpl, name: str | None, overrides: list[str], *rest: object
+    ) -> DictConfig:
+        calls.append(overrides)
+        return compose(self, name, overrides, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    config = load_as_hydra(loader, run_mode, override)
+    assert len(calls) == 1
+    assert OmegaConf.to_container(config) == OmegaConf.to_container(direct)
+
+
+@pytest.mark.parametrize("other", ["seed=3", "nope=1"])
+def test_several_values_are_refused_before_other_errors(loader: OwnLoader, other: str) -> None:
+    with pytest.raises(HydraException, match="Ambiguous value"):
+        load_as_hydra(loader, RunMode.RUN, "seed=1,2", other)

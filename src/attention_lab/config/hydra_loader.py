@@ -18,7 +18,9 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 
 from attention_lab.config.compose import WrongCommand
@@ -49,13 +51,51 @@ class OwnLoader(ConfigLoaderImpl):
         super().__init__(config_search_path)
         self.repository = _Repository(config_search_path)
         self._jobs: dict[tuple[bool, tuple[str, ...]], DictConfig] = {}
+        self._of_command: DictConfig | Exception | None = None
 
     def load_configuration(
-        self, config_name: str | None, overrides: list[str], *args: Any, **named: Any
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
     ) -> DictConfig:
+        """Compose a config.
+
+        Hydra composes the command's config twice: first to read ``hydra.mode``, without validating
+        the overrides, then to run. The second call returns the config of the first.
+        """
         check_choices(overrides, self.repository.get_group_options)
+        if not validate_sweep_overrides:
+            try:
+                config = self._load(config_name, overrides, RunMode.RUN, from_shell, False)
+            except Exception as error:
+                self._of_command = error
+                raise
+            self._of_command = config
+            return config
+        composed, self._of_command = self._of_command, None
+        if composed is None or (isinstance(composed, Exception) and run_mode != RunMode.RUN):
+            # A sweep may choose an option that the command's config lacks.
+            return self._load(config_name, overrides, run_mode, from_shell)
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
+        if isinstance(composed, Exception):
+            raise composed
+        if composed.hydra.mode != run_mode:  # Hydra has added an override, as in --multirun
+            composed.hydra.mode = run_mode
+            composed.hydra.overrides.hydra.append(overrides[-1])
+        return composed
+
+    def _load(self, *arguments: Any) -> DictConfig:
+        """Compose and check a config.
+
+        Args:
+            arguments: those of :meth:`load_configuration`.
+        """
         try:
-            config = super().load_configuration(config_name, overrides, *args, **named)
+            config = super().load_configuration(*arguments)
         except RecursionError:
             raise WrongCommand(
                 "the config is nested too deeply, or an option names itself in its defaults list"
