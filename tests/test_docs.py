@@ -23,6 +23,7 @@ PAGES = [
     DOCS / "trainer.md",
     DOCS / "callbacks.md",
     DOCS / "logging.md",
+    DOCS / "attention_summaries.md",
 ]
 COMMANDS = [
     command

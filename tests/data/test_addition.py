@@ -5,9 +5,12 @@ from hashlib import blake2b
 from typing import Any
 
 import pytest
+import torch
 from scipy.stats import chisquare
 
+from attention_lab.data.core.batches import SequencePairs, pad
 from attention_lab.data.core.splits import SPLITS
+from attention_lab.data.core.vocabulary import BOS, EOS
 from attention_lab.data.synthetic.addition import Addition
 
 SMALL: dict[str, Any] = {"examples": 400, "evaluation_examples": 100}
@@ -40,6 +43,25 @@ def test_targets_are_sums(reversed: bool, lengths: tuple[int, int]) -> None:
             assert (one, other) == (str(int(one)), str(int(other)))  # no leading zeros
             shortest, longest = (lengths[1], 33) if split == "test" else lengths
             assert shortest <= min(len(one), len(other)) <= max(len(one), len(other)) <= longest
+
+
+@pytest.mark.parametrize("reversed", [False, True])
+def test_digits_of_a_sum_are_aligned_with_those_of_the_same_place(reversed: bool) -> None:
+    """In 95 + 7 = 102, the 2 is aligned with 5 and 7, the 0 with the 9, and the 1 with none."""
+    data = loaded(reversed=reversed)
+    way = -1 if reversed else 1
+    ids = data.source_vocabulary.tokens_to_ids([*"95"[::way], "+", "7"])
+    digits = data.target_vocabulary.tokens_to_ids([*"102"[::way]])
+    longer = data.source_vocabulary.tokens_to_ids([*"12345+6"])  # so that the first is padded
+    total = data.target_vocabulary.tokens_to_ids([*"12351"])
+    batch = SequencePairs(
+        pad([ids, longer]), pad([[BOS, *digits, EOS], [BOS, *total, EOS]]), torch.arange(2)
+    )
+    links = data.alignments(batch)
+    assert links.shape == (2, batch.target.shape[1] - 1, 7)
+    nine, five, seven = (1, 0, 3) if reversed else (0, 1, 3)
+    zero, two = 1, (0 if reversed else 2)
+    assert links[0].nonzero().tolist() == sorted([[zero, nine], [two, five], [two, seven]])
 
 
 def test_digits_and_lengths_are_uniform() -> None:

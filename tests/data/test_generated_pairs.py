@@ -54,6 +54,29 @@ def test_targets_are_right(task: type[SymbolPairs], split: str) -> None:
     assert written(data, split) == [list(RIGHT[task](symbols)) for symbols in read(data, split)]
 
 
+@pytest.mark.parametrize("task", RIGHT)
+def test_each_target_symbol_is_aligned_with_the_source_symbol_it_copies(
+    task: type[SymbolPairs],
+) -> None:
+    data = loaded(task, symbols=5)
+    batch = data.probe(9)
+    links = data.alignments(batch)
+    assert links.shape == (9, batch.source.shape[1], batch.source.shape[1])
+    for source, target, aligned in zip(batch.source, batch.target[:, 1:], links, strict=True):
+        length = int((source != PAD).sum())
+        assert (aligned.sum(1) == (source != PAD)).all()  # one link for each symbol
+        assert (aligned.sum(0) == (source != PAD)).all()
+        assert torch.equal(source[aligned.int().argmax(1)][:length], target[:length])
+
+
+def test_alignments_of_a_reversed_sequence() -> None:
+    data = loaded(Reverse)
+    batch = data.probe(3)
+    for row, links in enumerate(data.alignments(batch)):
+        length = int((batch.source[row] != PAD).sum())
+        assert torch.equal(links[:length, :length], torch.eye(length).flip(0).bool())
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_rows_are_encoded_as_documented(split: str) -> None:
     data = loaded(Sort, symbols=200)

@@ -1,6 +1,7 @@
 """Recording attention during training: the weights are right, and training does not change."""
 
 import base64
+import csv
 import itertools
 import json
 import re
@@ -18,6 +19,7 @@ from torch import Tensor
 from attention_lab.attention import attention_layers, record_attention
 from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
+from attention_lab.tracking.attention_summaries import SUMMARIES, append_rows
 from attention_lab.tracking.media import log_images
 from attention_lab.training.build import BuiltRun
 from tests.conftest import Compose, FinishedRun
@@ -51,6 +53,7 @@ def test_each_example_layer_and_validation_has_an_image(words_run: FinishedRun) 
     folder = words_run.directory / "attention"
     assert {path.name for path in folder.iterdir()} == {
         "attention.html",
+        "summaries.csv",
         "step-000002",
         "step-000004",
     }
@@ -91,6 +94,63 @@ def test_the_page_shows_the_attention_of_the_last_checkpoint(words_run: Finished
         assert (each["rows"], each["columns"]) == (ours.rows, ours.columns)
         roots = torch.tensor(list(base64.b64decode(each["weights"]))).reshape(ours.weights.shape)
         torch.testing.assert_close((roots / 255) ** 2, ours.weights, atol=1 / 255, rtol=0)
+
+
+def test_each_step_layer_and_head_has_a_row_of_summaries(words_run: FinishedRun) -> None:
+    found = rows_of(words_run.directory / "attention" / "summaries.csv")
+    keys = [(int(row["step"]), row["layer"], int(row["head"])) for row in found]
+    assert sorted(keys) == [(step, layer, 0) for step in (2, 4) for layer in sorted(LAYERS)]
+    for row in found:
+        assert 0 < float(row["entropy"]) < 3
+        assert row["head_similarity"] == ""  # there is one head
+        assert (row["monotonicity"] != "") == row["layer"].endswith("cross_attention")
+        assert (row["diagonal"] == "") == row["layer"].endswith("cross_attention")
+
+
+def test_the_mean_of_each_layer_is_logged(words_run: FinishedRun) -> None:
+    logged = {
+        (int(row["step"]), key): float(value)
+        for row in rows_of(words_run.directory / "metrics.csv")
+        for key, value in row.items()
+        if key.startswith("attention/") and value
+    }
+    for row in rows_of(words_run.directory / "attention" / "summaries.csv"):
+        for name in SUMMARIES:
+            key = int(row["step"]), f"attention/{row['layer']}/{name}"
+            assert (key in logged) == (row[name] != "")
+            if row[name]:
+                assert logged[key] == pytest.approx(float(row[name]), rel=1e-5)
+    result = words_run.result
+    assert not any("attention/" in name for name in (*result["validation"], *result["test"]))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_resumed_run_does_not_repeat_rows(tmp_path: Path) -> None:
+    """Rows after the checkpoint are dropped; without a checkpoint, all are."""
+    path = tmp_path / "attention" / "summaries.csv"
+    path.parent.mkdir()
+    for step in (2, 4):
+        append_rows(path, step, {"layer": {"entropy": torch.tensor([1.0])}})
+    callback = AttentionMapCallback(tmp_path / "attention", 1)
+    callback.load_state_dict({"steps": [2], "seconds": 0.0})
+    assert [row["step"] for row in rows_of(path)] == ["2"]
+
+
+def test_synthetic_data_give_the_alignment_error_rate(compose: Compose, tmp_path: Path) -> None:
+    small = ["data.examples=40", "data.evaluation_examples=20", "model.d_model=16"]
+    layers = ["model.num_encoder_layers=1", "model.num_decoder_layers=1"]
+    config = compose(
+        "data=reverse", "trainer=cpu", "logger=csv", "trainer.max_steps=1", *small, *layers
+    )
+    train(config, tmp_path / "run")
+    found = rows_of(tmp_path / "run" / "attention" / "summaries.csv")
+    rates = {row["layer"]: row["alignment_error_rate"] for row in found}
+    assert 0 <= float(rates["decoder.0.cross_attention"]) <= 1
+    assert rates["encoder.0.self_attention"] == ""
 
 
 # The weights

@@ -57,7 +57,12 @@ from attention_lab.attention.positions import (
     Sinusoidal,
     T5Bias,
 )
-from attention_lab.attention.recording import attention_layers, record_attention, record_masks
+from attention_lab.attention.recording import (
+    attention_layers,
+    record_attention,
+    record_logits,
+    record_masks,
+)
 from attention_lab.attention.scores import (
     L2,
     Additive,
@@ -136,6 +141,7 @@ __all__ = [
     "Uniform",
     "attention_layers",
     "record_attention",
+    "record_logits",
     "record_masks",
     "render",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Mask, NoMask
+from attention_lab.attention.scores.base import Score
 
 
 def attention_layers(model: nn.Module) -> dict[str, AttentionLayer]:
@@ -68,3 +69,29 @@ def _mask_hook(calls: list[tuple[Mask, int]]) -> Callable[..., None]:
         calls.append((layer.mask & (given.get("mask") or NoMask()), start))
 
     return record
+
+
+@contextmanager
+def record_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Record the logits (B, H, L, S) of every call of each attention layer's score, by layer name.
+
+    They are without masks, position biases and head mixing. Mechanisms without a score have none. A
+    fused backend computes no logits, unless weights are recorded, too.
+    """
+    calls: dict[str, list[Tensor]] = {name: [] for name in attention_layers(model)}
+    handles = [
+        score.register_forward_hook(_appending(calls[name]))
+        for name, layer in attention_layers(model).items()
+        for score in layer.modules()
+        if isinstance(score, Score)
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _appending(calls: list[Tensor]) -> Callable[..., None]:
+    """A forward hook that appends the output to a list."""
+    return lambda score, inputs, output: calls.append(output.detach())

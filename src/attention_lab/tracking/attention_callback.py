@@ -3,19 +3,31 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from attention_lab.tracking.attention_image import render
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps, file_name
+from attention_lab.tracking.attention_summaries import (
+    RecordedLayer,
+    append_rows,
+    keep_rows,
+    layer_means,
+    recorded_layers,
+    summarize,
+)
 from attention_lab.tracking.media import ImageFile, log_images, log_page
 from attention_lab.tracking.record_files import read_json
 from attention_lab.tracking.viewer import encode_map, write_viewer
 
 #: The most characters of an input in a caption.
 MAX_CAPTION = 200
+#: The file with the summaries of all heads, beside the maps.
+SUMMARIES_FILE = "summaries.csv"
 
 
 class AttentionMapCallback(Callback):
@@ -45,17 +57,42 @@ class AttentionMapCallback(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it, undeclared
-        batch = trainer.strategy.batch_to_device(data.probe(self.examples))
+        probe = data.probe(self.examples)
+        batch = trainer.strategy.batch_to_device(probe)
         # All ranks compute the maps, as each may hold a shard of the model; rank 0 writes them.
-        maps = attention_maps(pl_module, batch, data.position_labels(batch), trainer.global_step)
+        labels = data.position_labels(probe)
+        with recorded_layers(pl_module.model) as layers:
+            maps = attention_maps(pl_module, batch, labels, trainer.global_step)
         if not trainer.is_global_zero:
             return
         log_images(trainer.loggers, self._write_images(maps), trainer.global_step)
         if maps:
             encoded = [encode_map(each) for each in maps]
             self._json_file(trainer.global_step).write_text(json.dumps(encoded), encoding="utf-8")
+            self._summarize(trainer, layers, labels, data.alignments(probe))
             self.maps.extend(encoded)
         self.seconds += time.perf_counter() - started
+
+    def _summarize(
+        self,
+        trainer: Trainer,
+        layers: Mapping[str, RecordedLayer],
+        labels: list[dict[str, list[str]]],
+        alignments: Tensor | None,
+    ) -> None:
+        """Append the summaries to ``summaries.csv``, and log the mean of each layer."""
+        step, path = trainer.global_step, self.directory / SUMMARIES_FILE
+        found = {name: summarize(layer, labels, alignments) for name, layer in layers.items()}
+        if not self.maps:
+            path.unlink(missing_ok=True)  # of a process that was killed before a checkpoint
+        append_rows(path, step, found)
+        means = {
+            f"attention/{name}/{summary}": value
+            for name, summaries in found.items()
+            for summary, value in layer_means(summaries).items()
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(means, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": sorted({each["step"] for each in self.maps}), "seconds": self.seconds}
@@ -66,6 +103,7 @@ class AttentionMapCallback(Callback):
         pages = [read_json(file, root) for file in files if file.exists()]
         self.maps = [each for page in pages for each in page]
         self.seconds = state_dict["seconds"]
+        keep_rows(self.directory / SUMMARIES_FILE, state_dict["steps"])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()

@@ -98,8 +98,8 @@ def attention_maps(
         weights = torch.cat(calls[layer], dim=2).float().cpu()
         hidden = _hidden(calls[layer], masks[layer])
         for number, example in enumerate(labels):
-            rows = _position_names(example, over_rows, is_query=True)
-            columns = _position_names(example, over_columns, is_query=False)
+            rows = position_names(example, over_rows, is_query=True)
+            columns = position_names(example, over_columns, is_query=False)
             whole = AttentionMap(
                 step,
                 _example_name(example, number),
@@ -144,7 +144,7 @@ def _cut(map: AttentionMap, most: int | None) -> AttentionMap:
     )
 
 
-def _position_names(example: dict[str, list[str]], sequence: str, is_query: bool) -> list[str]:
+def position_names(example: dict[str, list[str]], sequence: str, is_query: bool) -> list[str]:
     """The names of the positions of a sequence.
 
     A target position reads one token and predicts the next one. As a query it has the name of the
@@ -152,8 +152,8 @@ def _position_names(example: dict[str, list[str]], sequence: str, is_query: bool
     """
     if sequence == "both":
         return [
-            *_position_names(example, "source", is_query),
-            *_position_names(example, "target", is_query),
+            *position_names(example, "source", is_query),
+            *position_names(example, "target", is_query),
         ]
     names = [_visible(name) for name in example[sequence]]
     return names if is_query or sequence != "target" else [SPECIALS[BOS], *names[:-1]]

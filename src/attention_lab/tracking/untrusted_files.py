@@ -20,6 +20,7 @@ LIMITS = {
     "sweep.json": 64 * MIB,
     "maps.json": 64 * MIB,
     "metrics.csv": 256 * MIB,
+    "summaries.csv": 256 * MIB,
 }
 #: The most bytes of any other file, such as an image.
 OTHER_LIMIT = 8 * MIB

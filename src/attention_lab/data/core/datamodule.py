@@ -91,6 +91,14 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
             a sequence is "input", or "source" and "target".
         """
 
+    def alignments(self, batch: BatchT) -> Tensor | None:
+        """Which source positions each target position is aligned with, where that is known.
+
+        Returns:
+            (B, T, S) bool, without BOS in the target; None if the data has no alignments.
+        """
+        return None
+
     @property
     def is_loaded(self) -> bool:
         """Whether the splits are loaded; False if only a checkpoint's state is restored."""

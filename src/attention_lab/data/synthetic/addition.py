@@ -89,6 +89,22 @@ class Addition(GeneratedPairs):
         one, other = ((digits != PAD).sum(1) for digits in self._operands(batch))
         return torch.maximum(one, other)
 
+    def alignments(self, batch: SequencePairs) -> Tensor:
+        """Each digit of the sum with the digits of both numbers in the same decimal place."""
+        source, target = batch.lengths().unsqueeze(2).unbind(1)
+        plus = (batch.source == int(self._source_ids[PLUS])).int().argmax(1, keepdim=True)
+        places = torch.arange(max(batch.source.shape[1], batch.target.shape[1]))
+        first = self._decimal_places(places, plus)
+        second = self._decimal_places(places - plus - 1, source - plus - 1)
+        digits = torch.maximum(first, second)[:, None, : batch.source.shape[1]]
+        total = self._decimal_places(places, target - 2)[:, : batch.target.shape[1] - 1, None]
+        return (digits == total) & (total >= 0)
+
+    def _decimal_places(self, positions: Tensor, length: Tensor) -> Tensor:
+        """The decimal place of the digit at each position of a number; −1 outside of it."""
+        places = positions if self.reversed else length - 1 - positions
+        return places.where((positions >= 0) & (positions < length), -1)
+
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of adding without carrying."""
         texts = map(self.source_vocabulary.ids_to_tokens, self.split(split).source.tolist())

@@ -22,8 +22,8 @@ class Copy(SymbolPairs):
     Arguments and errors are those of :class:`SymbolPairs`.
     """
 
-    def target(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        return symbols
+    def origins(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.broadcast_to(np.arange(symbols.shape[1]), symbols.shape)
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of copying the positions that occur in training."""

@@ -195,20 +195,30 @@ class SymbolPairs(GeneratedPairs):
         return [[id for id in row if id != PAD] for row in self.split(split).source.tolist()]
 
     @abstractmethod
-    def target(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The targets (N, W), as long as their sources; values after the end are ignored.
+    def origins(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The source position of each target symbol, (N, W); values after the end are ignored.
 
         Args:
             symbols: (N, W), the sources.
             lengths: (N, 1), the length of each row.
         """
 
+    def alignments(self, batch: SequencePairs) -> Tensor:
+        """Each target symbol with the source symbol that it is a copy of."""
+        lengths, places = batch.lengths()[:, :1].numpy(), np.arange(batch.source.shape[1])
+        symbol_of = np.zeros(len(self.source_vocabulary), dtype=np.int64)
+        symbol_of[self._source_ids] = np.arange(self.symbols)
+        origins = self.origins(symbol_of[batch.source.numpy()], lengths)
+        links = (origins[:, :, None] == places) & (places < lengths)[:, :, None]
+        return torch.from_numpy(links)
+
     def pairs(
         self, random: np.random.Generator, count: int, shortest: int, longest: int
     ) -> tuple[Rows, Rows]:
         lengths = random.integers(shortest, longest + 1, size=(count, 1))
         symbols = random.integers(self.symbols, size=(count, longest))
-        return (symbols, lengths), (self.target(symbols, lengths), lengths)
+        targets = np.take_along_axis(symbols, self.origins(symbols, lengths), axis=1)
+        return (symbols, lengths), (targets, lengths)
 
 
 def backwards(numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -24,8 +24,8 @@ class Reverse(SymbolPairs):
     Arguments and errors are those of :class:`SymbolPairs`.
     """
 
-    def target(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        return backwards(symbols, lengths)
+    def origins(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        return backwards(np.broadcast_to(np.arange(symbols.shape[1]), symbols.shape), lengths)
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of copying the source."""

@@ -23,10 +23,10 @@ class Sort(SymbolPairs):
     Arguments and errors are those of :class:`SymbolPairs`.
     """
 
-    def target(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    def origins(self, symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         absent = np.arange(symbols.shape[1]) >= lengths
         # Positions after the end of a row get the greatest value, so they stay after it.
-        return np.sort(np.where(absent, self.symbols, symbols), axis=1)
+        return np.argsort(np.where(absent, self.symbols, symbols), axis=1, kind="stable")
 
     def shortcut_baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Accuracy and error rate of copying the source."""
