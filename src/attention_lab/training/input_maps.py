@@ -13,7 +13,7 @@ from attention_lab.data.core.batches import (
     LabelledSequences,
     SequencePairs,
 )
-from attention_lab.data.core.vocabulary import BOS, EOS, UNK
+from attention_lab.data.core.vocabulary import BOS, EOS, UNK, TextVocabulary
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
 from attention_lab.training.prediction import ClassPredictor, Sampling, predictor
 from attention_lab.training.tasks.base import AttentionTask
@@ -61,48 +61,65 @@ def input_maps(task: AttentionTask, text: str, step: int, target: str | None = N
         ValueError: if the text is too long for the network.
     """
     predicts = predictor(task, Sampling())
-    text = text if predicts.keeps_edges else text.strip()
-    ids = predicts.vocabulary.encode(text)
+    vocabulary = predicts.vocabulary
+    ids = vocabulary.encode(text if predicts.keeps_edges else text.strip())
     if not ids:
         raise CannotMap("the input is empty")
     _check_size(task, len(ids), 0)
-    source, output, note = torch.tensor([ids], device=task.device), "", FORCED
+    batch: Any
+    given = [*ids]
     if isinstance(task, SequenceToSequence):
-        if target is not None:
-            ids = ids + task.data.target_vocabulary.encode(target)
-        generated, note = _target(task, source, target)
-        batch: Any = SequencePairs(source, generated, source.new_zeros(1))
-        output = task.data.target_vocabulary.decode(generated[0].tolist())
-        _check_size(task, source.shape[1], generated.shape[1])
+        targets = task.data.target_vocabulary
+        given += targets.encode(target or "")
+        batch, note = _pair(task, ids, target)
+        # Not the dataset's position_labels: a network may generate padding.
+        predicted = batch.target[0, 1:].tolist()
+        names = {"source": _tokens(vocabulary, ids), "target": _tokens(targets, predicted)}
+        output = targets.decode(predicted)
+        _check_size(task, len(ids), len(predicted))
     elif isinstance(predicts, ClassPredictor):
         if target is not None:
             raise CannotMap("a classifier has no target")
-        batch = LabelledSequences(source, source.new_zeros(1))
+        batch, note = LabelledSequences(_row(task, ids), _row(task, [0])[0]), ""
+        names = {"input": _tokens(vocabulary, ids)}
         (output,) = predicts.predict([text])
     else:
-        ids = predicts.vocabulary.encode(text + (target or ""))
-        source = source.new_tensor([ids])
-        labels = source.new_full(source.shape, IGNORE)
-        batch = LabelledPositions(source, labels, source.new_tensor([len(ids)]))
-        _check_size(task, len(ids), 0)
-    names = task.data.position_labels(batch)
-    maps = attention_maps(task, batch, names, step, note, max_positions=None)
+        given = vocabulary.encode(text + (target or ""))
+        _check_size(task, len(given), 0)
+        row = _row(task, given)
+        labels, length = torch.full_like(row, IGNORE), _row(task, [len(given)])[0]
+        batch, note, output = LabelledPositions(row, labels, length), FORCED, ""
+        names = {"input": _tokens(vocabulary, given)}
+    maps = attention_maps(task, batch, [names], step, note, max_positions=None)
     if not maps:
         kinds = {type(layer).__name__ for layer in attention_layers(task.model).values()}
         raise CannotMap(f"{' and '.join(sorted(kinds))} has no attention weights")
-    return InputMaps([replace(each, example=text) for each in maps], output, ids.count(UNK))
+    return InputMaps([replace(each, example=text) for each in maps], output, given.count(UNK))
 
 
-def _target(task: SequenceToSequence, source: Tensor, target: str | None) -> tuple[Tensor, str]:
-    """The target (1, T) from BOS to EOS, and a note that says whether it was given."""
+def _row(task: AttentionTask, ids: list[int]) -> Tensor:
+    """Token ids as a batch of one, (1, L)."""
+    return torch.tensor([ids], device=task.device)
+
+
+def _tokens(vocabulary: TextVocabulary, ids: list[int]) -> list[str]:
+    return [vocabulary.token(id) for id in ids]
+
+
+def _pair(
+    task: SequenceToSequence, ids: list[int], target: str | None
+) -> tuple[SequencePairs, str]:
+    """A source with its target from BOS to EOS, and a note that says whether that was given."""
+    source, index = _row(task, ids), _row(task, [0])[0]
     if target is not None:
-        ids = [*task.data.target_vocabulary.encode(target.strip()), EOS]
-        return source.new_tensor([[BOS, *ids]]), FORCED
+        encoded = [BOS, *task.data.target_vocabulary.encode(target.strip()), EOS]
+        return SequencePairs(source, _row(task, encoded), index), FORCED
     (generated,) = task.generate(source)
     # Decoding that was cut off at the greatest length has no end token.
     ends = [EOS] if len(generated) < task.max_length else []
     how = f"beam search with {task.num_beams} beams" if task.num_beams > 1 else "greedy decoding"
-    return source.new_tensor([[BOS, *generated, *ends]]), f"free-running: {how}"
+    pair = SequencePairs(source, _row(task, [BOS, *generated, *ends]), index)
+    return pair, f"free-running: {how}"
 
 
 def _check_size(task: AttentionTask, source: int, target: int) -> None:
