@@ -58,7 +58,7 @@ def write_run(directory: Path, config: dict[str, Any], job: list[str], rows: int
         "shortcut_baselines": {"most frequent by letter": {"per": 0.35}},
         "parameters": 1000 * width + width**2,
         "tokens_per_second": 4e6 / width,
-        "peak_memory_bytes": 3e8 + 4e5 * width,
+        "peak_memory_bytes": 300_000_000 + 400_000 * width,
         "steps": 10 * rows,
         "best_step": 10 * rows,
         "threshold": 0.35,
