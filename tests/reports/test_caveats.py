@@ -266,7 +266,7 @@ def test_runs_of_other_code_are_named(
     if named:
         assert named in found[0]
         page = render_page(comparison)
-        made_by = re.findall(r"<td>1.5 min</td><td class=.text.>(.*?)</td>", page)
+        made_by = re.findall(r">1.5 min</td>\s*<td class=.text.>(.*?)</td>", page)
         assert len(made_by) == 3
         assert made_by[0] == made_by[1] != made_by[2]
 

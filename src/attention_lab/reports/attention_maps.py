@@ -1,7 +1,7 @@
 """Attention maps of the compared groups, embedded in the page."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,19 +13,19 @@ from attention_lab.reports.groups import Group
 from attention_lab.reports.runs import RecordedRun
 from attention_lab.tracking.untrusted_files import is_png, read_bytes
 
-#: The most bytes of images in a page; further examples are left out.
-MAX_BYTES = 12_000_000
-#: The most bytes of the first example, which has a higher limit so that any is shown.
-MAX_BYTES_OF_FIRST = 64_000_000
+#: The most groups whose maps are in a page; those of the others are in their viewers.
+MAX_GROUPS = 4
+#: The most bytes of images in a page, where they need a third more.
+MAX_BYTES = 2_400_000
 
 
 class Map(NamedTuple):
     """One attention map, embedded in the page."""
 
-    #: The style number of the group.
-    style: int
+    #: The style number of the group; None if it has none.
+    style: int | None
     label: str
-    seed: int | None
+    run: RecordedRun
     step: int
     #: A data URI.
     image: str
@@ -35,50 +35,62 @@ class Map(NamedTuple):
 
 @dataclass
 class Gallery:
-    """The attention maps of all groups on the same examples."""
+    """The attention maps of chosen groups on the same examples."""
 
     #: The maps of the groups, by example and layer.
     maps: dict[str, dict[str, list[Map]]] = field(default_factory=dict)
     #: Labels of finished groups that have no maps.
     without: list[str] = field(default_factory=list)
-    #: Examples left out to limit the size of the page.
+    #: Layers of examples that are left out to limit the size of the page.
     left_out: list[str] = field(default_factory=list)
 
 
 def map_gallery(comparison: Comparison) -> Gallery:
-    """The maps of the last validation of one seed of each group that has a style.
+    """The maps of the last validation of one seed of some groups: the baseline and the best.
 
     It is the same seed in all groups if one seed has maps in all of them.
     """
-    shown = {group: style for group, style in group_styles(comparison).items() if group.finished}
-    seed = _shared_seed(list(shown))
-    result = Gallery()
+    styles = group_styles(comparison)
+    groups = [
+        group
+        for group in comparison.groups
+        if group.finished and (group in styles or group is comparison.baseline)
+    ]
+    seed = _shared_seed(groups)
+    runs = {group: run for group in groups if (run := _run_with_maps(group, seed))}
     found: dict[str, dict[str, list[_Image]]] = {}
-    for group, style in shown.items():
-        images = _images(style, group, seed)
-        result.without.extend([] if images else [group.label])
-        for image in images:
-            example, _, layer = image.path.stem.partition("-")
+    for group in _chosen(comparison, runs):
+        step, paths = _last_images(runs[group])
+        for path in paths:
+            example, _, layer = path.stem.partition("-")
+            image = _Image(styles.get(group), group.label, runs[group], step, path)
             found.setdefault(_example(example), {}).setdefault(layer, []).append(image)
+    result = Gallery(without=[group.label for group in groups if group not in runs])
     weight = 0
     for example, layers in found.items():
-        each = [image for images in layers.values() for image in images]
-        weight += sum(image.path.stat().st_size for image in each)
-        if weight > (MAX_BYTES if result.maps else MAX_BYTES_OF_FIRST):
-            result.left_out.append(example)
-        else:
-            result.maps[example] = {
-                layer: [image.embedded() for image in images] for layer, images in layers.items()
-            }
+        for layer, images in layers.items():
+            size = sum(image.path.stat().st_size for image in images)
+            if weight + size > MAX_BYTES:
+                result.left_out.append(f"{layer} on {example}" if layer else example)
+                continue
+            weight += size
+            result.maps.setdefault(example, {})[layer] = [image.embedded() for image in images]
     return result
+
+
+def _chosen(comparison: Comparison, groups: Collection[Group]) -> list[Group]:
+    """The baseline and the best of the groups, at most ``MAX_GROUPS``, in the report's order."""
+    ranked = [comparison.baseline, *(group for group, _ in comparison.ranking.means), *groups]
+    known = [group for group in dict.fromkeys(ranked) if group in groups][:MAX_GROUPS]
+    return [group for group in comparison.groups if group in known]
 
 
 class _Image(NamedTuple):
     """The PNG of an attention map on disk."""
 
-    style: int
+    style: int | None
     label: str
-    seed: int | None
+    run: RecordedRun
     step: int
     path: Path
 
@@ -88,17 +100,13 @@ class _Image(NamedTuple):
         # A PNG starts with a signature of 8 bytes and a header: length, "IHDR", width, height.
         width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         image = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        return Map(self.style, self.label, self.seed, self.step, image, width > 2.2 * height)
+        return Map(self.style, self.label, self.run, self.step, image, width > 2.2 * height)
 
 
-def _images(style: int, group: Group, seed: int | None) -> list[_Image]:
-    """The maps of a seed of a group; of its first seed with maps if that seed has none."""
+def _run_with_maps(group: Group, seed: int | None) -> RecordedRun | None:
+    """The run of a seed, or the first run with maps if that seed has none; None without maps."""
     runs = sorted(group.finished, key=lambda run: (run.seed != seed, run.seed or 0))
-    for run in runs:
-        step, paths = _last_images(run)
-        if paths:
-            return [_Image(style, group.label, run.seed, step, path) for path in paths]
-    return []
+    return next((run for run in runs if _last_images(run)[1]), None)
 
 
 def _example(file_name: str) -> str:

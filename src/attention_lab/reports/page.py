@@ -1,8 +1,11 @@
 """The report's page: one self-contained HTML file."""
 
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -35,8 +38,13 @@ from attention_lab.reports.provenance import code_of, provenance, shared_overrid
 from attention_lab.reports.runs import number
 
 
-def render_page(comparison: Comparison) -> str:
-    """The page as HTML that needs no other file and no network."""
+def render_page(comparison: Comparison, directory: Path = Path()) -> str:
+    """The page as HTML that needs no other file and no network.
+
+    Args:
+        comparison: the comparison.
+        directory: the page's directory, to which its links to the runs are relative.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -46,6 +54,7 @@ def render_page(comparison: Comparison) -> str:
     )
     for function in _IN_TEMPLATE:
         environment.globals[function.__name__] = function
+    environment.globals["link"] = partial(relative_link, directory.resolve())
     differences = {
         metric: {
             difference.group.label: difference for difference in comparison.to_baseline(metric)
@@ -60,6 +69,15 @@ def render_page(comparison: Comparison) -> str:
         slices=breakdowns(comparison.slice_metrics),
         code={code_of(run) for run in comparison.runs} - {""},
     )
+
+
+def relative_link(directory: Path, path: Path) -> str | None:
+    """The address of a file or directory relative to a page's directory; None if it is missing.
+
+    >>> relative_link(Path("/sweeps/all"), Path("/"))
+    '../..'
+    """
+    return quote(os.path.relpath(path, directory)) if path.exists() else None
 
 
 _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (

@@ -13,7 +13,7 @@ def write_report(comparison: Comparison, directory: Path) -> Path:
 
     Both are rendered before either is written, and each replaces an older one atomically.
     """
-    numbers, html = csv_text(comparison), render_page(comparison)
+    numbers, html = csv_text(comparison), render_page(comparison, directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "report.csv", numbers)
     page = directory / "report.html"
