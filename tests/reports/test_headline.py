@@ -444,11 +444,12 @@ def test_the_csv_holds_every_group_and_metric(sweep: Path) -> None:
     assert rows["scaled", "per"]["baseline"] == ""
 
 
-def test_a_group_without_a_result_has_its_row(write_run: WriteRun) -> None:
+@pytest.mark.parametrize("status", ["diverged", "pruned"])
+def test_a_group_without_a_result_has_its_row(status: str, write_run: WriteRun) -> None:
     write_run("a=x", 0)
-    sweep = write_run("a=y", 0, status="diverged").parent
+    sweep = write_run("a=y", 0, status=status).parent
     _, row, _ = csv_rows(compare(read_runs([sweep])))
-    assert (row["group"], row["n"], row["finished"], row["diverged"]) == ("y", 0, 0, 1)
+    assert (row["group"], row["n"], row["finished"], row[status]) == ("y", 0, 0, 1)
     assert "mean" not in row
 
 

@@ -276,6 +276,11 @@ def test_distributions_are_those_of_hydras_grammar(
     ("override", "says"),
     [
         ("optimizer.lr=interval(2,1)", "optimizer.lr=interval(2,1): `low <= high` must hold"),
+        ("+hydra.sweeper.sampler.prior_weight=-1", "hydra.sweeper.sampler: A non-negative value"),
+        ("+hydra.sweeper.sampler.n_ei_candidates=0", "hydra.sweeper.sampler: The size of `sampl"),
+        ("hydra/sweeper/pruner=median hydra.sweeper.pruner.interval_steps=0", "hydra.sweeper.pr"),
+        ("hydra/sweeper/pruner=hyperband hydra.sweeper.pruner.max_resource=0", "hydra.sweeper.pr"),
+        ("hydra/sweeper/pruner=asha +hydra.sweeper.pruner.foo=1", "hydra.sweeper.pruner.foo: Succ"),
         ("hydra/sweeper/sampler=grid", "optimizer.lr: a grid needs values, no interval"),
         ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials: input should be greater than 0"),
         ("+hydra.sweeper.n_trial=3", "hydra.sweeper.n_trial: unknown option; did you mean n_tri"),
@@ -357,13 +362,40 @@ def test_a_search_over_real_runs(
     assert found["best_params"] == {"optimizer.lr": 0.01}
 
 
+def test_trials_are_pruned_while_they_run(
+    optuna: Any,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """They are no failures: the exit code is 0, and the same command runs nothing again."""
+    stored, sweep = f"sqlite:///{tmp_path}/study.db", tmp_path / "sweep"
+    threshold = "hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner"
+    pruner = (threshold, "+hydra.sweeper.pruner.upper=-0.99")
+    long = ("trainer.max_epochs=2000", "optimizer.lr=choice(0.01,0.02)")
+    settings = ("hydra.sweep.dir=sweep", f"hydra.sweeper.storage={stored}")
+    both = ("hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=2", "hydra.launcher.parallel=2")
+    arguments = ("train", "-m", "hydra/sweeper=optuna", *TINY_DIGITS, *long, *settings, *both)
+    answer = command(*arguments, *pruner)
+    assert answer.code == 0, answer.err
+    assert answer.out.count("pruned: ThresholdPruner: validation/accuracy") >= 2
+    assert {json.loads(path.read_text())["status"] for path in sweep.glob("*/status.json")} == {
+        "pruned"
+    }
+    study = optuna.load_study(study_name="sweep", storage=stored)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "PRUNED"]
+    again = command(*arguments, *pruner)
+    assert again.code == 0, again.err
+    assert "to run" not in again.out
+    assert len(optuna.load_study(study_name="sweep", storage=stored).trials) == 2
+
+
 # What the docs say
 
 
 def test_commands_in_the_docs_compose(optuna: Any, compose: Compose) -> None:
     page = (DOCS / "search.md").read_text(encoding="utf-8")
     commands = re.findall(r"^attention-lab train -m (.*)$", page, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for line in commands:
         first_values = [
             re.sub(r"=.*?\(?(\d[\d.e-]*),.*", r"=\1", word) for word in shlex.split(line)

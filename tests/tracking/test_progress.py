@@ -54,7 +54,7 @@ def test_validation_metrics_are_plain_numbers() -> None:
 
 def test_progress_is_written_at_intervals(tmp_path: Path, clock: SimpleNamespace) -> None:
     heartbeat = Heartbeat(
-        RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per", every_seconds=2.0
+        RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per", "min", every_seconds=2.0
     )
     beats = []
     for step in range(1, 9):
@@ -65,7 +65,7 @@ def test_progress_is_written_at_intervals(tmp_path: Path, clock: SimpleNamespace
 
 
 def test_progress_is_written_at_every_validation(tmp_path: Path, clock: SimpleNamespace) -> None:
-    heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per")
+    heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per", "min")
     for step in (10, 20):
         heartbeat.on_validation_end(trainer(step), None)  # type: ignore[arg-type]
         assert read(tmp_path)["progress"]["step"] == step
@@ -77,10 +77,15 @@ def test_progress_is_written_at_every_validation(tmp_path: Path, clock: SimpleNa
 def test_progress_is_written_before_the_first_metric(
     tmp_path: Path, clock: SimpleNamespace
 ) -> None:
-    heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per")
+    heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per", "min")
     clock.now += 10
     heartbeat.on_train_batch_end(trainer(1, {"train/loss": torch.tensor(1.0)}), None, None, None)
-    assert read(tmp_path)["progress"] == {"step": 1, "steps": 100, "metrics": {}}
+    assert read(tmp_path)["progress"] == {
+        "step": 1,
+        "steps": 100,
+        "metrics": {},
+        "mode": "min",
+    }
 
 
 def test_a_line_for_each_validation(capsys: pytest.CaptureFixture[str]) -> None:

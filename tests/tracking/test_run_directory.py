@@ -176,9 +176,14 @@ def test_a_record_begins_as_running(tmp_path: Path) -> None:
 def test_progress_is_written_at_once(tmp_path: Path) -> None:
     record = RunRecord(unchecked(CONFIG, tmp_path))
     before = read(tmp_path)
-    record.progress(3, 10, {"validation/per": 0.5})
+    record.progress(3, 10, {"validation/per": 0.5}, "min")
     after = read(tmp_path)
-    assert after["progress"] == {"step": 3, "steps": 10, "metrics": {"validation/per": 0.5}}
+    assert after["progress"] == {
+        "step": 3,
+        "steps": 10,
+        "metrics": {"validation/per": 0.5},
+        "mode": "min",
+    }
     assert before | {"progress": None, "updated": None} == after | {
         "progress": None,
         "updated": None,
@@ -204,7 +209,7 @@ def test_a_process_killed_after_its_result_leaves_a_finished_run(
 
 def test_a_run_finishes_with_its_result(tmp_path: Path) -> None:
     record = RunRecord(unchecked(CONFIG, tmp_path))
-    record.progress(3, 10, {})
+    record.progress(3, 10, {}, "min")
     record.finish({"test": {"per": 0.25}, "steps_to_threshold": None})
     assert json.loads((tmp_path / "result.json").read_text()) == {
         "schema_version": 1,
@@ -271,7 +276,7 @@ def fresh_code_version() -> Iterator[None]:
 def begun(tmp_path: Path) -> Path:
     """The directory of a run that was cut off after three steps."""
     record = RunRecord(unchecked(CONFIG, tmp_path, ["first"]))
-    record.progress(3, 10, {})
+    record.progress(3, 10, {}, "min")
     record.close()
     return tmp_path
 
@@ -284,7 +289,7 @@ def files(directory: Path) -> dict[str, bytes]:
 def test_a_run_that_has_not_finished_resumes(tmp_path: Path, ending: Any) -> None:
     first = RunRecord(unchecked(CONFIG, tmp_path, ["first"]))
     assert not first.is_resumed
-    first.progress(3, 10, {})
+    first.progress(3, 10, {}, "min")
     if ending:
         first.end(Stopped(ending, "an error"))
     first.close()

@@ -7,7 +7,7 @@ from attention_lab.printing import counted, echo
 
 
 def report_sweep(sweep: Path) -> int:
-    """Report on a sweep; returns the exit code, which is 1 unless all runs finished."""
+    """Report on a sweep; returns the exit code, which is 1 if a run failed or was interrupted."""
     from attention_lab.cli.report import report
     from attention_lab.reports.runs import read_runs
 
@@ -23,7 +23,7 @@ def report_sweep(sweep: Path) -> int:
         echo(f"search          {best}: best by validation; test metrics were not used to select")
     if (not_uploaded := _not_uploaded(sweep)) is not None:
         echo(f"W&B             {not_uploaded}")
-    unfinished = [run.name for run in runs if run.status != "finished"]
+    unfinished = [run.name for run in runs if run.status not in ("finished", "pruned")]
     return fail(f"{counted(len(unfinished), 'run')} did not finish", 1) if unfinished else 0
 
 

@@ -32,6 +32,10 @@ TARGETS: dict[tuple[str, ...], tuple[str, ...]] = {
         "hydra_plugins.attention_lab_sweeper.SearchSweeper",
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
     ),
+    ("sweeper", "pruner"): tuple(
+        f"optuna.pruners.{name}Pruner"
+        for name in ("Nop", "Median", "Percentile", "SuccessiveHalving", "Hyperband", "Threshold")
+    ),
     # Without CmaEsSampler, which unpickles data from the storage.
     ("sweeper", "sampler"): tuple(
         f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "Grid", "NSGAII")

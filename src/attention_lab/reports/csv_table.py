@@ -12,7 +12,7 @@ from attention_lab.reports.differences import Difference
 from attention_lab.reports.groups import Group
 from attention_lab.reports.stats import Interval
 
-_STATUSES = ("finished", "failed", "diverged", "preempted", "running", "waiting")
+_STATUSES = ("finished", "failed", "diverged", "pruned", "preempted", "running", "waiting")
 CSV_COLUMNS = (
     *("kind", "group", "metric", "n", "mean", "low", "high"),
     *("trivial_baseline", "runs", *_STATUSES),

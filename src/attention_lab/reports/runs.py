@@ -91,7 +91,7 @@ class RecordedRun:
 
         The file is read at each call: all columns of a thousand runs would not fit in memory.
         """
-        return _column(self.directory / "metrics.csv", column)
+        return read_column(self.directory / "metrics.csv", column)
 
 
 def read_runs(paths: Iterable[Path]) -> list[RecordedRun]:
@@ -219,7 +219,8 @@ def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _column(path: Path, column: str) -> dict[int, float]:
+def read_column(path: Path, column: str) -> dict[int, float]:
+    """The finite values of a column of ``metrics.csv`` by step; none if there is no such file."""
     values = {}
     try:
         with io.TextIOWrapper(open_file(path), "utf-8", errors="replace", newline="\n") as file:

@@ -1,6 +1,6 @@
 """A search: Optuna draws the settings of trials, which are jobs of a sweep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +19,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import OptunaError
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import PositiveInt
@@ -28,18 +29,20 @@ from attention_lab.atomic_write import write_atomically
 from attention_lab.config.components import ConfigError, NodeError, check_node, create
 from attention_lab.sweeps.plugin_options import check_types
 from attention_lab.sweeps.sweep_options import spelt
+from attention_lab.sweeps.trial_watcher import TrialWatcher
+from attention_lab.sweeps.watchers import Watch
 
 #: The file with the best trial, in the sweep's directory.
 RESULTS = "optimization_results.yaml"
-#: The key of the sampler.
-SAMPLER = "hydra.sweeper.sampler"
+#: The keys of the sampler and of the pruner.
+SAMPLER, PRUNER = "hydra.sweeper.sampler", "hydra.sweeper.pruner"
 #: The attribute of a trial that names the directory of its sweep.
 SWEEP = "sweep"
 #: The attribute of a trial that holds the number of the failed trial whose second run it records.
 RETRY_OF = "retry_of"
 
-#: Runs jobs, given the overrides of each.
-Launch = Callable[[list[list[str]]], list[JobReturn]]
+#: Runs jobs, given the overrides of each and, possibly, what watches them.
+Launch = Callable[[list[list[str]], Watch | None], list[JobReturn]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class SearchOptions:
     """
 
     sampler: dict[str, Any]
+    pruner: dict[str, Any]
     n_trials: PositiveInt
     n_jobs: PositiveInt
     direction: str = "minimize"
@@ -95,7 +99,8 @@ class Search:
         #: The database, if this search creates it and no trial has run yet.
         self._new_database = file if options.storage and not file.exists() else None
         check_node(SAMPLER, options.sampler, BaseSampler, given=("search_space",))
-        self._sampler(0)  # raises an error before the database is created
+        check_node(PRUNER, options.pruner, BasePruner)
+        self._rehearse()  # raises an error before the database is created
         self.study = self._study()
 
     def run(self, launch: Launch) -> None:
@@ -107,14 +112,13 @@ class Search:
         self._launch_failed(launch)
         while trials := self._next_batch():
             try:
-                returns = launch([self._overrides(trial) for trial in trials])
+                returns = self._launch(launch, trials)
             except ValueError:
                 if self._new_database is not None:
                     self._new_database.unlink()
                 raise
             self._new_database = None
-            for trial, returned in zip(trials, returns, strict=True):
-                self._tell(trial, returned)
+            self._tell(trials, returns)
         with suppress(ValueError):  # no trial has a result
             best = self.study.best_trial
             found = {"name": "optuna", "best_params": best.params, "best_value": best.value}
@@ -123,10 +127,11 @@ class Search:
     def _study(self) -> optuna.Study:
         name, storage = self.options.study_name or self.directory.name, self.options.storage
         try:
-            study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+            study = optuna.create_study(
+                study_name=name, storage=storage, load_if_exists=True, pruner=self._pruner()
+            )
         except (SQLAlchemyError, OptunaError, RuntimeError) as error:
-            problem = str(error).partition("\n")[0]
-            raise ConfigError(f"hydra.sweeper.storage={storage}: {problem}") from error
+            raise ConfigError(f"hydra.sweeper.storage={storage}: {_first_line(error)}") from error
         for trial in self._own(study):
             if trial.params.keys() != self.space.keys():
                 raise ConfigError(
@@ -143,7 +148,7 @@ class Search:
         own = self._own(self.study)
         retried = {trial.user_attrs.get(RETRY_OF) for trial in own}
         failed = [it for it in own if it.state == TrialState.FAIL and it.number not in retried]
-        returns = launch([self._overrides(trial) for trial in failed]) if failed else []
+        returns = launch([self._overrides(trial) for trial in failed], None) if failed else []
         for trial, returned in zip(failed, returns, strict=True):
             if returned.return_value is not None:
                 retry = create_trial(
@@ -158,6 +163,20 @@ class Search:
         """The trials of this sweep."""
         place = str(self.directory)
         return [trial for trial in study.trials if trial.user_attrs.get(SWEEP) == place]
+
+    def _launch(self, launch: Launch, trials: Sequence[Trial]) -> list[JobReturn]:
+        """Launch trials; those that finish or are pruned meanwhile are recorded in the study."""
+        watcher: TrialWatcher | None = None
+
+        def watch(directories: Sequence[Path]) -> TrialWatcher:
+            nonlocal watcher
+            watcher = TrialWatcher(trials, directories)
+            return watcher
+
+        returns = launch([self._overrides(trial) for trial in trials], watch)
+        if watcher is not None:
+            watcher.update()
+        return returns
 
     def _next_batch(self) -> list[Trial]:
         """The interrupted trials, else new ones; none if there are enough."""
@@ -186,10 +205,33 @@ class Search:
         if not self._grid and given.get("seed") is not None:
             # Else a resumed search would draw its first trials again.
             given["seed"] = int(SeedSequence([given["seed"], number]).generate_state(1)[0])
+        return cast(BaseSampler, _created(SAMPLER, given, BaseSampler, **space))
+
+    def _pruner(self) -> BasePruner:
+        return cast(BasePruner, _created(PRUNER, self.options.pruner, BasePruner))
+
+    def _rehearse(self) -> None:
+        """Draw and prune in a study of made-up trials: Optuna checks some values only then.
+
+        Raises:
+            ConfigError: if a value of the sampler or of the pruner is invalid.
+        """
+        study = optuna.create_study(sampler=RandomSampler(seed=0), pruner=self._pruner())
+        for number in range(min(self.options.n_trials, 1000)):
+            trial = study.ask(self.space)
+            trial.report(number, 1)
+            study.tell(trial, number)
+        study.sampler = self._sampler(0)
         try:
-            return cast(BaseSampler, create(given, (BaseSampler,), **space))
-        except NodeError as error:
-            raise ConfigError(f"{SAMPLER}: {error}") from None
+            trial = study.ask(self.space)
+        except Exception as error:
+            raise ConfigError(f"{SAMPLER}: {_first_line(error)}") from error
+        try:
+            for step in (1, 2):
+                trial.report(0.0, step)
+                trial.should_prune()
+        except Exception as error:
+            raise ConfigError(f"{PRUNER}: {_first_line(error)}") from error
 
     def _is_grid(self) -> bool:
         return str(self.options.sampler.get("_target_")).endswith(".GridSampler")
@@ -197,10 +239,26 @@ class Search:
     def _overrides(self, trial: Trial | FrozenTrial) -> list[str]:
         return [*(f"{key}={spelt(value)}" for key, value in trial.params.items()), *self.fixed]
 
-    def _tell(self, trial: Trial, returned: JobReturn) -> None:
-        value = returned.return_value
-        state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        self.study.tell(trial, value, state)
+    def _tell(self, trials: Sequence[Trial], returns: Sequence[JobReturn]) -> None:
+        """Record the results of trials that are not recorded yet."""
+        recorded = self.study.get_trials(deepcopy=False)
+        for trial, returned in zip(trials, returns, strict=True):
+            if not recorded[trial.number].state.is_finished():
+                value = returned.return_value
+                state = TrialState.FAIL if value is None else TrialState.COMPLETE
+                self.study.tell(trial, value, state)
+
+
+def _created(key: str, node: Mapping[str, Any], kind: type, **given: Any) -> Any:
+    """The object of a config node; an invalid value of it raises ConfigError with the key."""
+    try:
+        return create(node, (kind,), **given)
+    except (NodeError, TypeError) as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

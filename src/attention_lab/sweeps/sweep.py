@@ -14,7 +14,7 @@ from attention_lab.sweeps.jobs import check_wandb, make_job, merge_equal
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
-from attention_lab.sweeps.watchers import FailureLimit, Watcher, Watchers
+from attention_lab.sweeps.watchers import FailureLimit, Watch, Watcher, Watchers
 from attention_lab.tracking.code_version import code_changes
 from attention_lab.tracking.lock import Lock, Locked, is_locked
 from attention_lab.tracking.run_directory import RunExists
@@ -68,12 +68,18 @@ class Sweep:
         self._failure_limit = FailureLimit(self.options.max_failures)
         self.check_jobs = check
 
-    def run(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
+    def run(
+        self,
+        jobs: Sequence[list[str]],
+        shared: Collection[str],
+        watch: Watch | None = None,
+    ) -> list[Path]:
         """Start or resume the jobs that need it.
 
         Args:
             jobs: the overrides of each.
             shared: the keys of the overrides in which no two jobs of the sweep differ.
+            watch: makes a watcher of the runs, given the directory of each job.
 
         Raises:
             ConfigError: if a job cannot work; no job has been started then.
@@ -87,7 +93,7 @@ class Sweep:
         lock = self._lock()
         lock.write_owner()
         try:
-            return self._run_tuned(jobs, shared)
+            return self._run_tuned(jobs, shared, watch)
         finally:
             lock.release()
 
@@ -119,15 +125,17 @@ class Sweep:
         except Locked as error:
             raise RunExists(f"{self.directory}: {error}") from None
 
-    def _run_tuned(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[Path]:
+    def _run_tuned(
+        self, jobs: Sequence[list[str]], shared: Collection[str], watch: Watch | None
+    ) -> list[Path]:
         if self.options.tune is None:
-            return self._run(self._jobs(jobs, shared, self.directory))
+            return self._run(self._jobs(jobs, shared, self.directory), watch)
         tuning = self._tuning(jobs, shared)
         self._run(tuning)
         choices = self._choices(jobs, tuning)
         sweep_file.add_tuning(self.directory, as_record(choices, self.options))
         chosen = [tuned(overrides, choices, self.options) for overrides in jobs]
-        return self._run(self._jobs(chosen, shared, self.directory))
+        return self._run(self._jobs(chosen, shared, self.directory), watch)
 
     def _tuning(self, jobs: Sequence[list[str]], shared: Collection[str]) -> list[RunSpec]:
         """The runs of the tuning, group by group."""
@@ -163,7 +171,11 @@ class Sweep:
         self.check_jobs(stage.to_run)
         return stage
 
-    def _run(self, jobs: Sequence[RunSpec]) -> list[Path]:
+    def _run(self, jobs: Sequence[RunSpec], watch: Watch | None = None) -> list[Path]:
+        directories = [job.directory for job in jobs]
+        watchers: list[Watcher] = [self._failure_limit]
+        if watch is not None:
+            watchers.append(watch(directories))
         stage = self._checked(self._stage(jobs))
         sweep_file.add_jobs(jobs[0].directory.parent, stage.jobs)
         if left := stage.statuses.keys() - {job.directory for job in stage.to_run}:
@@ -175,9 +187,9 @@ class Sweep:
             echo(f"{counted(len(stage.to_run), 'job')} to run, in {self.directory}")
             check_wandb(stage.to_run, self.directory)
             with display([job.directory for job in stage.to_run]) as shown:
-                self.run_jobs(stage.to_run, Watchers([shown, self._failure_limit]))
+                self.run_jobs(stage.to_run, Watchers([shown, *watchers]))
         sweep_file.end(jobs[0].directory.parent)
-        return [job.directory for job in jobs]
+        return directories
 
     def _needs_run(self, status: RunStatus) -> bool:
         """Whether a job starts or resumes."""
@@ -203,7 +215,8 @@ def _warnings_of_other_code(statuses: Mapping[Path, RunStatus]) -> Iterator[str]
 def _kept(states: Sequence[State], of: int) -> str:
     """A line on the runs that have ended earlier, and how to run the failed ones again."""
     counts = Counter(map(str, states))
-    parts = [f"{counts[state]} {state}" for state in ("finished", *RETRIED) if counts[state]]
+    kept = ("finished", *RETRIED, "pruned")
+    parts = [f"{counts[state]} {state}" for state in kept if counts[state]]
     again = ",".join(state for state in RETRIED if counts[state])
     remedy = f"; run again with sweep.retry=[{again}]" if again else ""
     return f"{' and '.join(parts)} earlier, of {of} runs{remedy}"

@@ -1,6 +1,6 @@
 """Watchers of a sweep's jobs: an executor calls them while the jobs run and when they end."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,10 @@ class Watcher(Protocol):
 
     def ended(self, directory: Path, status: RunStatus) -> None:
         """Called once for each job that has ended."""
+
+
+#: Makes a watcher of the jobs in these run directories.
+Watch = Callable[[Sequence[Path]], Watcher]
 
 
 class Watchers:

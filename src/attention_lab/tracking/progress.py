@@ -33,12 +33,15 @@ class Heartbeat(Callback):
     Args:
         record: the run's record.
         monitor: the validation metric to include.
+        mode: whether "min" or "max" of it is best.
         every_seconds: seconds between two writes during training.
     """
 
-    def __init__(self, record: RunRecord, monitor: str, every_seconds: float = 1.0) -> None:
+    def __init__(
+        self, record: RunRecord, monitor: str, mode: str, every_seconds: float = 1.0
+    ) -> None:
         self.record = record
-        self.monitor = monitor
+        self.monitor, self.mode = monitor, mode
         self.every_seconds = every_seconds
         self._last = time.monotonic()
 
@@ -57,7 +60,7 @@ class Heartbeat(Callback):
         steps = int(trainer.estimated_stepping_batches)
         metrics = validation_metrics(trainer)
         monitored = {self.monitor: metrics[self.monitor]} if metrics else {}
-        self.record.progress(trainer.global_step, steps, monitored)
+        self.record.progress(trainer.global_step, steps, monitored, self.mode)
 
 
 class ProgressLines(Callback):

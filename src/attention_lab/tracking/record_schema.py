@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
@@ -15,13 +15,14 @@ SCHEMA_VERSION = 1
 #: The key of the version in a record.
 VERSION_KEY = "schema_version"
 
-Status = Literal["running", "finished", "failed", "diverged", "preempted"]
+Status = Literal["running", "finished", "failed", "diverged", "preempted", "pruned"]
 
 
 class _Progress(TypedDict):
     step: int
     steps: int
     metrics: dict[str, float]
+    mode: NotRequired[str]
 
 
 class _StatusRecord(TypedDict, total=False):

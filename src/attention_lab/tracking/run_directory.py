@@ -25,6 +25,7 @@ from attention_lab.data.files.paths import shown
 from attention_lab.printing import echo
 from attention_lab.tracking.code_version import code_version
 from attention_lab.tracking.lock import Lock, Locked, is_locked
+from attention_lab.tracking.prune_request import end_request
 from attention_lab.tracking.record_files import json_text, read_record, with_version
 from attention_lab.tracking.record_schema import RunResult, Status
 from attention_lab.tracking.untrusted_files import (
@@ -169,9 +170,9 @@ class RunRecord:
         """Unlock the directory; this also happens when the process ends."""
         self._lock.release()
 
-    def progress(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Record the latest step and validation metrics."""
-        progress = {"step": step, "steps": steps, "metrics": dict(metrics)}
+    def progress(self, step: int, steps: int, metrics: Mapping[str, float], mode: str) -> None:
+        """Record the latest step and validation metrics, and whether "min" or "max" is best."""
+        progress = {"step": step, "steps": steps, "metrics": dict(metrics), "mode": mode}
         self._write({"progress": progress}, durable=False)
 
     def finish(self, result: RunResult) -> None:
@@ -197,6 +198,8 @@ class RunRecord:
 
     def _end(self, status: Status, **more: str) -> None:
         self._write({"status": status, "finished": _now(), **more})
+        if status in ("finished", "pruned"):
+            end_request(self.directory)
 
     def _write(self, changes: Mapping[str, Any], durable: bool = True) -> None:
         status = {**self._status, **changes, "updated": _now()}

@@ -13,7 +13,7 @@ from attention_lab.tracking.untrusted_files import MalformedRecord, UnreadableRe
 State = Literal["waiting"] | Status
 STATES: tuple[State, ...] = ("waiting", *get_args(Status))
 #: The states of runs that have ended and do not resume.
-ENDED: tuple[State, ...] = ("finished", "failed", "diverged")
+ENDED: tuple[State, ...] = ("finished", "failed", "diverged", "pruned")
 
 
 @dataclass(frozen=True)

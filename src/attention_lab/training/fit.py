@@ -61,6 +61,7 @@ def fit(
     Raises:
         Diverged: if the loss became NaN or infinite.
         Preempted: if a signal stopped the run.
+        Pruned: if its search stopped it.
         KeyboardInterrupt: at Ctrl-C.
     """
     data, options, history = run.data, run.trainer_options, History()
@@ -69,9 +70,9 @@ def fit(
     metrics = MetricsCSVLogger(directory / "metrics.csv")
     folder = directory / "checkpoints"
     checkpoints = Checkpoints(folder, monitor, mode, history, metrics, options.every_n_train_steps)
-    preemption = Preemption(signals, checkpoints)
+    preemption = Preemption(signals, checkpoints, directory)
     data.repeats_epoch = options.overfit_batches > 0
-    shown = [Heartbeat(record, monitor), _display(options)] if record else []
+    shown = [Heartbeat(record, monitor, mode), _display(options)] if record else []
     with quiet():
         trainer = options.trainer(
             directory,

@@ -1,17 +1,20 @@
-"""Stopping a run at a signal from the cluster, so that it can be resumed exactly."""
+"""Stopping a run: at a signal, so that it can be resumed exactly, or because it is pruned."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
 
 from attention_lab.data.core.dataloader import TrainingDataLoader
 from attention_lab.external_programs import run_program
 from attention_lab.printing import echo
+from attention_lab.tracking.prune_request import pruning_reason
 from attention_lab.training.checkpoint.callback import Checkpoints
 from attention_lab.training.distributed import process_group
 from attention_lab.training.lightning_loops import is_accumulating
@@ -20,6 +23,11 @@ from attention_lab.training.lightning_loops import is_accumulating
 SLURM_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 #: These, and the signals sent by ``scancel``, at shutdown, and when a terminal is closed.
 SIGNALS = (*SLURM_SIGNALS, signal.SIGTERM, signal.SIGHUP)
+
+#: Seconds between two reads of the request to stop, which may be on a slow file system.
+REQUEST_INTERVAL = 1.0
+
+T = TypeVar("T")
 
 
 def block_signals() -> None:
@@ -69,6 +77,26 @@ class Preempted(SystemExit):
             _requeue()
 
 
+class Pruned(SystemExit):
+    """The search that the run belongs to has stopped it; the process exits with code 0.
+
+    Args:
+        reason: for the run's record.
+    """
+
+    run_status = "pruned"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(0)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self.reason,)
+
+
 class StopSignals:
     """A context that handles ``SIGNALS``, in the main thread only.
 
@@ -84,7 +112,8 @@ class StopSignals:
 
     def __init__(self, waits: bool = False) -> None:
         self.waits = waits
-        self._received: signal.Signals | None = None
+        #: The first signal that this process received.
+        self.first: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -105,9 +134,7 @@ class StopSignals:
 
     def received(self) -> list[signal.Signals]:
         """The first signal of each rank that received one. Collective: all ranks must call it."""
-        if not process_group.any_rank(self._received is not None):
-            return []
-        return [each for each in process_group.all_gather(self._received) if each is not None]
+        return _of_all_ranks(self.first)
 
     def stop_waiting(self) -> None:
         """Raise at a signal from now on, and at once if one was already received.
@@ -116,33 +143,43 @@ class StopSignals:
             Preempted: if a signal was already received.
         """
         self.waits = False
-        if self._received is not None:
-            raise Preempted([self._received])
+        if self.first is not None:
+            raise Preempted([self.first])
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:  # already stopping
+        if self.first is not None:  # already stopping
             return
-        self._received = signal.Signals(number)
+        self.first = signal.Signals(number)
         if not self.waits:
-            raise Preempted([self._received])
+            raise Preempted([self.first])
+
+
+def _of_all_ranks(value: T | None) -> list[T]:
+    """The values of the ranks that have one. Collective: all ranks must call it."""
+    if not process_group.any_rank(value is not None):
+        return []
+    return [each for each in process_group.all_gather(value) if each is not None]
 
 
 class Preemption(Callback):
-    """Saves a checkpoint and stops, between two steps, when any rank has received a signal.
+    """Stops a run between two steps, on all ranks.
 
-    A validation that is interrupted starts over when the run is resumed. This callback must come
-    before ``checkpoints``.
+    When any rank has received a signal, a checkpoint is saved first. A validation that is
+    interrupted starts over when the run is resumed. A run that its search has pruned stops without
+    saving. This callback must come before ``checkpoints``.
 
     Args:
         signals: the received signals.
         checkpoints: the callback that saves.
+        directory: of the run, where a search asks it to stop.
     """
 
-    def __init__(self, signals: StopSignals, checkpoints: Checkpoints) -> None:
-        self.signals, self.checkpoints = signals, checkpoints
+    def __init__(self, signals: StopSignals, checkpoints: Checkpoints, directory: Path) -> None:
+        self.signals, self.checkpoints, self.directory = signals, checkpoints, directory
+        self._request_read = float("-inf")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_if_signaled(trainer)
+        self._stop_if_asked(trainer)
         loader = trainer.train_dataloader
         # Only this loader can stop between batches and resume there.
         self.signals.waits = isinstance(loader, TrainingDataLoader)
@@ -150,21 +187,32 @@ class Preemption(Callback):
             loader.before_each.append(lambda: self._stop_between_steps(trainer))
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._stop_if_signaled(trainer)
+        self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_if_signaled(trainer)
+        self._stop_if_asked(trainer)
 
     def _stop_between_steps(self, trainer: Trainer) -> None:
         if not is_accumulating(trainer):  # a checkpoint has no gradients
-            self._stop_if_signaled(trainer)
+            self._stop_if_asked(trainer)
 
-    def _stop_if_signaled(self, trainer: Trainer) -> None:
-        if not (received := self.signals.received()):
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if not (causes := _of_all_ranks(self.signals.first or self._pruning_reason())):
             return
+        received = [cause for cause in causes if isinstance(cause, signal.Signals)]
+        if not received:
+            raise Pruned(str(causes[0]))
         self.checkpoints.save_between(trainer)
         step = self.checkpoints.saved_step
         raise Preempted(received, f"saved at step {step}" if step else "not saved")
+
+    def _pruning_reason(self) -> str | None:
+        """Why the search wants the run to stop; rank 0 reads it at intervals."""
+        now = time.monotonic()
+        if not process_group.is_rank_zero() or now - self._request_read < REQUEST_INTERVAL:
+            return None
+        self._request_read = now
+        return pruning_reason(self.directory)
 
 
 def _requeue() -> None:

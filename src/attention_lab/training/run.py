@@ -28,7 +28,7 @@ from attention_lab.training.distributed.cluster_environment import ignore_leftov
 from attention_lab.training.distributed.fsdp import is_sharded
 from attention_lab.training.evaluation import evaluate, load_weights
 from attention_lab.training.fit import Fitted, fit
-from attention_lab.training.preemption import Preempted, StopSignals, unblock_signals
+from attention_lab.training.preemption import Preempted, Pruned, StopSignals, unblock_signals
 
 
 def train(spec: RunSpec) -> RunResult | None:
@@ -49,6 +49,7 @@ def train(spec: RunSpec) -> RunResult | None:
         Diverged: if the loss became NaN or infinite.
         Preempted: if a signal stopped the run; on rank 0 only, because torchrun and srun kill
             all ranks if one exits with an error.
+        Pruned: if its search stopped the run; on rank 0 only.
     """
     ignore_leftovers()
     accelerator = spec.config.values["trainer"].get("accelerator", "auto")
@@ -74,7 +75,7 @@ def train(spec: RunSpec) -> RunResult | None:
             run = _with_best_weights(run, fitted, spec, signals)
             record.finish(_result(run, fitted, threshold))
         return record.result
-    return None  # preempted, on a rank other than 0
+    return None  # preempted or pruned, on a rank other than 0
 
 
 @contextmanager
@@ -89,6 +90,10 @@ def _receive_signals(directory: Path) -> Iterator[StopSignals]:
             if process_group.is_rank_zero():
                 error.requeue()
                 echo(f"{error}; {how_to_resume(directory)}", error=True)
+                raise
+        except Pruned as error:
+            if process_group.is_rank_zero():
+                echo(f"pruned: {error}", error=True)
                 raise
 
 
@@ -119,7 +124,7 @@ def _loggers(record: RunRecord, spec: RunSpec) -> Iterator[list[Logger]]:
             error.requeue()
         with suppress(KeyboardInterrupt, SystemExit):  # raise the first error instead
             for logger in loggers.values():
-                logger.close(exit_code=1)
+                logger.close(exit_code=0 if isinstance(error, Pruned) else 1)
         raise
     for logger in loggers.values():
         logger.close(exit_code=0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from attention_lab.sweeps.local_executor import Resources
     from attention_lab.sweeps.slurm_executor import Slurm
     from attention_lab.sweeps.sweep import Sweep
-    from attention_lab.sweeps.watchers import Watcher
+    from attention_lab.sweeps.watchers import Watch, Watcher
 
 
 class SweepLauncher(Launcher):
@@ -37,6 +37,8 @@ class SweepLauncher(Launcher):
     def __init__(self, **options: Any) -> None:
         self.options = options
         self._sweep: Sweep | None = None
+        #: Makes a watcher of the next jobs; a search sets it.
+        self.watch: Watch | None = None
         #: The options in their class, once the first jobs are launched.
         self.place: Resources | Slurm
 
@@ -85,7 +87,7 @@ class SweepLauncher(Launcher):
         if self._plan is not None:
             self._plan(self._sweep.plan(jobs, shared), self.place, self.config)
             return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
-        runs = self._sweep.run(jobs, shared)
+        runs = self._sweep.run(jobs, shared, self.watch)
         return [
             JobReturn(
                 overrides=overrides, status=JobStatus.COMPLETED, _return_value=search_metric(run)

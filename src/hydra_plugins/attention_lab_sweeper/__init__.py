@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -14,6 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from attention_lab.config.compose import WrongCommand
 
+if TYPE_CHECKING:
+    from attention_lab.sweeps.watchers import Watch
+
 
 class _OwnSweeper(Sweeper):
     """What the sweepers share.
@@ -24,6 +27,7 @@ class _OwnSweeper(Sweeper):
 
     config: DictConfig
     hydra_context: HydraContext
+    launcher: Any
 
     def __init__(self, **options: Any) -> None:
         self.options = {name: _plain(value) for name, value in options.items()}
@@ -86,7 +90,7 @@ class GridSweeper(_OwnSweeper):
 
 
 class SearchSweeper(_OwnSweeper):
-    """Launches trials that Optuna draws, batch by batch."""
+    """Launches trials that Optuna draws, batch by batch; a pruner may stop them while they run."""
 
     def sweep(self, arguments: list[str]) -> None:
         """Launch trials with the overrides ``arguments``, and write the best to a file.
@@ -105,7 +109,11 @@ class SearchSweeper(_OwnSweeper):
         directory = Path(place.get("planned", place.dir)).absolute()
         search = Search(options, self._overrides(options.params, arguments), directory)
         self._save_config()
-        search.run(self._launch)
+        search.run(self._launch_watched)
+
+    def _launch_watched(self, jobs: list[list[str]], watch: "Watch | None") -> list[JobReturn]:
+        self.launcher.watch = watch  # Hydra's interface of a launcher has no argument for it
+        return self._launch(jobs)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,146 @@
+"""The watcher of trials: it reports their validations to Optuna and asks hopeless runs to stop."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_lab.tracking.metrics_csv import MetricsCSVLogger
+from attention_lab.tracking.prune_request import PRUNE
+from attention_lab.tracking.run_directory import RunRecord
+from tests.runs import unchecked
+
+optuna = pytest.importorskip("optuna", "4.5", reason="needs the extra attention-lab[search]")
+
+
+class Run:
+    """A run of ten steps that is trained by hand."""
+
+    def __init__(self, directory: Path, mode: str = "max") -> None:
+        self.directory, self.mode = directory, mode
+        self.record = RunRecord(unchecked({"seed": 0}, directory))
+        self.metrics = MetricsCSVLogger(directory / "metrics.csv")
+        self.step = 0
+
+    def validate(self, *values: float) -> None:
+        for value in values:
+            self.step += 1
+            self.metrics.log_metrics({"train/loss": 1.0}, step=self.step)
+            self.metrics.log_metrics({"validation/accuracy": value}, step=self.step)
+            self.metrics.save()
+            self.record.progress(self.step, 10, {"validation/accuracy": value}, self.mode)
+
+    def finish(self) -> None:
+        last = self.record._status["progress"]["metrics"]["validation/accuracy"]
+        result: Any = {
+            "monitor": "accuracy",
+            "mode": self.mode,
+            "validation": {"accuracy": last},
+        }
+        self.record.finish(result)
+        self.record.close()
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        return (self.directory / PRUNE).exists()
+
+
+class _Pruned(SystemExit):
+    run_status = "pruned"
+
+
+Watched = Callable[..., tuple[list[Run], Any, Any]]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    """Makes running trials; returns their runs, their watcher and their study."""
+    runs: list[Run] = []
+
+    def make(number: int, pruner: Any, mode: str = "max") -> tuple[list[Run], Any, Any]:
+        from attention_lab.sweeps.trial_watcher import TrialWatcher
+
+        study = optuna.create_study(pruner=pruner)
+        trials = [study.ask({}) for _ in range(number)]
+        runs.extend(Run(tmp_path / str(i), mode) for i in range(number))
+        return runs, TrialWatcher(trials, [run.directory for run in runs]), study
+
+    yield make
+    for run in runs:
+        run.record.close()
+
+
+def median() -> Any:
+    return optuna.pruners.MedianPruner(n_startup_trials=1)
+
+
+def test_a_trial_worse_than_the_median_is_pruned_while_another_continues(watched: Watched) -> None:
+    (best, good, bad), watcher, study = watched(3, median())
+    best.validate(0.5, 0.6, 0.7)
+    best.finish()
+    good.validate(0.5, 0.8)
+    bad.validate(0.6, 0.1)
+    watcher.update()
+    assert [run.is_asked_to_stop for run in (best, good, bad)] == [False, False, False]
+    bad.validate(0.2)
+    watcher.update()
+    reason = "MedianPruner: validation/accuracy 20.00 % at validation 3"
+    assert (bad.directory / PRUNE).read_text() == reason + "\n"
+    assert not good.is_asked_to_stop
+
+    bad.record.end(_Pruned(0))
+    bad.record.close()
+    assert not bad.is_asked_to_stop  # the run has removed the request
+    watcher.update()
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE", "RUNNING", "PRUNED"]
+    assert study.trials[0].value == -0.7
+    assert study.trials[2].intermediate_values == {1: -0.6, 2: -0.1, 3: -0.2}
+    assert study.best_trial.number == 0
+
+
+def test_a_metric_that_is_better_if_lower_keeps_its_sign(watched: Watched) -> None:
+    (run,), watcher, study = watched(1, optuna.pruners.NopPruner(), "min")
+    run.validate(0.5)
+    watcher.update()
+    run.validate(0.25)
+    watcher.update()
+    assert study.trials[0].intermediate_values == {1: 0.5, 2: 0.25}
+
+
+def test_a_run_at_its_last_step_is_not_pruned(watched: Watched) -> None:
+    (best, late), watcher, _ = watched(2, median())
+    best.validate(*[0.9] * 10)
+    best.finish()
+    late.validate(*[0.9] * 9, 0.1)
+    watcher.update()
+    assert not late.is_asked_to_stop
+
+
+def test_a_request_that_comes_after_the_end_is_removed(watched: Watched) -> None:
+    (run,), watcher, study = watched(1, median())
+    run.validate(0.5)
+    run.finish()
+    (run.directory / PRUNE).write_text("too late\n")
+    watcher.update()
+    assert not run.is_asked_to_stop
+    assert study.trials[0].state.name == "COMPLETE"
+
+
+def test_an_interrupted_trial_continues_its_validations(watched: Watched) -> None:
+    """A database still holds what was reported before."""
+    from attention_lab.sweeps.trial_watcher import TrialWatcher
+
+    (run,), watcher, study = watched(1, optuna.pruners.NopPruner())
+    run.validate(0.5, 0.6)
+    watcher.update()
+    (run.directory / "metrics.csv").unlink()
+    run.metrics, run.step = MetricsCSVLogger(run.directory / "metrics.csv"), 0
+    trial = optuna.trial.Trial(study, study.trials[0]._trial_id)
+    again = TrialWatcher([trial], [run.directory])
+    run.validate(0.5)
+    again.update()  # resumed from a checkpoint before the second validation
+    run.validate(0.6, 0.7)
+    again.update()
+    assert study.trials[0].intermediate_values == {1: -0.5, 2: -0.6, 3: -0.7}
