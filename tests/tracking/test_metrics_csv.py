@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from attention_lab.tracking import metrics_csv as module
+from attention_lab.tracking import csv_file as module
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 
 

@@ -1,5 +1,6 @@
 """One W&B run for each training run; nothing is uploaded unless the user is logged in."""
 
+import csv
 import json
 import os
 import re
@@ -170,6 +171,21 @@ def test_attention_maps_are_images_at_every_validation(sweep: Path) -> None:
         ours = (sweep / "seed=1" / "attention" / f"step-{step:06d}").glob("*.png")
         assert images == {path.read_bytes() for path in ours}
         assert len(images) == 3
+
+
+def test_predictions_are_a_table_at_every_validation(sweep: Path) -> None:
+    run = stored(sweep / "seed=1")
+    (files,) = (sweep / "seed=1").glob("wandb/offline-run-*/files")
+    with (sweep / "seed=1" / "predictions.csv").open(newline="") as file:
+        there = list(csv.DictReader(file))
+    tables = run.curve("validation/predictions")
+    assert [step for step, _ in tables] == [4, 8]
+    for step, table in tables:
+        assert table["_type"] == "table-file"
+        logged = json.loads((files / table["path"]).read_text())
+        assert logged["columns"] == ["example", "input", "reference", "prediction", "correct"]
+        rows = [list(row.values())[1:] for row in there if row["step"] == str(step)]
+        assert [list(map(str, row)) for row in logged["data"]] == rows
 
 
 def test_the_viewer_is_logged_at_the_end_of_training(sweep: Path) -> None:

@@ -147,7 +147,13 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
     assert result["bounds"].keys() == {name for name in result["test"] if "/" not in name}
     assert 10**7 < result["peak_memory_bytes"] < 10**11
     seconds = result["seconds"]
-    assert seconds.keys() == {"total", "training", "validation", "attention_maps"}
+    assert seconds.keys() == {
+        "total",
+        "training",
+        "validation",
+        "attention_maps",
+        "predictions",
+    }
     assert all(0 < value < seconds["total"] for name, value in seconds.items() if name != "total")
     assert seconds["training"] + seconds["validation"] < seconds["total"]
 

@@ -20,12 +20,10 @@ from attention_lab.tracking.attention_summaries import (
     recorded_layers,
     summarize,
 )
-from attention_lab.tracking.media import ImageFile, log_images, log_page
+from attention_lab.tracking.media import ImageFile, clipped, log_images, log_page
 from attention_lab.tracking.record_files import read_json
 from attention_lab.tracking.viewer import encode_map, write_viewer
 
-#: The most characters of an input in a caption.
-MAX_CAPTION = 200
 #: The file with the summaries of all heads, beside the maps.
 SUMMARIES_FILE = "summaries.csv"
 
@@ -137,5 +135,4 @@ class AttentionMapCallback(Callback):
 
 def _caption(map: AttentionMap) -> str:
     """The input, the step, and the note of a map."""
-    shown = map.example[:MAX_CAPTION] + "…" * (len(map.example) > MAX_CAPTION)
-    return ", ".join(filter(None, [shown, f"step {map.step}", map.note]))
+    return ", ".join(filter(None, [clipped(map.example), f"step {map.step}", map.note]))

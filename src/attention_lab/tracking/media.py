@@ -1,6 +1,6 @@
-"""Images and HTML pages in the loggers that take them."""
+"""Images, tables and HTML pages in the loggers that take them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,13 @@ from PIL import Image
 
 from attention_lab.tracking.safe_logger import SafeLogger
 
+#: The most characters of an example in a caption or a table.
+MAX_CHARACTERS = 200
+
 #: How one kind of media is logged, by the class of the logger.
 Methods = Mapping[type[Logger], Callable[..., None]]
+#: The rows of a table; all values of a column have one type.
+Rows = Sequence[Sequence[Any]]
 
 
 class ImageFile(NamedTuple):
@@ -42,6 +47,19 @@ def log_page(loggers: Iterable[Logger], key: str, page: Path, step: int) -> None
     """Log a self-contained HTML page; loggers that take no pages are skipped."""
     for logger in loggers:
         _log(logger, _LOG_PAGE, key, page, step)
+
+
+def log_table(
+    loggers: Iterable[Logger], key: str, columns: Sequence[str], rows: Rows, step: int
+) -> None:
+    """Log a table; loggers that take no tables are skipped."""
+    for logger in loggers:
+        _log(logger, _LOG_TABLE, key, columns, rows, step)
+
+
+def clipped(text: str) -> str:
+    """The beginning of a text, with "…" if it is cut."""
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
 def _log(logger: Logger, methods: Methods, *media: object) -> None:
@@ -89,10 +107,32 @@ def _page_to_mlflow(logger: Any, key: str, page: Path, step: int) -> None:
     logger.experiment.log_artifact(logger.run_id, str(page), key.rpartition("/")[0])
 
 
+def _table_to_wandb(logger: Any, key: str, columns: Sequence[str], rows: Rows, step: int) -> None:
+    import wandb
+
+    table = wandb.Table(columns=list(columns), data=list(map(list, rows)))
+    logger.experiment.log({key: table, "trainer/global_step": step})
+
+
+def _table_to_mlflow(logger: Any, key: str, columns: Sequence[str], rows: Rows, step: int) -> None:
+    table = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+    logger.experiment.log_table(logger.run_id, table, f"{key}/step-{step:06d}.json")
+
+
+def _table_to_comet(logger: Any, key: str, columns: Sequence[str], rows: Rows, step: int) -> None:
+    file = f"{key}/step-{step:06d}.csv"
+    logger.experiment.log_table(file, list(map(list, rows)), headers=list(columns))
+
+
 _LOG_IMAGES: Methods = {
     WandbLogger: _images_to_wandb,
     TensorBoardLogger: _images_to_tensorboard,
     MLFlowLogger: _images_to_mlflow,
     CometLogger: _images_to_comet,
+}
+_LOG_TABLE: Methods = {
+    WandbLogger: _table_to_wandb,
+    MLFlowLogger: _table_to_mlflow,
+    CometLogger: _table_to_comet,
 }
 _LOG_PAGE: Methods = {WandbLogger: _page_to_wandb, MLFlowLogger: _page_to_mlflow}

@@ -21,6 +21,7 @@ LIMITS = {
     "maps.json": 64 * MIB,
     "metrics.csv": 256 * MIB,
     "summaries.csv": 256 * MIB,
+    "predictions.csv": 256 * MIB,
 }
 #: The most bytes of any other file, such as an image.
 OTHER_LIMIT = 8 * MIB

@@ -22,11 +22,12 @@ from attention_lab.training.distributed import process_group
 from attention_lab.training.evaluation import quiet
 from attention_lab.training.history import History
 from attention_lab.training.lightning_loops import disable_signal_handlers
+from attention_lab.training.predictions_table import PredictionsTable
 from attention_lab.training.preemption import Preemption, StopSignals
 from attention_lab.training.trainer import TrainerOptions
 
-#: How many validation examples the attention maps show.
-PROBE_SIZE = 3
+#: How many validation examples the attention maps and the table of predictions show.
+MAPPED_EXAMPLES, PREDICTED_EXAMPLES = 3, 16
 
 
 class Fitted(NamedTuple):
@@ -35,6 +36,7 @@ class Fitted(NamedTuple):
     trainer: Trainer
     history: History
     maps: AttentionMapCallback
+    predictions: PredictionsTable
     checkpoints: Checkpoints
     #: Tokens trained on, by all ranks.
     tokens: int
@@ -66,7 +68,8 @@ def fit(
     """
     data, options, history = run.data, run.trainer_options, History()
     monitor, mode = f"validation/{data.monitor}", data.mode
-    maps = AttentionMapCallback(directory / "attention", PROBE_SIZE)
+    maps = AttentionMapCallback(directory / "attention", MAPPED_EXAMPLES)
+    predictions = PredictionsTable(directory / "predictions.csv", PREDICTED_EXAMPLES)
     metrics = MetricsCSVLogger(directory / "metrics.csv")
     folder = directory / "checkpoints"
     checkpoints = Checkpoints(folder, monitor, mode, history, metrics, options.every_n_train_steps)
@@ -76,9 +79,9 @@ def fit(
     with quiet():
         trainer = options.trainer(
             directory,
-            # Maps come first, as they show the weights that were validated, which a callback may
-            # replace after the validation. Preemption comes after all that it must save.
-            [maps, history, *run.callbacks, *shown, preemption, checkpoints],
+            # Maps and predictions come first, as they show the weights that were validated, which a
+            # callback may replace after the validation. Preemption comes after all that it saves.
+            [maps, predictions, history, *run.callbacks, *shown, preemption, checkpoints],
             [metrics, *others],
         )
         disable_signal_handlers(trainer)
@@ -95,7 +98,7 @@ def fit(
                 signal.signal(signal.SIGINT, sigint_handler)  # Lightning has set it to be ignored
                 raise KeyboardInterrupt from error
             raise
-    return Fitted(trainer, history, maps, checkpoints, int(run.task.tokens))
+    return Fitted(trainer, history, maps, predictions, checkpoints, int(run.task.tokens))
 
 
 def _start(run: BuiltRun, trainer: Trainer) -> Iterator[str]:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 
@@ -13,7 +13,7 @@ from attention_lab.data.core.batches import pad
 from attention_lab.data.core.vocabulary import SPECIALS, UNK, TextVocabulary
 from attention_lab.models.decoding import available_positions, sample
 from attention_lab.training.tasks.base import AttentionTask
-from attention_lab.training.tasks.classification import Classification
+from attention_lab.training.tasks.classification import Classification, LabelledText
 from attention_lab.training.tasks.language_model import LanguageModel
 from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 
@@ -158,19 +158,6 @@ class ContinuationPredictor(Predictor):
                 f"model has {has}: use --length {fits}"
             )
         return fits
-
-
-@runtime_checkable
-class LabelledText(Protocol):
-    """A dataset for the classification of text."""
-
-    @property
-    def text_vocabulary(self) -> TextVocabulary:
-        """The vocabulary of the texts."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """The names of the classes, in the order of their labels."""
 
 
 class ClassPredictor(Predictor):

@@ -175,6 +175,7 @@ def _result(run: BuiltRun, fitted: Fitted, threshold: float) -> RunResult:
             "training": history.training_seconds,
             "validation": history.validation_seconds,
             "attention_maps": fitted.maps.seconds,
+            "predictions": fitted.predictions.seconds,
         },
         "backends": {
             name: layer.backend.name for name, layer in attention_layers(run.task.model).items()

@@ -37,6 +37,15 @@ class Loss(NamedTuple):
     tokens: Tensor
 
 
+class Prediction(NamedTuple):
+    """What a network predicts for one example, as text."""
+
+    input: str
+    reference: str
+    prediction: str
+    is_correct: bool
+
+
 class AttentionTask(LightningModule, ABC):
     """The LightningModule of a task: the loss and the metrics of a network.
 
@@ -99,6 +108,10 @@ class AttentionTask(LightningModule, ABC):
     @abstractmethod
     def record_attention(self, batch: Any) -> None:
         """Run one forward pass as in training, so that hooks on attention can record weights."""
+
+    @abstractmethod
+    def predict_examples(self, batch: Any) -> list[Prediction]:
+        """The predictions for the examples of a batch of the validation split."""
 
     def update_slices(self, batch: Any, split: Split, correct: Tensor, total: Tensor) -> None:
         """Update the accuracy on slices with correct and all predictions per example, (B,) each."""

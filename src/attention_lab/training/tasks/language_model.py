@@ -13,6 +13,7 @@ from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import (
     AttentionTask,
     Loss,
+    Prediction,
     Split,
     compute_and_reset,
     mean_metric,
@@ -80,3 +81,29 @@ class LanguageModel(AttentionTask):
 
     def record_attention(self, batch: LabelledPositions) -> None:
         self.model.hidden_states(batch.inputs)
+
+    def predict_examples(self, batch: LabelledPositions) -> list[Prediction]:
+        """The most probable token at each labelled position, given the right tokens before it."""
+        logits, _, positions = self._labelled(batch)
+        best = batch.labels.flatten().index_copy(0, positions, logits.argmax(-1))
+        predicted, is_labelled = best.view_as(batch.labels), batch.labels != IGNORE
+        columns = torch.arange(batch.inputs.shape[1], device=batch.length.device)
+        texts = (
+            self._texts(batch, batch.inputs, columns < batch.length[:, None]),
+            self._texts(batch, batch.labels, is_labelled),
+            self._texts(batch, predicted, is_labelled),
+        )
+        is_correct = (predicted == batch.labels).all(1).tolist()
+        return [Prediction(*fields) for fields in zip(*texts, is_correct, strict=True)]
+
+    def _texts(self, batch: LabelledPositions, ids: Tensor, is_shown: Tensor) -> list[str]:
+        """The tokens at the shown positions of each example; ids and is_shown are (B, L)."""
+        if (vocabulary := self.data.text_vocabulary) is not None:
+            rows = zip(ids, is_shown, strict=True)
+            return [vocabulary.decode(row[shown].tolist()) for row, shown in rows]
+        # A dataset names the tokens of inputs only.
+        names = self.data.position_labels(batch._replace(inputs=ids.where(is_shown, 0)))
+        return [
+            " ".join(name for name, shown in zip(example["input"], row, strict=False) if shown)
+            for example, row in zip(names, is_shown.tolist(), strict=True)
+        ]

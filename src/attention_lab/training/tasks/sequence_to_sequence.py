@@ -18,6 +18,7 @@ from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import (
     AttentionTask,
     Loss,
+    Prediction,
     Split,
     compute_and_reset,
     mean_metric,
@@ -129,6 +130,22 @@ class SequenceToSequence(AttentionTask):
 
     def record_attention(self, batch: SequencePairs) -> None:
         self.model(batch.source, batch.target[:, :-1])
+
+    def predict_examples(self, batch: SequencePairs) -> list[Prediction]:
+        """The generated target of each source; it is correct if it is an accepted target."""
+        accepted = self.data.references("validation")
+        source, target = self.data.source_vocabulary.decode, self.data.target_vocabulary.decode
+        generated = self.generate(batch.source)
+        return [
+            Prediction(source(given), target(own), target(row), tuple(row) in accepted[index])
+            for given, own, index, row in zip(
+                batch.source.tolist(),
+                batch.target.tolist(),
+                batch.index.tolist(),
+                generated,
+                strict=True,
+            )
+        ]
 
     @staticmethod
     def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
