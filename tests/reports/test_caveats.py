@@ -46,6 +46,10 @@ def test_a_sweep_without_problems_has_no_caveats(write_run: WriteRun) -> None:
         ({"result": {"monitor": "wer"}}, "differ in their monitor"),
         ({"result": {"trivial_baseline": {"per": 0.6}}}, "differ in their trivial baseline"),
         ({"result": {"compiled": True}}, "some of the runs were compiled"),
+        (
+            {"result": {"attention_mismatches": {"decoder.0.self_attention": 0.2}}},
+            "attention maps may be wrong: sweep/a=y,seed=0. Weights",
+        ),
         ({"record": {"host": "another"}}, "differ in host"),
         ({"record": {"versions": {"torch": "2.12.0"}}}, "differ in versions"),
         ({"test": {"per": math.nan}}, "y: 1 finished runs have no test per"),

@@ -5,7 +5,8 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,16 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from attention_lab.attention import attention_layers, record_attention
+from attention_lab.attention import Backend, attention_layers, record_attention
+from attention_lab.tracking import attention_callback
 from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
-from attention_lab.tracking.attention_summaries import SUMMARIES, append_rows
+from attention_lab.tracking.attention_summaries import (
+    SUMMARIES,
+    RecordedLayer,
+    append_rows,
+    recorded_layers,
+)
 from attention_lab.tracking.media import log_images
 from attention_lab.training.build import BuiltRun
 from tests.conftest import Compose, FinishedRun
@@ -136,8 +143,56 @@ def test_a_resumed_run_does_not_repeat_rows(tmp_path: Path) -> None:
     for step in (2, 4):
         append_rows(path, step, {"layer": {"entropy": torch.tensor([1.0])}})
     callback = AttentionMapCallback(tmp_path / "attention", 1)
-    callback.load_state_dict({"steps": [2], "seconds": 0.0})
+    callback.load_state_dict({"steps": [2], "seconds": 0.0, "mismatches": {}})
     assert [row["step"] for row in rows_of(path)] == ["2"]
+
+
+def test_weights_that_do_not_give_the_output_are_a_loud_warning(
+    tiny: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line for each layer, though there are two validations, and a record of it."""
+    config = tiny("attention=multi_head", "attention.num_heads=2")
+
+    def wrong(self: Backend, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+        output, weights = attend(self, *arguments)
+        return output * 1.01, weights
+
+    attend = Backend.attend
+    monkeypatch.setattr(Backend, "attend", wrong)
+    result = train(config, tmp_path / "run")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "weights times" in line]
+    assert sorted(line.split(": ")[2] for line in lines) == sorted(LAYERS)
+    assert all("at step 2" in line and "do not trust its attention maps" in line for line in lines)
+    assert set(result["attention_mismatches"]) == LAYERS
+    assert result["attention_mismatches"] == pytest.approx(dict.fromkeys(LAYERS, 0.01), rel=0.5)
+
+
+def test_a_right_backend_is_no_mismatch(words_run: FinishedRun) -> None:
+    assert words_run.result["attention_mismatches"] == {}
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_attention_is_recorded_in_the_precision_of_training(
+    precision: str, tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtypes = []
+    monkeypatch.setattr(
+        attention_callback, "recorded_layers", lambda model: recording(model, dtypes)
+    )
+    result = train(tiny_digits(f"trainer.precision={precision}", "trainer.max_epochs=1"), tmp_path)
+    assert set(dtypes) == {torch.bfloat16}
+    assert result["attention_mismatches"] == {}
+
+
+@contextmanager
+def recording(model: Any, dtypes: list[torch.dtype]) -> Iterator[dict[str, RecordedLayer]]:
+    """Record the attention, and the types of the weights."""
+    with record_attention(model) as weights, recorded_layers(model) as layers:
+        yield layers
+    dtypes += [each.dtype for calls in weights.values() for each in calls]
 
 
 def test_synthetic_data_give_the_alignment_error_rate(compose: Compose, tmp_path: Path) -> None:

@@ -58,8 +58,10 @@ from attention_lab.attention.positions import (
     T5Bias,
 )
 from attention_lab.attention.recording import (
+    OutputError,
     attention_layers,
     record_attention,
+    record_errors,
     record_logits,
     record_masks,
 )
@@ -119,6 +121,7 @@ __all__ = [
     "Normalizer",
     "NystromAttention",
     "Or",
+    "OutputError",
     "Padding",
     "Positions",
     "PositiveRandomFeatures",
@@ -141,6 +144,7 @@ __all__ = [
     "Uniform",
     "attention_layers",
     "record_attention",
+    "record_errors",
     "record_logits",
     "record_masks",
     "render",

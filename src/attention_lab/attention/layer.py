@@ -113,6 +113,8 @@ class AttentionLayer(nn.Module, ABC):
         self.mask = self._own_mask(mask)
         #: Called with the weights of every forward pass: see ``record_attention``.
         self.weight_hooks: list[Callable[[Tensor], None]] = []
+        #: Called with the inputs, output and weights of :meth:`attend`: see ``record_errors``.
+        self.attend_hooks: list[Callable[[AttentionInputs, Tensor, Tensor | None], None]] = []
 
         def projection(wanted: bool, inputs: int, outputs: int) -> nn.Module:
             return nn.Linear(inputs, outputs, bias=bias) if wanted else nn.Identity()
@@ -160,7 +162,7 @@ class AttentionLayer(nn.Module, ABC):
         if not self.caches_latent:
             key, value = cache.extend(key=inputs.key, value=inputs.value)
             inputs = replace(inputs, key=key, value=value)
-        return self.attend(inputs)
+        return self._attend(inputs)
 
     def forward(
         self,
@@ -204,7 +206,7 @@ class AttentionLayer(nn.Module, ABC):
                 else:
                     key, value = cache.tensors["key"], cache.tensors["value"]
                 mask.check(query.shape[0], self.num_heads, start + query.shape[1], key.shape[2])
-                output, weights = self.attend(
+                output, weights = self._attend(
                     AttentionInputs(split_query, key, value, mask, with_weights, start)
                 )
             if cache is not None:
@@ -230,6 +232,12 @@ class AttentionLayer(nn.Module, ABC):
         self._check_memory(memory)
         key, value = self._keys_and_values(self.latent_projection(memory))
         return Cache({"key": key, "value": value}, is_memory=True)
+
+    def _attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
+        output, weights = self.attend(inputs)
+        for hook in self.attend_hooks:
+            hook(inputs, output, weights)
+        return output, weights
 
     def _own_mask(self, mask: Mask | None) -> Mask:
         """The layer's mask; raises ValueError if the mechanism cannot use it."""

@@ -3,13 +3,32 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from attention_lab.attention.backends import EAGER
+from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Mask, NoMask
+from attention_lab.attention.precision import wide
 from attention_lab.attention.scores.base import Score
+
+
+class OutputError(NamedTuple):
+    """How far the output of attention is from that of the recorded weights, relative to its size.
+
+    An error above the limit is more than rounding.
+    """
+
+    size: float
+    limit: float
+
+    @property
+    def is_mismatch(self) -> bool:
+        return not self.size <= self.limit  # NaN is a mismatch
 
 
 def attention_layers(model: nn.Module) -> dict[str, AttentionLayer]:
@@ -95,3 +114,51 @@ def record_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 def _appending(calls: list[Tensor]) -> Callable[..., None]:
     """A forward hook that appends the output to a list."""
     return lambda score, inputs, output: calls.append(output.detach())
+
+
+@contextmanager
+def record_errors(model: nn.Module) -> Iterator[dict[str, list[OutputError]]]:
+    """Compare the output of each attention layer with its weights, in every call, by layer name.
+
+    The output is that of the layer's backend, per head. It must be weights · values. Mechanisms for
+    which that does not hold (``info.linear_in_values``) are compared with the eager backend. The
+    weights must be recorded, too (:func:`record_attention`).
+    """
+    layers = attention_layers(model)
+    errors: dict[str, list[OutputError]] = {name: [] for name in layers}
+    for name, layer in layers.items():
+        layer.attend_hooks.append(_error_hook(layer, errors[name]))
+    try:
+        yield errors
+    finally:
+        for layer in layers.values():
+            layer.attend_hooks.pop()
+
+
+def _error_hook(layer: AttentionLayer, errors: list[OutputError]) -> Callable[..., None]:
+    def compare(inputs: AttentionInputs, output: Tensor, weights: Tensor | None) -> None:
+        if weights is None or not output.numel():
+            return
+        eps, largest = torch.finfo(output.dtype).eps, wide(inputs.value).abs().amax()
+        expected, size = _expected_output(layer, inputs, weights)
+        # Weights so small that they are rounded to 0 are no mismatch.
+        size = size.amax(-1, keepdim=True).clamp(min=max(float(eps * largest), 1e-30))
+        error = (wide(output) - expected).abs() / size
+        errors.append(OutputError(float(error.amax()), eps**0.5))
+
+    return compare
+
+
+def _expected_output(
+    layer: AttentionLayer, inputs: AttentionInputs, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The output (B, H, L, E_v) that the weights give, and the size of its terms."""
+    if layer.info.linear_in_values:
+        weights, value = wide(weights), wide(inputs.repeat_heads().value)
+        return weights @ value, weights.abs() @ value.abs()
+    backend, layer.backend = layer.backend, EAGER
+    try:
+        output = wide(layer.attend(replace(inputs, need_weights=False))[0])
+    finally:
+        layer.backend = backend
+    return output, output.abs()

@@ -42,6 +42,11 @@ def run_caveats(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
             f"config.yaml was edited after the run: {_some(edited)}. The results are from the "
             "config before the edit."
         )
+    if wrong := [run.name for run in runs if section(run.result, "attention_mismatches")]:
+        lines.append(
+            f"The attention maps may be wrong: {_some(wrong)}. Weights times values are not the "
+            "output that training computed."
+        )
     if found := _differing_leaves(groups, _is_of_data):
         lines.append(
             f"The runs differ in their data ({found}): their metrics may not be comparable."

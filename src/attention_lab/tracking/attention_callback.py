@@ -10,6 +10,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from attention_lab.printing import echo
 from attention_lab.tracking.attention_image import render
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps, file_name
 from attention_lab.tracking.attention_summaries import (
@@ -49,6 +50,8 @@ class AttentionMapCallback(Callback):
         self.examples = examples
         #: The maps so far, encoded for the viewer.
         self.maps: list[dict[str, Any]] = []
+        #: The largest error of each layer whose output is not that of its weights.
+        self.mismatches: dict[str, float] = {}
         #: Seconds spent in this callback so far.
         self.seconds = 0.0
 
@@ -56,13 +59,14 @@ class AttentionMapCallback(Callback):
         started = time.perf_counter()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it, undeclared
         probe = data.probe(self.examples)
-        batch = trainer.strategy.batch_to_device(probe)
+        batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(probe))
         # All ranks compute the maps, as each may hold a shard of the model; rank 0 writes them.
         labels = data.position_labels(probe)
-        with recorded_layers(pl_module.model) as layers:
+        with trainer.precision_plugin.forward_context(), recorded_layers(pl_module.model) as layers:
             maps = attention_maps(pl_module, batch, labels, trainer.global_step)
         if not trainer.is_global_zero:
             return
+        self._check(layers, trainer.global_step)
         log_images(trainer.loggers, self._write_images(maps), trainer.global_step)
         if maps:
             encoded = [encode_map(each) for each in maps]
@@ -70,6 +74,20 @@ class AttentionMapCallback(Callback):
             self._summarize(trainer, layers, labels, data.alignments(probe))
             self.maps.extend(encoded)
         self.seconds += time.perf_counter() - started
+
+    def _check(self, layers: Mapping[str, RecordedLayer], step: int) -> None:
+        """Warn of each layer whose output in training is not that of the recorded weights."""
+        for name, layer in layers.items():
+            if layer.error is None or not layer.error.is_mismatch:
+                continue
+            if name not in self.mismatches:
+                echo(
+                    f"attention-lab: WARNING: {name}: weights times values differ from the output "
+                    f"by {layer.error.size:.2g} of its size at step {step} (rounding: at most "
+                    f"{layer.error.limit:.2g}); do not trust its attention maps",
+                    error=True,
+                )
+            self.mismatches[name] = max(layer.error.size, self.mismatches.get(name, 0.0))
 
     def _summarize(
         self,
@@ -93,7 +111,8 @@ class AttentionMapCallback(Callback):
             logger.log_metrics(means, step=step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": sorted({each["step"] for each in self.maps}), "seconds": self.seconds}
+        steps = sorted({each["step"] for each in self.maps})
+        return {"steps": steps, "seconds": self.seconds, "mismatches": self.mismatches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         files = [self._json_file(step) for step in state_dict["steps"]]
@@ -101,6 +120,7 @@ class AttentionMapCallback(Callback):
         pages = [read_json(file, root) for file in files if file.exists()]
         self.maps = [each for page in pages for each in page]
         self.seconds = state_dict["seconds"]
+        self.mismatches = dict(state_dict["mismatches"])
         keep_rows(self.directory / SUMMARIES_FILE, state_dict["steps"])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -19,7 +19,12 @@ import torch
 from torch import Tensor
 
 from attention_lab.atomic_write import write_atomically
-from attention_lab.attention import record_attention, record_logits
+from attention_lab.attention import (
+    OutputError,
+    record_attention,
+    record_errors,
+    record_logits,
+)
 from attention_lab.tracking.attention_map import position_names
 from attention_lab.tracking.untrusted_files import open_file
 
@@ -49,11 +54,13 @@ class RecordedLayer:
         axes: the sequences of the queries and of the keys (``Network.attention_axes``).
         weights: (B, H, L, S) float, on the CPU.
         logits: those of the score, (B, H, L, S) float, on the CPU; None if there is no score.
+        error: how far the output is from that of the weights, at most; None if that is unknown.
     """
 
     axes: tuple[str, str]
     weights: Tensor
     logits: Tensor | None = None
+    error: OutputError | None = None
 
 
 @contextmanager
@@ -63,11 +70,21 @@ def recorded_layers(network: Any) -> Iterator[dict[str, RecordedLayer]]:
     The layers, by name, are there after the context.
     """
     layers: dict[str, RecordedLayer] = {}
-    with record_attention(network) as weights, record_logits(network) as logits:
+    with (
+        record_attention(network) as weights,
+        record_logits(network) as logits,
+        record_errors(network) as errors,
+    ):
         yield layers
     for name, axes in network.attention_axes().items():
         if calls := weights[name]:
-            layers[name] = RecordedLayer(axes, _rows(calls), _largest(logits[name], len(calls)))
+            largest = _largest(logits[name], len(calls))
+            error = max(errors[name], key=_severity, default=None)
+            layers[name] = RecordedLayer(axes, _rows(calls), largest, error)
+
+
+def _severity(error: OutputError) -> tuple[bool, float]:
+    return error.is_mismatch, error.size
 
 
 def _rows(calls: Sequence[Tensor]) -> Tensor:

@@ -75,6 +75,9 @@ class RunResult(TypedDict, total=False):
     seconds: dict[str, float]
     #: The attention backend of each layer.
     backends: dict[str, str]
+    #: The layers whose output in training was not that of the recorded weights, and how far it was
+    #: from it, relative to its size.
+    attention_mismatches: dict[str, float]
     #: Whether the training loss was compiled, in the last process if it was resumed.
     compiled: bool
 

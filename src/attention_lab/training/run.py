@@ -180,6 +180,7 @@ def _result(run: BuiltRun, fitted: Fitted, threshold: float) -> RunResult:
         "backends": {
             name: layer.backend.name for name, layer in attention_layers(run.task.model).items()
         },
+        "attention_mismatches": fitted.maps.mismatches,
         "compiled": run.task.compiled_loss is not None,
     }
 

@@ -1,0 +1,123 @@
+"""Comparing the output of attention with its recorded weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attention_lab.attention import (
+    BACKENDS,
+    AttentionInputs,
+    AttentionLayer,
+    AttentionSpec,
+    Backend,
+    Causal,
+    DifferentialAttention,
+    KernelAttention,
+    OutputError,
+    PositiveRandomFeatures,
+    ScaledDotProduct,
+    ScoredAttention,
+    Softmax,
+    record_attention,
+    record_errors,
+)
+from attention_lab.contract.cases import WIDTH, cases
+
+SDPA = BACKENDS[0]
+
+
+def errors(layer: AttentionLayer, x: Tensor) -> list[OutputError]:
+    """The errors of a call of a layer, in evaluation."""
+    layer.eval()
+    mask = Causal() if layer.info.causal else None
+    with torch.no_grad(), record_attention(layer), record_errors(layer) as found:
+        layer(x, mask=mask)
+    assert not layer.attend_hooks
+    return found[""]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_weights_of_every_mechanism_give_its_output(dtype: torch.dtype) -> None:
+    x = 3 * torch.randn(2, 9, WIDTH, dtype=dtype)
+    for case in cases(None, None):
+        layer = case.layer().to(dtype)
+        found = errors(layer, x)
+        assert len(found) == layer.info.weights, case.name
+        assert not any(error.is_mismatch for error in found), (case.name, found)
+
+
+def test_autocast_rounds_but_is_no_mismatch() -> None:
+    x = torch.randn(2, 9, WIDTH)
+    for case in cases(None, None):
+        layer = case.layer().float()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not any(error.is_mismatch for error in errors(layer, x)), case.name
+
+
+def changed(output: Tensor) -> Backend:
+    """SDPA with another output."""
+    return replace(
+        SDPA, compute=lambda inputs, spec: (SDPA.compute(inputs, spec)[0] + output, None)
+    )
+
+
+def attention(**options: object) -> ScoredAttention:
+    return ScoredAttention(16, score=ScaledDotProduct, normalizer=Softmax, num_heads=2, **options)  # type: ignore[arg-type]  # any options
+
+
+def test_a_backend_with_another_output_is_a_mismatch() -> None:
+    layer, x = attention(), torch.randn(2, 5, 16)
+    layer.backend = changed(torch.tensor(0.01))
+    (error,) = errors(layer, x)
+    assert error.is_mismatch
+    layer.backend = changed(torch.tensor(float("nan")))
+    assert errors(layer, x)[0].is_mismatch
+
+
+def test_a_backend_that_ignores_the_mask_is_a_mismatch() -> None:
+    def unmasked(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
+        return SDPA.compute(replace(inputs, mask=None), spec)[0], None
+
+    layer = attention()
+    layer.backend = replace(SDPA, compute=unmasked)
+    assert errors(layer, torch.randn(2, 5, 16))[0].is_mismatch
+
+
+def test_differential_attention_is_compared_with_the_eager_backend() -> None:
+    """Its norm makes the output more than weights times values."""
+    layer, x = DifferentialAttention(16, num_heads=2), torch.randn(2, 5, 16)
+    assert not errors(layer, x)[0].is_mismatch
+    layer.backend = changed(torch.randn(8))
+    assert errors(layer, x)[0].is_mismatch
+    assert errors(layer, x)[0].is_mismatch, "the backend was not restored"
+
+
+def test_wrong_weights_of_linear_attention_are_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = KernelAttention(16, num_heads=2, feature_map=PositiveRandomFeatures)
+    original = layer.attend
+
+    def transposed(inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
+        output, weights = original(inputs)
+        return output, None if weights is None else weights.flip(1)
+
+    monkeypatch.setattr(layer, "attend", transposed)
+    assert errors(layer, torch.randn(2, 5, 16))[0].is_mismatch
+
+
+def test_calls_from_a_cache_are_compared_too() -> None:
+    layer = attention().eval()
+    layer.backend = changed(torch.tensor(0.01))
+    memory = layer.remember(torch.randn(2, 5, 16))
+    with torch.no_grad(), record_attention(layer), record_errors(layer) as found:
+        for _ in range(3):
+            layer(torch.randn(2, 1, 16), cache=memory)
+    assert [error.is_mismatch for error in found[""]] == [True] * 3
+
+
+def test_without_weights_nothing_is_compared() -> None:
+    layer = attention()
+    with record_errors(nn.Sequential(layer)) as found:
+        layer(torch.randn(2, 5, 16))
+    assert found == {"0": []}
