@@ -37,7 +37,8 @@ def plain(*overrides: str) -> dict[str, object]:
     """The part of a composed config that records, W&B and jobs get."""
     add_score_mechanisms()
     with initialize_config_dir(str(config_directory().resolve()), version_base="1.3"):
-        return plain_config(hydra_compose("train", list(overrides), return_hydra_config=True))
+        config = hydra_compose("train", list(overrides), return_hydra_config=True)
+    return plain_config(config, config.hydra)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ def test_text_values_are_recorded_as_interpolations(value: str, recorded: str) -
     config = plain(*overrides)
     assert config["logger"]["wandb"]["project"] == recorded  # type: ignore[index]
     assert SECRET not in json.dumps(config)
+    assert "attention" in config.pop("choices")  # type: ignore[operator]
     assert with_environment(config) == composed(overrides)
 
 

@@ -119,7 +119,7 @@ def test_overrides_that_cannot_be_combined_with_from_are_refused(
         ),
         ("\nseed:", "\nhydra: null\nseed:", "hydra"),
         (
-            "project: attention-lab",
+            "project: null",
             "project: ${oc.env:SECRET}",
             "logger.wandb.project is '${oc",
         ),
@@ -162,7 +162,7 @@ def test_a_recorded_config_cannot_control_hydra(
 
 
 def test_an_override_replaces_a_variable_of_a_recorded_config(command: Command, run: Path) -> None:
-    rewrite(run, "project: attention-lab", "project: ${oc.env:SECRET}")
+    rewrite(run, "project: null", "project: ${oc.env:SECRET}")
     assert composed(command, "logger.wandb.project=mine")["logger"]["wandb"]["project"] == "mine"
 
 
@@ -179,3 +179,16 @@ def test_from_refuses_a_directory_without_a_run(
     assert answer.code == 2
     assert answer.err.startswith("attention-lab: --from")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repeated_run_keeps_the_names_of_its_options(run: Path) -> None:
+    config = read_config(run)
+    config["choices"] = {"attention": "additive", "attention.score": "additive", "data": "digits"}
+    write_config(run, config)
+    assert recorded_config(run, [])["choices"] == config["choices"]
+    replaced = recorded_config(run, ["attention=local", "data.read=columns"])
+    assert replaced["choices"] == {"data": "digits"}
+    assert recorded_config(run, ["attention/score=general"])["choices"] == {
+        "attention": "additive",
+        "data": "digits",
+    }

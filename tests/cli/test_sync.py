@@ -15,7 +15,7 @@ from attention_lab.cli import sync
 from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.wandb_logger import WandbOptions
 from tests.cli.conftest import Command, command  # noqa: F401
-from tests.tracking.test_wandb_logger import forget_login
+from tests.tracking.test_wandb_logger import NAMED, forget_login
 
 
 class Wandb(ThreadingHTTPServer):
@@ -113,7 +113,7 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb]:
 def keep(directory: Path, identifier: str, losses: list[float], first: int = 0) -> None:
     """Log a part of a run offline."""
     directory.mkdir(parents=True, exist_ok=True)
-    logger = WandbOptions(mode="offline").logger(directory, "sweep", {"seed": 0}, identifier)
+    logger = WandbOptions(mode="offline").logger(directory, {"seed": 0}, **NAMED, run_id=identifier)
     assert logger is not None
     for step, loss in enumerate(losses, start=first):
         logger.log_metrics({"train/loss": loss}, step=step)
@@ -308,7 +308,7 @@ def test_a_run_cut_off_online_is_uploaded(
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
     directory = tmp_path / "outputs" / "a"
     directory.mkdir(parents=True)
-    logger = WandbOptions().logger(directory, "sweep", {"seed": 0}, "aaaaaaaa")
+    logger = WandbOptions().logger(directory, {"seed": 0}, **NAMED, run_id="aaaaaaaa")
     assert logger is not None
     for step, loss in enumerate([3.0, 2.0]):
         logger.log_metrics({"train/loss": loss}, step=step)
@@ -331,7 +331,7 @@ def test_complete_uploads_are_not_repeated(
 ) -> None:
     directory = tmp_path / "outputs" / "a"
     directory.mkdir(parents=True)
-    logger = WandbOptions().logger(directory, "sweep", {"seed": 0}, "aaaaaaaa")
+    logger = WandbOptions().logger(directory, {"seed": 0}, **NAMED, run_id="aaaaaaaa")
     assert logger is not None
     logger.log_metrics({"train/loss": 3.0}, step=0)
     logger.close(exit_code=0)

@@ -247,7 +247,8 @@ def test_every_job_of_an_experiments_sweep_is_valid(group: str, option: str) -> 
         for name, values in swept.items():
             for value in str(values).split(","):
                 job = [f"{group}={option}", f"{name}={value}"]
-                check(plain_config(hydra_compose("train", job)))
+                config = hydra_compose("train", job, return_hydra_config=True)
+                check(plain_config(config, config.hydra))
 
 
 def test_every_option_begins_with_a_description() -> None:

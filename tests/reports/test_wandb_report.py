@@ -27,6 +27,7 @@ def test_the_report_is_a_run_in_the_group_of_its_sweep(
     run = when_written(sweep)
     assert place.is_relative_to(sweep / "wandb")
     assert (run.run.project, run.run.run_group) == ("attention-lab", "sweep")
+    assert (run.run.display_name, run.run.job_type) == ("report of sweep", "report")
     assert run.exit_code == 0
     (logged,) = [row for row in run.history if "report/numbers" in row]
     tables = {
@@ -69,7 +70,7 @@ def test_a_report_is_logged_to_the_project_of_its_runs(
 
     def options(mode: str, project: str = "attention-lab", entity: str | None = None) -> Any:
         asked.append((mode, project, entity))
-        return SimpleNamespace(logger=lambda *_: None)
+        return SimpleNamespace(logger=lambda *_, **__: None)
 
     monkeypatch.setattr("attention_lab.reports.wandb_report.WandbOptions", options)
     run = write_run("a=x", 0, config={"logger": logger})

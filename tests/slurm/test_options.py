@@ -20,7 +20,7 @@ from tests.slurm.conftest import SWEEP, TINY
 def job(**trainer: Any) -> RunSpec:
     """A job that is not run."""
     config = RunConfig({"trainer": {"accelerator": "cpu", **trainer}})
-    return RunSpec(config, Path("a"), group="sweep", name="a")
+    return RunSpec(config, Path("a"), group="sweep", differing=["a"])
 
 
 def request(slurm: Slurm, **trainer: Any) -> dict[str, Any]:

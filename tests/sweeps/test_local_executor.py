@@ -100,7 +100,7 @@ class Silent:
 def jobs_in(sweep: Path, names: str) -> list[RunSpec]:
     jobs = [
         RunSpec(
-            RunConfig({"seed": 0, "trainer": {}, "name": name}), sweep / name, (), "sweep", name
+            RunConfig({"seed": 0, "trainer": {}, "name": name}), sweep / name, (), "sweep", [name]
         )
         for name in names
     ]

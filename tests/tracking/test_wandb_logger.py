@@ -20,7 +20,8 @@ import wandb
 from google.protobuf.message import DecodeError
 from wandb.proto import wandb_internal_pb2
 
-from attention_lab.tracking.wandb_logger import WandbOptions, is_logged_in
+from attention_lab.tracking.hyperparameters import hyperparameters
+from attention_lab.tracking.wandb_logger import VARIABLES, WandbOptions, is_logged_in
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
 from tests.runs import train
@@ -126,7 +127,8 @@ def sweep(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with pytest.MonkeyPatch.context() as patch:
         forget_login(patch, sweep.parent)
         for seed in (1, 2):
-            train(tiny_digits("logger=wandb", f"seed={seed}"), sweep / f"seed={seed}", [])
+            overrides = ["logger=wandb", f"seed={seed}"]
+            train(tiny_digits(*overrides), sweep / f"seed={seed}", overrides)
         patch.setattr(AttentionTask, "validation_step", crash)
         with pytest.raises(RuntimeError, match="crashed"):
             train(tiny_digits("logger=wandb"), sweep / "crashed", [])
@@ -137,9 +139,11 @@ def sweep(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_wandb_run_has_name_group_and_config(sweep: Path, tiny_digits: Compose) -> None:
     run = stored(sweep / "seed=1")
     assert (run.run.project, run.run.entity) == ("attention-lab", "")
-    assert (run.run.display_name, run.run.run_group) == ("seed=1", "my-sweep")
+    assert (run.run.display_name, run.run.run_group) == ("seed 1", "my-sweep")
+    assert run.run.job_type == "train"
     config = {key: value for key, value in run.config.items() if key != "_wandb"}
-    assert config == tiny_digits("logger=wandb", "seed=1")
+    assert config == hyperparameters(tiny_digits("logger=wandb", "seed=1"))
+    assert not any(isinstance(value, dict) or "." in key for key, value in config.items())
 
 
 def test_curves_are_those_of_metrics_csv(sweep: Path) -> None:
@@ -247,24 +251,29 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, A
     return calls
 
 
+#: Of a run of a sweep.
+NAMED = {"name": "seed 1", "group": "sweep", "job_type": "train"}
+
+
 def mode(started: list[dict[str, Any]], option: Any = "auto") -> str:
     """The mode of a run: "online", "offline" or "disabled"."""
     before = dict(os.environ)
-    logger = WandbOptions(mode=option).logger(Path("outputs/sweep/run"), "sweep", {"seed": 1})
+    logger = WandbOptions(mode=option).logger(Path("outputs/sweep/run"), {"seed": 1}, **NAMED)
     assert os.environ.get("WANDB_MODE") == before.get("WANDB_MODE")
     assert (logger is None) == (not started)
     return started.pop()["mode"] if started else "disabled"
 
 
 def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, Any]]) -> None:
-    options = WandbOptions(mode="offline", project="my-project", entity="my-team")
-    options.logger(Path("outputs/sweep/run"), "sweep", {"seed": 1}, "0a1b2c3d")
+    options = WandbOptions(mode="offline", entity="my-team", tags=["try"], notes="a note")
+    options.logger(Path("outputs/sweep/run"), {"seed": 1}, **NAMED, run_id="0a1b2c3d")
     assert [{k: v for k, v in call.items() if k != "settings"} for call in started] == [
         {
-            "project": "my-project",
+            "project": "attention-lab",
             "entity": "my-team",
-            "name": "run",
-            "group": "sweep",
+            **NAMED,
+            "tags": ["try"],
+            "notes": "a note",
             "dir": Path("outputs/sweep/run"),
             "config": {"seed": 1},
             "mode": "offline",
@@ -274,12 +283,49 @@ def test_a_wandb_run_is_started_with_what_identifies_it(started: list[dict[str, 
     ]
 
 
+@pytest.mark.parametrize("option", ["project", "name", "group", "job_type"])
+def test_a_variable_of_wandb_counts_unless_the_option_is_set(
+    option: str, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLES[option], "from-the-shell")
+    for options, expected in (
+        (WandbOptions(), "from-the-shell"),
+        (WandbOptions(**{option: "asked"}), "asked"),  # type: ignore[arg-type]
+    ):
+        options.check()
+        options.logger(Path("run"), {}, **NAMED)
+        assert started.pop()[option] == expected
+
+
+def test_the_client_reads_its_other_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    for name, value in {
+        "WANDB_ENTITY": "my-team",
+        "WANDB_TAGS": "one,two",
+        "WANDB_NOTES": "a note",
+        "WANDB_DIR": str(tmp_path / "elsewhere"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "elsewhere").mkdir()
+    wandb.teardown()  # which has read the variables already
+    logger = WandbOptions().logger(tmp_path / "run", {}, **NAMED)
+    assert logger is not None
+    logger.close(exit_code=0)
+    wandb.teardown()
+    run = when_written(tmp_path / "elsewhere").run
+    assert (run.entity, list(run.tags), run.notes) == ("my-team", ["one", "two"], "a note")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_resumes_in_its_wandb_run(
     started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     for mode in ("online", "offline"):
-        WandbOptions(mode=mode).logger(Path("run"), "sweep", {}, "0a1b2c3d")  # type: ignore[arg-type]
+        options = WandbOptions(mode=mode)  # type: ignore[arg-type]
+        options.logger(Path("run"), {}, **NAMED, run_id="0a1b2c3d")
         assert (started[-1]["id"], started[-1]["resume"]) == ("0a1b2c3d", "allow")
 
 
@@ -434,7 +480,7 @@ def test_a_killed_wandb_service_gives_one_line(
     monkeypatch.setattr(WandbOptions, "chosen_mode", lambda _: ("online", "as if it were"))
     init = wandb.init
     monkeypatch.setattr(wandb, "init", lambda **o: init(**{**o, "mode": "offline"}))
-    logger = WandbOptions().logger(tmp_path, "sweep", {}, "0a1b2c3d")
+    logger = WandbOptions().logger(tmp_path, {}, **NAMED, run_id="0a1b2c3d")
     assert logger is not None
     logger.log_metrics({"loss": 2.0}, step=0)
     asked = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
@@ -466,6 +512,7 @@ def test_a_killed_wandb_service_gives_one_line(
         ("WANDB_MODE", "online", "WANDB_MODE=online: not logged in to https://"),
         ("WANDB_BASE_URL", "nonsense", "WANDB_BASE_URL=nonsense: Input should be a valid URL"),
         ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT=soon: Input should be a valid number"),
+        ("WANDB_TAGS", f"a,{'x' * 65}", f"WANDB_TAGS={'x' * 65}: has more than 64 characters"),
         ("WANDB_API_KEY", " secret", "WANDB_API_KEY: API key cannot start or end with whitespace"),
     ],
 )
@@ -486,6 +533,8 @@ def test_logger_options_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for options, said in (
         (WandbOptions(mode="online"), "logger.wandb.mode=online: not logged in to "),
         (WandbOptions(project="a/b"), "logger.wandb.project=a/b: Invalid project name"),
+        (WandbOptions(name="x" * 129), f"logger.wandb.name={'x' * 129}: has more than 128 char"),
+        (WandbOptions(tags=["x" * 65]), f"logger.wandb.tags={'x' * 65}: has more than 64 char"),
     ):
         with pytest.raises(ValueError, match=said):
             options.check()

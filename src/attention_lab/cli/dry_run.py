@@ -80,7 +80,7 @@ class DryRun(train.Task):
 
             settings: Any = HydraConfig.get()
             directory = Path(settings.run.planned)
-            checked = resolve(plain_config(config))
+            checked = resolve(plain_config(config, settings))
             check_loggers(checked)
             check_devices(checked)
             run = build(checked)

@@ -258,9 +258,10 @@ def _wandb(config: RunConfig, group: str) -> str:
         return f"off: {why}"
     if mode == "online" and (said := server_problem(server())) is not None:
         mode, why = "offline", said
-    entity = "" if options.entity is None else f"{options.entity}/"
+    entity = f"{entity}/" if (entity := options.chosen("entity")) else ""
     send = "; upload later with `attention-lab sync`" if mode == "offline" else ""
-    return f"{mode}: {why}{send}; project {entity}{options.project}, group {group}"
+    project = f"{entity}{options.chosen_project()}"
+    return f"{mode}: {why}{send}; project {project}, group {options.chosen('group', group)}"
 
 
 def _distinct(jobs: Iterable[RunSpec], of: Callable[[RunSpec], Any]) -> Iterable[Any]:

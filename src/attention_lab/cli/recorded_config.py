@@ -46,6 +46,7 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     groups = _replaced_groups(overrides)
     for group in groups:
         _remove(config, group.split("/"))
+        config["choices"] = _without(config.get("choices"), group.replace("/", "."))
     if any(re.match(r"[+~]*data\.", override) for override in overrides):
         config.pop("data_files", None)  # the overrides may name other files
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
@@ -57,6 +58,12 @@ def _replaced_groups(overrides: Sequence[str]) -> list[str]:
     """The groups whose options the overrides replace, without subgroups of these groups."""
     groups = [match[1] for match in map(REPLACEABLE_GROUP.match, overrides) if match]
     return [each for each in groups if not any(each.startswith(f"{other}/") for other in groups)]
+
+
+def _without(names: Any, path: str) -> dict[str, Any]:
+    """The names of options without those at a path and inside it."""
+    known = names if isinstance(names, dict) else {}
+    return {key: it for key, it in known.items() if not f"{key}.".startswith(f"{path}.")}
 
 
 def _remove(config: dict[str, Any], path: Sequence[str]) -> None:

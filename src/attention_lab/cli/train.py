@@ -89,7 +89,9 @@ class Train(Task):
             from attention_lab.training.distributed.launch import launch
 
             directory = Path(settings.runtime.output_dir)
-            spec = RunSpec(resolve(plain_config(config)), directory, typed_overrides(settings))
+            spec = RunSpec(
+                resolve(plain_config(config, settings)), directory, typed_overrides(settings)
+            )
             check_loggers(spec.config)
             of_a_sweep = ("sweep.zip", "sweep.param_grid", "sweep.tune")
             asked = [key for key in of_a_sweep if OmegaConf.select(config, key)]

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import attention_lab
+from attention_lab.config.overrides import key_of
 from attention_lab.spelling import closest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 #: Top-level keys of a composed config that are not part of a run's config.
-NOT_OF_A_RUN = ("hydra", "sweep", "schema_version")
+NOT_OF_A_RUN = ("hydra", "sweep", "schema_version", "choices")
 
 
 class WrongCommand(ValueError):
@@ -146,6 +147,31 @@ def chosen_groups(choices: Mapping[str, str | None]) -> list[Group]:
     ]
 
 
+def option_names(config: "DictConfig", settings: Any) -> dict[str, str]:
+    """The chosen options of a composed config, by the path of their keys: "attention.score".
+
+    An option whose inner groups were overridden is named with them: "multi_head score=additive". A
+    config that repeats a recorded run has the names of that run, too.
+
+    Args:
+        config: the composed config.
+        settings: Hydra's settings.
+    """
+    names: dict[str, str] = dict(config.get("choices") or {})
+    for choice, option in settings.runtime.choices.items():
+        group = Group(choice.removesuffix("@_global_"), option)
+        if option and group.name.partition("/")[0] not in ("hydra", "local"):
+            names[group.path] = str(option)
+    for override in typed_overrides(settings):
+        path = Group(key_of(override), "").path
+        outer, _, inner = path.rpartition(".")
+        if "/" in override.partition("=")[0] and path in names and outer in names:
+            option, *terms = names[outer].split(" ")
+            changed = dict(term.split("=", 1) for term in terms) | {inner: names[path]}
+            names[outer] = " ".join([option, *(f"{key}={it}" for key, it in changed.items())])
+    return names
+
+
 def typed_overrides(settings: Any) -> list[str]:
     """The overrides in Hydra's settings as they were typed, with interpolations kept."""
     from omegaconf import OmegaConf
@@ -183,16 +209,23 @@ def _composed(overrides: Sequence[str], extra: Path | None, primary: str) -> "Di
         return compose(primary, [*overrides, *searchpath], return_hydra_config=True)
 
 
-def plain_config(config: "DictConfig") -> dict[str, Any]:
+def plain_config(config: "DictConfig", settings: Any) -> dict[str, Any]:
     """The config of a run, from a composed config, as plain values.
 
     Interpolations are resolved, except environment variables in text: their values may be secrets.
     They stay as ``${oc.env:NAME}`` and are resolved when a run is built
     (:func:`attention_lab.config.environment_variables.with_environment`).
+
+    The names of the chosen options are in the section ``choices``.
+
+    Args:
+        config: the composed config.
+        settings: Hydra's settings.
     """
     resolved = _resolved(config)
     with _named_variables():
-        return cast("dict[str, Any]", _without_secrets(resolved, config))
+        plain = cast("dict[str, Any]", _without_secrets(resolved, config))
+    return plain | {"choices": option_names(config, settings)}
 
 
 @contextmanager

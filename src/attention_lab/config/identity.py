@@ -7,10 +7,10 @@ from typing import Any
 
 from attention_lab.config.flatten import flatten
 
-#: Keys that cannot change a result: logging, the sweep, the device, the progress bar, the interval
-#: of checkpoints, profiling, and how gradients are computed.
+#: Keys that cannot change a result: logging, the sweep, the names of options, the device, the
+#: progress bar, the interval of checkpoints, profiling, and how gradients are computed.
 IMMATERIAL = (
-    *("logger", "sweep"),
+    *("logger", "sweep", "choices"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
     *("trainer.profiler", "trainer.detect_anomaly", "trainer.inference_mode"),
     *("trainer.compile", "trainer.gradient_checkpointing"),
@@ -30,6 +30,11 @@ WATCHING = (
 def is_immaterial(key: str) -> bool:
     """Whether a key, such as "trainer.enable_progress_bar", cannot change a result."""
     return any(key == name or key.startswith(f"{name}.") for name in IMMATERIAL)
+
+
+def changes_no_result(key: str) -> bool:
+    """Whether an override of a key, such as "hydra.run.dir", cannot change a result."""
+    return key.startswith(("hydra.", "hydra/")) or is_immaterial(key)
 
 
 def material(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

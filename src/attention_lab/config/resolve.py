@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from attention_lab.config.components import (
     Config,
@@ -107,6 +107,10 @@ class RunConfig:
         return {"record": self.record, "reads_environment": self.reads_environment}
 
 
+#: The part of a run in its sweep: W&B's job type.
+JobType = Literal["train", "tune", "search"]
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """A run to train: its config, its directory, and the sweep that it belongs to."""
@@ -118,8 +122,14 @@ class RunSpec:
     overrides: Sequence[str] = ()
     #: The name of the run's sweep; None means the name of the parent directory.
     group: str | None = None
-    #: The overrides that distinguish the run in its sweep; "" if there are none.
-    name: str = ""
+    #: The overrides that distinguish the run in its sweep.
+    differing: Sequence[str] = ()
+    job_type: JobType = "train"
+
+    @property
+    def name(self) -> str:
+        """The overrides that distinguish the run in its sweep; "" if there are none."""
+        return ",".join(self.differing)
 
 
 def resolve(config: Config) -> RunConfig:

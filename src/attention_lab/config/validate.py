@@ -87,8 +87,9 @@ def check(config: Config, trains: bool = True) -> None:
     _check_numbers(config)
     known = (*SECTIONS, *SECTIONS_OF_MANY)
     for key in config:
-        if key not in (*known, "seed", "data_files"):
+        if key not in (*known, "seed", "data_files", "choices"):
             raise ConfigError(f"{key}: there is no such section{nearest(key, known)}")
+    check_value("choices", config.get("choices", {}), dict[str, str])
     for section in SECTIONS:
         if section == "task" and section not in config:
             raise ConfigError(_no_task(config))

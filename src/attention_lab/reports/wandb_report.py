@@ -9,6 +9,7 @@ from attention_lab.reports.csv_table import CSV_COLUMNS, csv_rows
 from attention_lab.reports.formatting import failure_reason, format_status
 from attention_lab.reports.headline import headline
 from attention_lab.reports.runs import section
+from attention_lab.tracking.run_name import LONGEST_NAME
 from attention_lab.tracking.wandb_logger import WandbOptions
 
 RUN_COLUMNS = ("run", "group", "seed", "status", "reason")
@@ -29,7 +30,13 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
     """
     options = _options(comparison)
     config = {"headline": headline(comparison), "swept": comparison.swept}
-    logger = options.logger(directory, _group(comparison, directory), config)
+    logger = options.logger(
+        directory,
+        config,
+        name=f"report of {directory.resolve().name}"[:LONGEST_NAME],
+        group=_group(comparison, directory),
+        job_type="report",
+    )
     if logger is None:
         return "is off"
     if logger.logger is None:
@@ -37,7 +44,6 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
     import wandb  # only where it is used: it takes most of a second to import
 
     run: Any = logger.experiment
-    run.name = f"report of {directory.resolve().name}"
     run.log({"report/numbers": _numbers(comparison), "report/runs": _runs(comparison)})
     name = re.sub(r"[^\w.-]+", "_", directory.resolve().name)
     artifact = wandb.Artifact(f"report-{name}", type="report")

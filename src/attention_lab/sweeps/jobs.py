@@ -11,9 +11,9 @@ from typing import Any
 
 from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.flatten import flatten
-from attention_lab.config.identity import identity, is_immaterial
+from attention_lab.config.identity import changes_no_result, identity
 from attention_lab.config.overrides import key_of
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import JobType, RunSpec, resolve
 from attention_lab.memory import NO_MACHINE, TooLarge
 from attention_lab.printing import echo
 from attention_lab.tracking.loggers import check_loggers, wandb_options
@@ -27,6 +27,7 @@ def make_job(
     overrides: Sequence[str],
     shared: Collection[str],
     group: str,
+    job_type: JobType = "train",
 ) -> RunSpec:
     """The run of a composed config, in a directory named after its overrides and its identity.
 
@@ -38,12 +39,14 @@ def make_job(
         overrides: the overrides from which it was composed.
         shared: the keys of overrides in which the jobs do not differ; they are left out of names.
         group: the sweep that the run belongs to.
+        job_type: its part in the sweep.
 
     Raises:
         ConfigError: naming the job, if its config cannot work.
     """
-    asked = [override for override in overrides if not _changes_no_result(key_of(override))]
-    name = ",".join(override for override in asked if key_of(override) not in shared)
+    asked = [override for override in overrides if not changes_no_result(key_of(override))]
+    differing = [override for override in asked if key_of(override) not in shared]
+    name = ",".join(differing)
     readable = re.sub(r"[^\w=.,+-]+", "_", name)[:100] or "run"
     with _name_in_errors(name):
         checked = resolve(config)
@@ -51,7 +54,7 @@ def make_job(
             raise ConfigError("trainer.fast_dev_run: records nothing, so it needs a single run")
     hashed = identity(checked.record)
     known = next(directory.glob(f"*-{hashed}"), directory / f"{readable}-{hashed}")
-    return RunSpec(checked, known, asked, group, name)
+    return RunSpec(checked, known, asked, group, differing, job_type)
 
 
 def merge_equal(jobs: Iterable[RunSpec]) -> Iterator[RunSpec]:
@@ -64,17 +67,14 @@ def merge_equal(jobs: Iterable[RunSpec]) -> Iterator[RunSpec]:
     for job in jobs:
         equal = first.setdefault(identity(job.config.record), job)
         mine, its = dict(flatten(job.config.record)), dict(flatten(equal.config.record))
-        if differing := [key for key in {**its, **mine} if mine.get(key) != its.get(key)]:
+        changed = [key for key in {**its, **mine} if mine.get(key) != its.get(key)]
+        # Options of different names may be equal.
+        if asked := [key for key in changed if not key.startswith("choices.")]:
             raise ConfigError(
-                f"{differing[0]}: cannot be swept, as it changes no result; start one sweep for "
+                f"{asked[0]}: cannot be swept, as it changes no result; start one sweep for "
                 "each value, each with another hydra.sweep.dir"
             )
         yield replace(job, directory=equal.directory)
-
-
-def _changes_no_result(key: str) -> bool:
-    """Whether an override changes nothing that the run computes."""
-    return key.startswith(("hydra.", "hydra/")) or is_immaterial(key)
 
 
 def build_jobs(jobs: Sequence[RunSpec], run_here: bool = True) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attention_lab.config.resolve import RunSpec
+from attention_lab.config.resolve import JobType, RunSpec
 from attention_lab.printing import counted, echo
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import display
@@ -47,6 +47,7 @@ class Sweep:
         options: the section ``sweep``.
         run: runs jobs until they have ended, or submits them.
         check: raises ConfigError if a job cannot work, before anything is written.
+        job_type: the part of the jobs in the sweep, except those that tune a key.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -59,6 +60,7 @@ class Sweep:
         options: Mapping[str, Any],
         run: Callable[[Sequence[RunSpec], Watcher], None],
         check: Callable[[Sequence[RunSpec]], None],
+        job_type: JobType = "train",
     ) -> None:
         self.directory = directory
         self.compose = compose
@@ -67,6 +69,7 @@ class Sweep:
         #: Counts the failures of all stages of a tuning, and of all batches of a search.
         self._failure_limit = FailureLimit(self.options.max_failures)
         self.check_jobs = check
+        self.job_type = job_type
 
     def run(
         self,
@@ -155,8 +158,9 @@ class Sweep:
     def _jobs(
         self, jobs: Sequence[list[str]], shared: Collection[str], directory: Path
     ) -> list[RunSpec]:
-        group = "-".join(directory.relative_to(self.directory.parent).parts)
-        made = (make_job(directory, self.compose(o), o, shared, group) for o in jobs)
+        kind: JobType = self.job_type if directory == self.directory else "tune"
+        group = self.directory.name
+        made = (make_job(directory, self.compose(o), o, shared, group, kind) for o in jobs)
         return list(merge_equal(made))
 
     def _stage(self, jobs: Sequence[RunSpec]) -> Stage:

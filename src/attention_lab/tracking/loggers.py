@@ -10,10 +10,13 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from attention_lab.config.components import ConfigError
-from attention_lab.config.flatten import flatten
-from attention_lab.config.resolve import RunConfig
+from attention_lab.config.identity import changes_no_result
+from attention_lab.config.overrides import key_of
+from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.config.validate import components
+from attention_lab.tracking.hyperparameters import hyperparameters
 from attention_lab.tracking.media import takes_images
+from attention_lab.tracking.run_name import run_name
 from attention_lab.tracking.safe_logger import SafeLogger
 from attention_lab.tracking.wandb_logger import FINISH_TIMEOUT, WandbOptions
 
@@ -56,7 +59,7 @@ class OtherLogger(SafeLogger):
             return logger
 
         super().__init__(f"logger.{name}", {"": start}, FINISH_TIMEOUT)
-        plain = {path: str(leaf) for path, leaf in flatten(config.record)}
+        plain = {key: str(value) for key, value in hyperparameters(config.record).items()}
         self.attempt(lambda logger: logger.log_hyperparams(plain))
 
     @property
@@ -117,28 +120,38 @@ def check_loggers(config: RunConfig) -> None:
             options.check()
 
 
-def start_loggers(
-    config: RunConfig, directory: Path, group: str, identifiers: Mapping[str, str]
-) -> dict[str, SafeLogger]:
+def start_loggers(spec: RunSpec, identifiers: Mapping[str, str]) -> dict[str, SafeLogger]:
     """Start the loggers of a run, by their names in the config.
 
     Args:
-        config: the run's config.
-        directory: the run's directory.
-        group: the name of the sweep.
+        spec: the run.
         identifiers: the ids that services gave to the run before it was interrupted, and W&B's.
     """
     loggers: dict[str, SafeLogger] = {}
+    config, directory = spec.config, spec.directory
     for name, kind in components(config.record, "logger").items():
         logger: SafeLogger | None
         if issubclass(kind, WandbOptions):
             options: WandbOptions = config.create_named("logger", name)
-            logger = options.logger(directory, group, config.record, identifiers["wandb"])
+            logger = options.logger(
+                directory,
+                hyperparameters(config.record),
+                name=name_in_words(spec),
+                group=directory.resolve().parent.name if spec.group is None else spec.group,
+                job_type=spec.job_type,
+                run_id=identifiers["wandb"],
+            )
         else:
             logger = OtherLogger(name, config, directory, identifiers.get(name))
         if logger is not None:
             loggers[name] = logger
     return loggers
+
+
+def name_in_words(spec: RunSpec) -> str:
+    """What differs in a run's sweep or, for a single run, in its command; else its directory."""
+    asked = [override for override in spec.overrides if not changes_no_result(key_of(override))]
+    return run_name(spec.differing or asked) or spec.directory.name
 
 
 def identifiers(loggers: Mapping[str, SafeLogger]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from attention_lab.data.files.paths import shown
 from attention_lab.external_programs import run_program
 from attention_lab.spelling import nearest
+from attention_lab.tracking.run_name import LONGEST_NAME
 from attention_lab.tracking.safe_logger import SafeLogger, do_within, error_line
 
 Mode = Literal["online", "offline", "disabled"]
@@ -48,28 +49,55 @@ except Exception as error:
 """
 
 
+#: The most characters that W&B's server accepts.
+LONGEST = {"name": LONGEST_NAME, "job_type": 64, "tags": 64}
+#: The environment variables of W&B in place of options.
+VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "name": "WANDB_NAME",
+    "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
+    "tags": "WANDB_TAGS",
+    "notes": "WANDB_NOTES",
+}
+
+
 @dataclass(frozen=True)
 class WandbOptions:
-    """Whether and where to log to W&B."""
+    """Whether and where to log to W&B.
+
+    All options but the mode are arguments of ``wandb.init``. If one is None, W&B's environment
+    variable counts, such as WANDB_PROJECT, and without it a default.
+    """
 
     #: "auto": online if logged in, otherwise offline; "disabled": no W&B. The environment variable
     #: WANDB_MODE overrides this.
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    #: The W&B project.
-    project: str = "attention-lab"
+    #: The W&B project; None means "attention-lab".
+    project: str | None = None
     #: The W&B entity (user or team); None means the user's own.
     entity: str | None = None
+    #: The name of the run; None means what differs in its sweep, in words.
+    name: str | None = None
+    #: The group of the run; None means the name of its sweep.
+    group: str | None = None
+    #: None means "train", "tune" or "search".
+    job_type: str | None = None
+    tags: Sequence[str] | None = None
+    notes: str | None = None
 
     def check(self) -> None:
         """Raise ValueError if the options and the WANDB_ variables are invalid.
 
         The server is not contacted: if it does not answer, the run logs offline.
         """
-        if not self.project.strip():
+        if self.project is not None and not self.project.strip():
             raise ValueError("logger.wandb.project: is empty; name a W&B project")
         mode, asked = self.chosen_mode()
         if mode == "disabled":
             return
+        self._check_lengths()
         _check_settings(self.project, self.entity)
         if mode == "online" and not is_logged_in(server()):
             raise ValueError(
@@ -77,11 +105,35 @@ class WandbOptions:
                 "offline"
             )
 
+    def _check_lengths(self) -> None:
+        """Raise ValueError if W&B's server would refuse a text because of its length."""
+        for option, longest in LONGEST.items():
+            variable, value = VARIABLES[option], getattr(self, option)
+            said = f"logger.wandb.{option}" if value is not None else variable
+            value = os.environ.get(variable, "") if value is None else value
+            if option == "tags":
+                value = value.split(",") if isinstance(value, str) else value
+            for text in [value] if isinstance(value, str) else value:
+                if len(text) > longest:
+                    raise ValueError(f"{said}={text}: has more than {longest} characters")
+
+    def chosen(self, option: str, default: str | None = None) -> Any:
+        """The value of an option of ``wandb.init``, else of its variable, else a default."""
+        value = getattr(self, option)
+        return (os.environ.get(VARIABLES[option]) or default) if value is None else value
+
+    def chosen_project(self) -> str:
+        """The W&B project."""
+        return str(self.chosen("project", "attention-lab"))
+
     def logger(
         self,
         directory: Path,
-        group: str,
         config: Mapping[str, Any],
+        *,
+        name: str,
+        group: str,
+        job_type: str,
         run_id: str | None = None,
     ) -> SafeLogger | None:
         """Start the W&B run of a run directory, which also holds its files; None if W&B is off.
@@ -90,9 +142,11 @@ class WandbOptions:
         same id, which `wandb sync` appends to the first.
 
         Args:
-            directory: the run's directory.
-            group: the W&B group, which is the name of the sweep.
-            config: the run's config, logged once.
+            directory: the run's directory; WANDB_DIR takes precedence.
+            config: the run's hyperparameters, logged once.
+            name: the default of the option ``name``.
+            group: the default of the option ``group``.
+            job_type: the default of the option ``job_type``.
             run_id: the id of the W&B run; None lets W&B choose one.
         """
         mode, _ = self.chosen_mode()
@@ -101,47 +155,20 @@ class WandbOptions:
         # W&B must send nothing that the user did not ask for.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
-        start = functools.partial(self._start, directory, group, config, run_id)
-        return _SafeWandbLogger(directory, start, mode)
-
-    def _start(
-        self,
-        directory: Path,
-        group: str,
-        config: Mapping[str, Any],
-        run_id: str | None,
-        mode: Logged,
-    ) -> WandbLogger:
-        """Start a W&B run; TimeoutError if the server does not answer, and W&B's own errors."""
-        import wandb  # only where it is used: it takes most of a second to import
-
-        # In a terminal, W&B would ask for a key.
-        if mode == "online" and not is_logged_in(server()):
-            raise ValueError(f"not logged in to {server()}")
-        known = set(directory.glob("wandb/run-*"))
-        patience = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
-        try:
-            # Lightning would start it with options that offline runs do not support.
-            run = wandb.init(
-                project=self.project,
-                entity=self.entity,
-                name=directory.name,
-                group=group,
-                dir=directory,
-                config=dict(config),
-                mode=mode,
-                id=run_id,
-                resume="allow",
-                settings=_settings(patience),
-            )
-        except Exception as error:
-            disconnect()
-            for empty in set(directory.glob("wandb/run-*")) - known:
-                shutil.rmtree(empty, ignore_errors=True)
-            raise _explained(error, patience) from error
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        return WandbLogger(experiment=run)
+        directory = Path(os.environ.get("WANDB_DIR") or directory)
+        given = {
+            "project": self.chosen_project(),
+            "entity": self.entity,
+            "name": self.chosen("name", name),
+            "group": self.chosen("group", group),
+            "job_type": self.chosen("job_type", job_type),
+            "tags": self.tags,
+            "notes": self.notes,
+            "dir": directory,
+            "config": dict(config),
+            "id": run_id,
+        }
+        return _SafeWandbLogger(directory, functools.partial(_start, given), mode)
 
     def chosen_mode(self) -> tuple[Mode, str]:
         """W&B's mode for the run (online, offline or disabled), and why.
@@ -159,6 +186,33 @@ class WandbOptions:
         if is_logged_in(server()):
             return "online", f"logged in to {server()}"
         return "offline", f"not logged in to {server()}"
+
+
+def _start(given: Mapping[str, Any], mode: Logged) -> WandbLogger:
+    """Start a W&B run; TimeoutError if the server does not answer, and W&B's own errors.
+
+    Args:
+        given: the arguments of ``wandb.init``.
+        mode: online or offline.
+    """
+    import wandb  # only where it is used: it takes most of a second to import
+
+    # In a terminal, W&B would ask for a key.
+    if mode == "online" and not is_logged_in(server()):
+        raise ValueError(f"not logged in to {server()}")
+    known = set(given["dir"].glob("wandb/run-*"))
+    patience = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
+    try:
+        # Lightning would start it with options that offline runs do not support.
+        run = wandb.init(**given, mode=mode, resume="allow", settings=_settings(patience))
+    except Exception as error:
+        disconnect()
+        for empty in set(given["dir"].glob("wandb/run-*")) - known:
+            shutil.rmtree(empty, ignore_errors=True)
+        raise _explained(error, patience) from error
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run)
 
 
 class _SafeWandbLogger(SafeLogger):
@@ -293,14 +347,17 @@ def _explained(error: Exception, patience: float) -> Exception:
     return TimeoutError(f"{server()} did not answer within {patience:g} s{because}")
 
 
-def _check_settings(project: str, entity: str | None) -> None:
+def _check_settings(project: str | None, entity: str | None) -> None:
     """Raise ValueError if W&B would refuse a WANDB_ variable, the project or the entity."""
     import wandb
 
     settings = wandb.Settings()
     checks: dict[str, Callable[[], object]] = {
-        f"logger.wandb.project={project}": lambda: settings.update_from_dict({"project": project}),
-        f"logger.wandb.entity={entity}": lambda: settings.update_from_dict({"entity": entity}),
+        f"logger.wandb.{option}={value}": functools.partial(
+            settings.update_from_dict, {option: value}
+        )
+        for option, value in {"project": project, "entity": entity}.items()
+        if value is not None
     }
     for name, value in os.environ.items():
         if name.startswith("WANDB_"):

@@ -112,8 +112,7 @@ def _prepare(config: RunConfig) -> tuple[BuiltRun, float]:
 @contextmanager
 def _loggers(record: RunRecord, spec: RunSpec) -> Iterator[list[Logger]]:
     """Yield the loggers besides that of ``metrics.csv``; close them as finished or failed."""
-    group = spec.directory.resolve().parent.name if spec.group is None else spec.group
-    loggers = start_loggers(spec.config, spec.directory, group, record.logger_ids)
+    loggers = start_loggers(spec, record.logger_ids)
     record.keep_logger_ids(identifiers(loggers))
     echo(destinations(loggers))
     try:

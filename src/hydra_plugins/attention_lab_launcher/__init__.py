@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -99,6 +99,9 @@ class SweepLauncher(Launcher):
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
         """The sweep in a directory, with the options of the section ``sweep``."""
 
+    def _job_type(self) -> Literal["train", "search"]:
+        return "search" if is_search(self.config.hydra) else "train"
+
     def _compose(self, overrides: Sequence[str]) -> dict[str, object]:
         """A job's complete config: editing conf/ later does not change a waiting job."""
         loader = self.hydra_context.config_loader
@@ -106,7 +109,7 @@ class SweepLauncher(Launcher):
         check_groups(config, config.hydra.runtime.choices)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = 0  # no config depends on it
-        return plain_config(config)
+        return plain_config(config, config.hydra)
 
 
 class IsolatedLauncher(SweepLauncher):
@@ -122,7 +125,7 @@ class IsolatedLauncher(SweepLauncher):
         def run(jobs: Sequence["RunSpec"], watcher: "Watcher") -> None:
             run_jobs(jobs, resources, watcher)
 
-        return Sweep(directory, self._compose, options, run, check_here)
+        return Sweep(directory, self._compose, options, run, check_here, self._job_type())
 
 
 class SlurmLauncher(SweepLauncher):
@@ -145,7 +148,7 @@ class SlurmLauncher(SweepLauncher):
                 raise WrongCommand(
                     f"hydra.launcher.wait=false: {needs} needs results; leave it out"
                 )
-        return Sweep(directory, self._compose, options, slurm.run, slurm.check)
+        return Sweep(directory, self._compose, options, slurm.run, slurm.check, self._job_type())
 
 
 def _check_is_grid(config: DictConfig) -> None:
