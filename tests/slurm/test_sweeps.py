@@ -112,3 +112,50 @@ def test_jobs_outlive_the_shell_are_submitted_once_and_can_be_cancelled(
     assert resumed.code == 0, resumed.err
     assert "2 jobs submitted to SLURM\n" in resumed.out
     assert job_of(sweep, "seed=0").partition("_")[0] != array
+
+
+def test_a_search_prunes_a_job_on_its_node(
+    login: Command, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that asks a run to stop reaches it there; both of its ranks end."""
+    pytest.importorskip("optuna", "4.5", reason="needs the extra attention-lab[search]")
+    monkeypatch.setenv("PAUSE", "0.2")
+    (tmp_path / "slow").touch()
+    long = ("trainer.max_epochs=200", "attention=slow", "optimizer.lr=choice(0.1,0.2)")
+    search = (
+        *("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=1"),
+        "hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner",
+        "+hydra.sweeper.pruner.upper=-1.0",
+    )
+    ranks = ("trainer=ddp_cpu", "trainer.devices=2")
+    answer = login("train", *SWEEP, *ranks, *long, *search)
+    assert answer.code == 0, answer.err
+    found = records(tmp_path / "sweep")
+    assert [record["status"] for record in found.values()] == ["pruned"]
+    eventually(lambda: not cluster.queue(), "the job to end")
+
+
+def test_a_sweep_that_stops_at_a_failure_cancels_its_other_jobs(
+    login: Command, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A running job saves and ends, a waiting one does not start; keys are zipped."""
+    monkeypatch.setenv("PAUSE", "1")
+    (tmp_path / "slow").touch()
+    zipped = ("attention=slow,broken,additive", "optimizer.lr=0.1,0.2,0.3")
+    one = ("sweep.max_failures=1", "hydra.launcher.at_once=2", "data.examples=800")
+    arguments = (*SWEEP, *zipped, "sweep.zip=[attention,optimizer.lr]", *one)
+    answer = login("train", *arguments)
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("attention-lab: sweep.max_failures=1: stopped, the last to fail")
+    eventually(lambda: not cluster.queue(), "the other jobs to be cancelled")
+    found = records(tmp_path / "sweep")
+    assert found["attention=broken,optimizer.lr=0.2"]["status"] == "failed"
+    slow = found["attention=slow,optimizer.lr=0.1"]
+    assert (slow["status"], slow["error"].partition(":")[0]) == ("preempted", "SIGTERM")
+
+    (tmp_path / "slow").unlink()
+    again = login("train", *arguments)
+    assert again.code == 1
+    assert "1 failed earlier, of 3 runs" in again.out
+    found = records(tmp_path / "sweep")
+    assert sorted(record["status"] for record in found.values()) == ["failed", *["finished"] * 2]
