@@ -136,6 +136,7 @@ def test_the_result_has_every_field(run: FinishedRun) -> None:
         "best_step",
         "steps_to_threshold",
         "area_under_curve",
+        "attention_mismatches",
         "compiled",
         "threshold",
         "seconds",
