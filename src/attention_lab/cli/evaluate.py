@@ -15,6 +15,7 @@ from attention_lab.cli.run_argument import (
     add_decoding,
     add_run,
     given,
+    local_run,
     open_run,
 )
 from attention_lab.printing import echo
@@ -30,6 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     decoding = given(chosen, DECODING)
     try:
+        chosen.run = local_run(chosen.run)
         with open_run(chosen.run, chosen.checkpoint):
             from attention_lab.training.checkpoint.checkpoint_io import checksum_of
             from attention_lab.training.evaluation import evaluate, restored, task_name

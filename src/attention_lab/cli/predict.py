@@ -19,6 +19,7 @@ from attention_lab.cli.run_argument import (
     add_decoding,
     add_run,
     given,
+    local_run,
     number,
     open_run,
     whole,
@@ -37,6 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     """Predict for the lines of standard input."""
     chosen = _parser().parse_args(arguments)
     try:
+        chosen.run = local_run(chosen.run)
         with open_run(chosen.run, chosen.checkpoint):
             from attention_lab.training.evaluation import task_name
 

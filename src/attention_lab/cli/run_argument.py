@@ -1,4 +1,4 @@
-"""The RUN argument of `evaluate` and `predict`: a finished run, checked."""
+"""The RUN argument of `evaluate`, `predict` and `view`: a finished run, checked."""
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,8 @@ from attention_lab.cli.parser import directory_path
 #: Decoding options; each replaces the task's argument of that name.
 DECODING = ("num_beams", "length_penalty")
 
+RUN_HELP = "a run's directory, or a W&B artifact: ENTITY/PROJECT/NAME:ALIAS"
+
 #: The largest whole number of an option.
 LARGEST = 2**31 - 1
 
@@ -22,7 +24,7 @@ class UnusableRun(Exception):
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the arguments RUN and --checkpoint."""
-    parser.add_argument("run", type=directory_path, metavar="RUN", help="a run's directory")
+    parser.add_argument("run", type=directory_path, metavar="RUN", help=RUN_HELP)
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
 
 
@@ -64,6 +66,27 @@ def given(chosen: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """The values of those of the named options that were given."""
     values = {name: getattr(chosen, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def local_run(argument: Path) -> Path:
+    """The directory of a RUN argument; a W&B artifact is downloaded.
+
+    Raises:
+        UnusableRun: if it cannot be downloaded.
+    """
+    from attention_lab.tracking.artifacts import (
+        UnavailableArtifact,
+        artifact_reference,
+        download_run,
+    )
+
+    reference = artifact_reference(str(argument))
+    if reference is None:
+        return argument
+    try:
+        return download_run(reference)
+    except UnavailableArtifact as error:
+        raise UnusableRun(str(error)) from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from attention_lab.cli.run_argument import (
     UnusableRun,
     add_decoding,
     given,
+    local_run,
     open_run,
 )
 from attention_lab.printing import echo
@@ -47,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         parser.error("more values of --checkpoint than runs")
     checkpoints = checkpoints + checkpoints[-1:] * (len(runs) - len(checkpoints))
     try:
+        chosen.runs = [local_run(each) for each in chosen.runs]
         viewed = [_viewed(chosen, *each) for each in zip(chosen.runs, checkpoints, strict=True)]
         _require_same_data(viewed)
     except UnusableRun as error:
