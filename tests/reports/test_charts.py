@@ -2,14 +2,18 @@
 
 import random
 import re
+from xml.etree import ElementTree
 
 import pytest
 
 from attention_lab.reports.breakdowns import breakdowns
+from attention_lab.reports.charts.axis import Axis
+from attention_lab.reports.charts.breakdowns import breakdown_chart
 from attention_lab.reports.charts.costs import cost_chart
 from attention_lab.reports.charts.intervals import interval_chart
 from attention_lab.reports.charts.learning import learning_chart, learning_curve
 from attention_lab.reports.charts.styles import colour, group_styles, is_hollow
+from attention_lab.reports.charts.svg import CHARACTER, NARROWEST
 from attention_lab.reports.comparison import Comparison, compare
 from attention_lab.reports.costs import COSTS, pareto_front, pareto_sentences
 from attention_lab.reports.runs import read_runs
@@ -39,9 +43,7 @@ def test_a_single_validation_is_drawn_at_its_step(write_run: WriteRun) -> None:
     ticks = texts(chart)[: texts(chart).index("training step")]
     assert "500" in ticks
     assert all(tick.isdecimal() for tick in ticks)
-    # One mark on each curve, and one beside each name.
-    lines = re.findall(r'<g id="learning-line2d_\d+">(.*?)</g>\s*</g>', chart, re.DOTALL)
-    assert len([line for line in lines if "<use" in line and "stroke: #" in line]) == 4
+    assert len(re.findall(r'<circle class="dot"', chart)) == 2
 
 
 def texts(chart: str) -> list[str]:
@@ -53,7 +55,7 @@ def texts(chart: str) -> list[str]:
     ("first", "last", "ticks"),
     [
         (0.80, 0.10, ["10", "15", "20", "30", "50", "70"]),
-        (0.80, 0.60, ["60", "62.5", "65", "67.5"]),
+        (0.80, 0.60, ["60", "65", "70", "75"]),
     ],
 )
 def test_curves_that_fall_far_are_on_a_logarithmic_scale(
@@ -111,12 +113,11 @@ def test_labels_of_baselines_stay_within_the_chart(compared: Compared, per: floa
     known = {"a shortcut with a name that is rather long, and longer": {"per": per}}
     near = {"a": [0.10, 0.11, 0.12], "b": [0.12, 0.13, 0.14]}
     chart = interval_chart(compared(near, trivial_baseline={"per": 0.9}, shortcut_baselines=known))
-    ((style, x, text),) = re.findall(
-        r'<text style="([^"]*)" x="([\d.]+)"[^>]*>(a short[^<]*)', chart
-    )
-    width = 7 * len(text)
-    left = float(x) - width * ("anchor: end" in style) - width / 2 * ("anchor: middle" in style)
-    assert 0 <= left <= left + width <= 1040
+    ((start, text),) = re.findall(r"(<text [^>]*)>(a short[^<]*)", chart)
+    x = re.findall(r' x="([\d.]+)', start)[0]
+    share = len(text) * CHARACTER / NARROWEST
+    left = float(x) / 100 - share * ('"end"' in start) - share / 2 * ('"middle"' in start)
+    assert 0 <= left <= left + share <= 1.0001
     assert "trivial baseline 90.0 % →" in chart
 
 
@@ -271,3 +272,70 @@ def test_breakdowns_are_separate_and_in_order() -> None:
         ("loss", "kind", ["b", "a"], False),
         ("x", "slice", ["y"], False),
     ]
+
+
+def test_descriptions_and_tooltips_have_the_numbers(write_run: WriteRun) -> None:
+    for label, per in (("<x>", 0.25), ("yyy", 0.5)):
+        for seed in range(2):
+            run = write_run(
+                f"a={label}",
+                seed,
+                name=f"{per},{seed}",
+                test={"per": per + 0.01 * seed, "per/length=1-9": per},
+                curve={100: 2 * per, 1200: per},
+                result={"parameters": int(1000 * per), "trivial_baseline": {"per": 0.7}},
+            )
+    comparison = compare(read_runs([run.parent]))
+    (slices,) = breakdowns(comparison.slice_metrics)
+    charts = {
+        interval_chart(comparison): (
+            "PER, % on test: <x> 25.5 (25.0, 26.0); yyy 50.5 (50.0, 51.0). trivial baseline 70.0",
+            "<x>\n25.5 % (25.0, 26.0)\nseed 0: 25.0 %\nseed 1: 26.0 %",
+        ),
+        cost_chart(comparison): (
+            "PER, % on test against parameters: <x> 25.5 at 250; yyy 50.5 at 500.",
+            "yyy\n50.5 % (50.0, 51.0)\nparameters 500",
+        ),
+        learning_chart(comparison): (
+            "validation PER, %: <x> from 50 at step 100 to 25 at step 1,200; "
+            "yyy from 100 at step 100 to 50 at step 1,200.",
+            "step 1,200\n<x> 25.0 %\nyyy 50.0 %",
+        ),
+        breakdown_chart(comparison, slices): (
+            "PER, % by length (1-9): <x> 25.0; yyy 50.0.",
+            "length 1-9\n<x> 25.0 % (25.0, 25.0)\nyyy 50.0 % (50.0, 50.0)",
+        ),
+    }
+    for chart, (description, tooltip) in charts.items():
+        tree = ElementTree.fromstring(chart)
+        assert [svg.get("aria-label") for svg in tree.iter("svg") if svg.get("role")] == [
+            description
+        ]
+        assert tooltip in [title.text for title in tree.iter("title")]
+
+
+def test_long_curves_are_thinned_and_keep_their_last_step(write_run: WriteRun) -> None:
+    run = write_run("a=x", 0, curve={step: 1 / step for step in range(10, 10_011, 10)})
+    curve = learning_curve(compare(read_runs([run])).groups[0], "per")
+    assert 200 < len(curve) <= 400
+    assert max(curve) == 10_010
+
+
+@pytest.mark.parametrize(
+    ("axis", "ticks"),
+    [
+        (Axis(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (Axis(-3, 8), [-2.5, 0, 2.5, 5, 7.5]),
+        (Axis(1e-9, 3e-9), [1e-9, 1.5e-9, 2e-9, 2.5e-9, 3e-9]),
+        (Axis(1, 1e9, is_logarithmic=True), [1, 100, 1e4, 1e6, 1e8]),
+        (Axis(3.1, 4.2, is_logarithmic=True), []),
+    ],
+)
+def test_ticks_are_round(axis: Axis, ticks: list[float]) -> None:
+    assert axis.ticks(5) == pytest.approx(ticks)
+    assert all(-1e-9 <= axis.place(tick) <= 1 + 1e-9 for tick in ticks)
+
+
+def test_ticks_of_steps_are_whole_numbers() -> None:
+    assert Axis(498.9, 501.1).ticks(6, integer=True) == [499, 500, 501]
+    assert Axis(0, 12).ticks(5, integer=True) == [0, 5, 10]

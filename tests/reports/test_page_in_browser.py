@@ -74,6 +74,67 @@ def test_escape_closes_a_map_that_a_key_enlarged(report: Path, browser: Browser)
         assert not page.errors
 
 
+def shown(page: Page) -> str | None:
+    """The text of the tooltip; None if it is hidden."""
+    text: str | None = page.evaluate(
+        "(() => { const tip = document.querySelector('.tooltip');"
+        "return tip.hidden ? null : tip.textContent; })()"
+    )
+    return text
+
+
+ADDITIVE = "additive\n12.0 % [7.0, 18.1]\nseed 0: 10.0 %\nseed 1: 12.0 %\nseed 2: 14.0 %"
+
+
+def test_the_mouse_shows_the_values_of_a_mark(report: Path, browser: Browser) -> None:
+    with browser.open(report) as page:
+        assert shown(page) is None
+        page.hover(".mark:nth-of-type(3)")
+        assert shown(page) == ADDITIVE
+        page.hover("h1")
+        assert shown(page) is None
+        assert page.evaluate("document.querySelectorAll('.chart title').length") == 0
+        assert not page.errors
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_keyboard_shows_the_values_of_marks(report: Path, browser: Browser, width: int) -> None:
+    """Tab enters a chart, arrows move in it, Escape hides the values, Tab leaves it."""
+    with browser.open(report, width=width) as page:
+        page.press("Tab")
+        assert str(shown(page)).startswith("scaled\n21.0 %")
+        page.press("ArrowRight")
+        page.press("ArrowDown")
+        assert shown(page) == ADDITIVE
+        inside = "(() => { const box = document.querySelector('.tooltip').getBoundingClientRect();"
+        inside += "return box.left >= 0 && box.right <= innerWidth && box.top >= 0; })()"
+        assert page.evaluate(inside)
+        page.press("ArrowRight")
+        assert shown(page) == ADDITIVE
+        page.press("Escape")
+        assert shown(page) is None
+        page.press("ArrowLeft")
+        assert str(shown(page)).startswith("general\n")
+        page.press("Tab")
+        assert shown(page) is None or not str(shown(page)).startswith("general\n15.0")
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1280, 2), (390, 1)])
+def test_charts_are_stacked_on_a_phone_and_their_text_keeps_its_size(
+    report: Path, browser: Browser, width: int, columns: int
+) -> None:
+    with browser.open(report, width=width) as page:
+        lefts = "[...document.querySelector('.charts').children].map((chart) => "
+        lefts += "Math.round(chart.getBoundingClientRect().left))"
+        assert len(set(page.evaluate(lefts))) == columns
+        sizes = "[...document.querySelectorAll('.chart text')].map((text) => "
+        sizes += "text.getBoundingClientRect().height)"
+        assert min(page.evaluate(sizes)) > 12
+        beyond = "[...document.querySelectorAll('.chart text')].filter((text) => { const box = "
+        beyond += "text.getBoundingClientRect(); return box.left < 0 || box.right > innerWidth; })"
+        assert page.evaluate(f"{beyond}.map((text) => text.textContent)") == []
+
+
 @pytest.mark.parametrize("width", [1280, 390, 320])
 def test_the_page_is_never_wider_than_the_window(
     report: Path, browser: Browser, width: int

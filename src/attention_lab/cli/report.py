@@ -1,7 +1,6 @@
 """`attention-lab report`: compare the runs of sweeps."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,9 +69,6 @@ def report(
 
     The arguments are the options of the command; ``sweeps`` are directories of sweeps or runs.
     """
-    # Matplotlib would warn if it cannot cache its fonts.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-
     from attention_lab.reports.comparison import compare
     from attention_lab.reports.report import write_report
     from attention_lab.reports.runs import NotARun, read_runs

@@ -15,7 +15,7 @@ from attention_lab.reports.charts.breakdowns import breakdown_chart
 from attention_lab.reports.charts.costs import cost_chart
 from attention_lab.reports.charts.intervals import interval_chart
 from attention_lab.reports.charts.learning import learning_chart
-from attention_lab.reports.charts.styles import colour, group_styles, is_hollow, on_page
+from attention_lab.reports.charts.styles import colour, group_styles, is_hollow
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.costs import pareto_sentences
 from attention_lab.reports.formatting import (
@@ -84,6 +84,6 @@ _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
     *(breakdown_chart, capitalize, code_of, colour, column_title, cost_chart, failure_reason),
     *(format_duration, format_effect_size, format_interval, format_p_value, format_quantity),
     *(format_seed_count, format_status, format_value, format_with_unit, headline, interval_chart),
-    *(is_hollow, learning_chart, metric_name, number, on_page, pareto_sentences, provenance),
+    *(is_hollow, learning_chart, metric_name, number, pareto_sentences, provenance),
     *(seeds_caveat, shared_overrides, summary),
 )

@@ -5,7 +5,6 @@ Jobs are forked with these modules loaded: the imports are needed, although noth
 
 import gc
 
-import matplotlib.backends.backend_agg  # noqa: F401  # maps are drawn with it
 import torch.utils.serialization  # noqa: F401  # checkpoints are saved with it
 
 import attention_lab.sweeps.forkserver  # noqa: F401  # imports the packages that train

@@ -1,93 +1,112 @@
-"""The chart of test results: mean, interval and seeds of each group, and the baselines."""
+"""The charts of test results: mean, interval and seeds of each group, and the baselines."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from attention_lab.reports.charts.canvas import (
+from attention_lab.reports.charts.axis import Axis, clip_to_bounds, range_of, scale
+from attention_lab.reports.charts.styles import colour, group_styles
+from attention_lab.reports.charts.svg import (
     CHARACTER,
     LINE_HEIGHT,
-    WIDTH,
-    axes_at,
-    clip_to_bounds,
-    range_of,
-    scale,
+    NARROWEST,
+    Chart,
+    listed,
     shorten,
-    svg,
+    side_by_side,
 )
-from attention_lab.reports.charts.styles import INK, SOFT, colour, fill_colour, group_styles
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.formatting import column_title, format_value, format_with_unit
+from attention_lab.reports.formatting import (
+    column_title,
+    format_interval,
+    format_value,
+    format_with_unit,
+)
+from attention_lab.reports.groups import Group
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_ROW, _GAP, _MARGIN = 36, 44, 18
+#: The height of a row and, from its top, of its label, its interval and its seeds, in pixels.
+_ROW, _LABEL, _INTERVAL, _SEEDS = 36, 12, 21, 30
+#: The most seeds whose values a tooltip lists.
+_MAX_LISTED = 10
 
 
 def interval_chart(comparison: Comparison) -> str:
-    """Mean, interval and single seeds of each group, beside the baselines, as an SVG element.
+    """Mean, interval and single seeds of each group, beside the baselines, as SVG elements.
 
     Shows the metric that groups are compared by, then others that the trivial baseline has; at
     most three.
     """
     known = [metric for metric in comparison.metrics[1:] if metric in comparison.baselines.trivial]
     metrics = [*comparison.metrics[:1], *known][:3]
-    labels = [shorten(group.label) for group in comparison.groups]
-    left = 24 + CHARACTER * max(map(len, labels))
-    height = _ROW * len(labels)
-    width = (WIDTH - left - _GAP * (len(metrics) - 1) - _MARGIN) / len(metrics)
-    top = 13 + LINE_HEIGHT * max(1, len(comparison.baselines.by_name))
-
-    def draw(figure: "Figure") -> None:
-        for column, metric in enumerate(metrics):
-            axes = axes_at(figure, left + column * (width + _GAP), top, width, height)
-            axes.set_ylim(len(labels) - 0.5, -0.5)
-            axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels))
-            axes.tick_params(axis="y", labelcolor=INK, pad=12)
-            axes.grid(visible=False, axis="y")
-            axes.set_xlim(*_limits(comparison, metric))
-            _draw_groups(axes, comparison, metric)
-            for line, (name, values) in enumerate(comparison.baselines.by_name.items()):
-                if metric in values:
-                    text = f"{name} {format_with_unit(metric, values[metric])}"
-                    above = 7 + LINE_HEIGHT * line
-                    _draw_baseline(axes, scale(metric) * values[metric], text, above, width)
-            axes.set_xlabel(_label(comparison, metric, width), labelpad=8)
-
-    return svg("intervals", top + height + 50, draw)
+    return side_by_side(_chart(comparison, metric) for metric in metrics)
 
 
-def _label(comparison: Comparison, metric: str, width: float) -> str:
-    direction = "higher" if comparison.mode == "max" else "lower"
-    whole = f"{column_title(metric)} ({direction} is better)"
-    is_first = metric == comparison.metrics[0]
-    return whole if is_first and CHARACTER * len(whole) < width else column_title(metric)
-
-
-def _draw_groups(axes: "Axes", comparison: Comparison, metric: str) -> None:
-    left, right = axes.get_xlim()
-    known = group_styles(comparison)
+def _chart(comparison: Comparison, metric: str) -> Chart:
+    baselines = comparison.baselines.by_name
+    chart = Chart(
+        _description(comparison, metric),
+        _ROW * len(comparison.groups),
+        Axis(*_limits(comparison, metric)),
+        margins=(10 + LINE_HEIGHT * max(1, len(baselines)), 14, 46, 6),
+    )
+    chart.draw_x({value: f"{value:g}" for value in chart.x.ticks(5)}, _title(comparison, metric))
+    for line, (name, values) in enumerate(baselines.items()):
+        if metric in values:
+            text = f"{shorten(name)} {format_with_unit(metric, values[metric])}"
+            _draw_baseline(chart, scale(metric) * values[metric], text, -6 - LINE_HEIGHT * line)
+    styles = group_styles(comparison)
     for row, group in enumerate(comparison.groups):
-        interval = group.interval(metric)
-        if interval is None:
-            continue
-        mean, low, high = (scale(metric) * x for x in (interval.mean, *interval.ends))
-        if not left <= mean <= right:
-            _point_beyond(axes, mean, row, format_value(metric, interval.mean))
-            continue
-        seeds = [scale(metric) * score for score in group.scores(metric).values()]
-        number = known.get(group)
-        style: dict[str, Any] = {"color": colour(number), "clip_on": False}
-        seeds = [seed for seed in seeds if left <= seed <= right]
-        beneath = [row + 0.28] * len(seeds)
-        axes.plot(seeds, beneath, "o", alpha=0.6, markersize=4.5, mew=0, **style)
-        axes.plot([max(low, left), min(high, right)], [row, row], linewidth=2.5, **style)
-        for end, marker, is_cut in ((left, "<", low < left), (right, ">", high > right)):
-            if is_cut:  # the interval continues beyond the edge
-                axes.plot(end, row, marker, markersize=6, mew=0, gid="arrowhead", **style)
-        axes.plot(mean, row, "o", markerfacecolor=fill_colour(number), markersize=8, **style)
+        _draw_group(chart, group, styles.get(group), metric, _ROW * row)
+    return chart
+
+
+def _title(comparison: Comparison, metric: str) -> str:
+    direction = "higher" if comparison.mode == "max" else "lower"
+    is_first = metric == comparison.metrics[0]
+    return column_title(metric) + (f" ({direction} is better)" if is_first else "")
+
+
+def _description(comparison: Comparison, metric: str) -> str:
+    groups = [
+        f"{group.label} {format_value(metric, interval.mean)} {format_interval(metric, interval)}"
+        for group in comparison.groups
+        if (interval := group.interval(metric))
+    ]
+    known = [
+        f"{name} {format_value(metric, values[metric])}"
+        for name, values in comparison.baselines.by_name.items()
+        if metric in values
+    ]
+    return f"{column_title(metric)} on test: {listed(groups)}. {listed(known)}".strip()
+
+
+def _draw_group(chart: Chart, group: Group, style: int | None, metric: str, top: float) -> None:
+    interval = group.interval(metric)
+    if interval is None:
+        chart.write(shorten(group.label), "0", top + _LABEL, "start", class_="label")
+        return
+    scores = group.scores(metric)
+    each = [f"seed {seed}: {format_with_unit(metric, score)}" for seed, score in scores.items()]
+    values = format_with_unit(metric, interval.mean), format_interval(metric, interval)
+    lines = [group.label, " ".join(values), *each[:_MAX_LISTED]]
+    mark = chart.row(top, _ROW, "\n".join(lines))
+    chart.write(shorten(group.label), "0", top + _LABEL, "start", class_="label")
+    low, high = (scale(metric) * end for end in interval.ends)
+    mean, row = scale(metric) * interval.mean, top + _INTERVAL
+    if not chart.x.contains(mean):
+        is_right, text = mean > chart.x.high, format_value(metric, interval.mean)
+        text = f"{text} →" if is_right else f"← {text}"
+        chart.write(text, "100%" if is_right else "0", row + 6, "end" if is_right else "start")
+        return
+    left, right = max(low, chart.x.low), min(high, chart.x.high)
+    chart.interval(mark, (left, row), (right, row), style)
+    for end, arrow, anchor in ((low, "◂", "start"), (high, "▸", "end")):
+        if not chart.x.contains(end):  # the interval continues beyond the edge
+            place = chart.left(left if end == low else right)
+            chart.write(arrow, place, row + 5, anchor, class_="arrowhead", fill=colour(style))
+    for score in scores.values():
+        if chart.x.contains(scale(metric) * score):
+            chart.dot(mark, (scale(metric) * score, top + _SEEDS), 2, style)
+    chart.dot(mark, (mean, row), 5, style)
 
 
 def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
@@ -132,43 +151,20 @@ def _width(spans: Sequence[tuple[float, float]]) -> float:
     return max(high for _, high in spans) - min(low for low, _ in spans)
 
 
-def _point_beyond(axes: "Axes", value: float, row: int, text: str) -> None:
-    """Draw a value beyond the edge as text with an arrow."""
-    low, high = axes.get_xlim()
-    is_right = value > high
-    axes.annotate(
-        f"{text} →" if is_right else f"← {text}",
-        (high if is_right else low, row),
-        (-10 if is_right else 10, 0),
-        textcoords="offset points",
-        va="center",
-        ha="right" if is_right else "left",
-    )
-
-
-def _draw_baseline(axes: "Axes", value: float, label: str, above: float, width: float) -> None:
-    """Draw a dashed line, and its label ``above`` the axes in points.
+def _draw_baseline(chart: Chart, value: float, label: str, top: float) -> None:
+    """Draw a dashed line, and its label above the axes.
 
     For a value beyond the range there is no line, only the label with an arrow.
     """
-    low, high = axes.get_xlim()
-    place = (value - low) / (high - low)
+    place = chart.x.place(value)
     if 0 <= place <= 1:
-        axes.axvline(value, color=SOFT, linewidth=1.2, dashes=(4, 3))
-    half = CHARACTER * len(label) / 2 / width
-    x, align = place, "center"
-    if place + half > 1:
-        x, align = 1, "right"
-    elif place - half < 0:
-        x, align = 0, "left"
-    if not 0 <= place <= 1:
+        chart.draw_vertical(value, "dashed")
+    else:
         label = f"{label} →" if place > 1 else f"← {label}"
-    axes.annotate(
-        label,
-        (x, 1),
-        (0, above),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=SOFT,
-        ha=align,
-    )
+    half = CHARACTER * len(label) / 2 / NARROWEST
+    if place + half > 1:
+        chart.write(label, "100%", top, "end")
+    elif place - half < 0:
+        chart.write(label, "0", top, "start")
+    else:
+        chart.write(label, f"{100 * place:.5g}%", top)

@@ -7,14 +7,6 @@ from attention_lab.reports.groups import Group
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 #: The number of groups that differ in colour or shape.
 MAX_STYLES = 2 * len(PALETTE)
-# Placeholders that the page replaces by its own colours, so that charts follow its dark mode.
-INK, SOFT, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
-_PAGE_COLOURS = {
-    INK: "var(--ink)",
-    SOFT: "var(--soft)",
-    LINE: "var(--line)",
-    PAPER: "var(--paper)",
-}
 
 
 def group_styles(comparison: Comparison) -> dict[Group, int]:
@@ -31,8 +23,8 @@ def group_styles(comparison: Comparison) -> dict[Group, int]:
 
 
 def colour(style: int | None) -> str:
-    """The colour of a style; grey for a group without a style."""
-    return SOFT if style is None else PALETTE[style % len(PALETTE)]
+    """The colour of a style; the page's grey for a group without a style."""
+    return "var(--soft)" if style is None else PALETTE[style % len(PALETTE)]
 
 
 def is_hollow(style: int | None) -> bool:
@@ -42,11 +34,4 @@ def is_hollow(style: int | None) -> bool:
 
 def fill_colour(style: int | None) -> str:
     """The fill colour of a style's marks."""
-    return PAPER if is_hollow(style) else colour(style)
-
-
-def on_page(tag: str) -> str:
-    """A tag or colour with the page's colours in place of the placeholders."""
-    for placeholder, page_colour in _PAGE_COLOURS.items():
-        tag = tag.replace(placeholder, page_colour)
-    return tag
+    return "var(--paper)" if is_hollow(style) else colour(style)
