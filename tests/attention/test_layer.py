@@ -108,7 +108,7 @@ def test_a_value_projection_is_of_the_values() -> None:
     [
         ({}, "sdpa"),
         ({"score": General}, "sdpa"),
-        ({"score": Additive}, "eager"),
+        ({"score": Additive}, "fused"),
         ({"normalizer": SharpSoftmax}, "eager"),
         ({"backend": "eager"}, "eager"),
         ({"backend": "sdpa"}, "sdpa"),

@@ -10,11 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from attention_lab.attention.kernels import additive
 from attention_lab.cli import doctor_checks
 from tests.cli.conftest import Command, Program
 from tests.tracking.servers import refusing, silent
 
 pytestmark = pytest.mark.usefixtures("bare")
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is compiled, as other tests would then go without the kernels, too."""
+    monkeypatch.setattr(additive, "compiled_kernels", lambda: None)
 
 
 def found(command: Command, code: int = 0) -> dict[str, str]:
@@ -29,12 +36,13 @@ def test_each_check_is_a_line(command: Command, tmp_path: Path) -> None:
     lines = found(command)
     assert list(lines) == [
         *("attention-lab", "Python", "packages", "CPU", "SLURM", "disk"),
-        *("GPU", "backends", "W&B"),
+        *("GPU", "backends", "C kernels", "W&B"),
     ]
     assert f"torch {torch.__version__}, " in lines["packages"]
     assert f"{len(os.sched_getaffinity(0))} " in lines["CPU"]
     assert lines["SLURM"].startswith("  none: no sbatch here")
     assert lines["disk"].endswith(" GiB free for runs")
+    assert lines["C kernels"].startswith("! cannot be compiled here, so additive attention is slow")
     assert lines["W&B"].startswith("  offline: not logged in to https://")
     assert lines["W&B"].endswith("(`wandb login`)")
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +120,7 @@ def test_the_reason_for_no_gpu_is_named(
     assert found(command)["GPU"] == "! none: CUDA_VISIBLE_DEVICES='' hides them; unset it"
     monkeypatch.setattr(torch.version, "cuda", None)
     assert found(command)["GPU"].startswith("! none: torch is built without CUDA; there is a dr")
-    assert "sdpa, eager train on cpu; flex: inference only" in found(command)["backends"]
+    assert "sdpa, fused, eager train on cpu; flex: inference only" in found(command)["backends"]
 
 
 def test_gpus_are_counted_by_kind(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +130,7 @@ def test_gpus_are_counted_by_kind(command: Command, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: kinds[i])
     lines = found(command)
     assert lines["GPU"] == "  2 × A (80 GiB), 1 × B (80 GiB)"
-    assert lines["backends"] == "  sdpa, eager, flex train on cuda"
+    assert lines["backends"] == "  sdpa, fused, eager, flex train on cuda"
 
 
 def test_the_mode_of_wandb_is_that_of_a_run(

@@ -399,7 +399,7 @@ def test_self_attention_may_be_another_mechanism(command: Command, tmp_path: Pat
     answer = command("train", *tiny, "+attention@model.self_attention=multi_head")
     assert answer.code == 0, answer.err
     backends = json.loads((tmp_path / "run" / "result.json").read_text())["backends"]
-    assert backends["decoder.0.cross_attention"] == "eager"
+    assert backends["decoder.0.cross_attention"] == "fused"
     assert backends["decoder.0.self_attention"] == backends["encoder.1.self_attention"] == "sdpa"
 
 

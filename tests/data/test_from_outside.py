@@ -42,6 +42,6 @@ def test_models_on_own_files_train_and_predict_as_documented(package: Path) -> N
     printed = run(package, "train", "logger=csv")
     assert "trivial baseline" in printed
     result = json.loads((package / "outputs" / "brackets" / "result.json").read_text())
-    assert result["backends"] == {"self_attention": "eager"}
+    assert result["backends"] == {"self_attention": "fused"}
     assert result["test"]["accuracy"] >= result["trivial_baseline"]["accuracy"] - 0.02
     assert run(package, "predict", given="(())()\n") in ("yes\n", "no\n")

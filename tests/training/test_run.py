@@ -178,7 +178,7 @@ def test_the_result_counts_tokens_steps_and_parameters(run: FinishedRun) -> None
     assert result["parameters"] == held
     assert result["trivial_baseline"] == data.trivial_baseline("test")
     assert result["threshold"] == data.trivial_baseline("validation")[data.monitor]
-    backend = "eager" if "Additive" in run.config["attention"]["score"]["_target_"] else "sdpa"
+    backend = "fused" if "Additive" in run.config["attention"]["score"]["_target_"] else "sdpa"
     assert result["backends"] == dict.fromkeys(attention_layers(model), backend)
 
 

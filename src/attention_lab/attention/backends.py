@@ -20,7 +20,7 @@ from attention_lab.attention.inputs import AttentionInputs, repeat_heads
 from attention_lab.attention.masks import Causal, NoMask
 from attention_lab.attention.normalizers import Normalizer, Softmax
 from attention_lab.attention.precision import wide
-from attention_lab.attention.scores import DotProductFamily, Score
+from attention_lab.attention.scores import Additive, DotProductFamily, Score
 
 #: The smallest head size of FlexAttention's kernels for CUDA.
 SMALLEST_FLEX_HEAD = 16
@@ -44,6 +44,10 @@ def eager_weights(inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
     A query without a visible key gets zero weights, with zero gradient.
     """
     logits = wide(spec.score(inputs.query, repeat_heads(inputs.key, inputs.groups)))
+    return _weights(logits, inputs, spec)
+
+
+def _weights(logits: Tensor, inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
     if inputs.bias is not None:
         logits = logits + inputs.bias
     if spec.mixing is not None:
@@ -66,7 +70,19 @@ def eager_weights(inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
 
 def eager(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
     """Output (B, H, L, E_v) and weights before dropout (B, H, L, S)."""
-    weights = eager_weights(inputs, spec)
+    return _output(eager_weights(inputs, spec), inputs, spec)
+
+
+def fused(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
+    """Like :func:`eager`, with logits by an operator that keeps no hidden layers of all pairs."""
+    assert isinstance(spec.score, Additive)
+    if torch.compiler.is_exporting():  # an exported program should need no operator of ours
+        return eager(inputs, spec)
+    logits = spec.score.fused(inputs.query, repeat_heads(inputs.key, inputs.groups))
+    return _output(_weights(logits, inputs, spec), inputs, spec)
+
+
+def _output(weights: Tensor, inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
     value = repeat_heads(inputs.value, inputs.groups)
     return F.dropout(weights, spec.dropout).to(value.dtype) @ value, weights
 
@@ -249,6 +265,15 @@ EAGER = Backend(
     double_backward=True,
     memory=None,
 )
+FUSED = Backend(
+    "fused",
+    fused,
+    (Additive,),
+    (Normalizer,),
+    mixes_heads=True,
+    double_backward=True,
+    memory="L·S",
+)
 SDPA = Backend("sdpa", sdpa, (DotProductFamily,), (Softmax,))
 FLEX = Backend(
     "flex",
@@ -260,7 +285,7 @@ FLEX = Backend(
 )
 
 #: In order of preference. "auto" never takes flex, since eager can compute everything.
-BACKENDS = (SDPA, EAGER, FLEX)
+BACKENDS = (SDPA, FUSED, EAGER, FLEX)
 
 
 def able_backends(spec: AttentionSpec) -> list[Backend]:

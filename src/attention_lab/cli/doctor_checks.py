@@ -49,6 +49,7 @@ def findings() -> Iterator[Finding]:
         return
     yield gpus()
     yield backends()
+    yield kernels()
     yield wandb()
 
 
@@ -170,6 +171,17 @@ def backends() -> Finding:
     others = [each.name for each in BACKENDS if device not in each.trains_on]
     rest = f"; {', '.join(others)}: inference only" if others else ""
     return Finding("backends", f"{', '.join(able)} train on {device}{rest}")
+
+
+def kernels() -> Finding:
+    """Whether the kernels in C can be compiled."""
+    from attention_lab.attention.kernels.additive import compiled_kernels
+    from attention_lab.attention.kernels.c_library import cache_directory
+
+    if compiled_kernels() is not None:
+        return Finding("C kernels", f"compiled, in {cache_directory()}")
+    what = "cannot be compiled here, so additive attention is slower on a CPU"
+    return Finding("C kernels", f"{what}; install a C compiler or set CC", LIMITED)
 
 
 def wandb() -> Finding:

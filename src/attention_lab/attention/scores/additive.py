@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_positive
+from attention_lab.attention.kernels.additive import additive_logits
+from attention_lab.attention.precision import wide
 from attention_lab.attention.scores.base import Score
 
 
@@ -36,8 +38,20 @@ class Additive(Score):
         nn.init.normal_(self.vector, std=self.vector.shape[-1] ** -0.5)
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        # W q and U k are computed once for each position, not for each pair (ibid., §A.1.2).
-        projected_query = (query @ self.query_weight).unsqueeze(-2)  # (B, H, L, 1, A)
-        projected_key = (key @ self.key_weight).unsqueeze(-3)  # (B, H, 1, S, A)
-        hidden = torch.tanh(projected_query + projected_key)
+        projected_query, projected_key = self._project(query, key)
+        hidden = torch.tanh(projected_query.unsqueeze(-2) + projected_key.unsqueeze(-3))
         return torch.einsum("bhlsa,ha->bhls", hidden, self.vector)
+
+    def fused(self, query: Tensor, key: Tensor) -> Tensor:
+        """The same logits, in at least single precision, without hidden layers of all pairs."""
+        projected_query, projected_key = map(wide, self._project(query, key))
+        batch, heads = projected_query.shape[:2]
+        vector = self.vector.to(projected_query.dtype).expand(batch, *self.vector.shape)
+        logits: Tensor = additive_logits(
+            projected_query.flatten(0, 1), projected_key.flatten(0, 1), vector.flatten(0, 1)
+        )
+        return logits.unflatten(0, (batch, heads))
+
+    def _project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, L, A) and (B, H, S, A), once for each position, not for each pair (§A.1.2)."""
+        return query @ self.query_weight, key @ self.key_weight

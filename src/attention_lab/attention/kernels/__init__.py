@@ -1,0 +1,1 @@
+"""Kernels: fast code for parts of attention that PyTorch has no fast operator for."""

@@ -1,0 +1,203 @@
+"""The logits of additive attention, v · tanh(x + y), without a tensor of all pairs × A.
+
+The plain formula builds hidden layers (L, S, A) and keeps them for the backward pass. Here they are
+computed again instead, as in ``attn_score`` of NVIDIA's GNMT (2019). On the CPU in single precision
+a kernel in C replaces the tanh of each pair by a product of exponentials: see ``additive.c``.
+"""
+
+import ctypes
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention_lab.attention.kernels.c_library import load_c
+
+#: Above it, the exponential of 2x is no normal float.
+LARGEST = 43.0
+#: The most elements of a tile of hidden layers, by the kind of device; on a CPU it fits its cache.
+TILE = {"cpu": 1 << 17}
+LARGE_TILE = 1 << 26
+
+
+def plain_additive_logits(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
+    """The formula, with all hidden layers at once: see :func:`additive_logits`."""
+    hidden = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
+    return (hidden * vector[..., None, None, :]).sum(-1)
+
+
+def additive_logits(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
+    """Logits (N, L, S) = vector · tanh(query + key), summed over the hidden size A.
+
+    Works with torch.compile, torch.func.grad and vmap, and second derivatives.
+
+    Args:
+        query: (N, L, A), projected queries.
+        key: (N, S, A), projected keys.
+        vector: (N, A).
+    """
+    logits: Tensor = _AdditiveLogits.apply(query, key, vector)
+    return logits
+
+
+class _AdditiveLogits(torch.autograd.Function):
+    # torch.func cannot differentiate operators of torch.library, but an autograd.Function of them.
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
+        logits: Tensor = _logits(query, key, vector)
+        return logits
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, vector = ctx.saved_tensors
+        # If gradients of gradients are asked for, autograd records the backward pass.
+        if torch.is_grad_enabled():
+            return plain_gradients(query, key, vector, gradient)
+        grads: tuple[Tensor, Tensor, Tensor] = _gradients(query, key, vector, gradient)
+        return grads
+
+
+@torch.library.custom_op("attention_lab::additive_logits", mutates_args=())
+def _logits(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
+    library = _library(query, key, vector)
+    if library is not None:
+        return _compiled_logits(library, query, key, vector)
+    logits = query.new_empty(query.shape[0], query.shape[1], key.shape[1])
+    for n, rows in _tiles(query, key):
+        logits[n, rows] = plain_additive_logits(query[n, rows], key[n], vector[n])
+    return logits
+
+
+@torch.library.custom_op("attention_lab::additive_gradients", mutates_args=())
+def _gradients(
+    query: Tensor, key: Tensor, vector: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    library = _library(query, key, vector)
+    if library is not None:
+        return _compiled_gradients(library, query, key, vector, gradient)
+    grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(vector)
+    for n, rows in _tiles(query, key):
+        tile = plain_gradients(query[n, rows], key[n], vector[n], gradient[n, rows])
+        grads[0][n, rows] = tile[0]
+        grads[1][n] += tile[1]
+        grads[2][n] += tile[2]
+    return grads
+
+
+def plain_gradients(
+    query: Tensor, key: Tensor, vector: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for query, key and vector from that of the logits (N, L, S).
+
+    Made of operations that can be differentiated again.
+    """
+    hidden = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
+    slope = gradient.unsqueeze(-1) * (1 - hidden * hidden)
+    scale = vector.unsqueeze(-2)
+    return (
+        slope.sum(-2) * scale,
+        slope.sum(-3) * scale,
+        (gradient.unsqueeze(-1) * hidden).sum((-3, -2)),
+    )
+
+
+def _compiled_logits(library: ctypes.CDLL, query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
+    sizes = query.shape[0], query.shape[1], key.shape[1], query.shape[2]
+    logits = query.new_empty(sizes[:3])
+    _call(library.additive_logits, sizes, _exp(query), _exp(key.mT), vector.contiguous(), logits)
+    return logits
+
+
+def _compiled_gradients(
+    library: ctypes.CDLL, query: Tensor, key: Tensor, vector: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    sizes = query.shape[0], query.shape[1], key.shape[1], query.shape[2]
+    inputs = _exp(query.mT), _exp(key.mT), vector.contiguous(), gradient.contiguous()
+    grads = torch.zeros_like(inputs[0]), torch.zeros_like(inputs[1]), torch.zeros_like(inputs[2])
+    _call(library.additive_gradients, sizes, *inputs, *grads)
+    return grads[0].mT.contiguous(), grads[1].mT.contiguous(), grads[2]
+
+
+def _exp(x: Tensor) -> Tensor:
+    return (2 * x.contiguous()).exp_()
+
+
+def _call(function: Any, sizes: tuple[int, ...], *tensors: Tensor) -> None:
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+    function(*map(ctypes.c_ssize_t, sizes), *pointers)
+
+
+def _library(query: Tensor, key: Tensor, vector: Tensor) -> ctypes.CDLL | None:
+    """The compiled kernels, if they can compute these tensors exactly."""
+    tensors = query, key, vector
+    if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
+        return None
+    # Written so that NaN counts as too large. On a CPU, nothing waits for this answer.
+    if not all(bool(x.abs().amax() <= LARGEST) for x in (query, key) if x.numel()):
+        return None
+    return compiled_kernels()
+
+
+@functools.cache
+def compiled_kernels() -> ctypes.CDLL | None:
+    """The library of ``additive.c``; None if it cannot be compiled here."""
+    return load_c(Path(__file__).with_name("additive.c"))
+
+
+def _tiles(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices of N and L whose hidden layers together have few elements."""
+    count, length = query.shape[:2]
+    row = max(1, key.shape[1] * key.shape[2])
+    size = TILE.get(query.device.type, LARGE_TILE)
+    rows = max(1, min(length, size // row))
+    together = max(1, size // (rows * row)) if rows >= length else 1
+    for n in range(0, count, together):
+        for i in range(0, length, rows):
+            yield slice(n, n + together), slice(i, i + rows)
+
+
+@_logits.register_fake
+def _(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[1], key.shape[1])
+
+
+@_gradients.register_fake
+def _(
+    query: Tensor, key: Tensor, vector: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    contiguous = torch.contiguous_format
+    return (
+        torch.empty_like(query, memory_format=contiguous),
+        torch.empty_like(key, memory_format=contiguous),
+        torch.empty_like(vector, memory_format=contiguous),
+    )
+
+
+def _mapped(operator: Any) -> Any:
+    """The rule of torch.func.vmap: the mapped dimension joins N."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> Any:
+        size = info.batch_size
+        first = [
+            x.expand(size, *x.shape) if at is None else x.movedim(at, 0)
+            for x, at in zip(tensors, in_dims, strict=True)
+        ]
+        results = operator(*(x.flatten(0, 1) for x in first))
+        if isinstance(results, Tensor):
+            return results.unflatten(0, first[0].shape[:2]), 0
+        return tuple(x.unflatten(0, first[0].shape[:2]) for x in results), (0,) * len(results)
+
+    return rule
+
+
+_logits.register_vmap(_mapped(_logits))
+_gradients.register_vmap(_mapped(_gradients))
