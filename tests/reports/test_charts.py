@@ -2,20 +2,23 @@
 
 import random
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from attention_lab.reports.attention_summaries import summary_curves
 from attention_lab.reports.breakdowns import breakdowns
 from attention_lab.reports.charts.axis import Axis
 from attention_lab.reports.charts.breakdowns import breakdown_chart
 from attention_lab.reports.charts.costs import cost_chart
 from attention_lab.reports.charts.intervals import interval_chart
-from attention_lab.reports.charts.learning import learning_chart, learning_curve
+from attention_lab.reports.charts.learning import learning_chart, learning_curve, summary_charts
 from attention_lab.reports.charts.styles import colour, group_styles, is_hollow
 from attention_lab.reports.charts.svg import CHARACTER, NARROWEST
 from attention_lab.reports.comparison import Comparison, compare
 from attention_lab.reports.costs import COSTS, pareto_front, pareto_sentences
+from attention_lab.reports.page import render_page
 from attention_lab.reports.runs import read_runs
 from tests.reports.conftest import Compared, WriteRun
 
@@ -299,7 +302,7 @@ def test_descriptions_and_tooltips_have_the_numbers(write_run: WriteRun) -> None
         learning_chart(comparison): (
             "validation PER, %: <x> from 50 at step 100 to 25 at step 1,200; "
             "yyy from 100 at step 100 to 50 at step 1,200.",
-            "step 1,200\n<x> 25.0 %\nyyy 50.0 %",
+            "step 1,200\n<x> 25\nyyy 50",
         ),
         breakdown_chart(comparison, slices): (
             "PER, % by length (1-9): <x> 25.0; yyy 50.0.",
@@ -312,6 +315,37 @@ def test_descriptions_and_tooltips_have_the_numbers(write_run: WriteRun) -> None
             description
         ]
         assert tooltip in [title.text for title in tree.iter("title")]
+
+
+def test_summaries_of_attention_are_means_over_heads_and_seeds(write_run: WriteRun) -> None:
+    rows = "step,layer,head,entropy,diagonal\n"
+    for seed, shift in enumerate((0.0, 0.5)):
+        run = write_run("a=x", seed, test={"per": 0.5})
+        (run / "attention").mkdir()
+        lines = [f"{step},decoder,{head},{step / 10 + head + shift},\n"
+                 for step in (10, 20) for head in (0, 1)]  # fmt: skip
+        damaged = "30,decoder,0,\x00,nan\n20,encoder,0,1.5,0.25\n40,decoder,0,1"
+        (run / "attention" / "summaries.csv").write_text(rows + "".join(lines) + damaged)
+    write_run("a=none", 0)
+    comparison = compare(read_runs([run.parent]))
+    found = summary_curves(group_styles(comparison))
+    assert {name: list(layers) for name, layers in found.items()} == {
+        "entropy": ["decoder", "encoder"],
+        "diagonal": ["encoder"],
+    }
+    (curve,) = found["entropy"]["decoder"].values()
+    assert {step: point.mean for step, point in curve.items()} == {10: 1.75, 20: 2.75}
+    chart = summary_charts(comparison, "entropy", found["entropy"])
+    assert "decoder: entropy: x from 1.75 at step 10 to 2.75 at step 20." in chart
+    assert render_page(comparison).count("Attention: entropy, diagonal") == 1
+
+
+def test_summaries_outside_of_the_run_are_not_read(write_run: WriteRun, tmp_path: Path) -> None:
+    run = write_run("a=x", 0)
+    (tmp_path / "summaries.csv").write_text("step,layer,head,entropy\n1,l,0,0.5\n")
+    (run / "attention").mkdir()
+    (run / "attention" / "summaries.csv").symlink_to(tmp_path / "summaries.csv")
+    assert summary_curves(group_styles(compare(read_runs([run])))) == {}
 
 
 def test_long_curves_are_thinned_and_keep_their_last_step(write_run: WriteRun) -> None:

@@ -16,7 +16,7 @@ from attention_lab.tracking.untrusted_files import is_png, read_bytes
 #: The most groups whose maps are in a page; those of the others are in their viewers.
 MAX_GROUPS = 4
 #: The most bytes of images in a page, where they need a third more.
-MAX_BYTES = 2_400_000
+MAX_BYTES = 2_000_000
 
 
 class Map(NamedTuple):

@@ -10,11 +10,12 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from attention_lab.reports.attention_maps import map_gallery
+from attention_lab.reports.attention_summaries import summary_curves
 from attention_lab.reports.breakdowns import breakdowns
 from attention_lab.reports.charts.breakdowns import breakdown_chart
 from attention_lab.reports.charts.costs import cost_chart
 from attention_lab.reports.charts.intervals import interval_chart
-from attention_lab.reports.charts.learning import learning_chart
+from attention_lab.reports.charts.learning import learning_chart, summary_charts
 from attention_lab.reports.charts.styles import colour, group_styles, is_hollow
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.costs import pareto_sentences
@@ -61,11 +62,13 @@ def render_page(comparison: Comparison, directory: Path = Path()) -> str:
         }
         for metric in comparison.metrics
     }
+    styles = group_styles(comparison)
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
         differences=differences,
         gallery=map_gallery(comparison),
-        styles=group_styles(comparison),
+        styles=styles,
+        attention=summary_curves(styles),
         slices=breakdowns(comparison.slice_metrics),
         code={code_of(run) for run in comparison.runs} - {""},
     )
@@ -85,5 +88,5 @@ _IN_TEMPLATE: tuple[Callable[..., Any], ...] = (
     *(format_duration, format_effect_size, format_interval, format_p_value, format_quantity),
     *(format_seed_count, format_status, format_value, format_with_unit, headline, interval_chart),
     *(is_hollow, learning_chart, metric_name, number, pareto_sentences, provenance),
-    *(seeds_caveat, shared_overrides, summary),
+    *(seeds_caveat, shared_overrides, summary, summary_charts),
 )

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -219,34 +219,45 @@ def read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
+def csv_rows(path: Path, root: Path | None = None) -> Iterator[list[str]]:
+    """The rows of a CSV file, or those before a damaged place; none without a file.
+
+    Args:
+        path: the file.
+        root: the directory that links must not leave; None means the file's own.
+    """
+    try:
+        with io.TextIOWrapper(
+            open_file(path, root), "utf-8", errors="replace", newline="\n"
+        ) as file:
+            # A line without a line break is being written: its last number may lack digits.
+            yield from csv.reader(line for line in file if line.endswith("\n"))
+    except (OSError, UnreadableRecord, csv.Error):
+        return
+
+
 def read_column(path: Path, column: str) -> dict[int, float]:
     """The finite values of a column of ``metrics.csv`` by step; none if there is no such file."""
-    values = {}
-    try:
-        with io.TextIOWrapper(open_file(path), "utf-8", errors="replace", newline="\n") as file:
-            # A line without a line break is being written: its last number may lack digits.
-            rows = csv.reader(line for line in file if line.endswith("\n"))
-            header = next(rows, [])
-            if not {"step", column} <= set(header):
-                return {}
-            step, place = header.index("step"), header.index(column)
-            for row in rows:
-                if len(row) > max(step, place) and row[place]:
-                    values[_number(row[step])] = _number(row[place])
-    except (OSError, UnreadableRecord, csv.Error):
-        pass  # the rows before the damage are used
-    return {
-        int(step): value
-        for step, value in values.items()
-        if math.isfinite(step) and abs(value) <= _LARGEST
+    rows = csv_rows(path)
+    header = next(rows, list[str]())
+    if not {"step", column} <= set(header):
+        return {}
+    at_step, place = header.index("step"), header.index(column)
+    values = {
+        cell_number(row[at_step]): cell_number(row[place])
+        for row in rows
+        if len(row) > max(at_step, place) and row[place]
     }
+    return {int(step): value for step, value in values.items() if not math.isnan(step + value)}
 
 
-def _number(cell: str) -> float:
+def cell_number(cell: str) -> float:
+    """The number in a cell; NaN if it is none, infinite or too large."""
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError:
         return math.nan
+    return value if abs(value) <= _LARGEST else math.nan
 
 
 def number(mapping: Any, *keys: str) -> float | None:

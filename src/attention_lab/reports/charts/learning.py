@@ -1,25 +1,24 @@
-"""The learning curves: a validation metric by training step."""
+"""Curves over training: a validation metric, and summaries of attention."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from attention_lab.reports.charts.axis import Axis, range_of, scale
 from attention_lab.reports.charts.styles import group_styles
 from attention_lab.reports.charts.svg import Chart, Point, listed, side_by_side
 from attention_lab.reports.comparison import Comparison
-from attention_lab.reports.formatting import column_title, format_with_unit
+from attention_lab.reports.curves import Curve, mean_curve, spread
+from attention_lab.reports.formatting import column_title, format_with_unit, metric_name
 from attention_lab.reports.groups import Group
-from attention_lab.reports.stats import Interval, mean_interval
 
-_HEIGHT = 280
+_HEIGHT, _SUMMARY_HEIGHT = 280, 170
 #: The most points of a curve that are marked; a single point would be invisible without a mark.
 _MAX_MARKED = 12
 #: The most points of a curve that are drawn, evenly spread over the steps.
 _MAX_DRAWN = 400
 #: The most steps that have a tooltip.
-_MAX_TOOLTIPS = 40
+_MAX_TOOLTIPS, _MAX_SUMMARY_TOOLTIPS = 40, 12
 
-Curve = Mapping[int, Interval]
+Curves = Mapping[Group, Curve]
 
 
 def learning_chart(comparison: Comparison) -> str:
@@ -29,50 +28,60 @@ def learning_chart(comparison: Comparison) -> str:
     steps that all seeds have logged. Only groups with a style are drawn.
     """
     metric = next(iter(comparison.metrics), "loss")
-    curves = {
-        group: curve
-        for group in group_styles(comparison)
-        if (curve := learning_curve(group, metric))
-    }
+    styles = group_styles(comparison)
+    curves = {group: curve for group in styles if (curve := learning_curve(group, metric))}
     if not curves:
         return ""
-    x, y = _step_axis(curves), _value_axis(comparison.mode, curves, metric)
-    title = f"validation {column_title(metric)}"
-    chart = Chart(f"{title}: {listed(_ends(curves))}.", _HEIGHT, x, y)
-    chart.draw_x({step: f"{step:,.0f}" for step in x.ticks(6, integer=True)}, "training step")
-    chart.draw_y(title)
+    title, y = f"validation {column_title(metric)}", _value_axis(comparison.mode, curves, metric)
+    chart = Chart(f"{title}: {listed(_ends(curves))}.", _HEIGHT, _step_axis(curves), y)
+    _draw(chart, title, curves, styles, _MAX_TOOLTIPS)
     if comparison.threshold is not None and metric == comparison.monitor:
         _draw_threshold(chart, metric, comparison.threshold)
-    _draw_tooltips(chart, curves, metric)
-    for group, style in group_styles(comparison).items():
-        if group in curves:
-            _draw_curve(chart, style, curves[group])
     return side_by_side([chart])
 
 
-def learning_curve(group: Group, metric: str) -> dict[int, Interval]:
-    """Mean and interval over the finished seeds, in chart units, at each step that all logged.
-
-    Of many steps, some are left out evenly.
-    """
+def learning_curve(group: Group, metric: str) -> Curve:
+    """Mean and interval of a validation metric over the finished seeds, in units of the chart."""
     factor = scale(metric)
-    series = [run.curve(f"validation/{metric}") for run in group.finished]
-    shared = set.intersection(*map(set, series)) if series else set()
+    series = [
+        {step: factor * value for step, value in run.curve(f"validation/{metric}").items()}
+        for run in group.finished
+    ]
     low, high = group.bounds(metric)
-    bounds = factor * low, factor * high
-    return {
-        step: mean_interval([factor * values[step] for values in series], bounds=bounds)
-        for step in _spread(sorted(shared), _MAX_DRAWN)
-    }
+    return mean_curve(series, (factor * low, factor * high), _MAX_DRAWN)
 
 
-def _spread(steps: Sequence[int], most: int) -> Sequence[int]:
-    """At most ``most`` of the steps, evenly spread, with the last."""
-    stride = math.ceil(len(steps) / most) or 1
-    return steps[::-1][::stride][::-1]
+def summary_charts(comparison: Comparison, name: str, layers: Mapping[str, Curves]) -> str:
+    """A summary of attention over training in each layer, as SVG elements.
+
+    Args:
+        comparison: the comparison.
+        name: the summary, such as "entropy".
+        layers: the curves of the groups, by layer.
+    """
+    charts = []
+    for layer, curves in layers.items():
+        means = [point.mean for curve in curves.values() for point in curve.values()]
+        title = f"{layer}: {metric_name(name)}"
+        y = Axis(*range_of(means, name))
+        chart = Chart(f"{title}: {listed(_ends(curves))}.", _SUMMARY_HEIGHT, _step_axis(curves), y)
+        _draw(chart, title, curves, group_styles(comparison), _MAX_SUMMARY_TOOLTIPS)
+        charts.append(chart)
+    return side_by_side(charts)
 
 
-def _ends(curves: Mapping[Group, Curve]) -> list[str]:
+def _draw(
+    chart: Chart, title: str, curves: Curves, styles: Mapping[Group, int], tooltips: int
+) -> None:
+    ticks = chart.x.ticks(4 if chart.height < _HEIGHT else 6, integer=True)
+    chart.draw_x({step: f"{step:,.0f}" for step in ticks}, "training step")
+    chart.draw_y(title)
+    _draw_tooltips(chart, curves, tooltips)
+    for group, curve in curves.items():
+        _draw_curve(chart, styles[group], curve)
+
+
+def _ends(curves: Curves) -> list[str]:
     """The first and last mean of each curve in words."""
     return [
         f"{group.label} from {curve[min(curve)].mean:.4g} at step {min(curve):,} "
@@ -81,7 +90,7 @@ def _ends(curves: Mapping[Group, Curve]) -> list[str]:
     ]
 
 
-def _value_axis(mode: str, curves: Mapping[Group, Curve], metric: str) -> Axis:
+def _value_axis(mode: str, curves: Curves, metric: str) -> Axis:
     """The range of the means and bands; bands far wider than the means are cut."""
     points = [point for curve in curves.values() for point in curve.values()]
     means = [point.mean for point in points]
@@ -95,22 +104,21 @@ def _value_axis(mode: str, curves: Mapping[Group, Curve], metric: str) -> Axis:
     return Axis(*range_of(means + kept, metric))
 
 
-def _step_axis(curves: Mapping[Group, Curve]) -> Axis:
+def _step_axis(curves: Curves) -> Axis:
     steps = [step for curve in curves.values() for step in curve]
     first, last = min(steps), max(steps)
     margin = 0.01 * (last - first) or 1.0
     return Axis(first - margin, last + margin)
 
 
-def _draw_tooltips(chart: Chart, curves: Mapping[Group, Curve], metric: str) -> None:
+def _draw_tooltips(chart: Chart, curves: Curves, most: int) -> None:
     """Add a column around each of some steps, whose tooltip has the values of all curves."""
-    factor = scale(metric)
-    steps = _spread(sorted({step for curve in curves.values() for step in curve}), _MAX_TOOLTIPS)
+    steps = spread(sorted({step for curve in curves.values() for step in curve}), most)
     for index, step in enumerate(steps):
         low = (steps[index - 1] + step) / 2 if index else chart.x.low
         high = (step + steps[index + 1]) / 2 if index + 1 < len(steps) else chart.x.high
         values = [
-            f"{group.label} {format_with_unit(metric, curve[step].mean / factor)}"
+            f"{group.label} {curve[step].mean:.4g}"
             for group, curve in curves.items()
             if step in curve
         ]
