@@ -135,3 +135,20 @@ def test_the_path_of_an_editable_install_need_not_be_utf8(
     (tmp_path / "package.pth").write_bytes(os.fsencode(place) + b"\n")
     monkeypatch.setattr(imports, "_site_directories", lambda: frozenset([tmp_path]))
     assert imports._editable.__wrapped__() == {Path(place)}
+
+
+def test_a_module_is_checked_again_only_if_it_is_imported_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sweep resolves the same classes for each of its jobs."""
+    checked = []
+    check = imports._check
+    monkeypatch.setattr(imports, "_check", lambda name: (checked.append(name), check(name)))
+    monkeypatch.setattr(imports, "_checked", {})
+    module = "attention_lab.spelling"
+    for _ in range(3):
+        imports.import_object(f"{module}.nearest")
+    assert checked == [module]
+    monkeypatch.delitem(sys.modules, module)
+    imports.import_object(f"{module}.nearest")
+    assert checked == [module, module]

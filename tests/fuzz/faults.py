@@ -18,6 +18,8 @@ NOTE = re.compile(
     r"running a single job; add -m"
     r"|attention-lab: (\w+=\S* ignored: |.*: scores may be inflated)"
 )
+#: What a sweep prints on standard output before it finds an error.
+PROGRESS = re.compile(r"^checking \d+ jobs? …\n")
 
 
 def faults(trial: Trial, outcome: Outcome) -> Iterator[str]:
@@ -35,7 +37,9 @@ def faults(trial: Trial, outcome: Outcome) -> Iterator[str]:
     if outcome.code == 2:
         if outcome.made:
             yield "makes files and ends with 2"
-        if outcome.out and not any(each.startswith(("--info", "-i")) for each in trial.arguments):
+        if PROGRESS.sub("", outcome.out) and not any(
+            each.startswith(("--info", "-i")) for each in trial.arguments
+        ):
             yield "prints to standard output and ends with 2"
         if len(lines) != 1:
             yield f"{len(lines)} lines on standard error"

@@ -377,6 +377,8 @@ def test_trials_are_pruned_while_they_run(
     arguments = ("train", "-m", "hydra/sweeper=optuna", *TINY_DIGITS, *long, *settings, *both)
     answer = command(*arguments, *pruner)
     assert answer.code == 0, answer.err
+    assert answer.out.startswith("checking 2 jobs …\n")
+    assert answer.out.count("checking") == 1
     assert answer.out.count("pruned: ThresholdPruner: validation/accuracy") >= 2
     assert {json.loads(path.read_text())["status"] for path in sweep.glob("*/status.json")} == {
         "pruned"

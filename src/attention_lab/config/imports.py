@@ -11,8 +11,12 @@ import site
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
 import attention_lab
+
+#: The modules that were imported after a check; Python does not search for them again.
+_checked: dict[str, ModuleType] = {}
 
 
 def import_object(target: str) -> object:
@@ -26,8 +30,10 @@ def import_object(target: str) -> object:
         AttributeError: if its module has no such name.
     """
     module, _, name = target.rpartition(".")
-    _check(module)
-    return getattr(importlib.import_module(module), name)
+    if module not in _checked or _checked[module] is not sys.modules.get(module):
+        _check(module)
+        _checked[module] = importlib.import_module(module)
+    return getattr(_checked[module], name)
 
 
 def forget_working_directory() -> None:

@@ -18,6 +18,7 @@ from attention_lab.config.compose import (
     typed_overrides,
 )
 from attention_lab.config.hydra_section import is_search
+from attention_lab.printing import counted, echo
 
 if TYPE_CHECKING:
     from attention_lab.config.resolve import RunSpec
@@ -70,6 +71,9 @@ class SweepLauncher(Launcher):
         Results are in the run directories. The return value of a job is the metric of a search, or
         None for a failed trial: NaN would end the search.
         """
+        if self._sweep is None:  # a search launches several times
+            # At once: checking imports PyTorch and Lightning, which takes seconds.
+            echo(f"checking {counted(len(job_overrides), 'job')} …")
         # Hydra imports every plugin at start-up: heavy modules are imported when needed.
         from attention_lab.sweeps.search_metric import search_metric
 
