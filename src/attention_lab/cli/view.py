@@ -22,7 +22,11 @@ from attention_lab.cli.run_argument import (
 )
 from attention_lab.printing import echo
 
+#: The most weights of a map that are kept with four digits.
+PRECISE = 2**20
+
 if TYPE_CHECKING:
+    from attention_lab.tracking.attention_map import AttentionMap
     from attention_lab.training.build import BuiltRun
     from attention_lab.training.input_maps import InputMaps
 
@@ -118,7 +122,11 @@ def _write(chosen: argparse.Namespace, viewed: Sequence[Viewed]) -> int:
     page: Path = chosen.output
     if page is None:
         page = chosen.runs[0] / "attention" / "view" / f"{'-vs-'.join(map(file_name, names))}.html"
-    maps = [encode_map(each) | {"run": label} for label, _, found in viewed for each in found.maps]
+    maps = [
+        encode_map(each, _levels(each)) | {"run": label}
+        for label, _, found in viewed
+        for each in found.maps
+    ]
     outputs = " / ".join(dict.fromkeys(each.maps.output for each in viewed if each.maps.output))
     title = chosen.text.strip() + (f" → {outputs}" if outputs else "")
     try:
@@ -128,3 +136,8 @@ def _write(chosen: argparse.Namespace, viewed: Sequence[Viewed]) -> int:
         return fail(f"{page} cannot be written: {error.strerror}; use --output FILE", 1)
     echo(str(page))
     return 0
+
+
+def _levels(map: "AttentionMap") -> int:
+    """The precision of a map: large ones get less, so that the page stays small."""
+    return 65535 if map.weights.numel() <= PRECISE else 255

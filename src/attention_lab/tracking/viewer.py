@@ -1,7 +1,8 @@
-"""The viewer: one HTML page to browse all attention maps of a run."""
+"""The viewer: one HTML page to browse all attention maps of a run, or of several."""
 
 import base64
 import functools
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +23,21 @@ from attention_lab.tracking.colormaps import (
 if TYPE_CHECKING:
     from jinja2 import Template
 
+#: The most characters of encoded weights in a page of several steps; further steps are left out.
+MAX_SIZE = 3_600_000
+#: The codes of pairs that the mask hides, and of weights that are NaN or infinite.
+HIDDEN, NOT_FINITE = 0, 1
+
 
 def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Write one self-contained page to browse maps by example, layer and training step.
+    """Write one self-contained page to browse maps by example, layer, head and training step.
 
-    The page needs no network. The file is replaced atomically.
+    The page needs no network. The file is replaced atomically. If the maps of all steps are too
+    large, the page has fewer steps, evenly spaced, and says so.
 
     Args:
         maps: from :func:`encode_map`, in any order; examples and layers are listed in the order in
-            which they first occur.
+            which they first occur. Maps of several runs have the run's name as "run".
         path: the HTML file.
         title: the page's title.
 
@@ -39,6 +46,7 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     """
     if not maps:
         raise ValueError("there must be at least one attention map")
+    kept, left_out = _thinned(maps)
     page = template().render(
         title=title,
         data={
@@ -46,7 +54,8 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
                 "light": {"above": _colours(WHITE_TO_BLUE), "below": _colours(WHITE_TO_RED)},
                 "dark": {"above": _colours(NIGHT_TO_BLUE), "below": _colours(NIGHT_TO_RED)},
             },
-            "maps": list(maps),
+            "steps_left_out": left_out,
+            "maps": kept,
         },
     )
     write_atomically(path, page, durable=False)
@@ -54,26 +63,39 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
 
 @functools.cache
 def template() -> "Template":
-    """The page's template."""
+    """The page's template, with its styles and scripts."""
     import jinja2  # only where it is used: rendering a map must not wait for it
 
     environment = jinja2.Environment(
-        autoescape=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("viewer_page")),
+        autoescape=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
     )
-    return environment.from_string(Path(__file__).with_name("viewer.html.j2").read_text("utf-8"))
+    return environment.get_template("page.html.j2")
 
 
-def encode_map(map: AttentionMap) -> dict[str, Any]:
-    """A map as a dict for JSON, with its weights (H, L, S) in base64, one byte for each weight.
+def encode_map(map: AttentionMap, levels: int = 255) -> dict[str, Any]:
+    """A map as a dict for JSON, with the weights of each head compressed.
 
-    A byte b encodes the weight ``limit · r · |r|``, where r = (b - zero) / (255 - zero). Encoding
-    the root gives small weights more precision: the error is at most 1/255 for weights from 0 to 1,
-    and 2/255 in a map that has weights below 0.
+    The weights (L, S) of a head are codes from 0 to ``levels``, as zlib-compressed bytes in base64.
+    A code c > 1 encodes the weight ``limit · r · |r|``, where r = (c - zero) / (levels - zero).
+    Encoding the root gives small weights more precision: the error is at most 1/250 for weights
+    from 0 to 1 and 255 levels, twice that in a map that has weights below 0, and less than 1/65000
+    with 65535 levels.
+
+    Args:
+        map: the map.
+        levels: the largest code: 255, or 65535 for twice the bytes.
     """
-    weights = map.weights.detach().float().nan_to_num()
-    limit = max(1.0, float(weights.abs().max()))
-    zero = 128 if weights.min() < 0 else 0
-    roots = weights.sign() * (weights.abs() / limit).sqrt()
+    weights = map.weights.detach().float()
+    finite = torch.where(weights.isfinite(), weights, 0.0)
+    limit = max(1.0, float(finite.abs().max()))
+    zero = (levels + 3) // 2 if finite.min() < 0 else 2
+    codes = finite.sign() * (finite.abs() / limit).sqrt() * (levels - zero) + zero
+    codes = codes.round().masked_fill(~weights.isfinite(), NOT_FINITE)
+    if map.hidden is not None:
+        codes = codes.masked_fill(map.hidden, HIDDEN)
     return {
         "step": map.step,
         "example": map.example,
@@ -82,15 +104,28 @@ def encode_map(map: AttentionMap) -> dict[str, Any]:
         "columns": map.columns,
         "sources": map.sources,
         "note": map.note,
-        "heads": len(map.weights),
         "limit": limit,
         "zero": zero,
-        "weights": _base64(_bytes(zero + roots * (255 - zero))),
+        "levels": levels,
+        "heads": [_compressed(head, levels) for head in codes],
     }
 
 
-def _bytes(levels: Tensor) -> bytes:
-    return levels.round().to(torch.uint8).numpy().tobytes()
+def _thinned(maps: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int]:
+    """The maps of evenly spaced steps that fit into a page, and the number of steps left out."""
+    steps = sorted({each["step"] for each in maps})
+    size = sum(len(head) for each in maps for head in each["heads"])
+    count = max(2, len(steps) * MAX_SIZE // max(size, 1))
+    if len(steps) <= count:
+        return list(maps), 0
+    last = len(steps) - 1
+    kept = {steps[round(index * last / (count - 1))] for index in range(count)}
+    return [each for each in maps if each["step"] in kept], len(steps) - len(kept)
+
+
+def _compressed(codes: Tensor, levels: int) -> str:
+    kind = "u1" if levels == 255 else "<u2"
+    return _base64(zlib.compress(codes.numpy().astype(kind).tobytes()))
 
 
 def _colours(stops: tuple[str, ...]) -> str:
