@@ -11,8 +11,8 @@ import torch
 import wandb
 
 from attention_lab.cli import evaluate, predict, view
-from attention_lab.tracking import artifacts, wandb_logger
-from attention_lab.tracking.artifacts import artifact_reference
+from attention_lab.tracking import artifact_download, wandb_logger
+from attention_lab.tracking.artifact_download import artifact_reference
 from tests.conftest import FinishedRun
 
 REFERENCE = "me/words/model-1a2b3c4d:best"
@@ -159,7 +159,7 @@ def test_a_server_that_stops_answering_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     upload(words_run.directory)
-    monkeypatch.setattr(artifacts, "TIMEOUT", 0.05)
+    monkeypatch.setattr(artifact_download, "TIMEOUT", 0.05)
     monkeypatch.setattr(wandb, "Api", lambda timeout: time.sleep(1))
     said = refusal(REFERENCE, capsys)
     assert said == f"{REFERENCE}: http://127.0.0.1:9 did not answer within 0.05 s"

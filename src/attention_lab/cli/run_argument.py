@@ -74,7 +74,7 @@ def local_run(argument: Path) -> Path:
     Raises:
         UnusableRun: if it cannot be downloaded.
     """
-    from attention_lab.tracking.artifacts import (
+    from attention_lab.tracking.artifact_download import (
         UnavailableArtifact,
         artifact_reference,
         download_run,

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from attention_lab.data.files.paths import shown
 from attention_lab.external_programs import run_program
 from attention_lab.spelling import nearest
+from attention_lab.tracking.run_artifacts import RunArtifacts
 from attention_lab.tracking.run_name import LONGEST_NAME
 from attention_lab.tracking.safe_logger import SafeLogger, do_within, error_line
 
@@ -86,6 +87,9 @@ class WandbOptions:
     job_type: str | None = None
     tags: Sequence[str] | None = None
     notes: str | None = None
+    #: Whether to log the best checkpoint as an artifact: at the end of the run (True), or also
+    #: each new best one during training ("all").
+    log_model: bool | Literal["all"] = False
 
     def check(self) -> None:
         """Raise ValueError if the options and the WANDB_ variables are invalid.
@@ -155,6 +159,7 @@ class WandbOptions:
         # W&B must send nothing that the user did not ask for.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
+        artifacts = RunArtifacts(directory, str(config.get("attention")), self.log_model)
         directory = Path(os.environ.get("WANDB_DIR") or directory)
         given = {
             "project": self.chosen_project(),
@@ -168,7 +173,7 @@ class WandbOptions:
             "config": dict(config),
             "id": run_id,
         }
-        return _SafeWandbLogger(directory, functools.partial(_start, given), mode)
+        return _SafeWandbLogger(directory, functools.partial(_start, given), mode, artifacts)
 
     def chosen_mode(self) -> tuple[Mode, str]:
         """W&B's mode for the run (online, offline or disabled), and why.
@@ -222,12 +227,21 @@ class _SafeWandbLogger(SafeLogger):
         directory: the run's directory.
         start: a function that starts the W&B run in a mode.
         mode: the first mode.
+        artifacts: the artifacts of the run.
     """
 
     def __init__(
-        self, directory: Path, start: Callable[[Logged], WandbLogger], mode: Logged
+        self,
+        directory: Path,
+        start: Callable[[Logged], WandbLogger],
+        mode: Logged,
+        artifacts: RunArtifacts,
     ) -> None:
-        self.directory = directory
+        self.directory, self.artifacts = directory, artifacts
+        # W&B copies the files of tables and artifacts before it uploads them, to the user's home
+        # unless this is set. Offline, they must be with the run.
+        self._has_data_dir = "WANDB_DATA_DIR" in os.environ
+        os.environ.setdefault("WANDB_DATA_DIR", str(directory.resolve() / "wandb"))
 
         def offline() -> WandbLogger:
             if mode == "online":
@@ -237,14 +251,28 @@ class _SafeWandbLogger(SafeLogger):
         starts = {"online": functools.partial(start, "online")} if mode == "online" else {}
         super().__init__("W&B", {**starts, "offline": offline}, _finish_within())
 
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Log a new best checkpoint, if all of them are asked for."""
+        saved = checkpoint_callback
+        if self.artifacts.log_model == "all":
+            best = (saved.monitor, saved.best_model_score, saved.saved_step)
+            self.attempt(lambda logger: self.artifacts.log_best(_run(logger), *best, "mutable"))
+
+    def close(self, exit_code: int) -> None:
+        super().close(exit_code)
+        if not self._has_data_dir:
+            del os.environ["WANDB_DATA_DIR"]
+
     def finish(self, logger: Logger, exit_code: int) -> None:
-        """Finish the W&B run, and mark an online run as uploaded.
+        """Log the artifacts of a finished run, finish the W&B run, and mark it as uploaded.
 
         Raises:
             TimeoutError: if the upload takes too long.
             RuntimeError: if the server refused data.
         """
-        run: Any = logger.experiment  # type: ignore[attr-defined]  # a WandbLogger
+        run = _run(logger)
+        if exit_code == 0 and self.artifacts.log_model:
+            self.artifacts.log_finished(run)
         file, log, is_online = run.settings.sync_file, run.settings.log_internal, not run.offline
         try:
             run.finish(exit_code=exit_code)
@@ -259,6 +287,11 @@ class _SafeWandbLogger(SafeLogger):
         if not any(self.directory.glob("wandb/*run-*")):
             return ""
         return upload_later(self.directory)
+
+
+def _run(logger: Logger) -> Any:
+    """The W&B run of a logger, which is a WandbLogger."""
+    return logger.experiment  # type: ignore[attr-defined]
 
 
 def upload_later(directory: Path) -> str:

@@ -106,6 +106,13 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if self._best_step() == step == self.saved_step and trainer.is_global_zero:
             self._keep_best(self.last, step)
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]  # no ModelCheckpoint
+
+    @property
+    def best_model_score(self) -> float:
+        """The best value of the metric so far."""
+        return self.history.best(self.monitor, self.mode).metrics[self.monitor]
 
     def save_between(self, trainer: Trainer) -> None:
         """Save ``last`` between two batches, unless it was already tried at this step.

@@ -7,15 +7,15 @@ from typing import Any
 from urllib.parse import urlparse
 
 from attention_lab.data.files.cache import cache_directory
+from attention_lab.tracking.run_artifacts import BEST, CONFIG
 
 PREFIX = "wandb:"
 #: entity/project/name:alias. A path on disk rarely looks so, and without the alias it may.
 REFERENCE = re.compile(r"[\w.-]+/[\w.-]+/[\w.-]+:[\w.-]+")
 #: Seconds within which the server must find an artifact.
 TIMEOUT = 30
-CONFIG = "config.yaml"
 #: The files of a run that are downloaded if the artifact has them, besides its config.
-OPTIONAL = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+OPTIONAL = (BEST, "checkpoints/last.ckpt")
 
 
 class UnavailableArtifact(Exception):

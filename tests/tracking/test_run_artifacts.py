@@ -1,0 +1,91 @@
+"""The best checkpoint of a run as a W&B artifact, from the client's offline files."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_lab.tracking.artifact_download import artifact_reference
+from attention_lab.tracking.record_files import read_record
+from tests.conftest import Compose
+from tests.runs import train
+from tests.tracking.test_wandb_logger import forget_login, records, when_written
+
+EPOCHS = 5
+
+
+def logged(directory: Path, kind: str) -> list[Any]:
+    """The artifacts of a type that a run has logged, in order."""
+    when_written(directory)
+    (file,) = directory.glob("wandb/offline-run-*/*.wandb")
+    artifacts = [record.artifact for record in records(file) if record.HasField("artifact")]
+    return [artifact for artifact in artifacts if artifact.type == kind]
+
+
+@pytest.fixture
+def trained(tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains a run with a value of log_model; returns its directory."""
+    forget_login(monkeypatch, tmp_path)
+
+    def run(log_model: str) -> Path:
+        options = [f"trainer.max_epochs={EPOCHS}", "optimizer.lr=0.2", "seed=2"]
+        config = tiny_digits("logger=wandb", f"logger.wandb.log_model={log_model}", *options)
+        train(config, tmp_path / "run")
+        return tmp_path / "run"
+
+    return run
+
+
+def test_the_best_checkpoint_is_logged_at_the_end(trained: Any) -> None:
+    directory = trained("true")
+    (artifact,) = logged(directory, "model")
+    run_id = read_record(directory / "status.json")["wandb_id"]
+    assert artifact.name == f"model-{run_id}"
+    assert set(artifact.aliases) == {"best", "latest"}
+    result = read_record(directory / "result.json")
+    assert json.loads(artifact.metadata) == {
+        "mechanism": "ScoredAttention",
+        "monitor": "validation/accuracy",
+        "score": result["validation"]["accuracy"],
+        "step": result["best_step"],
+    }
+    contents = {each.path: each.local_path for each in artifact.manifest.contents}
+    names = ("config.yaml", "checkpoints/best.ckpt")
+    assert contents == {name: str(directory / name) for name in names}  # and no copies
+    (viewer,) = logged(directory, "attention")
+    (page,) = viewer.manifest.contents
+    assert (viewer.name, page.path) == (f"attention-{run_id}", "attention.html")
+    reference = f"me/digits/{artifact.name}:best"
+    assert artifact_reference(reference) == reference
+
+
+def test_each_new_best_checkpoint_is_logged_during_training(trained: Any) -> None:
+    directory = trained("all")
+    *during, last = logged(directory, "model")
+    steps = [json.loads(artifact.metadata)["step"] for artifact in during]
+    scores = [json.loads(artifact.metadata)["score"] for artifact in during]
+    assert 1 < len(steps) < EPOCHS  # not every validation is the best
+    assert steps == sorted(set(steps))
+    assert scores == sorted(set(scores))
+    assert last.digest == during[-1].digest  # W&B makes no new version of it
+    assert len({artifact.digest for artifact in during}) == len(during)
+    for artifact in during:
+        for each in artifact.manifest.contents:  # copies, as the file is replaced later
+            assert Path(each.local_path).is_relative_to(directory / "wandb")
+
+
+def test_no_artifact_is_logged_unless_asked_for(trained: Any) -> None:
+    directory = trained("false")
+    assert logged(directory, "model") == logged(directory, "attention") == []
+
+
+def test_files_to_upload_are_with_the_run(trained: Any, tmp_path: Path) -> None:
+    directory = trained("false")
+    (first, *_) = logged(directory, "run_table")
+    (table,) = first.manifest.contents
+    assert Path(table.local_path).is_relative_to(directory / "wandb")
+    assert Path(table.local_path).exists()
+    assert "WANDB_DATA_DIR" not in os.environ
+    assert not (tmp_path / ".local").exists()
