@@ -183,6 +183,17 @@ def test_maps_are_those_of_the_first_seed_at_the_last_step(sweep: Path) -> None:
     assert [element for element in tree.iter("div") if element.get("class") == "maps wide"]
 
 
+def test_the_description_of_a_map_has_the_summaries_of_its_layer(write_run: WriteRun) -> None:
+    run = write_run("a=x", 0, maps=["step-20/word-one.png", "step-20/word-two.png"])
+    rows = ["step,layer,head,entropy,diagonal", "10,one,0,9,9", "20,one,0,1,0.5", "20,one,1,2,"]
+    (run / "attention" / "summaries.csv").write_text("\n".join([*rows, ""]))
+    tree = parsed(render_page(compare(read_runs([run]))))
+    assert [image.get("alt") for image in tree.iter("img")] == [
+        "one of all runs on word. On average over heads and examples: entropy 1.5, diagonal 0.5",
+        "two of all runs on word",
+    ]
+
+
 def test_maps_are_of_one_seed_where_all_groups_have_it(write_run: WriteRun) -> None:
     picture = ["step-1/word-cross.png"]
     for seed in range(3):

@@ -1,6 +1,7 @@
 """The page in a real browser: its tables, maps, folded parts, sizes and colours."""
 
-from itertools import pairwise
+import itertools
+import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from attention_lab.reports.comparison import compare
 from attention_lab.reports.report import write_report
 from attention_lab.reports.runs import read_runs
 from tests.browser import Browser, Page
+from tests.reports.conftest import WriteRun
 
 #: The width of A4 without its margins, in CSS pixels.
 A4 = 702
@@ -158,6 +160,26 @@ def test_a_print_has_all_columns_and_folded_parts(report: Path, browser: Browser
         assert page.evaluate("document.documentElement.scrollWidth") == A4
 
 
+def test_a_page_with_many_groups_and_maps_is_small_and_short(
+    write_run: WriteRun, browser: Browser
+) -> None:
+    """Of 12 groups with 100 KB of images each in 18 layers, in a window of 1280 by 900 pixels."""
+    picture = b"\x89PNG\r\n\x1a\n" + random.Random(0).randbytes(100_000)
+    for number in range(12):
+        test = {"per": 0.1 * (number + 1), "wer": 0.5, "per/length=1-9": 0.1, "wer/length=1-9": 0.1}
+        curve = {step: 0.5 - step / 3000 for step in range(10, 1001, 10)}
+        run = write_run(f"a={number:02}", 0, test=test, curve=curve, result={"parameters": number})
+        rows = [f"{step},layer,0,{step}" for step in range(10, 1001, 10)]
+        (run / "attention" / "step-1000").mkdir(parents=True)
+        (run / "attention" / "summaries.csv").write_text("\n".join(["step,layer,head,e", *rows]))
+        for name in itertools.product(("one", "two", "three"), "abcdef"):
+            (run / "attention" / "step-1000" / f"{'-'.join(name)}.png").write_bytes(picture)
+    page = write_report(compare(read_runs([run.parent])), run.parent)
+    assert page.stat().st_size < 4_000_000
+    with browser.open(page, width=1280, height=900) as opened:
+        assert opened.evaluate("document.documentElement.scrollHeight") <= 4 * 900
+
+
 def test_headings_are_in_order(report: Path, browser: Browser) -> None:
     with browser.open(report) as page:
         found = "[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map((h) => h.tagName[1])"
@@ -165,7 +187,7 @@ def test_headings_are_in_order(report: Path, browser: Browser) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert {3, 4} < set(levels)
-    assert all(later - level <= 1 for level, later in pairwise(levels))
+    assert all(later - level <= 1 for level, later in itertools.pairwise(levels))
 
 
 def test_a_browser_shows_the_charts(sweep: Path, tmp_path: Path, browser: Browser) -> None:

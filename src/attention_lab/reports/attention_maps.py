@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from attention_lab.reports.attention_summaries import read_summaries
 from attention_lab.reports.charts.styles import group_styles
 from attention_lab.reports.comparison import Comparison
+from attention_lab.reports.formatting import metric_name
 from attention_lab.reports.groups import Group
 from attention_lab.reports.runs import RecordedRun
 from attention_lab.tracking.untrusted_files import is_png, read_bytes
@@ -31,6 +33,8 @@ class Map(NamedTuple):
     image: str
     #: Whether the image is much wider than high, as of many heads.
     is_wide: bool
+    #: The summaries of the layer at this step, in words: "entropy 1.23, diagonal 0.4".
+    summaries: str
 
 
 @dataclass
@@ -61,9 +65,11 @@ def map_gallery(comparison: Comparison) -> Gallery:
     found: dict[str, dict[str, list[_Image]]] = {}
     for group in _chosen(comparison, runs):
         step, paths = _last_images(runs[group])
+        summaries = _summaries_at(runs[group], step)
         for path in paths:
             example, _, layer = path.stem.partition("-")
-            image = _Image(styles.get(group), group.label, runs[group], step, path)
+            known = ", ".join(summaries.get(layer, []))
+            image = _Image(styles.get(group), group.label, runs[group], step, path, known)
             found.setdefault(_example(example), {}).setdefault(layer, []).append(image)
     result = Gallery(without=[group.label for group in groups if group not in runs])
     weight = 0
@@ -93,6 +99,7 @@ class _Image(NamedTuple):
     run: RecordedRun
     step: int
     path: Path
+    summaries: str
 
     def embedded(self) -> Map:
         """The map as part of the page."""
@@ -100,7 +107,17 @@ class _Image(NamedTuple):
         # A PNG starts with a signature of 8 bytes and a header: length, "IHDR", width, height.
         width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         image = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        return Map(self.style, self.label, self.run, self.step, image, width > 2.2 * height)
+        is_wide = width > 2.2 * height
+        return Map(self.style, self.label, self.run, self.step, image, is_wide, self.summaries)
+
+
+def _summaries_at(run: RecordedRun, step: int) -> dict[str, list[str]]:
+    """The summaries of each layer at a step, in words."""
+    layers: dict[str, list[str]] = {}
+    for (summary, layer), values in read_summaries(run).items():
+        if step in values:
+            layers.setdefault(layer, []).append(f"{metric_name(summary)} {values[step]:.3g}")
+    return layers
 
 
 def _run_with_maps(group: Group, seed: int | None) -> RecordedRun | None:

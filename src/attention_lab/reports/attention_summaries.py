@@ -24,7 +24,7 @@ def summary_curves(groups: Mapping[Group, int]) -> dict[str, dict[str, dict[Grou
     """The curves of groups over training, by summary and by layer: means over heads and seeds."""
     found: dict[str, dict[str, dict[Group, Curve]]] = {}
     for group in groups:
-        runs = [_read_summaries(run) for run in group.finished]
+        runs = [read_summaries(run) for run in group.finished]
         for summary, layer in runs[0] if runs else ():
             series = [run.get((summary, layer), {}) for run in runs]
             if curve := mean_curve(series, _BOUNDS.get(summary, (0.0, 1.0)), _MAX_POINTS):
@@ -32,7 +32,7 @@ def summary_curves(groups: Mapping[Group, int]) -> dict[str, dict[str, dict[Grou
     return found
 
 
-def _read_summaries(run: RecordedRun) -> dict[tuple[str, str], dict[int, float]]:
+def read_summaries(run: RecordedRun) -> dict[tuple[str, str], dict[int, float]]:
     """The means over heads by summary and layer, then by step, from ``summaries.csv``."""
     rows = csv_rows(run.directory / "attention" / "summaries.csv", run.directory)
     header = next(rows, list[str]())
