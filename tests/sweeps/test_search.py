@@ -427,5 +427,5 @@ def test_the_command_of_a_wandb_agent_composes(
     assert (config["optimizer"]["lr"], config["model"]["dropout"]) == (0.01, 0.3)
     assert "hydra.run.dir=outputs/wandb_sweep/${oc.env:WANDB_RUN_ID}" in words
     check(compose(*words[2:]))
-    goal = {"name": f"validation/{G2P.monitor}", "goal": f"{G2P.mode}imize"}
+    goal = {"name": f"best/{G2P.monitor}", "goal": f"{G2P.mode}imize"}
     assert sweep["metric"] == goal

@@ -422,10 +422,7 @@ class Kept(WandbLogger):
 
     def __init__(self) -> None:
         self.logged: dict[str, Any] = {}
-
-    @property
-    def experiment(self) -> Any:
-        return SimpleNamespace(log=self.logged.update)
+        super().__init__(experiment=SimpleNamespace(log=self.logged.update))
 
 
 def test_wandb_images_are_keyed_by_layer_and_number_and_captioned(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
@@ -94,16 +95,14 @@ def test_an_error_of_logging_images_is_printed_as_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    logged: list[dict[str, Any]] = []
-
-    def log(values: dict[str, Any], **_: Any) -> None:
-        if any(name.startswith("attention/") for name in values):
+    def log_metrics(_: object, metrics: dict[str, Any], step: int) -> None:
+        if any(isinstance(value, wandb.Image) for value in metrics.values()):
             raise RuntimeError("no room for pictures")
-        logged.append(values)
 
     logger = WandbLogger.__new__(WandbLogger)
-    monkeypatch.setattr(WandbLogger, "experiment", SimpleNamespace(log=log))
-    for method in ("log_metrics", "save", "finalize"):
+    monkeypatch.setattr(WandbLogger, "experiment", SimpleNamespace(summary={}))
+    monkeypatch.setattr(WandbLogger, "log_metrics", log_metrics)
+    for method in ("save", "finalize"):
         monkeypatch.setattr(WandbLogger, method, lambda *_, **__: None)
     use(monkeypatch, SafeLogger("W&B", {"online": lambda: logger}, None))
     train(tiny_digits(), tmp_path / "run", [])

@@ -5,10 +5,9 @@ import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +16,9 @@ from urllib.parse import urlparse
 
 import pytest
 import wandb
-from google.protobuf.message import DecodeError
-from wandb.proto import wandb_internal_pb2
 
 from attention_lab.tracking.hyperparameters import hyperparameters
+from attention_lab.tracking.wandb_history import records
 from attention_lab.tracking.wandb_logger import VARIABLES, WandbOptions, is_logged_in
 from attention_lab.training.tasks.base import AttentionTask
 from tests.conftest import Compose
@@ -45,33 +43,12 @@ class Stored(NamedTuple):
     run: Any
     config: dict[str, Any]
     history: list[dict[str, Any]]
+    summary: dict[str, Any]
     exit_code: int
 
     def curve(self, name: str) -> list[tuple[int, Any]]:
         """The steps and values of one metric."""
         return [(row["trainer/global_step"], row[name]) for row in self.history if name in row]
-
-
-def records(file: Path) -> Iterator[Any]:
-    """The records of a .wandb file: a LevelDB log of protocol buffers.
-
-    After a header of 7 bytes come blocks of 32 KiB with chunks of checksum (4 bytes), length (2),
-    type (1) and data. A record is one chunk (type 1), or several (2, then 3, then 4).
-    """
-    data, position, record = file.read_bytes(), 7, b""
-    while position < len(data):
-        left_in_block = 2**15 - position % 2**15
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        position += 7 + length
-        record += data[position - length : position]
-        if kind in (1, 4):
-            parsed = wandb_internal_pb2.Record()
-            parsed.ParseFromString(record)
-            record = b""
-            yield parsed
 
 
 def nested(items: Any) -> dict[str, Any]:
@@ -89,7 +66,12 @@ def nested(items: Any) -> dict[str, Any]:
 def stored(directory: Path) -> Stored:
     """The one W&B run in a run's directory."""
     (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-    run, config, history, exit_codes = None, {}, [], []
+    return content(file)
+
+
+def content(file: Path) -> Stored:
+    """The W&B run in a .wandb file."""
+    run, config, history, summary, exit_codes = None, {}, [], {}, []
     for record in records(file):
         if record.HasField("run"):
             run = record.run
@@ -98,10 +80,12 @@ def stored(directory: Path) -> Stored:
             config |= {item.key: json.loads(item.value_json) for item in record.config.update}
         elif record.HasField("history"):
             history.append(nested(record.history.item))
+        elif record.HasField("summary"):
+            summary |= nested(record.summary.update)
         elif record.HasField("exit"):
             exit_codes.append(record.exit.exit_code)
     (exit_code,) = exit_codes
-    return Stored(run, config, history, exit_code)
+    return Stored(run, config, history, summary, exit_code)
 
 
 def when_written(directory: Path) -> Stored:
@@ -110,7 +94,7 @@ def when_written(directory: Path) -> Stored:
     while True:
         try:
             return stored(directory)
-        except (ValueError, struct.error, DecodeError):
+        except ValueError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
@@ -150,7 +134,8 @@ def test_curves_are_those_of_metrics_csv(sweep: Path) -> None:
     run, result = stored(sweep / "seed=1"), json.loads((sweep / "seed=1/result.json").read_text())
     lines = (sweep / "seed=1" / "metrics.csv").read_text().splitlines()
     columns, rows = lines[0].split(","), [line.split(",") for line in lines[1:]]
-    for name in set(columns) - {"step", "epoch"}:
+    scalars = [name for name in columns if name.startswith("attention/") or name.count("/") < 2]
+    for name in set(scalars) - {"step", "epoch"}:
         column = columns.index(name)
         written = [float(row[column]) for row in rows if row[column]]
         assert [value for _, value in run.curve(name)] == pytest.approx(written), name
@@ -158,6 +143,56 @@ def test_curves_are_those_of_metrics_csv(sweep: Path) -> None:
     assert len(run.curve("validation/accuracy")) == 2
     ((_, accuracy),) = run.curve("test/accuracy")
     assert accuracy == pytest.approx(result["test"]["accuracy"])
+
+
+def test_slices_are_in_one_table_for_each_split(sweep: Path) -> None:
+    """W&B makes a panel for each metric."""
+    run, result = stored(sweep / "seed=1"), json.loads((sweep / "seed=1/result.json").read_text())
+    for split, number in (("validation", 2), ("test", 1)):
+        tables = run.curve(f"{split}/slices")
+        assert len(tables) == number
+        (file,) = (sweep / "seed=1").glob(f"wandb/off*/files/{tables[-1][1]['path']}")
+        table = json.loads(file.read_text())
+        assert table["columns"] == ["metric", "slice", "value"]
+        last = result["last" if split == "validation" else "test"]
+        slices = {name: value for name, value in last.items() if "/" in name}
+        assert {f"{row[0]}/{row[1]}": row[2] for row in table["data"]} == pytest.approx(slices)
+    names = {name for row in run.history for name in row if not name.startswith("attention/")}
+    assert not [name for name in names if name.count("/") > 1]
+
+
+def test_the_summary_has_the_results_with_flat_keys(sweep: Path) -> None:
+    run, result = stored(sweep / "seed=1"), json.loads((sweep / "seed=1/result.json").read_text())
+    summary = run.summary
+    for name, value in result["validation"].items():
+        assert summary[f"best/{name}"] == pytest.approx(value)
+    for name, value in result["test"].items():
+        assert summary[f"test/{name}"] == pytest.approx(value)
+    assert summary["trivial_baseline/accuracy"] == result["trivial_baseline"]["accuracy"]
+    for name in ("parameters", "steps", "best_step", "monitor", "area_under_curve"):
+        assert summary[name] == result[name]
+    assert summary["cost/tokens_per_second"] == result["tokens_per_second"]
+    assert summary["cost/seconds/training"] == result["seconds"]["training"]
+
+
+def test_the_summary_has_the_best_validation_while_a_run_trains(sweep: Path) -> None:
+    (file,) = (sweep / "seed=1").glob("wandb/offline-run-*/*.wandb")
+    kinds = [
+        "best" if any(item.key == "best_step" for item in record.summary.update) else "test"
+        for record in records(file)
+        if any(item.key == "best_step" for item in record.summary.update)
+        or any(item.nested_key[:] == ["test/accuracy"] for item in record.history.item)
+    ]
+    assert kinds == ["best", "best", "test", "best"]
+
+
+def test_the_summary_has_no_last_value_of_a_reported_metric(sweep: Path) -> None:
+    """It could be taken for the best; W&B shows only tables that are in the summary."""
+    summary = stored(sweep / "seed=1").summary
+    kept = {name for name in summary if name.startswith("validation/")}
+    assert "validation/slices" in kept
+    assert kept <= {"validation/slices", "validation/predictions"}
+    assert "cost/training_seconds" not in summary
 
 
 def test_attention_maps_are_images_at_every_validation(sweep: Path) -> None:
@@ -234,6 +269,15 @@ def test_a_run_that_resumes_is_the_same_wandb_run(
     assert json.loads((directory / "status.json").read_text())["wandb_id"] == before.run.run_id
     found = {record.run.run_id for record in records(second) if record.HasField("run")}
     assert found == {before.run.run_id}
+    parts = [before, content(second)]
+    names = {name for part in parts for row in part.history for name in row if "/" in name}
+    for name in names - {"trainer/global_step"}:
+        steps = [step for part in parts for step, _ in part.curve(name)]
+        assert steps == sorted(set(steps)), name
+    losses = [point for part in parts for point in part.curve("train/loss")]
+    whole = stored(sweep / "seed=1").curve("train/loss")
+    assert [step for step, _ in losses] == [step for step, _ in whole]
+    assert len(parts[0].curve("train/loss")) == 4
 
 
 @pytest.fixture
@@ -247,7 +291,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, A
 
     forget_login(monkeypatch, tmp_path)
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr("attention_lab.tracking.wandb_logger.WandbLogger", SimpleNamespace)
+    monkeypatch.setattr(
+        "attention_lab.tracking.wandb_logger.WandbRunLogger", lambda *_: SimpleNamespace()
+    )
     return calls
 
 

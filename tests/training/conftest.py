@@ -59,10 +59,10 @@ def result(directory: Path) -> dict[str, Any]:
 
 
 def rows(directory: Path) -> list[dict[str, str]]:
-    """The rows of a run's ``metrics.csv`` without the speed, as text."""
+    """The rows of a run's ``metrics.csv`` without the costs, as text."""
     with (directory / "metrics.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k != "train/tokens_per_second"} for row in found]
+    return [{k: v for k, v in row.items() if not k.startswith("cost/")} for row in found]
 
 
 def page(directory: Path) -> str:

@@ -84,7 +84,8 @@ def test_training_time_and_validation_time_are_measured_separately(
     clock, logged = Clock(), []
     monkeypatch.setattr(module, "time", clock)
     history = History()
-    task: Any = SimpleNamespace(tokens=torch.tensor(0), device=torch.device("cpu"))
+    data = SimpleNamespace(monitor="per", mode="min")
+    task: Any = SimpleNamespace(tokens=torch.tensor(0), device=torch.device("cpu"), data=data)
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
     metrics = {"validation/per": torch.tensor(0.5), "train/loss": torch.tensor(1.0)}
     trainer: Any = SimpleNamespace(loggers=[logger], global_step=0, callback_metrics=metrics)
@@ -102,10 +103,12 @@ def test_training_time_and_validation_time_are_measured_separately(
     assert history.seconds == pytest.approx(16.0)
     assert history.training_seconds == pytest.approx(12.0)
     assert history.validation_seconds == pytest.approx(4.0)
-    assert logged == [
-        (10, {"train/tokens_per_second": pytest.approx(25.0)}),
-        (20, {"train/tokens_per_second": pytest.approx(20.0)}),
+    costs = ["cost/tokens_per_second", "cost/training_seconds"]
+    assert [(step, *(metrics[name] for name in costs)) for step, metrics in logged] == [
+        (10, pytest.approx(25.0), pytest.approx(4.0)),
+        (20, pytest.approx(20.0), pytest.approx(10.0)),
     ]
+    assert logged[-1][1]["cost/peak_memory_bytes"] > 0
     assert history.validations == [(step, {"validation/per": 0.5}) for step in (10, 20)]
 
     clock.tick(1000.0)  # the run is interrupted
@@ -118,6 +121,6 @@ def test_training_time_and_validation_time_are_measured_separately(
     assert again.training_seconds == pytest.approx(13.0)
     assert again.validation_seconds == pytest.approx(4.0)
     assert again.seconds == pytest.approx(14.0 + 8.0)
-    assert logged[-1] == (20, {"train/tokens_per_second": pytest.approx(200 / 13)})
+    assert logged[-1][1]["cost/tokens_per_second"] == pytest.approx(200 / 13)
     assert again.validations == history.validations
     assert again.peak_memory_bytes == history.peak_memory_bytes > 0

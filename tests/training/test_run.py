@@ -209,7 +209,7 @@ def test_metrics_have_a_row_for_each_step_and_each_validation(run: FinishedRun) 
     steps, epochs = run.result["steps"], run.config["trainer"]["max_epochs"]
     losses = read_metrics(run.directory, "train/loss")
     assert [step for step, _ in losses] == list(range(steps))
-    assert len(read_metrics(run.directory, "train/tokens_per_second")) == epochs
+    assert len(read_metrics(run.directory, "cost/tokens_per_second")) == epochs
     for name, value in run.result["validation"].items():
         rows = read_metrics(run.directory, f"validation/{name}")
         assert len(rows) == epochs

@@ -76,7 +76,7 @@ def _images_to_wandb(logger: Any, images: Mapping[str, ImageFile], step: int) ->
     logged = {
         key: wandb.Image(str(path), caption=caption) for key, (path, caption) in images.items()
     }
-    logger.experiment.log(logged | {"trainer/global_step": step})
+    logger.log_metrics(logged, step)
 
 
 def _images_to_tensorboard(logger: Any, images: Mapping[str, ImageFile], step: int) -> None:
@@ -100,7 +100,7 @@ def _page_to_wandb(logger: Any, key: str, page: Path, step: int) -> None:
 
     # W&B would add its own styles, which do not fit the page's dark colours.
     html = wandb.Html(page, inject=False)
-    logger.experiment.log({key: html, "trainer/global_step": step})
+    logger.log_metrics({key: html}, step)
 
 
 def _page_to_mlflow(logger: Any, key: str, page: Path, step: int) -> None:
@@ -111,7 +111,7 @@ def _table_to_wandb(logger: Any, key: str, columns: Sequence[str], rows: Rows, s
     import wandb
 
     table = wandb.Table(columns=list(columns), data=list(map(list, rows)))
-    logger.experiment.log({key: table, "trainer/global_step": step})
+    logger.log_metrics({key: table}, step)
 
 
 def _table_to_mlflow(logger: Any, key: str, columns: Sequence[str], rows: Rows, step: int) -> None:

@@ -22,6 +22,7 @@ from attention_lab.spelling import nearest
 from attention_lab.tracking.run_artifacts import RunArtifacts
 from attention_lab.tracking.run_name import LONGEST_NAME
 from attention_lab.tracking.safe_logger import SafeLogger, do_within, error_line
+from attention_lab.tracking.wandb_history import STEP, WandbRunLogger, last_steps
 
 Mode = Literal["online", "offline", "disabled"]
 Logged = Literal["online", "offline"]
@@ -205,6 +206,7 @@ def _start(given: Mapping[str, Any], mode: Logged) -> WandbLogger:
     # In a terminal, W&B would ask for a key.
     if mode == "online" and not is_logged_in(server()):
         raise ValueError(f"not logged in to {server()}")
+    logged = last_steps(given["dir"], given["id"]) if given["id"] else {}
     known = set(given["dir"].glob("wandb/run-*"))
     patience = _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT)
     try:
@@ -215,9 +217,9 @@ def _start(given: Mapping[str, Any], mode: Logged) -> WandbLogger:
         for empty in set(given["dir"].glob("wandb/run-*")) - known:
             shutil.rmtree(empty, ignore_errors=True)
         raise _explained(error, patience) from error
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbLogger(experiment=run)
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP, step_sync=True)
+    return WandbRunLogger(run, logged)
 
 
 class _SafeWandbLogger(SafeLogger):

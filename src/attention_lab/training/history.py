@@ -4,6 +4,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from attention_lab.tracking.progress import validation_metrics
+from attention_lab.tracking.wandb_summary import log_summary
 from attention_lab.training.tasks.base import AttentionTask
 
 _SAVED = ("training_seconds", "validation_seconds", "peak_memory_bytes")
@@ -24,7 +26,9 @@ class Validation(NamedTuple):
 
 
 class History(Callback):
-    """Records each validation, measures the time of training and validation, and logs the speed.
+    """Records each validation, measures the time of training and validation, and logs the costs.
+
+    The metrics of the best validation are in the summary of a W&B run from then on.
 
     The times of a resumed run include its interrupted processes, each up to its last checkpoint.
     """
@@ -53,13 +57,21 @@ class History(Callback):
         # Reading the count waits for the device. This wait is part of the training time.
         tokens = int(cast(AttentionTask, pl_module).tokens)
         self.training_seconds += self._lap()
-        speed = {"train/tokens_per_second": tokens / self.training_seconds}
+        costs = {
+            "cost/tokens_per_second": tokens / self.training_seconds,
+            "cost/peak_memory_bytes": max(self.peak_memory_bytes, _peak_memory(pl_module.device)),
+            "cost/training_seconds": self.training_seconds,
+        }
         for logger in trainer.loggers:
-            logger.log_metrics(speed, step=trainer.global_step)
+            logger.log_metrics(costs, step=trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validations.append(Validation(trainer.global_step, validation_metrics(trainer)))
         self.peak_memory_bytes = max(self.peak_memory_bytes, _peak_memory(pl_module.device))
+        data = cast(AttentionTask, pl_module).data
+        best = self.best(f"validation/{data.monitor}", data.mode)
+        result = {"validation": without_prefix(best.metrics), "best_step": best.step}
+        log_summary(trainer.loggers, result)
         self.validation_seconds += self._lap()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,6 +121,11 @@ class History(Callback):
             if value < threshold if mode == "min" else value > threshold:
                 return step
         return None
+
+
+def without_prefix(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a validation by name."""
+    return {name.removeprefix("validation/"): value for name, value in metrics.items()}
 
 
 def _peak_memory(device: torch.device) -> int:

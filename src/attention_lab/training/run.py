@@ -20,6 +20,7 @@ from attention_lab.tracking.loggers import (
 )
 from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunRecord, how_to_resume
+from attention_lab.tracking.wandb_summary import log_summary
 from attention_lab.training.build import BuiltRun, build
 from attention_lab.training.checkpoint.rng_state import seed_rank
 from attention_lab.training.dev_run import dev_run
@@ -28,6 +29,7 @@ from attention_lab.training.distributed.cluster_environment import ignore_leftov
 from attention_lab.training.distributed.fsdp import is_sharded
 from attention_lab.training.evaluation import evaluate, load_weights
 from attention_lab.training.fit import Fitted, fit
+from attention_lab.training.history import without_prefix
 from attention_lab.training.preemption import Preempted, Pruned, StopSignals, unblock_signals
 
 
@@ -73,7 +75,9 @@ def train(spec: RunSpec) -> RunResult | None:
         with record, _loggers(record, spec) as loggers:
             fitted = fit(run, spec.directory, record, loggers, signals)
             run = _with_best_weights(run, fitted, spec, signals)
-            record.finish(_result(run, fitted, threshold))
+            result = _result(run, fitted, threshold)
+            log_summary(loggers, result)
+            record.finish(result)
         return record.result
     return None  # preempted or pruned, on a rank other than 0
 
@@ -156,8 +160,8 @@ def _result(run: BuiltRun, fitted: Fitted, threshold: float) -> RunResult:
         "monitor": data.monitor,
         "mode": mode,
         "bounds": _bounds(test, run.task.metric_bounds()),
-        "validation": _without_prefix(best.metrics),
-        "last": _without_prefix(last.metrics),
+        "validation": without_prefix(best.metrics),
+        "last": without_prefix(last.metrics),
         "test": test,
         "trivial_baseline": data.trivial_baseline("test"),
         "shortcut_baselines": data.shortcut_baselines("test"),
@@ -194,7 +198,3 @@ def _bounds(
         name: [end if end is not None and isfinite(end) else None for end in ends]
         for name, ends in known.items()
     }
-
-
-def _without_prefix(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name.removeprefix("validation/"): value for name, value in metrics.items()}
