@@ -88,12 +88,12 @@ def content(file: Path) -> Stored:
     return Stored(run, config, history, summary, exit_code)
 
 
-def when_written(directory: Path) -> Stored:
+def when_written(place: Path, read: Callable[[Path], Stored] = stored) -> Stored:
     """The content of a W&B run, after its service has finished writing."""
     deadline = time.monotonic() + 20
     while True:
         try:
-            return stored(directory)
+            return read(place)
         except ValueError:
             if time.monotonic() > deadline:
                 raise
@@ -269,7 +269,7 @@ def test_a_run_that_resumes_is_the_same_wandb_run(
     assert json.loads((directory / "status.json").read_text())["wandb_id"] == before.run.run_id
     found = {record.run.run_id for record in records(second) if record.HasField("run")}
     assert found == {before.run.run_id}
-    parts = [before, content(second)]
+    parts = [before, when_written(second, content)]
     names = {name for part in parts for row in part.history for name in row if "/" in name}
     for name in names - {"trainer/global_step"}:
         steps = [step for part in parts for step, _ in part.curve(name)]
