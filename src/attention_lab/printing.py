@@ -24,7 +24,7 @@ _UNPRINTABLE = re.compile(
 #: A value that is too long for a message. Parts of paths are shorter: a run's name has up to 109.
 _LONG_VALUE = re.compile(r"[^\s/]{121,}")
 #: The longest message, in characters.
-_LONGEST_MESSAGE = 1000
+_LONGEST_MESSAGE = 700
 
 
 def printable(text: object) -> str:

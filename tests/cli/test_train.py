@@ -204,6 +204,16 @@ WRONG = {
     "data=recall model.conv_kernel_size=0": "model: conv_kernel_size must be at least 1, "
     "or null for none, got 0\n",
     "seed=-1": "seed: must be a whole number from 0",
+    "+attention@seed=concat": "seed: must be a whole number, not an option or a list",
+    "callbacks=[null]": "callbacks=[null]: must be the name of an option; available: default",
+    "hydra.verbose=1": "hydra.verbose: must be true, false or names of loggers, got 1",
+    "seed=range(0,1000000000) -m": "seed=range(0,1000000000): has 1,000,000,000 values; at most",
+    f"trainer={'x' * 300}": "trainer=xxx",
+    "sweep=[a,b]": "Error merging override sweep=[a,b]: a list and keys with values cannot be",
+    "hydra.sweeper.params=x -m": "hydra.sweeper.params: must be a mapping of keys, got 'x'",
+    "attention.dropout=${oc.env:NOPE}": "attention.dropout: the environment variable NOPE is not",
+    "data=parity model.self_attention.bias=true": "model.self_attention.bias: there is no such "
+    "key; model.self_attention is ${attention}, did you mean attention.bias?\n",
 }
 
 
@@ -235,6 +245,18 @@ def test_suggestions_include_a_users_options(command: Command, tmp_path: Path) -
         answer = command("train", "attention.mask.every=2", *own)
         assert answer.code == 2
         assert answer.err.endswith("; attention/mask=holes has it\n")
+
+
+def test_a_missing_environment_variable_is_named_with_its_key_and_file(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "optimizer").mkdir(parents=True)
+    file = tmp_path / "mine" / "optimizer" / "own.yaml"
+    file.write_text("defaults: [adamw, _self_]\nlr: ${oc.env:NOPE}\n")
+    for more in ((), ("-m", "seed=1,2")):
+        answer = command("train", "data=parity", "--config-dir", "mine", "optimizer=own", *more)
+        says = "the environment variable NOPE is not set, and mine/optimizer/own.yaml needs it"
+        assert answer == (2, "", f"attention-lab: optimizer.lr: {says}\n")
 
 
 def test_a_users_dataset_without_a_task_gets_a_message_how_to_set_one(

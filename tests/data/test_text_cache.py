@@ -151,3 +151,9 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("XDG_CACHE_HOME", path)
     with pytest.raises(ValueError, match=r"own\.txt/attention-lab: .*; set XDG_CACHE_HOME"):
         loaded(path)
+
+
+def test_the_cache_has_a_directory_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "~")
+    assert cache_directory() == Path("~/.cache/attention-lab")

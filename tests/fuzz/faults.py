@@ -34,6 +34,11 @@ def faults(trial: Trial, outcome: Outcome) -> Iterator[str]:
         yield f"exit code {outcome.code}, not {sorted(trial.expected)}"
     if outcome.seconds > LONGEST:
         yield f"took {outcome.seconds:.0f} s"
+    if outcome.code == 0 and trial.trains:
+        if lines:
+            yield "prints an error and ends with 0"
+        if not outcome.made:
+            yield "makes nothing and ends with 0"
     if outcome.code == 2:
         if outcome.made:
             yield "makes files and ends with 2"

@@ -39,6 +39,16 @@ VALUES = (
     ),
     *("\n", "\t", " ", "\x1b[2J", "\u202e", "\udcff", "x" * 300, "x" * 100_000, "1" * 5000),
 )
+#: Those that are neither a number nor true or false.
+NO_NUMBERS = frozenset(
+    {
+        *("nan", "inf", "-inf", "1e400", "9" * 30, "9" * 400, "0x10", "x", "ü", "日本語", "😀"),
+        *("a b", "a=b", "a:b", "#", "%", "$x", "[", "]", "[]", "[[1]]", "[null]", "[a,b,c]", "{}"),
+        *("{a:1}", "{a:{b:1}}", "{1:2}", "1,", ",", ",1", "(", ")", "f(x)", "${nope}", "${", "${}"),
+        *("${oc.env:NOPE}", "~", "~/x", "/proc/x", "/dev/null", "..", "/", "*", "_target_"),
+        *("torch.load", "x" * 300, "x" * 100_000, "1" * 5000),
+    }
+)
 #: YAML for a whole file that is not the mapping that is needed.
 YAML = (
     *(

@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.fuzz.commands import EITHER, REFUSED, Codes
 from tests.fuzz.forked import Trial
 from tests.fuzz.mutations import YAML, damaged
 
@@ -45,25 +46,32 @@ LEAVES = (
     float("nan"),
     "\ud800",
 )
-COMMANDS = (
-    *("evaluate sweep/one", "evaluate sweep/one --split validation", "predict sweep/one"),
-    *("report sweep", "report sweep/one", "report sweep sweep/two", "report sweep --watch"),
-    *("train --from sweep/one", "sync sweep", "evaluate sweep/one --checkpoint last"),
-    *(
-        "report sweep --baseline x",
-        "report sweep --metric x",
-        "report sweep --evaluation num_beams=2",
+#: Commands, and the exit codes that are right: a damaged record of a run is a failure (1) to
+#: `evaluate` and `predict`, a gap in a report (0), and an invalid config (2) to `train --from`.
+COMMANDS: dict[str, Codes] = {
+    **dict.fromkeys(
+        ("evaluate sweep/one", "evaluate sweep/one --split validation"), frozenset({0, 1})
     ),
-    *(
-        "evaluate sweep",
-        "predict nope",
-        "report nope",
-        "report",
-        "evaluate sweep/one --num-beams x",
+    **dict.fromkeys(
+        ("evaluate sweep/one --checkpoint last", "predict sweep/one"), frozenset({0, 1})
     ),
-    *("predict sweep/one --batch 99999999999999999999", "report sweep --output=", "sync nope"),
-    *("predict sweep/one --length 9999999999999999999999", "report sweep --output sweep/one/.lock"),
-)
+    **dict.fromkeys(
+        ("report sweep", "report sweep/one", "report sweep sweep/two"), frozenset({0, 1})
+    ),
+    **dict.fromkeys(
+        ("report sweep --watch", "report sweep --output sweep/one/.lock"), frozenset({0, 1})
+    ),
+    **dict.fromkeys(("evaluate sweep", "predict nope", "report nope"), frozenset({1})),
+    **dict.fromkeys(("report sweep --baseline x", "report sweep --metric x"), frozenset({1, 2})),
+    "report sweep --evaluation num_beams=2": frozenset({1, 2}),
+    "train --from sweep/one": EITHER,
+    **dict.fromkeys(
+        ("report", "evaluate sweep/one --num-beams x", "report sweep --output="), REFUSED
+    ),
+    **dict.fromkeys(("sync sweep", "sync nope"), REFUSED),
+    "predict sweep/one --batch 99999999999999999999": REFUSED,
+    "predict sweep/one --length 9999999999999999999999": REFUSED,
+}
 FILES = (
     *("status.json", "result.json", "config.yaml", "metrics.csv", "checkpoints/best.ckpt", ".lock"),
     *(
@@ -93,12 +101,12 @@ def draw_record(random: Random, run: dict[str, bytes]) -> Trial:
     for _ in range(random.choice([1, 1, 2])):
         path = f"sweep/one/{random.choice(FILES)}" if random.random() < 0.85 else "sweep/sweep.json"
         _damage(random, path, files)
-    command = random.choice(COMMANDS)
+    command = random.choice(list(COMMANDS))
+    expected = COMMANDS[command]
     if random.random() < 0.2:
-        command += " " + random.choice(
-            ["--nosuch", "x", "--split x", "--batch 0", "--wandb x", "-x"]
-        )
-    return Trial(command.split(), files)
+        command += " " + random.choice(["--nosuch", "--split x", "--batch 0", "--wandb x", "-x"])
+        expected = REFUSED
+    return Trial(command.split(), files, expected=expected)
 
 
 def read_run(directory: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from tests.fuzz.records import draw_record, read_run
 from tests.runs import train
 
 #: Commands in each test, and the number of tests for mutated commands and for damaged records.
-EACH, COMMANDS, RECORDS = 50, 4, 6
+EACH, COMMANDS, RECORDS = 45, 5, 7
 FIRST_SEED = 1000
 
 
@@ -78,11 +78,15 @@ def test_a_fork_does_what_a_process_does(arguments: list[str], tmp_path: Path) -
         (Outcome(2, "", "usage: x\n", 0, []), "ends without a message"),
         (Outcome(2, "", f"attention-lab: {'x' * 1000}\n", 0, []), "a long line"),
         (Outcome(0, "", "", 11, []), "took 11 s"),
+        (Outcome(0, "", "attention-lab: x\n", 0, ["outputs"]), "prints an error"),
+        (Outcome(0, "", "", 0, []), "makes nothing and ends with 0"),
+        (Outcome(1, "", "attention-lab: x\n", 0, []), "exit code 1, not [0, 2]"),
         (Outcome(0, "", "attention-lab: 'NoneType' has no len()\n", 0, []), "prints NoneType"),
     ],
 )
 def test_a_fault_is_found(outcome: Outcome, fault: str) -> None:
-    assert any(said.startswith(fault) for said in faults(Trial([]), outcome))
+    trial = Trial([], expected=frozenset({0, 2}), trains=True)
+    assert any(said.startswith(fault) for said in faults(trial, outcome))
 
 
 @pytest.mark.parametrize("base", BASES)

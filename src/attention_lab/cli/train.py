@@ -111,9 +111,10 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
         arguments: the arguments of the command: overrides and flags.
         task: what to do with a single run; None means to train it.
     """
-    if any(argument.startswith("--e") for argument in arguments):
+    flags = [argument.partition("=")[0] for argument in arguments]
+    if any(len(it) > 2 and "--experimental-rerun".startswith(it) for it in flags):
         return fail("--experimental-rerun: would unpickle a file; use --from RUN", 2)
-    if any(argument.startswith(("--s", "-sc")) for argument in arguments):
+    if any(len(it) > 2 and "--shell-completion".startswith(it) for it in flags) or "-sc" in flags:
         return fail("--shell-completion: use `attention-lab --shell-completion bash`", 2)
     is_sweep = bool(MULTIRUN & set(arguments))
     if task is None:
@@ -145,7 +146,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
         except Exception as error:
             task.errors.append(error)
     if task.errors:
-        return _failed(task.errors[0])
+        return _failed(task.errors[0], arguments)
     sweep = OutputDirectories.sweep
     return 0 if sweep is None else report_sweep(sweep)
 
@@ -208,7 +209,7 @@ def _how_to_resume() -> str:
     from attention_lab.tracking.run_directory import how_to_resume
 
     run = OutputDirectories.run
-    return f"; {how_to_resume(run)}" if run and (run / "status.json").exists() else ""
+    return f"; {how_to_resume(run)}" if run and os.path.exists(run / "status.json") else ""
 
 
 def check_single_run(config: DictConfig) -> None:
@@ -260,7 +261,7 @@ def _is_of_output(error: OSError) -> bool:
     return output is not None and Path(name).absolute().is_relative_to(output.absolute())
 
 
-def _failed(error: Exception) -> int:
+def _failed(error: Exception, arguments: Sequence[str]) -> int:
     """Report why a single run failed or was not started; returns the exit code."""
     if isinstance(error, WrongCommand):
         return _refused(error)
@@ -275,7 +276,9 @@ def _failed(error: Exception) -> int:
     is_on_all_ranks = isinstance(error, RunExists | ConfigError | Diverged)
     if is_on_all_ranks and cluster_environment.rank() > 0:
         time.sleep(GRACE)  # rank 0 reports the error; the launcher then ends this process
-    if isinstance(error, RunExists | ConfigError | OmegaConfBaseException):
+    if isinstance(error, OmegaConfBaseException):
+        return _refused(ValueError(explain(error, arguments)))
+    if isinstance(error, RunExists | ConfigError):
         return _refused(error)
     if isinstance(error, Diverged):
         return fail(f"diverged: {error}", 1)

@@ -9,8 +9,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from attention_lab.config.compose import WrongCommand, group_options
@@ -56,7 +60,10 @@ LOG_PLACES = (
 )
 #: An override that chooses an option of a group, and values that are lists or no names.
 CHOICE = re.compile(r"\+{0,2}(\w+(?:/\w+)*)(?:@[\w.]*)?=(.*)", re.DOTALL)
-SEVERAL = re.compile(r"\[.*,.*\]", re.DOTALL)
+LIST = re.compile(r"\[.+\]", re.DOTALL)
+#: The values of a sweep over a range of numbers.
+RANGE = re.compile(r"=\s*range\(")
+MOST_VALUES = 100_000
 NO_NAME = re.compile(
     r"\s*(null|true|false|[-+]?\d[\d_]*|[-+]?[\d._]+(e[-+]?\d+)?|[-+]?inf|nan|\{.*\}|\[.*[\W\d].*\])?\s*",
     re.DOTALL | re.IGNORECASE,
@@ -93,6 +100,8 @@ def check(config: DictConfig) -> None:
         OmegaConf.resolve(config.hydra[name])  # Hydra then uses the values that are checked
     if "sweep" in config:
         _check_node("sweep", config["sweep"])
+    if OmegaConf.is_config(config.get("seed")):  # the names of directories contain it
+        raise WrongCommand("seed: must be a whole number, not an option or a list")
     settings: Any = OmegaConf.to_container(config.hydra)
     for name in ("run", "sweep"):
         directory = settings[name]["dir"]
@@ -101,6 +110,7 @@ def check(config: DictConfig) -> None:
             config.hydra[name].dir = os.path.expanduser(directory)
     for path, target in _targets(settings):
         _check_target(path, target)
+    _check_verbose(settings["verbose"])
     _check_sweeper(settings["sweeper"])
     for name in ("job_logging", "hydra_logging"):
         _check_logging(f"hydra.{name}", settings[name])
@@ -137,6 +147,7 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
         WrongCommand: if one chooses several options, which Hydra would merge, or no name.
     """
     for override in overrides:
+        _check_size(override)
         if LONG_NUMBER.search(override):
             raise WrongCommand(f"{override}: a number has more than {LONGEST_NUMBER} digits")
         if override.startswith("@"):
@@ -146,13 +157,29 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
         if match is None or not options:
             continue
         names = [match[2]]
-        if SEVERAL.fullmatch(match[2]):
+        if LIST.fullmatch(match[2]):
             names = match[2].strip("[] ").split(",")
         if len(names) > 1 and match[1] not in COMBINED_GROUPS:
             known = first if (first := names[0].strip()) in options else options[0]
             raise WrongCommand(f"{override}: only one option can be chosen, as {match[1]}={known}")
         if any(map(NO_NAME.fullmatch, names)):
             raise WrongCommand(f"{override}: must be the name of an option{listed(options)}")
+        if any(len(os.fsencode(name)) > LONGEST_NAME - len(".yaml") for name in names):
+            raise WrongCommand(f"{override}: there is no such option{listed(options)}")
+
+
+def _check_size(override: str) -> None:
+    """Raise WrongCommand if a sweep is over so many values that listing them takes too long."""
+    if RANGE.search(override) is None:
+        return
+    try:
+        values = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return  # Hydra reports it
+    if isinstance(values, RangeSweep) and values.step:
+        number = ((values.stop or 0) - (values.start or 0)) / values.step
+        if number > MOST_VALUES:
+            raise WrongCommand(f"{override}: has {number:,.0f} values; at most {MOST_VALUES:,}")
 
 
 def _targets(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -176,8 +203,18 @@ def _check_target(path: tuple[str, ...], target: Any) -> None:
         raise WrongCommand(f"{key}: {target} is not allowed, only {names} is; {REMEDY}")
 
 
+def _check_verbose(value: Any) -> None:
+    """Reject what names no loggers: Hydra raises an exception without the key."""
+    names = value if isinstance(value, list) else [value]
+    if not isinstance(value, bool) and not all(isinstance(name, str) for name in names):
+        raise WrongCommand(f"hydra.verbose: must be true, false or names of loggers, got {value}")
+
+
 def _check_sweeper(sweeper: Any) -> None:
     """Reject databases other than files: their drivers could run code or send data."""
+    params = sweeper.get("params") if isinstance(sweeper, Mapping) else None
+    if not isinstance(params, Mapping | NoneType):
+        raise WrongCommand(f"hydra.sweeper.params: must be a mapping of keys, got {params!r}")
     storage = sweeper.get("storage") if isinstance(sweeper, Mapping) else None
     if storage is not None and not str(storage).startswith("sqlite:///"):
         raise WrongCommand(f"hydra.sweeper.storage: must be a file, sqlite:///…, got {storage}")

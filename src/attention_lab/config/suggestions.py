@@ -15,6 +15,7 @@ from attention_lab.config.flatten import walk
 from attention_lab.config.option_keys import option_keys
 from attention_lab.config.overrides import chosen_options, own_directory, value_of
 from attention_lab.config.trainer_arguments import REFUSED
+from attention_lab.data.files.paths import shown
 from attention_lab.spelling import closest, listed, nearest
 
 #: Hydra's messages about an override whose key or package the config does not have.
@@ -28,7 +29,17 @@ OF_PARSER = re.compile(
     r"mismatched input|extraneous input|no viable|NoViableAlt|missing |token recog"
 )
 #: OmegaConf's message about an interpolation whose resolver raised an exception.
-NO_VALUE = re.compile(r"\w+ raised while resolving interpolation: ['\"]*(.*?)['\"]*$")
+NO_VALUE = re.compile(
+    r"(?:Error merging .*: )?\w+ raised while resolving interpolation: ['\"]*(.*?)['\"]*$"
+)
+#: Parts of messages of OmegaConf that name its classes, and the same in plain words.
+PLAIN = {
+    "ListConfig, list or tuple": "list",
+    "Cannot merge DictConfig with ListConfig": "a list and keys with values cannot be merged",
+}
+NO_VARIABLE = re.compile(r"Environment variable '(.*)' not found")
+#: The value of a key that is the same as another node of the config.
+SAME = re.compile(r"\$\{([\w.]+)\}")
 #: The largest number of options or keys that a message suggests.
 MAX_SUGGESTIONS = 3
 
@@ -37,8 +48,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     """Explain an error of Hydra in one line; for a misspelt name, suggest the most similar one."""
     first_line = str(error).partition("\n")[0]
     if match := NO_VALUE.match(first_line):
-        path = getattr(error, "full_key", None)
-        return f"{path}: {match[1]}" if path else match[1]
+        path, problem = getattr(error, "full_key", None), match[1]
+        if variable := NO_VARIABLE.fullmatch(problem):
+            problem = f"the environment variable {variable[1]} is not set"
+            if file := _file_with(f"oc.env:{variable[1]}", own_directory(arguments)):
+                problem += f", and {file} needs it"
+        return f"{path}: {problem}" if path else problem
     if isinstance(error, OverrideParseException):
         return _unparsed(error)
     group, _, option = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
@@ -57,7 +72,18 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         override = first_line.partition("'")[2].removesuffix("'")
         return f"{override}: several values; add -m to sweep over them{_quoted(override, ', or ')}"
     cause = "" if error.__cause__ is None else f": {str(error.__cause__).partition(chr(10))[0]}"
-    return (first_line.rstrip(".:") + cause).replace("ListConfig, list or tuple", "list")
+    message = first_line.rstrip(".:") + cause
+    for of_python, plain in PLAIN.items():
+        message = message.replace(of_python, plain)
+    return message
+
+
+def _file_with(text: str, directory: Path | None) -> str | None:
+    """The first YAML file in the user's directory that contains a text."""
+    for file in sorted(directory.rglob("*.yaml")) if directory else ():
+        if file.is_file() and text in file.read_text("utf-8", "replace"):
+            return shown(file)
+    return None
 
 
 def _unparsed(error: OverrideParseException) -> str:
@@ -159,7 +185,10 @@ def _suggestion(path: str, config: Mapping[str, Any]) -> str:
     if inner := [name for name in known if name.endswith(f".{path}")]:
         return f"; did you mean {' or '.join(inner[:MAX_SUGGESTIONS])}?"
     meant = ""
-    for part in path.split("."):
+    for place, part in enumerate(path.split(".")):
+        if isinstance(value := _at(config, meant), str) and (same := SAME.fullmatch(value)):
+            rest = ".".join(path.split(".")[place:])
+            return f"; {meant} is {value}, did you mean {same[1]}.{rest}?"
         here = [key for key in _keys(_at(config, meant)) if "." not in key]
         close = part if part in here else closest(part, here)
         if close is None:

@@ -9,4 +9,6 @@ def cache_directory() -> Path:
 
     It may be deleted while no run reads it; its files are recreated when they are needed.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-lab"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "attention-lab"
+    )
