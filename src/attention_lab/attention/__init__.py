@@ -8,6 +8,7 @@ Example:
     >>> output, weights = layer(torch.randn(2, 10, 64), mask=Causal(), need_weights=True)
 """
 
+from attention_lab.attention.ablation import head_ablated
 from attention_lab.attention.backends import BACKENDS, AttentionSpec, Backend
 from attention_lab.attention.cache import Cache
 from attention_lab.attention.feature_maps import EluPlusOne, FeatureMap, PositiveRandomFeatures
@@ -143,6 +144,7 @@ __all__ = [
     "TopK",
     "Uniform",
     "attention_layers",
+    "head_ablated",
     "record_attention",
     "record_errors",
     "record_logits",

@@ -1,12 +1,14 @@
 """`attention-lab evaluate`: compute the metrics of a finished run from its checkpoint.
 
 The metrics are printed beside those of the trivial and shortcut baselines, and saved in the run's
-evaluations/ directory.
+evaluations/ directory. --ablate-heads prints the monitored metric with each attention head switched
+off instead, and saves it as a table and a chart.
 """
 
 from collections.abc import Sequence
 
 from attention_lab.cli import fail
+from attention_lab.cli.ablate_heads import print_ablation
 from attention_lab.cli.metric_lines import metric_lines
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
@@ -27,6 +29,11 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser("evaluate", __doc__)
     add_run(parser)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument(
+        "--ablate-heads",
+        action="store_true",
+        help="evaluate with each attention head switched off, one at a time",
+    )
     add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
     chosen = parser.parse_args(arguments)
     decoding = given(chosen, DECODING)
@@ -39,13 +46,16 @@ def run(arguments: Sequence[str]) -> int:
             if decoding and (task := task_name(chosen.run)) != "sequence_to_sequence":
                 return fail(f"{chosen.run} is for {task}, which has no beam search", 2)
             trained = restored(chosen.run, chosen.checkpoint, decoding)
+            name = evaluation_name(chosen.checkpoint, decoding)
+            if chosen.ablate_heads:
+                return print_ablation(trained, chosen.split, chosen.run, name)
             metrics = evaluate(trained, chosen.split)
             baselines = trained.data.baselines(chosen.split)
             checksum = checksum_of(chosen.run / "checkpoints" / f"{chosen.checkpoint}.ckpt")
     except UnusableRun as error:
         return fail(str(error), 1)
     echo(*metric_lines(metrics, chosen.split, baselines))
-    file = evaluation_file(chosen.run, chosen.split, evaluation_name(chosen.checkpoint, decoding))
+    file = evaluation_file(chosen.run, chosen.split, name)
     record = {
         "split": chosen.split,
         "checkpoint": chosen.checkpoint,

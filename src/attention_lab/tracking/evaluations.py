@@ -36,10 +36,19 @@ def write_evaluation(file: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OSError: if the run's directory cannot be written to.
     """
+    make_folder(file)
+    write_atomically(file, json_text({**record, **code_version()}))
+
+
+def make_folder(file: Path) -> None:
+    """Make the folder of an evaluation.
+
+    Raises:
+        OSError: if the run's directory cannot be written to.
+    """
     if file.parent.is_symlink():
         raise OSError(errno.ELOOP, "evaluations/ is a symbolic link")
     file.parent.mkdir(exist_ok=True)
-    write_atomically(file, json_text({**record, **code_version()}))
 
 
 def read_evaluation(file: Path) -> dict[str, Any]:

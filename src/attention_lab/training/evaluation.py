@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import Tensor
 
 from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.resolve import RunConfig, resolve_recorded
@@ -83,9 +84,15 @@ def load_weights(run: BuiltRun, checkpoint: Mapping[str, Any]) -> None:
     run.task.load_state_dict(checkpoint["state_dict"])
 
 
-def evaluate(run: BuiltRun, split: Split) -> dict[str, float]:
-    """The metrics of a run on a split, "validation" or "test", with its current weights."""
-    loader = run.data.evaluation_dataloader(split)
+def evaluate(run: BuiltRun, split: Split, rows: Tensor | None = None) -> dict[str, float]:
+    """The metrics of a run with its current weights.
+
+    Args:
+        run: the run.
+        split: "validation" or "test".
+        rows: (R,) int64, the rows of the split to evaluate on; None means all.
+    """
+    loader = run.data.evaluation_dataloader(split, rows)
     with quiet():
         trainer = Trainer(
             accelerator=run.trainer_options.accelerator,

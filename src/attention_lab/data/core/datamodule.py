@@ -185,10 +185,16 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """Test batches, shortest examples first."""
         return self.evaluation_dataloader("test")
 
-    def evaluation_dataloader(self, split: str) -> DataLoader[BatchT]:
-        """Batches of any split, in a fixed order: shortest examples first."""
-        batches = BucketBatchSampler(self.split(split).lengths(), self.batch_size, False)
-        return DataLoader(SplitDataset(self.split(split)), batch_size=None, sampler=batches)
+    def evaluation_dataloader(self, split: str, rows: Tensor | None = None) -> DataLoader[BatchT]:
+        """Batches of any split, or of some of its rows, in a fixed order: shortest examples first.
+
+        Args:
+            split: the name of the split.
+            rows: (R,) int64; None means all.
+        """
+        examples = self.split(split) if rows is None else self.split(split).select(rows)
+        batches = BucketBatchSampler(examples.lengths(), self.batch_size, False)
+        return DataLoader(SplitDataset(examples), batch_size=None, sampler=batches)
 
     def probe(self, size: int) -> BatchT:
         """A fixed batch of validation examples, whose attention maps are recorded.
