@@ -35,6 +35,7 @@ def test_a_sweep_name_is_readable_and_has_only_plain_characters() -> None:
         ("trainer.enable_progress_bar=false",),
         ("sweep.retry=failed",),
         ("sweep.max_failures=2",),
+        ("sweep.keep=best",),
         ("hydra.launcher.parallel=3",),
     ],
 )

@@ -96,6 +96,7 @@ def test_a_tuned_key_cannot_be_set() -> None:
             r"sweep.grid: must be a list of plain values",
         ),
         ({"grid": [1, 2]}, "sweep.grid: needs sweep.tune"),
+        ({"keep": "bets"}, "sweep.keep=bets: must be all, best or none; did you mean best?"),
         ({"max_failures": 0}, "sweep.max_failures: must be a whole number from 1, got 0"),
         ({"seeds": [1]}, "sweep.seeds: needs sweep.tune"),
         ({"tune": "lr", "seeds": ["x"]}, "sweep.seeds"),

@@ -1,6 +1,7 @@
 """The RUN argument of `evaluate`, `predict` and `view`: a finished run, checked."""
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,18 @@ def local_run(argument: Path) -> Path:
         raise UnusableRun(str(error)) from error
 
 
+def _why_missing(directory: Path) -> str:
+    """Why a run has no checkpoint."""
+    from attention_lab.tracking.run_status import read_status
+
+    if read_status(directory).state in ("finished", "pruned"):
+        return (
+            "it was deleted, as sweep.keep=best and none do; to train the run again: "
+            f"attention-lab train --from {shlex.quote(str(directory))}"
+        )
+    return "no validation has finished"
+
+
 @contextmanager
 def open_run(directory: Path, checkpoint: str) -> Iterator[None]:
     """A context for reading a run, in which errors of its files become :class:`UnusableRun`."""
@@ -96,7 +109,7 @@ def open_run(directory: Path, checkpoint: str) -> Iterator[None]:
     if not (directory / "config.yaml").is_file():
         raise UnusableRun(f"{directory} is not a run's directory: it has no config.yaml")
     if not file.is_file():
-        raise UnusableRun(f"{directory} has no checkpoint {file.name}; no validation has finished")
+        raise UnusableRun(f"{directory} has no checkpoint {file.name}; {_why_missing(directory)}")
 
     from attention_lab.config.components import ConfigError
     from attention_lab.tracking.record_files import read_record

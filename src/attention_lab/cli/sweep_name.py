@@ -35,9 +35,8 @@ def sweep_name(config: "DictConfig") -> str:
     }
     section = base.pop("sweep", {})
     unset = [key for key in ("zip", "param_grid") if section.get(key) is None]
-    sweep = {
-        key: value for key, value in section.items() if key not in ("retry", "max_failures", *unset)
-    }
+    aside = ("retry", "max_failures", "keep", *unset)
+    sweep = {key: value for key, value in section.items() if key not in aside}
     decisive = [
         identity(base),
         sweep,

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attention_lab.config.overrides import key_of
 from attention_lab.config.resolve import JobType, RunSpec
 from attention_lab.printing import counted, echo
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import display
 from attention_lab.sweeps.jobs import check_wandb, make_job, merge_equal
+from attention_lab.sweeps.kept_checkpoints import KeptCheckpoints
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
 from attention_lab.sweeps.tuning import Choice, as_record, choose, groups_of, trials, tuned
@@ -68,8 +70,11 @@ class Sweep:
         self.run_jobs = run
         #: Counts the failures of all stages of a tuning, and of all batches of a search.
         self._failure_limit = FailureLimit(self.options.max_failures)
+        self._kept_checkpoints = KeptCheckpoints(self.options.keep, self._group_to_keep)
         self.check_jobs = check
         self.job_type = job_type
+        #: The overrides of each job of the sweep, in this and in earlier commands.
+        self._overrides: dict[Path, list[str]] = {}
 
     def run(
         self,
@@ -177,7 +182,7 @@ class Sweep:
 
     def _run(self, jobs: Sequence[RunSpec], watch: Watch | None = None) -> list[Path]:
         directories = [job.directory for job in jobs]
-        watchers: list[Watcher] = [self._failure_limit]
+        watchers: list[Watcher] = [self._kept_checkpoints, self._failure_limit]
         if watch is not None:
             watchers.append(watch(directories))
         stage = self._checked(self._stage(jobs))
@@ -187,6 +192,7 @@ class Sweep:
             echo(_kept(states, len(stage.jobs)))
         for line in _warnings_of_other_code(stage.statuses):
             echo(line, error=True)
+        self._delete_checkpoints(jobs[0].directory.parent)
         if stage.to_run:
             echo(f"{counted(len(stage.to_run), 'job')} to run, in {self.directory}")
             check_wandb(stage.to_run, self.directory)
@@ -194,6 +200,25 @@ class Sweep:
                 self.run_jobs(stage.to_run, Watchers([shown, *watchers]))
         sweep_file.end(jobs[0].directory.parent)
         return directories
+
+    def _delete_checkpoints(self, directory: Path) -> None:
+        """Delete those of runs that ended earlier; the new ones are compared with the rest."""
+        self._overrides = sweep_file.listed_jobs(directory)
+        for path in self._overrides if self.options.keep != "all" else ():
+            if path.resolve().parent == directory.resolve():  # the record may be a stranger's
+                self._kept_checkpoints.ended(path, read_status(path))
+
+    def _group_to_keep(self, directory: Path) -> str | None:
+        """The group of a run, of which the best run keeps its checkpoints.
+
+        The trials of a search are one group. No run of a tuning is kept.
+        """
+        if directory.parent != self.directory:
+            return None
+        if self.job_type == "search":
+            return ""
+        overrides = self._overrides.get(directory, [])
+        return ",".join(override for override in overrides if key_of(override) != "seed")
 
     def _needs_run(self, status: RunStatus) -> bool:
         """Whether a job starts or resumes."""

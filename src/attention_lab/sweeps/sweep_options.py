@@ -7,8 +7,9 @@ from typing import Any
 from attention_lab.config.components import ConfigError
 from attention_lab.spelling import nearest
 
-KEYS = ("zip", "param_grid", "retry", "max_failures", "tune", "grid", "seeds")
+KEYS = ("zip", "param_grid", "retry", "max_failures", "keep", "tune", "grid", "seeds")
 RETRIED = ("failed", "diverged")
+KEEP = ("all", "best", "none")
 #: The default grid of learning rates.
 DEFAULT_GRID = ("0.0001", "0.0003", "0.001", "0.003")
 DEFAULT_SEEDS = (1000,)
@@ -28,6 +29,8 @@ class SweepOptions:
     seeds: tuple[int, ...]
     #: The number of failed or diverged jobs at which the sweep stops; None: it runs all jobs.
     max_failures: int | None = None
+    #: Whose checkpoints stay: "all", "best" or "none".
+    keep: str = "all"
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> "SweepOptions":
@@ -63,7 +66,10 @@ class SweepOptions:
         limit = section.get("max_failures")
         if limit is not None and (type(limit) is not int or limit < 1):
             raise ConfigError(f"sweep.max_failures: must be a whole number from 1, got {limit!r}")
-        return cls(retry, tune, grid, seeds, limit)
+        keep = section["keep"] or "all"
+        if keep not in KEEP:
+            raise ConfigError(f"sweep.keep={keep}: must be all, best or none{nearest(keep, KEEP)}")
+        return cls(retry, tune, grid, seeds, limit, keep)
 
 
 def spelt(value: Any, key: str = "sweep.grid") -> str:

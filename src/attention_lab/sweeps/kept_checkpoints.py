@@ -1,0 +1,67 @@
+"""Deletes the checkpoints that a sweep does not keep, as soon as their runs have ended."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from attention_lab.tracking.lock import is_locked
+from attention_lab.tracking.run_status import RunStatus, read_status
+from attention_lab.training.checkpoint.callback import BEST, LAST, PREVIOUS
+
+
+class KeptCheckpoints:
+    """A watcher that deletes checkpoints of finished and pruned runs.
+
+    Runs that may resume, and runs that a process still has locked, keep theirs.
+
+    Args:
+        keep: ``sweep.keep``; "best" keeps the checkpoints of the best run of each group by
+            validation, "none" keeps none, "all" deletes none.
+        group: returns the group of a run directory; None means that the run is not kept.
+    """
+
+    def __init__(self, keep: str, group: Callable[[Path], str | None]) -> None:
+        self.keep, self.group = keep, group
+        #: The best run of each group so far, after its rank.
+        self._best: dict[str, tuple[float, Path]] = {}
+        #: Runs that have ended but were still locked.
+        self._locked: list[Path] = []
+
+    def refresh(self) -> None:
+        """Check the runs again that were locked when they had ended."""
+        locked, self._locked = self._locked, []
+        for directory in locked:
+            self.ended(directory, read_status(directory))
+
+    def ended(self, directory: Path, status: RunStatus) -> None:
+        """Delete the checkpoints of the run, or those of the best run so far if this is better."""
+        if self.keep == "all" or status.state not in ("finished", "pruned"):
+            return
+        if is_locked(directory):  # a logger may still upload them
+            self._locked.append(directory)
+            return
+        group = self.group(directory)
+        if self.keep == "none" or status.state == "pruned" or group is None:
+            _delete(directory)
+            return
+        rank = _rank(status)
+        best, other = self._best.get(group, (math.inf, directory))
+        if rank < best or other == directory:
+            self._best[group] = rank, directory
+        if other != directory:
+            _delete(other if rank < best else directory)
+
+
+def _delete(directory: Path) -> None:
+    """Delete the checkpoints of a run, unless a link leads to them."""
+    folder = directory / "checkpoints"
+    if not folder.is_symlink():
+        for name in (BEST, LAST, PREVIOUS):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _rank(status: RunStatus) -> float:
+    """The monitored validation metric of a finished run, so that the lowest is best."""
+    if not math.isfinite(status.value):
+        return math.inf
+    return status.value if status.mode == "min" else -status.value
