@@ -4,18 +4,11 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
-from attention_lab.data.core.metric_info import UNBOUNDED, Bounds
+from attention_lab.data.core.metric_info import UNBOUNDED
 from attention_lab.reports.curves import Curve, mean_curve
 from attention_lab.reports.groups import Group
 from attention_lab.reports.runs import RecordedRun, cell_number, csv_rows
 
-#: The bounds of the summaries that are not shares of 1.
-_BOUNDS: Mapping[str, Bounds] = {
-    "entropy": (0.0, math.inf),
-    "mean_distance": (0.0, math.inf),
-    "head_similarity": (-1.0, 1.0),
-    "largest_logit": UNBOUNDED,
-}
 #: The most points of a curve.
 _MAX_POINTS = 60
 
@@ -27,7 +20,7 @@ def summary_curves(groups: Mapping[Group, int]) -> dict[str, dict[str, dict[Grou
         runs = [read_summaries(run) for run in group.finished]
         for summary, layer in runs[0] if runs else ():
             series = [run.get((summary, layer), {}) for run in runs]
-            if curve := mean_curve(series, _BOUNDS.get(summary, (0.0, 1.0)), _MAX_POINTS):
+            if curve := mean_curve(series, UNBOUNDED, _MAX_POINTS):
                 found.setdefault(summary, {}).setdefault(layer, {})[group] = curve
     return found
 

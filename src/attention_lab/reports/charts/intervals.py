@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from xml.etree.ElementTree import Element
 
 from attention_lab.reports.charts.axis import Axis, clip_to_bounds, range_of, scale
 from attention_lab.reports.charts.styles import colour, group_styles
@@ -22,6 +23,7 @@ from attention_lab.reports.formatting import (
     format_with_unit,
 )
 from attention_lab.reports.groups import Group
+from attention_lab.reports.stats import Interval
 
 #: The height of a row and, from its top, of its label, its interval and its seeds, in pixels.
 _ROW, _LABEL, _INTERVAL, _SEEDS = 36, 12, 21, 30
@@ -46,7 +48,7 @@ def _chart(comparison: Comparison, metric: str) -> Chart:
         _description(comparison, metric),
         _ROW * len(comparison.groups),
         Axis(*_limits(comparison, metric)),
-        margins=(10 + LINE_HEIGHT * max(1, len(baselines)), 14, 46, 6),
+        margins=(10 + LINE_HEIGHT * max(1, len(baselines)), 14, 46, 12),
     )
     chart.draw_x({value: f"{value:g}" for value in chart.x.ticks(5)}, _title(comparison, metric))
     for line, (name, values) in enumerate(baselines.items()):
@@ -80,33 +82,45 @@ def _description(comparison: Comparison, metric: str) -> str:
 
 
 def _draw_group(chart: Chart, group: Group, style: int | None, metric: str, top: float) -> None:
-    interval = group.interval(metric)
-    if interval is None:
-        chart.write(shorten(group.label), "0", top + _LABEL, "start", class_="label")
-        return
-    scores = group.scores(metric)
-    each = [f"seed {seed}: {format_with_unit(metric, score)}" for seed, score in scores.items()]
-    values = format_with_unit(metric, interval.mean), format_interval(metric, interval)
-    lines = [group.label, " ".join(values), *each[:_MAX_LISTED]]
-    mark = chart.row(top, _ROW, "\n".join(lines))
+    if interval := group.interval(metric):
+        seeds = [
+            f"seed {seed}: {format_with_unit(metric, score)}"
+            for seed, score in group.scores(metric).items()
+        ]
+        values = f"{format_with_unit(metric, interval.mean)} {format_interval(metric, interval)}"
+        tooltip = "\n".join([group.label, values, *seeds[:_MAX_LISTED]])
+        mark = chart.row(top, _ROW, tooltip)
+        if chart.x.contains(scale(metric) * interval.mean):
+            _draw_interval(chart, mark, interval, style, metric, top)
+        else:
+            _point_beyond(chart, metric, interval.mean, top + _INTERVAL)
     chart.write(shorten(group.label), "0", top + _LABEL, "start", class_="label")
+
+
+def _draw_interval(
+    chart: Chart, mark: Element, interval: Interval, style: int | None, metric: str, top: float
+) -> None:
     low, high = (scale(metric) * end for end in interval.ends)
-    mean, row = scale(metric) * interval.mean, top + _INTERVAL
-    if not chart.x.contains(mean):
-        is_right, text = mean > chart.x.high, format_value(metric, interval.mean)
-        text = f"{text} →" if is_right else f"← {text}"
-        chart.write(text, "100%" if is_right else "0", row + 6, "end" if is_right else "start")
-        return
-    left, right = max(low, chart.x.low), min(high, chart.x.high)
+    left, right, row = max(low, chart.x.low), min(high, chart.x.high), top + _INTERVAL
     chart.interval(mark, (left, row), (right, row), style)
-    for end, arrow, anchor in ((low, "◂", "start"), (high, "▸", "end")):
-        if not chart.x.contains(end):  # the interval continues beyond the edge
-            place = chart.left(left if end == low else right)
-            chart.write(arrow, place, row + 5, anchor, class_="arrowhead", fill=colour(style))
-    for score in scores.values():
-        if chart.x.contains(scale(metric) * score):
-            chart.dot(mark, (scale(metric) * score, top + _SEEDS), 2, style)
-    chart.dot(mark, (mean, row), 5, style)
+    # An interval that continues beyond the edge has an arrowhead in the margin.
+    if low < left:
+        chart.write("◂", "0", row + 5, "end", class_="arrowhead", fill=colour(style))
+    if high > right:
+        chart.write("▸", "100%", row + 5, "start", class_="arrowhead", fill=colour(style))
+    for value in interval.values:
+        if chart.x.contains(scale(metric) * value):
+            chart.dot(mark, (scale(metric) * value, top + _SEEDS), 2, style)
+    chart.dot(mark, (scale(metric) * interval.mean, row), 5, style)
+
+
+def _point_beyond(chart: Chart, metric: str, mean: float, row: float) -> None:
+    """Write a mean beyond the edge, with an arrow."""
+    text = format_value(metric, mean)
+    if scale(metric) * mean > chart.x.high:
+        chart.write(f"{text} →", "100%", row + 6, "end")
+    else:
+        chart.write(f"← {text}", "0", row + 6, "start")
 
 
 def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:

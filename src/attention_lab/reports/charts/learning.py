@@ -34,6 +34,8 @@ def learning_chart(comparison: Comparison) -> str:
         return ""
     title, y = f"validation {column_title(metric)}", _value_axis(comparison.mode, curves, metric)
     chart = Chart(f"{title}: {listed(_ends(curves))}.", _HEIGHT, _step_axis(curves), y)
+    for group, curve in curves.items():
+        _draw_band(chart, styles[group], curve)
     _draw(chart, title, curves, styles, _MAX_TOOLTIPS)
     if comparison.threshold is not None and metric == comparison.monitor:
         _draw_threshold(chart, metric, comparison.threshold)
@@ -78,7 +80,10 @@ def _draw(
     chart.draw_y(title)
     _draw_tooltips(chart, curves, tooltips)
     for group, curve in curves.items():
-        _draw_curve(chart, styles[group], curve)
+        chart.curve([(step, point.mean) for step, point in curve.items()], styles[group])
+        if len(curve) <= _MAX_MARKED:
+            for step, point in curve.items():
+                chart.dot(chart.element, (step, point.mean), 3.5, styles[group])
 
 
 def _ends(curves: Curves) -> list[str]:
@@ -125,7 +130,7 @@ def _draw_tooltips(chart: Chart, curves: Curves, most: int) -> None:
         chart.column(low, high, step, "\n".join([f"step {step:,}", *values]))
 
 
-def _draw_curve(chart: Chart, style: int, curve: Curve) -> None:
+def _draw_band(chart: Chart, style: int, curve: Curve) -> None:
     bounded = {step: point for step, point in curve.items() if point.is_bounded}
     lows = [_within(chart, step, point.low) for step, point in bounded.items()]
     highs = [_within(chart, step, point.high) for step, point in bounded.items()]
@@ -133,10 +138,6 @@ def _draw_curve(chart: Chart, style: int, curve: Curve) -> None:
         chart.interval(chart.element, lows[0], highs[0], style)
     elif bounded:
         chart.band([*lows, *reversed(highs)], style)
-    chart.curve([(step, point.mean) for step, point in curve.items()], style)
-    if len(curve) <= _MAX_MARKED:
-        for step, point in curve.items():
-            chart.dot(chart.element, (step, point.mean), 3.5, style)
 
 
 def _within(chart: Chart, step: int, value: float) -> Point:

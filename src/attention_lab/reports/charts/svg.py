@@ -47,7 +47,7 @@ class Chart:
         self.element.attrib["aria-label"] = description
         self.element.attrib["height"] = f"{height:g}"
         around = "px ".join(map(str, margins))
-        self.element.attrib["style"] = f"margin: {around}px; width: calc(100% - {left + right}px)"
+        self.element.attrib["style"] = f"padding: {around}px; width: calc(100% - {left + right}px)"
 
     def __str__(self) -> str:
         return tostring(self.element, encoding="unicode")
