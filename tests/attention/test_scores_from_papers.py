@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.testing import assert_close
 
 from attention_lab.attention import (
     L2,
@@ -21,8 +23,11 @@ from attention_lab.attention import (
     Location,
     ScaledDotProduct,
     Score,
+    Softmax,
     Uniform,
 )
+from attention_lab.attention.backends import AttentionSpec, eager, sdpa
+from attention_lab.attention.inputs import AttentionInputs
 
 Array = NDArray[np.float64]
 Parameters = dict[str, Array]
@@ -82,6 +87,15 @@ def kim(p: Parameters, head: int, q: Array, k: Array, j: int) -> float:
 def luong_location(p: Parameters, head: int, q: Array, k: Array, j: int) -> float:
     """Luong et al. 2015, eq. 9: a_t = softmax(W_a h_t)."""
     return float((p["weight"][head].T @ q)[j])
+
+
+@pytest.mark.parametrize("compute", [eager, sdpa])
+def test_distances_far_from_the_origin_are_accurate(compute: Callable[..., Any]) -> None:
+    spec = AttentionSpec(L2(2, 16), Softmax())
+    query, key, value = torch.randn(3, 3, 2, 9, 16)
+    inputs = AttentionInputs(query + 1000, key + 1000, value)
+    exact = AttentionInputs(*(x.double() for x in (inputs.query, inputs.key, inputs.value)))
+    assert_close(compute(inputs, spec)[0].double(), compute(exact, spec)[0], rtol=0, atol=1e-5)
 
 
 SCORES: dict[type[Score], Compare] = {

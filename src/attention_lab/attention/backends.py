@@ -19,7 +19,7 @@ from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs, repeat_heads
 from attention_lab.attention.masks import Causal, NoMask
 from attention_lab.attention.normalizers import Normalizer, Softmax
-from attention_lab.attention.precision import wide
+from attention_lab.attention.precision import autocast_disabled, wide
 from attention_lab.attention.scores import Additive, DotProductFamily, Score
 
 #: The smallest head size of FlexAttention's kernels for CUDA.
@@ -94,6 +94,7 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
         # With torch 2.11, what SDPA does on CUDA to repeat heads fixes the exported length.
         inputs = inputs.repeat_heads()
     query, key, scale = spec.score.fold(inputs.query, inputs.key)
+    value = _widened(inputs.value, query.shape[3]).to(query.dtype)  # one width for the CPU's kernel
     visible, is_causal = None, False
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
     # bool, but start == 0 is symbolic while compiling, so this branches on it.
@@ -102,19 +103,19 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     else:
         visible = inputs.visible()
     if inputs.bias is not None:
-        visible = _additive(inputs, visible)
-    with _kernels(inputs, spec):
+        visible = _additive(inputs, visible, query.dtype)
+    with _kernels(inputs, spec), autocast_disabled(query.device.type):
         output = F.scaled_dot_product_attention(
             query,
-            key,
-            inputs.value,
+            key.to(query.dtype),
+            value,
             attn_mask=visible,
             dropout_p=spec.dropout,
             is_causal=is_causal,
             scale=scale,
             enable_gqa=bool(inputs.groups > 1),
         )
-    return output, None
+    return output[..., : inputs.value.shape[3]].to(inputs.value.dtype), None
 
 
 def _kernels(inputs: AttentionInputs, spec: AttentionSpec) -> AbstractContextManager[None]:
@@ -173,20 +174,20 @@ def flex(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     # many. Beyond the default limit of 8, calls would silently run uncompiled.
     with torch._dynamo.config.patch(recompile_limit=64):
         output = _compiled_flex()(
-            _widened(query),
-            _widened(key),
-            _widened(inputs.value),
+            _widened(query, SMALLEST_FLEX_HEAD),
+            _widened(key, SMALLEST_FLEX_HEAD).to(query.dtype),
+            _widened(inputs.value, SMALLEST_FLEX_HEAD).to(query.dtype),
             score_mod=score_mod,
             block_mask=block_mask,
             scale=scale,
             enable_gqa=inputs.groups > 1,
         )
-    return output[..., : inputs.value.shape[3]], None
+    return output[..., : inputs.value.shape[3]].to(inputs.value.dtype), None
 
 
-def _widened(x: Tensor) -> Tensor:
-    """(B, H, S, E) with E padded with zeros to at least ``SMALLEST_FLEX_HEAD``."""
-    missing = SMALLEST_FLEX_HEAD - x.shape[3]
+def _widened(x: Tensor, width: int) -> Tensor:
+    """(B, H, S, E) with E padded with zeros to at least ``width``."""
+    missing = width - x.shape[3]
     return F.pad(x, (0, missing)) if missing > 0 else x
 
 
@@ -197,10 +198,10 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention)
 
 
-def _additive(inputs: AttentionInputs, visible: Tensor | None) -> Tensor:
+def _additive(inputs: AttentionInputs, visible: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Bias and mask in one float tensor. SDPA gives zeros for a row of −∞."""
     assert inputs.bias is not None
-    bias = inputs.bias.to(inputs.query.dtype)
+    bias = inputs.bias.to(dtype)
     while bias.ndim < 4:
         bias = bias.unsqueeze(0)
     return bias if visible is None else bias.masked_fill(~visible, -torch.inf)

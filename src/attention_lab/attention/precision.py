@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -27,15 +28,19 @@ def is_autocast_enabled(device: str) -> bool:
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
+def autocast_disabled(device: str) -> AbstractContextManager[Any]:
+    """A context without autocast for a kind of device."""
+    if not is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
 def without_autocast(method: Function) -> Function:
     """Decorate a method of (query, …) or (inputs, …) to run without autocast."""
 
     @functools.wraps(method)
     def run(self: Any, query: Any, *arguments: Any, **named: Any) -> Any:
-        device = query.device.type
-        if not is_autocast_enabled(device):
-            return method(self, query, *arguments, **named)
-        with torch.autocast(device, enabled=False):
+        with autocast_disabled(query.device.type):
             return method(self, query, *arguments, **named)
 
     return cast("Function", run)

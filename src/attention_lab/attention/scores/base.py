@@ -58,14 +58,16 @@ class Score(nn.Module, ABC):
 class DotProductFamily(Score):
     """A score that is a scaled dot product of functions of the query and of the key.
 
-    Backends built around the dot product (SDPA, FlexAttention) can compute every such score.
+    Backends built around the dot product (SDPA, FlexAttention) compute a softmax of every such
+    score.
     """
 
     @abstractmethod
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Return q' (B, H, L, E), k' (B, H_kv, S, E) and the scale: logits = scale · q' k'ᵀ.
+        """Return q' (B, H, L, E'), k' (B, H_kv, S, E') and the scale: logits = scale · q' k'ᵀ.
 
-        Query heads may share a key head, so k' must not depend on the query head.
+        Logits may differ by a constant for each query, which a softmax removes. Query heads may
+        share a key head, so k' must not depend on the query head.
         """
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
