@@ -107,6 +107,14 @@ def test_a_language_model_shows_the_text(
         (["RUN"], 2, "view: needs one or two runs and an input, got 0 runs"),
         (["RUN", "RUN", "RUN", "a"], 2, "view: needs one or two runs and an input, got 3 runs"),
         (["RUN", "  "], 1, "RUN: the input is empty"),
+        (["RUN", "a", "--head=2"], 2, "view: --layer and --head are for --format png, pdf or svg;"),
+        (["RUN", "RUN", "a", "--format=pdf"], 2, "view: --format pdf draws one map, so it needs"),
+        (["RUN", "a", "--format=png", "--layer=x"], 1, "--layer x: must be one of encoder.0.self"),
+        (
+            ["RUN", "a", "--format=svg", "--head=9"],
+            1,
+            "--head 9: decoder.0.cross_attention has heads 1 to 1,",
+        ),
         (["missing", "a"], 1, "missing is not a run's directory: it has no config.yaml"),
         (["LETTERS", "a", "--num-beams=2"], 1, "LETTERS is for language_model, which has no beam"),
         (["RUN", "LETTERS", "a"], 1, "the runs are on different data: G2P and Alphabet"),
@@ -160,3 +168,11 @@ def test_hidden_pairs_are_those_of_the_mask(words: BuiltRun) -> None:
             assert torch.equal(each.hidden, later.expand_as(each.hidden))
         else:
             assert each.hidden is None
+
+
+def test_a_figure_shows_one_map(command: Command, own_run: Path) -> None:
+    for kind in ("png", "pdf", "svg"):
+        answer = command("view", str(own_run), "tea", "--format", kind)
+        file = own_run / "attention" / "view" / f"tea.{kind}"
+        assert answer == (0, f"{file}\n", "")
+        assert file.stat().st_size > 1000

@@ -89,6 +89,21 @@ def test_the_page_holds_every_map(words_run: FinishedRun) -> None:
             assert "<pad>" not in each["rows"]
 
 
+def test_the_page_is_written_at_every_validation(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[set[int]] = []
+    write = AttentionMapCallback.on_validation_end
+
+    def record(callback: AttentionMapCallback, *arguments: Any) -> None:
+        write(callback, *arguments)
+        steps.append({each["step"] for each in page(tmp_path / "run")})
+
+    monkeypatch.setattr(AttentionMapCallback, "on_validation_end", record)
+    train(tiny("attention=additive"), tmp_path / "run", [])
+    assert steps == [{2}, {2, 4}]
+
+
 def test_the_page_shows_the_attention_of_the_last_checkpoint(words_run: FinishedRun) -> None:
     run = build(words_run.config)
     checkpoint = words_run.directory / "checkpoints" / "last.ckpt"
@@ -449,3 +464,14 @@ def test_white_space_has_visible_names(compose: Compose, tmp_path: Path) -> None
     (each, *_) = look(run, size=1)
     assert "".join(each.rows) in "a␣b⇥c↵" * 4
     assert each.columns == each.rows
+
+
+def test_a_cut_map_says_so(compose: Compose) -> None:
+    small = ["data.examples=100", "data.evaluation_examples=50", "model.d_model=16"]
+    run = build(compose("data=reverse", "model=prefix_decoder", "trainer=cpu", *small))
+    batch = run.data.probe(1)
+    labels = run.data.position_labels(batch)
+    total = len(labels[0]["source"]) + len(labels[0]["target"])
+    for each in attention_maps(run.task, batch, labels, 0, max_positions=4):
+        assert each.weights.shape[1:] == (4, 4)
+        assert each.note.endswith(f"; the first 4 of {total} positions")

@@ -1,5 +1,7 @@
 """`attention-lab view`: write a page with the attention maps of an input, and print its path.
 
+With --format png, pdf or svg it draws one map for a paper instead.
+
 Sequence to sequence: the maps of the generated output, or of a --target. Language model: of the
 text, followed by a --target. Classification: of the text. Two runs are shown side by side, with
 their difference.
@@ -47,6 +49,10 @@ def run(arguments: Sequence[str]) -> int:
     if not 1 <= len(runs) <= 2:
         parser.error(f"needs one or two runs and an input, got {len(runs)} runs")
     chosen.runs = [directory_path(each) for each in runs]
+    if chosen.format == "html" and (chosen.layer or chosen.head):
+        parser.error("--layer and --head are for --format png, pdf or svg; the page has all maps")
+    if chosen.format != "html" and len(runs) > 1:
+        parser.error(f"--format {chosen.format} draws one map, so it needs one run")
     checkpoints = chosen.checkpoint or ["best"]
     if len(checkpoints) > len(runs):
         parser.error("more values of --checkpoint than runs")
@@ -72,7 +78,15 @@ def _parser() -> Parser:
         help="best (the default) or last; once for each run",
     )
     parser.add_argument("--target", help="the output, in place of the generated one")
-    parser.add_argument("--output", type=Path, help="the page (RUN/attention/view/INPUT.html)")
+    parser.add_argument("--output", type=Path, help="the file (RUN/attention/view/INPUT.html)")
+    parser.add_argument(
+        "--format", choices=("html", "png", "pdf", "svg"), default="html", help="html: the page"
+    )
+    figure = parser.add_argument_group("one map: --format png, pdf or svg")
+    figure.add_argument(
+        "--layer", help="as in the page (the first cross-attention, else the first)"
+    )
+    figure.add_argument("--head", help="1, 2, …, mean or max (1)")
     add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
     return parser
 
@@ -114,28 +128,58 @@ def _require_same_data(viewed: Sequence[Viewed]) -> None:
 
 
 def _write(chosen: argparse.Namespace, viewed: Sequence[Viewed]) -> int:
-    """Write the page and print its path; returns the exit code."""
+    """Write the page or the figure and print its path; returns the exit code."""
     from attention_lab.tracking.attention_map import file_name
-    from attention_lab.tracking.viewer import encode_map, write_viewer
 
     names = [chosen.text, *(directory.resolve().name for directory in chosen.runs[1:])]
-    page: Path = chosen.output
-    if page is None:
-        page = chosen.runs[0] / "attention" / "view" / f"{'-vs-'.join(map(file_name, names))}.html"
+    file: Path = chosen.output
+    if file is None:
+        stem = "-vs-".join(map(file_name, names))
+        file = chosen.runs[0] / "attention" / "view" / f"{stem}.{chosen.format}"
+    try:
+        if chosen.format == "html":
+            _write_page(chosen.text, viewed, file)
+        else:
+            _write_figure(chosen, viewed[0].maps.maps, file)
+    except UnusableRun as error:
+        return fail(str(error), 1)
+    except OSError as error:  # the directory may belong to another user
+        return fail(f"{file} cannot be written: {error.strerror}; use --output FILE", 1)
+    echo(str(file))
+    return 0
+
+
+def _write_page(text: str, viewed: Sequence[Viewed], file: Path) -> None:
+    from attention_lab.tracking.viewer import encode_map, write_viewer
+
     maps = [
         encode_map(each, _levels(each)) | {"run": label}
         for label, _, found in viewed
         for each in found.maps
     ]
+    file.parent.mkdir(parents=True, exist_ok=True)
     outputs = " / ".join(dict.fromkeys(each.maps.output for each in viewed if each.maps.output))
-    title = chosen.text.strip() + (f" → {outputs}" if outputs else "")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_viewer(maps, page, title)
-    except OSError as error:  # the directory may belong to another user
-        return fail(f"{page} cannot be written: {error.strerror}; use --output FILE", 1)
-    echo(str(page))
-    return 0
+    write_viewer(maps, file, text.strip() + (f" → {outputs}" if outputs else ""))
+
+
+def _write_figure(chosen: argparse.Namespace, maps: Sequence["AttentionMap"], file: Path) -> None:
+    """Draw one map.
+
+    Raises:
+        UnusableRun: if the run has no such layer or head.
+    """
+    from attention_lab.tracking.attention_figure import write_figure
+
+    layers = {each.layer: each for each in maps}
+    layer = chosen.layer or next((name for name in layers if "cross_attention" in name), None)
+    layer = layer or next(iter(layers))
+    if layer not in layers:
+        raise UnusableRun(f"--layer {layer}: must be one of {', '.join(layers)}")
+    head, heads = chosen.head or "1", len(layers[layer].weights)
+    if head not in (*map(str, range(1, heads + 1)), "mean", "max"):
+        raise UnusableRun(f"--head {head}: {layer} has heads 1 to {heads}, mean and max")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(layers[layer], head, chosen.format, file)
 
 
 def _levels(map: "AttentionMap") -> int:

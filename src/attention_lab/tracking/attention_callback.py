@@ -36,9 +36,10 @@ class AttentionMapCallback(Callback):
     the earlier tokens of the right target at each position (teacher forcing), not its own output.
 
     Each map becomes a PNG in ``directory``/step-NNNNNN, and an image in loggers that take images.
-    All maps together become ``directory``/attention.html, which is logged at the end of training
-    to loggers that take pages. Only the beginning of a long sequence is shown. The eager backend
-    computes weights for these examples only, so training is not slowed down.
+    All maps so far become ``directory``/attention.html at every validation; the page is logged at
+    the end of training to loggers that take pages. Only the beginning of a long sequence is shown,
+    and maps say so. The eager backend computes weights for these examples only, so training is not
+    slowed down.
 
     Args:
         directory: where the maps are written.
@@ -73,6 +74,7 @@ class AttentionMapCallback(Callback):
             self._json_file(trainer.global_step).write_text(json.dumps(encoded), encoding="utf-8")
             self._summarize(trainer, layers, labels, data.alignments(probe))
             self.maps.extend(encoded)
+            write_viewer(self.maps, self._page, self.directory.parent.name)
         self.seconds += time.perf_counter() - started
 
     def _check(self, layers: Mapping[str, RecordedLayer], step: int) -> None:
@@ -126,9 +128,8 @@ class AttentionMapCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
         if self.maps and trainer.is_global_zero:
-            page = self.directory / "attention.html"
-            write_viewer(self.maps, page, self.directory.parent.name)
-            log_page(trainer.loggers, "attention/viewer", page, trainer.global_step)
+            write_viewer(self.maps, self._page, self.directory.parent.name)
+            log_page(trainer.loggers, "attention/viewer", self._page, trainer.global_step)
         self.seconds += time.perf_counter() - started
 
     def _write_images(self, maps: list[AttentionMap]) -> dict[str, ImageFile]:
@@ -144,6 +145,10 @@ class AttentionMapCallback(Callback):
             key = f"attention/{each.layer}/{numbers[each.layer]}"
             images[key] = ImageFile(path, _caption(each))
         return images
+
+    @property
+    def _page(self) -> Path:
+        return self.directory / "attention.html"
 
     def _folder(self, step: int) -> Path:
         return self.directory / f"step-{step:06d}"

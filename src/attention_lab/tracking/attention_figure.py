@@ -1,0 +1,145 @@
+"""One attention map as a figure for a paper: PNG, or PDF and SVG as vectors."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attention_lab.atomic_write import replacing
+from attention_lab.tracking.attention_map import AttentionMap
+from attention_lab.tracking.colormaps import WHITE_TO_BLUE, WHITE_TO_RED, interpolate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+# Sizes in inches, and the size of names in points.
+_CELL = 0.3
+_LONGEST_SIDE = 6.0
+_LINED_CELL = 0.12  # smaller cells have no lines between them
+_NAME = 0.15  # least distance between two names
+_BAR = 2.4
+_FONT = 8
+
+_LINE, _FRAME, _HIDDEN = "#e6e9ee", "#b9bfc9", "#c3c8d0"
+
+
+def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
+    """Draw one head of a map, or its heads combined, with the colours of the viewer.
+
+    Pairs that the mask hides are hatched.
+
+    Args:
+        map: the map.
+        head: "1" to the number of heads, "mean" or "max".
+        kind: "png", "pdf" or "svg".
+        path: the file, which is replaced atomically.
+    """
+    from matplotlib import rc_context
+    from matplotlib.colors import FuncNorm
+    from matplotlib.figure import Figure
+
+    weights, hidden = _combined(map, head)
+    rows, columns = weights.shape
+    cell = min(_CELL, _LONGEST_SIDE / max(rows, columns))
+    figure = Figure((columns * cell, rows * cell))
+    axes = figure.add_axes((0, 0, 1, 1))
+    # The axes' own hatching shows through hidden cells.
+    axes.patch.set(hatch="/////", edgecolor=_HIDDEN, facecolor="white", linewidth=0)
+    mesh = axes.pcolormesh(
+        np.ma.masked_array(weights.nan_to_num().numpy(), hidden.numpy()),
+        cmap=_colormap(),
+        norm=FuncNorm((_root, _square), vmin=-1, vmax=1, clip=True),
+        edgecolors=_LINE if cell >= _LINED_CELL else "none",
+        linewidth=0.5,
+    )
+    axes.invert_yaxis()
+    _draw_names(axes, map, cell)
+    _draw_scale(figure, mesh, weights, cell)
+    with (
+        rc_context({"svg.hashsalt": "attention-lab", "hatch.linewidth": 0.5}),
+        warnings.catch_warnings(),
+        replacing(path, durable=False) as file,
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box
+        when = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+        figure.savefig(file, format=kind, dpi=300, bbox_inches="tight", metadata=when)
+
+
+def _combined(map: AttentionMap, head: str) -> tuple[Tensor, Tensor]:
+    """Weights (L, S) of a head or of all combined, and where they are hidden."""
+    hidden = torch.zeros_like(map.weights, dtype=torch.bool) if map.hidden is None else map.hidden
+    if head == "mean":
+        return map.weights.mean(0), hidden.all(0)
+    if head == "max":
+        visible = map.weights.masked_fill(hidden, -torch.inf).amax(0)
+        return visible.masked_fill(hidden.all(0), 0.0), hidden.all(0)
+    return map.weights[int(head) - 1], hidden[int(head) - 1]
+
+
+def _colormap() -> "Colormap":
+    """Colours of weights from -1 to 1."""
+    from matplotlib.colors import ListedColormap
+
+    red, blue = (
+        np.frombuffer(interpolate(stops), np.uint8).reshape(256, 3) / 255
+        for stops in (WHITE_TO_RED, WHITE_TO_BLUE)
+    )
+    return ListedColormap(np.concatenate([red[::-1], blue[1:]]))
+
+
+def _root(weight: np.ndarray) -> np.ndarray:
+    return np.sign(weight) * np.sqrt(np.abs(weight))
+
+
+def _square(root: np.ndarray) -> np.ndarray:
+    return np.sign(root) * root**2
+
+
+def _draw_names(axes: "Axes", shown: AttentionMap, cell: float) -> None:
+    """The names of rows and columns, or of every 3rd, 5th, … where they would be too close."""
+    every = math.ceil(_NAME / cell) | 1
+    rows, columns = (
+        [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
+        for names in (shown.rows, shown.columns)
+    )
+    axes.set_yticks(np.arange(0.5, len(rows), every), rows[::every], fontsize=_FONT)
+    turned = max(map(len, columns)) * _FONT / 72 * 0.65 > every * cell
+    axes.set_xticks(np.arange(0.5, len(columns), every), columns[::every], fontsize=_FONT)
+    for label in axes.get_xticklabels():
+        label.set_rotation(90 * turned)
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        label.set_parse_math(False)  # text between dollar signs is no formula
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set(color=_FRAME, linewidth=0.8)
+    if shown.sources is not None:
+        for line in (axes.axhline, axes.axvline):
+            line(shown.sources, color="#22262d", linewidth=1)
+
+
+def _draw_scale(figure: "Figure", mesh: "QuadMesh", weights: Tensor, cell: float) -> None:
+    """A colour scale of fixed length below the map, so that its labels do not overlap."""
+    height, width = (count * cell for count in weights.shape)
+    bar = figure.add_axes((0, -0.28 / height, _BAR / width, 0.1 / height))
+    least, most = float(weights.min()), float(weights.max())
+    colorbar = figure.colorbar(mesh, cax=bar, orientation="horizontal")
+    assert colorbar.solids is not None
+    colorbar.solids.set(rasterized=False, edgecolor="face")  # an image would blur when enlarged
+    colorbar.outline.set(edgecolor=_FRAME, linewidth=0.8)
+    marks = [0, 0.01, 0.1, 0.5, 1] if least >= 0 else [-1, -0.5, -0.1, 0, 0.1, 0.5, 1]
+    bar.set_xlim(0 if least >= 0 else -1, 1)
+    labels = [f"{mark:g}".replace("-", "−") for mark in marks]
+    if most > 1:
+        labels[-1] = "≥1"
+    if least < -1:
+        labels[0] = "≤−1"
+    bar.set_xticks(marks, labels, fontsize=_FONT - 1)
+    bar.tick_params(length=2, pad=2, colors="#626975")
+    bar.minorticks_off()

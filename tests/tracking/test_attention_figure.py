@@ -1,0 +1,73 @@
+"""Figures of one map: the right colours, vectors, and labels that do not overlap."""
+
+import itertools
+import re
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from attention_lab.tracking.attention_figure import write_figure
+from attention_lab.tracking.attention_map import AttentionMap
+
+
+def map_of(weights: list[list[list[float]]], hidden: torch.Tensor | None = None) -> AttentionMap:
+    values = torch.tensor(weights)
+    rows = [f"r{i}" for i in range(values.shape[1])]
+    columns = [f"c{i}" for i in range(values.shape[2])]
+    return AttentionMap(0, "e", "l", rows, columns, values, hidden=hidden)
+
+
+def fills(file: Path) -> list[str]:
+    """The colours of the shapes of an SVG."""
+    return re.findall(r"fill: (#\w+)", file.read_text("utf-8"))
+
+
+def test_an_svg_has_a_shape_in_the_right_colour_for_each_cell(tmp_path: Path) -> None:
+    weights = [[[0.0, 0.25, 1.0], [-1.0, 2.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
+    write_figure(map_of(weights), "1", "svg", tmp_path / "a.svg")
+    assert "<image" not in (tmp_path / "a.svg").read_text("utf-8")
+    cells = [colour for colour in fills(tmp_path / "a.svg") if colour != "none"]
+    for colour in ("#002a66", "#6390d2", "#5a0b01"):  # 1 and 2, 0.25, -1
+        assert colour in cells
+    write_figure(map_of(weights), "2", "svg", tmp_path / "b.svg")
+    assert fills(tmp_path / "b.svg") != fills(tmp_path / "a.svg")
+
+
+def test_a_pdf_has_no_image_and_is_the_same_each_time(tmp_path: Path) -> None:
+    for name in ("a.pdf", "b.pdf"):
+        write_figure(map_of([[[0.5, 0.5]]]), "mean", "pdf", tmp_path / name)
+    written = (tmp_path / "a.pdf").read_bytes()
+    assert b"/Subtype /Image" not in written
+    assert written == (tmp_path / "b.pdf").read_bytes()
+
+
+def test_hidden_cells_are_hatched(tmp_path: Path) -> None:
+    hidden = torch.tensor([[[False, True], [False, False]]])
+    weights = [[[1.0, 0.0], [1.0, 0.0]]]
+    for name, mask in (("a.png", None), ("b.png", hidden)):
+        write_figure(map_of(weights, mask), "1", "png", tmp_path / name)
+    with Image.open(tmp_path / "a.png") as plain, Image.open(tmp_path / "b.png") as hatched:
+        assert plain.size == hatched.size
+        assert len(hatched.getcolors(100_000) or []) > len(plain.getcolors(100_000) or [])
+
+
+def test_labels_of_the_scale_do_not_overlap(tmp_path: Path) -> None:
+    for weights in ([[[0.5, 1.5]]], [[[-1.5, 1.5]]], [[[0.1] * 400] * 400]):
+        write_figure(map_of(weights), "max", "svg", tmp_path / "a.svg")
+        text = (tmp_path / "a.svg").read_text("utf-8")
+        places = [
+            (float(x), len(label))
+            for label, x in re.findall(
+                r"<!-- (≥?≤?−?[\d.]+) -->\s*<g [^>]*translate\(([\d.-]+)", text, re.DOTALL
+            )
+        ]
+        assert len(places) >= 5
+        for (left, length), (right, _) in itertools.pairwise(places):
+            assert right - left > 3.5 * length
+
+
+def test_any_text_can_be_a_name(tmp_path: Path) -> None:
+    names = ["$x_", "<b>", "שלום", "👩‍👩‍👧", "x" * 200, "\n"]
+    each = AttentionMap(0, "e", "l", names, names, torch.full((1, 6, 6), 0.5))
+    write_figure(each, "1", "svg", tmp_path / "a.svg")
