@@ -70,10 +70,10 @@ FLAGS: dict[str, Codes] = {
     **dict.fromkeys(
         ("--cfg=job", "--cfg=all", "--info", "--info=defaults", "--info=all"), ACCEPTED
     ),
-    **dict.fromkeys(("--run", "-m", "--version", "--hydra-help", "--help"), ACCEPTED),
+    **dict.fromkeys(("--run", "-m", "--version", "--help"), ACCEPTED),
     # These take the argument after them, or say nothing.
     **dict.fromkeys(("--config-dir", "--config-name", "--cfg", "--package=nope"), EITHER),
-    **dict.fromkeys(("--package", "--", "--from", "-cn", "-c", "-cd"), EITHER),
+    **dict.fromkeys(("--package", "--", "--from", "-cn", "-c", "-cd", "--hydra-help"), EITHER),
 }
 DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.job.name")
 #: Variables that make no command fail.

@@ -40,8 +40,17 @@ def test_the_limit_of_a_control_group_counts(
 )
 def test_a_size_that_does_not_fit_is_refused(override: str, problem: str, compose: Compose) -> None:
     with pytest.raises(ConfigError) as caught:
-        build(compose(*SMALL, override))
+        build(compose(*SMALL, "trainer=cpu", override))
     assert str(caught.value).startswith(problem)
+
+
+def test_activations_that_do_not_fit_are_refused_before_the_layers_are_created(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "machine_memory", lambda: GIB)
+    config = compose(*SMALL, "trainer=cpu", "model.num_encoder_layers=20000")
+    with pytest.raises(ConfigError, match="model: the activations of its 20,002 layers need"):
+        build(config)
 
 
 def test_a_login_node_refuses_only_what_no_machine_can_hold(

@@ -16,7 +16,7 @@ from attention_lab.config.components import Config, ConfigError, create
 from attention_lab.config.data_files import check_unchanged
 from attention_lab.config.resolve import RunConfig
 from attention_lab.data.core.datamodule import SplitDataModule
-from attention_lab.memory import check_fits
+from attention_lab.memory import NO_MACHINE, check_fits
 from attention_lab.models.base import Network
 from attention_lab.models.blocks import checkpoint_layers
 from attention_lab.training.callbacks import create_callbacks
@@ -31,6 +31,9 @@ ELEMENTWISE = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.opt
 _MANY = 100
 #: Bytes of a weight.
 _BYTES = 4
+#: The least number of vectors that a layer saves for each token, for the backward pass: its input,
+#: query, key and value, or its input alone with gradient checkpointing.
+_SAVED, _SAVED_CHECKPOINTED = 4, 1
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ def build(
         sizes = data.model_arguments()
         _check_sizes(config, sizes)
         _check_memory(config, sizes, data.batch_size, trains)
+        if trains:
+            _check_activations(config, data, options)
     seed_everything(config.seed, workers=True, verbose=False)
     with config.errors():
         model: Network = config.create("model", **sizes)
@@ -150,6 +155,23 @@ def _check_memory(config: RunConfig, sizes: dict[str, int], batch_size: int, tra
     beams = config.values["task"].get("num_beams", 1)
     vocabulary = sizes.get("target_vocab_size", 0)
     check_fits(f"task.num_beams={beams} needs", beams * batch_size * vocabulary * _BYTES)
+
+
+def _check_activations(
+    config: RunConfig, data: SplitDataModule[Any], options: TrainerOptions
+) -> None:
+    """Raise TooLarge if what the layers save for the backward pass cannot fit into memory.
+
+    This is a lower bound. The memory of GPUs is not read.
+    """
+    node = config.values["model"]
+    layers = sum(number or 0 for key, number in node.items() if key.endswith("_layers"))
+    saved = _SAVED_CHECKPOINTED if options.gradient_checkpointing else _SAVED
+    tokens = data.batch_size * min(data.longest())
+    needed = layers * tokens * node.get("d_model", 0) * saved * _BYTES
+    is_here = _device_type(options) == "cpu"
+    what = f"model: the activations of its {layers:,} layers need at least"
+    check_fits(what, needed, None if is_here else NO_MACHINE)
 
 
 def _count_parameters(node: Config, sizes: dict[str, int]) -> float:
