@@ -28,7 +28,7 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
     Returns:
         The address of the W&B run, or "is off"; None if W&B failed, after a message.
     """
-    options = _options(comparison)
+    options = report_options(comparison)
     config = {"headline": headline(comparison), "swept": comparison.swept}
     logger = options.logger(
         directory,
@@ -55,7 +55,7 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
     return place
 
 
-def _options(comparison: Comparison) -> WandbOptions:
+def report_options(comparison: Comparison) -> WandbOptions:
     """The logger options of the compared runs, without the entity, which may be another user's."""
     config = comparison.runs[0].config if comparison.runs else None
     known = section(section(config, "logger"), "wandb")
