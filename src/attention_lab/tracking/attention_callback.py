@@ -22,6 +22,7 @@ from attention_lab.tracking.attention_summaries import (
     summarize,
 )
 from attention_lab.tracking.media import ImageFile, clipped, log_images, log_page
+from attention_lab.tracking.png import write_png
 from attention_lab.tracking.record_files import read_json
 from attention_lab.tracking.viewer import encode_map, write_viewer
 
@@ -49,6 +50,7 @@ class AttentionMapCallback(Callback):
     def __init__(self, directory: Path, examples: int) -> None:
         self.directory = directory
         self.examples = examples
+        self._probe: Any = None
         #: The maps so far, encoded for the viewer.
         self.maps: list[dict[str, Any]] = []
         #: The largest error of each layer whose output is not that of its weights.
@@ -59,7 +61,9 @@ class AttentionMapCallback(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it, undeclared
-        probe = data.probe(self.examples)
+        if self._probe is None:  # choosing the examples may take as long as recording them
+            self._probe = data.probe(self.examples)
+        probe = self._probe
         batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(probe))
         # All ranks compute the maps, as each may hold a shard of the model; rank 0 writes them.
         labels = data.position_labels(probe)
@@ -140,7 +144,7 @@ class AttentionMapCallback(Callback):
             folder = self._folder(each.step)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{file_name(each.example)}-{each.layer}.png"
-            render(each).save(path, compress_level=3)  # a third faster than 6
+            write_png(render(each), path)
             numbers[each.layer] += 1
             key = f"attention/{each.layer}/{numbers[each.layer]}"
             images[key] = ImageFile(path, _caption(each))
