@@ -185,6 +185,7 @@ WRONG = {
     "--confg=job": "--confg=job: no such flag; did you mean --cfg?",
     "--cfg=nope": "argument --cfg/-c: invalid choice: 'nope' (choose from",
     "hydra.run.dir=": "hydra.run.dir: must be the path of a directory, got ''",
+    "hydra/sweeper/pruner=median": "hydra/sweeper/pruner: needs hydra/sweeper=search or",
     "hydra.launcher=slurm": "hydra.launcher: must be a node of keys, got 'slurm'; did you mean "
     "hydra/launcher=slurm?",
     "sweep=1 -m seed=1,2": "sweep: must be a node of keys, got 1; leave it out",

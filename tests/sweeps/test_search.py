@@ -281,6 +281,15 @@ def test_distributions_are_those_of_hydras_grammar(
         ("hydra/sweeper/pruner=median hydra.sweeper.pruner.interval_steps=0", "hydra.sweeper.pr"),
         ("hydra/sweeper/pruner=hyperband hydra.sweeper.pruner.max_resource=0", "hydra.sweeper.pr"),
         ("hydra/sweeper/pruner=asha +hydra.sweeper.pruner.foo=1", "hydra.sweeper.pruner.foo: Succ"),
+        (
+            "hydra.sweeper.n_trial=3",
+            "hydra.sweeper.n_trial: hydra/sweeper=search has no such key; d",
+        ),
+        (
+            "hydra.sweeper.pruner.n_startup_trials=3",
+            "hydra.sweeper.pruner.n_startup_trials: hydra/sweeper/pruner=none has no such key; "
+            "hydra/sweeper/pruner=median has it",
+        ),
         ("hydra/sweeper/sampler=grid", "optimizer.lr: a grid needs values, no interval"),
         ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials: input should be greater than 0"),
         ("+hydra.sweeper.n_trial=3", "hydra.sweeper.n_trial: unknown option; did you mean n_tri"),

@@ -40,6 +40,13 @@ PLAIN = {
 NO_VARIABLE = re.compile(r"Environment variable '(.*)' not found")
 #: The value of a key that is the same as another node of the config.
 SAME = re.compile(r"\$\{([\w.]+)\}")
+#: The groups of the section ``hydra``, and their default options.
+HYDRA_GROUPS = {
+    "hydra/launcher": "isolated",
+    "hydra/sweeper": "grid",
+    "hydra/sweeper/sampler": "tpe",
+    "hydra/sweeper/pruner": "none",
+}
 #: The largest number of options or keys that a message suggests.
 MAX_SUGGESTIONS = 3
 
@@ -120,8 +127,12 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         config, groups = unresolved(chosen_options(arguments, without=key), extra)
     except (HydraException, OmegaConfBaseException, WrongCommand):
         return message  # the command has a second error, which is reported after this one is fixed
-    launcher = Group("hydra/launcher", value_of("hydra/launcher", arguments) or "isolated")
-    for group in (*groups, launcher):
+    if key in HYDRA_GROUPS:  # Hydra knows the others; these are parts of some sweepers
+        return f"{key}: needs hydra/sweeper=search or hydra/sweeper=optuna"
+    of_hydra = [
+        Group(name, value_of(name, arguments) or default) for name, default in HYDRA_GROUPS.items()
+    ]
+    for group in (*groups, *of_hydra):
         if group.choice.endswith(f"/{key}"):
             is_option = set(value.split(",")) <= set(group_options(group.name, extra))
             meant = f"{group.choice}={value}" if is_option else group.choice
@@ -131,7 +142,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         group_options("attention", extra)
     ):
         return f"{message}; did you mean +attention@{key}={value}?"
-    inside = (group for group in (*groups, launcher) if path.startswith(f"{group.path}."))
+    inside = (group for group in (*groups, *of_hydra) if path.startswith(f"{group.path}."))
     for group in sorted(inside, key=lambda group: -len(group.path)):
         options, inner = group_options(group.name, extra), path.removeprefix(f"{group.path}.")
         if owners := [
@@ -139,8 +150,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         ]:
             has = " or ".join(owners[:MAX_SUGGESTIONS])
             return f"{key}: {group} has no such key; {group.choice}={has} has it"
-        if group == launcher:
-            hint = nearest(inner, _keys_of_option(launcher.name, options[launcher.option]))
+        if group in of_hydra and group.option in options:
+            hint = nearest(inner, _keys_of_option(group.name, options[group.option]))
             return f"{key}: {group} has no such key{hint}"
     return message + (_key_of_callback(path, config, extra) or _suggestion(path, config))
 

@@ -1,5 +1,6 @@
 """A search: Optuna draws the settings of trials, which are jobs of a sweep."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -221,17 +222,18 @@ class Search:
             trial = study.ask(self.space)
             trial.report(number, 1)
             study.tell(trial, number)
-        study.sampler = self._sampler(0)
-        try:
-            trial = study.ask(self.space)
-        except Exception as error:
-            raise ConfigError(f"{SAMPLER}: {_first_line(error)}") from error
-        try:
-            for step in (1, 2):
-                trial.report(0.0, step)
-                trial.should_prune()
-        except Exception as error:
-            raise ConfigError(f"{PRUNER}: {_first_line(error)}") from error
+        key = SAMPLER
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the search itself warns
+            study.sampler = self._sampler(0)
+            try:
+                trial = study.ask(self.space)
+                key = PRUNER
+                for step in (1, 2):
+                    trial.report(0.0, step)
+                    trial.should_prune()
+            except Exception as error:
+                raise ConfigError(f"{key}: {_first_line(error)}") from error
 
     def _is_grid(self) -> bool:
         return str(self.options.sampler.get("_target_")).endswith(".GridSampler")
