@@ -104,7 +104,7 @@ def draw_record(random: Random, run: dict[str, bytes]) -> Trial:
     command = random.choice(list(COMMANDS))
     expected = COMMANDS[command]
     if random.random() < 0.2:
-        command += " " + random.choice(["--nosuch", "--split x", "--batch 0", "--wandb x", "-x"])
+        command += " " + random.choice(["--nosuch", "--split x", "--batch 0", "--wandbs x", "-x"])
         expected = REFUSED
     return Trial(command.split(), files, expected=expected)
 

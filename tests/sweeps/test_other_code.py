@@ -93,9 +93,11 @@ def test_each_uncommitted_edit_is_another_revision(
         subprocess.run([*git, *arguments], check=True)
     monkeypatch.setattr(code_version, "__file__", str(file))
     revisions = []
+    index = (tmp_path / ".git" / "index").read_bytes()
     for content in ("committed", "edited", "edited again", "edited"):
         file.write_text(content)
         revisions.append(code_version._git_revision())
+    assert (tmp_path / ".git" / "index").read_bytes() == index  # it was not locked
     clean, edited, again, same = revisions
     assert clean is not None
     assert len(clean) == 40

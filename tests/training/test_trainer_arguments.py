@@ -3,13 +3,18 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import lightning
 import pytest
 import torch
+from lightning.fabric.plugins.precision.precision import (
+    _PRECISION_INPUT_INT,
+    _PRECISION_INPUT_STR_ALIAS,
+    _PRECISION_INPUT_STR_ALIAS_CONVERSION,
+)
 
-from attention_lab.config.components import ConfigError
+from attention_lab.config.components import ConfigError, check_value
 from attention_lab.config.trainer_arguments import REFUSED, debug_settings
 from attention_lab.config.validate import check
 from attention_lab.data.core.bucket_sampler import BucketBatchSampler
@@ -134,6 +139,14 @@ def test_what_cannot_work_is_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build(tiny_digits("trainer=cpu", option))
+
+
+def test_every_short_spelling_of_lightning_is_a_precision() -> None:
+    spellings = (*get_args(_PRECISION_INPUT_STR_ALIAS), *get_args(_PRECISION_INPUT_INT))
+    for spelling in spellings:
+        expected = _PRECISION_INPUT_STR_ALIAS_CONVERSION[str(spelling)]
+        check_value("trainer.precision", spelling, get_type_hints(TrainerOptions)["precision"])
+        assert TrainerOptions(precision=spelling).precision == expected
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])

@@ -79,8 +79,12 @@ def _git_revision() -> str | None:
     def git(*arguments: str) -> str:
         return run_program("git", "-C", str(source), *arguments).stdout
 
-    revision = git("describe", "--always", "--dirty", "--abbrev=40").strip()
-    if revision.endswith("-dirty"):  # different edits of one commit are different code
-        changes = git("diff", "HEAD", "--", "src", "conf")
+    revision = git("describe", "--always", "--abbrev=40").strip()
+    # Without taking the index's lock, which would fail the user's own git commands, as `git
+    # describe --dirty` does.
+    if git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no"):
+        # Different edits of one commit are different code.
+        changes = git("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--", "src", "conf")
+        revision += "-dirty"
         revision += f"-{blake2b(changes.encode(), digest_size=4).hexdigest()}" if changes else ""
     return revision or None

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
@@ -22,6 +22,8 @@ from attention_lab.training.lightning_loops import (
 from attention_lab.training.optim import total_steps
 from attention_lab.training.strategies import make_profiler, make_strategy
 
+#: Lightning's short spellings of ``precision``.
+PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 #: Epochs if no limit is set.
 DEFAULT_EPOCHS = 10
 
@@ -47,9 +49,11 @@ class TrainerOptions:
     #: for unused parameters in each step, which our models do not need.
     strategy: Literal["ddp", "fsdp", "auto", "ddp_find_unused_parameters_true"] = "ddp"
     #: "32-true"; mixed precision: "bf16-mixed", "16-mixed"; or all weights in another type.
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"] = (
-        "32-true"
-    )
+    #: Lightning's short spellings become the long ones: 16 is "16-mixed".
+    precision: (
+        Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"]
+        | Literal["32", "bf16", "16", "64", 32, 16, 64]
+    ) = "32-true"
     #: Whether batch norms use the statistics of all processes; our models have no batch norm.
     sync_batchnorm: bool = False
     #: Whether to use deterministic kernels only, so that results on a GPU are reproducible. "warn"
@@ -106,6 +110,8 @@ class TrainerOptions:
     fast_dev_run: int | bool = False
 
     def __post_init__(self) -> None:
+        precision: Any = PRECISIONS.get(str(self.precision), self.precision)
+        object.__setattr__(self, "precision", precision)  # the class is frozen
         for name in (
             *("devices", "num_nodes", "max_epochs", "max_steps"),
             *("check_val_every_n_epoch", "log_every_n_steps", "every_n_train_steps"),
