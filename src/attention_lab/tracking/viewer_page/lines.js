@@ -45,7 +45,7 @@ function linesArea(panel, width, height) {
   const most = Math.max(10, Math.floor(height / LINE_HEIGHT) - 2), current = marked(panel);
   const [firstRow, lastRow] = range("row", panel.rows.length, current.row, most);
   const [firstColumn, lastColumn] = range("column", panel.columns.length, current.column ?? current.row, most);
-  const left = Math.max(60, widest(panel.rows) + 10), right = Math.max(60, widest(panel.columns) + 10), gap = clamp(width - left - right, 60, GAP);
+  const left = Math.max(90, widest(panel.rows) + 10), right = Math.max(90, widest(panel.columns) + 10), gap = clamp(width - left - right, 60, GAP);
   const longest = Math.max(lastRow - firstRow, lastColumn - firstColumn);
   return {
     kind: "lines", left, gap, top: LINE_HEIGHT, firstRow, lastRow, firstColumn, lastColumn,

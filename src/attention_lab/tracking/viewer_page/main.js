@@ -87,7 +87,9 @@ async function draw() {
   drawPanels();
   drawNumbers();
   drawLegend(shown.scale, panels.map(({sheet}) => sheet));
-  byId("caption").textContent = caption(found);
+  const count = steps().length, left = page.steps_left_out;
+  const cut = left ? ` This page has ${count} of ${count + left} steps, to stay small.` : "";
+  byId("caption").textContent = caption(found) + cut;
   drawThumbnails();
   document.documentElement.dataset.ready = drawing;
 }
@@ -234,8 +236,7 @@ function fillControls() {
   byId("step").value = position;
   byId("play").hidden = byId("step").hidden = all.length === 1;
   byId("steps").classList.toggle("single", all.length === 1);
-  const left = page.steps_left_out ? ` (${all.length} of ${all.length + page.steps_left_out} steps are on this page)` : "";
-  byId("step-name").value = `${(all[position] ?? 0).toLocaleString("en")}${left}`;
+  byId("step-name").value = (all[position] ?? 0).toLocaleString("en");
   byId("step").setAttribute("aria-valuetext", `step ${all[position]}`);
 }
 

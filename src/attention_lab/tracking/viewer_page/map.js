@@ -46,7 +46,8 @@ function areaOf({rows, columns}, width, height) {
   const left = widest(rows) + 8;
   const room = width - left - 4;
   const loose = Math.min(room / columns.length, LARGEST);
-  const turned = widest(columns) + 4 > every(loose) * loose;
+  const likely = Math.min(loose, (height - 24) / rows.length);
+  const turned = widest(columns) + 4 > every(likely) * likely;
   const top = turned ? widest(columns) + 8 : 20;
   const tall = Math.max(120, height - top - 4);
   let fit = Math.min(loose, tall / rows.length);
