@@ -263,7 +263,9 @@ def test_only_costs_that_differ_are_drawn(compared: Compared) -> None:
 
 
 def test_without_differing_costs_there_is_no_chart(compared: Compared) -> None:
-    assert cost_chart(compared({"a": [0.1], "b": [0.2]})) == ""
+    comparison = compared({"a": [0.1], "b": [0.2]})
+    assert cost_chart(comparison) == ""
+    assert 'class="legend"' not in render_page(comparison)
 
 
 def test_breakdowns_are_separate_and_in_order() -> None:
