@@ -15,7 +15,7 @@ from attention_lab.reports.wandb_dashboard import Dashboard
 from tests.conftest import Compose
 from tests.reports.conftest import WriteRun
 from tests.runs import train
-from tests.tracking.test_wandb_logger import forget_login, when_written
+from tests.tracking.test_wandb_logger import forget_login, stored, when_written
 
 pytest.importorskip("wandb_workspaces", reason="an extra")
 
@@ -28,7 +28,8 @@ def sweep(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Pat
         forget_login(patch, sweep.parent)
         for attention in ("scaled_dot_product", "additive"):
             override = f"attention={attention}"
-            train(tiny_digits("logger=wandb", override), sweep / override, [override])
+            config = tiny_digits("logger=wandb", override) | {"choices": {"attention": attention}}
+            train(config, sweep / override, [override])
         assert command.run([str(sweep)]) == 0
     return sweep
 
@@ -95,6 +96,7 @@ def test_runs_are_grouped_and_coloured_as_in_the_report(
         status = json.loads((sweep / f"attention={name}" / "status.json").read_text())
         assert colours[status["wandb_id"]] == colour
         assert [it for key, it in colours.items() if f"%22{name}%22" in key] == [colour]
+        assert stored(sweep / f"attention={name}").config["attention"] == name
     (first, *_) = [it for it in written["report"]["spec"]["blocks"] if it["type"] == "panel-grid"]
     in_report = first["metadata"]["customRunColors"]
     assert sorted(in_report.values()) == sorted([*PALETTE[:2], *PALETTE[:2]])

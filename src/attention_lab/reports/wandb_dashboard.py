@@ -11,6 +11,7 @@ from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
 from attention_lab.reports.headline import headline
 from attention_lab.reports.runs import RecordedRun, csv_rows, section
+from attention_lab.tracking.hyperparameters import hyperparameters
 from attention_lab.tracking.record_files import read_json
 
 STEP = "trainer/global_step"
@@ -244,13 +245,14 @@ def _run_colours(comparison: Comparison) -> dict[str, str]:
 
 
 def _group_colours(comparison: Comparison) -> Mapping[tuple[str, ...], str]:
-    """The colour of each group, by its values of the swept keys."""
-    styles, swept = group_styles(comparison), _swept(comparison)
-    return {
-        tuple(group.settings[key] for key in swept): _colour(styles.get(group))
-        for group in comparison.groups
-        if all(key in group.settings for key in swept)
-    }
+    """The colour of each group, by the values that its W&B runs have for the swept keys."""
+    styles, colours = group_styles(comparison), dict[tuple[str, ...], str]()
+    for group in comparison.groups:
+        config = group.runs[0].config
+        values = hyperparameters(config) if "attention" in config else {}
+        path = [str(values.get(_config_key(key))) for key in _swept(comparison)]
+        colours[tuple(path)] = _colour(styles.get(group))
+    return colours
 
 
 def _swept(comparison: Comparison) -> list[str]:
