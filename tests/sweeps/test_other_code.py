@@ -1,6 +1,7 @@
 """Resuming a sweep after the code has changed: the runs of other code are named first."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,6 +97,7 @@ def test_each_uncommitted_edit_is_another_revision(
     index = (tmp_path / ".git" / "index").read_bytes()
     for content in ("committed", "edited", "edited again", "edited"):
         file.write_text(content)
+        os.utime(file, (1, 1))  # git would update the time in the index if it locked it
         revisions.append(code_version._git_revision())
     assert (tmp_path / ".git" / "index").read_bytes() == index  # it was not locked
     clean, edited, again, same = revisions
