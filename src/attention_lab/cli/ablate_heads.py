@@ -9,8 +9,7 @@ from attention_lab.printing import counted, echo
 from attention_lab.tracking.evaluations import evaluation_file, make_folder
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from attention_lab.reports.head_ablation import HeadEffect
     from attention_lab.training.build import BuiltRun
     from attention_lab.training.tasks.base import Split
 
@@ -25,20 +24,10 @@ def print_ablation(run: "BuiltRun", split: "Split", directory: Path, name: str) 
         name: how the evaluation differs from the run's own test (``evaluation_name``).
     """
     from attention_lab.attention import attention_layers
-    from attention_lab.reports.head_ablation import (
-        chart,
-        csv_table,
-        head_effect,
-        table_header,
-        table_row,
-    )
-    from attention_lab.training.head_ablation import (
-        ablate_heads,
-        number_of_examples,
-        score_parts,
-    )
+    from attention_lab.reports.head_ablation import head_effect, table_header, table_row
+    from attention_lab.training.head_ablation import ablate_heads, number_of_examples, score_parts
 
-    layers, metric = attention_layers(run.task.model), run.data.monitor
+    layers, metric, effects = attention_layers(run.task.model), run.data.monitor, []
     number = sum(layer.num_heads for layer in layers.values())
     if not number:
         echo(f"{directory} has no attention heads")
@@ -47,7 +36,6 @@ def print_ablation(run: "BuiltRun", split: "Split", directory: Path, name: str) 
     all_heads = score_parts(run, split, metric)
     mean = fmean(all_heads.values())
     echo(*table_header(metric, mean, width))
-    effects = []
     for layer, head, parts in ablate_heads(run, split, metric):
         effects.append(head_effect(layer, head, parts, all_heads, number))
         echo(table_row(metric, effects[-1], width))
@@ -56,18 +44,20 @@ def print_ablation(run: "BuiltRun", split: "Split", directory: Path, name: str) 
         f"{split}: {examples} in {counted(len(all_heads), 'part')}; means over the parts, and 95 % "
         f"intervals for all {counted(number, 'head')} together. * excludes 0."
     )
-    file = evaluation_file(directory, split, ",".join(filter(None, (name, "heads"))))
+    _save(evaluation_file(directory, split, f"{name},heads".strip(",")), metric, mean, effects)
+    return 0
+
+
+def _save(file: Path, metric: str, all_heads: float, effects: "list[HeadEffect]") -> None:
+    """Save the table as CSV and the chart as PNG, and print where they are."""
+    from attention_lab.reports.head_ablation import chart, csv_table
+
     try:
-        _save(file, csv_table(metric, mean, effects), chart(metric, effects))
+        make_folder(file)
+        write_atomically(file.with_suffix(".csv"), csv_table(metric, all_heads, effects))
+        with replacing(file.with_suffix(".png")) as image:
+            chart(metric, effects).savefig(image, format="png", dpi=150)
     except OSError as error:  # the directory may belong to another user
         echo(f"attention-lab: {file.parent} cannot be written: {error.strerror}", error=True)
     else:
         echo(f"saved to {file.with_suffix('.csv')} and {file.with_suffix('.png').name}")
-    return 0
-
-
-def _save(file: Path, table: str, figure: "Figure") -> None:
-    make_folder(file)
-    write_atomically(file.with_suffix(".csv"), table)
-    with replacing(file.with_suffix(".png")) as picture:
-        figure.savefig(picture, format="png", dpi=150)

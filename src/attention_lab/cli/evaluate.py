@@ -26,16 +26,7 @@ from attention_lab.tracking.evaluations import evaluation_file, evaluation_name,
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate a run on one split, print and save its metrics; returns the exit code."""
-    parser = Parser("evaluate", __doc__)
-    add_run(parser)
-    parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument(
-        "--ablate-heads",
-        action="store_true",
-        help="evaluate with each attention head switched off, one at a time",
-    )
-    add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     decoding = given(chosen, DECODING)
     try:
         chosen.run = local_run(chosen.run)
@@ -70,3 +61,16 @@ def run(arguments: Sequence[str]) -> int:
     else:
         echo(f"saved to {file}")
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("evaluate", __doc__)
+    add_run(parser)
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument(
+        "--ablate-heads",
+        action="store_true",
+        help="evaluate with each attention head switched off, one at a time",
+    )
+    add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
+    return parser
