@@ -93,7 +93,7 @@ def test_errors_and_warnings_of_a_command_are_made_printable(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fail(f"{text}: is no directory", 2) == 2
-    assert failed(RuntimeError(text)) == 1
+    assert failed(RuntimeError(text), []) == 1
     assert all(map(is_harmless, capsys.readouterr().err.split("\n")))
     assert is_harmless(one_line(UserWarning(text))[:-1])
 
