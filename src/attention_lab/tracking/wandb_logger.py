@@ -23,6 +23,7 @@ from attention_lab.tracking.run_artifacts import RunArtifacts
 from attention_lab.tracking.run_name import LONGEST_NAME
 from attention_lab.tracking.safe_logger import SafeLogger, do_within, error_line
 from attention_lab.tracking.wandb_history import STEP, WandbRunLogger, last_steps
+from attention_lab.tracking.wandb_settings import check_settings
 
 Mode = Literal["online", "offline", "disabled"]
 Logged = Literal["online", "offline"]
@@ -103,7 +104,7 @@ class WandbOptions:
         if mode == "disabled":
             return
         self._check_lengths()
-        _check_settings(self.project, self.entity)
+        check_settings(self.project, self.entity)
         if mode == "online" and not is_logged_in(server()):
             raise ValueError(
                 f"{asked}: not logged in to {server()}; run `wandb login`, or omit this to log "
@@ -380,29 +381,3 @@ def _explained(error: Exception, patience: float) -> Exception:
     cause = re.search(r"connection refused|no such host|unreachable|HTTP \d+|x509: .*", text)
     because = f" ({cause[0]})" if cause else ""
     return TimeoutError(f"{server()} did not answer within {patience:g} s{because}")
-
-
-def _check_settings(project: str | None, entity: str | None) -> None:
-    """Raise ValueError if W&B would refuse a WANDB_ variable, the project or the entity."""
-    import wandb
-
-    settings = wandb.Settings()
-    checks: dict[str, Callable[[], object]] = {
-        f"logger.wandb.{option}={value}": functools.partial(
-            settings.update_from_dict, {option: value}
-        )
-        for option, value in {"project": project, "entity": entity}.items()
-        if value is not None
-    }
-    for name, value in os.environ.items():
-        if name.startswith("WANDB_"):
-            is_secret = "KEY" in name or "TOKEN" in name
-            said = name if is_secret else f"{name}={value}"
-            checks[said] = functools.partial(settings.update_from_env_vars, {name: value})
-    for said, check in checks.items():
-        try:
-            check()
-        except (ValueError, wandb.Error) as error:
-            # W&B's settings are pydantic models, whose messages have many lines.
-            details: list[Any] = getattr(error, "errors", list)()
-            raise ValueError(f"{said}: {details[0]['msg'] if details else error}") from error

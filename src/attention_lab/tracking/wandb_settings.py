@@ -1,0 +1,32 @@
+"""Check W&B's settings before a run starts."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+
+def check_settings(project: str | None, entity: str | None) -> None:
+    """Raise ValueError if W&B would refuse a WANDB_ variable, the project or the entity."""
+    import wandb
+
+    settings = wandb.Settings()
+    checks: dict[str, Callable[[], object]] = {
+        f"logger.wandb.{option}={value}": functools.partial(
+            settings.update_from_dict, {option: value}
+        )
+        for option, value in {"project": project, "entity": entity}.items()
+        if value is not None
+    }
+    for name, value in os.environ.items():
+        if name.startswith("WANDB_"):
+            is_secret = "KEY" in name or "TOKEN" in name
+            said = name if is_secret else f"{name}={value}"
+            checks[said] = functools.partial(settings.update_from_env_vars, {name: value})
+    for said, check in checks.items():
+        try:
+            check()
+        except (ValueError, wandb.Error) as error:
+            # W&B's settings are pydantic models, whose messages have many lines.
+            details: list[Any] = getattr(error, "errors", list)()
+            raise ValueError(f"{said}: {details[0]['msg'] if details else error}") from error
