@@ -383,11 +383,16 @@ const KEYS = {
   E: ["next example", () => choose({example: next(options("example"), shown.example)})],
   C: ["next colour scale", () => choose({scale: next(options("scale"), shown.scale)})],
   V: ["map or lines", () => choose({mode: next(options("mode"), shown.mode)})],
-  "+": ["zoom in (or Ctrl and the wheel, or pinch)", () => zoomBy(2, ...centre())],
+  "+": ["zoom in (or Ctrl and the wheel, or pinch)", () => zoomToMarked()],
   "-": ["zoom out", () => zoomBy(0.5)],
   0: ["fit the map", () => zoomBy(0)],
   "?": ["these keys", () => byId("help").showModal()],
 };
+
+function zoomToMarked() {
+  zoomBy(2, ...centre());
+  reveal(); // the visible part has another shape than before
+}
 
 // The marked cell as fractions of both axes, where keys zoom in.
 function centre() {
