@@ -92,6 +92,19 @@ def test_settings_of_a_machine_are_between_experiments_and_the_command_line(
         assert config(command, *without)["logger"]["wandb"]["entity"] is None
 
 
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])
+def test_an_unknown_option_of_local_is_refused(
+    command: Command,  # noqa: F811
+    local: tuple[str, str],
+    sweep: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    answer = command("train", *local, *TINY, "local=defualt", "hydra.run.dir=run", *sweep)
+    message = "local=defualt: there is no such option; did you mean default?"
+    assert (answer.code, answer.err) == (2, f"attention-lab: {message}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_the_environment_names_the_directory(
     command: Command,  # noqa: F811
     local: tuple[str, str],

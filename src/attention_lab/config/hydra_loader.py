@@ -27,7 +27,7 @@ from attention_lab.config.compose import WrongCommand
 from attention_lab.config.hydra_section import check, check_choices
 from attention_lab.config.option_files import check_content, file_errors
 from attention_lab.config.overrides import DIRECTORY_VARIABLE
-from attention_lab.spelling import closest
+from attention_lab.spelling import closest, nearest
 
 
 @contextmanager
@@ -101,7 +101,17 @@ class OwnLoader(ConfigLoaderImpl):
                 "the config is nested too deeply, or an option names itself in its defaults list"
             ) from None
         check(config)
+        self._check_local(config.hydra.runtime.choices.get("local"))
         return config
+
+    def _check_local(self, option: str | None) -> None:
+        """Raise WrongCommand for an unknown option of the group ``local``.
+
+        Hydra ignores it, as the group is optional: its default need not exist.
+        """
+        known = self.repository.get_group_options("local")
+        if option is not None and option not in ("default", *known):
+            raise WrongCommand(f"local={option}: there is no such option{nearest(option, known)}")
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
