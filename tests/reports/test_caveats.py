@@ -308,6 +308,14 @@ def test_an_override_that_repeats_the_default_makes_no_difference(write_run: Wri
     assert "Every run had the same optimizer" in str(compare(read_runs([run.parent])).tuning)
 
 
+def test_a_pruned_trial_has_no_caveat_about_its_seed(write_run: WriteRun) -> None:
+    write_run("optimizer.lr=1", 0)
+    sweep = write_run("optimizer.lr=2", 0, status="pruned").parent
+    assert compare(read_runs([sweep])).caveats == []
+    write_run("optimizer.lr=3", 0, status="failed")
+    assert any("same seeds" in line for line in compare(read_runs([sweep])).caveats)
+
+
 def test_labels_with_commas_are_quoted_in_notes(write_run: WriteRun) -> None:
     for width, depth, epochs in ((1, 3, 10), (2, 4, 20)):
         config = {"trainer": {"max_epochs": epochs}}

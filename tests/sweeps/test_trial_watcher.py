@@ -100,6 +100,19 @@ def test_a_trial_worse_than_the_median_is_pruned_while_another_continues(watched
     assert study.best_trial.number == 0
 
 
+def test_a_pruning_between_two_reads_is_not_lost(watched: Watched) -> None:
+    """Successive halving decides at validations 1, 2, 4, …, and only once at each."""
+    halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    (best, bad), watcher, _ = watched(2, halving)
+    best.validate(0.9)
+    watcher.update()
+    bad.validate(0.1, 0.1, 0.1)
+    watcher.update()
+    assert [run.is_asked_to_stop for run in (best, bad)] == [False, True]
+    reason = "SuccessiveHalvingPruner: validation/accuracy 10.00 % at validation 1"
+    assert (bad.directory / PRUNE).read_text() == reason + "\n"
+
+
 def test_a_metric_that_is_better_if_lower_keeps_its_sign(watched: Watched) -> None:
     (run,), watcher, study = watched(1, optuna.pruners.NopPruner(), "min")
     run.validate(0.5)

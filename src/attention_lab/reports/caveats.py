@@ -67,9 +67,14 @@ def run_caveats(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
         lines.append(f"The runs differ in {', '.join(keys)}: their {what} may not be comparable.")
     if _differing(results, "compiled"):
         lines.append("Only some of the runs were compiled: their speeds may not be comparable.")
-    if len({frozenset(run.seed for run in group.finished) for group in groups}) > 1:
+    if len({frozenset(_seeds(group)) for group in groups}) > 1:
         lines.append("The groups did not finish the same seeds; only shared seeds are paired.")
     return lines
+
+
+def _seeds(group: Group) -> set[int | None]:
+    """The seeds that a group has finished, or in which a search has pruned it."""
+    return {run.seed for run in group.runs if run.status in ("finished", "pruned")}
 
 
 def code_caveats(runs: Sequence[RecordedRun]) -> list[str]:

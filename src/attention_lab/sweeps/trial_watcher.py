@@ -11,7 +11,7 @@ from attention_lab.reports.runs import read_column
 from attention_lab.sweeps.display import INTERVAL
 from attention_lab.sweeps.search_metric import search_metric
 from attention_lab.tracking.prune_request import end_request, request_pruning
-from attention_lab.tracking.run_status import RunStatus, read_status
+from attention_lab.tracking.run_status import ENDED, RunStatus, read_status
 
 
 class TrialWatcher:
@@ -50,45 +50,48 @@ class _RunningTrial:
         self.trial, self.directory = trial, directory
         known = trial.study.get_trials(deepcopy=False)[trial.number]
         self._reported = len(known.intermediate_values)
-        #: The time of the last change to ``metrics.csv`` when it was read.
+        #: The time of the last change to ``metrics.csv`` when all of it was read.
         self._read = 0
+        #: Why the trial is pruned, until its run is asked to stop.
+        self._reason: str | None = None
 
     def update(self) -> bool:
         """Report new validations; returns whether the trial has its result."""
         status = read_status(self.directory)
-        reason = self._report(status)
-        study = self.trial.study
-        if status.state == "pruned":
-            study.tell(self.trial, state=TrialState.PRUNED)
-        elif (value := search_metric(self.directory)) is not None:
-            study.tell(self.trial, value, TrialState.COMPLETE)
-        else:
-            if reason is not None and status.state == "running" and not _is_at_its_end(status):
-                request_pruning(self.directory, reason)
+        self._reason = self._reason or self._report(status)
+        if status.state == "running":
+            if self._reason and not _is_at_its_end(status):
+                request_pruning(self.directory, self._reason)
+                self._reason = None
             return False
-        end_request(self.directory)  # it may have come after the run's end
-        return True
+        if status.state in ENDED:
+            end_request(self.directory)  # it may have come after the run's end
+        if status.state == "pruned":
+            self.trial.study.tell(self.trial, state=TrialState.PRUNED)
+            return True
+        if (value := search_metric(self.directory)) is not None:
+            self.trial.study.tell(self.trial, value, TrialState.COMPLETE)
+            return True
+        return False
 
     def _report(self, status: RunStatus) -> str | None:
-        """Report new validations; returns why the trial is pruned at the last of them, if it is."""
+        """Report new validations up to one at which the trial is pruned; returns why, if it is."""
         progress, metrics = status.progress or {}, self.directory / "metrics.csv"
         monitor = next(iter(progress.get("metrics", ())), None)
         changed = metrics.stat().st_mtime_ns if metrics.exists() else 0
         if monitor is None or changed == self._read:
             return None
-        self._read = changed
         values = list(read_column(metrics, monitor).values())
         sign = -1 if progress.get("mode") == "max" else 1
-        is_pruned = False
         for value in values[self._reported :]:
             self._reported += 1
             self.trial.report(sign * value, self._reported)
-            is_pruned = self.trial.should_prune()  # some pruners need to see every step
-        if not is_pruned:
-            return None
-        shown = with_unit(monitor.removeprefix("validation/"), values[-1])
-        pruner = type(self.trial.study.pruner).__name__
-        return f"{pruner}: {monitor} {shown} at validation {self._reported}"
+            if self.trial.should_prune():
+                shown = with_unit(monitor.removeprefix("validation/"), value)
+                pruner = type(self.trial.study.pruner).__name__
+                return f"{pruner}: {monitor} {shown} at validation {self._reported}"
+        self._read = changed
+        return None
 
 
 def _is_at_its_end(status: RunStatus) -> bool:
