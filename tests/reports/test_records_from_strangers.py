@@ -13,10 +13,10 @@ from attention_lab.config.identity import identity
 from attention_lab.reports import terminal_table
 from attention_lab.reports.attention_maps import map_gallery
 from attention_lab.reports.comparison import compare
-from attention_lab.reports.csv_table import cell
 from attention_lab.reports.page import render_page
 from attention_lab.reports.report import write_report
 from attention_lab.reports.runs import NotARun, read_runs
+from attention_lab.tracking.csv_file import cell
 from attention_lab.tracking.record_files import with_version
 from tests.cli.conftest import Command, command  # noqa: F401
 from tests.reports.conftest import WriteRun

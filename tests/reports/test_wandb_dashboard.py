@@ -54,8 +54,6 @@ def panels(node: Any) -> Iterator[dict[str, Any]]:
 def metrics(panel: dict[str, Any]) -> set[str]:
     """The keys that a panel shows."""
     config = panel["config"]
-    if panel["viewType"] == "Weave":
-        return {"validation/predictions"} if "validation/predictions" in str(config) else {"?"}
     assert config.get("xAxis", "trainer/global_step") == "trainer/global_step"
     return {*config.get("metrics", []), *config.get("mediaKeys", [])}
 

@@ -16,12 +16,11 @@ from tests.tracking.test_wandb_logger import forget_login, records, when_written
 EPOCHS = 5
 
 
-def logged(directory: Path, kind: str) -> list[Any]:
-    """The artifacts of a type that a run has logged, in order."""
+def logged(directory: Path) -> list[Any]:
+    """The artifacts that a run has logged, in order."""
     when_written(directory)
     (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-    artifacts = [record.artifact for record in records(file) if record.HasField("artifact")]
-    return [artifact for artifact in artifacts if artifact.type == kind]
+    return [record.artifact for record in records(file) if record.HasField("artifact")]
 
 
 @pytest.fixture
@@ -40,7 +39,8 @@ def trained(tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_best_checkpoint_is_logged_at_the_end(trained: Any) -> None:
     directory = trained("true")
-    (artifact,) = logged(directory, "model")
+    artifact, viewer = logged(directory)
+    assert (artifact.type, viewer.type) == ("model", "attention")
     run_id = read_record(directory / "status.json")["wandb_id"]
     assert artifact.name == f"model-{run_id}"
     assert set(artifact.aliases) == {"best", "latest"}
@@ -54,16 +54,15 @@ def test_the_best_checkpoint_is_logged_at_the_end(trained: Any) -> None:
     contents = {each.path: each.local_path for each in artifact.manifest.contents}
     names = ("config.yaml", "checkpoints/best.ckpt")
     assert contents == {name: str(directory / name) for name in names}  # and no copies
-    (viewer,) = logged(directory, "attention")
     (page,) = viewer.manifest.contents
     assert (viewer.name, page.path) == (f"attention-{run_id}", "attention.html")
     reference = f"me/digits/{artifact.name}:best"
     assert artifact_reference(reference) == reference
 
 
-def test_each_new_best_checkpoint_is_logged_during_training(trained: Any) -> None:
+def test_each_new_best_checkpoint_is_logged_during_training(trained: Any, tmp_path: Path) -> None:
     directory = trained("all")
-    *during, last = logged(directory, "model")
+    *during, last = (each for each in logged(directory) if each.type == "model")
     steps = [json.loads(artifact.metadata)["step"] for artifact in during]
     scores = [json.loads(artifact.metadata)["score"] for artifact in during]
     assert 1 < len(steps) < EPOCHS  # not every validation is the best
@@ -74,18 +73,14 @@ def test_each_new_best_checkpoint_is_logged_during_training(trained: Any) -> Non
     for artifact in during:
         for each in artifact.manifest.contents:  # copies, as the file is replaced later
             assert Path(each.local_path).is_relative_to(directory / "wandb")
+            assert Path(each.local_path).exists()
+    assert "WANDB_DATA_DIR" not in os.environ
+    assert not (tmp_path / ".local").exists()
 
 
-def test_no_artifact_is_logged_unless_asked_for(trained: Any) -> None:
+def test_no_artifact_is_logged_unless_asked_for(trained: Any, tmp_path: Path) -> None:
+    """Not even a table: W&B asks the server first, and training would wait for it."""
     directory = trained("false")
-    assert logged(directory, "model") == logged(directory, "attention") == []
-
-
-def test_files_to_upload_are_with_the_run(trained: Any, tmp_path: Path) -> None:
-    directory = trained("false")
-    (first, *_) = logged(directory, "run_table")
-    (table,) = first.manifest.contents
-    assert Path(table.local_path).is_relative_to(directory / "wandb")
-    assert Path(table.local_path).exists()
+    assert logged(directory) == []
     assert "WANDB_DATA_DIR" not in os.environ
     assert not (tmp_path / ".local").exists()

@@ -11,8 +11,10 @@ from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger
 
 from attention_lab.data.core.vocabulary import SPECIALS
 from attention_lab.tracking.csv_file import CSVFile
-from attention_lab.tracking.media import log_table
+from attention_lab.tracking.media import log_table, wandb_table
 from attention_lab.training.predictions_table import PredictionsTable
+from attention_lab.training.tasks.base import Prediction
+from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 from tests.conftest import Compose, FinishedRun
 from tests.runs import build, train
 
@@ -153,6 +155,23 @@ def test_a_resumed_run_has_each_row_once(
     assert rows(tmp_path / "run") == rows(digits_run.directory)
 
 
+def test_no_text_is_a_formula_for_a_spreadsheet(
+    words_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = [Prediction("=1+1", "-1", "@a", is_correct=False)]
+    monkeypatch.setattr(SequenceToSequence, "predict_examples", lambda *_: odd)
+    train(words_run.config, tmp_path / "run")
+    (first, *_) = rows(tmp_path / "run")
+    assert list(first.values())[2:] == ["'=1+1", "-1", "'@a", "False"]
+
+
+def test_markup_in_a_table_is_text() -> None:
+    page = wandb_table(("<b>",), [("<script>&",)]).html
+    assert "<b>" not in page
+    assert "&lt;b&gt;" in page
+    assert "&lt;script&gt;&amp;" in page
+
+
 def test_columns_keep_their_order(tmp_path: Path) -> None:
     file = CSVFile(tmp_path / "predictions.csv", ("step", "example"))
     for number in (1, 2):
@@ -165,7 +184,7 @@ def test_columns_keep_their_order(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """Keeps the arguments of log_table."""
+    """Keeps the arguments of its methods."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -173,15 +192,20 @@ class Recorder:
     def log_table(self, *arguments: Any, **named: Any) -> None:
         self.calls.append((*arguments, named))
 
+    log_text = log_table
+
 
 @pytest.mark.parametrize(
     ("kind", "call"),
     [
         (
             MLFlowLogger,
-            ("id", {"input": ["a"], "correct": [True]}, "key/step-000003.json", {}),
+            ("id", "input,correct\n'=1+1,True\n", "key/step-000003.csv", {}),
         ),
-        (CometLogger, ("key/step-000003.csv", [["a", True]], {"headers": ["input", "correct"]})),
+        (
+            CometLogger,
+            ("key/step-000003.csv", [["'=1+1", True]], {"headers": ["input", "correct"]}),
+        ),
     ],
 )
 def test_tables_are_logged_as_the_service_takes_them(
@@ -190,7 +214,7 @@ def test_tables_are_logged_as_the_service_takes_them(
     recorder = Recorder()
     monkeypatch.setattr(kind, "experiment", recorder)
     monkeypatch.setattr(kind, "run_id", "id", raising=False)
-    log_table([kind.__new__(kind)], "key", ("input", "correct"), [("a", True)], 3)
+    log_table([kind.__new__(kind)], "key", ("input", "correct"), [("=1+1", True)], 3)
     assert recorder.calls == [call]
 
 

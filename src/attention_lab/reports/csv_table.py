@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.differences import Difference
 from attention_lab.reports.groups import Group
 from attention_lab.reports.stats import Interval
+from attention_lab.tracking.csv_file import cell
 
 _STATUSES = ("finished", "failed", "diverged", "pruned", "preempted", "running", "waiting")
 CSV_COLUMNS = (
@@ -22,20 +22,6 @@ CSV_COLUMNS = (
     *("difference_n", "difference", "difference_low", "difference_high", "difference_confidence"),
     *("p_value", "adjusted_p_value", "effect_size"),
 )
-#: First characters that make a spreadsheet read a cell as a formula; the last four are full-width.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-
-def cell(value: object) -> object:
-    """A value as a cell of a CSV file: text that a spreadsheet would evaluate gets a leading '.
-
-    >>> cell("=1+1"), cell(-0.5), cell("-0.5")
-    ("'=1+1", -0.5, '-0.5')
-    """
-    if not (isinstance(value, str) and value.startswith(_FORMULA)):
-        return value
-    is_number = re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value, re.ASCII)
-    return value if is_number else f"'{value}"
 
 
 def csv_text(comparison: Comparison) -> str:

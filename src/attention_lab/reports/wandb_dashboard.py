@@ -181,7 +181,7 @@ def _panels(comparison: Comparison) -> dict[str, list[Any]]:
         ]
     if any((run.directory / "predictions.csv").exists() for run in comparison.runs):
         panels["Predictions"] = [
-            reports.WeavePanelSummaryTable(table_name="validation/predictions")
+            reports.MediaBrowser(title="predictions", media_keys=["validation/predictions"])
         ]
     return {title: some for title, some in panels.items() if some}
 

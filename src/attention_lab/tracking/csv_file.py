@@ -1,8 +1,9 @@
-"""A CSV file that grows while a run trains, and continues where a checkpoint left it."""
+"""CSV files: one that grows while a run trains, tables, and cells that are safe to open."""
 
 import csv
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,28 @@ from typing import Any
 
 from attention_lab.atomic_write import write_atomically
 from attention_lab.tracking.untrusted_files import open_file
+
+#: First characters that make a spreadsheet read a cell as a formula; the last four are full-width.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def cell(value: object) -> object:
+    """A value as a cell of a CSV file: text that a spreadsheet would evaluate gets a leading '.
+
+    >>> cell("=1+1"), cell(-0.5), cell("-0.5")
+    ("'=1+1", -0.5, '-0.5')
+    """
+    if not (isinstance(value, str) and value.startswith(_FORMULA)):
+        return value
+    is_number = re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", value, re.ASCII)
+    return value if is_number else f"'{value}"
+
+
+def csv_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *(map(cell, row) for row in rows)])
+    return text.getvalue()
 
 
 class CSVFile:

@@ -1,5 +1,6 @@
 """Images, tables and HTML pages in the loggers that take them."""
 
+import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,17 @@ from lightning.pytorch.loggers import (
 )
 from PIL import Image
 
+from attention_lab.tracking.csv_file import cell, csv_table
 from attention_lab.tracking.safe_logger import SafeLogger
 
 #: The most characters of an example in a caption or a table.
 MAX_CHARACTERS = 200
+
+_STYLE = """<style>
+:root { color-scheme: light dark; font: 14px sans-serif }
+table { border-collapse: collapse }
+th, td { border: 1px solid gray; padding: 2px 8px; text-align: start; white-space: pre-wrap }
+</style>"""
 
 #: How one kind of media is logged, by the class of the logger.
 Methods = Mapping[type[Logger], Callable[..., None]]
@@ -62,6 +70,27 @@ def clipped(text: str) -> str:
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
+def wandb_table(columns: Sequence[str], rows: Rows) -> Any:
+    """A table as W&B's HTML.
+
+    For a ``wandb.Table``, W&B would ask the server and wait, up to a minute if that is down.
+    """
+    import wandb  # only where it is used: it takes most of a second to import
+
+    return wandb.Html(_html_table(columns, rows), inject=False, data_is_not_path=True)
+
+
+def _html_table(columns: Sequence[str], rows: Rows) -> str:
+    """A table as an HTML page."""
+
+    def line(tag: str, cells: Iterable[object]) -> str:
+        shown = (f'<{tag} dir="auto">{html.escape(str(each))}</{tag}>' for each in cells)
+        return f"<tr>{''.join(shown)}</tr>\n"
+
+    head, body = line("th", columns), "".join(line("td", row) for row in rows)
+    return f"<!doctype html>\n<meta charset='utf-8'>\n{_STYLE}\n<table>\n{head}{body}</table>\n"
+
+
 def _log(logger: Logger, methods: Methods, *media: object) -> None:
     if isinstance(logger, SafeLogger):
         logger.attempt(lambda inner: _log(inner, methods, *media))
@@ -99,8 +128,7 @@ def _page_to_wandb(logger: Any, key: str, page: Path, step: int) -> None:
     import wandb
 
     # W&B would add its own styles, which do not fit the page's dark colours.
-    html = wandb.Html(page, inject=False)
-    logger.log_metrics({key: html}, step)
+    logger.log_metrics({key: wandb.Html(page, inject=False)}, step)
 
 
 def _page_to_mlflow(logger: Any, key: str, page: Path, step: int) -> None:
@@ -108,20 +136,18 @@ def _page_to_mlflow(logger: Any, key: str, page: Path, step: int) -> None:
 
 
 def _table_to_wandb(logger: Any, key: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-    import wandb
-
-    table = wandb.Table(columns=list(columns), data=list(map(list, rows)))
-    logger.log_metrics({key: table}, step)
+    logger.log_metrics({key: wandb_table(columns, rows)}, step)
 
 
 def _table_to_mlflow(logger: Any, key: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-    table = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
-    logger.experiment.log_table(logger.run_id, table, f"{key}/step-{step:06d}.json")
+    # log_table would keep a list of all tables in a tag, whose length MLflow limits.
+    file = f"{key}/step-{step:06d}.csv"
+    logger.experiment.log_text(logger.run_id, csv_table(columns, rows), file)
 
 
 def _table_to_comet(logger: Any, key: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-    file = f"{key}/step-{step:06d}.csv"
-    logger.experiment.log_table(file, list(map(list, rows)), headers=list(columns))
+    file, cells = f"{key}/step-{step:06d}.csv", [list(map(cell, row)) for row in rows]
+    logger.experiment.log_table(file, cells, headers=list(columns))
 
 
 _LOG_IMAGES: Methods = {

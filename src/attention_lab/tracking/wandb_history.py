@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
+from attention_lab.tracking.media import wandb_table
+
 #: The splits whose metrics may have slices, and the keys of their tables.
 SLICES = {"validation": "validation/slices", "test": "test/slices"}
 #: The metric that Lightning logs the step as.
@@ -52,8 +54,6 @@ class WandbRunLogger(WandbLogger):
 
 def _with_tables(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics with a table in place of the slices of each split."""
-    import wandb
-
     plain, tables = dict[str, Any](), dict[str, list[list[Any]]]()
     for key, value in metrics.items():
         split, _, name = key.partition("/")
@@ -62,8 +62,8 @@ def _with_tables(metrics: Mapping[str, Any]) -> dict[str, Any]:
             tables.setdefault(SLICES[split], []).append([metric, part, value])
         else:
             plain[key] = value
-    columns: list[str | int] = ["metric", "slice", "value"]
-    return plain | {key: wandb.Table(columns=columns, data=rows) for key, rows in tables.items()}
+    columns = ("metric", "slice", "value")
+    return plain | {key: wandb_table(columns, rows) for key, rows in tables.items()}
 
 
 def last_steps(directory: Path, run_id: str) -> dict[str, int]:

@@ -241,8 +241,8 @@ class _SafeWandbLogger(SafeLogger):
         artifacts: RunArtifacts,
     ) -> None:
         self.directory, self.artifacts = directory, artifacts
-        # W&B copies the files of tables and artifacts before it uploads them, to the user's home
-        # unless this is set. Offline, they must be with the run.
+        # W&B copies the files of artifacts before it uploads them, to the user's home unless this
+        # is set. Offline, they must be with the run.
         self._has_data_dir = "WANDB_DATA_DIR" in os.environ
         os.environ.setdefault("WANDB_DATA_DIR", str(directory.resolve() / "wandb"))
 

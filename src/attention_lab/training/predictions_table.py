@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from attention_lab.tracking.csv_file import CSVFile
+from attention_lab.tracking.csv_file import CSVFile, cell
 from attention_lab.tracking.media import clipped, log_table
 from attention_lab.training.distributed import process_group
 from attention_lab.training.tasks.base import AttentionTask, Prediction
@@ -46,7 +46,8 @@ class PredictionsTable(Callback):
             for number, prediction in enumerate(predictions, start=1)
         ]
         for row in rows:
-            self.file.append(dict(zip(COLUMNS, (trainer.global_step, *row), strict=True)))
+            cells = (trainer.global_step, *map(cell, row))
+            self.file.append(dict(zip(COLUMNS, cells, strict=True)))
         self.file.save()
         columns, name = COLUMNS[1:], "validation/predictions"
         log_table(trainer.loggers, name, columns, rows, trainer.global_step)
