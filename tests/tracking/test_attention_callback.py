@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
@@ -27,11 +28,13 @@ from attention_lab.tracking.attention_summaries import (
     recorded_layers,
 )
 from attention_lab.tracking.media import log_images
+from attention_lab.tracking.viewer import encode_map
 from attention_lab.training.build import BuiltRun
 from tests.conftest import Compose, FinishedRun
 from tests.runs import build, train
 from tests.tracking.test_viewer import decoded
 
+ONE = torch.tensor([1.0])
 LAYERS = {"encoder.0.self_attention", "decoder.0.self_attention", "decoder.0.cross_attention"}
 
 
@@ -154,15 +157,43 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_resumed_run_does_not_repeat_rows(tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_repeat_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows after the checkpoint are dropped; without a checkpoint, all are."""
     path = tmp_path / "attention" / "summaries.csv"
     path.parent.mkdir()
     for step in (2, 4):
-        append_rows(path, step, {"layer": {"entropy": torch.tensor([1.0])}})
+        append_rows(path, step, {"layer": {"entropy": ONE}})
     callback = AttentionMapCallback(tmp_path / "attention", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(rank_zero_only, "rank", 1)  # other ranks leave the file alone
+        callback.load_state_dict({"steps": [2], "seconds": 0.0, "mismatches": {}})
+    assert [row["step"] for row in rows_of(path)] == ["2", "4"]
     callback.load_state_dict({"steps": [2], "seconds": 0.0, "mismatches": {}})
     assert [row["step"] for row in rows_of(path)] == ["2"]
+
+
+def test_a_resumed_run_ignores_maps_of_another_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With one warning; their summaries stay."""
+    callback = AttentionMapCallback(tmp_path / "attention", 1)
+    each = encode_map(AttentionMap(8, "e", "l", ["r"], ["c"], torch.ones(1, 1, 1)))
+    older = {key: value for key, value in each.items() if key != "levels"}
+    texts = {2: json.dumps([older]), 4: "{}", 6: "[{", 8: json.dumps([each])}
+    for step, text in texts.items():
+        file = callback._json_file(step)
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+        append_rows(tmp_path / "attention" / "summaries.csv", step, {"l": {"entropy": ONE}})
+    state = {"steps": [2, 4, 6, 8, 10], "seconds": 0.0, "mismatches": {}}
+    callback.load_state_dict(state)
+    assert (callback.maps, callback.state_dict()) == ([each], state)
+    assert len(rows_of(tmp_path / "attention" / "summaries.csv")) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "step-000002/maps.json has a wrong value for 0.levels: Field required" in line
+    assert line.endswith("attention.html leaves out the maps of 3 of 5 steps")
 
 
 def test_weights_that_do_not_give_the_output_are_a_loud_warning(

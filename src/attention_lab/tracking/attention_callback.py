@@ -3,11 +3,12 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from attention_lab.printing import echo
@@ -24,6 +25,8 @@ from attention_lab.tracking.attention_summaries import (
 from attention_lab.tracking.media import ImageFile, clipped, log_images, log_page
 from attention_lab.tracking.png import write_png
 from attention_lab.tracking.record_files import read_json
+from attention_lab.tracking.record_schema import check_types
+from attention_lab.tracking.untrusted_files import UnreadableRecord
 from attention_lab.tracking.viewer import encode_map, write_viewer
 
 #: The file with the summaries of all heads, beside the maps.
@@ -51,7 +54,9 @@ class AttentionMapCallback(Callback):
         self.directory = directory
         self.examples = examples
         self._probe: Any = None
-        #: The maps so far, encoded for the viewer.
+        #: The steps at which maps were recorded.
+        self.steps: list[int] = []
+        #: The maps of these steps that the viewer has, encoded.
         self.maps: list[dict[str, Any]] = []
         #: The largest error of each layer whose output is not that of its weights.
         self.mismatches: dict[str, float] = {}
@@ -77,6 +82,7 @@ class AttentionMapCallback(Callback):
             encoded = [encode_map(each) for each in maps]
             self._json_file(trainer.global_step).write_text(json.dumps(encoded), encoding="utf-8")
             self._summarize(trainer, layers, labels, data.alignments(probe))
+            self.steps.append(trainer.global_step)
             self.maps.extend(encoded)
             write_viewer(self.maps, self._page, self.directory.parent.name)
         self.seconds += time.perf_counter() - started
@@ -105,7 +111,7 @@ class AttentionMapCallback(Callback):
         """Append the summaries to ``summaries.csv``, and log the mean of each layer."""
         step, path = trainer.global_step, self.directory / SUMMARIES_FILE
         found = {name: summarize(layer, labels, alignments) for name, layer in layers.items()}
-        if not self.maps:
+        if not self.steps:
             path.unlink(missing_ok=True)  # of a process that was killed before a checkpoint
         append_rows(path, step, found)
         means = {
@@ -117,17 +123,35 @@ class AttentionMapCallback(Callback):
             logger.log_metrics(means, step=step)
 
     def state_dict(self) -> dict[str, Any]:
-        steps = sorted({each["step"] for each in self.maps})
-        return {"steps": steps, "seconds": self.seconds, "mismatches": self.mismatches}
+        return {"steps": self.steps, "seconds": self.seconds, "mismatches": self.mismatches}
 
+    @rank_zero_only
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        files = [self._json_file(step) for step in state_dict["steps"]]
-        root = self.directory.parent
-        pages = [read_json(file, root) for file in files if file.exists()]
-        self.maps = [each for page in pages for each in page]
+        self.steps = list(state_dict["steps"])
+        self.maps = list(self._read_maps())
         self.seconds = state_dict["seconds"]
         self.mismatches = dict(state_dict["mismatches"])
-        keep_rows(self.directory / SUMMARIES_FILE, state_dict["steps"])
+        keep_rows(self.directory / SUMMARIES_FILE, self.steps)
+
+    def _read_maps(self) -> Iterator[dict[str, Any]]:
+        """The recorded maps; one warning if files are damaged or of another format."""
+        ignored: list[UnreadableRecord] = []
+        for file in map(self._json_file, self.steps):
+            try:
+                maps = read_json(file, self.directory.parent)
+                check_types(file, maps)
+            except FileNotFoundError:
+                continue
+            except UnreadableRecord as error:
+                ignored.append(error)
+            else:
+                yield from maps
+        if ignored:
+            echo(
+                f"attention-lab: WARNING: {ignored[0]}; attention.html leaves out the maps of "
+                f"{len(ignored)} of {len(self.steps)} steps",
+                error=True,
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()

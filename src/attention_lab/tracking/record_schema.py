@@ -110,8 +110,29 @@ class _SweepRecord(TypedDict, total=False):
     tuning: _Tuning | None
 
 
+class _EncodedMap(TypedDict):
+    """An attention map in ``maps.json`` and in the viewer (``viewer.encode_map``)."""
+
+    step: int
+    example: str
+    layer: str
+    rows: list[str]
+    columns: list[str]
+    sources: int | None
+    note: str
+    limit: float
+    zero: int
+    levels: int
+    heads: list[str]
+
+
 #: The types of the keys that other code uses. Other keys may hold any plain data.
-_SCHEMAS = {"status.json": _StatusRecord, "result.json": RunResult, "sweep.json": _SweepRecord}
+_SCHEMAS: Mapping[str, Any] = {
+    "status.json": _StatusRecord,
+    "result.json": RunResult,
+    "sweep.json": _SweepRecord,
+    "maps.json": list[_EncodedMap],
+}
 
 
 def check_version(path: Path, content: Mapping[Any, Any]) -> None:
@@ -127,7 +148,7 @@ def check_version(path: Path, content: Mapping[Any, Any]) -> None:
     )
 
 
-def check_types(path: Path, content: Mapping[str, Any]) -> None:
+def check_types(path: Path, content: Any) -> None:
     """Raise UnreadableRecord, naming the key, if a record has a value of a wrong type."""
     if path.name not in _SCHEMAS:
         return
