@@ -25,12 +25,12 @@ def fills(file: Path) -> list[str]:
 
 def test_an_svg_has_a_shape_in_the_right_colour_for_each_cell(tmp_path: Path) -> None:
     weights = [[[0.0, 0.25, 1.0], [-1.0, 2.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
-    write_figure(map_of(weights), "1", "svg", tmp_path / "a.svg")
+    write_figure(map_of(weights), "0", "svg", tmp_path / "a.svg")
     assert "<image" not in (tmp_path / "a.svg").read_text("utf-8")
     cells = [colour for colour in fills(tmp_path / "a.svg") if colour != "none"]
     for colour in ("#002a66", "#6390d2", "#5a0b01"):  # 1 and 2, 0.25, -1
         assert colour in cells
-    write_figure(map_of(weights), "2", "svg", tmp_path / "b.svg")
+    write_figure(map_of(weights), "1", "svg", tmp_path / "b.svg")
     assert fills(tmp_path / "b.svg") != fills(tmp_path / "a.svg")
 
 
@@ -46,7 +46,7 @@ def test_hidden_cells_are_hatched(tmp_path: Path) -> None:
     hidden = torch.tensor([[[False, True], [False, False]]])
     weights = [[[1.0, 0.0], [1.0, 0.0]]]
     for name, mask in (("a.png", None), ("b.png", hidden)):
-        write_figure(map_of(weights, mask), "1", "png", tmp_path / name)
+        write_figure(map_of(weights, mask), "0", "png", tmp_path / name)
     with Image.open(tmp_path / "a.png") as plain, Image.open(tmp_path / "b.png") as hatched:
         assert plain.size == hatched.size
         assert len(hatched.getcolors(100_000) or []) > len(plain.getcolors(100_000) or [])
@@ -70,4 +70,4 @@ def test_labels_of_the_scale_do_not_overlap(tmp_path: Path) -> None:
 def test_any_text_can_be_a_name(tmp_path: Path) -> None:
     names = ["$x_", "<b>", "שלום", "👩‍👩‍👧", "x" * 200, "\n"]
     each = AttentionMap(0, "e", "l", names, names, torch.full((1, 6, 6), 0.5))
-    write_figure(each, "1", "svg", tmp_path / "a.svg")
+    write_figure(each, "0", "svg", tmp_path / "a.svg")

@@ -86,7 +86,7 @@ def _parser() -> Parser:
     figure.add_argument(
         "--layer", help="as in the page (the first cross-attention, else the first)"
     )
-    figure.add_argument("--head", help="1, 2, …, mean or max (1)")
+    figure.add_argument("--head", help="0, 1, …, mean or max (0)")
     add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
     return parser
 
@@ -175,9 +175,9 @@ def _write_figure(chosen: argparse.Namespace, maps: Sequence["AttentionMap"], fi
     layer = layer or next(iter(layers))
     if layer not in layers:
         raise UnusableRun(f"--layer {layer}: must be one of {', '.join(layers)}")
-    head, heads = chosen.head or "1", len(layers[layer].weights)
-    if head not in (*map(str, range(1, heads + 1)), "mean", "max"):
-        raise UnusableRun(f"--head {head}: {layer} has heads 1 to {heads}, mean and max")
+    head, heads = chosen.head or "0", len(layers[layer].weights)
+    if head not in (*map(str, range(heads)), "mean", "max"):
+        raise UnusableRun(f"--head {head}: {layer} has heads 0 to {heads - 1}, mean and max")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_figure(layers[layer], head, chosen.format, file)
 

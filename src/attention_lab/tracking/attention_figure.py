@@ -37,7 +37,7 @@ def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
 
     Args:
         map: the map.
-        head: "1" to the number of heads, "mean" or "max".
+        head: "0", "1", …, "mean" or "max".
         kind: "png", "pdf" or "svg".
         path: the file, which is replaced atomically.
     """
@@ -80,7 +80,7 @@ def _combined(map: AttentionMap, head: str) -> tuple[Tensor, Tensor]:
     if head == "max":
         visible = map.weights.masked_fill(hidden, -torch.inf).amax(0)
         return visible.masked_fill(hidden.all(0), 0.0), hidden.all(0)
-    return map.weights[int(head) - 1], hidden[int(head) - 1]
+    return map.weights[int(head)], hidden[int(head)]
 
 
 def _colormap() -> "Colormap":

@@ -74,7 +74,7 @@ def render(map: AttentionMap) -> Image.Image:
     image = Image.new("RGB", (width, below + legend.height + _MARGIN), _PAPER)
     for head, weights in enumerate(map.weights):
         corner = _MARGIN + head % per_line * step_x, _MARGIN + head // per_line * step_y
-        panel.draw(image, corner, f"head {head + 1}", weights)
+        panel.draw(image, corner, f"head {head}", weights)
     image.paste(legend, (_MARGIN, below))
     return image
 

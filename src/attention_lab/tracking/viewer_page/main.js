@@ -24,7 +24,7 @@ function element(tag, properties = {}, children = []) {
   return made;
 }
 
-function headName(head) { return /^\d+$/.test(head) ? `head ${+head + 1}` : head; }
+function headName(head) { return /^\d+$/.test(head) ? `head ${head}` : head; }
 
 // Encoder, decoder, cross-attention, or self-attention of a network without these parts.
 function kindOf(layer) {
