@@ -75,19 +75,26 @@ HELP = "; see `attention-lab {} --help`"
         ("predict", "the following arguments are required: RUN" + HELP.format("predict")),
         ("report", "the following arguments are required: SWEEP" + HELP.format("report")),
         (
-            "evaluate run --splits test",
+            "evaluate . --splits test",
             "unrecognized arguments: --splits test; did you mean --split?",
         ),
         (
-            "predict run --tempurature=1",
+            "predict . --tempurature=1",
             "unrecognized arguments: --tempurature=1; did you mean --temperature?",
         ),
         ("list atention", "there is no config group 'atention'; did you mean attention?"),
         (
-            "evaluate run --split train",
+            "evaluate . --split train",
             "argument --split: invalid choice: 'train'",
         ),
-        ("report sweep --output", "argument --output: expected one argument"),
+        ("report . --output", "argument --output: expected one argument"),
+        *(
+            (f"{name} nowhere", f"argument {argument}: nowhere is not a directory")
+            for name, argument in {
+                **dict.fromkeys(("evaluate", "predict"), "RUN"),
+                **dict.fromkeys(("report", "report --watch", "dashboard"), "SWEEP"),
+            }.items()
+        ),
     ],
 )
 def test_wrong_arguments_give_an_error_of_one_line(

@@ -108,11 +108,19 @@ def test_a_sweep_given_twice_is_read_once(command: Command, two_runs: Path) -> N
     assert (two_runs / "report.html").is_file()
 
 
-@pytest.mark.parametrize("arguments", ["report x --output", "report", "evaluate", "sync"])
+@pytest.mark.parametrize("arguments", ["report . --output", "report", "evaluate", "sync"])
 def test_an_empty_path_is_refused(arguments: str, command: Command) -> None:
     answer = command(*arguments.split(), "")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.endswith(": needs the path of a directory\n")
+
+
+@pytest.mark.parametrize("output", ["y/status.json", "y/status.json/x"])
+def test_an_output_that_is_a_file_is_refused(output: str, command: Command, two_runs: Path) -> None:
+    answer = command("report", str(two_runs), "--output", str(two_runs / output))
+    assert (answer.code, answer.out) == (1, "")
+    problem = f"{two_runs / output} cannot be written: not a directory; use --output DIR"
+    assert answer.err.lower() == f"attention-lab: {problem}\n".lower()
 
 
 def test_debug_runs_are_left_out(command: Command, two_runs: Path) -> None:

@@ -115,7 +115,6 @@ def test_a_language_model_shows_the_text(
             1,
             "--head 9: decoder.0.cross_attention has heads 0 to 0,",
         ),
-        (["missing", "a"], 1, "missing is not a run's directory: it has no config.yaml"),
         (["LETTERS", "a", "--num-beams=2"], 1, "LETTERS is for language_model, which has no beam"),
         (["RUN", "LETTERS", "a"], 1, "the runs are on different data: G2P and Alphabet"),
         (["RUN", "a" * 20_000], 1, "RUN: the maps of 20,000 positions have"),
@@ -137,6 +136,14 @@ def test_errors_are_one_line(
     assert answer.code == code
     assert answer.err.startswith(f"attention-lab: {message}")
     assert (answer.err.count("\n"), answer.out) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("run", "problem"),
+    [("missing", "missing is not a directory"), ("", "needs the path of a directory")],
+)
+def test_a_run_that_is_not_a_directory_is_refused(run: str, problem: str, command: Command) -> None:
+    assert command("view", run, "a") == (2, "", f"attention-lab: view: argument RUN: {problem}\n")
 
 
 def test_a_run_without_checkpoint_is_refused(command: Command, own_run: Path) -> None:

@@ -61,14 +61,14 @@ COMMANDS: dict[str, Codes] = {
     **dict.fromkeys(
         ("report sweep --watch", "report sweep --output sweep/one/.lock"), frozenset({0, 1})
     ),
-    **dict.fromkeys(("evaluate sweep", "predict nope", "report nope"), frozenset({1})),
+    "evaluate sweep": frozenset({1}),
     **dict.fromkeys(("report sweep --baseline x", "report sweep --metric x"), frozenset({1, 2})),
     "report sweep --evaluation num_beams=2": frozenset({1, 2}),
     "train --from sweep/one": EITHER,
     **dict.fromkeys(
         ("report", "evaluate sweep/one --num-beams x", "report sweep --output="), REFUSED
     ),
-    **dict.fromkeys(("sync sweep", "sync nope"), REFUSED),
+    **dict.fromkeys(("sync sweep", "sync nope", "predict nope", "report nope"), REFUSED),
     "predict sweep/one --batch 99999999999999999999": REFUSED,
     "predict sweep/one --length 9999999999999999999999": REFUSED,
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from attention_lab.atomic_write import write_atomically
 from attention_lab.cli import fail
-from attention_lab.cli.parser import Parser, directory_path
+from attention_lab.cli.parser import Parser, existing_directory
 from attention_lab.printing import echo
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     """Create the workspace and the report, or write their specification; returns the exit code."""
     parser = Parser("dashboard", __doc__)
     help = "a sweep's or a run's directory"
-    parser.add_argument("sweep", type=directory_path, nargs="+", metavar="SWEEP", help=help)
+    parser.add_argument("sweep", type=existing_directory, nargs="+", metavar="SWEEP", help=help)
     sweeps: list[Path] = parser.parse_args(arguments).sweep
     if find_spec("wandb_workspaces") is None:
         return fail("needs wandb-workspaces; pip install 'attention-lab[dashboard]'", 2)

@@ -1,6 +1,7 @@
 """The argument parser of the subcommands that Hydra does not parse."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +14,14 @@ def directory_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("needs the path of a directory")
     return Path(text)
+
+
+def existing_directory(text: str) -> Path:
+    """A directory that exists, as an argument."""
+    path = directory_path(text)
+    if not os.path.isdir(path):  # unlike Path.is_dir, it raises no error
+        raise argparse.ArgumentTypeError(f"{path} is not a directory")
+    return path
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attention_lab.cli import fail
-from attention_lab.cli.parser import Parser, directory_path
+from attention_lab.cli.parser import Parser, directory_path, existing_directory
 from attention_lab.printing import counted, echo, rich_console
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(
         "sweep",
-        type=directory_path,
+        type=existing_directory,
         nargs="+",
         metavar="SWEEP",
         help="a sweep's or a run's directory",
@@ -81,11 +81,16 @@ def report(
 
             runs = with_evaluation(runs, evaluation)
         comparison = compare(runs, baseline, metric, evaluation)
-        page = write_report(comparison, output or _output_directory(sweeps, evaluation))
+        output = output or _output_directory(sweeps, evaluation)
     except (NotARun, OSError) as error:
         return fail(str(error), 1)
     except ValueError as error:
         return fail(str(error), 2)
+    try:
+        page = write_report(comparison, output)
+    except OSError as error:
+        reason = "not a directory" if isinstance(error, FileExistsError) else error.strerror
+        return fail(f"{output} cannot be written: {reason}; use --output DIR", 1)
     console = rich_console()
     console.print(terminal_table(comparison, console.width))
     echo(f"report          {page}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.cli import warn
-from attention_lab.cli.parser import directory_path
+from attention_lab.cli.parser import directory_path, existing_directory
 
 #: Decoding options; each replaces the task's argument of that name.
 DECODING = ("num_beams", "length_penalty")
@@ -23,9 +23,16 @@ class UnusableRun(Exception):
     """A run cannot be used. The message is one line, for the user."""
 
 
+def run_path(text: str) -> Path:
+    """A RUN argument: a directory that exists, or a W&B artifact."""
+    from attention_lab.tracking.artifact_download import artifact_reference
+
+    return directory_path(text) if artifact_reference(text) else existing_directory(text)
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the arguments RUN and --checkpoint."""
-    parser.add_argument("run", type=directory_path, metavar="RUN", help=RUN_HELP)
+    parser.add_argument("run", type=run_path, metavar="RUN", help=RUN_HELP)
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
 
 

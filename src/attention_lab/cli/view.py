@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from attention_lab.cli import fail, warn
-from attention_lab.cli.parser import Parser, directory_path
+from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
     DECODING,
     UnusableRun,
@@ -21,6 +21,7 @@ from attention_lab.cli.run_argument import (
     given,
     local_run,
     open_run,
+    run_path,
 )
 from attention_lab.printing import echo
 
@@ -48,7 +49,10 @@ def run(arguments: Sequence[str]) -> int:
     *runs, chosen.text = chosen.inputs
     if not 1 <= len(runs) <= 2:
         parser.error(f"needs one or two runs and an input, got {len(runs)} runs")
-    chosen.runs = [directory_path(each) for each in runs]
+    try:
+        chosen.runs = [run_path(each) for each in runs]
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument RUN: {error}")
     if chosen.format == "html" and (chosen.layer or chosen.head):
         parser.error("--layer and --head are for --format png, pdf or svg; the page has all maps")
     if chosen.format != "html" and len(runs) > 1:
