@@ -72,7 +72,6 @@ def report(
     from attention_lab.reports.comparison import compare
     from attention_lab.reports.report import write_report
     from attention_lab.reports.runs import NotARun, read_runs
-    from attention_lab.reports.terminal_table import terminal_table
 
     try:
         runs = _without_debug_runs(read_runs(sweeps))
@@ -91,6 +90,14 @@ def report(
     except OSError as error:
         reason = "not a directory" if isinstance(error, FileExistsError) else error.strerror
         return fail(f"{output} cannot be written: {reason}; use --output DIR", 1)
+    _print(comparison, page)
+    return _log_to_wandb(comparison, page.parent) if wandb else 0
+
+
+def _print(comparison: "Comparison", page: Path) -> None:
+    """Print the table, and the paths of the page and of a viewer for each group."""
+    from attention_lab.reports.terminal_table import terminal_table
+
     console = rich_console()
     console.print(terminal_table(comparison, console.width))
     echo(f"report          {page}")
@@ -98,7 +105,6 @@ def report(
         viewers = [run.directory / "attention" / "attention.html" for run in group.finished]
         for viewer in filter(Path.exists, viewers[:1]):
             echo(f"attention maps  {viewer}")
-    return _log_to_wandb(comparison, page.parent) if wandb else 0
 
 
 def _without_debug_runs(runs: Sequence["RecordedRun"]) -> list["RecordedRun"]:
