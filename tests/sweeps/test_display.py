@@ -101,3 +101,12 @@ def test_a_job_that_ends_prints_one_line(capsys: pytest.CaptureFixture[str]) -> 
         "[2/2] b-2  failed: it is broken",
     ]
     assert outcome(RunStatus("preempted")) == "preempted"
+
+
+def test_debug_runs_are_marked() -> None:
+    record = {"debug": ["trainer.limit_train_batches=1"]}
+    debug = RunStatus("finished", record=record, value=0.5, monitor="per")
+    assert outcome(debug) == "finished   validation/per 50.00 %  (debug run)"
+    found = {Path("x/one"): RunStatus("running", record=record), Path("x/two"): running(40)}
+    rows = shown(found, Pace()).splitlines()[:2]
+    assert ["(debug run)" in row for row in rows] == [True, False]

@@ -173,7 +173,7 @@ def table(statuses: Mapping[Path, RunStatus], pace: Pace) -> RenderableType:
         steps = f"{progress['step']}/{progress['steps']}" if statuses[path].progress else "starting"
         metrics = "  ".join(f"{name} {with_unit(name, value)}" for name, value in known)
         rows.add_row(
-            rich_text(names[path]),
+            rich_text(names[path] + _debug_mark(statuses[path])),
             ProgressBar(progress["steps"], progress["step"], width=10),
             *map(rich_text, (steps, metrics, _about(pace.left(path)))),
         )
@@ -219,5 +219,9 @@ def outcome(status: RunStatus) -> str:
     """How a run ended, in a few words."""
     if status.state == "finished":
         value = with_unit(status.monitor, status.value)
-        return f"finished   validation/{status.monitor} {value}"
+        return f"finished   validation/{status.monitor} {value}{_debug_mark(status)}"
     return f"{status.state}: {status.error}" if status.error else status.state
+
+
+def _debug_mark(status: RunStatus) -> str:
+    return "  (debug run)" if status.record.get("debug") else ""
