@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attention_lab.attention import (
     BACKENDS,
+    Additive,
     AttentionInputs,
     AttentionLayer,
     AttentionSpec,
@@ -18,10 +19,12 @@ from attention_lab.attention import (
     OutputError,
     PositiveRandomFeatures,
     ScaledDotProduct,
+    Score,
     ScoredAttention,
     Softmax,
     record_attention,
     record_errors,
+    record_logits,
 )
 from attention_lab.contract.cases import WIDTH, cases
 
@@ -121,3 +124,14 @@ def test_without_weights_nothing_is_compared() -> None:
     with record_errors(nn.Sequential(layer)) as found:
         layer(torch.randn(2, 5, 16))
     assert found == {"0": []}
+
+
+@pytest.mark.parametrize(
+    ("score", "backend"),
+    [(Additive, "fused"), (Additive, "eager"), (ScaledDotProduct, "sdpa")],
+)
+def test_recorded_logits_are_those_of_the_weights(score: type[Score], backend: str) -> None:
+    layer = ScoredAttention(16, score=score, normalizer=Softmax, num_heads=2, backend=backend)
+    with torch.no_grad(), record_attention(layer) as weights, record_logits(layer) as logits:
+        layer(torch.randn(2, 5, 16))
+    torch.testing.assert_close(logits[""][0].softmax(-1), weights[""][0])

@@ -37,13 +37,21 @@ class Additive(Score):
             nn.init.xavier_uniform_(matrix)
         nn.init.normal_(self.vector, std=self.vector.shape[-1] ** -0.5)
 
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, fused: bool = False) -> Tensor:
+        """Logits (B, H, L, S): see :class:`Score`.
+
+        Args:
+            query, key: see :class:`Score`.
+            fused: whether to compute them in at least single precision, without hidden layers of
+                all pairs.
+        """
+        if fused:
+            return self._fused(query, key)
         projected_query, projected_key = self._project(query, key)
         hidden = torch.tanh(projected_query.unsqueeze(-2) + projected_key.unsqueeze(-3))
         return torch.einsum("bhlsa,ha->bhls", hidden, self.vector)
 
-    def fused(self, query: Tensor, key: Tensor) -> Tensor:
-        """The same logits, in at least single precision, without hidden layers of all pairs."""
+    def _fused(self, query: Tensor, key: Tensor) -> Tensor:
         projected_query, projected_key = map(wide, self._project(query, key))
         batch, heads = projected_query.shape[:2]
         vector = self.vector.to(projected_query.dtype).expand(batch, *self.vector.shape)
