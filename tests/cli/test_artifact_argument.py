@@ -38,8 +38,11 @@ class Artifact:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.refs: dict[str, str] = {}
+        self.error: Exception | None = None
 
     def get_entry(self, name: str) -> Entry:
+        if self.error is not None:
+            raise self.error
         if not (self.directory / name).exists():
             raise KeyError(name)
         return Entry(self.directory / name, name, self.refs.get(name))
@@ -170,6 +173,13 @@ def test_an_artifact_that_is_no_run_is_refused(
 ) -> None:
     upload(tmp_path / "empty")
     assert refusal(REFERENCE, capsys) == f"{REFERENCE} is not a run: it has no config.yaml"
+
+
+def test_a_server_that_fails_during_the_download_is_refused(
+    upload: Upload, words_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload(words_run.directory).error = wandb.errors.CommError("connection lost\nretry")
+    assert refusal(REFERENCE, capsys) == f"{REFERENCE}: config.yaml: connection lost"
 
 
 def test_a_file_elsewhere_is_refused(

@@ -51,6 +51,20 @@ def test_the_report_is_a_run_in_the_group_of_its_sweep(
     assert entries == {"report.html", "report.csv"}
 
 
+@pytest.mark.parametrize("name", ["größe", "x" * 200])
+def test_an_artifact_has_a_name_that_wandb_accepts(
+    name: str, write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = write_run("a=x", 0, config={"logger": {"wandb": {"group": "ours"}}})
+    comparison = compare(read_runs([run]))
+    sweep = tmp_path / name
+    write_report(comparison, sweep)
+    assert log_report(comparison, sweep) is not None
+    assert when_written(sweep).run.run_group == "ours"
+
+
 @pytest.mark.parametrize(
     ("logger", "expected"),
     [

@@ -9,6 +9,7 @@ import pytest
 
 from attention_lab.tracking.artifact_download import artifact_reference
 from attention_lab.tracking.record_files import read_record
+from attention_lab.tracking.wandb_logger import WandbOptions
 from tests.conftest import Compose
 from tests.runs import train
 from tests.tracking.test_wandb_logger import forget_login, records, when_written
@@ -76,6 +77,26 @@ def test_each_new_best_checkpoint_is_logged_during_training(trained: Any, tmp_pa
             assert Path(each.local_path).exists()
     assert "WANDB_DATA_DIR" not in os.environ
     assert not (tmp_path / ".local").exists()
+
+
+@pytest.mark.parametrize(("state", "error"), [("pruned", ""), ("finished", "is not valid JSON")])
+def test_a_run_is_finished_if_an_artifact_cannot_be_logged(
+    state: str,
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    forget_login(monkeypatch, tmp_path)
+    named = {"name": "seed 1", "group": "sweep", "job_type": "search"}
+    logger = WandbOptions(log_model=True).logger(tmp_path, {}, **named)
+    assert logger is not None
+    if state == "finished":
+        (tmp_path / "result.json").write_text("{")
+    logger.close(exit_code=0)
+    assert when_written(tmp_path).exit_code == 0
+    said = capsys.readouterr().err
+    assert (error in said) if error else not said
 
 
 def test_no_artifact_is_logged_unless_asked_for(trained: Any, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from attention_lab.reports.charts.styles import PALETTE, group_styles
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
 from attention_lab.reports.headline import headline
-from attention_lab.reports.runs import RecordedRun, csv_rows, section
+from attention_lab.reports.runs import RecordedRun, csv_rows
+from attention_lab.reports.wandb_report import wandb_group
 from attention_lab.tracking.hyperparameters import hyperparameters
 from attention_lab.tracking.record_files import read_json
 
@@ -93,7 +94,7 @@ def dashboard(comparison: Comparison, entity: str, project: str, name: str) -> D
         entity,
         project,
         _title(name),
-        [Metric("Group").isin(sorted({_wandb_group(run) for run in comparison.runs}))],
+        [Metric("Group").isin(sorted({wandb_group(run) for run in comparison.runs}))],
         [_config_key(key) for key in _swept(comparison)],
         _run_colours(comparison),
         _group_colours(comparison),
@@ -221,12 +222,6 @@ def _image_keys(groups: Iterable[Group]) -> list[str]:
             numbers[each["layer"]] += 1
             keys[f"attention/{each['layer']}/{numbers[each['layer']]}"] = None
     return list(keys)
-
-
-def _wandb_group(run: RecordedRun) -> str:
-    """The W&B group of a run."""
-    chosen = section(section(run.config, "logger"), "wandb").get("group")
-    return str(chosen or run.directory.resolve().parent.name)
 
 
 def _colour(style: int | None) -> str:

@@ -8,7 +8,7 @@ from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.csv_table import CSV_COLUMNS, csv_rows
 from attention_lab.reports.formatting import failure_reason, format_status
 from attention_lab.reports.headline import headline
-from attention_lab.reports.runs import section
+from attention_lab.reports.runs import RecordedRun, section
 from attention_lab.tracking.run_name import LONGEST_NAME
 from attention_lab.tracking.wandb_logger import WandbOptions
 
@@ -45,8 +45,8 @@ def log_report(comparison: Comparison, directory: Path) -> str | None:
 
     run: Any = logger.experiment
     run.log({"report/numbers": _numbers(comparison), "report/runs": _runs(comparison)})
-    name = re.sub(r"[^\w.-]+", "_", directory.resolve().name)
-    artifact = wandb.Artifact(f"report-{name}", type="report")
+    name = re.sub(r"[^\w.-]+", "_", f"report-{directory.resolve().name}", flags=re.ASCII)
+    artifact = wandb.Artifact(name[:LONGEST_NAME], type="report")
     for file in ("report.html", "report.csv"):
         artifact.add_file(str(directory / file))
     run.log_artifact(artifact)
@@ -64,10 +64,15 @@ def report_options(comparison: Comparison) -> WandbOptions:
     return WandbOptions(mode="offline" if known.get("mode") == "offline" else "auto", **named)
 
 
+def wandb_group(run: RecordedRun) -> str:
+    """The W&B group of a run: as in its config, else the name of its sweep."""
+    chosen = section(section(run.config, "logger"), "wandb").get("group")
+    return str(chosen or run.directory.resolve().parent.name)
+
+
 def _group(comparison: Comparison, directory: Path) -> str:
-    """The W&B group of the runs: their sweep's name."""
-    names = [run.directory.parent.name for run in comparison.runs]
-    return names[0] if names else directory.resolve().name
+    """The W&B group of the first run."""
+    return wandb_group(comparison.runs[0]) if comparison.runs else directory.resolve().name
 
 
 def _numbers(comparison: Comparison) -> Any:

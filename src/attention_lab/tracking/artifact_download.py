@@ -102,15 +102,15 @@ def _download(artifact: Any, name: str, folder: Path, reference: str) -> None:
 
     try:
         entry = artifact.get_entry(name)
+        if entry.ref is None:
+            entry.download(root=str(folder), skip_cache=True)
+            return
     except KeyError:
         if name == CONFIG:
             raise UnavailableArtifact(f"{reference} is not a run: it has no {name}") from None
         return
-    if entry.ref is not None:
-        raise UnavailableArtifact(
-            f"{reference}: its {name} is a reference to another place; not loaded"
-        )
-    try:
-        entry.download(root=str(folder), skip_cache=True)
-    except Exception as error:
+    except Exception as error:  # of W&B, of requests, or of its service
         raise UnavailableArtifact(f"{reference}: {name}: {error_line(error)}") from error
+    raise UnavailableArtifact(
+        f"{reference}: its {name} is a reference to another place; not loaded"
+    )

@@ -53,9 +53,11 @@ class RunArtifacts:
         run.log_artifact(artifact, aliases=["best", "latest"])
 
     def log_finished(self, run: Any) -> None:
-        """Log the best checkpoint and the viewer of a run that has its result."""
+        """Log the best checkpoint and the viewer of a run; nothing of a run that was pruned."""
         import wandb
 
+        if not (self.directory / "result.json").exists():
+            return
         result = read_record(self.directory / "result.json")
         monitor = result["monitor"]
         score = result["validation"][monitor]

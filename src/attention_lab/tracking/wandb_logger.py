@@ -158,17 +158,13 @@ class WandbOptions:
         mode, _ = self.chosen_mode()
         if mode == "disabled":
             return None
-        # W&B must send nothing that the user did not ask for.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ.setdefault("WANDB_SILENT", "true")
         artifacts = RunArtifacts(directory, str(config.get("attention")), self.log_model)
         directory = Path(os.environ.get("WANDB_DIR") or directory)
+        defaults = {"name": name, "group": group, "job_type": job_type}
         given = {
             "project": self.chosen_project(),
             "entity": self.entity,
-            "name": self.chosen("name", name),
-            "group": self.chosen("group", group),
-            "job_type": self.chosen("job_type", job_type),
+            **{option: self.chosen(option, default) for option, default in defaults.items()},
             "tags": self.tags,
             "notes": self.notes,
             "dir": directory,
@@ -204,6 +200,9 @@ def _start(given: Mapping[str, Any], mode: Logged) -> WandbLogger:
     """
     import wandb  # only where it is used: it takes most of a second to import
 
+    # W&B must send nothing that the user did not ask for.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
     # In a terminal, W&B would ask for a key.
     if mode == "online" and not is_logged_in(server()):
         raise ValueError(f"not logged in to {server()}")
@@ -272,24 +271,32 @@ class _SafeWandbLogger(SafeLogger):
         Raises:
             TimeoutError: if the upload takes too long.
             RuntimeError: if the server refused data.
+            Exception: if an artifact cannot be logged; the W&B run is finished first.
         """
         run = _run(logger)
-        if exit_code == 0 and self.artifacts.log_model:
-            self.artifacts.log_finished(run)
-        file, log, is_online = run.settings.sync_file, run.settings.log_internal, not run.offline
         try:
-            run.finish(exit_code=exit_code)
-        except TimeoutError:
-            raise TimeoutError(f"{server()} did not receive all data in time") from None
-        if is_online:
-            if "filestream: fatal error" in Path(log).read_text(encoding="utf-8"):
-                raise RuntimeError(f"{server()} refused data")
-            Path(f"{file}.synced").touch()  # as `wandb sync` does
+            if exit_code == 0 and self.artifacts.log_model:
+                self.artifacts.log_finished(run)
+        finally:
+            _finish(run, exit_code)
 
     def remedy(self) -> str:
         if not any(self.directory.glob("wandb/*run-*")):
             return ""
         return upload_later(self.directory)
+
+
+def _finish(run: Any, exit_code: int) -> None:
+    """Finish a W&B run, and mark it as uploaded; raises if that fails."""
+    file, log, is_online = run.settings.sync_file, run.settings.log_internal, not run.offline
+    try:
+        run.finish(exit_code=exit_code)
+    except TimeoutError:
+        raise TimeoutError(f"{server()} did not receive all data in time") from None
+    if is_online:
+        if "filestream: fatal error" in Path(log).read_text(encoding="utf-8"):
+            raise RuntimeError(f"{server()} refused data")
+        Path(f"{file}.synced").touch()  # as `wandb sync` does
 
 
 def _run(logger: Logger) -> Any:
