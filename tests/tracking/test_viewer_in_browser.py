@@ -244,6 +244,21 @@ def test_outputs_of_different_lengths_have_no_difference(browser: Browser, tmp_p
         wait(page, "panels.length === 3")
 
 
+def test_every_head_of_either_run_can_be_chosen(browser: Browser, tmp_path: Path) -> None:
+    """Of a run with fewer heads, the last one is shown, and the title says which one."""
+    first, second = maps_of(0, heads=2), maps_of(0, heads=3)
+    maps = encoded(first, run="two") + encoded(second, run="three")
+    with opened(browser, maps, tmp_path) as page:
+        page.evaluate("choose({head: '2'})")
+        wait(
+            page,
+            "document.querySelectorAll('#panels figcaption')[1]?.textContent.includes('head 2')",
+        )
+        assert "· head 1 ·" in text(page, "#panels figcaption")
+        shown = torch.tensor([float(cell) for cell in table(page)[0]])
+        torch.testing.assert_close(shown, first[2].weights[1, 0], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_the_page_without_scrolling_sideways(
     scheme: str, browser: Browser, tmp_path: Path

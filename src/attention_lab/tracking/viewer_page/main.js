@@ -26,6 +26,11 @@ function element(tag, properties = {}, children = []) {
 
 function headName(head) { return /^\d+$/.test(head) ? `head ${head}` : head; }
 
+// The chosen head of a map, or its last one if it has fewer heads than the map of another run.
+function headOf(map) {
+  return /^\d+$/.test(shown.head) ? `${Math.min(+shown.head, map.heads.length - 1)}` : shown.head;
+}
+
 // Encoder, decoder, cross-attention, or self-attention of a network without these parts.
 function kindOf(layer) {
   if (layer.includes("cross_attention")) return "cross-attention";
@@ -77,7 +82,7 @@ let drawing = 0;
 async function draw() {
   const turn = ++drawing;
   const found = runs.map(run => [run, mapOf(run)]).filter(([, map]) => map !== null);
-  const made = await Promise.all(found.map(async ([run, map]) => makePanel(run, map, await sheetOf(map, shown.head))));
+  const made = await Promise.all(found.map(async ([run, map]) => makePanel(run, map, await sheetOf(map, headOf(map)))));
   // The first row of a causal map attends to itself only, so the last one is marked at first.
   if (panels.length === 0 && rangeOf(made[0].sheet).hides) shown.row = made[0].rows.length - 1;
   if (turn !== drawing) return; // something else has been chosen since
@@ -98,8 +103,8 @@ function makePanel(label, map, sheet) {
   const {rows, columns, sources, layer} = map, canvas = element("canvas", {tabIndex: -1});
   const panel = {label, map, sheet, rows, columns, sources, layer, canvas};
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `Attention of ${layer}, ${headName(shown.head)}; the table below lists the weights of the marked token`);
-  const name = map.heads.length > 1 ? `${layer} · ${headName(shown.head)}` : layer;
+  canvas.setAttribute("aria-label", `Attention of ${layer}, ${headName(headOf(map))}; the table below lists the weights of the marked token`);
+  const name = map.heads.length > 1 ? `${layer} · ${headName(headOf(map))}` : layer;
   const parts = [runs.length > 1 && element("b", {textContent: label}), name, runs.length > 1 && map.note].filter(Boolean);
   const title = element("figcaption", {}, parts.flatMap((part, index) => index ? [" · ", part] : [part]));
   panel.figure = element("figure", {}, [title, element("div", {className: "scroll"}, [canvas])]);
@@ -141,72 +146,6 @@ function caption(found) {
     : "Rows: the predicted token. Columns: what it attends to.";
 }
 
-// ── Overview ─────────────────────────────────────────────────────────────────────────────────────
-
-const visible = new Set(); // the thumbnails that are on the screen
-const watcher = new IntersectionObserver(entries => {
-  for (const {target, isIntersecting} of entries) {
-    if (isIntersecting) visible.add(target);
-    else visible.delete(target);
-  }
-  drawThumbnails();
-}, {rootMargin: "200px"});
-
-function fillOverview() {
-  watcher.disconnect();
-  visible.clear();
-  const most = Math.max(...maps.filter(map => map.example === shown.example).map(map => map.heads.length));
-  const size = runs.length > 1 || most > 8 ? 30 : most <= 4 ? 72 : 48, nav = byId("overview");
-  nav.style.setProperty("--thumbnail", `${size}px`);
-  nav.style.setProperty("--label", "72px");
-  const blocks = runs.flatMap(run => [
-    ...(runs.length > 1 ? [element("h2", {textContent: run})] : []),
-    ...layersOf(shown.example).filter(layer => mapOf(run, layer)).map(layer => overviewRow(run, layer)),
-  ]);
-  nav.replaceChildren(...blocks);
-  nav.hidden = nav.querySelectorAll("button").length <= 1;
-}
-
-function overviewRow(run, layer) {
-  const buttons = mapOf(run, layer).heads.map((_, head) => {
-    const button = element("button", {type: "button", title: `${layer}, ${headName(head)}`}, [element("canvas", {className: "hatched"})]);
-    button.setAttribute("aria-label", button.title);
-    Object.assign(button.dataset, {run, layer, head});
-    button.addEventListener("click", () => choose({layer, head: `${head}`}));
-    watcher.observe(button);
-    return button;
-  });
-  return element("div", {className: "layer"}, [element("span", {textContent: layer.replaceAll(/[._]/g, " ")}), ...buttons]);
-}
-
-async function drawThumbnails() {
-  const pixels = devicePixelRatio || 1;
-  for (const button of byId("overview").querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", button.dataset.layer === shown.layer && button.dataset.head === shown.head);
-  }
-  for (const button of [...visible]) {
-    const {run, layer, head} = button.dataset, map = mapOf(run, layer);
-    if (map === null || +head >= map.heads.length) continue;
-    const key = [map.number, shown.scale, dark.matches].join();
-    if (button.dataset.key === key) continue;
-    button.dataset.key = key;
-    const sheet = await headSheet(map, +head);
-    if (button.dataset.key === key) drawThumbnail(button.firstChild, sheet, button.clientWidth * pixels);
-  }
-}
-
-// Square cells; the shorter side is padded.
-function drawThumbnail(canvas, sheet, pixels) {
-  const {rows, columns} = sheet, longest = Math.max(rows, columns), most = Math.min(longest, Math.floor(pixels));
-  const width = Math.max(1, Math.round(columns * most / longest)), height = Math.max(1, Math.round(rows * most / longest));
-  const part = {left: 0, top: 0, right: columns, bottom: rows};
-  canvas.width = width;
-  canvas.height = height;
-  canvas.style.width = `${100 * width / most}%`;
-  canvas.style.height = `${100 * height / most}%`;
-  canvas.getContext("2d").putImageData(paint(sheet, shown.scale, part, width, height), 0, 0);
-}
-
 // ── Choosing ─────────────────────────────────────────────────────────────────────────────────────
 
 function choose(change) {
@@ -225,8 +164,8 @@ function fillControls() {
   byId("note").textContent = unique(notesOf(shown.example)).join(" / ");
   offer(byId("example"), unique(maps.map(map => map.example)), shown.example);
   offer(byId("layer"), layersOf(shown.example), shown.layer, kindOf);
-  const heads = mapOf(runs[0])?.heads ?? [0];
-  const names = heads.length > 1 ? [...heads.keys(), "mean", "max"].map(String) : ["0"];
+  const most = Math.max(...runs.map(run => mapOf(run)?.heads.length ?? 1));
+  const names = most > 1 ? [...Array(most).keys(), "mean", "max"].map(String) : ["0"];
   if (!names.includes(shown.head)) shown.head = names[0];
   offer(byId("head"), names, shown.head, null, headName);
   for (const name of ["scale", "mode"]) byId(name).value = shown[name];
@@ -270,144 +209,6 @@ function stop() {
   clearInterval(player);
   player = null;
   byId("play").textContent = "Play";
-}
-
-// ── Pointing ─────────────────────────────────────────────────────────────────────────────────────
-
-function mark(change) {
-  if (panels.length === 0) return;
-  Object.assign(shown, {pointed: null}, change);
-  reveal();
-  drawPanels();
-  drawNumbers();
-}
-
-function locate(panel, event) {
-  const box = panel.canvas.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
-  return panel.area.kind === "lines" ? locateInLines(panel, x, y) : locateInMap(panel, x, y);
-}
-
-function point(panel, event) {
-  const place = locate(panel, event);
-  if (place === null) return;
-  const {pointed} = place, axis = pointed ?? "row";
-  let {row, column} = place;
-  // Pointing at a token of a sequence that attends to itself marks its row and its column.
-  if (pointed !== null && panel.area.kind === "map" && isSelf(panel)) row = column = row ?? column;
-  row ??= shown.row;
-  if (row === shown.row && column === shown.column && pointed === shown.pointed && axis === shown.axis) return;
-  mark({row, column, axis, pointed});
-}
-
-function listen(panel) {
-  const touches = new Map();
-  let spread = 0;
-  const apart = () => {
-    const [one, other] = [...touches.values()];
-    return Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-  };
-  panel.canvas.addEventListener("pointerdown", event => {
-    touches.set(event.pointerId, event);
-    if (touches.size === 2) spread = apart();
-    point(panel, event);
-  });
-  panel.canvas.addEventListener("pointermove", event => {
-    const before = touches.get(event.pointerId);
-    if (before) touches.set(event.pointerId, event);
-    if (touches.size === 2) {
-      zoomBy(apart() / spread);
-      spread = apart();
-    } else if (before && zoom.factor > 1) pan(panel, before.clientX - event.clientX, before.clientY - event.clientY);
-    else point(panel, event);
-  });
-  for (const kind of ["pointerup", "pointercancel", "pointerleave"]) {
-    panel.canvas.addEventListener(kind, event => touches.delete(event.pointerId));
-  }
-  panel.canvas.addEventListener("pointerleave", () => mark({column: shown.axis === "row" ? null : shown.column}));
-  panel.canvas.addEventListener("wheel", event => turnWheel(panel, event), {passive: false});
-  panel.canvas.addEventListener("dblclick", event => zoomBy(2, ...fractions(panel, event)));
-}
-
-function fractions(panel, event) {
-  const {row, column} = locate(panel, event) ?? {};
-  return [((column ?? 0) + 0.5) / panel.columns.length, ((row ?? 0) + 0.5) / panel.rows.length];
-}
-
-function turnWheel(panel, event) {
-  if (event.ctrlKey || event.metaKey) zoomBy(Math.exp(-event.deltaY / 200), ...fractions(panel, event));
-  else if (zoom.factor > 1 && panel.area.kind === "map") pan(panel, event.deltaX, event.deltaY);
-  else return;
-  event.preventDefault();
-}
-
-// ── Keys ─────────────────────────────────────────────────────────────────────────────────────────
-
-function next(values, value, by = 1) {
-  return values[(values.indexOf(value) + by + values.length) % values.length];
-}
-
-function options(id) { return [...byId(id).options].map(option => option.value); }
-
-function moveRow(by) {
-  const last = Math.max(...panels.map(({rows}) => rows.length)) - 1;
-  mark({row: clamp(shown.row + by, 0, last), axis: "row"});
-}
-
-function moveColumn(by) {
-  const last = Math.max(...panels.map(({columns}) => columns.length)) - 1;
-  mark({column: clamp((shown.column ?? -1) + by, 0, last)});
-}
-
-function nextKind() {
-  const kinds = unique(layersOf(shown.example).map(kindOf)), kind = next(kinds, kindOf(shown.layer));
-  choose({layer: layersOf(shown.example).find(layer => kindOf(layer) === kind)});
-}
-
-const step = by => goTo(+byId("step").value + by);
-
-// By key, with "Shift " before those that need it: what the key does, in words, and its function.
-const KEYS = {
-  ArrowUp: ["previous row", () => moveRow(-1)],
-  ArrowDown: ["next row", () => moveRow(1)],
-  "Shift ArrowLeft": ["previous column", () => moveColumn(-1)],
-  "Shift ArrowRight": ["next column", () => moveColumn(1)],
-  A: ["what the row attends to, or who attends to the column", () => mark({axis: shown.axis === "row" ? "column" : "row", column: shown.column ?? 0})],
-  ArrowLeft: ["previous step", () => step(-1)],
-  ArrowRight: ["next step", () => step(1)],
-  P: ["play or pause the steps", () => play()],
-  H: ["next head, then the mean and the maximum", () => choose({head: next(options("head"), shown.head)})],
-  "Shift H": ["previous head", () => choose({head: next(options("head"), shown.head, -1)})],
-  L: ["next layer", () => choose({layer: next(layersOf(shown.example), shown.layer)})],
-  "Shift L": ["previous layer", () => choose({layer: next(layersOf(shown.example), shown.layer, -1)})],
-  K: ["next kind: encoder, decoder, cross-attention", nextKind],
-  E: ["next example", () => choose({example: next(options("example"), shown.example)})],
-  C: ["next colour scale", () => choose({scale: next(options("scale"), shown.scale)})],
-  V: ["map or lines", () => choose({mode: next(options("mode"), shown.mode)})],
-  "+": ["zoom in (or Ctrl and the wheel, or pinch)", () => zoomToMarked()],
-  "-": ["zoom out", () => zoomBy(0.5)],
-  0: ["fit the map", () => zoomBy(0)],
-  "?": ["these keys", () => byId("help").showModal()],
-};
-
-function zoomToMarked() {
-  zoomBy(2, ...centre());
-  reveal(); // the visible part has another shape than before
-}
-
-// The marked cell as fractions of both axes, where keys zoom in.
-function centre() {
-  const {row, column} = marked(panels[0]);
-  return [((column ?? row) + 0.5) / panels[0].columns.length, (row + 0.5) / panels[0].rows.length].map(each => Math.min(1, each));
-}
-
-function press(event) {
-  if (event.target.matches("select") || event.altKey || event.ctrlKey || event.metaKey || byId("help").open) return;
-  const key = event.key.length === 1 ? event.key.toUpperCase() : event.key;
-  const found = KEYS[event.shiftKey ? `Shift ${key}` : key] ?? (/[+?=_]/.test(key) ? KEYS[{"=": "+", _: "-"}[key] ?? key] : null);
-  if (!found) return;
-  event.preventDefault();
-  if (key !== "P") stop();
-  found[1]();
 }
 
 // ── Start ────────────────────────────────────────────────────────────────────────────────────────

@@ -66,23 +66,23 @@ function headSheet(map, head) {
 // The sheet of one head ("0", "1", …), or the mean or maximum over heads.
 async function sheetOf(map, head) {
   if (map.heads.length === 1) return headSheet(map, 0);
-  if (head !== "mean" && head !== "max") return headSheet(map, Math.min(+head, map.heads.length - 1));
+  if (head !== "mean" && head !== "max") return headSheet(map, +head);
   const parts = await Promise.all(map.heads.map((_, number) => headSheet(map, number)));
   const combined = head === "mean" ? meanOf(parts) : maximumOf(parts);
   return quantized(parts[0], combined);
 }
 
 function meanOf(parts) {
-  const sums = new Float32Array(parts[0].codes.length), counts = new Uint8Array(sums.length);
+  const sums = new Float32Array(parts[0].codes.length), isSeen = new Uint8Array(sums.length);
   for (const {codes, values} of parts) {
     for (let i = 0; i < sums.length; i++) {
       if (codes[i] === HIDDEN) continue;
       sums[i] += values[codes[i]];
-      counts[i]++;
+      isSeen[i] = 1;
     }
   }
   // A pair that is hidden from some heads only counts as a weight of 0 there.
-  return {weights: sums.map(sum => sum / parts.length), isHidden: i => counts[i] === 0};
+  return {weights: sums.map(sum => sum / parts.length), isHidden: i => !isSeen[i]};
 }
 
 function maximumOf(parts) {
