@@ -122,6 +122,15 @@ def test_without_login_one_line_says_what_to_do(
     assert line.endswith(f"log in and run: attention-lab dashboard {run}")
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"layer": []}]'])
+def test_maps_that_cannot_be_read_are_left_out(content: str, run: Path) -> None:
+    folder = run / "attention" / "step-000001"
+    folder.mkdir(parents=True)
+    (folder / "maps.json").write_text(content)
+    assert command.run([str(run)]) == 0
+    assert "attention/viewer" not in (run / "dashboard.json").read_text()
+
+
 def test_with_login_both_are_created(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import resolve
 from attention_lab.tracking import loggers
-from attention_lab.tracking.loggers import check_loggers
+from attention_lab.tracking.loggers import OtherLogger, check_loggers
 from attention_lab.tracking.record_files import read_record
 from tests.conftest import Compose
 from tests.runs import train
@@ -38,6 +38,13 @@ class NotStarting(Logger):
     def log_metrics(self, *_: Any, **__: Any) -> None: ...
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+
+class Fixed(DummyLogger):
+    """A user's logger that takes no other hyperparameters for a resumed run, as MLflow's."""
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        raise ValueError("changing parameters is not allowed")
 
 
 def own(name: str) -> dict[str, str]:
@@ -91,6 +98,15 @@ def test_loggers_that_fail_end_no_run(
     assert "attention-lab: logger.two: no account; nothing more is logged." in lines
     assert "attention-lab: logger.one: the service is down; nothing more is logged." in lines
     assert read_metrics(tmp_path / "run", "validation/loss")
+
+
+def test_hyperparameters_are_logged_once(
+    tiny_digits: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = resolve(tiny_digits() | {"logger": {"one": own("Fixed")}})
+    assert OtherLogger("one", config, tmp_path, "an-id").logger is not None
+    assert not capsys.readouterr().err
+    assert OtherLogger("one", config, tmp_path, None).logger is None
 
 
 def test_what_a_choice_of_loggers_switches_off_is_said(

@@ -14,6 +14,8 @@ from attention_lab.reports.runs import RecordedRun, csv_rows
 from attention_lab.reports.wandb_report import wandb_group
 from attention_lab.tracking.hyperparameters import hyperparameters
 from attention_lab.tracking.record_files import read_json
+from attention_lab.tracking.record_schema import check_types
+from attention_lab.tracking.untrusted_files import UnreadableRecord
 
 STEP = "trainer/global_step"
 #: The first part of a metric's name, and the title of its section, in order.
@@ -212,11 +214,20 @@ def _columns(run: RecordedRun) -> Sequence[str]:
 
 
 def _image_keys(groups: Iterable[Group]) -> list[str]:
-    """The keys of the attention images, from the last maps of one run of each group."""
+    """The keys of the attention images, from the last maps of one run of each group.
+
+    Maps that cannot be read are left out.
+    """
     keys: dict[str, None] = {}
     for run in (group.finished[0] for group in groups if group.finished):
         files = sorted((run.directory / "attention").glob("step-*/maps.json"))
-        maps = read_json(files[-1], run.directory) if files else []
+        if not files:
+            continue
+        try:
+            maps = read_json(files[-1], run.directory)
+            check_types(files[-1], maps)
+        except UnreadableRecord:
+            continue
         numbers = Counter[str]()
         for each in maps:
             numbers[each["layer"]] += 1

@@ -59,8 +59,11 @@ class OtherLogger(SafeLogger):
             return logger
 
         super().__init__(f"logger.{name}", {"": start}, FINISH_TIMEOUT)
-        plain = {key: str(value) for key, value in hyperparameters(config.record).items()}
-        self.attempt(lambda logger: logger.log_hyperparams(plain))
+        if (
+            not identifier
+        ):  # MLflow refuses other values in a resumed run, such as of log_every_n_steps
+            plain = {key: str(value) for key, value in hyperparameters(config.record).items()}
+            self.attempt(lambda logger: logger.log_hyperparams(plain))
 
     @property
     def identifier(self) -> str | None:
