@@ -1,5 +1,6 @@
 """Charts draw values at their positions, and arrows for values beyond the axes."""
 
+import math
 import random
 import re
 from pathlib import Path
@@ -101,6 +102,25 @@ def test_an_error_rate_may_be_above_100_percent(compared: Compared) -> None:
     )
     assert {"120", "140", "160"} <= set(texts(chart))
     assert "→" not in chart
+
+
+def test_an_accuracy_in_percent_is_drawn_too(write_run: WriteRun) -> None:
+    """The names of metrics say that they are rates, but a task of one's own may disagree."""
+    for label, value in (("x", 85.0), ("y", 80.0)):
+        run = write_run(f"a={label}", 0, test={"accuracy": value}, result={"monitor": "accuracy"})
+    assert "8000" in texts(interval_chart(compare(read_runs([run.parent]))))
+
+
+def test_slices_beyond_100_percent_or_without_values_are_drawn(write_run: WriteRun) -> None:
+    for seed, per in enumerate((0.5, 0.6, 1.6)):
+        test = {"per": 0.5, "per/length=1-9": per, "loss/length=1-9": math.nan}
+        run = write_run("a=x", seed, test=test)
+    comparison = compare(read_runs([run.parent]))
+    rates, losses = breakdowns(comparison.slice_metrics)
+    chart = ElementTree.fromstring(breakdown_chart(comparison, rates))
+    (line,) = chart.findall(".//line[@class='interval']")
+    assert float(line.get("y2", "")) == 0  # the interval ends at the top of the chart
+    assert "circle" not in breakdown_chart(comparison, losses)
 
 
 @pytest.mark.parametrize(("scores", "heads"), [([0.4, 0.5, 0.6], 0), ([0.001, 0.004, 0.0], 1)])

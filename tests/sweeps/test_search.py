@@ -280,6 +280,13 @@ def test_distributions_are_those_of_hydras_grammar(
         ("+hydra.sweeper.sampler.n_ei_candidates=0", "hydra.sweeper.sampler: The size of `sampl"),
         ("hydra/sweeper/pruner=median hydra.sweeper.pruner.interval_steps=0", "hydra.sweeper.pr"),
         ("hydra/sweeper/pruner=hyperband hydra.sweeper.pruner.max_resource=0", "hydra.sweeper.pr"),
+        *(
+            (
+                f"hydra/sweeper/pruner={name} hydra.sweeper.pruner.reduction_factor=1",
+                "hydra.sweeper.pruner.reduction_factor=1: must be at least 2",
+            )
+            for name in ("hyperband", "asha")
+        ),
         ("hydra/sweeper/pruner=asha +hydra.sweeper.pruner.foo=1", "hydra.sweeper.pruner.foo: Succ"),
         (
             "hydra.sweeper.n_trial=3",

@@ -209,6 +209,9 @@ class Search:
         return cast(BaseSampler, _created(SAMPLER, given, BaseSampler, **space))
 
     def _pruner(self) -> BasePruner:
+        factor = self.options.pruner.get("reduction_factor")
+        if isinstance(factor, int) and factor < 2:  # Hyperband divides by its logarithm
+            raise ConfigError(f"{PRUNER}.reduction_factor={factor}: must be at least 2")
         return cast(BasePruner, _created(PRUNER, self.options.pruner, BasePruner))
 
     def _rehearse(self) -> None:

@@ -28,6 +28,10 @@ class Axis:
         """Whether a value is within the range."""
         return self.low <= value <= self.high
 
+    def clip(self, value: float) -> float:
+        """A value, or the end of the range that it is beyond."""
+        return min(max(value, self.low), self.high)
+
     def ticks(self, most: int, *, integer: bool = False) -> list[float]:
         """Round values in the range, about ``most`` of them.
 
@@ -64,12 +68,13 @@ def clip_to_bounds(
     """A range, in units of the chart, clipped to the values that a metric can have.
 
     No rate is below 0 %, and no accuracy above 100 %. An error rate can exceed 100 %, so its range
-    is clipped at 100 % only if none of the ``values`` is greater.
+    is clipped at 100 % only if none of the ``values`` is greater. A bound that a value violates, as
+    of an accuracy that a task of one's own computes in percent, does not clip it.
     """
     if not is_rate(metric):
         return low, high
     is_open = math.isinf(bounds_of(metric)[1]) and not (values and max(values) <= 100)
-    return max(low, 0.0), high if is_open else min(high, 100.0)
+    return max(low, min([0.0, *values])), high if is_open else min(high, max([100.0, *values]))
 
 
 def range_of(values: Sequence[float], metric: str) -> tuple[float, float]:

@@ -29,9 +29,10 @@ def breakdown_chart(comparison: Comparison, breakdown: Breakdown) -> str:
     columns = list(breakdown.columns.values())
     means = {group: [group.interval(column) for column in columns] for group in shown}
     trivial = [comparison.baselines.trivial.get(name) for name in columns]
-    known = [each.mean for row in means.values() for each in row if each]
-    known += [value for value in trivial if value is not None]
-    limits = (0.0, 100.0) if is_rate(breakdown.metric) else range_of(known, breakdown.metric)
+    known = [factor * each.mean for row in means.values() for each in row if each]
+    known += [factor * value for value in trivial if value is not None]
+    whole = (min([0.0, *known]), max([100.0, *known]))  # an error rate may exceed 100 %
+    limits = whole if is_rate(breakdown.metric) else range_of(known or [0.0], breakdown.metric)
     chart = Chart(
         _description(breakdown, means),
         _HEIGHT,
@@ -75,11 +76,12 @@ def _description(breakdown: Breakdown, means: dict[Group, list[Interval | None]]
 def _draw(
     chart: Chart, means: list[Interval | None], style: int, breakdown: Breakdown, shift: float
 ) -> None:
+    assert chart.y is not None
     factor = scale(breakdown.metric)
     known = {index + shift: each for index, each in enumerate(means) if each}
     if breakdown.is_ordered and known:
         chart.curve([(x, factor * each.mean) for x, each in known.items()], style)
     for x, each in known.items():
-        low, high = (factor * end for end in each.ends)
+        low, high = (chart.y.clip(factor * end) for end in each.ends)
         chart.interval(chart.element, (x, low), (x, high), style)
         chart.dot(chart.element, (x, factor * each.mean), 3.5, style)

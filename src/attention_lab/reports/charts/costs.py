@@ -48,7 +48,7 @@ def _chart(comparison: Comparison, cost: Cost) -> Chart:
         assert interval is not None  # it has a mean
         quality = f"{format_with_unit(metric, mean)} {format_interval(metric, interval)}"
         mark = chart.mark(f"{group.label}\n{quality}\n{cost.name} {cost.format(value)}")
-        low, high = (min(max(scale(metric) * end, y.low), y.high) for end in interval.ends)
+        low, high = (y.clip(scale(metric) * end) for end in interval.ends)
         chart.interval(mark, (value / size, low), (value / size, high), styles.get(group))
         radius = 5.5 if group in best else 3.5
         chart.dot(mark, (value / size, scale(metric) * mean), radius, styles.get(group))
@@ -66,5 +66,6 @@ def _cost_axis(values: list[float]) -> Axis:
     low, high = min(values), max(values)
     if low > 0 and high > _WIDE_RANGE * low:
         return Axis(low / 1.3, high * 1.3, is_logarithmic=True)
-    margin = max(0.12 * (high - low), MIN_SPAN * high)  # equal costs stay close together
+    # Equal costs stay close together.
+    margin = max(0.12 * (high - low), MIN_SPAN * abs(high))
     return Axis(low - margin, high + margin)

@@ -101,7 +101,7 @@ def _draw_interval(
     chart: Chart, mark: Element, interval: Interval, style: int | None, metric: str, top: float
 ) -> None:
     low, high = (scale(metric) * end for end in interval.ends)
-    left, right, row = max(low, chart.x.low), min(high, chart.x.high), top + _INTERVAL
+    left, right, row = chart.x.clip(low), chart.x.clip(high), top + _INTERVAL
     chart.interval(mark, (left, row), (right, row), style)
     # An interval that continues beyond the edge has an arrowhead in the margin.
     if low < left:

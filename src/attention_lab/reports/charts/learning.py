@@ -143,7 +143,7 @@ def _draw_band(chart: Chart, style: int, curve: Curve) -> None:
 def _within(chart: Chart, step: int, value: float) -> Point:
     """A point of a band, at most at the edge of the chart."""
     assert chart.y is not None
-    return step, min(max(value, chart.y.low), chart.y.high)
+    return step, chart.y.clip(value)
 
 
 def _draw_threshold(chart: Chart, metric: str, threshold: float) -> None:
