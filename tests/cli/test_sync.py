@@ -32,7 +32,7 @@ class Wandb(ThreadingHTTPServer):
         self.refused: str | None = None
 
     def handle_error(self, *_: Any) -> None:
-        """A client that leaves early is none of a test's business."""
+        """Ignore clients that leave early."""
 
 
 class Handler(BaseHTTPRequestHandler):

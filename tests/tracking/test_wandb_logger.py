@@ -592,7 +592,7 @@ def test_logger_options_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(ValueError, match=said):
             options.check()
     monkeypatch.setenv("WANDB_BASE_URL", "nonsense")
-    WandbOptions(mode="disabled").check()  # concerns nobody then
+    WandbOptions(mode="disabled").check()  # the variable is not used then
 
 
 def test_a_key_under_the_other_name_of_the_default_server_is_a_login(
