@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,11 @@ class Answer(NamedTuple):
 
 
 Command = Callable[..., Answer]
+
+
+def after_checking(out: str) -> str:
+    """Output without the line that a sweep prints before it checks its jobs."""
+    return re.sub(r"^checking \d+ jobs? …\n", "", out)
 
 
 @pytest.fixture

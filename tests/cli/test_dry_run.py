@@ -1,7 +1,6 @@
 """`attention-lab train … --dry-run`: what a command would launch."""
 
 import json
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from attention_lab.cli import doctor_checks
 from attention_lab.tracking.lock import Lock
-from tests.cli.conftest import Command, Program
+from tests.cli.conftest import Command, Program, after_checking
 from tests.tracking.servers import refusing, silent
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -239,11 +238,6 @@ def test_each_line_about_slurm_depends_on_the_options(command: Command) -> None:
         assert changed(command, before, *SLURM, override) == about, override
 
 
-def without_progress(out: str) -> str:
-    """Output without the line that a sweep prints before it checks its jobs."""
-    return re.sub(r"^checking \d jobs? …\n", "", out)
-
-
 WRONG = [
     [*TINY, "attention=aditive"],
     [*TINY, "attention.head=4"],
@@ -263,7 +257,7 @@ WRONG = [
 def test_errors_are_those_of_train(command: Command, tmp_path: Path, arguments: list[str]) -> None:
     answer = command("train", "--dry-run", *arguments)
     assert (answer.code, answer.err.count("\n")) == (2, 1)
-    assert without_progress(answer.out) == ""
+    assert after_checking(answer.out) == ""
     assert list(tmp_path.iterdir()) == []
     assert answer == command("train", *arguments)
 
@@ -276,7 +270,7 @@ def test_an_occupied_directory_is_refused(command: Command, tmp_path: Path) -> N
     lock.write_owner()
     for arguments in (one, [*one, "seed=5"], list(SWEEP)):
         answer = command("train", "--dry-run", *arguments)
-        assert (answer.code, without_progress(answer.out)) == (2, "")
+        assert (answer.code, after_checking(answer.out)) == (2, "")
         assert answer == command("train", *arguments)
     lock.release()
     status = tmp_path / "run" / "status.json"
@@ -299,7 +293,7 @@ def test_a_full_disk_or_unwritable_directory_is_named(
     (tmp_path / "there").touch()
     for directory in (["hydra.run.dir=there/run"], ["-m", "hydra.sweep.dir=there/sweep"]):
         answer = command("train", "--dry-run", *TINY, *directory)
-        assert (answer.code, without_progress(answer.out)) == (1, "")
+        assert (answer.code, after_checking(answer.out)) == (1, "")
         assert answer.err.startswith("attention-lab: cannot write the run: ")
     monkeypatch.setattr(doctor_checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     answer = command("train", "--dry-run", *TINY)

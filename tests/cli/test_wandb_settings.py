@@ -8,7 +8,7 @@ import pytest
 
 from attention_lab.sweeps.jobs import check_wandb
 from attention_lab.tracking import wandb_logger
-from tests.cli.conftest import Command, command, fresh  # noqa: F401
+from tests.cli.conftest import Command, after_checking, command, fresh  # noqa: F401
 from tests.conftest import Compose
 from tests.runs import unchecked
 from tests.tracking.servers import silent
@@ -41,7 +41,7 @@ def test_invalid_logger_options_start_no_run(
         monkeypatch.setenv("WANDB_MODE", mode)
     for verb in (("train",), ("train", "--dry-run")):
         answer = command(*verb, *sweep, *TINY, f"logger.wandb.mode={option}")
-        assert (answer.code, answer.out) == (2, "")
+        assert (answer.code, after_checking(answer.out)) == (2, "")
         assert answer.err.startswith(f"attention-lab: {said}")
         assert answer.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -84,7 +84,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_real_one(
             "trainer.enable_progress_bar: input should be a valid boolean; got 1",
         ),
         ("trainer.deterministic", "yes", "trainer.deterministic: input should be"),
-        ("trainer.precision", "16", "trainer.precision: input should be '32-true'"),
+        ("trainer.precision", "17", "trainer.precision: input should be '32-true'"),
         (
             "attention.num_heads",
             2.0,
