@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from attention_lab import memory
 from attention_lab.attention import record_attention
+from attention_lab.memory import TooLarge
 from attention_lab.training.build import BuiltRun
 from attention_lab.training.input_maps import CannotMap, input_maps
 from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
@@ -159,6 +161,19 @@ def test_a_mechanism_without_weights_has_none(compose: Compose, tmp_path: Path) 
     run = build(compose(*settings, "trainer=cpu", "logger=csv", "model.d_model=16"))
     with pytest.raises(CannotMap, match="Linformer has no attention weights"):
         input_maps(run.task, "a b", 0)
+
+
+def test_maps_must_fit_into_memory(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So must the hidden layers of all pairs, which the eager backend keeps."""
+    fused, eager = (
+        build(tiny("attention=additive", f"attention.backend={backend}")).task
+        for backend in ("fused", "eager")
+    )
+    monkeypatch.setattr(memory, "machine_memory", lambda: 1_000_000)
+    assert input_maps(fused, "a" * 100, 0, "T").maps
+    for task, length in ((fused, "1,000"), (eager, "100")):
+        with pytest.raises(TooLarge, match=f"^the maps of {length} positions need at least "):
+            input_maps(task, "a" * int(length.replace(",", "")), 0, "T")
 
 
 def test_implied_weights_are_labelled(tiny: Compose) -> None:

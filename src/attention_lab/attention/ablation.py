@@ -13,7 +13,7 @@ def head_ablated(layer: AttentionLayer, head: int) -> Iterator[None]:
     """In this context, the output of one head is 0 before the heads are merged.
 
     This is the head mask ξ_h = 0 of Michel et al. 2019 ("Are sixteen heads really better than
-    one?", eq. 2).
+    one?").
 
     Raises:
         IndexError: if the layer has no such head.

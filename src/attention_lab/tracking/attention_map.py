@@ -79,40 +79,58 @@ def attention_maps(
         note: the note of maps whose queries predict a target.
         max_positions: the most positions of a sequence in a map; None means all.
     """
-    was_training = task.training
-    task.eval()
-    with (
-        torch.no_grad(),
-        record_attention(task.model) as calls,
-        record_masks(task.model) as masks,
-    ):
-        task.record_attention(batch)
-    task.train(was_training)
+    calls, masks = _recorded(task, batch)
     layers, maps = attention_layers(task.model), []
-    for layer, (over_rows, over_columns) in task.model.attention_axes().items():
+    for layer, axes in task.model.attention_axes().items():
         if not calls[layer]:
             continue
-        predicts = over_rows in ("target", "both") or task.task == "language_model"
+        predicts = axes[0] in ("target", "both") or task.task == "language_model"
         notes = [note * predicts, IMPLIED * layers[layer].info.implied_weights]
         # A decoder that decodes step by step calls its layer once for each row of the map.
         weights = torch.cat(calls[layer], dim=2).float().cpu()
         hidden = _hidden(calls[layer], masks[layer])
         for number, example in enumerate(labels):
-            rows = position_names(example, over_rows, is_query=True)
-            columns = position_names(example, over_columns, is_query=False)
-            whole = AttentionMap(
-                step,
-                _example_name(example, number),
-                layer,
-                rows,
-                columns,
-                weights[number, :, : len(rows), : len(columns)],
-                len(example["source"]) if over_rows == over_columns == "both" else None,
-                "; ".join(filter(None, notes)),
-                None if hidden is None else hidden[number, :, : len(rows), : len(columns)],
+            named = _named(
+                example, axes, weights[number], None if hidden is None else hidden[number]
             )
+            name, joined = _example_name(example, number), "; ".join(filter(None, notes))
+            whole = AttentionMap(step, name, layer, note=joined, **named)
             maps.append(_cut(whole, max_positions))
     return maps
+
+
+def _recorded(
+    task: Any, batch: Any
+) -> tuple[dict[str, list[Tensor]], dict[str, list[tuple[Mask, int]]]]:
+    """The weights and the masks of each call of each attention layer, for a batch."""
+    was_training = task.training
+    task.eval()
+    try:
+        with (
+            torch.no_grad(),
+            record_attention(task.model) as calls,
+            record_masks(task.model) as masks,
+        ):
+            task.record_attention(batch)
+    finally:
+        task.train(was_training)
+    return calls, masks
+
+
+def _named(
+    example: dict[str, list[str]], axes: tuple[str, str], weights: Tensor, hidden: Tensor | None
+) -> dict[str, Any]:
+    """An example's names, weights and hidden pairs without padding: arguments of AttentionMap."""
+    rows = position_names(example, axes[0], is_query=True)
+    columns = position_names(example, axes[1], is_query=False)
+    shown = slice(None), slice(len(rows)), slice(len(columns))
+    return {
+        "rows": rows,
+        "columns": columns,
+        "weights": weights[shown],
+        "sources": len(example["source"]) if axes == ("both", "both") else None,
+        "hidden": None if hidden is None else hidden[shown],
+    }
 
 
 def _hidden(calls: list[Tensor], masks: list[tuple[Mask, int]]) -> Tensor | None:

@@ -225,7 +225,7 @@ def head_similarity(weights: Tensor) -> Tensor:
 
 
 def largest_logit(logits: Tensor, visible: Tensor) -> Tensor:
-    """max_ij z_ij, the largest logit of a visible key (Dehghani et al. 2023, §2).
+    """max_ij z_ij, the largest logit of a visible key (Dehghani et al. 2023).
 
     Logits are those of the score, before position biases and head mixing. They grow without bound
     when training becomes unstable.
@@ -242,7 +242,7 @@ def monotonicity(weights: Tensor) -> Tensor:
     """The share of steps i → i + 1 at which argmax_j a_ij does not decrease.
 
     1 means that attention never moves backwards, as in the monotonic alignments of Raffel et al.
-    2017 (§2).
+    2017.
     """
     top, counted = weights.argmax(-1), _has_keys(weights)
     steps = counted[..., 1:] & counted[..., :-1]
