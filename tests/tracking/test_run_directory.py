@@ -134,6 +134,17 @@ def test_a_run_keeps_its_config(words_run: FinishedRun) -> None:
 # The status
 
 
+@pytest.mark.parametrize(("sweep", "is_given"), [("abc", True), (None, False)])
+def test_a_run_of_a_wandb_agent_has_the_id_from_the_agent(
+    sweep: str | None, is_given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "1a2b3c4d")
+    if sweep:
+        monkeypatch.setenv("WANDB_SWEEP_ID", sweep)
+    RunRecord(unchecked(CONFIG, tmp_path / "run"))
+    assert (read(tmp_path / "run")["wandb_id"] == "1a2b3c4d") is is_given
+
+
 def test_a_record_begins_as_running(tmp_path: Path) -> None:
     directory = tmp_path / "sweep" / "run"
     RunRecord(unchecked(CONFIG | {"seed": 7}, directory, ["attention=additive", "seed=7"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shlex
 import socket
 import sys
@@ -33,6 +32,7 @@ from attention_lab.tracking.untrusted_files import (
     UnreadableRecord,
     link_leading_out,
 )
+from attention_lab.tracking.wandb_settings import new_run_id
 
 if TYPE_CHECKING:
     from attention_lab.config.resolve import RunSpec
@@ -318,7 +318,7 @@ def _first_status(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         "seed": config["seed"],
         "overrides": list(overrides),
         "debug": debug_settings(config),
-        "wandb_id": secrets.token_hex(4),
+        "wandb_id": new_run_id(),
         **code_version(),
         "command": command_line(),
         "error": None,

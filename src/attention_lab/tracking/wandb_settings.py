@@ -1,9 +1,16 @@
-"""Check W&B's settings before a run starts."""
+"""W&B's settings: checked before a run starts, and the id of its W&B run."""
 
 import functools
 import os
+import secrets
 from collections.abc import Callable
 from typing import Any
+
+
+def new_run_id() -> str:
+    """A new id for a W&B run. Under ``wandb agent``, W&B accepts only the id from the agent."""
+    given = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    return given or secrets.token_hex(4)
 
 
 def check_settings(project: str | None, entity: str | None) -> None:
