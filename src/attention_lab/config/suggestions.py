@@ -132,17 +132,41 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     of_hydra = [
         Group(name, value_of(name, arguments) or default) for name, default in HYDRA_GROUPS.items()
     ]
-    for group in (*groups, *of_hydra):
+    return (
+        _group_named(key, value, (*groups, *of_hydra), extra)
+        or _attention_of_model(key, value, config, extra)
+        or _option_with_key(key, groups, of_hydra, extra)
+        or message + (_key_of_callback(path, config, extra) or _suggestion(path, config))
+    )
+
+
+def _group_named(key: str, value: str, groups: Sequence[Group], extra: Path | None) -> str | None:
+    """The message for the last part of a group's path, as in "score" of "attention/score"."""
+    for group in groups:
         if group.choice.endswith(f"/{key}"):
             is_option = set(value.split(",")) <= set(group_options(group.name, extra))
             meant = f"{group.choice}={value}" if is_option else group.choice
             return f"there is no group {key}; did you mean {meant}?"
-    outer, _, place = path.rpartition(".")[0].rpartition(".")
-    if place in (_at(config, outer) or {}) and set(value.split(",")) <= set(
-        group_options("attention", extra)
-    ):
-        return f"{message}; did you mean +attention@{key}={value}?"
-    inside = (group for group in (*groups, *of_hydra) if path.startswith(f"{group.path}."))
+    return None
+
+
+def _attention_of_model(
+    key: str, value: str, config: Mapping[str, Any], extra: Path | None
+) -> str | None:
+    """The message for a mechanism that is chosen for a part of a model as if it were a key."""
+    outer, _, place = key.replace("/", ".").rpartition(".")[0].rpartition(".")
+    options = set(group_options("attention", extra))
+    if place in (_at(config, outer) or {}) and set(value.split(",")) <= options:
+        return f"{key}: there is no such key; did you mean +attention@{key}={value}?"
+    return None
+
+
+def _option_with_key(
+    key: str, groups: Sequence[Group], of_hydra: Sequence[Group], extra: Path | None
+) -> str | None:
+    """The message for a key that another option of its group has, or one similar to it."""
+    path = key.replace("/", ".")
+    inside = [group for group in (*groups, *of_hydra) if path.startswith(f"{group.path}.")]
     for group in sorted(inside, key=lambda group: -len(group.path)):
         options, inner = group_options(group.name, extra), path.removeprefix(f"{group.path}.")
         if owners := [
@@ -153,7 +177,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         if group in of_hydra and group.option in options:
             hint = nearest(inner, _keys_of_option(group.name, options[group.option]))
             return f"{key}: {group} has no such key{hint}"
-    return message + (_key_of_callback(path, config, extra) or _suggestion(path, config))
+    return None
 
 
 def _key_of_callback(path: str, config: Mapping[str, Any], extra: Path | None) -> str:

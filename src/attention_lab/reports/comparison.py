@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from attention_lab.reports.caveats import group_caveats, run_caveats, same_data
 from attention_lab.reports.differences import Difference
@@ -117,19 +118,17 @@ def compare(
     results = [run.result for group in groups for run in group.finished if run.result]
     first = results[0] if results else {}
     trivial = _numbers(section(first, "trivial_baseline"))
-    tested = dict.fromkeys(name for result in results for name in section(result, "test"))
-    whole = [name for name in tested if "/" not in name]
-    leading = _default_metric(groups, first, whole) if metric is None else _asked(metric, whole)
-    order = (leading, first.get("monitor"), *trivial, *tested)
+    whole, on_slices = _test_metrics(groups, results, metric)
+    leading = whole[0] if whole else "metric"
     shortcuts = section(first, "shortcut_baselines")
     found = read_tunings(groups)
     return Comparison(
         groups=groups,
         unplaced=[run for run in runs if run.overrides is None],
         swept=swept,
-        metrics=sorted(whole, key=order.index),
-        slice_metrics=[name for name in tested if "/" in name],
-        mode=direction(str(leading), first),
+        metrics=whole,
+        slice_metrics=on_slices,
+        mode=direction(leading, first),
         baselines=Baselines(trivial, {name: _numbers(known) for name, known in shortcuts.items()}),
         threshold=number(first, "threshold"),
         monitor=str(first.get("monitor")),
@@ -137,11 +136,23 @@ def compare(
         same_data=same_data(groups),
         caveats=[
             *([_FROM_EVALUATION.format(evaluation)] if evaluation else []),
-            *_caveats(groups, swept, str(leading), found),
+            *_caveats(groups, swept, leading, found),
         ],
         tunings=found,
         untuned=untuned_note(groups) if found else optimizer_note(groups),
     )
+
+
+def _test_metrics(
+    groups: Sequence[Group], results: Sequence[Mapping[str, Any]], metric: str | None
+) -> tuple[list[str], list[str]]:
+    """The test metrics, first the one that groups are compared by, and the metrics on slices."""
+    first = results[0] if results else {}
+    tested = dict.fromkeys(name for result in results for name in section(result, "test"))
+    whole = [name for name in tested if "/" not in name]
+    leading = _default_metric(groups, first, whole) if metric is None else _asked(metric, whole)
+    order = (leading, first.get("monitor"), *_numbers(first.get("trivial_baseline")), *tested)
+    return sorted(whole, key=order.index), [name for name in tested if "/" in name]
 
 
 def _caveats(
