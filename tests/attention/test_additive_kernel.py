@@ -189,3 +189,17 @@ def test_a_damaged_library_or_unusable_cache_is_no_error(cache: Path, source: Pa
     cache.rmdir()
     cache.write_text("")  # no directory
     assert load_c(source) is None
+
+
+def test_a_user_without_a_home_directory_gets_no_library(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs with any user id."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ATTENTION_LAB_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert load_c(source) is None

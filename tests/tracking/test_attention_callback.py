@@ -47,7 +47,7 @@ def page(directory: Path) -> list[dict[str, Any]]:
     return maps
 
 
-def look(run: BuiltRun, size: int = 3) -> list[AttentionMap]:
+def probe_maps(run: BuiltRun, size: int = 3) -> list[AttentionMap]:
     """The maps of a run's probe."""
     batch = run.data.probe(size)
     return attention_maps(run.task, batch, run.data.position_labels(batch), step=7)
@@ -112,7 +112,7 @@ def test_the_page_shows_the_attention_of_the_last_checkpoint(words_run: Finished
     checkpoint = words_run.directory / "checkpoints" / "last.ckpt"
     run.task.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     stored = [each for each in page(words_run.directory) if each["step"] == 4]
-    maps = {(each.example, each.layer): each for each in look(run)}
+    maps = {(each.example, each.layer): each for each in probe_maps(run)}
     assert len(stored) == len(maps) == 9
     for each in stored:
         ours = maps[each["example"], each["layer"]]
@@ -289,7 +289,7 @@ def test_weights_are_those_of_a_direct_call(
     for hook in hooks:
         hook.remove()
     labels = run.data.position_labels(batch)
-    maps = look(run, 5)
+    maps = probe_maps(run, 5)
     assert len(maps) == 5 * len(direct)
     for number, each in enumerate(maps):
         rows, columns = len(each.rows), len(each.columns)
@@ -320,7 +320,7 @@ def test_rows_sum_to_one_without_the_padding(
     attention: str, model: str, build_words: Callable[..., BuiltRun]
 ) -> None:
     run = build_words(f"attention={attention}", *f"model={model}".split())
-    maps = look(run, 5)
+    maps = probe_maps(run, 5)
     assert len({len(each.columns) for each in maps}) > 1  # so there was padding
     for each in maps:
         assert each.weights.shape[1:] == (len(each.rows), len(each.columns))
@@ -340,7 +340,7 @@ def test_a_decoder_that_runs_step_by_step_gives_the_same_maps(
         run.task.eval().record_attention(batch)
     steps = calls["cross_attention"]
     assert len(steps) == batch.target.shape[1] - 1
-    for number, each in enumerate(look(run)):
+    for number, each in enumerate(probe_maps(run)):
         for row, weights in zip(range(len(each.rows)), steps, strict=False):
             torch.testing.assert_close(
                 each.weights[:, row], weights[number, :, 0, : len(each.columns)]
@@ -348,12 +348,12 @@ def test_a_decoder_that_runs_step_by_step_gives_the_same_maps(
 
 
 def test_positions_of_images_are_named_by_row(tiny_digits: Compose) -> None:
-    maps = look(build(tiny_digits()))
+    maps = probe_maps(build(tiny_digits()))
     assert [each.example for each in maps] == ["example 1", "example 2", "example 3"]
     assert maps[0].rows == maps[0].columns == [f"row {row}" for row in range(1, 9)]
 
 
-# Training never notices
+# Training does not change
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -364,13 +364,13 @@ def test_recording_attention_does_not_change_the_run(
     run.task.train(training)
     run.data.probe(3)
     before = torch.random.get_rng_state()
-    first = look(run)
+    first = probe_maps(run)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert {module.training for module in run.task.modules()} == {training}
     assert not any(layer.weight_hooks for layer in attention_layers(run.task.model).values())
     assert all(parameter.grad is None for parameter in run.task.parameters())
-    for one, other in zip(first, look(run), strict=True):
-        assert torch.equal(one.weights, other.weights)  # no dropout where one looks
+    for one, other in zip(first, probe_maps(run), strict=True):
+        assert torch.equal(one.weights, other.weights)  # recorded without dropout
         assert not one.weights.requires_grad
 
 
@@ -380,7 +380,7 @@ def test_recording_stops_after_an_error(
     run = build_words()
     monkeypatch.setattr(run.task.model, "lm_head", None)
     with pytest.raises(TypeError):
-        look(run)
+        probe_maps(run)
     assert not any(layer.weight_hooks for layer in attention_layers(run.task.model).values())
 
 
@@ -388,15 +388,15 @@ def test_recording_stops_after_an_error(
 def test_recorded_and_unrecorded_runs_train_alike(
     task: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched: FinishedRun = request.getfixturevalue(f"{task}_run")
+    recorded: FinishedRun = request.getfixturevalue(f"{task}_run")
     monkeypatch.setattr(AttentionMapCallback, "on_validation_end", lambda *_: None)
-    unwatched = train(watched.config, tmp_path / "run", [])
+    unrecorded = train(recorded.config, tmp_path / "run", [])
     assert not (tmp_path / "run" / "attention").exists()
-    assert unwatched["validation"] == watched.result["validation"]
-    assert unwatched["test"] == watched.result["test"]
+    assert unrecorded["validation"] == recorded.result["validation"]
+    assert unrecorded["test"] == recorded.result["test"]
     weights = [
         torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for directory in (watched.directory, tmp_path / "run")
+        for directory in (recorded.directory, tmp_path / "run")
     ]
     assert weights[0].keys() == weights[1].keys()
     for name in weights[0]:
@@ -429,7 +429,7 @@ def test_positions_over_both_sequences_are_named_by_both(compose: Compose) -> No
     run = build(compose("data=reverse", "model=prefix_decoder", "trainer=cpu", *small))
     batch = run.data.probe(1)
     (names,) = run.data.position_labels(batch)
-    for each in look(run, size=1):
+    for each in probe_maps(run, size=1):
         assert each.example == " ".join(names["source"])
         assert each.rows == [*names["source"], *names["target"]]
         assert each.columns == [*names["source"], "<s>", *names["target"][:-1]]
@@ -457,7 +457,7 @@ def test_maps_of_predicted_targets_have_a_note(
     overrides: tuple[str, ...], teacher_forced: set[str] | None, compose: Compose
 ) -> None:
     small = ("data.examples=40", "data.evaluation_examples=20", "model.d_model=16", "trainer=cpu")
-    maps = look(build(compose(*overrides, *small, "logger=csv")), 1)
+    maps = probe_maps(build(compose(*overrides, *small, "logger=csv")), 1)
     noted = {each.layer for each in maps if each.note == "teacher-forced: the targets are given"}
     assert noted == ({each.layer for each in maps} if teacher_forced is None else teacher_forced)
     assert {each.note for each in maps if each.layer not in noted} <= {""}
@@ -492,7 +492,7 @@ def test_white_space_has_visible_names(compose: Compose, tmp_path: Path) -> None
     (tmp_path / "text.txt").write_text("a b\tc\n" * 100)
     options = ["data=text", f"data.path={tmp_path / 'text.txt'}", "data.length=12"]
     run = build(compose(*options, "trainer=cpu", "model.d_model=16", "attention.num_heads=1"))
-    (each, *_) = look(run, size=1)
+    (each, *_) = probe_maps(run, size=1)
     assert "".join(each.rows) in "a␣b⇥c↵" * 4
     assert each.columns == each.rows
 

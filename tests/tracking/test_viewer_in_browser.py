@@ -124,7 +124,7 @@ def test_the_page_opens_with_cross_attention_and_its_numbers(
         wait(page, "[...document.querySelectorAll('#overview canvas')].every(c => c.width < 9)")
 
 
-def test_a_token_that_is_pointed_at_shows_where_it_looks_and_who_looks_at_it(
+def test_pointing_at_a_token_shows_what_it_attends_to_and_who_attends_to_it(
     browser: Browser, tmp_path: Path
 ) -> None:
     maps = maps_of(0)

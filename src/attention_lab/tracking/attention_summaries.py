@@ -67,7 +67,7 @@ class RecordedLayer:
 def recorded_layers(network: Any) -> Iterator[dict[str, RecordedLayer]]:
     """Record the attention of each layer of a network that has weights, for one batch.
 
-    The layers, by name, are there after the context.
+    The dict has the layers by name. It is filled when the context ends.
     """
     layers: dict[str, RecordedLayer] = {}
     with (

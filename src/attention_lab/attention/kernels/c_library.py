@@ -32,7 +32,7 @@ def load_c(source: Path) -> ctypes.CDLL | None:
     try:
         path = cache_directory() / name
         return _load(path) or _compile(source, path)
-    except OSError:  # a read-only or full disk
+    except (OSError, RuntimeError):  # a read-only or full disk, or a user without a home directory
         return None
 
 

@@ -1,5 +1,5 @@
 // ── The map ──────────────────────────────────────────────────────────────────────────────────────
-// A panel is one map of the page: {label, note, sheet, rows, columns, sources, canvas, area}.
+// A panel is one map of the page: {label, map, sheet, rows, columns, sources, layer, canvas, figure, area}.
 
 // In pixels: least distance between two names, longest name, largest cell that fits and that zooms.
 const NAME = 14, LONGEST_NAME = 110, LARGEST = 56, LARGEST_ZOOMED = 72;

@@ -9,7 +9,7 @@ async function listedSheets() {
   const total = map.heads.length * map.rows.length * map.columns.length;
   const isCombined = map.heads.length > 1 && (shown.head === "mean" || shown.head === "max");
   const combined = isCombined ? [[headName(shown.head), panels[0].sheet]] : [];
-  if (total > ALL_HEADS) return [[headName(shown.head), panels[0].sheet]];
+  if (total > ALL_HEADS) return [[headName(headOf(map)), panels[0].sheet]];
   const heads = map.heads.map(async (_, head) => [headName(head), await headSheet(map, head)]);
   return [...combined, ...await Promise.all(heads)];
 }
