@@ -4,7 +4,7 @@ import csv
 
 from attention_lab.reports.head_ablation import (
     chart,
-    csv_table,
+    csv_text,
     head_effect,
     is_distinguishable,
     table_row,
@@ -32,7 +32,7 @@ def test_a_head_without_effect_has_no_interval() -> None:
     same = head_effect("layer", 1, ALL, ALL, 4)
     assert not is_distinguishable(same.difference)
     assert table_row("per", same, 5).split() == ["layer", "1", "12.0", "0.0", "(all", "equal)"]
-    lines = list(csv.DictReader(csv_table("per", 0.12, [same]).splitlines()))
+    lines = list(csv.DictReader(csv_text("per", 0.12, [same]).splitlines()))
     assert [line["head"] for line in lines] == ["", "1"]
     assert lines[1]["low"] == ""
 

@@ -50,11 +50,11 @@ def print_ablation(run: "BuiltRun", split: "Split", directory: Path, name: str) 
 
 def _save(file: Path, metric: str, all_heads: float, effects: "list[HeadEffect]") -> None:
     """Save the table as CSV and the chart as PNG, and print where they are."""
-    from attention_lab.reports.head_ablation import chart, csv_table
+    from attention_lab.reports.head_ablation import chart, csv_text
 
     try:
         make_folder(file)
-        write_atomically(file.with_suffix(".csv"), csv_table(metric, all_heads, effects))
+        write_atomically(file.with_suffix(".csv"), csv_text(metric, all_heads, effects))
         with replacing(file.with_suffix(".png")) as image:
             chart(metric, effects).savefig(image, format="png", dpi=150)
     except OSError as error:  # the directory may belong to another user

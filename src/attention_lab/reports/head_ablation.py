@@ -1,7 +1,5 @@
 """The table and the chart of a run whose attention heads were switched off, one at a time."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attention_lab.reports.charts.axis import scale
 from attention_lab.reports.formatting import column_title, format_interval, format_value
 from attention_lab.reports.stats import Interval, paired_difference
+from attention_lab.tracking.csv_file import csv_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,16 +65,13 @@ def table_row(metric: str, effect: HeadEffect, width: int) -> str:
     return f"{effect.layer:<{width}}  {effect.head:>4}  {value:>12}  {change}{mark}"
 
 
-def csv_table(metric: str, all_heads: float, effects: Sequence[HeadEffect]) -> str:
-    """The table as CSV; the first row has all heads."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["layer", "head", metric, "difference", "low", "high"])
-    writer.writerow(["", "", all_heads, "", "", ""])
+def csv_text(metric: str, all_heads: float, effects: Sequence[HeadEffect]) -> str:
+    """The table as the text of a CSV file; the first row has all heads."""
+    rows: list[list[object]] = [["", "", all_heads, "", "", ""]]
     for layer, head, value, difference in effects:
         ends = [difference.low, difference.high] if difference.is_bounded else ["", ""]
-        writer.writerow([layer, head, value, difference.mean, *ends])
-    return text.getvalue()
+        rows.append([layer, head, value, difference.mean, *ends])
+    return csv_table(["layer", "head", metric, "difference", "low", "high"], rows)
 
 
 def chart(metric: str, effects: Sequence[HeadEffect]) -> "Figure":

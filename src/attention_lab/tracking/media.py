@@ -73,7 +73,7 @@ def clipped(text: str) -> str:
 def wandb_table(columns: Sequence[str], rows: Rows) -> Any:
     """A table as W&B's HTML.
 
-    For a ``wandb.Table``, W&B would ask the server and wait, up to a minute if that is down.
+    For a ``wandb.Table``, W&B would ask the server first, and wait while that is down.
     """
     import wandb  # only where it is used: it takes most of a second to import
 
