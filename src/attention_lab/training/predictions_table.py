@@ -18,8 +18,8 @@ COLUMNS = ("step", "example", "input", "reference", "prediction", "correct")
 class PredictionsTable(Callback):
     """Records what the network predicts for the same few validation examples at every validation.
 
-    The examples are the first of those whose attention is recorded. Sequence to sequence: the
-    generated target. Classification: the class. Language model: the most probable token at each
+    The first of these examples are those of the attention maps. Sequence to sequence: the generated
+    target. Classification: the class. Language model: the most probable token at each
     labelled position, given the right tokens before it. Long texts are cut.
 
     The predictions are appended to ``path``, and logged as a table to loggers that take tables.
@@ -32,6 +32,7 @@ class PredictionsTable(Callback):
     def __init__(self, path: Path, examples: int) -> None:
         self.file = CSVFile(path, COLUMNS)
         self.examples = examples
+        self._probe: Any = None
         #: Seconds spent in this callback so far.
         self.seconds = 0.0
 
@@ -55,9 +56,10 @@ class PredictionsTable(Callback):
 
     @torch.no_grad()
     def _predict(self, trainer: Trainer, task: AttentionTask) -> list[Prediction]:
-        batch: Any = task.data.probe(min(self.examples, task.data.batch_size))
+        if self._probe is None:  # choosing the examples reads the lengths of all
+            self._probe = task.data.probe(min(self.examples, task.data.batch_size))
         precision = trainer.precision_plugin
-        batch = precision.convert_input(trainer.strategy.batch_to_device(batch))
+        batch = precision.convert_input(trainer.strategy.batch_to_device(self._probe))
         with precision.val_step_context():
             return task.predict_examples(batch)
 

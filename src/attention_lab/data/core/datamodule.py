@@ -197,7 +197,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         return DataLoader(SplitDataset(examples), batch_size=None, sampler=batches)
 
     def probe(self, size: int) -> BatchT:
-        """A fixed batch of validation examples, whose attention maps are recorded.
+        """A fixed batch of validation examples, for attention maps and predictions.
 
         Args:
             size: number of examples; if there are fewer, the batch has all.
