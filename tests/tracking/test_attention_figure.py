@@ -71,3 +71,8 @@ def test_any_text_can_be_a_name(tmp_path: Path) -> None:
     names = ["$x_", "<b>", "שלום", "👩‍👩‍👧", "x" * 200, "\n"]
     each = AttentionMap(0, "e", "l", names, names, torch.full((1, 6, 6), 0.5))
     write_figure(each, "0", "svg", tmp_path / "a.svg")
+
+
+def test_a_weight_that_is_nan_does_not_change_the_scale(tmp_path: Path) -> None:
+    write_figure(map_of([[[float("nan"), 0.5]]]), "0", "svg", tmp_path / "a.svg")
+    assert "<!-- −1 -->" not in (tmp_path / "a.svg").read_text("utf-8")

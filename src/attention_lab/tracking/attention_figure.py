@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attention_lab.atomic_write import replacing
 from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.colormaps import WHITE_TO_BLUE, WHITE_TO_RED, interpolate
+from attention_lab.tracking.colormaps import red_to_blue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ _LINE, _FRAME, _HIDDEN = "#e6e9ee", "#b9bfc9", "#c3c8d0"
 def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
     """Draw one head of a map, or its heads combined, with the colours of the viewer.
 
-    Pairs that the mask hides are hatched.
+    Pairs that the mask hides are hatched. Weights that are NaN are drawn as 0.
 
     Args:
         map: the map.
@@ -46,6 +46,7 @@ def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     weights, hidden = _combined(map, head)
+    weights = weights.nan_to_num()
     rows, columns = weights.shape
     cell = min(_CELL, _LONGEST_SIDE / max(rows, columns))
     figure = Figure((columns * cell, rows * cell))
@@ -53,7 +54,7 @@ def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
     # The axes' own hatching shows through hidden cells.
     axes.patch.set(hatch="/////", edgecolor=_HIDDEN, facecolor="white", linewidth=0)
     mesh = axes.pcolormesh(
-        np.ma.masked_array(weights.nan_to_num().numpy(), hidden.numpy()),
+        np.ma.masked_array(weights.numpy(), hidden.numpy()),
         cmap=_colormap(),
         norm=FuncNorm((_root, _square), vmin=-1, vmax=1, clip=True),
         edgecolors=_LINE if cell >= _LINED_CELL else "none",
@@ -87,11 +88,7 @@ def _colormap() -> "Colormap":
     """Colours of weights from -1 to 1."""
     from matplotlib.colors import ListedColormap
 
-    red, blue = (
-        np.frombuffer(interpolate(stops), np.uint8).reshape(256, 3) / 255
-        for stops in (WHITE_TO_RED, WHITE_TO_BLUE)
-    )
-    return ListedColormap(np.concatenate([red[::-1], blue[1:]]))
+    return ListedColormap(np.frombuffer(red_to_blue(), np.uint8).reshape(511, 3) / 255)
 
 
 def _root(weight: np.ndarray) -> np.ndarray:

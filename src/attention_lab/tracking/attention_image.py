@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.colormaps import WHITE_TO_BLUE, WHITE_TO_RED, interpolate
+from attention_lab.tracking.colormaps import red_to_blue
 from attention_lab.tracking.fonts import SIZE as _FONT
 from attention_lab.tracking.fonts import font_for
 
@@ -174,11 +174,7 @@ def _farthest_from_zero(weights: Tensor, rows: int, columns: int) -> Tensor:
 @cache
 def _colours() -> Tensor:
     """RGB colours of the levels -255 to 255, as (511, 3) uint8."""
-    red, blue = (
-        torch.frombuffer(bytearray(interpolate(stops)), dtype=torch.uint8).reshape(256, 3)
-        for stops in (WHITE_TO_RED, WHITE_TO_BLUE)
-    )
-    return torch.cat([red.flip(0), blue[1:]])
+    return torch.frombuffer(bytearray(red_to_blue()), dtype=torch.uint8).reshape(511, 3)
 
 
 @cache

@@ -69,3 +69,9 @@ def interpolate(stops: tuple[str, ...]) -> bytes:
         for low, high in zip(colours[before], colours[before + 1], strict=True):
             table.append(round(low + (high - low) * (position - before)))
     return bytes(table)
+
+
+def red_to_blue() -> bytes:
+    """The 511 RGB colours of weights from -1 to 1 on white: red below 0, blue above."""
+    red, blue = interpolate(WHITE_TO_RED), interpolate(WHITE_TO_BLUE)
+    return b"".join(red[start : start + 3] for start in range(765, -1, -3)) + blue[3:]
