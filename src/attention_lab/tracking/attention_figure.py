@@ -47,9 +47,8 @@ def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
 
     weights, hidden = _combined(map, head)
     weights = weights.nan_to_num()
-    rows, columns = weights.shape
-    cell = min(_CELL, _LONGEST_SIDE / max(rows, columns))
-    figure = Figure((columns * cell, rows * cell))
+    cell = min(_CELL, _LONGEST_SIDE / max(weights.shape))
+    figure = Figure((weights.shape[1] * cell, weights.shape[0] * cell))
     axes = figure.add_axes((0, 0, 1, 1))
     # The axes' own hatching shows through hidden cells.
     axes.patch.set(hatch="/////", edgecolor=_HIDDEN, facecolor="white", linewidth=0)
@@ -69,8 +68,8 @@ def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
         replacing(path, durable=False) as file,
     ):
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box
-        when = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
-        figure.savefig(file, format=kind, dpi=300, bbox_inches="tight", metadata=when)
+        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+        figure.savefig(file, format=kind, dpi=300, bbox_inches="tight", metadata=undated)
 
 
 def _combined(map: AttentionMap, head: str) -> tuple[Tensor, Tensor]:
