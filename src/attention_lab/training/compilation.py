@@ -77,8 +77,12 @@ def _compiled(arguments: Mapping[str, str | bool]) -> Callable[[AttentionTask, A
         mode = list_mode_options(options.pop("mode", "default"))
         options["options"] = {**mode, "fallback_random": True}
     compiled = torch.compile(_loss, **options)
-    # A batch may be a slice of a longer one, whose strides would need another graph.
-    return lambda task, batch: compiled(task, tree_map_only(Tensor, Tensor.contiguous, batch))
+    # A batch may be a view of a longer one, which would need another graph.
+    return lambda task, batch: compiled(task, tree_map_only(Tensor, _contiguous_copy, batch))
+
+
+def _contiguous_copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _loss(task: AttentionTask, batch: Any) -> Loss:

@@ -10,8 +10,9 @@ import torch
 from attention_lab.training.evaluation import evaluate, restored
 from tests.conftest import Compose
 from tests.runs import launch
-from tests.training.conftest import read_status, read_weights, result, rows
+from tests.training.conftest import read_status, read_weights, result, rows, same_weights
 from tests.training.ranks.conftest import TWO
+from tests.training.test_compilation import EXPRESSIONS, with_compile
 
 
 def losses(directory: Path) -> list[float]:
@@ -111,3 +112,13 @@ def test_compiled_ranks_train_as_uncompiled_ones(
     assert losses(tmp_path / "run") == pytest.approx(losses(two), rel=1e-5)
     compiled_result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert compiled_result["compiled"]
+
+
+def test_two_ranks_train_compiled_with_changing_lengths(compose: Compose, tmp_path: Path) -> None:
+    config = compose(*EXPRESSIONS, *TWO, "data.batch_size=5")
+    launch(config, tmp_path / "uncompiled")
+    compiled = launch(with_compile(config, {"backend": "eager"}), tmp_path / "compiled")
+    assert compiled["compiled"]
+    assert losses(tmp_path / "compiled") == losses(tmp_path / "uncompiled")
+    weights = [read_weights(tmp_path / name) for name in ("compiled", "uncompiled")]
+    assert same_weights(*weights)
