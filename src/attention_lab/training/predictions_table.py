@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from attention_lab.tracking.csv_file import CSVFile, cell
 from attention_lab.tracking.media import clipped, log_table
 from attention_lab.training.distributed import process_group
+from attention_lab.training.distributed.fsdp import reshard, unshard
 from attention_lab.training.tasks.base import AttentionTask, Prediction
 
 COLUMNS = ("step", "example", "input", "reference", "prediction", "correct")
@@ -60,8 +61,11 @@ class PredictionsTable(Callback):
             self._probe = task.data.probe(min(self.examples, task.data.batch_size))
         precision = trainer.precision_plugin
         batch = precision.convert_input(trainer.strategy.batch_to_device(self._probe))
+        unshard(task.model)  # decoding calls parts of a sharded network
         with precision.val_step_context():
-            return task.predict_examples(batch)
+            predictions = task.predict_examples(batch)
+        reshard(task.model)
+        return predictions
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.file.rows, "seconds": self.seconds}
