@@ -224,6 +224,9 @@ def check_single_run(config: DictConfig) -> None:
 
 def _check_unused(config: DictConfig) -> None:
     """Raise ConfigError if options are invalid that only a sweep uses: they may be mistyped."""
+    from attention_lab.config.components import ConfigError
+    from attention_lab.config.flatten import flatten
+    from attention_lab.spelling import nearest
     from attention_lab.sweeps.local_executor import Resources
     from attention_lab.sweeps.plugin_options import plugin_options
     from attention_lab.sweeps.sweep_options import SweepOptions
@@ -234,7 +237,10 @@ def _check_unused(config: DictConfig) -> None:
     )
     if launcher.pop("_target_").endswith(".IsolatedLauncher"):
         plugin_options(Resources, launcher)
-    SweepOptions.of(sweep)
+    tuned = SweepOptions.of(sweep).tune
+    keys = dict(flatten(OmegaConf.to_container(config, resolve=False)))
+    if tuned is not None and tuned not in keys:
+        raise ConfigError(f"sweep.tune={tuned}: there is no such key{nearest(tuned, keys)}")
 
 
 def _print_result(result: "RunResult", directory: Path) -> None:

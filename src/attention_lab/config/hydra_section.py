@@ -158,10 +158,12 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
             continue
         names = [match[2]]
         if LIST.fullmatch(match[2]):
-            names = match[2].strip("[] ").split(",")
+            names = [name.strip() for name in match[2].strip("[] ").split(",")]
         if len(names) > 1 and match[1] not in COMBINED_GROUPS:
-            known = first if (first := names[0].strip()) in options else options[0]
+            known = names[0] if names[0] in options else options[0]
             raise WrongCommand(f"{override}: only one option can be chosen, as {match[1]}={known}")
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise WrongCommand(f"{override}: {repeated} is there twice")
         if any(map(NO_NAME.fullmatch, names)):
             raise WrongCommand(f"{override}: must be the name of an option{listed(options)}")
         if any(len(os.fsencode(name)) > LONGEST_NAME - len(".yaml") for name in names):
