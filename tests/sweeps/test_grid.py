@@ -154,4 +154,7 @@ def test_an_experiment_with_a_zip_and_a_grid_is_reported_by_group(
     (sweep,) = (tmp_path / "outputs").iterdir()
     assert sweep.name.startswith("pairs-")
     planned = command(*arguments, "--dry-run")
-    assert re.findall("jobs +(.*)", planned.out) == ["3: 3 finished", "1: 1 finished"]
+    assert re.findall("^ *jobs +(.*)", planned.out, re.MULTILINE) == [
+        "3: 3 finished",
+        "1: 1 finished",
+    ]

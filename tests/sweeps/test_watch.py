@@ -69,4 +69,4 @@ def test_a_report_follows_watching(command: Command, sweep: Path) -> None:  # no
     answer = command("report", str(sweep), "--watch")
     assert answer.code == 0, answer.err
     assert (sweep / "report.html").exists()
-    assert command("report", str(sweep.parent / "nowhere"), "--watch").code == 1
+    assert command("report", str(sweep.parent / "nowhere"), "--watch").code == 2
