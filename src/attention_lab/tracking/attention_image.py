@@ -181,8 +181,8 @@ def _colours() -> Tensor:
 def _legend(below_0: bool, below_minus_1: bool, above_1: bool, note: str) -> Image.Image:
     """The colour scale over the range of the weights, and a note."""
     least = -1 if below_0 else 0
-    names = [(0.0, "0"), (0.01, "0.01"), (0.1, "0.1"), (0.5, "0.5"), (1.0, "1")]
-    marks = [(-weight, f"−{name}") for weight, name in names[:1:-1] if least] + names
+    names = [(0.0, "0"), (0.1, "0.1"), (0.5, "0.5"), (1.0, "1")]
+    marks = [(-weight, f"−{name}") for weight, name in names[:0:-1] if least] + names
     if above_1:
         marks[-1] = (1.0, "≥1")
     if below_minus_1:
