@@ -1,4 +1,4 @@
-"""The viewer in headless Chromium: drawing, pointing, keys, steps, two runs, sizes and print."""
+"""The viewer in headless Chromium: drawing, the mouse, keys, steps, two runs, sizes and print."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +124,7 @@ def test_the_page_opens_with_cross_attention_and_its_numbers(
         wait(page, "[...document.querySelectorAll('#overview canvas')].every(c => c.width < 9)")
 
 
-def test_pointing_at_a_token_shows_what_it_attends_to_and_who_attends_to_it(
+def test_the_token_under_the_mouse_is_marked_and_its_weights_are_listed(
     browser: Browser, tmp_path: Path
 ) -> None:
     maps = maps_of(0)
@@ -134,11 +134,11 @@ def test_pointing_at_a_token_shows_what_it_attends_to_and_who_attends_to_it(
         wait(page, "byId('reading').textContent.includes('→')")
         assert f"{maps[2].weights[0, 1, 2]:.4f}" in text(page, "#reading")
         move(page, 2.5, -0.2)
-        wait(page, "shown.pointed === 'row' && shown.row === 2")
-        wait(page, "byId('reading').textContent.endsWith('what it attends to')")
+        wait(page, "shown.hovered === 'row' && shown.row === 2")
+        wait(page, "byId('reading').textContent.endsWith('attention to each key')")
         move(page, -0.2, 3.5)
-        wait(page, "shown.pointed === 'column'")
-        wait(page, "byId('reading').textContent.endsWith('who attends to it')")
+        wait(page, "shown.hovered === 'column'")
+        wait(page, "byId('reading').textContent.endsWith('attention from each query')")
         assert text(page, "#reading").startswith("T (4 of 4)")
         column = torch.tensor([[float(cell) for cell in row] for row in table(page)])
         torch.testing.assert_close(column, maps[2].weights[:, :, 3], atol=1e-4, rtol=0)
@@ -310,7 +310,7 @@ def test_odd_names_and_weights_are_shown(browser: Browser, tmp_path: Path) -> No
         assert "≥1" in text(page, "#legend")
         page.press("v")
         wait(page, "panels[0].area.kind === 'lines'")
-        page.evaluate("mark({row: 3, pointed: 'row'})")
+        page.evaluate("mark({row: 3, hovered: 'row'})")
 
 
 def test_ten_thousand_tokens_open(browser: Browser, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ const KEYS = {
   ArrowDown: ["next row", () => moveRow(1)],
   "Shift ArrowLeft": ["previous column", () => moveColumn(-1)],
   "Shift ArrowRight": ["next column", () => moveColumn(1)],
-  A: ["what the row attends to, or who attends to the column", () => mark({axis: shown.axis === "row" ? "column" : "row", column: shown.column ?? 0})],
+  A: ["the marked row or the marked column", () => mark({axis: shown.axis === "row" ? "column" : "row", column: shown.column ?? 0})],
   ArrowLeft: ["previous step", () => step(-1)],
   ArrowRight: ["next step", () => step(1)],
   P: ["play or pause the steps", () => play()],

@@ -70,14 +70,14 @@ function drawMore(context, area, x, align, before, after, shownCount) {
   write(after, shownCount);
 }
 
-// Pairs by their shade: those of the marked token if one is pointed at, else all.
+// Pairs by their shade: those of the token under the mouse, or all if it is over none.
 function weightsByShade(panel) {
   const {area, sheet} = panel, current = marked(panel), shades = Array.from({length: SHADES}, () => []);
   for (let row = area.firstRow; row < area.lastRow; row++) {
-    if (shown.pointed === "row" && row !== current.row) continue;
+    if (shown.hovered === "row" && row !== current.row) continue;
     const levels = levelsOf(sheet, shown.scale, row);
     for (let column = area.firstColumn; column < area.lastColumn; column++) {
-      if (shown.pointed === "column" && column !== current.column) continue;
+      if (shown.hovered === "column" && column !== current.column) continue;
       const level = levels(codeAt(sheet, row, column)), shade = Math.ceil(Math.abs(level) / 255 * SHADES) - 1;
       if (shade >= 0) shades[shade].push([row, column, level > 0]);
     }
@@ -89,6 +89,6 @@ function locateInLines({area}, x, y) {
   const index = Math.floor((y - area.top) / LINE_HEIGHT);
   const row = area.firstRow + index, column = area.firstColumn + index;
   if (index < 0) return null;
-  if (x < area.left + area.gap / 2) return row < area.lastRow ? {row, column: null, pointed: "row"} : null;
-  return column < area.lastColumn ? {row: null, column, pointed: "column"} : null;
+  if (x < area.left + area.gap / 2) return row < area.lastRow ? {row, column: null, hovered: "row"} : null;
+  return column < area.lastColumn ? {row: null, column, hovered: "column"} : null;
 }

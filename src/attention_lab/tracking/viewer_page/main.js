@@ -6,10 +6,10 @@ for (const [number, map] of maps.entries()) map.number = number;
 const unique = values => [...new Set(values)];
 const runs = unique(maps.map(map => map.run ?? ""));
 
-// What is chosen, and what is marked; "pointed" is the axis whose token the mouse is over.
+// The selection, the marked row and column, and the axis with the token under the mouse (or null).
 const shown = {
   example: "", layer: "", head: "0", step: Infinity, scale: "root", mode: "map",
-  row: 0, column: null, axis: "row", pointed: null,
+  row: 0, column: null, axis: "row", hovered: null,
 };
 let panels = [];
 let player = null;
@@ -108,7 +108,7 @@ function makePanel(label, map, sheet) {
   const parts = [runs.length > 1 && element("b", {textContent: label}), name, runs.length > 1 && map.note].filter(Boolean);
   const title = element("figcaption", {}, parts.flatMap((part, index) => index ? [" · ", part] : [part]));
   panel.figure = element("figure", {}, [title, element("div", {className: "scroll"}, [canvas])]);
-  listen(panel);
+  addPointerListeners(panel);
   return panel;
 }
 
@@ -135,15 +135,15 @@ function drawPanels() {
   }
 }
 
-// Rows and columns with the same names are one sequence that attends to itself.
+// Queries are named by the token they predict, unless they have the names of the keys.
 function caption(found) {
   if (found.length < runs.length) return "One of the runs has no map of this layer.";
   const {rows, columns, sources, layer} = found[0][1];
   if (panels.length === 2) return "There is no difference to show: the outputs differ. Give both runs the same --target.";
-  if (sources !== null) return "Rows: source, then the predicted target. Columns: what they attend to. The line separates source and target.";
+  if (sources !== null) return "Rows: queries, the source and then the predicted target. Columns: keys. The line separates source and target.";
   return isSelf({rows, columns, layer}) && rows.every((name, index) => name === columns[index])
-    ? "Rows: the position that attends. Columns: the position it attends to."
-    : "Rows: the predicted token. Columns: what it attends to.";
+    ? "Rows: queries. Columns: keys of the same sequence."
+    : "Rows: queries, named by the token they predict. Columns: keys.";
 }
 
 // ── Choosing ─────────────────────────────────────────────────────────────────────────────────────

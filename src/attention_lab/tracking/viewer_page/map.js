@@ -164,7 +164,7 @@ function drawBoundary(context, {sources, area}) {
   if (y > area.top && y < area.top + area.high) context.fillRect(area.left, y - 0.75, area.wide, 1.5);
 }
 
-// A frame around the marked row and column; a token that is pointed at dims all others.
+// A frame around the marked row and column; a token under the mouse dims all others.
 function drawMarks(context, panel) {
   const {left, top, wide, high, cell, firstColumn, firstRow} = panel.area, {row, column} = marked(panel);
   const y = top + (row - firstRow) * cell, x = left + ((column ?? 0) - firstColumn) * cell;
@@ -172,10 +172,10 @@ function drawMarks(context, panel) {
   context.beginPath();
   context.rect(left - 2, top - 2, wide + 4, high + 4);
   context.clip();
-  if (shown.pointed !== null) {
+  if (shown.hovered !== null) {
     context.beginPath();
     context.rect(left, top, wide, high);
-    if (shown.pointed !== "column" || isSelf(panel)) context.rect(left, y, wide, cell);
+    if (shown.hovered !== "column" || isSelf(panel)) context.rect(left, y, wide, cell);
     if (column !== null) context.rect(x, top, cell, high);
     context.globalAlpha = 0.6;
     context.fillStyle = colourOf("paper");
@@ -237,9 +237,9 @@ function locateInMap({area, rows, columns}, x, y) {
   const row = Math.floor(area.firstRow + (y - area.top) / area.cell);
   const inRows = y >= area.top && y < area.top + area.high && row < rows.length;
   const inColumns = x >= area.left && x < area.left + area.wide && column < columns.length;
-  if (inRows && inColumns) return {row, column, pointed: null};
-  if (inRows && x < area.left) return {row, column: null, pointed: "row"};
-  if (inColumns && y < area.top) return {row: null, column, pointed: "column"};
+  if (inRows && inColumns) return {row, column, hovered: null};
+  if (inRows && x < area.left) return {row, column: null, hovered: "row"};
+  if (inColumns && y < area.top) return {row: null, column, hovered: "column"};
   return null;
 }
 

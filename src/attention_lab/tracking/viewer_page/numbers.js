@@ -57,15 +57,15 @@ function drawNumber(sheet, code, row, isMarked) {
   return cell;
 }
 
-// What is marked, in words.
+// A sentence about the marked row, column or pair.
 function reading(panel, isCut) {
   const {row, column} = marked(panel), byRow = shown.axis === "row";
   const bold = (names, index) => element("b", {}, [element("bdi", {textContent: names[index]})]);
   const count = (names, index) => ` (${(index + 1).toLocaleString("en")} of ${names.length.toLocaleString("en")})`;
   const cut = isCut ? `; the ${MOST_NUMBERS} greatest weights are listed` : "";
-  if (!byRow) return [bold(panel.columns, column), `${count(panel.columns, column)}: who attends to it${cut}`];
+  if (!byRow) return [bold(panel.columns, column), `${count(panel.columns, column)}: attention from each query${cut}`];
   const words = [bold(panel.rows, row), count(panel.rows, row)];
-  if (column === null) return [...words, `: what it attends to${cut}`];
+  if (column === null) return [...words, `: attention to each key${cut}`];
   const weight = weightText(panel.sheet, codeAt(panel.sheet, row, column));
   return [...words, " → ", bold(panel.columns, column), `${count(panel.columns, column)}: ${weight}${cut}`];
 }

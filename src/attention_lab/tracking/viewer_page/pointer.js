@@ -1,8 +1,8 @@
-// ── Pointing ─────────────────────────────────────────────────────────────────────────────────────
+// ── Pointer events ───────────────────────────────────────────────────────────────────────────────
 
 function mark(change) {
   if (panels.length === 0) return;
-  Object.assign(shown, {pointed: null}, change);
+  Object.assign(shown, {hovered: null}, change);
   reveal();
   drawPanels();
   drawNumbers();
@@ -13,19 +13,19 @@ function locate(panel, event) {
   return panel.area.kind === "lines" ? locateInLines(panel, x, y) : locateInMap(panel, x, y);
 }
 
-function point(panel, event) {
+function hover(panel, event) {
   const place = locate(panel, event);
   if (place === null) return;
-  const {pointed} = place, axis = pointed ?? "row";
+  const {hovered} = place, axis = hovered ?? "row";
   let {row, column} = place;
-  // Pointing at a token of a sequence that attends to itself marks its row and its column.
-  if (pointed !== null && panel.area.kind === "map" && isSelf(panel)) row = column = row ?? column;
+  // In self-attention, a token has a row and a column: both are marked.
+  if (hovered !== null && panel.area.kind === "map" && isSelf(panel)) row = column = row ?? column;
   row ??= shown.row;
-  if (row === shown.row && column === shown.column && pointed === shown.pointed && axis === shown.axis) return;
-  mark({row, column, axis, pointed});
+  if (row === shown.row && column === shown.column && hovered === shown.hovered && axis === shown.axis) return;
+  mark({row, column, axis, hovered});
 }
 
-function listen(panel) {
+function addPointerListeners(panel) {
   const touches = new Map();
   let spread = 0;
   const apart = () => {
@@ -35,7 +35,7 @@ function listen(panel) {
   panel.canvas.addEventListener("pointerdown", event => {
     touches.set(event.pointerId, event);
     if (touches.size === 2) spread = apart();
-    point(panel, event);
+    hover(panel, event);
   });
   panel.canvas.addEventListener("pointermove", event => {
     const before = touches.get(event.pointerId);
@@ -44,7 +44,7 @@ function listen(panel) {
       zoomBy(apart() / spread);
       spread = apart();
     } else if (before && zoom.factor > 1) pan(panel, before.clientX - event.clientX, before.clientY - event.clientY);
-    else point(panel, event);
+    else hover(panel, event);
   });
   for (const kind of ["pointerup", "pointercancel", "pointerleave"]) {
     panel.canvas.addEventListener(kind, event => touches.delete(event.pointerId));
