@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attention_lab.attention.backends import EAGER, FLEX, SDPA, AttentionSpec, Backend
+from attention_lab.attention.backends import EAGER, FLEX, FUSED, SDPA, AttentionSpec, Backend
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.masks import Causal
 from attention_lab.attention.normalizers import Softmax
@@ -81,6 +81,7 @@ def calls(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[tuple[str, 
         yield "scaled dot product, flex", ours(scaled, FLEX)
         for kernel in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"):
             yield f"torch SDPA, {kernel.lower()}", torch_sdpa(getattr(SDPBackend, kernel))
+    yield "additive, fused", ours(additive, FUSED)
     # Four tensors of size (B, H, L, L, E): the sum, its tanh, and their gradients.
     needed = 4 * shape.length * dtype.itemsize * torch.Size(shape).numel()
     if needed < free_memory(device):
