@@ -78,7 +78,7 @@ def fused(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor]
     assert isinstance(spec.score, Additive)
     if torch.compiler.is_exporting():  # an exported program should need no operator of ours
         return eager(inputs, spec)
-    # Called as a module, not by a method of its own, so that record_logits gets them.
+    # Calling the module runs its forward hooks, by which record_logits gets the logits.
     logits = spec.score(inputs.query, repeat_heads(inputs.key, inputs.groups), fused=True)
     return _output(_weights(logits, inputs, spec), inputs, spec)
 
