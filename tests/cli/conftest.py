@@ -18,7 +18,7 @@ from attention_lab.training.build import BuiltRun
 from attention_lab.training.evaluation import restored
 from tests.cli.letters import language_run
 from tests.conftest import Compose, FinishedRun
-from tests.tracking.test_wandb_logger import forget_login
+from tests.tracking.wandb_files import forget_login
 
 #: Settings that make one run of a real model on real data take a second.
 TINY = (

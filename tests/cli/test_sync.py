@@ -15,7 +15,8 @@ from attention_lab.cli import sync
 from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.wandb_logger import WandbOptions
 from tests.cli.conftest import Command, command  # noqa: F401
-from tests.tracking.test_wandb_logger import NAMED, forget_login
+from tests.tracking.test_wandb_logger import NAMED
+from tests.tracking.wandb_files import forget_login
 
 
 class Wandb(ThreadingHTTPServer):

@@ -12,7 +12,7 @@ from tests.cli.conftest import Command, after_checking, command, fresh  # noqa: 
 from tests.conftest import Compose
 from tests.runs import unchecked
 from tests.tracking.servers import silent
-from tests.tracking.test_wandb_logger import forget_login
+from tests.tracking.wandb_files import forget_login
 
 #: Composed and checked at once.
 TINY = ("logger=wandb", "trainer=cpu", "data=reverse", "data.examples=160", "model.d_model=16")

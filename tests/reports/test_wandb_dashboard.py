@@ -15,7 +15,7 @@ from attention_lab.reports.wandb_dashboard import Dashboard
 from tests.conftest import Compose
 from tests.reports.conftest import WriteRun
 from tests.runs import train
-from tests.tracking.test_wandb_logger import forget_login, stored, when_written
+from tests.tracking.wandb_files import forget_login, stored, when_written
 
 pytest.importorskip("wandb_workspaces", reason="an extra")
 

@@ -12,8 +12,9 @@ from attention_lab.reports.comparison import compare
 from attention_lab.reports.report import write_report
 from attention_lab.reports.runs import read_runs
 from attention_lab.reports.wandb_report import log_report
+from attention_lab.tracking.wandb_history import records
 from tests.reports.conftest import WriteRun
-from tests.tracking.test_wandb_logger import forget_login, records, when_written
+from tests.tracking.wandb_files import forget_login, when_written
 
 
 def test_the_report_is_a_run_in_the_group_of_its_sweep(

@@ -9,10 +9,11 @@ import pytest
 
 from attention_lab.tracking.artifact_download import artifact_reference
 from attention_lab.tracking.record_files import read_record
+from attention_lab.tracking.wandb_history import records
 from attention_lab.tracking.wandb_logger import WandbOptions
 from tests.conftest import Compose
 from tests.runs import train
-from tests.tracking.test_wandb_logger import forget_login, records, when_written
+from tests.tracking.wandb_files import forget_login, when_written
 
 EPOCHS = 5
 

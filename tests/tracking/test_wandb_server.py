@@ -22,7 +22,7 @@ from attention_lab.training.history import History
 from tests.cli.conftest import fresh
 from tests.conftest import Compose
 from tests.runs import train
-from tests.tracking.test_wandb_logger import forget_login
+from tests.tracking.wandb_files import forget_login
 from tests.training.conftest import read_metrics
 
 SWEEP = (

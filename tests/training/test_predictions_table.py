@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger
 from attention_lab.data.core.vocabulary import SPECIALS
 from attention_lab.tracking.csv_file import CSVFile
 from attention_lab.tracking.media import log_table, wandb_table
-from attention_lab.training.predictions_table import PredictionsTable
 from attention_lab.training.tasks.base import Prediction
 from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 from tests.conftest import Compose, FinishedRun
@@ -126,18 +125,6 @@ def test_there_are_no_more_examples_than_in_a_batch(tiny_digits: Compose, tmp_pa
 def test_time_spent_predicting_is_measured(words_run: FinishedRun) -> None:
     seconds = words_run.result["seconds"]
     assert 0 < seconds["predictions"] < seconds["total"]
-
-
-@pytest.mark.parametrize("task", ["words", "digits"])
-def test_runs_with_and_without_predictions_train_alike(
-    task: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorded: FinishedRun = request.getfixturevalue(f"{task}_run")
-    monkeypatch.setattr(PredictionsTable, "on_validation_end", lambda *_: None)
-    result = train(recorded.config, tmp_path / "run")
-    assert not (tmp_path / "run" / "predictions.csv").exists()
-    assert result["validation"] == recorded.result["validation"]
-    assert result["test"] == recorded.result["test"]
 
 
 def test_a_resumed_run_has_each_row_once(

@@ -13,9 +13,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from attention_lab.attention import attention_layers
 from attention_lab.data.bundled.digits import Digits
 from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.record_files import read_record
 from attention_lab.training.evaluation import evaluate, restored
 from attention_lab.training.finite import RequireFinite
+from attention_lab.training.predictions_table import PredictionsTable
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.classification import Classification
 from tests.conftest import Compose, FinishedRun
@@ -96,6 +98,19 @@ def test_the_same_seed_gives_the_same_run(words_run: FinishedRun, trained: Train
         assert metrics == read_metrics(words_run.directory, column)
     for key in ("validation", "test", "best_step", "parameters", "steps"):
         assert read_result(again)[key] == words_run.result[key]
+
+
+def test_recording_changes_no_result(
+    run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for callback in (AttentionMapCallback, PredictionsTable):
+        monkeypatch.setattr(callback, "on_validation_end", lambda *_: None)
+    unrecorded = train(run.config, tmp_path / "run", [])
+    assert not (tmp_path / "run" / "attention").exists()
+    assert not (tmp_path / "run" / "predictions.csv").exists()
+    assert unrecorded["validation"] == run.result["validation"]
+    assert unrecorded["test"] == run.result["test"]
+    assert same_weights(read_weights(run.directory), read_weights(tmp_path / "run"))
 
 
 def test_another_seed_gives_other_weights(digits_run: FinishedRun, trained: Train) -> None:
