@@ -1,6 +1,7 @@
 """The W&B workspace and report of a sweep, as the specification that is written without login."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def test_with_login_both_are_created(
     assert saved[0].workspace.name == "attention additive,seed 0"  # "=" is a symbol
     assert (saved[0].workspace.entity, saved[0].report.entity) == ("us", "us")
     assert not (run / "dashboard.json").exists()
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
 
 
 def test_a_server_that_fails_leaves_the_specification(

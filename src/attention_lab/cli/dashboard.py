@@ -75,7 +75,9 @@ def _problem(options: "WandbOptions") -> str | None:
 
 def _entity() -> str:
     """The user's W&B entity."""
-    os.environ.setdefault("WANDB_SILENT", "true")
+    from attention_lab.tracking.wandb_settings import set_quiet_defaults
+
+    set_quiet_defaults()
     import wandb
 
     return os.environ.get("WANDB_ENTITY") or str(wandb.Api().default_entity)

@@ -1,6 +1,5 @@
 """Runs in W&B artifacts: their references, and their download into the cache directory."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from urllib.parse import urlparse
 
 from attention_lab.data.files.cache import cache_directory
 from attention_lab.tracking.run_artifacts import BEST, CONFIG
+from attention_lab.tracking.wandb_settings import set_quiet_defaults
 
 PREFIX = "wandb:"
 #: entity/project/name:alias. A path on disk rarely looks so, and without the alias it may.
@@ -80,8 +80,7 @@ def _find(reference: str) -> Any:
         )
     if problem := server_problem(server()):  # W&B's own client would retry for minutes
         raise UnavailableArtifact(f"{reference}: {problem}")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")
+    set_quiet_defaults()
     import wandb
 
     found: list[Any] = []

@@ -23,7 +23,7 @@ from attention_lab.tracking.run_artifacts import RunArtifacts
 from attention_lab.tracking.run_name import LONGEST_NAME
 from attention_lab.tracking.safe_logger import SafeLogger, do_within, error_line
 from attention_lab.tracking.wandb_history import STEP, WandbRunLogger, last_steps
-from attention_lab.tracking.wandb_settings import check_settings
+from attention_lab.tracking.wandb_settings import check_settings, set_quiet_defaults
 
 Mode = Literal["online", "offline", "disabled"]
 Logged = Literal["online", "offline"]
@@ -200,9 +200,7 @@ def _start(given: Mapping[str, Any], mode: Logged) -> WandbLogger:
     """
     import wandb  # only where it is used: it takes most of a second to import
 
-    # W&B must send nothing that the user did not ask for.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")
+    set_quiet_defaults()
     # In a terminal, W&B would ask for a key.
     if mode == "online" and not is_logged_in(server()):
         raise ValueError(f"not logged in to {server()}")

@@ -1,10 +1,19 @@
-"""W&B's settings: checked before a run starts, and the id of its W&B run."""
+"""W&B's settings: their check before a run starts, our defaults, and the id of its W&B run."""
 
 import functools
 import os
 import secrets
 from collections.abc import Callable
 from typing import Any
+
+
+def set_quiet_defaults() -> None:
+    """Turn off W&B's error reports and its output, unless the user's variables are set.
+
+    Call this before W&B contacts a server: it must send nothing that the user did not ask for.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
 
 
 def new_run_id() -> str:
