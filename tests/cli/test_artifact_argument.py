@@ -76,15 +76,17 @@ def upload(monkeypatch: pytest.MonkeyPatch) -> Upload:
     return put
 
 
+@pytest.fixture
+def uploaded(upload: Upload, words_run: FinishedRun) -> Artifact:
+    """A finished run as the one artifact of W&B."""
+    return upload(words_run.directory)
+
+
+@pytest.mark.usefixtures("uploaded")
 @pytest.mark.parametrize("argument", [REFERENCE, f"wandb:{REFERENCE}"])
 def test_evaluate_takes_an_artifact(
-    argument: str,
-    upload: Upload,
-    words_run: FinishedRun,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upload(words_run.directory)
     assert evaluate.run([argument, "--split", "validation"]) == 0
     folder = tmp_path / "cache/attention-lab/wandb/127.0.0.1_9/me/words/model-1a2b3c4d/v3"
     assert f"saved to {folder}" in capsys.readouterr().out
@@ -96,13 +98,10 @@ def test_evaluate_takes_an_artifact(
     }
 
 
+@pytest.mark.usefixtures("uploaded")
 def test_predict_and_view_take_an_artifact(
-    upload: Upload,
-    words_run: FinishedRun,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upload(words_run.directory)
     lines = SimpleNamespace(isatty=lambda: False, buffer=[b"zoo\n"])
     monkeypatch.setattr("sys.stdin", lines)
     assert predict.run([REFERENCE]) == 0
@@ -138,30 +137,25 @@ def test_a_malformed_reference_is_refused(
     assert refusal(reference, capsys).endswith(": use wandb:ENTITY/PROJECT/NAME:ALIAS")
 
 
-def test_an_unknown_artifact_is_refused(
-    upload: Upload, words_run: FinishedRun, capsys: pytest.CaptureFixture[str]
-) -> None:
-    upload(words_run.directory)
+@pytest.mark.usefixtures("uploaded")
+def test_an_unknown_artifact_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert refusal("me/words/other:v1", capsys) == (
         "me/words/other:v1: http://127.0.0.1:9: artifact 'me/words/other:v1' not found"
     )
 
 
 def test_a_server_that_does_not_answer_is_refused(
-    upload: Upload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     problem = "http://127.0.0.1:9 did not answer within 5 s"
     monkeypatch.setattr(wandb_logger, "server_problem", lambda _: problem)
     assert refusal(REFERENCE, capsys) == f"{REFERENCE}: {problem}"
 
 
+@pytest.mark.usefixtures("uploaded")
 def test_a_server_that_stops_answering_is_refused(
-    upload: Upload,
-    words_run: FinishedRun,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upload(words_run.directory)
     monkeypatch.setattr(artifact_download, "TIMEOUT", 0.05)
     monkeypatch.setattr(wandb, "Api", lambda timeout: time.sleep(1))
     said = refusal(REFERENCE, capsys)
@@ -176,24 +170,24 @@ def test_an_artifact_that_is_no_run_is_refused(
 
 
 def test_a_server_that_fails_during_the_download_is_refused(
-    upload: Upload, words_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+    uploaded: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upload(words_run.directory).error = wandb.errors.CommError("connection lost\nretry")
+    uploaded.error = wandb.errors.CommError("connection lost\nretry")
     assert refusal(REFERENCE, capsys) == f"{REFERENCE}: config.yaml: connection lost"
 
 
 def test_a_file_elsewhere_is_refused(
-    upload: Upload, words_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+    uploaded: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upload(words_run.directory).refs["checkpoints/best.ckpt"] = "file:///etc/passwd"
+    uploaded.refs["checkpoints/best.ckpt"] = "file:///etc/passwd"
     said = refusal(REFERENCE, capsys)
     assert said.endswith("its checkpoints/best.ckpt is a reference to another place; not loaded")
 
 
 def test_a_version_cannot_lead_out_of_the_cache(
-    upload: Upload, words_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+    uploaded: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upload(words_run.directory).version = "../../v3"
+    uploaded.version = "../../v3"
     assert refusal(REFERENCE, capsys) == f"{REFERENCE} has the version '../../v3'; not loaded"
 
 
