@@ -177,6 +177,16 @@ def test_without_a_compiler_there_is_no_library(
     assert load_c(source) is None
 
 
+def test_the_compiler_may_have_arguments(
+    cache: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if additive.compiled_kernels() is None:
+        pytest.skip("no C compiler here")
+    source.write_text("int answer(void) { return ANSWER; }\n")
+    monkeypatch.setenv("CC", "cc -DANSWER=42")
+    assert answer(load_c(source)) == 42
+
+
 def test_a_damaged_library_or_unusable_cache_is_no_error(cache: Path, source: Path) -> None:
     if additive.compiled_kernels() is None:
         pytest.skip("no C compiler here")

@@ -75,8 +75,7 @@ class AttentionLayer(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         """Let ``inspect.signature`` list the shared options in place of ``**layer``."""
         super().__init_subclass__()
-        # `type` does not declare this attribute, which inspect.signature reads.
-        cls.__signature__ = _full_signature(cls)  # type: ignore[attr-defined]  # as above
+        cls.__signature__ = _full_signature(cls)  # type: ignore[attr-defined]  # inspect reads it
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -299,7 +299,7 @@ def _finish(run: Any, exit_code: int) -> None:
 
 def _run(logger: Logger) -> Any:
     """The W&B run of a logger, which is a WandbLogger."""
-    return logger.experiment  # type: ignore[attr-defined]
+    return cast("WandbLogger", logger).experiment
 
 
 def upload_later(directory: Path) -> str:

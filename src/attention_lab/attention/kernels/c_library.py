@@ -4,7 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -46,9 +46,7 @@ def cache_directory() -> Path:
 
 def _compile(source: Path, path: Path) -> ctypes.CDLL | None:
     """Compile a file with the first set of flags that gives a library that loads."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        return None
+    compiler = shlex.split(os.environ.get("CC", "cc"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made, object_file = Path(scratch) / path.name, Path(scratch) / "object.o"
@@ -59,7 +57,7 @@ def _compile(source: Path, path: Path) -> ctypes.CDLL | None:
                 (*flags, "-fPIC", "-c", str(source), "-o", str(object_file)),
                 ("-shared", str(object_file), "-o", str(made)),
             )
-            done = [run_program(compiler, *step, timeout=TIMEOUT) for step in steps]
+            done = [run_program(*compiler, *step, timeout=TIMEOUT) for step in steps]
             if any(step.error for step in done):
                 continue
             if (library := _load(made)) is not None:

@@ -107,7 +107,8 @@ class Checkpoints(Checkpoint):
         if self._best_step() == step == self.saved_step and trainer.is_global_zero:
             self._keep_best(self.last, step)
             for logger in trainer.loggers:
-                logger.after_save_checkpoint(self)  # type: ignore[arg-type]  # no ModelCheckpoint
+                # No ModelCheckpoint, but it has the properties that loggers read.
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]  # see above
 
     @property
     def best_model_score(self) -> float:
