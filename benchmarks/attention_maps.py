@@ -1,8 +1,8 @@
 """The cost of attention maps and summaries: time and memory, with one head and with eight.
 
 A run records attention at every other validation. Its time is compared with that of the training
-between two validations, which has the same neighbours with and without maps, so that a change of
-the machine's speed affects both. Peak memory is that of two more runs, with and without maps, each
+between two validations. Validations with and without maps alternate, so that a change of the
+machine's speed affects both. Peak memory is that of two more runs, with and without maps, each
 in a process of its own. Run it on an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/attention_maps.py

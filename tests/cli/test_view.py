@@ -164,7 +164,7 @@ def test_a_mechanism_without_weights_has_none(compose: Compose, tmp_path: Path) 
 
 
 def test_maps_must_fit_into_memory(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So must the hidden layers of all pairs, which the eager backend keeps."""
+    """The hidden layers of all pairs, which the eager backend keeps, count as well."""
     fused, eager = (
         build(tiny("attention=additive", f"attention.backend={backend}")).task
         for backend in ("fused", "eager")

@@ -245,7 +245,7 @@ def test_outputs_of_different_lengths_have_no_difference(browser: Browser, tmp_p
 
 
 def test_every_head_of_either_run_can_be_chosen(browser: Browser, tmp_path: Path) -> None:
-    """Of a run with fewer heads, the last one is shown, and the title says which one."""
+    """A run with fewer heads shows its last one, and the title says which one that is."""
     first, second = maps_of(0, heads=2), maps_of(0, heads=3)
     maps = encoded(first, run="two") + encoded(second, run="three")
     with opened(browser, maps, tmp_path) as page:
@@ -283,7 +283,7 @@ def test_cells_are_square_and_long_maps_zoom(browser: Browser, tmp_path: Path) -
             "least = Math.min(least, data[i] + data[i + 1] + data[i + 2]); return least; })()"
         )
         assert darkest == 0 + 42 + 102
-        # Of ten by ten cells in a pixel, the only weight is not lost.
+        # A pixel for ten by ten cells shows the only weight among them.
         part = "{left: 0, top: 0, right: 300, bottom: 700}"
         image = f"[...paint(panels[0].sheet, 'root', {part}, 30, 70).data]"
         assert page.evaluate(f"{image}.filter(byte => byte === 42).length") == 1

@@ -94,8 +94,8 @@ def _mask_hook(calls: list[tuple[Mask, int]]) -> Callable[..., None]:
 def record_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """Record the logits (B, H, L, S) of every call of each attention layer's score, by layer name.
 
-    They are without masks, position biases and head mixing. Mechanisms without a score have none. A
-    fused backend computes no logits, unless weights are recorded, too.
+    They are without masks, position biases and head mixing. Mechanisms without a score have none.
+    The backends sdpa and flex compute no logits, unless weights are recorded, too.
     """
     calls: dict[str, list[Tensor]] = {name: [] for name in attention_layers(model)}
     handles = [

@@ -25,13 +25,13 @@ from attention_lab.cli.run_argument import (
 )
 from attention_lab.printing import echo
 
-#: The most weights of a map that are kept with four digits.
-PRECISE = 2**20
-
 if TYPE_CHECKING:
     from attention_lab.tracking.attention_map import AttentionMap
     from attention_lab.training.build import BuiltRun
     from attention_lab.training.input_maps import InputMaps
+
+#: The most weights of a map that are kept with four digits.
+PRECISE = 2**20
 
 
 class Viewed(NamedTuple):
@@ -119,7 +119,7 @@ def _viewed(chosen: argparse.Namespace, directory: Path, checkpoint: str) -> Vie
 
 
 def _require_same_data(viewed: Sequence[Viewed]) -> None:
-    """Raise UnusableRun if tokens mean different things to the runs."""
+    """Raise UnusableRun if the runs have different kinds of data or different vocabularies."""
     first, *others = [each.run.data for each in viewed]
     for other in others:
         kinds = [type(data).__name__ for data in (first, other)]

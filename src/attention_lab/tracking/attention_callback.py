@@ -42,8 +42,7 @@ class AttentionMapCallback(Callback):
     Each map becomes a PNG in ``directory``/step-NNNNNN, and an image in loggers that take images.
     All maps so far become ``directory``/attention.html at every validation; the page is logged at
     the end of training to loggers that take pages. Only the beginning of a long sequence is shown,
-    and maps say so. The eager backend computes weights for these examples only, so training is not
-    slowed down.
+    and maps say so. Weights are computed for these examples only, so training is not slowed down.
 
     Args:
         directory: where the maps are written.
@@ -112,7 +111,7 @@ class AttentionMapCallback(Callback):
         step, path = trainer.global_step, self.directory / SUMMARIES_FILE
         found = {name: summarize(layer, labels, alignments) for name, layer in layers.items()}
         if not self.steps:
-            path.unlink(missing_ok=True)  # of a process that was killed before a checkpoint
+            path.unlink(missing_ok=True)  # left by a process that was killed before a checkpoint
         append_rows(path, step, found)
         means = {
             f"attention/{name}/{summary}": value

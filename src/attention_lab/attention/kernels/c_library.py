@@ -75,7 +75,7 @@ def _load(path: Path) -> ctypes.CDLL | None:
 
 
 def _processor() -> bytes:
-    """What code for this processor depends on."""
+    """The properties of the processor on which compiled code depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
