@@ -1,6 +1,7 @@
 """Attention maps: the attention weights of one layer for one example, with named positions."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,9 +87,7 @@ def attention_maps(
             continue
         predicts = axes[0] in ("target", "both") or task.task == "language_model"
         notes = [note * predicts, IMPLIED * layers[layer].info.implied_weights]
-        # A decoder that decodes step by step calls its layer once for each row of the map.
-        weights = torch.cat(calls[layer], dim=2).float().cpu()
-        hidden = _hidden(calls[layer], masks[layer])
+        weights, hidden = joined_rows(calls[layer]), _hidden(calls[layer], masks[layer])
         for number, example in enumerate(labels):
             named = _named(
                 example, axes, weights[number], None if hidden is None else hidden[number]
@@ -97,6 +96,14 @@ def attention_maps(
             whole = AttentionMap(step, name, layer, note=joined, **named)
             maps.append(_cut(whole, max_positions))
     return maps
+
+
+def joined_rows(calls: Sequence[Tensor]) -> Tensor:
+    """The rows of all calls of a layer as one (B, H, L, S) float tensor on the CPU.
+
+    A decoder that decodes step by step calls its layer once for each row.
+    """
+    return torch.cat(list(calls), dim=2).float().cpu()
 
 
 def _recorded(

@@ -25,7 +25,7 @@ from attention_lab.attention import (
     record_errors,
     record_logits,
 )
-from attention_lab.tracking.attention_map import position_names
+from attention_lab.tracking.attention_map import joined_rows, position_names
 from attention_lab.tracking.untrusted_files import open_file
 
 #: For each example, the names of the positions of each sequence.
@@ -80,16 +80,11 @@ def recorded_layers(network: Any) -> Iterator[dict[str, RecordedLayer]]:
         if calls := weights[name]:
             largest = _largest(logits[name], len(calls))
             error = max(errors[name], key=_severity, default=None)
-            layers[name] = RecordedLayer(axes, _rows(calls), largest, error)
+            layers[name] = RecordedLayer(axes, joined_rows(calls), largest, error)
 
 
 def _severity(error: OutputError) -> tuple[bool, float]:
     return error.is_mismatch, error.size
-
-
-def _rows(calls: Sequence[Tensor]) -> Tensor:
-    """The rows of all calls: a decoder may call its layer once for each row."""
-    return torch.cat(list(calls), dim=2).float().cpu()
 
 
 def _largest(logits: Sequence[Tensor], calls: int) -> Tensor | None:
@@ -97,7 +92,7 @@ def _largest(logits: Sequence[Tensor], calls: int) -> Tensor | None:
     if not logits:
         return None
     maps = len(logits) // calls
-    return torch.stack([_rows(logits[first::maps]) for first in range(maps)]).amax(0)
+    return torch.stack([joined_rows(logits[first::maps]) for first in range(maps)]).amax(0)
 
 
 def summarize(
@@ -169,8 +164,8 @@ def first_token(weights: Tensor) -> Tensor:
 def mean_distance(weights: Tensor) -> Tensor:
     """Σ_j a_ij |i − j|, in positions (Vig & Belinkov 2019, "attention distance").
 
-    They weigh each row by its sum over the keys, which is 1 here. Queries and keys must be the same
-    sequence.
+    The paper weighs each row by its sum over the keys, which is 1 here. Queries and keys must be
+    the same sequence.
     """
     places = torch.arange(max(weights.shape[2:]))
     distance = (places[: weights.shape[2], None] - places[: weights.shape[3]]).abs()
