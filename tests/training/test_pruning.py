@@ -61,14 +61,14 @@ def test_a_signal_comes_before_a_request(
 ) -> None:
     """A preempted run is saved; when it resumes, it is pruned before its next step."""
     monkeypatch.setattr(preemption, "REQUEST_INTERVAL", 0.0)
-    stops = preemption._of_all_ranks
+    stops = preemption._all_gather_not_none
 
     def ask(value: Any) -> Any:
         if isinstance(value, int):  # a signal
             request_pruning(tmp_path, "hopeless")
         return stops(value)
 
-    monkeypatch.setattr(preemption, "_of_all_ranks", ask)
+    monkeypatch.setattr(preemption, "_all_gather_not_none", ask)
     signal_in(AttentionTask, "training_step", lambda self: self.global_step == 2)
     assert train_until_preempted(tiny_digits(), tmp_path).startswith("SIGUSR1: saved at step 3")
     with pytest.raises(Pruned):

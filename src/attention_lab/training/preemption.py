@@ -134,7 +134,7 @@ class StopSignals:
 
     def received(self) -> list[signal.Signals]:
         """The first signal of each rank that received one. Collective: all ranks must call it."""
-        return _of_all_ranks(self.first)
+        return _all_gather_not_none(self.first)
 
     def stop_waiting(self) -> None:
         """Raise at a signal from now on, and at once if one was already received.
@@ -154,7 +154,7 @@ class StopSignals:
             raise Preempted([self.first])
 
 
-def _of_all_ranks(value: T | None) -> list[T]:
+def _all_gather_not_none(value: T | None) -> list[T]:
     """The values of the ranks that have one. Collective: all ranks must call it."""
     if not process_group.any_rank(value is not None):
         return []
@@ -171,7 +171,7 @@ class Preemption(Callback):
     Args:
         signals: the received signals.
         checkpoints: the callback that saves.
-        directory: of the run, where a search asks it to stop.
+        directory: the run's directory, which may hold a search's request to stop.
     """
 
     def __init__(self, signals: StopSignals, checkpoints: Checkpoints, directory: Path) -> None:
@@ -197,7 +197,7 @@ class Preemption(Callback):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        if not (causes := _of_all_ranks(self.signals.first or self._pruning_reason())):
+        if not (causes := _all_gather_not_none(self.signals.first or self._pruning_reason())):
             return
         received = [cause for cause in causes if isinstance(cause, signal.Signals)]
         if not received:
