@@ -160,6 +160,6 @@ def test_reading_a_run_without_its_checkpoint_says_how_to_get_one(
     with pytest.raises(UnusableRun) as error, open_run(directory, "best"):
         pass
     assert str(error.value) == (
-        f"{directory} has no checkpoint best.ckpt; it was deleted, as sweep.keep=best and none do; "
-        f"to train the run again: attention-lab train --from {directory}"
+        f"{directory} has no checkpoint best.ckpt; it was deleted because of sweep.keep=best or "
+        f"none; to train the run again: attention-lab train --from {directory}"
     )

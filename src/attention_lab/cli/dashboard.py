@@ -1,7 +1,7 @@
 """`attention-lab dashboard`: create a W&B workspace and a W&B report for sweeps.
 
-Both have panels by section, the runs grouped by what was swept, and the colours of report.html. If
-you are not logged in to W&B, their specification is written to dashboard.json in the sweep.
+Both group the runs by the settings that the sweep varies, in the colours of report.html. If you are
+not logged in to W&B, their specification is written to dashboard.json in the sweep's directory.
 """
 
 import json

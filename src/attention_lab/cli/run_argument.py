@@ -103,7 +103,7 @@ def _why_missing(directory: Path) -> str:
 
     if read_status(directory).state in ("finished", "pruned"):
         return (
-            "it was deleted, as sweep.keep=best and none do; to train the run again: "
+            "it was deleted because of sweep.keep=best or none; to train the run again: "
             f"attention-lab train --from {shlex.quote(str(directory))}"
         )
     return "no validation has finished"

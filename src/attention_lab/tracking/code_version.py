@@ -80,8 +80,7 @@ def _git_revision() -> str | None:
         return run_program("git", "-C", str(source), *arguments).stdout
 
     revision = git("describe", "--always", "--abbrev=40").strip()
-    # Without taking the index's lock, which would fail the user's own git commands, as `git
-    # describe --dirty` does.
+    # Not `git describe --dirty`: it locks the index, and the user's own git commands would fail.
     if git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no"):
         # Different edits of one commit are different code.
         changes = git("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--", "src", "conf")

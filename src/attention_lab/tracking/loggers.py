@@ -59,9 +59,8 @@ class OtherLogger(SafeLogger):
             return logger
 
         super().__init__(f"logger.{name}", {"": start}, FINISH_TIMEOUT)
-        if (
-            not identifier
-        ):  # MLflow refuses other values in a resumed run, such as of log_every_n_steps
+        # In a resumed run, MLflow refuses changed values, such as of log_every_n_steps.
+        if not identifier:
             plain = {key: str(value) for key, value in hyperparameters(config.record).items()}
             self.attempt(lambda logger: logger.log_hyperparams(plain))
 
@@ -152,7 +151,7 @@ def start_loggers(spec: RunSpec, identifiers: Mapping[str, str]) -> dict[str, Sa
 
 
 def name_in_words(spec: RunSpec) -> str:
-    """What differs in a run's sweep or, for a single run, in its command; else its directory."""
+    """A name from the values that differ in a sweep or, for a single run, from its overrides."""
     asked = [override for override in spec.overrides if not changes_no_result(key_of(override))]
     return run_name(spec.differing or asked) or spec.directory.name
 

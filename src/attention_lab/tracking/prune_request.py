@@ -1,6 +1,6 @@
-"""The request of a search that a run stops, as a file in the run's directory.
+"""A search's request to stop a run: a file in the run's directory.
 
-A file reaches a run wherever it runs, and also a SLURM job that waits to be resumed.
+A file reaches runs on other machines, and SLURM jobs that wait to be resumed.
 """
 
 from pathlib import Path

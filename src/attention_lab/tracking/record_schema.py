@@ -75,8 +75,8 @@ class RunResult(TypedDict, total=False):
     seconds: dict[str, float]
     #: The attention backend of each layer.
     backends: dict[str, str]
-    #: The layers whose output in training was not that of the recorded weights, and how far it was
-    #: from it, relative to its size.
+    #: The layers whose output in training differs from the recorded weights times values, with the
+    #: greatest difference, relative to the size of the output.
     attention_mismatches: dict[str, float]
     #: Whether the training loss was compiled, in the last process if it was resumed.
     compiled: bool

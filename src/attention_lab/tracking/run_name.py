@@ -1,4 +1,4 @@
-"""The name of a run for people: what differs in its sweep, in words."""
+"""A readable name for a run: the values that differ in its sweep."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ def run_name(overrides: Sequence[str]) -> str:
     'score additive · model dropout 0.1 · attention dropout 0.2'
 
     Args:
-        overrides: as on the command line; of several with the same key, the last counts.
+        overrides: as on the command line; if several have the same key, the last one is used.
     """
     values = {key_of(override): override.partition("=")[2] for override in overrides}
     ends = Counter(map(_end, values))

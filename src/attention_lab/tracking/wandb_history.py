@@ -12,11 +12,11 @@ from attention_lab.tracking.media import wandb_table
 
 #: The splits whose metrics may have slices, and the keys of their tables.
 SLICES = {"validation": "validation/slices", "test": "test/slices"}
-#: The metric that Lightning logs the step as.
+#: The metric that holds the step; Lightning logs it with each value.
 STEP = "trainer/global_step"
-#: The sections of metrics whose reported values are in the summary. The last values are not, as
-#: they could be taken for these.
-REPORTED = ("validation/", "cost/")
+#: The sections of metrics whose last values are not in the summary, where they could be confused
+#: with the results.
+NOT_IN_SUMMARY = ("validation/", "cost/")
 #: The header of a .wandb file, and the size of its blocks, in bytes.
 _HEADER, _BLOCK = 7, 2**15
 
@@ -43,8 +43,8 @@ class WandbRunLogger(WandbLogger):
         new = {k: it for k, it in tabled.items() if step is None or step > self._logged.get(k, -1)}
         for name in new.keys() - self._names:
             self._names.add(name)
-            if name.startswith(REPORTED) and isinstance(new[name], float | int):
-                # By name: of several patterns that match a name, W&B takes any.
+            if name.startswith(NOT_IN_SUMMARY) and isinstance(new[name], float | int):
+                # By name, not by a pattern: W&B applies any one of the patterns that match.
                 self.experiment.define_metric(
                     name, step_metric=STEP, step_sync=True, summary="none"
                 )

@@ -81,7 +81,7 @@ class WandbOptions:
     project: str | None = None
     #: The W&B entity (user or team); None means the user's own.
     entity: str | None = None
-    #: The name of the run; None means what differs in its sweep, in words.
+    #: The name of the run; None means the values that differ in its sweep.
     name: str | None = None
     #: The group of the run; None means the name of its sweep.
     group: str | None = None
@@ -224,7 +224,7 @@ class _SafeWandbLogger(SafeLogger):
     """W&B's logger, which continues offline if logging online fails.
 
     Args:
-        directory: the run's directory.
+        directory: the directory in which W&B has its own, ``wandb``.
         start: a function that starts the W&B run in a mode.
         mode: the first mode.
         artifacts: the artifacts of the run.

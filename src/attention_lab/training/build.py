@@ -214,7 +214,7 @@ def _check_limits(data: SplitDataModule[Any], options: TrainerOptions) -> None:
     }
     for name, which in batches_of.items():
         limit = getattr(options, name)
-        # Without a fraction, nothing is read: test data stays unread before training ends.
+        # Only a fraction needs the number of batches: test data is not read before training ends.
         if isinstance(limit, float) and 0 < limit < 1:
             batches = data.batches_per_epoch(*which)
             if limited_batches(batches, limit) < 1:
