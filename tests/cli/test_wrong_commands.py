@@ -26,7 +26,7 @@ WRONG = {
     "data, optimizer, scheduler, parameter_groups, trainer, callbacks and 2 more\n",
     "optimizer.foo=1": "optimizer.foo: there is no such key; available: optimizer.lr, "
     "optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.amsgrad",
-    "logger=[csv,csv]": "logger=[csv,csv]: csv is there twice",
+    "logger=[csv,csv]": "logger=[csv,csv]: csv is chosen twice",
     "sweep.tune=optimizer.nosuch": "sweep.tune=optimizer.nosuch: there is no such key",
     "attention=zzz": "attention=zzz: there is no such option; available: additive, biaffine, "
     "concat, cosine, differential, dot_product, gated, general, grouped_query, l2 and ",

@@ -133,7 +133,7 @@ def test_a_malicious_record_is_a_row_with_the_reason(
         path.write_text('{"schema_version": 2}')
     comparison = compare(read_runs([run.parent]))
     failed = [each for _, each in comparison.unfinished]
-    if name == "metrics.csv":  # of which no more than the curve is missing
+    if name == "metrics.csv":  # only the curve is missing
         assert failed == []
         assert comparison.groups[0].runs[0].curve("validation/per") == {}
         return

@@ -211,7 +211,7 @@ def test_too_few_seeds_have_no_p_value(shared: int) -> None:
 
 
 def test_a_difference_of_one_example_is_not_rounding() -> None:
-    """Three seeds on 100,000 examples, of which one seed has one more right."""
+    """On 100,000 examples, one of three seeds has one more right."""
     one = in_single_precision([50_001, 50_001, 50_002], 100_000)
     other = in_single_precision([50_000, 50_000, 50_000], 100_000)
     assert paired_p_value(one, other) == pytest.approx(

@@ -51,6 +51,7 @@ class OwnLoader(ConfigLoaderImpl):
         super().__init__(config_search_path)
         self.repository = _Repository(config_search_path)
         self._jobs: dict[tuple[bool, tuple[str, ...]], DictConfig] = {}
+        #: The result or the error of the first of Hydra's two calls for a command.
         self._of_command: DictConfig | Exception | None = None
 
     def load_configuration(

@@ -63,6 +63,7 @@ CHOICE = re.compile(r"\+{0,2}(\w+(?:/\w+)*)(?:@[\w.]*)?=(.*)", re.DOTALL)
 LIST = re.compile(r"\[.+\]", re.DOTALL)
 #: The values of a sweep over a range of numbers.
 RANGE = re.compile(r"=\s*range\(")
+#: The most values of a range, which Hydra lists one by one.
 MOST_VALUES = 100_000
 NO_NAME = re.compile(
     r"\s*(null|true|false|[-+]?\d[\d_]*|[-+]?[\d._]+(e[-+]?\d+)?|[-+]?inf|nan|\{.*\}|\[.*[\W\d].*\])?\s*",
@@ -163,7 +164,7 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
             known = names[0] if names[0] in options else options[0]
             raise WrongCommand(f"{override}: only one option can be chosen, as {match[1]}={known}")
         if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise WrongCommand(f"{override}: {repeated} is there twice")
+            raise WrongCommand(f"{override}: {repeated} is chosen twice")
         if any(map(NO_NAME.fullmatch, names)):
             raise WrongCommand(f"{override}: must be the name of an option{listed(options)}")
         if any(len(os.fsencode(name)) > LONGEST_NAME - len(".yaml") for name in names):
@@ -171,7 +172,7 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
 
 
 def _check_size(override: str) -> None:
-    """Raise WrongCommand if a sweep is over so many values that listing them takes too long."""
+    """Raise WrongCommand if a range has so many values that listing them takes too long."""
     if RANGE.search(override) is None:
         return
     try:
@@ -206,7 +207,7 @@ def _check_target(path: tuple[str, ...], target: Any) -> None:
 
 
 def _check_verbose(value: Any) -> None:
-    """Reject what names no loggers: Hydra raises an exception without the key."""
+    """Reject values that do not name loggers: Hydra's own error does not name the key."""
     names = value if isinstance(value, list) else [value]
     if not isinstance(value, bool) and not all(isinstance(name, str) for name in names):
         raise WrongCommand(f"hydra.verbose: must be true, false or names of loggers, got {value}")

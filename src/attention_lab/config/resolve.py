@@ -107,7 +107,7 @@ class RunConfig:
         return {"record": self.record, "reads_environment": self.reads_environment}
 
 
-#: The part of a run in its sweep: W&B's job type.
+#: W&B's job type of a run; the runs of a tuning have "tune", those of a search "search".
 JobType = Literal["train", "tune", "search"]
 
 

@@ -31,7 +31,7 @@ class Map(NamedTuple):
     step: int
     #: A data URI.
     image: str
-    #: Whether the image is much wider than high, as of many heads.
+    #: Whether the image is much wider than high, as with many heads.
     is_wide: bool
     #: The summaries of the layer at this step, in words: "entropy 1.23, diagonal 0.4".
     summaries: str

@@ -73,7 +73,7 @@ def run_caveats(groups: Sequence[Group], swept: Sequence[str]) -> list[str]:
 
 
 def _seeds(group: Group) -> set[int | None]:
-    """The seeds that a group has finished, or in which a search has pruned it."""
+    """The seeds of a group's finished and pruned runs."""
     return {run.seed for run in group.runs if run.status in ("finished", "pruned")}
 
 

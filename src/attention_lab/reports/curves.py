@@ -16,7 +16,7 @@ def mean_curve(series: Sequence[Mapping[int, float]], bounds: Bounds, most: int)
     Args:
         series: the values of each seed by step.
         bounds: the smallest and the greatest possible value.
-        most: the most steps; of more, some are left out evenly.
+        most: the most steps to keep; longer series are thinned out evenly.
     """
     shared = set.intersection(*map(set, series)) if series else set()
     return {

@@ -116,8 +116,8 @@ _OPTIMIZER = ("optimizer", "scheduler", "parameter_groups")
 def optimizer_note(groups: Sequence[Group]) -> str | None:
     """Whether groups that were not tuned had the same optimizer and schedule; None if unknown.
 
-    Runs without a result count as well: several learning rates may have been tried, of which only
-    one worked.
+    Runs without a result count as well: several learning rates may have been tried, and only one
+    may have worked.
     """
     finished = [run for group in groups for run in group.finished]
     is_known = finished and all(section(run.config, "optimizer") for run in finished)

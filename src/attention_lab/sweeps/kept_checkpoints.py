@@ -17,24 +17,24 @@ class KeptCheckpoints:
     Args:
         keep: ``sweep.keep``; "best" keeps the checkpoints of the best run of each group by
             validation, "none" keeps none, "all" deletes none.
-        group: returns the group of a run directory; None means that the run is not kept.
+        group: returns the group of a run directory, or None if its checkpoints are not kept.
     """
 
     def __init__(self, keep: str, group: Callable[[Path], str | None]) -> None:
         self.keep, self.group = keep, group
-        #: The best run of each group so far, after its rank.
+        #: The rank and the directory of the best run of each group so far.
         self._best: dict[str, tuple[float, Path]] = {}
-        #: Runs that have ended but were still locked.
+        #: Runs that were still locked when they had ended.
         self._locked: list[Path] = []
 
     def refresh(self) -> None:
-        """Check the runs again that were locked when they had ended."""
+        """Delete the checkpoints of runs that are no longer locked."""
         locked, self._locked = self._locked, []
         for directory in locked:
             self.ended(directory, read_status(directory))
 
     def ended(self, directory: Path, status: RunStatus) -> None:
-        """Delete the checkpoints of the run, or those of the best run so far if this is better."""
+        """Delete the checkpoints of the run, or of the best run so far if this run is better."""
         if self.keep == "all" or status.state not in ("finished", "pruned"):
             return
         if is_locked(directory):  # a logger may still upload them
@@ -53,7 +53,7 @@ class KeptCheckpoints:
 
 
 def _delete(directory: Path) -> None:
-    """Delete the checkpoints of a run, unless a link leads to them."""
+    """Delete the checkpoints of a run, unless their directory is a symbolic link."""
     folder = directory / "checkpoints"
     if not folder.is_symlink():
         for name in (BEST, LAST, PREVIOUS):

@@ -42,7 +42,7 @@ SWEEP = "sweep"
 #: The attribute of a trial that holds the number of the failed trial whose second run it records.
 RETRY_OF = "retry_of"
 
-#: Runs jobs, given the overrides of each and, possibly, what watches them.
+#: Runs jobs, given the overrides of each and, possibly, a function that makes their watcher.
 Launch = Callable[[list[list[str]], Watch | None], list[JobReturn]]
 
 
@@ -272,7 +272,7 @@ def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What an override with several values or an interval draws from.
+    """The distribution of an override with several values or an interval.
 
     Raises:
         ConfigError: if it is empty.

@@ -17,8 +17,8 @@ from attention_lab.tracking.run_status import ENDED, RunStatus, read_status
 class TrialWatcher:
     """A watcher that reports each validation of a trial as a step of Optuna.
 
-    If the study's pruner then prunes a running trial, its run is asked to stop. Trials whose runs
-    have finished or stopped are recorded at once, as the others are compared with them.
+    If the study's pruner then prunes a running trial, its run is asked to stop. The result of a
+    trial is recorded as soon as its run has ended, because other trials are compared with it.
 
     Args:
         trials: of one batch.
@@ -30,7 +30,7 @@ class TrialWatcher:
         self._refreshed = float("-inf")
 
     def refresh(self) -> None:
-        """Call :meth:`update` if it is time to."""
+        """Call :meth:`update`, at most once in ``INTERVAL`` seconds."""
         if time.monotonic() - self._refreshed >= INTERVAL:
             self._refreshed = time.monotonic()
             self.update()
@@ -44,13 +44,13 @@ class TrialWatcher:
 
 
 class _RunningTrial:
-    """A trial, and how much of its run was reported."""
+    """A trial without a result, and the validations of its run that were reported."""
 
     def __init__(self, trial: Trial, directory: Path) -> None:
         self.trial, self.directory = trial, directory
         known = trial.study.get_trials(deepcopy=False)[trial.number]
         self._reported = len(known.intermediate_values)
-        #: The time of the last change to ``metrics.csv`` when all of it was read.
+        #: The time at which ``metrics.csv`` was changed before it was last read to its end.
         self._read = 0
         #: Why the trial is pruned, until its run is asked to stop.
         self._reason: str | None = None
@@ -75,7 +75,7 @@ class _RunningTrial:
         return False
 
     def _report(self, status: RunStatus) -> str | None:
-        """Report new validations up to one at which the trial is pruned; returns why, if it is."""
+        """Report new validations; at one that prunes the trial, stop and return the reason."""
         progress, metrics = status.progress or {}, self.directory / "metrics.csv"
         monitor = next(iter(progress.get("metrics", ())), None)
         changed = metrics.stat().st_mtime_ns if metrics.exists() else 0
@@ -95,6 +95,6 @@ class _RunningTrial:
 
 
 def _is_at_its_end(status: RunStatus) -> bool:
-    """Whether a run has trained all its steps, so that there is nothing to save by stopping it."""
+    """Whether a run has trained all its steps, so that stopping it would save no time."""
     progress = status.progress or {"step": 0, "steps": 1}
     return bool(progress["step"] >= progress["steps"])

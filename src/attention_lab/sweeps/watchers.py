@@ -11,7 +11,7 @@ class Watcher(Protocol):
     """Follows the jobs of a sweep."""
 
     def refresh(self) -> None:
-        """Called about once a second while jobs run."""
+        """Called at least once a second while jobs run."""
 
     def ended(self, directory: Path, status: RunStatus) -> None:
         """Called once for each job that has ended."""
@@ -56,13 +56,13 @@ class FailureLimit:
         self._failures = 0
 
     def refresh(self) -> None:
-        """Do nothing: only the end of a job counts."""
+        """Do nothing: jobs are counted when they end."""
 
     def ended(self, directory: Path, status: RunStatus) -> None:
         """Count the job if it has failed or diverged.
 
         Raises:
-            TooManyFailures: if it is one too many; the executor then stops the other jobs.
+            TooManyFailures: if the limit is reached; the executor then stops the other jobs.
         """
         self._failures += status.state in ("failed", "diverged")
         if self.limit is not None and self._failures >= self.limit:

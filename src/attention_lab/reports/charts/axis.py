@@ -68,8 +68,8 @@ def clip_to_bounds(
     """A range, in units of the chart, clipped to the values that a metric can have.
 
     No rate is below 0 %, and no accuracy above 100 %. An error rate can exceed 100 %, so its range
-    is clipped at 100 % only if none of the ``values`` is greater. A bound that a value violates, as
-    of an accuracy that a task of one's own computes in percent, does not clip it.
+    is clipped at 100 % only if none of the ``values`` is greater. Nor does a bound clip the range
+    if a value is beyond it: a custom task may compute its accuracy in percent.
     """
     if not is_rate(metric):
         return low, high

@@ -157,7 +157,7 @@ def shorten(label: str) -> str:
 
 
 def listed(texts: Sequence[str]) -> str:
-    """The values of groups in a description: of the first groups, and how many more there are."""
+    """The texts of the first groups, for a description, and how many more groups there are."""
     more = [f"and {len(texts) - _MAX_DESCRIBED} more"] if len(texts) > _MAX_DESCRIBED else []
     return "; ".join([*texts[:_MAX_DESCRIBED], *more])
 
