@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from attention_lab.config.compose import composed
@@ -25,14 +24,13 @@ from attention_lab.tracking.run_status import RunStatus
 
 
 class Stopwatch:
-    """A display that records the time at which each job ended."""
+    """A watcher that records the time at which each job ended."""
 
     def __init__(self) -> None:
-        self.directories: Sequence[Path] = []
         self.times = [time.perf_counter()]
 
     def refresh(self) -> None:
-        """Show nothing."""
+        """Do nothing: jobs are timed when they end."""
 
     def ended(self, directory: Path, found: RunStatus) -> None:
         assert found.state == "finished", found.error
@@ -70,7 +68,7 @@ def main() -> None:
     own = [
         result["seconds"]["validation"] + result["seconds"]["attention_maps"] for result in results
     ]
-    rest = [more - looked for more, looked in zip(beyond, own, strict=True)]
+    rest = [seconds - known for seconds, known in zip(beyond, own, strict=True)]
     print(f"first job   {whole[0]:.2f} s: the server imports everything, once")
     print(f"a job       {statistics.median(whole):.2f} s (median of {len(whole)})")
     print(f"of it       {statistics.median(beyond):.2f} s beyond its own training")

@@ -49,28 +49,28 @@ LEAVES = (
 #: Commands, and the exit codes that are right: a damaged record of a run is a failure (1) to
 #: `evaluate` and `predict`, a gap in a report (0), and an invalid config (2) to `train --from`.
 COMMANDS: dict[str, Codes] = {
-    **dict.fromkeys(
-        ("evaluate sweep/one", "evaluate sweep/one --split validation"), frozenset({0, 1})
-    ),
-    **dict.fromkeys(
-        ("evaluate sweep/one --checkpoint last", "predict sweep/one"), frozenset({0, 1})
-    ),
-    **dict.fromkeys(
-        ("report sweep", "report sweep/one", "report sweep sweep/two"), frozenset({0, 1})
-    ),
-    **dict.fromkeys(
-        ("report sweep --watch", "report sweep --output sweep/one/.lock"), frozenset({0, 1})
-    ),
-    "evaluate sweep": frozenset({1}),
-    **dict.fromkeys(("report sweep --baseline x", "report sweep --metric x"), frozenset({1, 2})),
-    "report sweep --evaluation num_beams=2": frozenset({1, 2}),
-    "train --from sweep/one": EITHER,
-    **dict.fromkeys(
-        ("report", "evaluate sweep/one --num-beams x", "report sweep --output="), REFUSED
-    ),
-    **dict.fromkeys(("sync sweep", "sync nope", "predict nope", "report nope"), REFUSED),
-    "predict sweep/one --batch 99999999999999999999": REFUSED,
-    "predict sweep/one --length 9999999999999999999999": REFUSED,
+    command: codes
+    for codes, commands in {
+        frozenset({0, 1}): (
+            *("evaluate sweep/one", "evaluate sweep/one --split validation"),
+            *("evaluate sweep/one --checkpoint last", "predict sweep/one", "report sweep"),
+            *("report sweep/one", "report sweep sweep/two", "report sweep --watch"),
+            "report sweep --output sweep/one/.lock",
+        ),
+        frozenset({1}): ("evaluate sweep",),
+        frozenset({1, 2}): (
+            *("report sweep --baseline x", "report sweep --metric x"),
+            "report sweep --evaluation num_beams=2",
+        ),
+        EITHER: ("train --from sweep/one",),
+        REFUSED: (
+            *("report", "evaluate sweep/one --num-beams x", "report sweep --output="),
+            *("sync sweep", "sync nope", "predict nope", "report nope"),
+            "predict sweep/one --batch 99999999999999999999",
+            "predict sweep/one --length 9999999999999999999999",
+        ),
+    }.items()
+    for command in commands
 }
 FILES = (
     *("status.json", "result.json", "config.yaml", "metrics.csv", "checkpoints/best.ckpt", ".lock"),
@@ -86,7 +86,7 @@ FILES = (
 
 
 def draw_record(random: Random, run: dict[str, bytes]) -> Trial:
-    """A command on a sweep of two runs, of which a file is damaged.
+    """A command on a sweep of two runs, with one or two files damaged.
 
     Args:
         random: draws it.

@@ -49,7 +49,7 @@ class Sweep:
         options: the section ``sweep``.
         run: runs jobs until they have ended, or submits them.
         check: raises ConfigError if a job cannot work, before anything is written.
-        job_type: the part of the jobs in the sweep, except those that tune a key.
+        job_type: the job type of the runs; that of tuning runs is "tune".
 
     Raises:
         ConfigError: if an option is out of range.
@@ -181,37 +181,37 @@ class Sweep:
         return stage
 
     def _run(self, jobs: Sequence[RunSpec], watch: Watch | None = None) -> list[Path]:
-        directories = [job.directory for job in jobs]
+        directories, parent = [job.directory for job in jobs], jobs[0].directory.parent
         watchers: list[Watcher] = [self._kept_checkpoints, self._failure_limit]
         if watch is not None:
             watchers.append(watch(directories))
         stage = self._checked(self._stage(jobs))
-        sweep_file.add_jobs(jobs[0].directory.parent, stage.jobs)
+        sweep_file.add_jobs(parent, stage.jobs)
+        self._overrides = sweep_file.listed_jobs(parent)
         if left := stage.statuses.keys() - {job.directory for job in stage.to_run}:
             states = [stage.statuses[path].state for path in left]
             echo(_kept(states, len(stage.jobs)))
         for line in _warnings_of_other_code(stage.statuses):
             echo(line, error=True)
-        self._delete_checkpoints(jobs[0].directory.parent)
+        self._delete_checkpoints(parent)
         if stage.to_run:
             echo(f"{counted(len(stage.to_run), 'job')} to run, in {self.directory}")
             check_wandb(stage.to_run, self.directory)
             with display([job.directory for job in stage.to_run]) as shown:
                 self.run_jobs(stage.to_run, Watchers([shown, *watchers]))
-        sweep_file.end(jobs[0].directory.parent)
+        sweep_file.end(parent)
         return directories
 
     def _delete_checkpoints(self, directory: Path) -> None:
-        """Delete those of runs that ended earlier; the new ones are compared with the rest."""
-        self._overrides = sweep_file.listed_jobs(directory)
+        """Delete checkpoints of runs that ended in earlier commands, as ``sweep.keep`` says."""
         for path in self._overrides if self.options.keep != "all" else ():
             if path.resolve().parent == directory.resolve():  # the record may be a stranger's
                 self._kept_checkpoints.ended(path, read_status(path))
 
     def _group_to_keep(self, directory: Path) -> str | None:
-        """The group of a run, of which the best run keeps its checkpoints.
+        """The group of a run for ``sweep.keep=best``; None for a run of a tuning.
 
-        The trials of a search are one group. No run of a tuning is kept.
+        Runs that differ only in their seed are a group, and so are all trials of a search.
         """
         if directory.parent != self.directory:
             return None

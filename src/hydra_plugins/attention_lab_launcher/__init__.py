@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -21,7 +21,7 @@ from attention_lab.config.hydra_section import is_search
 from attention_lab.printing import counted, echo
 
 if TYPE_CHECKING:
-    from attention_lab.config.resolve import RunSpec
+    from attention_lab.config.resolve import JobType, RunSpec
     from attention_lab.sweeps.local_executor import Resources
     from attention_lab.sweeps.slurm_executor import Slurm
     from attention_lab.sweeps.sweep import Sweep
@@ -103,7 +103,7 @@ class SweepLauncher(Launcher):
     def _make_sweep(self, directory: Path, options: dict[str, Any]) -> "Sweep":
         """The sweep in a directory, with the options of the section ``sweep``."""
 
-    def _job_type(self) -> Literal["train", "search"]:
+    def _job_type(self) -> "JobType":
         return "search" if is_search(self.config.hydra) else "train"
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, object]:
