@@ -5,10 +5,11 @@ evaluations/ directory. --ablate-heads prints the monitored metric with each att
 off instead, and saves it as a table and a chart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from attention_lab.cli import fail
-from attention_lab.cli.ablate_heads import print_ablation
 from attention_lab.cli.metric_lines import metric_lines
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
@@ -21,12 +22,14 @@ from attention_lab.cli.run_argument import (
     open_run,
 )
 from attention_lab.printing import echo
-from attention_lab.tracking.evaluations import evaluation_file, evaluation_name, write_evaluation
 
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate a run on one split, print and save its metrics; returns the exit code."""
     chosen = _parser().parse_args(arguments)
+
+    from attention_lab.tracking.evaluations import evaluation_file, evaluation_name
+
     decoding = given(chosen, DECODING)
     try:
         chosen.run = local_run(chosen.run)
@@ -39,6 +42,8 @@ def run(arguments: Sequence[str]) -> int:
             trained = restored(chosen.run, chosen.checkpoint, decoding)
             name = evaluation_name(chosen.checkpoint, decoding)
             if chosen.ablate_heads:
+                from attention_lab.cli.ablate_heads import print_ablation
+
                 return print_ablation(trained, chosen.split, chosen.run, name)
             metrics = evaluate(trained, chosen.split)
             baselines = trained.data.baselines(chosen.split)
@@ -46,7 +51,6 @@ def run(arguments: Sequence[str]) -> int:
     except UnusableRun as error:
         return fail(str(error), 1)
     echo(*metric_lines(metrics, chosen.split, baselines))
-    file = evaluation_file(chosen.run, chosen.split, name)
     record = {
         "split": chosen.split,
         "checkpoint": chosen.checkpoint,
@@ -54,13 +58,20 @@ def run(arguments: Sequence[str]) -> int:
         "decoding": decoding,
         "metrics": metrics,
     }
+    _save(evaluation_file(chosen.run, chosen.split, name), record)
+    return 0
+
+
+def _save(file: Path, record: Mapping[str, Any]) -> None:
+    """Save an evaluation, and print where it is."""
+    from attention_lab.tracking.evaluations import write_evaluation
+
     try:
         write_evaluation(file, record)
     except OSError as error:  # the directory may belong to another user
         echo(f"attention-lab: {file} cannot be written: {error.strerror}", error=True)
     else:
         echo(f"saved to {file}")
-    return 0
 
 
 def _parser() -> Parser:
