@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_ablation(run: "BuiltRun", split: "Split", directory: Path, name: str) -> int:
-    """Print the table line by line, and save it as CSV and PNG; returns the exit code.
+    """Print the effect of each head line by line, save table and chart; returns the exit code.
 
     Args:
         run: the run, with its weights.
@@ -42,7 +42,7 @@ def print_ablation(run: "BuiltRun", split: "Split", directory: Path, name: str) 
     examples = counted(number_of_examples(run, split), "example")
     echo(
         f"{split}: {examples} in {counted(len(all_heads), 'part')}; means over the parts, and 95 % "
-        f"intervals for all {counted(number, 'head')} together. * excludes 0."
+        f"intervals for all {counted(number, 'head')} together; * marks those that exclude 0"
     )
     _save(evaluation_file(directory, split, f"{name},heads".strip(",")), metric, mean, effects)
     return 0

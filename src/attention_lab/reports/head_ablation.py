@@ -18,8 +18,9 @@ class HeadEffect(NamedTuple):
 
     layer: str
     head: int
-    #: The metric without the head, and minus the metric with all heads.
+    #: The metric without the head.
     value: float
+    #: The metric without the head minus the metric with all heads, on the parts of the data.
     difference: Interval
 
 

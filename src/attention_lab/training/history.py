@@ -28,7 +28,7 @@ class Validation(NamedTuple):
 class History(Callback):
     """Records each validation, measures the time of training and validation, and logs the costs.
 
-    The metrics of the best validation are in the summary of a W&B run from then on.
+    Each validation updates the summary of the W&B run, if there is one, with the best metrics.
 
     The times of a resumed run include its interrupted processes, each up to its last checkpoint.
     """
