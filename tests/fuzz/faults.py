@@ -1,4 +1,4 @@
-"""What is wrong with the outcome of a command, if anything is."""
+"""Faults in the outcome of a command: its exit code, its messages and the files it has made."""
 
 import re
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ NOTE = re.compile(
     r"running a single job; add -m"
     r"|attention-lab: (\w+=\S* ignored: |.*: scores may be inflated)"
 )
-#: What a sweep prints on standard output before it finds an error.
+#: The line that a sweep prints on standard output before it finds an error.
 PROGRESS = re.compile(r"^checking \d+ jobs? …\n")
 
 
 def faults(trial: Trial, outcome: Outcome) -> Iterator[str]:
-    """What a command did wrong, one line for each fault."""
+    """The faults of a command, one line for each."""
     both = outcome.out + outcome.err
     lines = [line for line in outcome.err.splitlines() if not NOTE.match(line)]
     if found := INTERNALS.search(both):

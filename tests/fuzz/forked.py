@@ -46,7 +46,7 @@ class Trial:
 
 
 class Outcome(NamedTuple):
-    """What a command did. Negative exit codes are signals."""
+    """The outcome of a command. Negative exit codes are signals."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""The page in a real browser: its tables, maps, folded parts, sizes and colours."""
+"""The page in a real browser: its tables, maps, collapsed sections, sizes and colours."""
 
 import itertools
 import random
@@ -163,7 +163,7 @@ def test_a_print_has_all_columns_and_folded_parts(report: Path, browser: Browser
 def test_a_page_with_many_groups_and_maps_is_small_and_short(
     write_run: WriteRun, browser: Browser
 ) -> None:
-    """Of 12 groups with 100 KB of images each in 18 layers, in a window of 1280 by 900 pixels."""
+    """12 groups with 18 images of 100 KB each, in a window of 1280 by 900 pixels."""
     picture = b"\x89PNG\r\n\x1a\n" + random.Random(0).randbytes(100_000)
     for number in range(12):
         test = {"per": 0.1 * (number + 1), "wer": 0.5, "per/length=1-9": 0.1, "wer/length=1-9": 0.1}

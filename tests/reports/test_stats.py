@@ -264,7 +264,7 @@ def test_paired_intervals_have_their_nominal_coverage(n: int) -> None:
         for other, one in simulated_families(n)[:, :2]
     ]
     assert 0.94 < np.mean([i.low <= true <= i.high for i in found]) < 0.96
-    # What all mechanisms of a seed share cancels: unpaired, the width would be √5 times this.
+    # Effects of a seed on all mechanisms cancel: unpaired, the width would be √5 times this.
     width = np.mean([(i.high - i.low) / 2 for i in found])
     deviation = 0.01 * math.sqrt(2) * stats.chi.mean(n - 1) / math.sqrt(n - 1)
     assert width == pytest.approx(stats.t.ppf(0.975, n - 1) * deviation / math.sqrt(n), rel=0.05)
@@ -314,7 +314,7 @@ def test_statistics_of_a_large_sweep_are_fast() -> None:
     assert time.process_time() - started < 0.5
 
 
-# What few seeds cannot say
+# The limits of few seeds
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 8])

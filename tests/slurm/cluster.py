@@ -91,7 +91,7 @@ class Cluster:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.nodes = NODES
-        #: What a process needs to be a client of this cluster.
+        #: The environment variables of a process that is a client of this cluster.
         self.environment = {
             **os.environ,
             "SLURM_CONF": str(home / "slurm.conf"),

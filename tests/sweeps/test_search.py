@@ -407,7 +407,7 @@ def test_trials_are_pruned_while_they_run(
     assert len(optuna.load_study(study_name="sweep", storage=stored).trials) == 2
 
 
-# What the docs say
+# The commands in the docs
 
 
 def test_commands_in_the_docs_compose(optuna: Any, compose: Compose) -> None:

@@ -34,7 +34,7 @@ ROOM = 1 << 20
 
 @dataclass(frozen=True)
 class Resources:
-    """The options of ``hydra/launcher=isolated``: what jobs may use.
+    """The options of ``hydra/launcher=isolated``: the resources of jobs.
 
     Raises:
         ConfigError: if a value is invalid.
@@ -124,8 +124,8 @@ def run_jobs(jobs: Sequence[RunSpec], resources: Resources, watcher: Watcher) ->
     If another process has locked a job, this waits for it.
 
     Args:
-        jobs: what to run.
-        resources: what they may use.
+        jobs: the runs.
+        resources: the resources that they may use.
         watcher: follows them; if it raises an error, the jobs are stopped.
 
     Raises:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _OwnSweeper(Sweeper):
-    """What the sweepers share.
+    """The base class of the sweepers.
 
     Args:
         options: of the sweeper, ``hydra.sweeper.…``.
