@@ -20,7 +20,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attention_lab.attention.backends import EAGER, FLEX, FUSED, SDPA, AttentionSpec, Backend
+from attention_lab.attention.backends.api import EAGER, FLEX, FUSED, SDPA, Backend
+from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.masks import Causal
 from attention_lab.attention.normalizers import Softmax

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.testing import assert_close
 
-from attention_lab.attention.kernels import additive
-from attention_lab.attention.kernels.additive import additive_logits, plain_additive_logits
-from attention_lab.attention.kernels.c_library import load_c
+from attention_lab.attention.backends import additive_logits as operators
+from attention_lab.attention.backends.additive_logits import additive_logits, plain_additive_logits
+from attention_lab.attention.backends.cpu import additive
+from attention_lab.attention.backends.cpu.c_library import load_c
 
 #: N, L, S and A: no multiple of any block, a single query, and sizes beyond one block.
 SIZES = [(2, 37, 53, 9), (3, 21, 300, 33), (3, 1, 400, 3), (2, 64, 128, 16)]
@@ -26,7 +27,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Both ways to compute it; the second is that of a machine without a compiler."""
     if request.param == "tiled":
         monkeypatch.setattr(additive, "compiled_kernels", lambda: None)
-        monkeypatch.setattr(additive, "TILE", {"cpu": 1000})
+        monkeypatch.setattr(operators, "TILE", {"cpu": 1000})
     elif additive.compiled_kernels() is None:
         pytest.skip("no C compiler here")
     return str(request.param)
@@ -74,7 +75,7 @@ def test_the_compiled_kernel_runs_up_to_its_largest_input(monkeypatch: pytest.Mo
     """Queries and keys of opposite signs cancel there, which an overflow would not survive."""
     if additive.compiled_kernels() is None:
         pytest.skip("no C compiler here")
-    monkeypatch.setattr(additive, "_tiles", None)
+    monkeypatch.setattr(operators, "_tiles", None)
     edge = torch.tensor([43.0, -43.0, 42.9, -42.9, 0.0]).repeat(5, 1)
     query, key, vector = edge[None], -edge.T[None].contiguous(), torch.ones(1, 5)
     assert_close(additive_logits(query, key, vector), plain_additive_logits(query, key, vector))
@@ -128,7 +129,7 @@ def test_compiled_training_uses_the_operators(monkeypatch: pytest.MonkeyPatch) -
     """A compiled graph must call the kernels, too, and not the plain formula."""
     tensors = inputs((2, 7, 6, 5))
     right = with_gradients(additive_logits, tensors, torch.float32)
-    monkeypatch.setattr(additive, "plain_gradients", None)
+    monkeypatch.setattr(operators, "plain_gradients", None)
     compiled = torch.compile(additive_logits, fullgraph=True, backend="aot_eager")
     ours = with_gradients(compiled, tensors, torch.float32)
     assert_close(ours, right, rtol=0, atol=0)

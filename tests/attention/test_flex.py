@@ -21,8 +21,8 @@ from attention_lab.attention import (
     SlidingWindow,
     Softmax,
     T5Bias,
-    backends,
 )
+from attention_lab.attention.backends import flex
 
 VALID = torch.ones(2, 9, dtype=torch.bool)
 VALID[0, 5:], VALID[1] = False, False
@@ -94,7 +94,7 @@ def test_many_kinds_of_calls_stay_compiled(monkeypatch: pytest.MonkeyPatch) -> N
     """Even in one run there are more kinds of masks and sizes than torch compiles by default."""
     counter = CompileCounter()
     compiled = torch.compile(flex_attention, backend=counter)
-    monkeypatch.setattr(backends, "_compiled_flex", lambda: compiled)
+    monkeypatch.setattr(flex, "_compiled_flex", lambda: compiled)
     torch._dynamo.reset()
     layer, kinds = make("flex", NoPositions), 0
     padding = Padding(VALID)

@@ -26,7 +26,9 @@ from attention_lab.attention import (
     Softmax,
     Uniform,
 )
-from attention_lab.attention.backends import AttentionSpec, eager, sdpa
+from attention_lab.attention.backends.reference import eager
+from attention_lab.attention.backends.sdpa import sdpa
+from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.inputs import AttentionInputs
 
 Array = NDArray[np.float64]

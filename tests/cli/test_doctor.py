@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attention_lab.attention.kernels import additive
+from attention_lab.attention.backends.cpu import additive
 from attention_lab.cli import doctor_checks
 from tests.cli.conftest import Command, Program
 from tests.tracking.servers import refusing, silent

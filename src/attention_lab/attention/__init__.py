@@ -9,7 +9,8 @@ Example:
 """
 
 from attention_lab.attention.ablation import head_ablated
-from attention_lab.attention.backends import BACKENDS, AttentionSpec, Backend
+from attention_lab.attention.backends.api import BACKENDS, Backend
+from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.cache import Cache
 from attention_lab.attention.feature_maps import EluPlusOne, FeatureMap, PositiveRandomFeatures
 from attention_lab.attention.info import MechanismInfo

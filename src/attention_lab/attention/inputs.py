@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attention_lab.attention.masks import Mask, NoMask
@@ -71,3 +72,9 @@ def repeat_heads(x: Tensor, groups: int) -> Tensor:
         return x
     # With torch 2.11, repeat_interleave cannot be exported with dynamic lengths, or traced on CUDA.
     return torch.stack([head for head in x.unbind(1) for _ in range(groups)], dim=1)
+
+
+def pad_head_dim(x: Tensor, smallest: int) -> Tensor:
+    """(B, H, S, E) with E padded with zeros to at least ``smallest``."""
+    missing = smallest - x.shape[3]
+    return F.pad(x, (0, missing)) if missing > 0 else x

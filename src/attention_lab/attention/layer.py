@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 from torch import Tensor, nn, sigmoid
 
 from attention_lab.argument_checks import check_positive
-from attention_lab.attention.backends import EAGER, Backend
+from attention_lab.attention.backends.api import EAGER, Backend
 from attention_lab.attention.cache import Cache, restored_on_failure
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs, check_padding_only
 from attention_lab.attention.masks import Mask, NoMask
-from attention_lab.attention.validation import check_part
+from attention_lab.attention.parts import check_part
 
 Projections = Literal["all", "values", "none"]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attention_lab.attention.backends import EAGER
+from attention_lab.attention.backends.api import EAGER
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Mask, NoMask

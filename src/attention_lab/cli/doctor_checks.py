@@ -175,8 +175,8 @@ def backends() -> Finding:
 
 def kernels() -> Finding:
     """Whether the kernels in C can be compiled."""
-    from attention_lab.attention.kernels.additive import compiled_kernels
-    from attention_lab.attention.kernels.c_library import cache_directory
+    from attention_lab.attention.backends.cpu.additive import compiled_kernels
+    from attention_lab.attention.backends.cpu.c_library import cache_directory
 
     if compiled_kernels() is not None:
         return Finding("C kernels", f"compiled, in {cache_directory()}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attention_lab.attention import AttentionLayer
-from attention_lab.attention.backends import EAGER
+from attention_lab.attention.backends.api import EAGER
 from attention_lab.config.components import create
 from attention_lab.contract import checks, layer_checks, transforms
 from attention_lab.contract.cases import DROPOUT, WIDTH, Case, compose_attention

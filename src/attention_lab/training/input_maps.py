@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attention_lab.attention import Additive, AttentionLayer, attention_layers
-from attention_lab.attention.backends import EAGER
+from attention_lab.attention.backends.api import EAGER
 from attention_lab.data.core.batches import (
     IGNORE,
     LabelledPositions,

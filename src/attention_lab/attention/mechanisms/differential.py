@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_dropout
-from attention_lab.attention.backends import AttentionSpec, choose_backend
+from attention_lab.attention.backends.api import choose_backend
+from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer, LayerOptions

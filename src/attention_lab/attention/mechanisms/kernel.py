@@ -16,8 +16,8 @@ from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs, repeat_heads
 from attention_lab.attention.layer import AttentionLayer, LayerOptions, Projections
 from attention_lab.attention.masks import Mask, split_causal
+from attention_lab.attention.parts import make_part
 from attention_lab.attention.precision import wide, without_autocast
-from attention_lab.attention.validation import make_part
 
 
 class Past(NamedTuple):

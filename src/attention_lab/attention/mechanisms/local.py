@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_dropout, check_positive
-from attention_lab.attention.backends import AttentionSpec, eager_weights
+from attention_lab.attention.backends.reference import eager_weights
+from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer, LayerOptions, Projections
 from attention_lab.attention.masks import Dense
 from attention_lab.attention.normalizers import Softmax
+from attention_lab.attention.parts import make_part
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores import Score
-from attention_lab.attention.validation import make_part
 
 
 class LocalAttention(AttentionLayer):

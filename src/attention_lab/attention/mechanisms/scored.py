@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from attention_lab.argument_checks import check_dropout
-from attention_lab.attention.backends import AttentionSpec, choose_backend
+from attention_lab.attention.backends.api import choose_backend
+from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.head_mixing import HeadMixing
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer, LayerOptions, Projections
 from attention_lab.attention.normalizers import Normalizer, Softmax
+from attention_lab.attention.parts import make_part
 from attention_lab.attention.positions import NoPositions, Positions
 from attention_lab.attention.scores import Score
-from attention_lab.attention.validation import make_part
 
 
 class ScoredAttention(AttentionLayer):

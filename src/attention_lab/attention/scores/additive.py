@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_positive
-from attention_lab.attention.kernels.additive import additive_logits
+from attention_lab.attention.backends.additive_logits import additive_logits
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores.base import Score
 

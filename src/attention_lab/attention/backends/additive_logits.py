@@ -2,22 +2,21 @@
 
 The plain formula builds hidden layers (L, S, A) and keeps them for the backward pass. Here they are
 computed again instead, as in ``attn_score`` of NVIDIA's GNMT (2019). On the CPU in single precision
-a kernel in C replaces the tanh of each pair by a product of exponentials: see ``additive.c``.
+a kernel in C replaces the tanh of each pair by a product of exponentials: see ``cpu/additive.c``.
 """
 
-import ctypes
-import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attention_lab.attention.kernels.c_library import load_c
+from attention_lab.attention.backends.cpu.additive import (
+    compiled_gradients,
+    compiled_logits,
+    usable_kernels,
+)
 
-#: Above it, the exponential of 2x is no normal float.
-LARGEST = 43.0
 #: The most elements of a tile of hidden layers, by the kind of device; on a CPU it fits its cache.
 TILE = {"cpu": 1 << 17}
 LARGE_TILE = 1 << 26
@@ -68,9 +67,9 @@ class _AdditiveLogits(torch.autograd.Function):
 
 @torch.library.custom_op("attention_lab::additive_logits", mutates_args=())
 def _logits(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
-    library = _library(query, key, vector)
-    if library is not None:
-        return _compiled_logits(library, query, key, vector)
+    kernels = usable_kernels(query, key, vector)
+    if kernels is not None:
+        return compiled_logits(kernels, query, key, vector)
     logits = query.new_empty(query.shape[0], query.shape[1], key.shape[1])
     for n, rows in _tiles(query, key):
         logits[n, rows] = plain_additive_logits(query[n, rows], key[n], vector[n])
@@ -81,9 +80,9 @@ def _logits(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
 def _gradients(
     query: Tensor, key: Tensor, vector: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    library = _library(query, key, vector)
-    if library is not None:
-        return _compiled_gradients(library, query, key, vector, gradient)
+    kernels = usable_kernels(query, key, vector)
+    if kernels is not None:
+        return compiled_gradients(kernels, query, key, vector, gradient)
     grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(vector)
     for n, rows in _tiles(query, key):
         tile = plain_gradients(query[n, rows], key[n], vector[n], gradient[n, rows])
@@ -108,49 +107,6 @@ def plain_gradients(
         slope.sum(-3) * scale,
         (gradient.unsqueeze(-1) * hidden).sum((-3, -2)),
     )
-
-
-def _compiled_logits(library: ctypes.CDLL, query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
-    sizes = query.shape[0], query.shape[1], key.shape[1], query.shape[2]
-    logits = query.new_empty(sizes[:3])
-    _call(library.additive_logits, sizes, _exp(query), _exp(key.mT), vector.contiguous(), logits)
-    return logits
-
-
-def _compiled_gradients(
-    library: ctypes.CDLL, query: Tensor, key: Tensor, vector: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    sizes = query.shape[0], query.shape[1], key.shape[1], query.shape[2]
-    inputs = _exp(query.mT), _exp(key.mT), vector.contiguous(), gradient.contiguous()
-    grads = torch.zeros_like(inputs[0]), torch.zeros_like(inputs[1]), torch.zeros_like(inputs[2])
-    _call(library.additive_gradients, sizes, *inputs, *grads)
-    return grads[0].mT.contiguous(), grads[1].mT.contiguous(), grads[2]
-
-
-def _exp(x: Tensor) -> Tensor:
-    return (2 * x.contiguous()).exp_()
-
-
-def _call(function: Any, sizes: tuple[int, ...], *tensors: Tensor) -> None:
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
-    function(*map(ctypes.c_ssize_t, sizes), *pointers)
-
-
-def _library(query: Tensor, key: Tensor, vector: Tensor) -> ctypes.CDLL | None:
-    """The compiled kernels, if they can compute these tensors exactly."""
-    tensors = query, key, vector
-    if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
-        return None
-    # Written so that NaN counts as too large. On a CPU, nothing waits for this answer.
-    if not all(bool(x.abs().amax() <= LARGEST) for x in (query, key) if x.numel()):
-        return None
-    return compiled_kernels()
-
-
-@functools.cache
-def compiled_kernels() -> ctypes.CDLL | None:
-    """The library of ``additive.c``; None if it cannot be compiled here."""
-    return load_c(Path(__file__).with_name("additive.c"))
 
 
 def _tiles(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -1,4 +1,4 @@
-"""Checks of the parts of an attention layer."""
+"""Create and check the parts of an attention layer."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,0 +1,104 @@
+"""Choose a backend and call it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from attention_lab.attention.backends.flex import flex
+from attention_lab.attention.backends.fused import fused
+from attention_lab.attention.backends.reference import eager, eager_weights
+from attention_lab.attention.backends.sdpa import sdpa
+from attention_lab.attention.backends.spec import AttentionSpec
+from attention_lab.attention.backends.validation import Capabilities
+from attention_lab.attention.info import MechanismInfo
+from attention_lab.attention.inputs import AttentionInputs
+from attention_lab.attention.normalizers import Normalizer, Softmax
+from attention_lab.attention.scores.additive import Additive
+from attention_lab.attention.scores.base import DotProductFamily, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend(Capabilities):
+    """A way to compute attention, and what it can do."""
+
+    name: str
+    compute: Callable[[AttentionInputs, AttentionSpec], tuple[Tensor, Tensor | None]]
+    #: Growth of its memory, in place of that of all pairs.
+    memory: str | None = "S·d"
+
+    def attend(self, inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor | None]:
+        """Output (B, H, L, E_v) and, if asked for, weights (B, H, L, S).
+
+        The output is the same either way. If the backend returns no weights, they are computed
+        separately, in at least single precision.
+        """
+        output, weights = self.compute(inputs, spec)
+        if not inputs.need_weights:
+            return output, None
+        return output, eager_weights(inputs, spec) if weights is None else weights
+
+    def describe(self, info: MechanismInfo, spec: AttentionSpec) -> MechanismInfo:
+        """The data on a mechanism, once this backend computes it."""
+        return replace(
+            info,
+            backends=tuple(backend.name for backend in able_backends(spec)),
+            memory=self.memory or info.memory,
+            double_backward=self.double_backward,
+        )
+
+
+EAGER = Backend(
+    name="eager",
+    compute=eager,
+    scores=(Score,),
+    normalizers=(Normalizer,),
+    mixes_heads=True,
+    double_backward=True,
+    memory=None,
+)
+FUSED = Backend(
+    name="fused",
+    compute=fused,
+    scores=(Additive,),
+    normalizers=(Normalizer,),
+    mixes_heads=True,
+    double_backward=True,
+    memory="L·S",
+)
+SDPA = Backend(name="sdpa", compute=sdpa, scores=(DotProductFamily,), normalizers=(Softmax,))
+FLEX = Backend(
+    name="flex",
+    compute=flex,
+    scores=(DotProductFamily,),
+    normalizers=(Softmax,),
+    trains_on=("cuda",),
+    drops_weights=False,
+)
+
+#: In order of preference. "auto" never takes flex, since eager can compute everything.
+BACKENDS = (SDPA, FUSED, EAGER, FLEX)
+
+
+def able_backends(spec: AttentionSpec) -> list[Backend]:
+    """The backends that can compute this attention, in order of preference."""
+    return [backend for backend in BACKENDS if backend.refusal(spec) is None]
+
+
+def choose_backend(name: str, spec: AttentionSpec) -> Backend:
+    """The backend called ``name``, or with "auto" the first of ``BACKENDS`` that can do it.
+
+    Raises:
+        ValueError: if there is no such backend or it cannot compute this attention; the message
+            names the reason and what would work.
+    """
+    able = able_backends(spec)
+    if name == "auto":
+        return able[0]
+    known = {backend.name: backend for backend in BACKENDS}
+    if name not in known:
+        raise ValueError(f"backend must be auto or one of {', '.join(known)}; got {name!r}")
+    if refusal := known[name].refusal(spec):
+        works = " or ".join(backend.name for backend in able)
+        raise ValueError(f"backend={name} cannot be used: {refusal}; {works} works")
+    return known[name]

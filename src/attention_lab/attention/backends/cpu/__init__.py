@@ -1,0 +1,1 @@
+"""Code in C for the CPU."""

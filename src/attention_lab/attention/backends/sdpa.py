@@ -1,0 +1,67 @@
+"""The SDPA backend: PyTorch's fused scaled dot-product attention."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from attention_lab.attention.backends.spec import AttentionSpec
+from attention_lab.attention.inputs import AttentionInputs, pad_head_dim
+from attention_lab.attention.masks import Causal
+from attention_lab.attention.precision import autocast_disabled
+from attention_lab.attention.scores.base import DotProductFamily
+
+
+def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
+    """Output (B, H, L, E_v) by PyTorch's fused scaled dot-product attention; no weights."""
+    assert isinstance(spec.score, DotProductFamily)
+    if torch.compiler.is_exporting():
+        # With torch 2.11, what SDPA does on CUDA to repeat heads fixes the exported length.
+        inputs = inputs.repeat_heads()
+    query, key, scale = spec.score.fold(inputs.query, inputs.key)
+    # The CPU's kernel takes values of the query's width only.
+    value = pad_head_dim(inputs.value, query.shape[3]).to(query.dtype)
+    visible, is_causal = None, False
+    # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
+    # bool, but start == 0 is symbolic while compiling, so this branches on it.
+    if type(inputs.mask) is Causal and inputs.bias is None and inputs.start == 0:
+        is_causal = True
+    else:
+        visible = inputs.visible()
+    if inputs.bias is not None:
+        visible = _float_mask(inputs, visible, query.dtype)
+    with _kernels(inputs, spec), autocast_disabled(query.device.type):
+        output = F.scaled_dot_product_attention(
+            query,
+            key.to(query.dtype),
+            value,
+            attn_mask=visible,
+            dropout_p=spec.dropout,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=bool(inputs.groups > 1),
+        )
+    return output[..., : inputs.value.shape[3]].to(inputs.value.dtype), None
+
+
+def _kernels(inputs: AttentionInputs, spec: AttentionSpec) -> AbstractContextManager[None]:
+    """Restrict SDPA to its math kernel on the CPU if a bias may need a gradient.
+
+    PyTorch does so itself, but not under torch.func.vmap.
+    """
+    on_cpu = inputs.query.device.type == "cpu"
+    may_need_grad = inputs.bias is not None and spec.bias_needs_grad
+    if on_cpu and may_need_grad and torch.is_grad_enabled():
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
+
+
+def _float_mask(inputs: AttentionInputs, visible: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Bias and mask in one float tensor. SDPA gives zeros for a row of −∞."""
+    assert inputs.bias is not None
+    bias = inputs.bias.to(dtype)
+    while bias.ndim < 4:
+        bias = bias.unsqueeze(0)
+    return bias if visible is None else bias.masked_fill(~visible, -torch.inf)

@@ -1,1 +1,0 @@
-"""Kernels: fast code for parts of attention that PyTorch has no fast operator for."""
