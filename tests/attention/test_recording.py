@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from attention_lab.attention import (
     BACKENDS,
     Additive,
+    ALiBi,
     AttentionInputs,
     AttentionLayer,
     AttentionSpec,
@@ -28,7 +29,7 @@ from attention_lab.attention import (
 )
 from attention_lab.contract.cases import WIDTH, cases
 
-SDPA = BACKENDS[0]
+SDPA, FUSED = BACKENDS[:2]
 
 
 def errors(layer: AttentionLayer, x: Tensor) -> list[OutputError]:
@@ -95,6 +96,32 @@ def test_differential_attention_is_compared_with_the_eager_backend() -> None:
     layer.backend = changed(torch.randn(8))
     assert errors(layer, x)[0].is_mismatch
     assert errors(layer, x)[0].is_mismatch, "the backend was not restored"
+
+
+def test_a_wrong_kernel_is_a_mismatch_though_its_own_weights_give_its_output() -> None:
+    def doubled(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor | None]:
+        return FUSED.compute(replace(inputs, query=2 * inputs.query), spec)
+
+    layer = ScoredAttention(16, score=Additive, normalizer=Softmax, num_heads=2, backend="fused")
+    assert not errors(layer, torch.randn(2, 5, 16))[0].is_mismatch
+    layer.backend = replace(FUSED, compute=doubled)
+    assert errors(layer, torch.randn(2, 5, 16))[0].is_mismatch
+
+
+@pytest.mark.parametrize("score", [Additive, ScaledDotProduct])
+def test_of_long_sequences_the_last_rows_are_computed_again(
+    score: type[Score], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attention_lab.attention.recording._EAGER_PAIRS", 2 * 2 * 9 * 4)
+    layer = ScoredAttention(
+        16, score=score, normalizer=Softmax, positions=ALiBi, num_heads=2, mask=Causal()
+    ).eval()
+    rows: list[int] = []
+    layer.score.register_forward_hook(lambda score, inputs, logits: rows.append(logits.shape[2]))
+    with record_logits(layer) as logits:
+        assert not errors(layer, torch.randn(2, 9, 16))[0].is_mismatch
+    assert rows == [9, 4]
+    assert [each.shape[2] for each in logits[""]] == [9]
 
 
 def test_wrong_weights_of_linear_attention_are_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:

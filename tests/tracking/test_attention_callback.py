@@ -2,9 +2,6 @@
 
 import csv
 import json
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,27 +19,24 @@ from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.attention_map import AttentionMap
 from attention_lab.tracking.attention_summaries import (
     SUMMARIES,
-    RecordedLayer,
     append_rows,
-    recorded_layers,
 )
 from attention_lab.tracking.media import log_images
+from attention_lab.tracking.recorded_attention import RecordedLayer, record_layers
 from attention_lab.tracking.viewer import encode_map
 from tests.conftest import Compose, FinishedRun
 from tests.runs import build, train
 from tests.tracking.test_attention_map import probe_maps
-from tests.tracking.test_viewer import decoded
+from tests.tracking.test_viewer import decoded, embedded
 
-ONE = torch.tensor([1.0])
+ONE = [1.0]
 LAYERS = {"encoder.0.self_attention", "decoder.0.self_attention", "decoder.0.cross_attention"}
 
 
 def page(directory: Path) -> list[dict[str, Any]]:
     """The maps in a run's attention.html."""
     text = (directory / "attention" / "attention.html").read_text("utf-8")
-    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    assert match is not None
-    maps: list[dict[str, Any]] = json.loads(match[1])["maps"]
+    maps: list[dict[str, Any]] = embedded(text)["maps"]
     return maps
 
 
@@ -80,6 +74,15 @@ def test_the_page_holds_every_map(words_run: FinishedRun) -> None:
             assert each["rows"][-1] == "</s>"
             assert "<s>" not in each["rows"]
             assert "<pad>" not in each["rows"]
+
+
+def test_the_page_has_the_summaries_of_the_file(words_run: FinishedRun) -> None:
+    text = (words_run.directory / "attention" / "attention.html").read_text("utf-8")
+    found = embedded(text)["summaries"]
+    for row in rows_of(words_run.directory / "attention" / "summaries.csv"):
+        drawn = found[row["step"]][row["layer"]]
+        expected = {name: [float(row[name])] for name in SUMMARIES if row[name]}
+        assert drawn == expected
 
 
 def test_the_page_is_written_at_every_validation(
@@ -162,6 +165,7 @@ def test_a_resumed_run_does_not_repeat_rows(
     assert [row["step"] for row in rows_of(path)] == ["2", "4"]
     callback.load_state_dict({"steps": [2], "seconds": 0.0, "mismatches": {}})
     assert [row["step"] for row in rows_of(path)] == ["2"]
+    assert callback.summaries == {2: {"layer": {"entropy": [1.0]}}}
 
 
 def test_a_resumed_run_ignores_maps_of_another_format(
@@ -217,21 +221,18 @@ def test_a_right_backend_is_no_mismatch(words_run: FinishedRun) -> None:
 def test_attention_is_recorded_in_the_precision_of_training(
     precision: str, tiny_digits: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dtypes = []
-    monkeypatch.setattr(
-        attention_callback, "recorded_layers", lambda model: recording(model, dtypes)
-    )
+    dtypes: list[torch.dtype] = []
+
+    def record(task: Any, batch: Any, **options: bool) -> dict[str, RecordedLayer]:
+        with record_attention(task.model) as weights:
+            layers = record_layers(task, batch, **options)
+        dtypes.extend(each.dtype for calls in weights.values() for each in calls)
+        return layers
+
+    monkeypatch.setattr(attention_callback, "record_layers", record)
     result = train(tiny_digits(f"trainer.precision={precision}", "trainer.max_epochs=1"), tmp_path)
     assert set(dtypes) == {torch.bfloat16}
     assert result["attention_mismatches"] == {}
-
-
-@contextmanager
-def recording(model: Any, dtypes: list[torch.dtype]) -> Iterator[dict[str, RecordedLayer]]:
-    """Record the attention, and the types of the weights."""
-    with record_attention(model) as weights, recorded_layers(model) as layers:
-        yield layers
-    dtypes += [each.dtype for calls in weights.values() for each in calls]
 
 
 def test_synthetic_data_give_the_alignment_error_rate(compose: Compose, tmp_path: Path) -> None:

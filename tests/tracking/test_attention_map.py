@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attention_lab.attention import attention_layers, record_attention
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
+from attention_lab.tracking.recorded_attention import record_layers
 from attention_lab.training.build import BuiltRun
 from tests.conftest import Compose
 from tests.runs import build
@@ -19,7 +20,8 @@ from tests.runs import build
 def probe_maps(run: BuiltRun, size: int = 3) -> list[AttentionMap]:
     """The maps of a run's probe."""
     batch = run.data.probe(size)
-    return attention_maps(run.task, batch, run.data.position_labels(batch), step=7)
+    layers = record_layers(run.task, batch)
+    return attention_maps(run.task, layers, run.data.position_labels(batch), step=7)
 
 
 ATTENTIONS = ["scaled_dot_product", "additive", "multi_head", "none", "masked"]
@@ -193,6 +195,8 @@ def test_a_cut_map_says_so(compose: Compose) -> None:
     batch = run.data.probe(1)
     labels = run.data.position_labels(batch)
     total = len(labels[0]["source"]) + len(labels[0]["target"])
-    for each in attention_maps(run.task, batch, labels, 0, max_positions=4):
+    for each in attention_maps(
+        run.task, record_layers(run.task, batch), labels, 0, max_positions=4
+    ):
         assert each.weights.shape[1:] == (4, 4)
         assert each.note.endswith(f"; the first 4 of {total} positions")

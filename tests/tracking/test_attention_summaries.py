@@ -11,7 +11,6 @@ from torch.testing import assert_close
 
 from attention_lab.tracking.attention_summaries import (
     SUMMARIES,
-    RecordedLayer,
     alignment_error_rate,
     append_rows,
     diagonal,
@@ -28,6 +27,7 @@ from attention_lab.tracking.attention_summaries import (
     previous_token,
     summarize,
 )
+from attention_lab.tracking.recorded_attention import RecordedLayer
 
 #: Three causal rows, and a fourth of padding, with a padded column.
 CAUSAL = torch.tensor([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.2, 0.3, 0.5, 0], [0, 0, 0, 0]])
@@ -186,7 +186,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_one_row_for_each_step_layer_and_head(tmp_path: Path) -> None:
     path = tmp_path / "summaries.csv"
     for step in (2, 4, 6):
-        append_rows(path, step, {"a,b": {"entropy": torch.tensor([step / 7, NAN])}})
+        append_rows(path, step, {"a,b": {"entropy": [step / 7, NAN]}})
     assert list(rows(path)[0]) == ["step", "layer", "head", *SUMMARIES]
     found = [tuple(row.values())[:4] for row in rows(path)]
     assert found[:3] == [

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.viewer import encode_map, write_viewer
+from attention_lab.tracking.viewer import encode_map, encode_summaries, write_viewer
 
 HOSTILE = (
     "</script><script>document.title = 'broken'</script>"
@@ -108,6 +109,16 @@ def test_steps_beyond_the_largest_size_are_left_out(
     data = embedded((tmp_path / "attention.html").read_text("utf-8"))
     assert {each["step"] for each in data["maps"]} == {0, 200, 400, 700, 900}
     assert data["steps_left_out"] == 5
+
+
+def test_summaries_are_those_of_the_steps_in_the_page(tmp_path: Path) -> None:
+    maps = [encode_map(each) for each in some_maps(["a"], ["b"])]
+    numbers = {"entropy": [0.123456789, math.nan], "diagonal": [math.nan, math.inf]}
+    summaries = {step: encode_summaries({"decoder.0": numbers}) for step in (0, 250, 500)}
+    write_viewer(maps, tmp_path / "attention.html", "run", summaries)
+    data = embedded((tmp_path / "attention.html").read_text("utf-8"))
+    expected = {"decoder.0": {"entropy": [0.123457, None]}}
+    assert data["summaries"] == {"0": expected, "500": expected}
 
 
 def test_the_page_needs_no_network(tmp_path: Path) -> None:

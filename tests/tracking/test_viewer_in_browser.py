@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.viewer import encode_map, write_viewer
+from attention_lab.tracking.viewer import (
+    EncodedSummaries,
+    encode_map,
+    encode_summaries,
+    write_viewer,
+)
 from tests.browser import Browser, Page
 from tests.tracking.test_viewer import HOSTILE
 
@@ -37,10 +42,14 @@ def maps_of(step: int, heads: int = 2, rows: int = 3, seed: int = 0) -> list[Att
 
 @contextmanager
 def opened(
-    browser: Browser, maps: list[dict[str, Any]], folder: Path, **size: Any
+    browser: Browser,
+    maps: list[dict[str, Any]],
+    folder: Path,
+    summaries: dict[int, EncodedSummaries] | None = None,
+    **size: Any,
 ) -> Iterator[Page]:
     """A page of maps; at the end there must be no error and no request."""
-    write_viewer(maps, folder / "page.html", "run")
+    write_viewer(maps, folder / "page.html", "run", summaries)
     with browser.open(folder / "page.html", **size) as page:
         wait(page, "document.documentElement.dataset.ready")
         yield page
@@ -156,7 +165,8 @@ def test_hidden_pairs_are_not_zero(browser: Browser, tmp_path: Path) -> None:
 
 def test_keys_choose_everything(browser: Browser, tmp_path: Path) -> None:
     maps = encoded(maps_of(0)) + encoded(maps_of(500))
-    with opened(browser, maps, tmp_path) as page:
+    summaries = {0: encode_summaries({LAYERS[1]: {"entropy": [1.0], "mean_distance": [2.0]}})}
+    with opened(browser, maps, tmp_path, summaries) as page:
         for key, state, value in [
             ("ArrowLeft", "shown.step", 0),
             ("ArrowRight", "shown.step", 500),
@@ -168,6 +178,7 @@ def test_keys_choose_everything(browser: Browser, tmp_path: Path) -> None:
             ("l", "shown.layer", LAYERS[0]),
             ("k", "shown.layer", LAYERS[1]),
             ("c", "shown.scale", "linear"),
+            ("s", "shown.summary", "mean_distance"),
             ("v", "panels[0].area.kind", "lines"),
             ("v", "panels[0].area.kind", "map"),
             ("a", "shown.axis", "column"),
@@ -203,6 +214,48 @@ def test_play_shows_all_steps(browser: Browser, tmp_path: Path) -> None:
         wait(page, "shown.step === 0 && player !== null")
         wait(page, "shown.step === 200 && player === null")
         assert text(page, "#step-name") == "200"
+
+
+#: The entropy of two heads at three steps; the first step has another number, too.
+ENTROPY = {0: [2.0, 1.0], 100: [1.5, 1.25], 200: [0.5, 1.0]}
+
+
+def summaries_of(layer: str) -> dict[int, EncodedSummaries]:
+    found = {
+        step: encode_summaries({layer: {"entropy": values}}) for step, values in ENTROPY.items()
+    }
+    found[0][layer]["mean_distance"] = [3.0, None]
+    return found
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_summaries_are_drawn_over_training(width: int, browser: Browser, tmp_path: Path) -> None:
+    maps = [each for step in ENTROPY for each in encoded(maps_of(step))]
+    with opened(browser, maps, tmp_path, summaries_of(LAYERS[2]), width=width) as page:
+        assert text(page, "#summary-value") == "head 0, step 200: 0.5"
+        assert page.evaluate("document.querySelectorAll('#summary-chart path').length") == 3
+        page.press("ArrowLeft")
+        wait(page, "byId('summary-value').textContent === 'head 0, step 100: 1.5'")
+        page.press("h")
+        wait(page, "byId('summary-value').textContent === 'head 1, step 100: 1.25'")
+        page.press("h")
+        wait(page, "byId('summary-value').textContent === 'mean over heads, step 100: 1.38'")
+        page.press("s")
+        wait(page, "byId('summary-value').textContent === 'mean over heads, step 100: none'")
+        assert page.evaluate("byId('summary').value") == "mean_distance"
+        page.press("s")
+        x, y, across = page.evaluate(
+            "(() => { byId('summary-chart').scrollIntoView({block: 'center', behavior: 'instant'});"
+            "const now = byId('summary-chart').getBoundingClientRect();"
+            "return [now.x, now.y + now.height / 2, now.width]; })()"
+        )
+        at = {"x": x + 0.2 * across, "y": y, "button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            page.call("Input.dispatchMouseEvent", type=kind, **at)
+        wait(page, "shown.step === 0 && shown.summary === 'entropy'")
+        page.evaluate(f"choose({{layer: '{LAYERS[0]}'}})")
+        wait(page, "byId('summaries').hidden")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize("scale", ["root", "linear", "log", "rank", "rows"])

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,6 +16,11 @@ from attention_lab.attention.layer import AttentionLayer
 from attention_lab.attention.masks import Mask, NoMask
 from attention_lab.attention.precision import wide
 from attention_lab.attention.scores.base import Score
+
+#: The most pairs of positions of a call that the eager backend computes again.
+_EAGER_PAIRS = 2**18
+#: Whether the eager backend computes an output again, so that its logits are not recorded.
+_comparing = ContextVar("_comparing", default=False)
 
 
 class OutputError(NamedTuple):
@@ -112,17 +118,23 @@ def record_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def _appending(calls: list[Tensor]) -> Callable[..., None]:
-    """A forward hook that appends the output to a list."""
-    return lambda score, inputs, output: calls.append(output.detach())
+    """A forward hook that appends the output to a list, except while outputs are compared."""
+
+    def append(score: nn.Module, inputs: Any, output: Tensor) -> None:
+        if not _comparing.get():
+            calls.append(output.detach())
+
+    return append
 
 
 @contextmanager
 def record_errors(model: nn.Module) -> Iterator[dict[str, list[OutputError]]]:
     """Compare the output of each attention layer with its weights, in every call, by layer name.
 
-    The output is that of the layer's backend, per head. It must be weights · values. Mechanisms for
-    which that does not hold (``info.linear_in_values``) are compared with the eager backend. The
-    weights must be recorded, too (:func:`record_attention`).
+    The output is that of the layer's backend, per head. It must be weights · values, and the same
+    as with the weights of the eager backend: a backend may compute its output from its own weights.
+    Mechanisms whose output is more than weights · values (``info.linear_in_values``) are compared
+    with the eager backend's output. The weights must be recorded, too (:func:`record_attention`).
     """
     layers = attention_layers(model)
     errors: dict[str, list[OutputError]] = {name: [] for name in layers}
@@ -139,26 +151,52 @@ def _error_hook(layer: AttentionLayer, errors: list[OutputError]) -> Callable[..
     def compare(inputs: AttentionInputs, output: Tensor, weights: Tensor | None) -> None:
         if weights is None or not output.numel():
             return
-        eps, largest = torch.finfo(output.dtype).eps, wide(inputs.value).abs().amax()
-        expected, size = _expected_output(layer, inputs, weights)
-        # Weights so small that they are rounded to 0 are no mismatch.
-        size = size.amax(-1, keepdim=True).clamp(min=max(float(eps * largest), 1e-30))
-        error = (wide(output) - expected).abs() / size
-        errors.append(OutputError(float(error.amax()), eps**0.5))
+        found = []
+        if layer.info.linear_in_values:
+            found.append(_error(inputs, output, *_terms(inputs, weights)))
+        if layer.backend is not EAGER or not found:
+            rows = _last_rows(inputs)
+            expected = _eager_terms(layer, rows)
+            found.append(_error(rows, output[:, :, -rows.query.shape[2] :], *expected))
+        limit = torch.finfo(output.dtype).eps ** 0.5
+        # NaN is the greatest error.
+        errors.append(OutputError(float(torch.stack(found).amax()), limit))
 
     return compare
 
 
-def _expected_output(
-    layer: AttentionLayer, inputs: AttentionInputs, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The output (B, H, L, E_v) that the weights give, and the size of its terms."""
-    if layer.info.linear_in_values:
-        weights, value = wide(weights), wide(inputs.repeat_heads().value)
-        return weights @ value, weights.abs() @ value.abs()
+def _error(inputs: AttentionInputs, output: Tensor, expected: Tensor, size: Tensor) -> Tensor:
+    """The greatest error of an output, relative to the greatest size of its terms in each row."""
+    eps, largest = torch.finfo(output.dtype).eps, wide(inputs.value).abs().amax()
+    # Weights so small that they are rounded to 0 are no mismatch.
+    size = size.amax(-1, keepdim=True).clamp(min=max(float(eps * largest), 1e-30))
+    return ((wide(output) - expected).abs() / size).amax()
+
+
+def _terms(inputs: AttentionInputs, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The output (B, H, L, E_v) that weights give, and the size of its terms."""
+    weights, value = wide(weights), wide(inputs.repeat_heads().value)
+    return weights @ value, weights.abs() @ value.abs()
+
+
+def _eager_terms(layer: AttentionLayer, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+    """The output of the eager backend (B, H, L, E_v), and the size of its terms."""
     backend, layer.backend = layer.backend, EAGER
+    comparing = _comparing.set(True)
     try:
-        output = wide(layer.attend(replace(inputs, need_weights=False))[0])
+        output, weights = layer.attend(inputs)
     finally:
         layer.backend = backend
-    return output, output.abs()
+        _comparing.reset(comparing)
+    if layer.info.linear_in_values:
+        assert weights is not None
+        return _terms(inputs, weights)
+    return wide(output), wide(output).abs()
+
+
+def _last_rows(inputs: AttentionInputs) -> AttentionInputs:
+    """The last queries, as many as the eager backend is sure to have memory for."""
+    batch, heads, queries, _ = inputs.query.shape
+    rows = max(1, min(queries, _EAGER_PAIRS // max(1, batch * heads * inputs.key.shape[2])))
+    skipped = queries - rows
+    return replace(inputs, query=inputs.query[:, :, skipped:], start=inputs.start + skipped)

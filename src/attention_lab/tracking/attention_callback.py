@@ -15,19 +15,23 @@ from attention_lab.printing import echo
 from attention_lab.tracking.attention_image import render
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps, file_name
 from attention_lab.tracking.attention_summaries import (
-    RecordedLayer,
     append_rows,
     keep_rows,
     layer_means,
-    recorded_layers,
     summarize,
 )
 from attention_lab.tracking.media import ImageFile, clipped, log_images, log_page
 from attention_lab.tracking.png import write_png
 from attention_lab.tracking.record_files import read_json
 from attention_lab.tracking.record_schema import check_types
+from attention_lab.tracking.recorded_attention import RecordedLayer, record_layers
 from attention_lab.tracking.untrusted_files import UnreadableRecord
-from attention_lab.tracking.viewer import encode_map, write_viewer
+from attention_lab.tracking.viewer import (
+    EncodedSummaries,
+    encode_map,
+    encode_summaries,
+    write_viewer,
+)
 
 #: The file with the summaries of all heads, beside the maps.
 SUMMARIES_FILE = "summaries.csv"
@@ -57,6 +61,8 @@ class AttentionMapCallback(Callback):
         self.steps: list[int] = []
         #: The maps of these steps that the viewer has, encoded.
         self.maps: list[dict[str, Any]] = []
+        #: The summaries at these steps, encoded.
+        self.summaries: dict[int, EncodedSummaries] = {}
         #: The largest error of each layer whose output is not that of its weights.
         self.mismatches: dict[str, float] = {}
         #: Seconds spent in this callback so far.
@@ -69,13 +75,14 @@ class AttentionMapCallback(Callback):
             self._probe = data.probe(self.examples)
         probe = self._probe
         batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(probe))
-        # All ranks compute the maps, as each may hold a shard of the model; rank 0 writes them.
+        # All ranks record, as each may hold a shard of the model; rank 0 writes them.
         labels = data.position_labels(probe)
-        with trainer.precision_plugin.forward_context(), recorded_layers(pl_module.model) as layers:
-            maps = attention_maps(pl_module, batch, labels, trainer.global_step)
+        with trainer.precision_plugin.forward_context():
+            layers = record_layers(pl_module, batch, for_summaries=True)
         if not trainer.is_global_zero:
             return
         self._check(layers, trainer.global_step)
+        maps = attention_maps(pl_module, layers, labels, trainer.global_step)
         log_images(trainer.loggers, self._write_images(maps), trainer.global_step)
         if maps:
             encoded = [encode_map(each) for each in maps]
@@ -83,7 +90,7 @@ class AttentionMapCallback(Callback):
             self._summarize(trainer, layers, labels, data.alignments(probe))
             self.steps.append(trainer.global_step)
             self.maps.extend(encoded)
-            write_viewer(self.maps, self._page, self.directory.parent.name)
+            self._write_page()
         self.seconds += time.perf_counter() - started
 
     def _check(self, layers: Mapping[str, RecordedLayer], step: int) -> None:
@@ -112,7 +119,12 @@ class AttentionMapCallback(Callback):
         found = {name: summarize(layer, labels, alignments) for name, layer in layers.items()}
         if not self.steps:
             path.unlink(missing_ok=True)  # left by a process that was killed before a checkpoint
-        append_rows(path, step, found)
+        numbers = {
+            name: {key: values.tolist() for key, values in summaries.items()}
+            for name, summaries in found.items()
+        }
+        append_rows(path, step, numbers)
+        self.summaries[step] = encode_summaries(numbers)
         means = {
             f"attention/{name}/{summary}": value
             for name, summaries in found.items()
@@ -130,7 +142,8 @@ class AttentionMapCallback(Callback):
         self.maps = list(self._read_maps())
         self.seconds = state_dict["seconds"]
         self.mismatches = dict(state_dict["mismatches"])
-        keep_rows(self.directory / SUMMARIES_FILE, self.steps)
+        kept = keep_rows(self.directory / SUMMARIES_FILE, self.steps)
+        self.summaries = {step: encode_summaries(each) for step, each in kept.items()}
 
     def _read_maps(self) -> Iterator[dict[str, Any]]:
         """The recorded maps; one warning if files are damaged or of another format."""
@@ -155,7 +168,7 @@ class AttentionMapCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
         if self.maps and trainer.is_global_zero:
-            write_viewer(self.maps, self._page, self.directory.parent.name)
+            self._write_page()
             log_page(trainer.loggers, "attention/viewer", self._page, trainer.global_step)
         self.seconds += time.perf_counter() - started
 
@@ -172,6 +185,9 @@ class AttentionMapCallback(Callback):
             key = f"attention/{each.layer}/{numbers[each.layer]}"
             images[key] = ImageFile(path, _caption(each))
         return images
+
+    def _write_page(self) -> None:
+        write_viewer(self.maps, self._page, self.directory.parent.name, self.summaries)
 
     @property
     def _page(self) -> Path:

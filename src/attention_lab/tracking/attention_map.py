@@ -1,15 +1,15 @@
 """Attention maps: the attention weights of one layer for one example, with named positions."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from attention_lab.attention import Mask, attention_layers, record_attention, record_masks
+from attention_lab.attention import attention_layers
 from attention_lab.data.core.vocabulary import BOS, SPECIALS
+from attention_lab.tracking.recorded_attention import RecordedLayer
 
 #: The most positions of a sequence in a map that is recorded during training.
 MAX_POSITIONS = 128
@@ -62,93 +62,45 @@ class AttentionMap:
 
 def attention_maps(
     task: Any,
-    batch: Any,
+    layers: Mapping[str, RecordedLayer],
     labels: list[dict[str, list[str]]],
     step: int,
     note: str = TEACHER_FORCED,
     max_positions: int | None = MAX_POSITIONS,
 ) -> list[AttentionMap]:
-    """The attention maps of every example of a batch, for every attention layer.
-
-    Layers whose mechanism has no weights have no maps.
+    """The attention maps of every example of a batch, for every recorded layer.
 
     Args:
         task: a LightningModule whose ``model`` has attention layers.
-        batch: the examples.
+        layers: from :func:`record_layers`.
         labels: for each example, the names of the positions of each sequence.
         step: the number of optimizer steps so far.
         note: the note of maps whose queries predict a target.
         max_positions: the most positions of a sequence in a map; None means all.
     """
-    calls, masks = _recorded(task, batch)
-    layers, maps = attention_layers(task.model), []
-    for layer, axes in task.model.attention_axes().items():
-        if not calls[layer]:
-            continue
-        predicts = axes[0] in ("target", "both") or task.task == "language_model"
-        notes = [note * predicts, IMPLIED * layers[layer].info.implied_weights]
-        weights, hidden = joined_rows(calls[layer]), _hidden(calls[layer], masks[layer])
+    modules, maps = attention_layers(task.model), []
+    for name, layer in layers.items():
+        predicts = layer.axes[0] in ("target", "both") or task.task == "language_model"
+        notes = [note * predicts, IMPLIED * modules[name].info.implied_weights]
         for number, example in enumerate(labels):
-            named = _named(
-                example, axes, weights[number], None if hidden is None else hidden[number]
-            )
-            name, joined = _example_name(example, number), "; ".join(filter(None, notes))
-            whole = AttentionMap(step, name, layer, note=joined, **named)
+            named, title = _named(example, layer, number), _example_name(example, number)
+            whole = AttentionMap(step, title, name, note="; ".join(filter(None, notes)), **named)
             maps.append(_cut(whole, max_positions))
     return maps
 
 
-def joined_rows(calls: Sequence[Tensor]) -> Tensor:
-    """The rows of all calls of a layer as one (B, H, L, S) float tensor on the CPU.
-
-    A decoder that decodes step by step calls its layer once for each row.
-    """
-    return torch.cat(list(calls), dim=2).float().cpu()
-
-
-def _recorded(
-    task: Any, batch: Any
-) -> tuple[dict[str, list[Tensor]], dict[str, list[tuple[Mask, int]]]]:
-    """The weights and the masks of each call of each attention layer, for a batch."""
-    was_training = task.training
-    task.eval()
-    try:
-        with (
-            torch.no_grad(),
-            record_attention(task.model) as calls,
-            record_masks(task.model) as masks,
-        ):
-            task.record_attention(batch)
-    finally:
-        task.train(was_training)
-    return calls, masks
-
-
-def _named(
-    example: dict[str, list[str]], axes: tuple[str, str], weights: Tensor, hidden: Tensor | None
-) -> dict[str, Any]:
+def _named(example: dict[str, list[str]], layer: RecordedLayer, number: int) -> dict[str, Any]:
     """An example's names, weights and hidden pairs without padding: arguments of AttentionMap."""
-    rows = position_names(example, axes[0], is_query=True)
-    columns = position_names(example, axes[1], is_query=False)
-    shown = slice(None), slice(len(rows)), slice(len(columns))
+    rows = position_names(example, layer.axes[0], is_query=True)
+    columns = position_names(example, layer.axes[1], is_query=False)
+    shown = number, slice(None), slice(len(rows)), slice(len(columns))
     return {
         "rows": rows,
         "columns": columns,
-        "weights": weights[shown],
-        "sources": len(example["source"]) if axes == ("both", "both") else None,
-        "hidden": None if hidden is None else hidden[shown],
+        "weights": layer.weights[shown],
+        "sources": len(example["source"]) if layer.axes == ("both", "both") else None,
+        "hidden": None if layer.hidden is None else layer.hidden[shown],
     }
-
-
-def _hidden(calls: list[Tensor], masks: list[tuple[Mask, int]]) -> Tensor | None:
-    """Where masks hide keys, (B, H, L, S) bool, for the weights of the same calls."""
-    parts = []
-    for weights, (mask, start) in zip(calls, masks, strict=True):
-        batch, heads, queries, keys = weights.shape
-        visible = mask.dense(batch, heads, queries, keys, weights.device, start)
-        parts.append(~visible.expand(weights.shape).cpu())
-    hidden = torch.cat(parts, dim=2)
-    return hidden if hidden.any() else None
 
 
 def _cut(map: AttentionMap, most: int | None) -> AttentionMap:

@@ -9,9 +9,7 @@ counts. :func:`normalized` makes such weights.
 import csv
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,14 @@ import torch
 from torch import Tensor
 
 from attention_lab.atomic_write import write_atomically
-from attention_lab.attention import (
-    OutputError,
-    record_attention,
-    record_errors,
-    record_logits,
-)
-from attention_lab.tracking.attention_map import joined_rows, position_names
+from attention_lab.tracking.attention_map import position_names
+from attention_lab.tracking.recorded_attention import RecordedLayer
 from attention_lab.tracking.untrusted_files import open_file
 
 #: For each example, the names of the positions of each sequence.
 Labels = list[dict[str, list[str]]]
+#: By layer and summary, the numbers of all heads; NaN where a summary does not apply.
+LayerSummaries = Mapping[str, Mapping[str, Sequence[float]]]
 
 #: The summaries in the order of the columns of ``summaries.csv``.
 SUMMARIES = (
@@ -44,55 +39,6 @@ SUMMARIES = (
     "monotonicity",
     "alignment_error_rate",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedLayer:
-    """The attention of one layer for a batch of examples.
-
-    Args:
-        axes: the sequences of the queries and of the keys (``Network.attention_axes``).
-        weights: (B, H, L, S) float, on the CPU.
-        logits: those of the score, (B, H, L, S) float, on the CPU; None if there is no score.
-        error: how far the output is from that of the weights, at most; None if that is unknown.
-    """
-
-    axes: tuple[str, str]
-    weights: Tensor
-    logits: Tensor | None = None
-    error: OutputError | None = None
-
-
-@contextmanager
-def recorded_layers(network: Any) -> Iterator[dict[str, RecordedLayer]]:
-    """Record the attention of each layer of a network that has weights, for one batch.
-
-    The dict has the layers by name. It is filled when the context ends.
-    """
-    layers: dict[str, RecordedLayer] = {}
-    with (
-        record_attention(network) as weights,
-        record_logits(network) as logits,
-        record_errors(network) as errors,
-    ):
-        yield layers
-    for name, axes in network.attention_axes().items():
-        if calls := weights[name]:
-            largest = _largest(logits[name], len(calls))
-            error = max(errors[name], key=_severity, default=None)
-            layers[name] = RecordedLayer(axes, joined_rows(calls), largest, error)
-
-
-def _severity(error: OutputError) -> tuple[bool, float]:
-    return error.is_mismatch, error.size
-
-
-def _largest(logits: Sequence[Tensor], calls: int) -> Tensor | None:
-    """The logits of each row; the larger ones if each call of the layer has several maps."""
-    if not logits:
-        return None
-    maps = len(logits) // calls
-    return torch.stack([joined_rows(logits[first::maps]) for first in range(maps)]).amax(0)
 
 
 def summarize(
@@ -299,14 +245,8 @@ def _token_ids(names: Sequence[Sequence[str]], width: int) -> Tensor:
     return ids
 
 
-def append_rows(path: Path, step: int, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Append a row for each layer and head to ``summaries.csv``; a new file gets a header.
-
-    Args:
-        path: the file.
-        step: the training step.
-        layers: from :func:`summarize`, by the layer's name.
-    """
+def append_rows(path: Path, step: int, layers: LayerSummaries) -> None:
+    """Append a row for each layer and head to ``summaries.csv``; a new file gets a header."""
     rows = [
         {"step": step, "layer": name, "head": head}
         | {key: f"{value:.6g}" for key, value in values.items() if not isnan(value)}
@@ -317,16 +257,35 @@ def append_rows(path: Path, step: int, layers: Mapping[str, Mapping[str, Tensor]
         file.write(_lines(rows, header=file.tell() == 0))
 
 
-def keep_rows(path: Path, steps: Collection[int]) -> None:
-    """Remove the rows of other steps from ``summaries.csv``, if it exists."""
-    if path.exists():
-        with io.TextIOWrapper(open_file(path), "utf-8", newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["step"] in set(map(str, steps))]
-        write_atomically(path, _lines(kept, header=True))
+def keep_rows(path: Path, steps: Collection[int]) -> Mapping[int, LayerSummaries]:
+    """Remove the rows of other steps from ``summaries.csv``.
+
+    Returns:
+        The summaries that stay, by step; none if there is no such file.
+    """
+    if not path.exists():
+        return {}
+    with io.TextIOWrapper(open_file(path), "utf-8", newline="") as file:
+        kept = [row for row in csv.DictReader(file) if row["step"] in set(map(str, steps))]
+    write_atomically(path, _lines(kept, header=True))
+    found: dict[int, dict[str, dict[str, list[float]]]] = {}
+    for row in kept:
+        layer = found.setdefault(int(row["step"]), {}).setdefault(row["layer"], {})
+        for name in SUMMARIES:
+            layer.setdefault(name, []).append(_number(row[name]))
+    return found
 
 
-def _by_head(summaries: Mapping[str, Tensor]) -> Iterator[dict[str, float]]:
-    heads = zip(*(values.tolist() for values in summaries.values()), strict=True)
+def _number(cell: str | None) -> float:
+    """The number in a cell; NaN if it is empty or damaged."""
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return nan
+
+
+def _by_head(summaries: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
+    heads = zip(*summaries.values(), strict=True)
     return (dict(zip(summaries, head, strict=True)) for head in heads)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from attention_lab.atomic_write import write_atomically
 from attention_lab.tracking.attention_map import AttentionMap
+from attention_lab.tracking.attention_summaries import LayerSummaries
 from attention_lab.tracking.colormaps import (
     NIGHT_TO_BLUE,
     NIGHT_TO_RED,
@@ -25,21 +27,30 @@ if TYPE_CHECKING:
 
 #: The most characters of encoded weights in a page of several steps; further steps are left out.
 MAX_SIZE = 3_600_000
+#: By layer and summary, the numbers of all heads in a page.
+EncodedSummaries = dict[str, dict[str, list[float | None]]]
 #: The codes of pairs that the mask hides, and of weights that are NaN or infinite.
 HIDDEN, NOT_FINITE = 0, 1
 
 
-def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+def write_viewer(
+    maps: Sequence[Mapping[str, Any]],
+    path: Path,
+    title: str,
+    summaries: Mapping[int, EncodedSummaries] | None = None,
+) -> None:
     """Write one self-contained page to browse maps by example, layer, head and training step.
 
     The page needs no network. The file is replaced atomically. If the maps of all steps are too
-    large, the page has fewer steps, evenly spaced, and says so.
+    large, the page has fewer steps, evenly spaced, and says so. It draws summaries at the same
+    steps.
 
     Args:
         maps: from :func:`encode_map`, in any order; examples and layers are listed in the order in
             which they first occur. Maps of several runs have the run's name as "run".
         path: the HTML file.
         title: the page's title.
+        summaries: from :func:`encode_summaries`, by step.
 
     Raises:
         ValueError: if there are no maps.
@@ -47,6 +58,7 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     if not maps:
         raise ValueError("there must be at least one attention map")
     kept, left_out = _thinned(maps)
+    shown = {each["step"] for each in kept}
     page = template().render(
         title=title,
         data={
@@ -56,6 +68,7 @@ def write_viewer(maps: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
             },
             "steps_left_out": left_out,
             "maps": kept,
+            "summaries": {step: each for step, each in (summaries or {}).items() if step in shown},
         },
     )
     write_atomically(path, page, durable=False)
@@ -109,6 +122,27 @@ def encode_map(map: AttentionMap, levels: int = 255) -> dict[str, Any]:
         "levels": levels,
         "heads": [_compressed(head, levels) for head in codes],
     }
+
+
+def encode_summaries(layers: LayerSummaries) -> EncodedSummaries:
+    """Summaries of one step for JSON, with six digits; None where a head has no finite number.
+
+    Summaries that do not apply to a layer are left out.
+    """
+    encoded = {
+        layer: {name: [_rounded(value) for value in values] for name, values in summaries.items()}
+        for layer, summaries in layers.items()
+    }
+    return {
+        layer: {
+            name: values for name, values in summaries.items() if values.count(None) < len(values)
+        }
+        for layer, summaries in encoded.items()
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _thinned(maps: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int]:

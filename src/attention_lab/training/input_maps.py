@@ -17,6 +17,7 @@ from attention_lab.data.core.batches import (
 from attention_lab.data.core.vocabulary import BOS, EOS, UNK, TextVocabulary
 from attention_lab.memory import check_fits
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
+from attention_lab.tracking.recorded_attention import record_layers
 from attention_lab.training.prediction import ClassPredictor, Sampling, predictor
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
@@ -75,7 +76,8 @@ def input_maps(task: AttentionTask, text: str, step: int, target: str | None = N
         ValueError: if the text is too long for the network.
     """
     batch, names, note, output, unknown = _example(task, text, target)
-    maps = attention_maps(task, batch, [names], step, note, max_positions=None)
+    layers = record_layers(task, batch)
+    maps = attention_maps(task, layers, [names], step, note, max_positions=None)
     if not maps:
         kinds = {type(layer).__name__ for layer in attention_layers(task.model).values()}
         raise CannotMap(f"{' and '.join(sorted(kinds))} has no attention weights")

@@ -40,6 +40,7 @@ const KEYS = {
   K: ["next kind: encoder, decoder, cross-attention", nextKind],
   E: ["next example", () => choose({example: next(options("example"), shown.example)})],
   C: ["next colour scale", () => choose({scale: next(options("scale"), shown.scale)})],
+  S: ["next number of the chart over training", () => choose({summary: next(options("summary"), shown.summary)})],
   V: ["map or lines", () => choose({mode: next(options("mode"), shown.mode)})],
   "+": ["zoom in (or Ctrl and the wheel, or pinch)", () => zoomToMarked()],
   "-": ["zoom out", () => zoomBy(0.5)],

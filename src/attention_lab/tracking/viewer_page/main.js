@@ -8,7 +8,7 @@ const runs = unique(maps.map(map => map.run ?? ""));
 
 // The selection, the marked row and column, and the axis with the token under the mouse (or null).
 const shown = {
-  example: "", layer: "", head: "0", step: Infinity, scale: "root", mode: "map",
+  example: "", layer: "", head: "0", step: Infinity, scale: "root", mode: "map", summary: "",
   row: 0, column: null, axis: "row", hovered: null,
 };
 let panels = [];
@@ -96,6 +96,7 @@ async function draw() {
   const cut = left ? ` This page has ${count} of ${count + left} steps, to stay small.` : "";
   byId("caption").textContent = caption(found) + cut;
   drawThumbnails();
+  drawSummaries();
   document.documentElement.dataset.ready = drawing;
 }
 
@@ -128,6 +129,7 @@ function drawPanels() {
   const width = Math.floor((space.clientWidth - 24 * (across - 1)) / across);
   const below = byId("numbers").closest("section").offsetHeight;
   const height = isPhone ? innerHeight * 0.6 : Math.max(300, innerHeight - space.offsetTop - Math.min(below, 260) - 40);
+  byId("side").style.setProperty("--room", `${height}px`);
   for (const panel of panels) {
     panel.figure.style.width = across > 1 ? `${width}px` : "";
     if (shown.mode === "lines") drawLines(panel, Math.max(width, 200), height);
@@ -213,7 +215,7 @@ function stop() {
 
 // ── Start ────────────────────────────────────────────────────────────────────────────────────────
 
-for (const name of ["example", "layer", "head", "scale", "mode"]) {
+for (const name of ["example", "layer", "head", "scale", "mode", "summary"]) {
   byId(name).addEventListener("change", event => {
     stop();
     choose({[name]: event.target.value});
@@ -224,6 +226,10 @@ byId("step").addEventListener("input", event => {
   goTo(+event.target.value);
 });
 byId("play").addEventListener("click", play);
+byId("summary-chart").addEventListener("click", event => {
+  stop();
+  choose({step: stepAt(event)});
+});
 byId("zoom-in").addEventListener("click", () => KEYS["+"][1]());
 byId("zoom-out").addEventListener("click", () => KEYS["-"][1]());
 byId("zoom-fit").addEventListener("click", () => KEYS[0][1]());
