@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from attention_lab.argument_checks import check_positive
 from attention_lab.attention.backends.additive_logits import additive_logits
 from attention_lab.attention.precision import wide
-from attention_lab.attention.scores.base import Score
+from attention_lab.attention.scores.base import Score, map_heads
 
 
 class Additive(Score):
@@ -62,4 +62,4 @@ class Additive(Score):
 
     def _project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, L, A) and (B, H, S, A), once for each position, not for each pair (§A.1.2)."""
-        return query @ self.query_weight, key @ self.key_weight
+        return map_heads(query, self.query_weight), map_heads(key, self.key_weight)

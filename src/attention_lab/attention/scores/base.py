@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_positive
@@ -77,3 +78,9 @@ class DotProductFamily(Score):
     def _product(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         # Half precision could overflow; fused kernels accumulate in single precision, too.
         return (scale * wide(query)) @ wide(key).mT
+
+
+def map_heads(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply the vectors of each head, x (B, H, L, E), with its matrix, weight (H, E, A)."""
+    # Not x @ weight, which would copy the weight, and sum its gradient, for each example.
+    return torch.einsum("bhle,hea->bhla", x, weight)

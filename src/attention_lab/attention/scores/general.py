@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from attention_lab.attention.scores.base import DotProductFamily
+from attention_lab.attention.scores.base import DotProductFamily, map_heads
 
 
 class General(DotProductFamily):
@@ -24,7 +24,7 @@ class General(DotProductFamily):
             nn.init.xavier_uniform_(matrix)
 
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
-        return query @ self.weight, key, 1.0
+        return map_heads(query, self.weight), key, 1.0
 
 
 class Biaffine(General):
@@ -41,4 +41,4 @@ class Biaffine(General):
         self.bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))
 
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
-        return query @ self.weight + self.bias, key, 1.0
+        return map_heads(query, self.weight) + self.bias, key, 1.0
