@@ -169,3 +169,67 @@ def test_a_step_of_no_positions_changes_nothing() -> None:
     output = layer(torch.randn(1, 0, 8), mask=Causal() & padding[1], cache=cache).output
     assert output.shape == (1, 0, 8)
     assert cache.length == 3
+
+
+def test_steps_write_into_spare_capacity() -> None:
+    """Growing by a step copies what is there only when the capacity is used up, which doubles."""
+    cache, steps = Cache(), torch.randn(2, 3, 40, 5)
+    places = []
+    with torch.no_grad():
+        for n, step in enumerate(steps.split(1, dim=2), start=1):
+            (key,) = cache.extend(key=step)
+            assert torch.equal(key, steps[:, :, :n])
+            assert cache.size == key.numel() * 4
+            places.append(key.data_ptr())
+    assert len(set(places)) <= 6
+
+
+def test_reordered_rows_keep_their_spare_capacity() -> None:
+    """Beam search reorders the rows before each step."""
+    cache, steps = Cache(), torch.randn(2, 3, 9, 5)
+    rows, expected = torch.tensor([1, 1, 0]), steps
+    with torch.no_grad():
+        cache.extend(key=steps[:, :, :4])
+        cache.extend(key=steps[:, :, 4:5])
+        for _ in range(2):
+            cache.select(rows)
+            expected = expected[rows]
+        (key,) = cache.extend(key=expected[:, :, 5:6])
+    assert torch.equal(key, expected[:, :, :6])
+    assert key.stride(1) > key.shape[2] * key.shape[3]
+
+
+def test_a_cache_from_inference_mode_can_be_continued() -> None:
+    layer, x = LAYERS["rotary"][0]().double(), torch.randn(2, T, H * E).double()
+    whole, cache = layer(x, mask=Causal()).output, Cache()
+    with torch.inference_mode():
+        for step in x[:, :6].split(2, dim=1):
+            layer(step, mask=Causal(), cache=cache)
+    with torch.no_grad():
+        rest = layer(x[:, 6:8], mask=Causal(), cache=cache).output
+    assert_close(rest, whole[:, 6:8])
+
+
+def test_steps_after_a_failed_one_overwrite_it() -> None:
+    """Also if the failed step wrote into spare capacity."""
+    layer = ScoredAttention(8, score=partial(Location, max_length=9), normalizer=Softmax).double()
+    x, cache = torch.randn(1, 9, 8).double(), Cache()
+    with torch.no_grad():
+        for step in x[:, :4].split(2, dim=1):
+            layer(step, mask=Causal(), cache=cache)
+        with pytest.raises(ValueError, match="more than max_length"):
+            layer(torch.randn(1, 6, 8).double(), mask=Causal(), cache=cache)
+        rest = layer(x[:, 4:], mask=Causal(), cache=cache).output
+    assert_close(rest, layer(x, mask=Causal()).output[:, 4:])
+
+
+def test_gradients_flow_through_a_cache() -> None:
+    """Steps with gradients leave the content of the cache as earlier steps saved it."""
+    layer, x = LAYERS["softmax"][0]().double(), torch.randn(2, T, H * E).double()
+    cache = Cache()
+    steps = [layer(step, mask=Causal(), cache=cache).output for step in x.split(2, dim=1)]
+    torch.cat(steps, dim=1).square().sum().backward()
+    grads = [parameter.grad for parameter in layer.parameters()]
+    layer.zero_grad()
+    layer(x, mask=Causal()).output.square().sum().backward()
+    assert_close(grads, [parameter.grad for parameter in layer.parameters()])

@@ -5,6 +5,7 @@ convention of ``torch.nn.functional.scaled_dot_product_attention``. Each backend
 mask to the form that it needs; all of them can use :meth:`Mask.dense`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -35,9 +36,14 @@ class Mask(ABC):
         return True
 
     @property
+    def reach(self) -> tuple[float, float]:
+        """How many positions before and after its own a query may attend to, at most."""
+        return math.inf, math.inf
+
+    @property
     def is_causal(self) -> bool:
         """Whether no query may attend to a key after its own position."""
-        return False
+        return self.reach[1] == 0
 
     def check(self, batch: int, heads: int, queries: int, keys: int) -> None:  # noqa: B027  # most masks fit any size
         """Raise ValueError if the mask does not fit these sizes."""
@@ -113,8 +119,9 @@ class And(Pair):
     """Visible where both masks allow it."""
 
     @property
-    def is_causal(self) -> bool:
-        return self.left.is_causal or self.right.is_causal
+    def reach(self) -> tuple[float, float]:
+        (before, after), (its_before, its_after) = self.left.reach, self.right.reach
+        return min(before, its_before), min(after, its_after)
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.left(batch, head, query, key) & self.right(batch, head, query, key)
@@ -125,8 +132,9 @@ class Or(Pair):
     """Visible where at least one of the two masks allows it."""
 
     @property
-    def is_causal(self) -> bool:
-        return self.left.is_causal and self.right.is_causal
+    def reach(self) -> tuple[float, float]:
+        (before, after), (its_before, its_after) = self.left.reach, self.right.reach
+        return max(before, its_before), max(after, its_after)
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return self.left(batch, head, query, key) | self.right(batch, head, query, key)
@@ -140,8 +148,8 @@ class Causal(Mask):
     """
 
     @property
-    def is_causal(self) -> bool:
-        return True
+    def reach(self) -> tuple[float, float]:
+        return math.inf, 0
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return key <= query
@@ -210,6 +218,17 @@ class Dense(Mask):
         batch, head = batch * (batches > 1), head * (heads > 1)
         return self.visible[batch, head, query, key]
 
+    def dense(
+        self,
+        batch: int,
+        heads: int,
+        queries: int,
+        keys: int,
+        device: torch.device,
+        start: int = 0,
+    ) -> Tensor:
+        return self.visible[:, :, start : start + queries, :keys]
+
     def __repr__(self) -> str:
         return f"Dense({tuple(self.visible.shape)})"
 
@@ -232,8 +251,9 @@ class SlidingWindow(Mask):
             raise ValueError(f"a centred window has an odd number of keys, got {self.window}")
 
     @property
-    def is_causal(self) -> bool:
-        return self.window == 1 or not self.centred
+    def reach(self) -> tuple[float, float]:
+        after = self.window // 2 if self.centred else 0
+        return self.window - 1 - after, after
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         newest = query + self.window // 2 if self.centred else query
@@ -251,8 +271,8 @@ class Dilated(Mask):
         check_positive(window=self.window, dilation=self.dilation)
 
     @property
-    def is_causal(self) -> bool:
-        return True
+    def reach(self) -> tuple[float, float]:
+        return (self.window - 1) * self.dilation, 0
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         back = query - key
