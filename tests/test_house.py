@@ -11,6 +11,7 @@ import attention_lab
 LAYERS = [
     "contract",
     "cli",
+    "benchmarks",
     "sweeps",
     "reports",
     "training",

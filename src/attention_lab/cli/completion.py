@@ -89,6 +89,10 @@ def completions(words: Sequence[str]) -> Iterator[str]:
         from attention_lab.cli.list_options import GROUPS
 
         known = list(group_options(before[1])) if len(before) > 1 else GROUPS
+    elif before == ["bench"]:
+        from attention_lab.cli.bench import BENCHMARKS
+
+        known = list(BENCHMARKS)
     elif before[0] != "train" or before[-1] in (*OWN_DIRECTORY, FROM):
         known = []
     elif before[-1] in ("--cfg", "-c"):

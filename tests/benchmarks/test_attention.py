@@ -1,0 +1,181 @@
+"""What the attention benchmark measures: peak memory, work, results, and what it leaves out."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_lab.benchmarks import attention
+from attention_lab.benchmarks.attention import (
+    DECODING,
+    FORWARD,
+    PASSES,
+    TRAINING,
+    OtherResult,
+    Results,
+    benchmark,
+    pass_call,
+)
+from attention_lab.benchmarks.ceilings import Ceilings, Work
+from attention_lab.benchmarks.implementations import (
+    Implementation,
+    Setting,
+    Skipped,
+    distinct_options,
+    make_layer,
+    mechanisms,
+)
+from attention_lab.benchmarks.peers import SDPA, peers
+from attention_lab.benchmarks.timing import interleaved, peak_memory, spread
+from attention_lab.benchmarks.work import count
+
+SETTING = Setting(2, 4, 8, [8, 16], "cpu", torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ceilings that take no time to measure."""
+    monkeypatch.setattr(attention, "measure_ceilings", lambda *_: Ceilings(1e9, 1e9, 1e9))
+
+
+def implementations(
+    *options: str, setting: Setting = SETTING, backends: list[str] | None = None
+) -> list[Implementation]:
+    """Our implementations of mechanisms, all but FlexAttention, which compiles for long."""
+    named = backends or ["eager", "sdpa", "fused"]
+    made = mechanisms(options, named, setting)
+    return [each for each in made if isinstance(each, Implementation)]
+
+
+def run(made: list[Implementation], setting: Setting = SETTING, limit: float = 60.0) -> Results:
+    return benchmark(made, setting, 2, limit, lambda _: None)
+
+
+def test_peak_memory_is_the_most_that_is_held_at_once() -> None:
+    def call() -> Tensor:
+        first = torch.empty(1 << 20)
+        second = torch.empty(1 << 20)
+        del first
+        third = torch.empty(1 << 20)
+        del second
+        return third
+
+    assert peak_memory(call, "cpu") == 2 * 4 << 20
+
+
+def test_quartiles_of_times() -> None:
+    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == (3.0, 2.0, 4.0)
+    assert spread([4.0]) == (4.0, 4.0, 4.0)
+
+
+def test_calls_take_turns() -> None:
+    order: list[str] = []
+    calls: dict[str, Callable[[], object]] = {
+        name: lambda name=name: order.append(name) for name in "ab"
+    }
+    interleaved(calls, 3, "cpu")
+    assert order == list("ababab")
+
+
+def test_the_work_of_scaled_dot_product_attention() -> None:
+    layer = implementations("scaled_dot_product")[0].on_meta()
+    batch, heads, length, width = 2, 4, 16, 8
+    inputs = attention.make_inputs(layer, SETTING, length, "meta")
+    call, moved = pass_call(layer, FORWARD, inputs, causal=False)
+    work, largest = count(call, moved)
+    pairs = batch * heads * length * length
+    assert work == Work(4 * pairs * width, 4 * batch * heads * length * width * 4, pairs)
+    assert largest == 4 * pairs
+    training, moved = pass_call(layer, TRAINING, inputs, causal=False)
+    assert count(training, moved)[0] == Work(12 * pairs * width, 2 * work.bytes, pairs)
+
+
+def test_the_work_of_a_decode_step() -> None:
+    layer = implementations("scaled_dot_product")[0].on_meta()
+    inputs = attention.make_inputs(layer, SETTING, 16, "meta")
+    call, moved = pass_call(layer, DECODING, inputs, causal=False)
+    assert moved == inputs[1].nbytes + inputs[2].nbytes
+    assert count(call, moved)[0].flops == 4 * 2 * 4 * 17 * 8  # one query, 17 keys
+
+
+def test_a_ceiling_is_reached_when_the_slowest_part_runs_at_its_rate() -> None:
+    assert Ceilings(10, 100, 1000).seconds(Work(20, 100, 1000)) == 2
+    assert Ceilings(10, 100, 1000).seconds(Work(20, 100, 3000)) == 3
+
+
+def test_every_pass_is_measured_at_every_length() -> None:
+    made = implementations("scaled_dot_product", "linear")
+    results = run(made)
+    assert results.skipped == []
+    assert {(it.name, it.pass_name, it.length) for it in results.measurements} == {
+        (each.name, pass_name, length)
+        for each in made
+        for pass_name in PASSES
+        for length in SETTING.lengths
+    }
+    for it in results.measurements:
+        assert 0 < it.timing.low <= it.timing.median <= it.timing.high
+        assert it.peak > 0
+        assert it.share > 0
+
+
+def test_an_eager_backend_keeps_all_pairs_and_a_fused_one_does_not() -> None:
+    setting = replace(SETTING, lengths=[256])
+    results = run(implementations("scaled_dot_product", setting=setting), setting)
+    peak = {(it.name, it.pass_name): it.peak for it in results.measurements}
+    pairs = 4 * 2 * 4 * 256 * 256
+    assert peak["scaled_dot_product eager", FORWARD] >= pairs
+    assert peak["scaled_dot_product sdpa", FORWARD] < pairs / 2
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_all_mechanisms_and_peers_compute_what_their_reference_does(causal: bool) -> None:
+    setting = replace(SETTING, lengths=[32], causal=causal)
+    found = [*peers(setting), *mechanisms(distinct_options(), ["eager", "sdpa", "fused"], setting)]
+    made = [each for each in found if isinstance(each, Implementation)]
+    left_out: list[Skipped] = []
+    assert list(attention._checked(made, setting, left_out)) == made
+    assert left_out == []
+
+
+def test_a_peer_that_computes_something_else_is_an_error() -> None:
+    def unscaled(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+        return (query @ key.mT).softmax(-1) @ value
+
+    peer = Implementation("unscaled", unscaled, make_layer("scaled_dot_product", SETTING, "eager"))
+    with pytest.raises(OtherResult, match=r"^unscaled: its output differs from that of our ref"):
+        run([peer])
+
+
+def test_a_peer_that_ignores_the_causal_mask_is_an_error() -> None:
+    def bidirectional(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    setting = replace(SETTING, causal=True)
+    reference = make_layer("scaled_dot_product", setting, "eager")
+    with pytest.raises(OtherResult, match="bidirectional"):
+        run([Implementation("bidirectional", bidirectional, reference)], setting)
+
+
+def test_a_slow_call_is_left_out_at_longer_lengths_too() -> None:
+    results = run(implementations("additive", backends=["eager"]), limit=0.0)
+    assert results.measurements == []
+    assert [it.name for it in results.skipped] == [
+        f"additive eager, {pass_name}, length 8" for pass_name in PASSES
+    ]
+    assert all("raise --time-limit" in it.reason for it in results.skipped)
+
+
+def test_a_call_that_needs_too_much_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attention_lab.memory.machine_memory", lambda: 100_000)
+    results = run(implementations("additive"))
+    assert {it.name.split(",")[0] for it in results.skipped} == {"additive eager"}
+    assert "GiB" in results.skipped[0].reason
+
+
+def test_sdpa_is_the_baseline() -> None:
+    assert next(iter(peers(SETTING))).name == SDPA
+    assert distinct_options()[0] == "scaled_dot_product"
+    assert not {"multi_head", "gated", "latent"} & set(distinct_options())
