@@ -48,8 +48,10 @@ def test_hidden_cells_are_hatched(tmp_path: Path) -> None:
     for name, mask in (("a.png", None), ("b.png", hidden)):
         write_figure(map_of(weights, mask), "0", "png", tmp_path / name)
     with Image.open(tmp_path / "a.png") as plain, Image.open(tmp_path / "b.png") as hatched:
-        assert plain.size == hatched.size
-        assert len(hatched.getcolors(100_000) or []) > len(plain.getcolors(100_000) or [])
+        found = [
+            {colour[:3] for _, colour in each.getcolors(100_000) or []} for each in (plain, hatched)
+        ]
+        assert [(0xC3, 0xC8, 0xD0) in colours for colours in found] == [False, True]
 
 
 def test_labels_of_the_scale_do_not_overlap(tmp_path: Path) -> None:
@@ -73,6 +75,22 @@ def test_any_text_can_be_a_name(tmp_path: Path) -> None:
     write_figure(each, "0", "svg", tmp_path / "a.svg")
 
 
-def test_a_weight_that_is_nan_does_not_change_the_scale(tmp_path: Path) -> None:
-    write_figure(map_of([[[float("nan"), 0.5]]]), "0", "svg", tmp_path / "a.svg")
-    assert "<!-- −1 -->" not in (tmp_path / "a.svg").read_text("utf-8")
+def test_a_weight_that_is_not_finite_is_magenta_and_does_not_change_the_scale(
+    tmp_path: Path,
+) -> None:
+    for weight in (float("nan"), float("-inf")):
+        for head in ("0", "mean", "max"):
+            each = map_of([[[weight, 0.5]], [[0.5, 0.5]]])
+            write_figure(each, head, "svg", tmp_path / "a.svg")
+            is_drawn = not (head == "max" and weight < 0)  # the other head's weight is greater
+            text = (tmp_path / "a.svg").read_text("utf-8")
+            assert ("#c800c8" in fills(tmp_path / "a.svg")) == is_drawn
+            assert ("<!-- magenta: NaN or infinite -->" in text) == is_drawn
+            assert "<!-- −1 -->" not in text
+
+
+def test_the_legend_names_hidden_pairs(tmp_path: Path) -> None:
+    hidden = torch.tensor([[[False, True]]])
+    write_figure(map_of([[[1.0, torch.nan]]], hidden), "0", "svg", tmp_path / "a.svg")
+    assert "<!-- hatched: hidden by the mask -->" in (tmp_path / "a.svg").read_text("utf-8")
+    assert "#c800c8" not in fills(tmp_path / "a.svg")

@@ -165,6 +165,34 @@ def test_a_note_is_below_the_cells() -> None:
     assert render(plain).height == render(noted).height
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 4), (1, 30, 3000)])
+def test_weights_that_are_not_finite_are_magenta(shape: tuple[int, int, int]) -> None:
+    weights = torch.zeros(shape)
+    for weight in (torch.nan, torch.inf, -torch.inf):
+        weights[0, 1, 2] = weight
+        picture = render(attention_map(weights))
+        assert colour(picture, cell(shape, 0, 1, 2)) == (0xC8, 0, 0xC8)
+    plain = render(attention_map(torch.zeros(1, 3, 4)))
+    weights = torch.zeros(1, 3, 4)
+    weights[0, 1, 2] = torch.nan
+    assert render(attention_map(weights)).width > plain.width  # the legend says what they are
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4), (2, 30, 3000)])
+def test_hidden_pairs_are_hatched(shape: tuple[int, int, int]) -> None:
+    weights, hidden = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+    hidden[0, :, -1], hidden[0, 0, 1:] = True, True
+    plain = attention_map(weights)
+    picture = render(replace(plain, hidden=hidden))
+    assert picture.height == render(plain).height
+    left, top, _, _ = cell(shape, 0, 0, shape[2] // 2)
+    row = {picture.getpixel((left + offset, top + 2)) for offset in range(12)}
+    assert row == {(0xFF, 0xFF, 0xFF), (0xD3, 0xD7, 0xDE)}
+    left, top, _, _ = cell(shape, 0, shape[1] - 1, 0)
+    row = {picture.getpixel((left + offset, top + 2)) for offset in range(12)}
+    assert row == {(0xFF, 0xFF, 0xFF)}
+
+
 @pytest.mark.parametrize("length", [64, 128, 300])
 def test_names_of_alternating_kinds_are_both_shown(length: int) -> None:
     """Keys and values alternate, for example."""

@@ -359,6 +359,11 @@ def test_odd_names_and_weights_are_shown(browser: Browser, tmp_path: Path) -> No
     with opened(browser, encoded([each]), tmp_path) as page:
         wait(page, "document.querySelectorAll('#numbers td').length === 16")
         assert table(page)[0][:4] == ["NaN", "−0.5000", "1.7000", "NaN"]
+        assert page.evaluate("byId('legend-odd').hidden") is False
+        page.evaluate("choose({head: 'max'})")
+        wait(page, "document.querySelector('#numbers tbody th')?.textContent === 'max'")
+        assert table(page)[0][:4] == ["NaN", "0.1000", "1.7000", "NaN"]
+        page.evaluate("choose({head: '0'})")
         assert page.evaluate("document.title") == "run"
         assert "≥1" in text(page, "#legend")
         page.press("v")

@@ -3,7 +3,7 @@
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attention_lab.atomic_write import replacing
 from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.colormaps import red_to_blue
+from attention_lab.tracking.colormaps import HATCHED, MAGENTA, NOT_FINITE, red_to_blue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +27,13 @@ _NAME = 0.15  # least distance between two names
 _BAR = 2.4
 _FONT = 8
 
-_LINE, _FRAME, _HIDDEN = "#e6e9ee", "#b9bfc9", "#c3c8d0"
+_LINE, _FRAME, _HIDDEN, _FAINT_INK = "#e6e9ee", "#b9bfc9", "#c3c8d0", "#626975"
 
 
 def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
     """Draw one head of a map, or its heads combined, with the colours of the viewer.
 
-    Pairs that the mask hides are hatched. Weights that are NaN are drawn as 0.
+    Pairs that the mask hides are hatched, and weights that are NaN or infinite are magenta.
 
     Args:
         map: the map.
@@ -42,26 +42,18 @@ def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
         path: the file, which is replaced atomically.
     """
     from matplotlib import rc_context
-    from matplotlib.colors import FuncNorm
     from matplotlib.figure import Figure
 
     weights, hidden = _combined(map, head)
-    weights = weights.nan_to_num()
     cell = min(_CELL, _LONGEST_SIDE / max(weights.shape))
     figure = Figure((weights.shape[1] * cell, weights.shape[0] * cell))
     axes = figure.add_axes((0, 0, 1, 1))
     # The axes' own hatching shows through hidden cells.
     axes.patch.set(hatch="/////", edgecolor=_HIDDEN, facecolor="white", linewidth=0)
-    mesh = axes.pcolormesh(
-        np.ma.masked_array(weights.numpy(), hidden.numpy()),
-        cmap=_colormap(),
-        norm=FuncNorm((_root, _square), vmin=-1, vmax=1, clip=True),
-        edgecolors=_LINE if cell >= _LINED_CELL else "none",
-        linewidth=0.5,
-    )
-    axes.invert_yaxis()
+    mesh = _draw_cells(axes, weights, hidden, cell)
     _draw_names(axes, map, cell)
-    _draw_scale(figure, mesh, weights, cell)
+    notes = [HATCHED * bool(hidden.any()), MAGENTA * bool((~weights.isfinite() & ~hidden).any())]
+    _draw_scale(figure, mesh, weights, cell, "; ".join(filter(None, notes)))
     with (
         rc_context({"svg.hashsalt": "attention-lab", "hatch.linewidth": 0.5}),
         warnings.catch_warnings(),
@@ -70,6 +62,25 @@ def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
         figure.savefig(file, format=kind, dpi=300, bbox_inches="tight", metadata=undated)
+
+
+def _draw_cells(axes: "Axes", weights: Tensor, hidden: Tensor, cell: float) -> "QuadMesh":
+    """Draw the weights (L, S) that are not hidden."""
+    from matplotlib.colors import FuncNorm, ListedColormap
+
+    lines: Any = {"edgecolors": _LINE if cell >= _LINED_CELL else "none", "linewidth": 0.5}
+    not_finite = ~weights.isfinite()
+    mesh = axes.pcolormesh(
+        np.ma.masked_array(weights.nan_to_num().numpy(), hidden.numpy()),
+        cmap=_colormap(),
+        norm=FuncNorm((_root, _square), vmin=-1, vmax=1, clip=True),
+        **lines,
+    )
+    if not_finite.any():
+        drawn = np.ma.masked_array(not_finite.numpy(), (hidden | ~not_finite).numpy())
+        axes.pcolormesh(drawn, cmap=ListedColormap([NOT_FINITE]), **lines)
+    axes.invert_yaxis()
+    return mesh
 
 
 def _combined(map: AttentionMap, head: str) -> tuple[Tensor, Tensor]:
@@ -120,10 +131,13 @@ def _draw_names(axes: "Axes", shown: AttentionMap, cell: float) -> None:
             line(shown.sources, color="#22262d", linewidth=1)
 
 
-def _draw_scale(figure: "Figure", mesh: "QuadMesh", weights: Tensor, cell: float) -> None:
+def _draw_scale(
+    figure: "Figure", mesh: "QuadMesh", weights: Tensor, cell: float, note: str
+) -> None:
     """A colour scale of fixed length below the map, so that its labels do not overlap."""
     height, width = (count * cell for count in weights.shape)
     bar = figure.add_axes((0, -0.28 / height, _BAR / width, 0.1 / height))
+    weights = weights.masked_fill(~weights.isfinite(), 0.0)
     least, most = float(weights.min()), float(weights.max())
     colorbar = figure.colorbar(mesh, cax=bar, orientation="horizontal")
     assert colorbar.solids is not None
@@ -137,5 +151,6 @@ def _draw_scale(figure: "Figure", mesh: "QuadMesh", weights: Tensor, cell: float
     if least < -1:
         labels[0] = "≤−1"
     bar.set_xticks(marks, labels, fontsize=_FONT - 1)
-    bar.tick_params(length=2, pad=2, colors="#626975")
+    bar.tick_params(length=2, pad=2, colors=_FAINT_INK)
     bar.minorticks_off()
+    bar.text(0, -3.2, note, fontsize=_FONT - 1, va="top", color=_FAINT_INK, transform=bar.transAxes)

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.colormaps import red_to_blue
+from attention_lab.tracking.colormaps import HATCHED, MAGENTA, NOT_FINITE, red_to_blue
 from attention_lab.tracking.fonts import SIZE as _FONT
 from attention_lab.tracking.fonts import font_for
 
@@ -29,12 +29,14 @@ _MARGIN = 28
 _BAR = 300  # length of the colour scale from 0 to 1
 _BAR_HEIGHT = 16
 _BOUNDARY = 3  # thickness of the line between source and target
+_HATCH_DISTANCE, _HATCH_WIDTH = 12, 3  # of the lines over hidden pairs
 
 _PAPER = "#ffffff"
 _INK = "#30343b"
 _FAINT_INK = "#7b818c"
 _LINE = "#e6e9ee"
 _FRAME = "#b9bfc9"
+_HATCH = "#d3d7de"
 
 
 def levels(weights: Tensor) -> Tensor:
@@ -52,10 +54,10 @@ def render(map: AttentionMap) -> Image.Image:
     """Render all heads of a map side by side: the darker a cell, the greater its weight.
 
     Rows are queries and columns are keys. White is always 0, the darkest blue 1 and the darkest red
-    -1, so images can be compared. Long sequences get smaller cells and fewer names; where cells
-    would be smaller than a pixel, neighbours share one pixel, which shows the weight farthest
-    from 0. Below the panels are the colour scale, the map's note, and a note on the line between
-    source and target.
+    -1, so images can be compared. Pairs that the mask hides are hatched, and weights that are NaN
+    or infinite are magenta. Long sequences get smaller cells and fewer names; where cells would be
+    smaller than a pixel, neighbours share one pixel, which shows the weight farthest from 0. Below
+    the panels are the colour scale and a note on the map and on what is drawn.
 
     Returns:
         An RGB image at most 1600 pixels wide, meant to be shown at half that size.
@@ -64,17 +66,15 @@ def render(map: AttentionMap) -> Image.Image:
     per_line = _panels_per_line(heads, len(map.columns))
     width = (_MAX_WIDTH - 2 * _MARGIN + _GAP) // per_line - _GAP
     panel = _Panel(map.rows, map.columns, width, heads > 1, map.sources)
-    least, most = map.weights.min().item(), map.weights.max().item()
-    boundary = "" if map.sources is None else "line: between source and target"
-    note = "; ".join(filter(None, (map.note, boundary)))
-    legend = _legend(least < 0, least < -1, most > 1, note)
+    legend = _legend_of(map)
     step_x, step_y = panel.size[0] + _GAP, panel.size[1] + _GAP
     below = _MARGIN + step_y * math.ceil(heads / per_line)
     width = 2 * _MARGIN + max(step_x * per_line - _GAP, legend.width)
     image = Image.new("RGB", (width, below + legend.height + _MARGIN), _PAPER)
     for head, weights in enumerate(map.weights):
         corner = _MARGIN + head % per_line * step_x, _MARGIN + head // per_line * step_y
-        panel.draw(image, corner, f"head {head}", weights)
+        hidden = None if map.hidden is None else map.hidden[head]
+        panel.draw(image, corner, f"head {head}", weights, hidden)
     image.paste(legend, (_MARGIN, below))
     return image
 
@@ -110,17 +110,30 @@ class _Panel:
             pen.text((left - _PAD, top + y), name, _INK, font_for(name), anchor="rm")
 
     def draw(
-        self, image: Image.Image, corner: tuple[int, int], title: str, weights: Tensor
+        self,
+        image: Image.Image,
+        corner: tuple[int, int],
+        title: str,
+        weights: Tensor,
+        hidden: Tensor | None,
     ) -> None:
-        """Draw one head's weights (L, S) with the panel's upper left corner at ``corner``."""
+        """Draw one head's weights and hidden pairs (L, S), with its corner at ``corner``."""
         image.paste(self.names, corner)
         left, top = corner[0] + self.left, corner[1] + self.top
-        right, bottom = left + self.width, top + self.height
-        image.paste(_draw_cells(weights, self.width, self.height), (left, top))
+        cells = _draw_cells(weights, self.width, self.height)
+        if hidden is not None:
+            cells.paste(_hatching(cells.size), mask=_draw_hidden(hidden, cells.size))
+        image.paste(cells, (left, top))
         pen = ImageDraw.Draw(image)
         if self.titled:
             pen.text((left, corner[1]), title, _FAINT_INK, font_for(title), anchor="lt")
-        rows, columns = weights.shape
+        self._draw_lines(pen, left, top, *weights.shape)
+
+    def _draw_lines(
+        self, pen: ImageDraw.ImageDraw, left: int, top: int, rows: int, columns: int
+    ) -> None:
+        """Draw the frame, the lines between cells, and those between source and target."""
+        right, bottom = left + self.width, top + self.height
         if min(self.width / columns, self.height / rows) >= _LINED_CELL:
             for x in range(left, right, self.width // columns):
                 pen.line((x, top, x, bottom), _LINE)
@@ -160,7 +173,8 @@ def _draw_cells(weights: Tensor, width: int, height: int) -> Image.Image:
     rows, columns = weights.shape
     if height < rows or width < columns:
         weights = _farthest_from_zero(weights, min(height, rows), min(width, columns))
-    cells = Image.fromarray(_colours()[levels(weights).long() + 255].numpy())
+    indices = (levels(weights).long() + 255).masked_fill(~weights.isfinite(), 511)
+    cells = Image.fromarray(_colours()[indices].numpy())
     return cells.resize((width, height), Image.Resampling.NEAREST)
 
 
@@ -173,13 +187,47 @@ def _farthest_from_zero(weights: Tensor, rows: int, columns: int) -> Tensor:
 
 @cache
 def _colours() -> Tensor:
-    """RGB colours of the levels -255 to 255, as (511, 3) uint8."""
-    return torch.frombuffer(bytearray(red_to_blue()), dtype=torch.uint8).reshape(511, 3)
+    """RGB colours of the levels -255 to 255, and of weights that are not finite: (512, 3) uint8."""
+    colours = bytearray(red_to_blue()) + bytes(ImageColor.getrgb(NOT_FINITE))
+    return torch.frombuffer(colours, dtype=torch.uint8).reshape(512, 3)
+
+
+def _draw_hidden(hidden: Tensor, size: tuple[int, int]) -> Image.Image:
+    """A mask of the hidden pairs; where cells share a pixel, all of them must be hidden."""
+    width, height = size
+    visible = ~hidden
+    if height < len(hidden) or width < hidden.shape[1]:
+        part = min(height, len(hidden)), min(width, hidden.shape[1])
+        visible = adaptive_max_pool2d(visible.float().unsqueeze(0), part)[0] > 0
+    drawn = Image.fromarray((255 * ~visible).to(torch.uint8).numpy()).convert("1")
+    return drawn.resize(size, Image.Resampling.NEAREST)
+
+
+@lru_cache(8)
+def _hatching(size: tuple[int, int]) -> Image.Image:
+    """Diagonal lines on white."""
+    across, down = torch.arange(size[0]), torch.arange(size[1]).unsqueeze(1)
+    is_line = (across + down) % _HATCH_DISTANCE < _HATCH_WIDTH
+    colours = torch.tensor([ImageColor.getrgb(each) for each in (_PAPER, _HATCH)])
+    return Image.fromarray(colours.to(torch.uint8)[is_line.long()].numpy())
+
+
+def _legend_of(map: AttentionMap) -> Image.Image:
+    """The colour scale of a map, and a note on the map and on what is drawn."""
+    is_finite = map.weights.isfinite()
+    weights = map.weights.masked_fill(~is_finite, 0.0)
+    least, most = weights.min().item(), weights.max().item()
+    boundary = "" if map.sources is None else "line: between source and target"
+    drawn = [HATCHED * (map.hidden is not None), MAGENTA * (not is_finite.all())]
+    lines = ("; ".join(filter(None, parts)) for parts in ([map.note, boundary], drawn))
+    return _legend(least < 0, least < -1, most > 1, *lines)
 
 
 @cache
-def _legend(below_0: bool, below_minus_1: bool, above_1: bool, note: str) -> Image.Image:
-    """The colour scale over the range of the weights, and a note."""
+def _legend(
+    below_0: bool, below_minus_1: bool, above_1: bool, note: str, below_note: str
+) -> Image.Image:
+    """The colour scale over the range of the weights, and a note of two lines."""
     least = -1 if below_0 else 0
     names = [(0.0, "0"), (0.1, "0.1"), (0.5, "0.5"), (1.0, "1")]
     marks = [(-weight, f"−{name}") for weight, name in names[:0:-1] if least] + names
@@ -190,11 +238,12 @@ def _legend(below_0: bool, below_minus_1: bool, above_1: bool, note: str) -> Ima
     title = "weight"
     left = math.ceil(font_for(title).getlength(title)) + 2 * _PAD
     bar, end = (1 - least) * _BAR, left + (1 - least) * _BAR + 2 * _PAD
-    size = end + math.ceil(font_for(note).getlength(note)), _BAR_HEIGHT + _FONT + 2 * _DESCENT
+    size = end + _longest([note, below_note]), _BAR_HEIGHT + _FONT + 2 * _DESCENT
     legend = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(legend)
     pen.text((0, _BAR_HEIGHT / 2), title, _FAINT_INK, font_for(title), anchor="lm")
-    pen.text((end, _BAR_HEIGHT / 2), note, _FAINT_INK, font_for(note), anchor="lm")
+    for y, line in ((_BAR_HEIGHT / 2, note), (_BAR_HEIGHT / 2 + _FONT + _DESCENT, below_note)):
+        pen.text((end, y), line, _FAINT_INK, font_for(line), anchor="lm")
     roots = torch.linspace(least, 1, bar).unsqueeze(0)
     legend.paste(_draw_cells(roots * roots.abs(), bar, _BAR_HEIGHT), (left, 0))
     pen.rectangle((left - 1, 0, left + bar, _BAR_HEIGHT), outline=_FRAME)

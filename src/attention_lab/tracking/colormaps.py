@@ -57,6 +57,11 @@ NIGHT_TO_RED = (
     "#ffe9e4",
 )
 
+#: Weights that are NaN or infinite, on white.
+NOT_FINITE = "#c800c8"
+#: What hatched and magenta cells are, for legends.
+HATCHED, MAGENTA = "hatched: hidden by the mask", "magenta: NaN or infinite"
+
 
 @cache
 def interpolate(stops: tuple[str, ...]) -> bytes:

@@ -130,6 +130,8 @@ function drawLegend(scale, sheetList) {
   byId("legend").replaceChildren(canvas, ...labels);
   byId("legend-name").textContent = name;
   byId("legend-hidden").hidden = !sheetList.some(sheet => rangeOf(sheet).hides);
+  byId("legend-odd").hidden = !sheetList.some(sheet => rangeOf(sheet).isOdd);
+  byId("legend-odd").firstChild.style.background = css(notFinite());
 }
 
 function markText(mark, scale, sheetList, sign) {

@@ -89,7 +89,7 @@ function maximumOf(parts) {
   const most = new Float32Array(parts[0].codes.length).fill(-Infinity);
   for (const {codes, values} of parts) {
     for (let i = 0; i < most.length; i++) {
-      if (codes[i] !== HIDDEN && !(values[codes[i]] <= most[i])) most[i] = values[codes[i]];
+      if (codes[i] !== HIDDEN) most[i] = Math.max(most[i], values[codes[i]]); // NaN stays
     }
   }
   return {weights: most, isHidden: i => most[i] === -Infinity};
@@ -117,13 +117,13 @@ function quantized({rows, columns}, {weights, isHidden}, signed = false) {
   return makeSheet(rows, columns, codes, {limit, zero, levels});
 }
 
-// The least and the greatest weight of a sheet, and whether some pairs are hidden.
+// The least and the greatest weight of a sheet, and whether some pairs are hidden or not finite.
 function rangeOf(sheet) {
   return sheet.range ??= (() => {
     const used = new Uint8Array(sheet.levels + 1);
     for (const code of sheet.codes) used[code] = 1;
     const seen = sheet.values.filter((_, code) => used[code] && code > NOT_FINITE);
-    return {least: seen[0] ?? 0, most: seen.at(-1) ?? 0, hides: used[HIDDEN] === 1};
+    return {least: seen[0] ?? 0, most: seen.at(-1) ?? 0, hides: used[HIDDEN] === 1, isOdd: used[NOT_FINITE] === 1};
   })();
 }
 
