@@ -1,5 +1,6 @@
 """What the attention benchmark measures: peak memory, work, results, and what it leaves out."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from attention_lab.benchmarks.implementations import (
     make_layer,
     mechanisms,
 )
-from attention_lab.benchmarks.peers import SDPA, peers
+from attention_lab.benchmarks.peers import GROUPS, SDPA, installed, peers
 from attention_lab.benchmarks.timing import interleaved, peak_memory, spread
 from attention_lab.benchmarks.work import count
 
@@ -133,7 +134,9 @@ def test_an_eager_backend_keeps_all_pairs_and_a_fused_one_does_not() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_all_mechanisms_and_peers_compute_what_their_reference_does(causal: bool) -> None:
     setting = replace(SETTING, lengths=[32], causal=causal)
-    found = [*peers(setting), *mechanisms(distinct_options(), ["eager", "sdpa", "fused"], setting)]
+    quick = [name for name in GROUPS if name != "flex"]  # which compiles for long
+    ours = mechanisms(distinct_options(), ["eager", "sdpa", "fused"], setting)
+    found = [*peers(setting, quick), *ours]
     made = [each for each in found if isinstance(each, Implementation)]
     left_out: list[Skipped] = []
     assert list(attention._checked(made, setting, left_out)) == made
@@ -176,6 +179,26 @@ def test_a_call_that_needs_too_much_memory_is_left_out(monkeypatch: pytest.Monke
 
 
 def test_sdpa_is_the_baseline() -> None:
-    assert next(iter(peers(SETTING))).name == SDPA
+    assert next(iter(peers(SETTING, []))).name == SDPA
     assert distinct_options()[0] == "scaled_dot_product"
     assert not {"multi_head", "gated", "latent"} & set(distinct_options())
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "x_transformers.x_transformers", None)
+    left_out = [each for each in peers(SETTING, ["layers"]) if isinstance(each, Skipped)]
+    assert left_out == [Skipped("x-transformers", "not installed; pip install x-transformers")]
+    assert installed("no_such_module", "it") == Skipped("it", "not installed; pip install it")
+
+
+def test_a_library_that_is_installed_is_measured() -> None:
+    results = run([it for it in peers(SETTING, ["layers"]) if isinstance(it, Implementation)])
+    projected = {it.name for it in results.measurements if it.projects}
+    assert projected == {
+        "torch SDPA + projections",
+        "multi_head + projections",
+        "nn.MultiheadAttention",
+        "x-transformers",
+        "x-transformers, flash",
+    }
+    assert all(it.pass_name != DECODING for it in results.measurements if it.projects)

@@ -8,7 +8,18 @@ import pytest
 
 from tests.cli.conftest import Command
 
-SMALL = ("--lengths", "8,16", "--head-dim", "8", "--repeat", "1", "--backends", "eager,sdpa")
+SMALL = (
+    "--lengths",
+    "8,16",
+    "--head-dim",
+    "8",
+    "--repeat",
+    "1",
+    "--backends",
+    "eager,sdpa",
+    "--peers",
+    "none",
+)
 
 
 def test_a_small_benchmark(command: Command, tmp_path: Path) -> None:
@@ -30,6 +41,7 @@ def test_a_small_benchmark(command: Command, tmp_path: Path) -> None:
     [
         ("--attention aditive", "--attention: there is no 'aditive'; did you mean additive?"),
         ("--backends fuse", "--backends: there is no 'fuse'; did you mean fused?"),
+        ("--peers keras", "--peers: there is no 'keras'; available: flex, layers, additive, lin"),
         ("--lengths 0", "argument --lengths: '0' must be a whole number of at least 1"),
         ("--lengths 8,,9", "argument --lengths: '' must be a whole number of at least 1"),
         ("--batch-size -1", "argument --batch-size: '-1' must be a whole number of at least 1"),

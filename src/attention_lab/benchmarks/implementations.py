@@ -156,7 +156,9 @@ def mechanisms(
             continue
         has_backends = "backend" in attention_node(option)
         for backend in layer.info.backends if has_backends else ("eager",):
-            if backends is None or backend in backends:
+            # On the CPU, flex compiles for half a minute.
+            is_default = backend != "flex" or setting.device == "cuda"
+            if is_default if backends is None else backend in backends:
                 yield _ours(option, backend, has_backends, setting)
 
 

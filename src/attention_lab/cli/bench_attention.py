@@ -56,8 +56,10 @@ def _parser() -> Parser:
     parser = Parser("bench attention", __doc__)
     add = parser.add_argument
     add("--attention", type=_names, metavar="A,B", help="mechanisms; default: all")
-    backends = "backends; default: all that a mechanism has"
+    backends = "backends; default: all that a mechanism has, but flex on a GPU only"
     add("--backends", type=_names, metavar="A,B", help=backends)
+    others = "other libraries: flex, layers, additive, linear, or none; default: all"
+    add("--peers", type=_names, metavar="A,B", help=others)
     lengths = "numbers of positions; default: 128,512,2048"
     add("--lengths", type=_sizes, default=[128, 512, 2048], metavar="L,M", help=lengths)
     add("--batch-size", type=_size, default=1, metavar="B", help="default: 1")
@@ -68,8 +70,8 @@ def _parser() -> Parser:
     precision = "default: 32-true, on CUDA bf16-true"
     add("--precision", choices=PRECISIONS, help=precision)
     add("--repeat", type=_size, default=5, metavar="N", help="timed calls of each; default: 5")
-    limit = "calls that take longer are skipped; default: 1"
-    add("--time-limit", type=float, default=1.0, metavar="SECONDS", help=limit)
+    limit = "calls that take longer are left out; default: 0.5"
+    add("--time-limit", type=float, default=0.5, metavar="SECONDS", help=limit)
     output = "output directory; default: outputs/bench"
     add("--output", type=directory_path, default=Path("outputs/bench"), metavar="DIR", help=output)
     return parser
@@ -119,13 +121,14 @@ def _implementations(
     """What to measure, and what cannot be; raises ValueError for unknown names."""
     from attention_lab.attention import BACKENDS
     from attention_lab.benchmarks.implementations import Skipped, distinct_options, mechanisms
-    from attention_lab.benchmarks.peers import peers
+    from attention_lab.benchmarks.peers import GROUPS, peers
     from attention_lab.config.compose import group_options
 
     _check_names("--attention", chosen.attention, list(group_options("attention")))
     _check_names("--backends", chosen.backends, [backend.name for backend in BACKENDS])
+    _check_names("--peers", chosen.peers, [*GROUPS, "none"])
     options = chosen.attention or distinct_options()
-    found = [*peers(setting), *mechanisms(options, chosen.backends, setting)]
+    found = [*peers(setting, chosen.peers), *mechanisms(options, chosen.backends, setting)]
     skipped = [each for each in found if isinstance(each, Skipped)]
     return [each for each in found if not isinstance(each, Skipped)], skipped
 
