@@ -95,6 +95,9 @@ def test_a_real_shell_completes(shell: str, tmp_path: Path) -> None:
         "train attention=addi": "train attention=additive",
         "train -m seed=0,1 attention=none,addi": "train -m seed=0,1 attention=none,additive",
         "report a_f": "report a_file",
+        'train "optimizer.l': 'train "optimizer.lr=',
+        'train "callbacks=[ema,lr': 'train "callbacks=[ema,lr_monitor"',
+        'train -m "optimizer=sgd" "optimizer.mom': 'train -m "optimizer=sgd" "optimizer.momentum=',
     }.items():
         assert _completed(shell, typed, tmp_path).rstrip() == completed
     if shell == "bash":

@@ -33,8 +33,11 @@ _attention_lab() {
     [[ $line == *' ' ]] && words+=('')
     word="${words[-1]}"
     COMPREPLY=($("${words[0]}" --complete "${words[@]:1}" 2>/dev/null))
-    # bash itself replaces only what follows the last = or :, unless they are no word breaks.
-    if [[ $word == *[=:]* && $COMP_WORDBREAKS == *=* ]]; then
+    if [[ $word == [\\'\\"]* ]]; then
+        # bash closes the quote behind a single proposal.
+        [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=./] ]] && COMPREPLY+=("${COMPREPLY[0]} ")
+    elif [[ $word == *[=:]* && $COMP_WORDBREAKS == *=* ]]; then
+        # bash itself replaces only what follows the last = or :, unless they are no word breaks.
         COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*[=:]}"}"}")
     fi
     (( ${#COMPREPLY[@]} )) && [[ ${#COMPREPLY[@]} != 1 || ${COMPREPLY[0]} == *[=./] ]] &&
@@ -43,8 +46,9 @@ _attention_lab() {
 complete -o default -F _attention_lab attention-lab""",
     "zsh": """\
 _attention_lab() {
-    local -a found
-    found=(${(f)"$("${words[1]}" --complete "${(@)words[2,CURRENT]}" 2>/dev/null)"})
+    local -a before found
+    before=("${(@Q)words[2,CURRENT-1]}")
+    found=(${(f)"$("${words[1]}" --complete "${before[@]}" "${(Q)PREFIX}" 2>/dev/null)"})
     (( ${#found} )) || { _files; return }
     compadd -S '' -- ${(M)found:#*[=./]}
     compadd -- ${found:#*[=./]}
@@ -71,8 +75,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def query(words: Sequence[str]) -> int:
-    """Print the completions of the last word, one on each line; returns the exit code."""
-    found = sorted(set(completions(words)))
+    """Print the completions of the last word, one on each line; returns the exit code.
+
+    The words may have quotes, as typed; the last one need not be closed.
+    """
+    found = sorted(set(completions([word.strip("\"'") for word in words])))
     if found:
         echo(*found)
     return 0
@@ -136,13 +143,12 @@ def _groups(extra: Path | None) -> list[str]:
 
 def _keys(before: Sequence[str], extra: Path | None) -> Iterator[str]:
     """The dotted keys of the config that the overrides so far choose."""
-    home = config_directory()
+    home, chosen = config_directory(), {}
     for name in ("settings", "train"):
         yield from option_keys("", home / f"{name}.yaml")
-    chosen = {"hydra/launcher": "isolated", "hydra/sweeper": "grid"}
-    for default in yaml.safe_load((home / "train.yaml").read_text("utf-8"))["defaults"]:
-        if isinstance(default, Mapping):
-            chosen |= default
+        for default in yaml.safe_load((home / f"{name}.yaml").read_text("utf-8"))["defaults"]:
+            if isinstance(default, Mapping):
+                chosen |= {key.removeprefix("override "): it for key, it in default.items()}
     for group, default in chosen.items():
         options = group_options(group, extra) if group != "experiment" else {}
         for option in (value_of(group, before) or str(default)).strip("[]").split(","):
