@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,32 @@ def test_the_same_command_launches_failed_trials_of_a_study_again(
     study = optuna.load_study(study_name="again", storage=stored)
     complete = [trial.params for trial in study.trials if trial.value is not None]
     assert sorted(map(str, complete)) == sorted(map(str, whole))
+
+
+def test_a_locked_database_stops_a_search_in_one_line_and_loses_no_run(
+    optuna: Any, search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attention_lab.sweeps import search as module
+
+    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.01)
+    again, database = f"hydra.sweep.dir={tmp_path}/again", tmp_path / "study.db"
+    stored = (f"hydra.sweeper.storage=sqlite:///{database}", "hydra.sweeper.n_trials=4", again)
+    whole, _ = search("hydra.sweeper.n_trials=4")
+    other = sqlite3.connect(database, isolation_level=None)
+
+    def locking(trial: Mapping[str, float]) -> float:
+        if trial == whole[3]:
+            other.execute("BEGIN EXCLUSIVE")
+        return bowl(trial)
+
+    says = re.escape("database is locked; all runs are kept, and the same command continues")
+    with pytest.raises(AssertionError, match=says):
+        search(*stored, value=locking)
+    other.close()
+    search(*stored)
+    study = optuna.load_study(study_name="again", storage=f"sqlite:///{database}")
+    assert [trial.params for trial in study.trials] == whole
+    assert all(trial.value is not None for trial in study.trials)
 
 
 def test_a_grid_draws_every_combination_once(search: Search) -> None:

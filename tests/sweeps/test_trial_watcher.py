@@ -1,5 +1,6 @@
 """The watcher of trials: it reports their validations to Optuna and asks hopeless runs to stop."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,12 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     """Makes running trials; returns their runs, their watcher and their study."""
     runs: list[Run] = []
 
-    def make(number: int, pruner: Any, mode: str = "max") -> tuple[list[Run], Any, Any]:
+    def make(
+        number: int, pruner: Any, mode: str = "max", storage: Any = None
+    ) -> tuple[list[Run], Any, Any]:
         from attention_lab.sweeps.trial_watcher import TrialWatcher
 
-        study = optuna.create_study(pruner=pruner)
+        study = optuna.create_study(pruner=pruner, storage=storage)
         trials = [study.ask({}) for _ in range(number)]
         runs.extend(Run(tmp_path / str(i), mode) for i in range(number))
         return runs, TrialWatcher(trials, [run.directory for run in runs]), study
@@ -158,3 +161,39 @@ def test_an_interrupted_trial_continues_its_validations(watched: Watched) -> Non
     run.validate(0.6, 0.7)
     again.update()
     assert study.trials[0].intermediate_values == {1: -0.5, 2: -0.6, 3: -0.7}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_trial_whose_validation_is_not_finite_is_pruned(watched: Watched, value: float) -> None:
+    (best, bad), watcher, study = watched(2, median())
+    best.validate(0.5)
+    best.finish()
+    bad.validate(value)
+    watcher.update()
+    assert bad.is_asked_to_stop
+    (reported,) = study.trials[1].intermediate_values.values()
+    assert reported != reported  # NaN
+
+
+def test_a_locked_database_delays_reports_and_loses_none(
+    watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = tmp_path / "study.db"
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 0.01}}
+    )
+    (best, run), watcher, study = watched(2, median(), storage=storage)
+    best.validate(0.5)
+    best.finish()
+    run.validate(0.6, 0.7)
+    with sqlite3.connect(database) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(2):
+            watcher.refresh()
+            watcher._refreshed = float("-inf")
+    other.close()
+    says = "hydra.sweeper.storage: (sqlite3.OperationalError) database is locked; trying again\n"
+    assert capsys.readouterr().err == says
+    watcher.refresh()
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "RUNNING"]
+    assert study.trials[1].intermediate_values == {1: -0.6, 2: -0.7}

@@ -273,11 +273,11 @@ def _failed(error: Exception, arguments: Sequence[str]) -> int:
         return _refused(error)
 
     from attention_lab.config.components import ConfigError
-    from attention_lab.sweeps.watchers import TooManyFailures
+    from attention_lab.sweeps.watchers import SweepStopped
     from attention_lab.tracking.run_directory import RunExists
     from attention_lab.training.finite import Diverged
 
-    if isinstance(error, TooManyFailures):
+    if isinstance(error, SweepStopped):
         return fail(str(error), 1)
     is_on_all_ranks = isinstance(error, RunExists | ConfigError | Diverged)
     if is_on_all_ranks and cluster_environment.rank() > 0:
@@ -289,6 +289,7 @@ def _failed(error: Exception, arguments: Sequence[str]) -> int:
     if isinstance(error, Diverged):
         return fail(f"diverged: {error}", 1)
     if isinstance(error, OSError) and (error.errno in UNWRITABLE or _is_of_output(error)):
+        OutputDirectories.discard()
         return fail(f"cannot write the run: {error}{_how_to_resume()}", 1)
     echo(*"".join(traceback.format_exception(error)).split("\n"), error=True)
     return fail(f"the run failed: {type(error).__name__}: {error}", 1)

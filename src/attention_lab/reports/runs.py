@@ -236,8 +236,14 @@ def csv_rows(path: Path, root: Path | None = None) -> Iterator[list[str]]:
         return
 
 
-def read_column(path: Path, column: str) -> dict[int, float]:
-    """The finite values of a column of ``metrics.csv`` by step; none if there is no such file."""
+def read_column(path: Path, column: str, with_nan: bool = False) -> dict[int, float]:
+    """The values of a column of ``metrics.csv`` by step; none if there is no such file.
+
+    Args:
+        path: the file.
+        column: the name of the column.
+        with_nan: whether values that are NaN or infinite are returned, as NaN.
+    """
     rows = csv_rows(path)
     header = next(rows, list[str]())
     if not {"step", column} <= set(header):
@@ -248,7 +254,11 @@ def read_column(path: Path, column: str) -> dict[int, float]:
         for row in rows
         if len(row) > max(at_step, place) and row[place]
     }
-    return {int(step): value for step, value in values.items() if not math.isnan(step + value)}
+    return {
+        int(step): value
+        for step, value in values.items()
+        if not math.isnan(step) and (with_nan or not math.isnan(value))
+    }
 
 
 def cell_number(cell: str) -> float:

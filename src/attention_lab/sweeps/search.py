@@ -19,9 +19,10 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.exceptions import OptunaError
+from optuna.exceptions import OptunaError, StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import PositiveInt
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,13 +31,15 @@ from attention_lab.atomic_write import write_atomically
 from attention_lab.config.components import ConfigError, NodeError, check_node, create
 from attention_lab.sweeps.plugin_options import check_types
 from attention_lab.sweeps.sweep_options import spelt
-from attention_lab.sweeps.trial_watcher import TrialWatcher
-from attention_lab.sweeps.watchers import Watch
+from attention_lab.sweeps.trial_watcher import TrialWatcher, first_line
+from attention_lab.sweeps.watchers import SweepStopped, Watch
 
 #: The file with the best trial, in the sweep's directory.
 RESULTS = "optimization_results.yaml"
 #: The keys of the sampler and of the pruner.
 SAMPLER, PRUNER = "hydra.sweeper.sampler", "hydra.sweeper.pruner"
+#: The seconds for which an operation on the database waits while another process has it locked.
+LOCK_TIMEOUT = 20
 #: The attribute of a trial that names the directory of its sweep.
 SWEEP = "sweep"
 #: The attribute of a trial that holds the number of the failed trial whose second run it records.
@@ -109,7 +112,17 @@ class Search:
 
         Raises:
             ValueError: if a trial cannot work; a new database is removed then.
+            SweepStopped: if the database cannot be used.
         """
+        try:
+            self._run(launch)
+        except StorageInternalError as error:
+            raise SweepStopped(
+                f"hydra.sweeper.storage={self.options.storage}: {first_line(error)}; all runs are "
+                "kept, and the same command continues the search"
+            ) from error
+
+    def _run(self, launch: Launch) -> None:
         self._launch_failed(launch)
         while trials := self._next_batch():
             try:
@@ -127,12 +140,16 @@ class Search:
 
     def _study(self) -> optuna.Study:
         name, storage = self.options.study_name or self.directory.name, self.options.storage
+        waiting = {"connect_args": {"timeout": LOCK_TIMEOUT}}
         try:
             study = optuna.create_study(
-                study_name=name, storage=storage, load_if_exists=True, pruner=self._pruner()
+                study_name=name,
+                storage=RDBStorage(storage, engine_kwargs=waiting) if storage else None,
+                load_if_exists=True,
+                pruner=self._pruner(),
             )
         except (SQLAlchemyError, OptunaError, RuntimeError) as error:
-            raise ConfigError(f"hydra.sweeper.storage={storage}: {_first_line(error)}") from error
+            raise ConfigError(f"hydra.sweeper.storage={storage}: {first_line(error)}") from error
         for trial in self._own(study):
             if trial.params.keys() != self.space.keys():
                 raise ConfigError(
@@ -236,7 +253,7 @@ class Search:
                     trial.report(0.0, step)
                     trial.should_prune()
             except Exception as error:
-                raise ConfigError(f"{key}: {_first_line(error)}") from error
+                raise ConfigError(f"{key}: {first_line(error)}") from error
 
     def _is_grid(self) -> bool:
         return str(self.options.sampler.get("_target_")).endswith(".GridSampler")
@@ -260,10 +277,6 @@ def _created(key: str, node: Mapping[str, Any], kind: type, **given: Any) -> Any
         return create(node, (kind,), **given)
     except (NodeError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _drawn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

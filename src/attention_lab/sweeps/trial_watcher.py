@@ -4,9 +4,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 
 from attention_lab.data.core.metric_info import with_unit
+from attention_lab.printing import echo
 from attention_lab.reports.runs import read_column
 from attention_lab.sweeps.display import INTERVAL
 from attention_lab.sweeps.search_metric import search_metric
@@ -28,19 +30,35 @@ class TrialWatcher:
     def __init__(self, trials: Sequence[Trial], directories: Sequence[Path]) -> None:
         self._running = [_RunningTrial(*each) for each in zip(trials, directories, strict=True)]
         self._refreshed = float("-inf")
+        self._has_warned = False
 
     def refresh(self) -> None:
         """Call :meth:`update`, at most once in ``INTERVAL`` seconds."""
         if time.monotonic() - self._refreshed >= INTERVAL:
             self._refreshed = time.monotonic()
-            self.update()
+            try:
+                self.update()
+            except StorageInternalError as error:  # such as: database is locked
+                self._warn(error)
 
     def ended(self, directory: Path, status: RunStatus) -> None:
         """Do nothing: :meth:`update` reads how runs have ended."""
 
     def update(self) -> None:
-        """Report the new validations of all trials that have no result yet."""
-        self._running = [each for each in self._running if not each.update()]
+        """Report the new validations of all trials that have no result yet.
+
+        Raises:
+            StorageInternalError: if the database cannot be used; the next call reports the rest.
+        """
+        for each in list(self._running):
+            if each.update():
+                self._running.remove(each)
+
+    def _warn(self, error: StorageInternalError) -> None:
+        """Print once that validations are not reported for now; the jobs are not disturbed."""
+        if not self._has_warned:
+            self._has_warned = True
+            echo(f"hydra.sweeper.storage: {first_line(error)}; trying again", error=True)
 
 
 class _RunningTrial:
@@ -81,12 +99,14 @@ class _RunningTrial:
         changed = metrics.stat().st_mtime_ns if metrics.exists() else 0
         if monitor is None or changed == self._read:
             return None
-        values = list(read_column(metrics, monitor).values())
+        # Optuna's pruners stop a trial whose validation is NaN.
+        values = list(read_column(metrics, monitor, with_nan=True).values())
         sign = -1 if progress.get("mode") == "max" else 1
         for value in values[self._reported :]:
+            self.trial.report(sign * value, self._reported + 1)
+            is_hopeless = self.trial.should_prune()
             self._reported += 1
-            self.trial.report(sign * value, self._reported)
-            if self.trial.should_prune():
+            if is_hopeless:
                 shown = with_unit(monitor.removeprefix("validation/"), value)
                 pruner = type(self.trial.study.pruner).__name__
                 return f"{pruner}: {monitor} {shown} at validation {self._reported}"
@@ -98,3 +118,9 @@ def _is_at_its_end(status: RunStatus) -> bool:
     """Whether a run has trained all its steps, so that stopping it would save no time."""
     progress = status.progress or {"step": 0, "steps": 1}
     return bool(progress["step"] >= progress["steps"])
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of Optuna, or of the database error that caused it."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else None
+    return str(cause or error).partition("\n")[0] or type(error).__name__

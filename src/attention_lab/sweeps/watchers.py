@@ -40,7 +40,11 @@ class Watchers:
             each.ended(directory, status)
 
 
-class TooManyFailures(RuntimeError):
+class SweepStopped(RuntimeError):
+    """A sweep stops before its end. The message is one line, for the user."""
+
+
+class TooManyFailures(SweepStopped):
     """So many jobs have failed or diverged that the sweep stops."""
 
 
