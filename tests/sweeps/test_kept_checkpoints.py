@@ -85,6 +85,20 @@ def test_a_locked_run_is_cleared_when_it_is_unlocked(tmp_path: Path) -> None:
     assert not checkpoints(tmp_path)
 
 
+def test_a_run_that_is_locked_at_the_end_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "status.json").write_text('{"schema_version": 1, "status": "pruned"}')
+    kept, lock = KeptCheckpoints("none", lambda _: ""), Lock(run(tmp_path))
+    kept.ended(tmp_path, finished(1.0))
+    kept.close()
+    says = "1 run still locked, with checkpoints; the same command deletes them\n"
+    assert capsys.readouterr().err == says
+    lock.release()
+    kept.close()
+    assert (checkpoints(tmp_path), capsys.readouterr().err) == (set(), "")
+
+
 #: Makes a sweep whose runs finish at once, with this metric for each.
 MakeSweep = Callable[..., Sweep]
 

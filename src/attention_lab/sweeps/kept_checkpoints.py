@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from attention_lab.printing import counted, echo
 from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_status import RunStatus, read_status
 from attention_lab.training.checkpoint.callback import BEST, LAST, PREVIOUS
@@ -32,6 +33,15 @@ class KeptCheckpoints:
         locked, self._locked = self._locked, []
         for directory in locked:
             self.ended(directory, read_status(directory))
+
+    def close(self) -> None:
+        """Delete what can be deleted when the jobs have ended, and name what stays."""
+        self.refresh()
+        if self._locked:
+            runs = counted(len(self._locked), "run")
+            echo(
+                f"{runs} still locked, with checkpoints; the same command deletes them", error=True
+            )
 
     def ended(self, directory: Path, status: RunStatus) -> None:
         """Delete the checkpoints of the run, or of the best run so far if this run is better."""

@@ -199,6 +199,7 @@ class Sweep:
             check_wandb(stage.to_run, self.directory)
             with display([job.directory for job in stage.to_run]) as shown:
                 self.run_jobs(stage.to_run, Watchers([shown, *watchers]))
+        self._kept_checkpoints.close()
         sweep_file.end(parent)
         return directories
 
