@@ -60,6 +60,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
         "# @package _global_\n"
         "defaults:\n"
         "  - override /trainer: ddp\n"
+        "seed: 7\n"
         "logger:\n"
         "  wandb:\n"
         "    entity: ${oc.env:A_TEAM}\n"
@@ -82,11 +83,13 @@ def test_settings_of_a_machine_are_between_experiments_and_the_command_line(
 ) -> None:
     chosen = config(command, *local, "experiment=demo")
     assert chosen["trainer"]["accelerator"] == "gpu"  # the experiment has the CPU
+    assert chosen["seed"] == 7
     assert (chosen["logger"]["wandb"]["entity"], chosen["logger"]["wandb"]["project"]) == (
         "us",
         "ours",
     )
-    chosen = config(command, *local, "trainer=cpu", "logger.wandb.entity=me")
+    chosen = config(command, *local, "trainer=cpu", "logger.wandb.entity=me", "seed=1")
+    assert chosen["seed"] == 1
     assert (chosen["trainer"]["accelerator"], chosen["logger"]["wandb"]["entity"]) == ("cpu", "me")
     for without in (("~local", *local), ()):
         assert config(command, *without)["logger"]["wandb"]["entity"] is None

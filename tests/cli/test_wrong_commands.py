@@ -22,8 +22,8 @@ WRONG = {
     "atention.num_hed=4": "atention.num_hed: there is no such key; did you mean attention.num_",
     "attention/normalizer=top_k attention.normalizer.k=0": "attention.normalizer: k must be at",
     "lr=0.1": "lr: there is no such key; did you mean optimizer.lr?",
-    "foo.bar=1": "foo.bar: there is no such key; available: sweep, attention, model, task, "
-    "data, optimizer, scheduler, parameter_groups, trainer, callbacks and 2 more\n",
+    "foo.bar=1": "foo.bar: there is no such key; available: sweep, seed, attention, model, "
+    "task, data, optimizer, scheduler, parameter_groups, trainer and 2 more\n",
     "optimizer.foo=1": "optimizer.foo: there is no such key; available: optimizer.lr, "
     "optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.amsgrad",
     "logger=[csv,csv]": "logger=[csv,csv]: csv is chosen twice",
@@ -108,10 +108,22 @@ WRONG = {
     "callbacks=[null]": "callbacks=[null]: must be the name of an option; available: default",
     "hydra.verbose=1": "hydra.verbose: must be true, false or names of loggers, got 1",
     "seed=range(0,1000000000) -m": "seed=range(0,1000000000): has 1,000,000,000 values; at most",
+    "seed=shuffle(range(0,10000000)) -m": "seed=shuffle(range(0,10000000)): has 10,000,000 values",
+    "seed=int(range(1e9)) -m": "seed=int(range(1e9)): has 1,000,000,000 values; at most 100,000",
+    "seed=range(100000) data.limit=range(100000) -m": "the sweep has 10,000,000,000 jobs; at most",
+    "hydra.sweeper.params={seed:'range(1000000000)'} -m": "seed=range(1000000000): has 1,000,000,",
+    "sweep.param_grid=[{seed:'range(1000000000)'}] -m": "seed=range(1000000000): has 1,000,000,000",
     f"trainer={'x' * 300}": "trainer=xxx",
     "sweep=[a,b]": "Error merging override sweep=[a,b]: a list and keys with values cannot be",
     "hydra.sweeper.params=x -m": "hydra.sweeper.params: must be a mapping of keys, got 'x'",
     "attention.dropout=${oc.env:NOPE}": "attention.dropout: the environment variable NOPE is not",
+    "data=text model=decoder data.path=[~/a,~/b]": "data.path=[~/a,~/b]: cannot be parsed; quote "
+    'the value, if it is one: \'data.path=["~/a","~/b"]\'\n',
+    f"data=labels model=encoder_classifier data.train={'x' * 300}": "xxx",
+    "optimizer.lr=${nosuch}": "optimizer.lr: interpolation key 'nosuch' not found\n",
+    "optimizer.lr=${nosuch:1}": "optimizer.lr: unsupported interpolation type nosuch\n",
+    "optimizer.lr=???": "optimizer.lr: must be set\n",
+    "+experiment.seed=1": "experiment: its file needs the first line `# @package _global_`\n",
     "data=parity model.self_attention.bias=true": "model.self_attention.bias: there is no such "
     "key; model.self_attention is ${attention}, did you mean attention.bias?\n",
 }

@@ -33,6 +33,7 @@ NOT_KEYS = "must hold keys and values, not "
         (b"{a: 1}: 2", ", line 1: a key is not text; put it in quotes"),
         (b"defaults: [[]]", ": an entry of its defaults list must be NAME or GROUP: NAME"),
         (b"a: ${", ": "),
+        (b"a: " + b"9" * 5000, ": a number has more than 4300 digits"),
     ],
 )
 def test_a_damaged_file_is_named(content: bytes, problem: str, tmp_path: Path) -> None:

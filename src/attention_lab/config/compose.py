@@ -129,13 +129,26 @@ def composed(
 def unresolved(
     overrides: Sequence[str], extra: Path | None = None, primary: str = "train"
 ) -> tuple[dict[str, Any], list[Group]]:
-    """Like :func:`composed`, but with interpolations kept; also returns the chosen groups."""
+    """Like :func:`composed`, but with interpolations kept; also returns the chosen groups.
+
+    These include the groups of the section ``hydra`` whose options are ours, such as
+    "hydra/sweeper".
+    """
     from omegaconf import OmegaConf
 
     config = _composed(overrides, extra, primary)
-    groups = chosen_groups(config.hydra.runtime.choices)
+    choices: Mapping[str, str | None] = config.hydra.runtime.choices
+    of_hydra = [
+        Group(name, option) for name, option in choices.items() if option and is_of_hydra(name)
+    ]
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return cast("dict[str, Any]", OmegaConf.to_container(ours)), groups
+    plain = cast("dict[str, Any]", OmegaConf.to_container(ours))
+    return plain, [*chosen_groups(choices), *of_hydra]
+
+
+def is_of_hydra(group: str) -> bool:
+    """Whether a config group of the section ``hydra`` has options of ours: "hydra/sweeper"."""
+    return group.startswith("hydra/") and (config_directory() / group).is_dir()
 
 
 def chosen_groups(choices: Mapping[str, str | None]) -> list[Group]:

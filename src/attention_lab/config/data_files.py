@@ -42,10 +42,18 @@ def check_regular(config: Config) -> None:
     """Raise ConfigError if a data file is a FIFO or a device: reading it may never end."""
     for name in component(config, "data").files:
         for path in map(Path, filter(None, _as_list(config["data"].get(name)))):
-            if expanded(path).is_fifo() or expanded(path).is_char_device():
+            if _is_endless(expanded(path)):
                 raise ConfigError(
                     f"data.{name}: {shown(path)} is not a regular file; copy its content into one"
                 )
+
+
+def _is_endless(path: Path) -> bool:
+    """Whether a path is a FIFO or a device; False if the file cannot be found."""
+    try:
+        return path.is_fifo() or path.is_char_device()
+    except OSError:  # such as too long a name; the dataset reports it
+        return False
 
 
 def check_unchanged(config: Config) -> None:

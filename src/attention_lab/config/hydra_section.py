@@ -61,9 +61,9 @@ LOG_PLACES = (
 #: An override that chooses an option of a group, and values that are lists or no names.
 CHOICE = re.compile(r"\+{0,2}(\w+(?:/\w+)*)(?:@[\w.]*)?=(.*)", re.DOTALL)
 LIST = re.compile(r"\[.+\]", re.DOTALL)
-#: The values of a sweep over a range of numbers.
-RANGE = re.compile(r"=\s*range\(")
-#: The most values of a range, which Hydra lists one by one.
+#: A range of numbers in an override, also within another function: shuffle(range(0, 9)).
+RANGE = re.compile(r"\brange\s*\(")
+#: The most values of a range, which Hydra lists one by one, and the most jobs of a sweep.
 MOST_VALUES = 100_000
 NO_NAME = re.compile(
     r"\s*(null|true|false|[-+]?\d[\d_]*|[-+]?[\d._]+(e[-+]?\d+)?|[-+]?inf|nan|\{.*\}|\[.*[\W\d].*\])?\s*",
@@ -148,7 +148,7 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
         WrongCommand: if one chooses several options, which Hydra would merge, or no name.
     """
     for override in overrides:
-        _check_size(override)
+        check_size(override)
         if LONG_NUMBER.search(override):
             raise WrongCommand(f"{override}: a number has more than {LONGEST_NUMBER} digits")
         if override.startswith("@"):
@@ -171,7 +171,7 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
             raise WrongCommand(f"{override}: there is no such option{listed(options)}")
 
 
-def _check_size(override: str) -> None:
+def check_size(override: str) -> None:
     """Raise WrongCommand if a range has so many values that listing them takes too long."""
     if RANGE.search(override) is None:
         return

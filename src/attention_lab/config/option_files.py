@@ -41,9 +41,11 @@ def file_errors(file: Path) -> Iterator[None]:
 
 
 def _without_types(problem: str) -> str:
-    """Hydra's message about a defaults list, without the name of a Python type."""
+    """A message of Hydra or Python, without the name of a type or function of Python."""
     if problem.startswith("Unsupported type in defaults"):
         return "an entry of its defaults list must be NAME or GROUP: NAME"
+    if problem.startswith("Exceeds the limit"):
+        return "a number has more than 4300 digits"
     return problem
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from attention_lab.config.compose import Group, WrongCommand, group_options, unresolved
+from attention_lab.config.compose import Group, WrongCommand, group_options, is_of_hydra, unresolved
 from attention_lab.config.flatten import walk
 from attention_lab.config.option_keys import option_keys
 from attention_lab.config.overrides import chosen_options, own_directory, value_of
@@ -40,13 +40,6 @@ PLAIN = {
 NO_VARIABLE = re.compile(r"Environment variable '(.*)' not found")
 #: The value of a key that is the same as another node of the config.
 SAME = re.compile(r"\$\{([\w.]+)\}")
-#: The groups of the section ``hydra``, and their default options.
-HYDRA_GROUPS = {
-    "hydra/launcher": "isolated",
-    "hydra/sweeper": "grid",
-    "hydra/sweeper/sampler": "tpe",
-    "hydra/sweeper/pruner": "none",
-}
 #: The largest number of options or keys that a message suggests.
 MAX_SUGGESTIONS = 3
 
@@ -82,7 +75,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     message = first_line.rstrip(".:") + cause
     for of_python, plain in PLAIN.items():
         message = message.replace(of_python, plain)
-    return message
+    if isinstance(error, MissingMandatoryValue):
+        message = "must be set"
+    path = getattr(error, "full_key", None)
+    return (
+        f"{path}: {message[:1].lower()}{message[1:]}" if path and path not in message else message
+    )
 
 
 def _file_with(text: str, directory: Path | None) -> str | None:
@@ -110,6 +108,10 @@ def _quoted(override: str, before: str) -> str:
     key, _, value = override.partition("=")
     escaped = value.strip("'\"").replace("\\", "\\\\").replace('"', '\\"')
     quoted = f'{key}="{escaped}"'
+    if re.fullmatch(r"\[.*\]", escaped, re.DOTALL):
+        quoted = (
+            f"{key}=[" + ",".join(f'"{each.strip()}"' for each in escaped[1:-1].split(",")) + "]"
+        )
     try:
         OverridesParser.create().parse_override(quoted)
     except HydraException:
@@ -127,15 +129,12 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
         config, groups = unresolved(chosen_options(arguments, without=key), extra)
     except (HydraException, OmegaConfBaseException, WrongCommand):
         return message  # the command has a second error, which is reported after this one is fixed
-    if key in HYDRA_GROUPS:  # Hydra knows the others; these are parts of some sweepers
+    if is_of_hydra(key):  # Hydra knows the others; these are parts of some sweepers
         return f"{key}: needs hydra/sweeper=search or hydra/sweeper=optuna"
-    of_hydra = [
-        Group(name, value_of(name, arguments) or default) for name, default in HYDRA_GROUPS.items()
-    ]
     return (
-        _group_named(key, value, (*groups, *of_hydra), extra)
+        _group_named(key, value, groups, extra)
         or _attention_of_model(key, value, config, extra)
-        or _option_with_key(key, groups, of_hydra, extra)
+        or _option_with_key(key, groups, extra)
         or message + (_key_of_callback(path, config, extra) or _suggestion(path, config))
     )
 
@@ -161,12 +160,10 @@ def _attention_of_model(
     return None
 
 
-def _option_with_key(
-    key: str, groups: Sequence[Group], of_hydra: Sequence[Group], extra: Path | None
-) -> str | None:
+def _option_with_key(key: str, groups: Sequence[Group], extra: Path | None) -> str | None:
     """The message for a key that another option of its group has, or one similar to it."""
     path = key.replace("/", ".")
-    inside = [group for group in (*groups, *of_hydra) if path.startswith(f"{group.path}.")]
+    inside = [group for group in groups if path.startswith(f"{group.path}.")]
     for group in sorted(inside, key=lambda group: -len(group.path)):
         options, inner = group_options(group.name, extra), path.removeprefix(f"{group.path}.")
         if owners := [
@@ -174,7 +171,7 @@ def _option_with_key(
         ]:
             has = " or ".join(owners[:MAX_SUGGESTIONS])
             return f"{key}: {group} has no such key; {group.choice}={has} has it"
-        if group in of_hydra and group.option in options:
+        if is_of_hydra(group.name) and group.option in options:
             hint = nearest(inner, _keys_of_option(group.name, options[group.option]))
             return f"{key}: {group} has no such key{hint}"
     return None

@@ -1,7 +1,7 @@
 """Check a whole config: each section, and that data, model and task fit together."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from attention_lab.config.components import (
@@ -28,6 +28,8 @@ SECTIONS = {
     "parameter_groups": "attention_lab.training.optim.ParameterGroups",
     "trainer": "attention_lab.training.trainer.TrainerOptions",
 }
+#: The groups whose options set keys of other sections.
+GLOBAL_GROUPS = ("experiment", "debug", "local")
 #: The base classes of the components in sections that hold any number of them by name.
 SECTIONS_OF_MANY = {
     "callbacks": ("lightning.Callback",),
@@ -88,7 +90,7 @@ def check(config: Config, trains: bool = True) -> None:
     known = (*SECTIONS, *SECTIONS_OF_MANY)
     for key in config:
         if key not in (*known, "seed", "data_files", "choices"):
-            raise ConfigError(f"{key}: there is no such section{nearest(key, known)}")
+            raise ConfigError(_no_section(key, known))
     check_value("choices", config.get("choices", {}), dict[str, str])
     for section in SECTIONS:
         if section == "task" and section not in config:
@@ -145,6 +147,13 @@ def check_seed(config: Config) -> None:
     seed = config.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ConfigError(f"seed: must be a whole number from 0 to 2³² - 1, got {seed!r}")
+
+
+def _no_section(key: str, known: Sequence[str]) -> str:
+    """The message for an unknown section, possibly the group of a file that sets other sections."""
+    if key in GLOBAL_GROUPS:
+        return f"{key}: its file needs the first line `# @package _global_`"
+    return f"{key}: there is no such section{nearest(key, known)}"
 
 
 def _no_task(config: Config) -> str:

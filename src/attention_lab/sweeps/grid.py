@@ -3,12 +3,14 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
+from math import prod
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from pydantic import PositiveInt
 
 from attention_lab.config.components import ConfigError
+from attention_lab.config.hydra_section import MOST_VALUES
 from attention_lab.sweeps.plugin_options import check_types
 from attention_lab.sweeps.sweep_options import listed, spelt
 
@@ -45,7 +47,7 @@ def expand(
         parse: parses overrides.
 
     Raises:
-        ConfigError: if keys cannot be zipped, or are set twice.
+        ConfigError: if keys cannot be zipped or are set twice, or there are too many jobs.
     """
     values = _values(overrides)
     grids = [_values(parse(grid)) for grid in _param_grid(section.get("param_grid"))]
@@ -88,6 +90,9 @@ def _axes(values: Values, zips: Sequence[Sequence[str]]) -> list[list[list[str]]
 
 
 def _combinations(axes: Sequence[Sequence[list[str]]]) -> list[list[str]]:
+    number = prod(map(len, axes))
+    if number > MOST_VALUES:
+        raise ConfigError(f"the sweep has {number:,} jobs; at most {MOST_VALUES:,}")
     return [list(chain.from_iterable(parts)) for parts in product(*axes)]
 
 

@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from attention_lab.config.compose import WrongCommand
+from attention_lab.config.hydra_section import check_size
 
 if TYPE_CHECKING:
     from attention_lab.sweeps.watchers import Watch
@@ -45,7 +46,12 @@ class _OwnSweeper(Sweeper):
     def _overrides(self, params: dict[str, Any] | None, arguments: list[str]) -> list[Override]:
         """The overrides of the command, behind ``hydra.sweeper.params``, which they replace."""
         given = [f"{key}={value}" for key, value in (params or {}).items()]
-        return self.parser.parse_overrides(given + arguments)
+        return self._parse(given + arguments)
+
+    def _parse(self, overrides: list[str]) -> list[Override]:
+        for override in overrides:
+            check_size(override)
+        return self.parser.parse_overrides(overrides)
 
     def _save_config(self) -> Path:
         """Make the sweep's directory, with the config of the command."""
@@ -81,7 +87,7 @@ class GridSweeper(_OwnSweeper):
         options = plugin_options(GridOptions, self.options, "hydra.sweeper")
         section = cast("dict[str, Any]", OmegaConf.to_container(self.config.sweep, resolve=True))
         overrides = self._overrides(options.params, arguments)
-        jobs = expand(overrides, section, self.parser.parse_overrides)
+        jobs = expand(overrides, section, self._parse)
         self._save_config()
         self.validate_batch_is_legal(jobs)
         size = options.max_batch_size or len(jobs)
