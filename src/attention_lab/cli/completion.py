@@ -143,7 +143,8 @@ def _groups(extra: Path | None) -> list[str]:
 
 def _keys(before: Sequence[str], extra: Path | None) -> Iterator[str]:
     """The dotted keys of the config that the overrides so far choose."""
-    home, chosen = config_directory(), {}
+    home = config_directory()
+    chosen: dict[str, str | None] = {}
     for name in ("settings", "train"):
         yield from option_keys("", home / f"{name}.yaml")
         for default in yaml.safe_load((home / f"{name}.yaml").read_text("utf-8"))["defaults"]:
