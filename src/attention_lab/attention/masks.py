@@ -37,7 +37,10 @@ class Mask(ABC):
 
     @property
     def reach(self) -> tuple[float, float]:
-        """How many positions before and after its own a query may attend to, at most."""
+        """How many positions before and after its own a query may attend to, at most.
+
+        If both are finite, attention is computed in blocks of near keys.
+        """
         return math.inf, math.inf
 
     @property

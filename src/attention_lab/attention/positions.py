@@ -30,6 +30,8 @@ class Positions(nn.Module, ABC):
     paper: ClassVar[str]
     #: Whether the bias may need a gradient.
     bias_needs_grad: ClassVar[bool] = True
+    #: Whether the bias depends on the query and the distance of the key only, not on positions.
+    bias_is_relative: ClassVar[bool] = False
 
     def __init__(self, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -54,7 +56,10 @@ class Positions(nn.Module, ABC):
         return query, key
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor | None:
-        """A bias of the logits, broadcastable to (B, H, L, S), or None."""
+        """A bias of the logits, broadcastable to (B, H, L, S), or None.
+
+        The query is the one that :meth:`place` returns.
+        """
         return None
 
 
@@ -159,6 +164,7 @@ class ALiBi(Positions):
     formula = "l − m·|i − j|"
     paper = "Press et al. 2022"
     bias_needs_grad = False
+    bias_is_relative = True
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
         # Not a buffer: a non-persistent one has no values after to_empty and load_state_dict.
@@ -184,6 +190,7 @@ class T5Bias(Positions):
 
     formula = "l + b[bucket(j − i)]"
     paper = "Raffel et al. 2020"
+    bias_is_relative = True
 
     def __init__(
         self, num_heads: int, head_dim: int, num_buckets: int = 32, max_distance: int = 128
@@ -226,6 +233,7 @@ class Shaw(Positions):
 
     formula = "l + q·a[j − i] / √d"
     paper = "Shaw et al. 2018"
+    bias_is_relative = True
 
     def __init__(self, num_heads: int, head_dim: int, max_distance: int = 16) -> None:
         super().__init__(num_heads, head_dim)

@@ -197,4 +197,4 @@ def test_own_mask(mask_option: str, request: pytest.FixtureRequest) -> None:
         for option in (mask_option, "none")
     )
     if mask_option != "none":
-        layer_checks.check_own_mask(masked, bare, masked.mask, length=40)
+        layer_checks.check_own_mask(masked, bare, masked.mask, length=160)

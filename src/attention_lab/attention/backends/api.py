@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from attention_lab.attention.backends.blocks import blocks_for
 from attention_lab.attention.backends.flex import flex
 from attention_lab.attention.backends.fused import fused
 from attention_lab.attention.backends.reference import eager, eager_weights
@@ -26,6 +27,8 @@ class Backend(Capabilities):
     compute: Callable[[AttentionInputs, AttentionSpec], tuple[Tensor, Tensor | None]]
     #: Growth of its memory, in place of that of all pairs.
     memory: str | None = "S·d"
+    #: Whether it computes sliding windows in blocks.
+    uses_blocks: bool = True
 
     def attend(self, inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor | None]:
         """Output (B, H, L, E_v) and, if asked for, weights (B, H, L, S).
@@ -33,10 +36,19 @@ class Backend(Capabilities):
         The output is the same either way. If the backend returns no weights, they are computed
         separately, in at least single precision.
         """
-        output, weights = self.compute(inputs, spec)
+        blocks = blocks_for(inputs, spec) if self.uses_blocks else None
+        if blocks is None:
+            inputs = spec.with_bias(inputs)
+            output, weights = self.compute(inputs, spec)
+        else:
+            parts = spec.with_bias(blocks.split(inputs))
+            output, weights = self.compute(parts, replace(spec, in_blocks=True))[0], None
+            output = blocks.join(output, inputs.query.shape[2])
         if not inputs.need_weights:
             return output, None
-        return output, eager_weights(inputs, spec) if weights is None else weights
+        if weights is None:
+            weights = eager_weights(spec.with_bias(inputs), spec)
+        return output, weights
 
     def describe(self, info: MechanismInfo, spec: AttentionSpec) -> MechanismInfo:
         """The data on a mechanism, once this backend computes it."""
@@ -74,6 +86,7 @@ FLEX = Backend(
     normalizers=(Softmax,),
     trains_on=("cuda",),
     drops_weights=False,
+    uses_blocks=False,  # its block masks skip the hidden keys
 )
 
 #: In order of preference. "auto" never takes flex, since eager can compute everything.

@@ -18,6 +18,5 @@ def fused(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor]
     assert isinstance(spec.score, Additive)
     if torch.compiler.is_exporting():  # an exported program should need no operator of ours
         return eager(inputs, spec)
-    # Calling the module runs its forward hooks, by which record_logits gets the logits.
-    logits = spec.score(inputs.query, repeat_heads(inputs.key, inputs.groups), fused=True)
+    logits = spec.logits(inputs.query, repeat_heads(inputs.key, inputs.groups), fused=True)
     return output_and_weights(weights_from_logits(logits, inputs, spec), inputs, spec)

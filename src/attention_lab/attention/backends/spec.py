@@ -1,9 +1,14 @@
 """The parts of one attention call."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from attention_lab.attention.head_mixing import HeadMixing
+from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.normalizers import Normalizer
+from attention_lab.attention.positions import Positions
 from attention_lab.attention.scores.base import Score
 
 
@@ -15,5 +20,28 @@ class AttentionSpec:
     normalizer: Normalizer
     mixing: HeadMixing | None = None
     dropout: float = 0.0
-    #: Whether a bias may need a gradient; its requires_grad is not reliable under vmap.
-    bias_needs_grad: bool = False
+    #: Whose bias is added to the logits.
+    positions: Positions | None = None
+    #: Whether the inputs are blocks of sequences.
+    in_blocks: bool = False
+
+    @property
+    def bias_needs_grad(self) -> bool:
+        """Whether a bias may need a gradient; its requires_grad is not reliable under vmap."""
+        return self.positions is not None and self.positions.bias_needs_grad
+
+    def with_bias(self, inputs: AttentionInputs) -> AttentionInputs:
+        """The inputs with the bias of their positions."""
+        if self.positions is None:
+            return inputs
+        bias = self.positions.bias(inputs.query, inputs.start, inputs.key.shape[2])
+        return replace(inputs, bias=bias)
+
+    def logits(self, query: Tensor, key: Tensor, **options: bool) -> Tensor:
+        """The score's logits (B, H, L, S).
+
+        Calling the module runs its forward hooks, by which record_logits gets the logits. It wants
+        those of whole sequences only.
+        """
+        compute: Callable[..., Tensor] = self.score.forward if self.in_blocks else self.score
+        return compute(query, key, **options)

@@ -112,16 +112,16 @@ class ScoredAttention(AttentionLayer):
         self.positions.check_lengths(queries, keys)
 
     def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
-        bias = self.positions.bias(inputs.query, inputs.start, inputs.key.shape[2])
         query, key = self.positions.place(inputs.query, inputs.key, inputs.start)
-        placed = replace(inputs, query=query, key=key, bias=bias)
+        placed = replace(inputs, query=query, key=key)
         output, weights = self.backend.attend(placed, self.spec())
         return output, None if weights is None else weights.to(query.dtype)
 
     def spec(self) -> AttentionSpec:
         """The parts of this attention, in training or in evaluation."""
-        needs_grad = self.positions.bias_needs_grad
-        return AttentionSpec(self.score, self.normalizer, self.mixing, self.dropout_p, needs_grad)
+        return AttentionSpec(
+            self.score, self.normalizer, self.mixing, self.dropout_p, self.positions
+        )
 
 
 def _projections_for(score: Callable[[int, int], Score]) -> Projections:
