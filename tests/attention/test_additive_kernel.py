@@ -19,7 +19,7 @@ from attention_lab.attention.backends.cpu import additive
 from attention_lab.attention.backends.cpu.c_library import load_c
 
 #: N, L, S and A: no multiple of any block, a single query, and sizes beyond one block.
-SIZES = [(2, 37, 53, 9), (3, 21, 300, 33), (3, 1, 400, 3), (2, 64, 128, 16)]
+SIZES = [(2, 37, 53, 9), (3, 21, 300, 33), (3, 1, 400, 3), (2, 64, 128, 16), (2, 5, 19, 150)]
 
 
 @pytest.fixture(params=["compiled", "tiled"])

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attention_lab.attention.backends.cpu.c_library import load_c
 
-#: Above it, the exponential of 2x is no normal float.
+#: Beyond it, the exponential of 2x is no normal float.
 LARGEST = 43.0
+#: The C code takes hidden layers of multiples of this size.
+MULTIPLE = 16
 
 
 @functools.cache
@@ -25,17 +28,17 @@ def usable_kernels(query: Tensor, key: Tensor, vector: Tensor) -> ctypes.CDLL | 
     tensors = query, key, vector
     if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
         return None
-    # Written so that NaN counts as too large. On a CPU, nothing waits for this answer.
-    if not all(bool(x.abs().amax() <= LARGEST) for x in (query, key) if x.numel()):
+    # On a CPU, nothing waits for this answer.
+    if not all(_in_range(x) for x in (query, key) if x.numel()):
         return None
     return compiled_kernels()
 
 
 def compiled_logits(kernels: ctypes.CDLL, query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
     """Logits (N, L, S): see :func:`additive_logits`."""
-    sizes = query.shape[0], query.shape[1], key.shape[1], query.shape[2]
-    logits = query.new_empty(sizes[:3])
-    _call(kernels.additive_logits, sizes, _exp(query), _exp(key.mT), vector.contiguous(), logits)
+    inputs = _exp(query), _exp(key), _padded(vector)
+    logits = query.new_empty(query.shape[0], query.shape[1], key.shape[1])
+    _call(kernels.additive_logits, logits.shape, *inputs, logits)
     return logits
 
 
@@ -43,17 +46,31 @@ def compiled_gradients(
     kernels: ctypes.CDLL, query: Tensor, key: Tensor, vector: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for query, key and vector from that of the logits (N, L, S)."""
-    sizes = query.shape[0], query.shape[1], key.shape[1], query.shape[2]
-    inputs = _exp(query.mT), _exp(key.mT), vector.contiguous(), gradient.contiguous()
-    grads = torch.zeros_like(inputs[0]), torch.zeros_like(inputs[1]), torch.zeros_like(inputs[2])
-    _call(kernels.additive_gradients, sizes, *inputs, *grads)
-    return grads[0].mT.contiguous(), grads[1].mT.contiguous(), grads[2]
+    inputs = _exp(query), _exp(key), _padded(vector)
+    grads = [torch.zeros_like(x) for x in inputs]
+    _call(kernels.additive_gradients, gradient.shape, *inputs, gradient.contiguous(), *grads)
+    query, key, vector = (grad[..., : vector.shape[-1]].contiguous() for grad in grads)
+    return query, key, vector
+
+
+def _in_range(x: Tensor) -> bool:
+    low, high = torch.aminmax(x)
+    return float(low) >= -LARGEST and float(high) <= LARGEST  # false for NaN
 
 
 def _exp(x: Tensor) -> Tensor:
-    return (2 * x.contiguous()).exp_()
+    """exp(2x), padded."""
+    return (2 * _padded(x)).exp_()
 
 
-def _call(function: Any, sizes: tuple[int, ...], *tensors: Tensor) -> None:
+def _padded(x: Tensor) -> Tensor:
+    """A contiguous tensor whose last dimension is padded with zeros to a multiple."""
+    missing = -x.shape[-1] % MULTIPLE
+    return F.pad(x, (0, missing)) if missing else x.contiguous()
+
+
+def _call(function: Any, logits: torch.Size, *tensors: Tensor) -> None:
+    """Call a C function with N, L, S, the padded hidden size, and the tensors."""
+    sizes = (*logits, tensors[0].shape[-1])
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
     function(*map(ctypes.c_ssize_t, sizes), *pointers)
