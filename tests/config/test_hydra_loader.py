@@ -1,10 +1,11 @@
 """Hydra composes configs with our loader, which depends on Hydra's private modules."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
@@ -69,6 +70,70 @@ def test_jobs_that_differ_only_in_their_seed_are_composed_once(
             assert config.hydra.overrides.task == job
     assert found == [("additive", 3), ("additive", 4), ("linear", 3), ("linear", 4), ("linear", 0)]
     assert len(calls) == (5 if launcher == "basic" else 3)
+
+
+def changing(*jobs: str) -> list[list[str]]:
+    return [job.split() for job in jobs]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "number"),
+    [
+        (
+            changing(
+                "optimizer.lr=0.1 seed=1", "optimizer.lr=2e-3 seed=0", "optimizer.lr=5 seed=2"
+            ),
+            1,
+        ),
+        (changing("model.dropout=0", "model.dropout=null", "model.dropout='0'"), 1),
+        (changing("model.dropout=${seed}", "model.dropout=0.1", "model.dropout=${seed}"), 1),
+        (changing("+model.new=a", "+model.new=b"), 1),
+        (changing("model.dropout=0.1", "seed=3", "model.dropout=0.1 seed=3"), 3),
+        (changing("attention=linear seed=1", "attention=additive seed=1"), 2),
+        (changing("+data.files=[a,b]", "+data.files=[a]"), 2),
+        (changing("model.dropout=0.1 ++model.dropout=0.2", "model.dropout=1 ++model.dropout=0"), 1),
+        (changing("optimizer.betas.0=0.8", "optimizer.betas.0=0.7"), 2),
+        (changing("optimizer.betas=[0.8,0.9]", "optimizer.betas=null", "optimizer.betas=1"), 2),
+    ],
+)
+def test_jobs_that_differ_only_in_values_share_a_config(
+    loader: OwnLoader, jobs: list[list[str]], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each job's config is the one that Hydra composes for it alone."""
+    sweep = load_sweep(loader, "model=encoder_decoder")
+    alone = [ConfigLoaderImpl.load_sweep_config(loader, sweep, job) for job in jobs]
+    monkeypatch.setattr(loader, "load_configuration", counted := Counted(loader.load_configuration))
+    for job, expected in [*zip(jobs, alone, strict=True)] * 2:
+        config = loader.load_sweep_config(sweep, job)
+        assert content(config) == content(expected)
+    assert counted.number == number
+
+
+def content(config: DictConfig) -> list[object]:
+    """The keys and values of a job's config, but for the text of its overrides."""
+    kept = {str(key): config[key] for key in config if key != "hydra"}
+    return [OmegaConf.to_yaml(kept), config.hydra.runtime.choices, list(kept)]
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Callable[..., DictConfig]) -> None:
+        self.function, self.number = function, 0
+
+    def __call__(self, *args: object, **kwargs: object) -> DictConfig:
+        self.number += 1
+        return self.function(*args, **kwargs)
+
+
+def test_a_file_is_read_once_for_all_configs(
+    loader: OwnLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = load_sweep(loader)
+    first = loader.load_sweep_config(sweep, ["attention=additive", "optimizer=sgd"])
+    monkeypatch.setattr(yaml, "load", None)
+    again = loader.load_sweep_config(sweep, ["optimizer=sgd", "attention=additive"])
+    assert content(first) == content(again)
 
 
 def test_scores_of_an_earlier_config_directory_are_no_options(tmp_path: Path) -> None:

@@ -1,13 +1,21 @@
 """The jobs of a sweep: their names, and the check that they can work."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.compose import composed
 from attention_lab.config.identity import WATCHING, identity
-from attention_lab.sweeps.jobs import build_jobs, make_job, merge_equal
+from attention_lab.sweeps.jobs import (
+    Sections,
+    build_jobs,
+    existing_runs,
+    make_job,
+    merge_equal,
+)
+from attention_lab.training.build import BuiltRun, build
 from tests.conftest import Compose
 from tests.runs import unchecked
 
@@ -37,8 +45,10 @@ def test_hydra_and_logger_overrides_are_in_no_name() -> None:
 def test_a_run_directory_is_found_by_its_identity_not_by_its_readable_name(tmp_path: Path) -> None:
     there = tmp_path / f"attention=additive,seed=0-{identity(CONFIG)}"
     there.mkdir()
-    assert make_job(tmp_path, CONFIG, ["seed=0"], (), "sweep").directory == there
-    assert make_job(tmp_path, CONFIG | {"seed": 1}, [], (), "sweep").directory != there
+    existing = existing_runs(tmp_path)
+    for config, is_there in ((CONFIG, True), (CONFIG | {"seed": 1}, False)):
+        job = make_job(tmp_path, config, ["seed=0"], (), "sweep", existing=existing)
+        assert (job.directory == there) is is_there
 
 
 def test_names_are_short_and_safe() -> None:
@@ -64,6 +74,41 @@ def test_jobs_that_differ_in_seed_only_are_built_once(monkeypatch: pytest.Monkey
     ]
     build_jobs(jobs)
     assert built == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": -1.0}},
+        {"callbacks": {"x": {"_target_": "lightning.pytorch.callbacks.StochasticWeightAveraging"}}},
+    ],
+)
+def test_jobs_that_share_a_model_are_built_once_but_each_is_checked(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, object]
+) -> None:
+    config = compose("logger=csv", "data=reverse", "data.examples=100")
+    rates = [{"optimizer": {**config["optimizer"], "lr": rate}} for rate in (1e-3, 2e-3, 3e-3)]
+    jobs = [unchecked(config | change, Path(str(i))) for i, change in enumerate([*rates, wrong])]
+    built = []
+
+    def count(*given: Any) -> BuiltRun:
+        built.append(given)
+        return build(*given)
+
+    monkeypatch.setattr("attention_lab.sweeps.jobs.build", count)
+    build_jobs(jobs[:-1])
+    assert len(built) == 1
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        build_jobs(jobs)
+
+
+def test_equal_sections_of_configs_are_shared() -> None:
+    sections = Sections()
+    first = sections.share({"a": {"b": 1}, "c": [0]})
+    other = sections.share({"a": {"b": 1}, "c": [1]})
+    assert other == {"a": {"b": 1}, "c": [1]}
+    assert other["a"] is first["a"]
+    assert sections.share({"a": {"b": True}})["a"]["b"] is True
 
 
 def test_a_job_that_cannot_work_is_named(compose: Compose, tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
         number = _counted(len(stage.jobs), "job")
         yield Finding("then", f"{number}, with the settings that the tuning chooses")
         return
-    states = {job.directory: _state(stage, job) for job in stage.jobs}
+    to_run = {job.directory for job in stage.to_run}
+    states = {job.directory: _state(stage, job, job.directory in to_run) for job in stage.jobs}
     counts = Counter(states.values())
     parts = (f"{number} {state}" for state, number in counts.items())
     yield Finding(about, f"{len(stage.jobs)}: {', '.join(parts)}")
@@ -165,9 +166,9 @@ def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
         yield Finding("all with", " ".join(shared))
 
 
-def _state(stage: Stage, job: RunSpec) -> str:
+def _state(stage: Stage, job: RunSpec, runs: bool) -> str:
     state = stage.statuses[job.directory].state
-    if job in stage.to_run:
+    if runs:
         return {"waiting": "new", "preempted": "resumes", "running": "running"}.get(state, "again")
     return str(state)
 

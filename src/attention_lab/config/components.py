@@ -139,7 +139,8 @@ def component_class(path: str, target: str, allowed: tuple[type, ...]) -> type:
     return component
 
 
-def named_parameters(component: type) -> dict[str, inspect.Parameter]:
+@functools.cache
+def named_parameters(component: type) -> Mapping[str, inspect.Parameter]:
     """The arguments of a class's constructor that have names."""
     return {
         name: parameter
@@ -182,6 +183,7 @@ def _check_arguments(
             raise ConfigError(f"{path}.{name}: is missing; {component.__name__} requires it")
 
 
+@functools.cache
 def _type_hints(constructor: Any) -> dict[str, Any]:
     """The types of a constructor's arguments, except those imported for type checkers only."""
     known: dict[str, Any] = {}

@@ -24,7 +24,10 @@ def with_environment(config: Config) -> Config:
     Raises:
         ConfigError: if a variable is not set here.
     """
-    return {key: _substituted(key, value) for key, value in config.items()}
+    return {
+        key: _substituted(key, value) if VARIABLE.search(repr(value)) else value
+        for key, value in config.items()
+    }
 
 
 def _substituted(path: str, value: Any) -> Any:

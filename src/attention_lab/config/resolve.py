@@ -17,6 +17,7 @@ from attention_lab.config.components import (
 )
 from attention_lab.config.data_files import check_regular, with_hashes
 from attention_lab.config.environment_variables import check_without_environment, with_environment
+from attention_lab.config.identity import identity
 from attention_lab.config.validate import (
     base_class,
     check,
@@ -41,6 +42,11 @@ class RunConfig:
     def values(self) -> Config:
         """The record with the values of environment variables in place of their names."""
         return with_environment(self.record) if self.reads_environment else self.record
+
+    @cached_property
+    def identity(self) -> str:
+        """The identity of the run (see :func:`attention_lab.config.identity.identity`)."""
+        return identity(self.record)
 
     @property
     def seed(self) -> int:
@@ -75,7 +81,7 @@ class RunConfig:
         Raises:
             ConfigError: if the constructor raises any error: the class may be a user's.
         """
-        kind = components(self.record, section)[name]
+        kind: type = components(self.record, section)[name]
         node = without_given(section, self.values[section][name])
         missing = named_parameters(kind).keys() - node.keys()
         try:

@@ -11,14 +11,17 @@ from typing import Any
 
 from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.flatten import flatten
-from attention_lab.config.identity import changes_no_result, identity
+from attention_lab.config.identity import changes_no_result
 from attention_lab.config.overrides import key_of
 from attention_lab.config.resolve import JobType, RunSpec, resolve
 from attention_lab.memory import NO_MACHINE, TooLarge
 from attention_lab.printing import echo
 from attention_lab.tracking.loggers import check_loggers, wandb_options
 from attention_lab.tracking.wandb_logger import server, server_problem, upload_later
-from attention_lab.training.build import build, load_data
+from attention_lab.training.build import build, check_training, load_data
+
+#: The runs of a new sweep.
+NO_RUNS: Mapping[str, Path] = {}
 
 
 def make_job(
@@ -28,10 +31,9 @@ def make_job(
     shared: Collection[str],
     group: str,
     job_type: JobType = "train",
+    existing: Mapping[str, Path] = NO_RUNS,
 ) -> RunSpec:
     """The run of a composed config, in a directory named after its overrides and its identity.
-
-    An existing directory of that identity is the run's, whatever its readable name.
 
     Args:
         directory: where the run directory goes.
@@ -40,6 +42,8 @@ def make_job(
         shared: the keys of overrides in which the jobs do not differ; they are left out of names.
         group: the sweep that the run belongs to.
         job_type: its part in the sweep.
+        existing: :func:`existing_runs` of the directory. One with the run's identity is the run's,
+            whatever its readable name.
 
     Raises:
         ConfigError: naming the job, if its config cannot work.
@@ -52,9 +56,28 @@ def make_job(
         checked = resolve(config)
         if checked.values["trainer"].get("fast_dev_run"):
             raise ConfigError("trainer.fast_dev_run: records nothing, so it needs a single run")
-    hashed = identity(checked.record)
-    known = next(directory.glob(f"*-{hashed}"), directory / f"{readable}-{hashed}")
-    return RunSpec(checked, known, asked, group, differing, job_type)
+    hashed = checked.identity
+    place = existing.get(hashed, directory / f"{readable}-{hashed}")
+    return RunSpec(checked, place, asked, group, differing, job_type)
+
+
+def existing_runs(directory: Path) -> dict[str, Path]:
+    """The run directories in a sweep's directory, by the identities at the end of their names."""
+    runs: dict[str, Path] = {}
+    for path in directory.iterdir() if directory.is_dir() else ():
+        runs.setdefault(path.name.rpartition("-")[2], path)
+    return runs
+
+
+class Sections:
+    """Shares the equal sections of configs, so that thousands of them fit into memory."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {}
+
+    def share(self, config: Config) -> Config:
+        """An equal config, whose sections are those of the first config that has them."""
+        return {key: self._known.setdefault(repr(it), it) for key, it in config.items()}
 
 
 def merge_equal(jobs: Iterable[RunSpec]) -> Iterator[RunSpec]:
@@ -65,7 +88,9 @@ def merge_equal(jobs: Iterable[RunSpec]) -> Iterator[RunSpec]:
     """
     first: dict[str, RunSpec] = {}
     for job in jobs:
-        equal = first.setdefault(identity(job.config.record), job)
+        if (equal := first.setdefault(job.config.identity, job)) is job:
+            yield job
+            continue
         mine, its = dict(flatten(job.config.record)), dict(flatten(equal.config.record))
         changed = [key for key in {**its, **mine} if mine.get(key) != its.get(key)]
         # Options of different names may be equal.
@@ -88,13 +113,17 @@ def build_jobs(jobs: Sequence[RunSpec], run_here: bool = True) -> None:
     Raises:
         ConfigError: naming the job that cannot work.
     """
-    data_by_config: dict[str, Any] = {}
-    for job in _distinct(jobs, lambda config: config):
-        key = _canonical(job.config.record["data"])
-        with _name_in_errors(job.name), _too_large_here(run_here):
-            if key not in data_by_config:
-                data_by_config[key] = load_data(job.config)
-            build(job.config, data_by_config[key])
+    for alike in _by_part(jobs, lambda config: config["data"]):
+        data = None
+        for same_task in _by_part(alike, _without_training):
+            built = None
+            for job in _distinct(same_task, lambda config: config):
+                with _name_in_errors(job.name), _too_large_here(run_here):
+                    data = data or load_data(job.config)
+                    if built is None:
+                        built = build(job.config, data)
+                    else:
+                        check_training(job.config, built)
     for job in _distinct(jobs, lambda config: config["logger"]):
         check_loggers(job.config)  # these jobs share a logger config, so no single job is named
 
@@ -139,10 +168,23 @@ def check_wandb(jobs: Sequence[RunSpec], directory: Path) -> None:
 
 def _distinct(jobs: Sequence[RunSpec], part: Callable[[Config], Config]) -> Sequence[RunSpec]:
     """The first job of each set of jobs that agree on a part of their configs."""
-    first: dict[str, RunSpec] = {}
+    return [alike[0] for alike in _by_part(jobs, part)]
+
+
+def _by_part(
+    jobs: Sequence[RunSpec], part: Callable[[Config], Config]
+) -> Collection[Sequence[RunSpec]]:
+    """The jobs, in lists that agree on a part of their configs."""
+    by_part: dict[str, list[RunSpec]] = {}
     for job in jobs:
-        first.setdefault(_canonical(part(job.config.record)), job)
-    return list(first.values())
+        by_part.setdefault(_canonical(part(job.config.record)), []).append(job)
+    return by_part.values()
+
+
+def _without_training(config: Config) -> Config:
+    """The sections that determine the data, the model and the task."""
+    others = ("optimizer", "scheduler", "parameter_groups", "callbacks", "logger", "choices")
+    return {key: value for key, value in config.items() if key not in others}
 
 
 def _canonical(config: Mapping[str, Any]) -> str:

@@ -11,7 +11,13 @@ from attention_lab.config.resolve import JobType, RunSpec
 from attention_lab.printing import counted, echo
 from attention_lab.sweeps import sweep_file
 from attention_lab.sweeps.display import display
-from attention_lab.sweeps.jobs import check_wandb, make_job, merge_equal
+from attention_lab.sweeps.jobs import (
+    Sections,
+    check_wandb,
+    existing_runs,
+    make_job,
+    merge_equal,
+)
 from attention_lab.sweeps.kept_checkpoints import KeptCheckpoints
 from attention_lab.sweeps.sweep_file import TUNING
 from attention_lab.sweeps.sweep_options import RETRIED, SweepOptions
@@ -164,8 +170,11 @@ class Sweep:
         self, jobs: Sequence[list[str]], shared: Collection[str], directory: Path
     ) -> list[RunSpec]:
         kind: JobType = self.job_type if directory == self.directory else "tune"
-        group = self.directory.name
-        made = (make_job(directory, self.compose(o), o, shared, group, kind) for o in jobs)
+        group, existing, sections = self.directory.name, existing_runs(directory), Sections()
+        made = (
+            make_job(directory, sections.share(self.compose(o)), o, shared, group, kind, existing)
+            for o in jobs
+        )
         return list(merge_equal(made))
 
     def _stage(self, jobs: Sequence[RunSpec]) -> Stage:

@@ -97,6 +97,18 @@ def build(
     return BuiltRun(data, task, options, callbacks)
 
 
+def check_training(config: RunConfig, built: BuiltRun) -> None:
+    """Check the optimizer and the callbacks of a config that otherwise equals that of a built run.
+
+    Raises:
+        ConfigError: as :func:`build`.
+    """
+    optimization = _optimization(config, built.trainer_options)
+    with config.errors():
+        optimization.create_optimizer(built.task.model)
+        create_callbacks(config, built.task)
+
+
 def _optimization(config: RunConfig, options: TrainerOptions) -> Optimization:
     """The optimizer, schedule and parameter groups of a config.
 
