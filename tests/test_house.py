@@ -12,6 +12,7 @@ LAYERS = [
     "contract",
     "cli",
     "benchmarks",
+    "api",
     "sweeps",
     "reports",
     "training",
@@ -61,8 +62,8 @@ def imported_layers(path: Path, package: Path) -> Iterator[str]:
 
 def may_import(parts: tuple[str, ...]) -> list[str]:
     """The layers that a module may import: its own and those below; a module in none: none."""
-    if parts[0] == "__main__":
-        return ["cli"]
+    if parts[0] in ("__main__", "__init__"):
+        return ["cli"] if parts[0] == "__main__" else ["api"]
     return LAYERS[LAYERS.index(parts[0]) :] if parts[0] in LAYERS else []
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import textwrap
+from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ def rich_console(file: IO[str] | None = None, width: int | None = None) -> "Cons
     from rich.console import Console  # slow to import (50 ms)
 
     return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
+
+
+def is_in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook that can show rich's progress bars."""
+    return rich_console().is_jupyter and find_spec("ipywidgets") is not None
 
 
 def rich_text(*lines: object, **options: Any) -> "Text":

@@ -76,3 +76,10 @@ def test_the_console_script_is_the_same_command(tmp_path: Path) -> None:
         pytest.skip("the package is not installed in this environment")
     answer = fresh("-c", f"import subprocess; subprocess.run([{str(script)!r}])", cwd=tmp_path)
     assert answer.out.startswith("Train models with different attention mechanisms")
+
+
+def test_the_python_api_composes_with_the_installed_configs(
+    installed: Installed, tmp_path: Path
+) -> None:
+    code = "import attention_lab as al; print(al.compose('attention=additive').choices.attention)"
+    assert fresh("-c", code, cwd=tmp_path).out == "additive\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_lab.cli.run_argument import UnusableRun, open_run
+from attention_lab.api.open_run import UnusableRun, open_run
 from attention_lab.config.resolve import JobType, RunSpec
 from attention_lab.sweeps.kept_checkpoints import KeptCheckpoints
 from attention_lab.sweeps.sweep import Sweep

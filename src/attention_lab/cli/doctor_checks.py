@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import attention_lab
 from attention_lab.external_programs import run_program
 
 #: The default directory of runs.
@@ -57,7 +56,7 @@ def source() -> str:
     """The location and revision of the package."""
     from attention_lab.tracking.code_version import code_version
 
-    place = Path(attention_lab.__file__).parent
+    place = Path(__file__).parents[1]
     revision: str | None = code_version()["git_revision"]
     if revision is None:
         why = "no git repository" if shutil.which("git") else "git is not installed"

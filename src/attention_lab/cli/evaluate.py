@@ -9,17 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attention_lab.api.open_run import UnusableRun, local_run, open_run
 from attention_lab.cli import fail
 from attention_lab.cli.metric_lines import metric_lines
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
     DECODING,
-    UnusableRun,
     add_decoding,
     add_run,
     given,
-    local_run,
-    open_run,
 )
 from attention_lab.printing import echo
 

@@ -11,17 +11,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from attention_lab.api.open_run import UnusableRun, local_run, open_run
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
     DECODING,
-    UnusableRun,
     add_decoding,
     add_run,
     given,
-    local_run,
     number,
-    open_run,
     whole,
 )
 from attention_lab.printing import echo

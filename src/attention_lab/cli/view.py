@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from attention_lab.api.open_run import UnusableRun, local_run, open_run
 from attention_lab.cli import fail, warn
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
     DECODING,
-    UnusableRun,
     add_decoding,
     given,
-    local_run,
-    open_run,
     run_path,
 )
 from attention_lab.printing import echo

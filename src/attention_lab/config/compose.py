@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import attention_lab
 from attention_lab.config.overrides import key_of
 from attention_lab.spelling import closest
 
@@ -45,7 +44,7 @@ class Group(NamedTuple):
 
 def config_directory() -> Path:
     """The shipped ``conf/``: in the installed package, or at the top of the repository."""
-    package = Path(attention_lab.__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parents[1] / "conf"
 
@@ -123,7 +122,7 @@ def composed(
         extra: the user's own config directory.
         primary: the config to compose: "train", or an option of a group: "attention/additive".
     """
-    return _resolved(_composed(overrides, extra, primary))
+    return _resolved(compose_with_hydra(overrides, extra, primary))
 
 
 def unresolved(
@@ -136,7 +135,7 @@ def unresolved(
     """
     from omegaconf import OmegaConf
 
-    config = _composed(overrides, extra, primary)
+    config = compose_with_hydra(overrides, extra, primary)
     choices: Mapping[str, str | None] = config.hydra.runtime.choices
     of_hydra = [
         Group(name, option) for name, option in choices.items() if option and is_of_hydra(name)
@@ -210,7 +209,10 @@ def check_groups(config: "DictConfig", choices: Mapping[str, str | None]) -> Non
             )
 
 
-def _composed(overrides: Sequence[str], extra: Path | None, primary: str) -> "DictConfig":
+def compose_with_hydra(
+    overrides: Sequence[str], extra: Path | None = None, primary: str = "train"
+) -> "DictConfig":
+    """Like :func:`composed`, but as Hydra composes it: with its settings in ``hydra``."""
     from hydra import compose, initialize_config_dir
 
     home, other = config_directory().resolve(), extra and extra.resolve()
@@ -235,12 +237,17 @@ def plain_config(config: "DictConfig", settings: Any) -> dict[str, Any]:
         config: the composed config.
         settings: Hydra's settings.
     """
+    return plain_values(config) | {"choices": option_names(config, settings)}
+
+
+def plain_values(config: "DictConfig") -> dict[str, Any]:
+    """The values of a config, resolved as in :func:`plain_config`, without the names of options."""
     with _variables_read() as names:
         resolved = _resolved(config)
     if names:
         with _named_variables():
             resolved = cast("dict[str, Any]", _without_secrets(resolved, config))
-    return resolved | {"choices": option_names(config, settings)}
+    return resolved
 
 
 @contextmanager

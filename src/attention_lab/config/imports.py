@@ -13,8 +13,6 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-import attention_lab
-
 #: The modules that were imported after a check; Python does not search for them again.
 _checked: dict[str, ModuleType] = {}
 
@@ -102,7 +100,7 @@ def _roots() -> set[Path]:
     """The directories whose modules and packages may be imported."""
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     named = {Path(entry).resolve() for entry in entries if os.path.isabs(entry)}
-    ours = Path(attention_lab.__file__).resolve().parents[1]
+    ours = Path(__file__).resolve().parents[2]
     return {ours, *_site_directories(), *_editable(), *named}
 
 

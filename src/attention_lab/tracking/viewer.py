@@ -39,16 +39,23 @@ def write_viewer(
     title: str,
     summaries: Mapping[int, EncodedSummaries] | None = None,
 ) -> None:
-    """Write one self-contained page to browse maps by example, layer, head and training step.
+    """Write the page of :func:`viewer_page` to a file, which is replaced atomically."""
+    write_atomically(path, viewer_page(maps, title, summaries), durable=False)
 
-    The page needs no network. The file is replaced atomically. If the maps of all steps are too
-    large, the page has fewer steps, evenly spaced, and says so. It draws summaries at the same
-    steps.
+
+def viewer_page(
+    maps: Sequence[Mapping[str, Any]],
+    title: str,
+    summaries: Mapping[int, EncodedSummaries] | None = None,
+) -> str:
+    """A self-contained page to browse maps by example, layer, head and training step.
+
+    The page needs no network. If the maps of all steps are too large, the page has fewer steps,
+    evenly spaced, and says so. It draws summaries at the same steps.
 
     Args:
         maps: from :func:`encode_map`, in any order; examples and layers are listed in the order in
             which they first occur. Maps of several runs have the run's name as "run".
-        path: the HTML file.
         title: the page's title.
         summaries: from :func:`encode_summaries`, by step.
 
@@ -59,7 +66,7 @@ def write_viewer(
         raise ValueError("there must be at least one attention map")
     kept, left_out = _thinned(maps)
     shown = {each["step"] for each in kept}
-    page = template().render(
+    return template().render(
         title=title,
         data={
             "ramps": {
@@ -71,7 +78,6 @@ def write_viewer(
             "summaries": {step: each for step, each in (summaries or {}).items() if step in shown},
         },
     )
-    write_atomically(path, page, durable=False)
 
 
 @functools.cache

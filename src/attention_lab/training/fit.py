@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.config.trainer_arguments import debug_settings
-from attention_lab.printing import echo
+from attention_lab.printing import echo, is_in_notebook
 from attention_lab.tracking.attention_callback import AttentionMapCallback
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.tracking.progress import Heartbeat, ProgressLines, StepBar
@@ -128,5 +128,5 @@ def _is_ctrl_c(error: BaseException) -> bool:
 
 
 def _display(options: TrainerOptions) -> Callback:
-    in_terminal = options.enable_progress_bar and sys.stdout.isatty()
-    return StepBar() if in_terminal else ProgressLines()
+    shows_bar = options.enable_progress_bar and (sys.stdout.isatty() or is_in_notebook())
+    return StepBar() if shows_bar else ProgressLines()

@@ -45,11 +45,6 @@ class Sampling:
     seed: int = 0
 
 
-def _on_one_line(text: str) -> str:
-    """A prediction with line breaks as escapes, for models of text with LF or CRLF."""
-    return text.replace("\n", "\\n").replace("\r", "\\r")
-
-
 class Predictor(ABC):
     """Predicts a line of text for each line of text.
 
@@ -78,7 +73,7 @@ class Predictor(ABC):
         ids = [self.vocabulary.encode(text) for text in texts]
         nonempty = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
         predictions = iter(self._predict(*zip(*nonempty, strict=True)) if nonempty else [])
-        lines = [_on_one_line(next(predictions)) if row else "" for row in ids]
+        lines = [next(predictions) if row else "" for row in ids]
         self.unknown += sum(row.count(UNK) for row in ids)
         return lines
 
@@ -231,13 +226,18 @@ def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]],
 def _predictions(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iterator[list[str]]:
     """Yield the predictions for a batch, or for the lines before the first bad one."""
     try:
-        yield predictor.predict([text for _, text in texts])
+        yield _lines(predictor.predict([text for _, text in texts]))
     except ValueError:
         for number, text in texts:
             try:
-                yield predictor.predict([text])
+                yield _lines(predictor.predict([text]))
             except ValueError as error:
                 problem, _, advice = str(error).partition("; ")
                 # The advice is about training another model.
                 works = "; use shorter lines" if advice else ""
                 raise BadLine(f"line {number}: {problem}{works}") from error
+
+
+def _lines(predictions: Sequence[str]) -> list[str]:
+    """Predictions with line breaks as escapes, for models of text with LF or CRLF."""
+    return [text.replace("\n", "\\n").replace("\r", "\\r") for text in predictions]
