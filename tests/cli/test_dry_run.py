@@ -11,6 +11,7 @@ import pytest
 from attention_lab.cli import doctor_checks
 from attention_lab.tracking.lock import Lock
 from tests.cli.conftest import Command, Program, after_checking
+from tests.conftest import FinishedRun
 from tests.tracking.servers import refusing, silent
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -127,6 +128,58 @@ def test_a_dry_run_and_a_sweep_have_the_same_jobs(command: Command, tmp_path: Pa
     assert sorted(tmp_path.rglob("*")) == files
 
 
+def test_costs_are_estimated_and_time_is_from_a_given_throughput(
+    command: Command, tmp_path: Path
+) -> None:
+    lines = launched(command, *TINY)
+    (memory,), (parameters,) = lines["memory"], lines["parameters"]
+    assert int(parameters.replace(",", "")) > 1000
+    assert all(each in memory for each in ("weights", "gradients", "optimizer", "activations"))
+    assert lines["compute"][0].endswith("FLOPs a step")
+    assert lines["tokens"][0].endswith(" k, without padding")
+    assert lines["time"][0].startswith("unknown: add --tokens-per-second N")
+    (time,) = launched(command, *TINY, "--tokens-per-second=0.5")["time"]
+    assert time.endswith("h of training at 0.5 tokens/s, without validation")
+    (time,) = launched(command, *SWEEP, "--tokens-per-second", "1")["time"]
+    assert "at a time) at 1 tokens/s" in time
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_throughput_of_a_finished_run_is_used(
+    command: Command, digits_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = digits_run.directory
+    arguments = ("train", "--from", str(run), "hydra.run.dir=again", "--dry-run")
+    answer = command(*arguments)
+    assert f" tokens/s as {run}, without validation" in answer.out, answer
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["", "many", "0", "-1", "nan", "inf"])
+def test_an_invalid_throughput_is_refused(given: str, command: Command) -> None:
+    answer = command("train", *TINY, "--dry-run", f"--tokens-per-second={given}")
+    problem = f"--tokens-per-second: must be a number above 0, got {given!r}"
+    assert answer == (2, "", f"attention-lab: {problem}\n")
+
+
+def test_a_throughput_needs_a_dry_run(command: Command) -> None:
+    answer = command("train", *TINY, "--tokens-per-second=1")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--tokens-per-second=1: no such flag" in answer.err
+
+
+def test_unknown_costs_are_said_to_be_unknown(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("reads values\nand more")
+
+    monkeypatch.setattr("attention_lab.cli.cost_lines.estimate", refuse)
+    reason = "unknown: the model cannot run on tensors without values (reads values)"
+    for arguments in (TINY, SWEEP):
+        assert launched(command, *arguments)["costs"] == [reason]
+
+
 def changed(command: Command, before: dict[str, list[str]], *arguments: str) -> set[str]:
     """What lines are about that a command has, and another had not."""
     after = launched(command, *arguments)
@@ -148,8 +201,10 @@ def test_each_line_depends_on_the_overrides(
         "hydra.sweep.dir=other": {"sweep"},
         "logger=wandb": {"W&B"},
         "seed=4,5,6,7": {"jobs"},
-        "trainer=ddp_cpu": {"jobs", "all with", "launcher", "each job", "training"},
-        "trainer.max_steps=3": {"jobs", "all with", "training"},
+        "trainer=ddp_cpu": {
+            *("jobs", "all with", "launcher", "each job", "training", "compute"),
+        },
+        "trainer.max_steps=3": {"jobs", "all with", "training", "tokens", "compute"},
     }.items():
         assert changed(command, before, *SWEEP, override) == about, override
 
@@ -226,9 +281,9 @@ def test_each_line_about_slurm_depends_on_the_options(command: Command) -> None:
         "hydra.launcher.at_once=2": {"launcher", "in total"},
         "hydra.launcher.cpus_per_task=null": {"each job", "sbatch", "in total"},
         "trainer.num_nodes=3": {
-            *("jobs", "all with", "each job", "sbatch", "in total"),
+            *("jobs", "all with", "each job", "sbatch", "in total", "compute", "memory"),
         },
-        "trainer.strategy=fsdp": {"jobs", "all with", "each job"},
+        "trainer.strategy=fsdp": {"jobs", "all with", "each job", "memory"},
         "hydra.launcher.gpus=4": {"each job", "sbatch", "in total"},
         "hydra.launcher.time=null": {"sbatch", "time limit"},
         "hydra.launcher.signal=90": {"time limit"},

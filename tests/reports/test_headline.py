@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from attention_lab.quantities import format_duration, format_quantity
 from attention_lab.reports.charts.intervals import interval_chart
 from attention_lab.reports.comparison import Comparison, compare
 from attention_lab.reports.csv_table import csv_rows
 from attention_lab.reports.formatting import (
-    format_duration,
     format_effect_size,
     format_interval,
     format_p_value,
-    format_quantity,
     format_value,
     format_with_unit,
 )

@@ -17,6 +17,7 @@ from attention_lab.config.option_keys import option_keys
 from attention_lab.config.overrides import (
     FROM,
     OWN_DIRECTORY,
+    TOKENS_PER_SECOND,
     own_directory,
     value_of,
     with_own_directory,
@@ -61,7 +62,7 @@ $words[1] --complete $words[2..] (commandline -ct) 2>/dev/null)'""",
 }
 FLAGS = (
     *("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--package", "--resolve"),
-    *(OWN_DIRECTORY[0], FROM, DRY_RUN),
+    *(OWN_DIRECTORY[0], FROM, DRY_RUN, TOKENS_PER_SECOND),
 )
 
 
@@ -100,7 +101,7 @@ def completions(words: Sequence[str]) -> Iterator[str]:
         from attention_lab.cli.bench import BENCHMARKS
 
         known = list(BENCHMARKS)
-    elif before[0] != "train" or before[-1] in (*OWN_DIRECTORY, FROM):
+    elif before[0] != "train" or before[-1] in (*OWN_DIRECTORY, FROM, TOKENS_PER_SECOND):
         known = []
     elif before[-1] in ("--cfg", "-c"):
         known = ("job", "hydra", "all")

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from attention_lab.cli import fail, train
 from attention_lab.cli.doctor_checks import FAILED, Finding, disk
+from attention_lab.cli.throughput import Throughput, throughput_of
 from attention_lab.config.compose import plain_config
 from attention_lab.config.hydra_section import is_search
 from attention_lab.printing import echo
@@ -57,10 +58,15 @@ class RedirectOutput(Callback):
 
 
 class DryRun(train.Task):
-    """Collects what a command would launch."""
+    """Collects what a command would launch.
 
-    def __init__(self) -> None:
+    Args:
+        throughput: from which the time of training is estimated.
+    """
+
+    def __init__(self, throughput: Throughput | None) -> None:
         super().__init__()
+        self._throughput = throughput
         self._run: list[Finding] = []
         self._stages: list[Stage] = []
         self._launcher: tuple[Resources | Slurm, DictConfig] | None = None
@@ -86,7 +92,8 @@ class DryRun(train.Task):
             run = build(checked)
             is_resumed = will_resume(RunSpec(checked, directory))
             if process_group.is_rank_zero():
-                self._run = [*single_run(checked, run, directory, is_resumed), disk(directory)]
+                lines = single_run(checked, run, directory, is_resumed, self._throughput)
+                self._run = [*lines, disk(directory)]
 
     def plan(
         self, stages: "Sequence[Stage]", place: "Resources | Slurm", config: DictConfig
@@ -117,13 +124,20 @@ class DryRun(train.Task):
                 yield from search(config.hydra.sweeper)
             launcher = config.hydra.runtime.choices["hydra/launcher"]
             directory = Path(config.hydra.sweep.planned)
-            yield from sweep(self._stages, place, launcher, directory, is_search(config.hydra))
+            is_searched = is_search(config.hydra)
+            yield from sweep(
+                self._stages, place, launcher, directory, self._throughput, is_searched
+            )
             yield disk(directory)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print what `attention-lab train ARGUMENTS…` would launch, or the error in its arguments."""
-    dry_run = DryRun()
+    try:
+        throughput, arguments = throughput_of(arguments)
+    except ValueError as error:
+        return fail(str(error), 2)
+    dry_run = DryRun(throughput)
     logging.disable(logging.INFO)  # a search logs each trial
     with TemporaryDirectory() as place:
         callback = [f"_target_={__name__}.{RedirectOutput.__name__}", f"to={place}"]

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from attention_lab.cli import cost_lines
 from attention_lab.cli.doctor_checks import LIMITED, Finding
+from attention_lab.cli.throughput import Throughput
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.config.validate import components
 from attention_lab.sweeps.local_executor import Resources
@@ -75,7 +77,11 @@ class Processes(NamedTuple):
 
 
 def single_run(
-    config: RunConfig, run: BuiltRun, directory: Path, is_resumed: bool
+    config: RunConfig,
+    run: BuiltRun,
+    directory: Path,
+    is_resumed: bool,
+    throughput: Throughput | None,
 ) -> Iterator[Finding]:
     """The lines for a single run.
 
@@ -84,6 +90,7 @@ def single_run(
         run: the run built from it.
         directory: the run's directory.
         is_resumed: whether the run would resume from a checkpoint there.
+        throughput: from which its time is estimated.
     """
     started, threads = process_group.world_size(), torch.get_num_threads()
     # The ranks share this process's threads, unless torchrun or srun has started each of them.
@@ -97,6 +104,7 @@ def single_run(
     options, stops_early = run.trainer_options, may_stop_early(map(type, run.callbacks))
     batches = run.data.batches_per_epoch(each.number, options.accumulate_grad_batches)
     yield Finding("training", options.budget(batches, stops_early))
+    yield from cost_lines.single_run(run, throughput)
     yield Finding("directory", str(directory))
     yield Finding("W&B", _wandb(config, directory.parent.name))
 
@@ -115,6 +123,7 @@ def sweep(
     place: Resources | Slurm,
     launcher: str,
     directory: Path,
+    throughput: Throughput | None,
     is_search: bool = False,
 ) -> Iterator[Finding]:
     """The lines for the jobs of a sweep.
@@ -124,6 +133,7 @@ def sweep(
         place: where the jobs run.
         launcher: the launcher's name on the command line.
         directory: the sweep's directory.
+        throughput: of each job, from which the time is estimated.
         is_search: whether the jobs are only the first trials of a search.
     """
     jobs = [job for stage in stages for job in stage.jobs]
@@ -137,6 +147,9 @@ def sweep(
         yield from _here(place, launcher, to_run)
     for length in _distinct(_by_length(to_run), _training_length):
         yield Finding("training", length)
+    if to_run:
+        at_once = place.at_once if isinstance(place, Slurm) else len(place.slots_of(to_run))
+        yield from cost_lines.sweep(to_run, throughput, at_once)
     for logged in _distinct(jobs, lambda job: _wandb(job.config, job.group or "")):
         yield Finding("W&B", logged)
 

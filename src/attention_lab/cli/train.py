@@ -37,8 +37,8 @@ from attention_lab.config.overrides import (
     FROM,
     flags_last,
     own_directory,
-    recorded_run,
     with_own_directory,
+    without_flag,
 )
 from attention_lab.config.suggestions import explain
 from attention_lab.printing import echo
@@ -125,7 +125,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     if is_sweep and cluster_environment.world_size() > 1:
         started = cluster_environment.launch_description()
         return fail(f"-m: needs one process, but {started}; a sweep starts the ranks itself", 2)
-    recorded, arguments = recorded_run(with_own_directory(arguments))
+    recorded, arguments = without_flag(FROM, with_own_directory(arguments))
     try:
         name = CONFIG_NAME if recorded is None else _recorded(recorded, arguments)
         check_flags(flags_last(arguments))

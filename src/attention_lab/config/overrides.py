@@ -16,8 +16,8 @@ WITH_VALUE = (
     "--experimental-rerun",
 )
 WITH_OPTIONAL_VALUE = ("--info", "-i")  # the value has no "=", unlike an override
-#: Our own flag, which Hydra does not know.
-FROM = "--from"
+#: Our own flags, which Hydra does not know; the second one is for --dry-run only.
+FROM, TOKENS_PER_SECOND = "--from", "--tokens-per-second"
 CHOICE = re.compile(r"\+?\w+(/\w+)*(@[\w.]+)?=(\w+|\[[\w,]+\])")
 
 
@@ -36,22 +36,22 @@ def flags_last(arguments: Sequence[str]) -> list[str]:
     return [*overrides, *flags]
 
 
-def recorded_run(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The run that ``--from`` names, or None without the flag, and the other arguments.
+def without_flag(flag: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of a flag, or None without it ("" without a value), and the other arguments.
 
-    >>> recorded_run(["--from", "outputs/one", "seed=1", "-m"])
+    >>> without_flag("--from", ["--from", "outputs/one", "seed=1", "-m"])
     ('outputs/one', ['seed=1', '-m'])
     """
-    run, rest, is_value = None, [], False
+    value, rest, is_value = None, [], False
     for argument in arguments:
-        flag, is_joined, joined = argument.partition("=")
-        if is_value or (flag == FROM and is_joined):
-            run, is_value = joined if flag == FROM else argument, False
-        elif flag == FROM:
-            run, is_value = "", True
+        name, is_joined, joined = argument.partition("=")
+        if is_value or (name == flag and is_joined):
+            value, is_value = joined if name == flag else argument, False
+        elif name == flag:
+            value, is_value = "", True
         else:
             rest.append(argument)
-    return run, rest
+    return value, rest
 
 
 def with_own_directory(arguments: Sequence[str]) -> list[str]:

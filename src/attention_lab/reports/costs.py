@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from attention_lab.quantities import format_duration, format_quantity
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.formatting import (
     capitalize,
-    format_duration,
-    format_quantity,
     metric_name,
 )
 from attention_lab.reports.groups import Group

@@ -2,6 +2,7 @@
 
 import math
 
+from attention_lab.quantities import SIZES, TIMES
 from attention_lab.reports.groups import Group
 from attention_lab.reports.metrics import is_rate
 from attention_lab.reports.runs import RecordedRun
@@ -55,32 +56,6 @@ def format_effect_size(g: float) -> str:
     return "no g" if math.isnan(g) else f"g = {g:z.1f}".replace("-", "−")
 
 
-_SIZES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-_TIMES = ((3600, "h"), (60, "min"))
-
-
-def format_quantity(value: float | None, unit: str = "") -> str:
-    """A count to three digits: "1.23 M", "950"; "never" for inf."""
-    if value is None:
-        return "–"
-    if math.isinf(value):
-        return "never"
-    for size, prefix in _SIZES:
-        if value >= size:
-            return f"{value / size:#.3g}".rstrip(".") + f" {prefix}{unit}"
-    return f"{value:g} {unit}".strip()
-
-
-def format_duration(seconds: float | None) -> str:
-    """A time in seconds, minutes or hours: "45 s", "3.4 min", "1.2 h"."""
-    if seconds is None:
-        return "–"
-    for size, unit in _TIMES:
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def axis_unit(largest: float, unit: str) -> tuple[float, str]:
     """The size and the name of the unit for an axis that ends at ``largest``.
 
@@ -89,8 +64,8 @@ def axis_unit(largest: float, unit: str) -> tuple[float, str]:
         unit: "s" for seconds, "B" for bytes, "" for counts.
     """
     if unit == "s":
-        return next(((size, name) for size, name in _TIMES if largest >= size), (1.0, "s"))
-    return next(((size, f"{name}{unit}") for size, name in _SIZES if largest >= size), (1.0, unit))
+        return next(((size, name) for size, name in TIMES if largest >= size), (1.0, "s"))
+    return next(((size, f"{name}{unit}") for size, name in SIZES if largest >= size), (1.0, unit))
 
 
 def format_seed_count(group: Group) -> str:

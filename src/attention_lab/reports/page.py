@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from attention_lab.quantities import format_duration, format_quantity
 from attention_lab.reports.attention_maps import map_gallery
 from attention_lab.reports.attention_summaries import summary_curves
 from attention_lab.reports.breakdowns import breakdowns
@@ -23,11 +24,9 @@ from attention_lab.reports.formatting import (
     capitalize,
     column_title,
     failure_reason,
-    format_duration,
     format_effect_size,
     format_interval,
     format_p_value,
-    format_quantity,
     format_seed_count,
     format_status,
     format_value,

@@ -8,12 +8,12 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from attention_lab.printing import rich_console, rich_text
+from attention_lab.quantities import format_quantity
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.formatting import (
     column_title,
     failure_reason,
     format_interval,
-    format_quantity,
     format_seed_count,
     format_status,
     format_value,

@@ -88,7 +88,7 @@ def build(
             checkpoint_layers(model)
         optimization.create_optimizer(model)  # raises its errors before anything is written
         if trains:
-            _check_backends(model, _device_type(options))
+            _check_backends(model, device_type(options))
             _check_precision(options)
             _check_limits(data, options)
         task = config.create("task", model=model, data=data, optimization=optimization)
@@ -128,7 +128,8 @@ def _optimization(config: RunConfig, options: TrainerOptions) -> Optimization:
     return Optimization(optimizer, config.create("scheduler"), config.create("parameter_groups"))
 
 
-def _device_type(options: TrainerOptions) -> str:
+def device_type(options: TrainerOptions) -> str:
+    """The kind of device of a training on this machine: "cpu", "cuda" or "mps"."""
     if options.accelerator == "cpu" or (options.accelerator == "auto" and not has_gpu()):
         return "cpu"
     return "mps" if MPSAccelerator.is_available() else "cuda"
@@ -181,7 +182,7 @@ def _check_activations(
     saved = _SAVED_CHECKPOINTED if options.gradient_checkpointing else _SAVED
     tokens = data.batch_size * min(data.longest())
     needed = layers * tokens * node.get("d_model", 0) * saved * _BYTES
-    is_here = _device_type(options) == "cpu"
+    is_here = device_type(options) == "cpu"
     what = f"model: the activations of its {layers:,} layers need at least"
     check_fits(what, needed, None if is_here else NO_MACHINE)
 
@@ -211,7 +212,7 @@ def _check_backends(model: nn.Module, device: str) -> None:
 
 def _check_precision(options: TrainerOptions) -> None:
     """Raise ValueError if the device cannot train in the precision."""
-    if options.precision == "16-mixed" and _device_type(options) == "cpu":
+    if options.precision == "16-mixed" and device_type(options) == "cpu":
         raise ValueError("trainer.precision=16-mixed needs a GPU; use bf16-mixed on the CPU")
 
 

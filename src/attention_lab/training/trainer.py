@@ -169,6 +169,18 @@ class TrainerOptions:
             return self.max_epochs, steps
         return (DEFAULT_EPOCHS, -1) if steps == -1 else (-1, steps)
 
+    def length(self, batches_per_epoch: int) -> tuple[int, int]:
+        """The optimizer steps of the training, and those of an epoch.
+
+        >>> TrainerOptions(max_epochs=2, accumulate_grad_batches=4).length(80)
+        (40, 20)
+        """
+        batches = limited_batches(
+            batches_per_epoch, self.overfit_batches or self.limit_train_batches
+        )
+        steps_per_epoch = math.ceil(batches / self.accumulate_grad_batches)
+        return int(total_steps(*self.limits, steps_per_epoch)), steps_per_epoch
+
     def budget(self, batches_per_epoch: int, may_stop_early: bool = False) -> str:
         """Describe the length of training in steps and epochs, and the limit that ends it.
 
@@ -180,11 +192,7 @@ class TrainerOptions:
         'at most 80 steps (1 epoch of 80 steps): trainer.max_epochs=1 comes before max_steps=300'
         """
         epochs, steps = self.limits
-        batches = limited_batches(
-            batches_per_epoch, self.overfit_batches or self.limit_train_batches
-        )
-        steps_per_epoch = math.ceil(batches / self.accumulate_grad_batches)
-        total = int(total_steps(epochs, steps, steps_per_epoch))
+        total, steps_per_epoch = self.length(batches_per_epoch)
         passes = total / steps_per_epoch
         number = self.accumulate_grad_batches
         line = f"{total} steps{f' of {number} batches' if number > 1 else ''}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attention_lab.argument_checks import check_positive
-from attention_lab.data.core.batches import IGNORE, LabelledPositions
+from attention_lab.data.core.batches import IGNORE, LabelledPositions, labelled_positions
 from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.data.core.splits import check_split, split_shares
 from attention_lab.data.core.vocabulary import PAD, TextVocabulary, check_vocab_size
@@ -256,7 +256,8 @@ class Windows:
         real = steps[:-1] < lengths[:, None]
         inputs = np.where(real, tokens[:, :-1], PAD)
         labels = np.where(real, tokens[:, 1:], IGNORE)
-        return LabelledPositions(*map(torch.from_numpy, (inputs, labels, lengths)))
+        batch = LabelledPositions(*map(torch.from_numpy, (inputs, labels, lengths)))
+        return batch._replace(labelled=labelled_positions(batch.labels))
 
 
 def _warn_of_shared_files(splits: Mapping[str, Sequence[Piece]]) -> None:
