@@ -15,7 +15,7 @@ from attention_lab.memory import TooLarge
 from attention_lab.training.build import BuiltRun
 from attention_lab.training.input_maps import CannotMap, input_maps
 from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
-from tests.cli.conftest import Command
+from tests.cli.conftest import Ask, Command
 from tests.conftest import Compose, FinishedRun
 from tests.runs import build
 
@@ -103,6 +103,21 @@ def test_a_language_model_shows_the_text(
         assert (each["rows"], each["example"]) == (list("abcd"), "ab")
 
 
+def test_a_language_model_continues_the_text_greedily(
+    command: Command, ask: Ask, letters_run: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    options = ["--length", "2", "--output", str(page)]
+    assert command("view", str(letters_run), "ab", *options).code == 0
+    greedy = ask(letters_run, "ab\n", "--length=2", "--temperature=0")
+    for each in maps_of(page):
+        assert "".join(each["rows"]) == greedy.out.strip("\n")
+        assert each["note"] == "free-running: greedy decoding after the input"
+    title = re.search("<title>(.*)</title>", page.read_text("utf-8"))
+    assert title is not None
+    assert title[1] == f"ab → {greedy.out.strip()[2:]}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -118,6 +133,9 @@ def test_a_language_model_shows_the_text(
             "--head 9: decoder.0.cross_attention has heads 0 to 0,",
         ),
         (["LETTERS", "a", "--num-beams=2"], 1, "LETTERS is for language_model, which has no beam"),
+        (["RUN", "a", "--length=2"], 1, "--length is for language_model; RUN is for sequence_to"),
+        (["LETTERS", "a", "--length=2", "--target=b"], 2, "view: --target gives the output, so"),
+        (["LETTERS", "a", "--length=200000"], 1, "LETTERS: the maps of 200,001 positions have"),
         (["RUN", "LETTERS", "a"], 1, "the runs are on different data: G2P and Alphabet"),
         (["RUN", "a" * 20_000], 1, "RUN: the maps of 20,000 positions have"),
         (["RUN", "a", "--output=/dev/null/x"], 1, "/dev/null/x cannot be written: "),

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from attention_lab.cli import dashboard as command
 from attention_lab.reports.charts.styles import PALETTE
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.runs import read_runs
 from attention_lab.reports.wandb_dashboard import Dashboard
+from attention_lab.tracking.attention_map import AttentionMap
+from attention_lab.tracking.viewer import encode_map
 from tests.conftest import Compose
 from tests.reports.conftest import WriteRun
 from tests.runs import train
@@ -130,6 +133,18 @@ def test_maps_that_cannot_be_read_are_left_out(content: str, run: Path) -> None:
     (folder / "maps.json").write_text(content)
     assert command.run([str(run)]) == 0
     assert "attention/viewer" not in (run / "dashboard.json").read_text()
+
+
+def test_images_are_those_of_the_last_step(run: Path) -> None:
+    names = ["a"]
+    for step, layer in ((999_999, "early"), (1_000_000, "late")):
+        each = AttentionMap(step, "e", layer, names, names, torch.ones(1, 1, 1))
+        folder = run / "attention" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "maps.json").write_text(json.dumps([encode_map(each)]))
+    assert command.run([str(run)]) == 0
+    text = (run / "dashboard.json").read_text()
+    assert ("attention/late/1" in text, "attention/early/1" in text) == (True, False)
 
 
 def test_with_login_both_are_created(

@@ -287,6 +287,21 @@ def test_two_runs_have_a_difference(browser: Browser, tmp_path: Path) -> None:
         )
 
 
+def test_two_steps_have_a_difference(browser: Browser, tmp_path: Path) -> None:
+    first, second = maps_of(0), maps_of(500)
+    with opened(browser, encoded(first) + encoded(second), tmp_path) as page:
+        page.press("d")
+        wait(page, "panels.length === 3 && shown.compared === '0'")
+        wait(page, "document.querySelectorAll('#numbers tbody tr').length === 3")
+        labels = "[...document.querySelectorAll('#panels b')].map(each => each.textContent)"
+        assert page.evaluate(labels) == ["step 0", "step 500", "difference"]
+        difference = torch.tensor([float(cell.replace("−", "-")) for cell in table(page)[2]])
+        expected = second[2].weights[0, 0] - first[2].weights[0, 0]
+        torch.testing.assert_close(difference, expected, atol=2e-4, rtol=0)
+        page.press("d", modifiers=8)
+        wait(page, "panels.length === 1 && shown.compared === 'none'")
+
+
 def test_outputs_of_different_lengths_have_no_difference(browser: Browser, tmp_path: Path) -> None:
     maps = encoded(maps_of(0), run="a") + encoded(maps_of(0, rows=5, heads=1), run="b")
     with opened(browser, maps, tmp_path) as page:

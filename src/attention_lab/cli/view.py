@@ -3,8 +3,8 @@
 With --format png, pdf or svg it draws one map for a paper instead.
 
 Sequence to sequence: the maps of the generated output, or of a --target. Language model: of the
-text, followed by a --target. Classification: of the text. Two runs are shown side by side, with
-their difference.
+text, followed by a --target, or by --length tokens that the model generates. Classification: of the
+text. Two runs are shown side by side, with their difference.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from attention_lab.cli.run_argument import (
     add_decoding,
     given,
     run_path,
+    whole,
 )
 from attention_lab.printing import echo
 
@@ -58,6 +59,8 @@ def run(arguments: Sequence[str]) -> int:
     checkpoints = chosen.checkpoint or ["best"]
     if len(checkpoints) > len(runs):
         parser.error("more values of --checkpoint than runs")
+    if chosen.target is not None and chosen.length is not None:
+        parser.error("--target gives the output, so --length cannot be used with it")
     checkpoints = checkpoints + checkpoints[-1:] * (len(runs) - len(checkpoints))
     try:
         chosen.runs = [local_run(each) for each in chosen.runs]
@@ -80,6 +83,9 @@ def _parser() -> Parser:
         help="best (the default) or last; once for each run",
     )
     parser.add_argument("--target", help="the output, in place of the generated one")
+    parser.add_argument(
+        "--length", type=whole(1), help="language model: tokens to generate, greedily (none)"
+    )
     parser.add_argument("--output", type=Path, help="the file (RUN/attention/view/INPUT.html)")
     parser.add_argument(
         "--format", choices=("html", "png", "pdf", "svg"), default="html", help="html: the page"
@@ -104,13 +110,15 @@ def _viewed(chosen: argparse.Namespace, directory: Path, checkpoint: str) -> Vie
         from attention_lab.training.evaluation import restored, task_name
         from attention_lab.training.input_maps import input_maps
 
-        decoding = given(chosen, DECODING)
-        if decoding and (task := task_name(directory)) != "sequence_to_sequence":
+        decoding, task = given(chosen, DECODING), task_name(directory)
+        if decoding and task != "sequence_to_sequence":
             raise UnusableRun(f"{directory} is for {task}, which has no beam search")
+        if chosen.length is not None and task != "language_model":
+            raise UnusableRun(f"--length is for language_model; {directory} is for {task}")
         run = restored(directory, checkpoint, decoding, with_data=False)
         step = int(read(directory / "checkpoints" / f"{checkpoint}.ckpt")["global_step"])
         try:
-            maps = input_maps(run.task, chosen.text, step, chosen.target)
+            maps = input_maps(run.task, chosen.text, step, chosen.target, chosen.length)
         except ValueError as error:
             raise UnusableRun(f"{directory}: {error}") from error
     return Viewed(f"{directory.resolve().name}, step {step}", run, maps)

@@ -1,7 +1,7 @@
 """Attention maps of the compared groups, embedded in the page."""
 
 import base64
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -60,11 +60,17 @@ def map_gallery(comparison: Comparison) -> Gallery:
         for group in comparison.groups
         if group.finished and (group in styles or group is comparison.baseline)
     ]
-    seed = _shared_seed(groups)
-    runs = {group: run for group in groups if (run := _run_with_maps(group, seed))}
+    last = {run.directory: _last_images(run) for group in groups for run in group.finished}
+    with_maps = {
+        group: some
+        for group in groups
+        if (some := [run for run in group.finished if last[run.directory][1]])
+    }
+    seed = _shared_seed(with_maps.values())
+    runs = {group: _run_of(seed, some) for group, some in with_maps.items()}
     found: dict[str, dict[str, list[_Image]]] = {}
     for group in _chosen(comparison, runs):
-        step, paths = _last_images(runs[group])
+        step, paths = last[runs[group].directory]
         summaries = _summaries_at(runs[group], step)
         for path in paths:
             example, _, layer = path.stem.partition("-")
@@ -120,10 +126,9 @@ def _summaries_at(run: RecordedRun, step: int) -> dict[str, list[str]]:
     return layers
 
 
-def _run_with_maps(group: Group, seed: int | None) -> RecordedRun | None:
-    """The run of a seed, or the first run with maps if that seed has none; None without maps."""
-    runs = sorted(group.finished, key=lambda run: (run.seed != seed, run.seed or 0))
-    return next((run for run in runs if _last_images(run)[1]), None)
+def _run_of(seed: int | None, runs: Iterable[RecordedRun]) -> RecordedRun:
+    """The run of a seed, or that of the smallest seed if there is none."""
+    return min(runs, key=lambda run: (run.seed != seed, run.seed or 0))
 
 
 def _example(file_name: str) -> str:
@@ -131,19 +136,16 @@ def _example(file_name: str) -> str:
     return unquote(file_name.replace("_", " "))
 
 
-def _shared_seed(groups: Sequence[Group]) -> int | None:
-    """The first seed that has maps in every group with maps."""
-    each = [
-        {run.seed for run in group.finished if run.seed is not None and _last_images(run)[1]}
-        for group in groups
-    ]
+def _shared_seed(groups: Iterable[Sequence[RecordedRun]]) -> int | None:
+    """The first seed that every group of runs has."""
+    each = [{run.seed for run in runs if run.seed is not None} for runs in groups]
     shared = set.intersection(*filter(None, each)) if any(each) else set()
     return min(shared, default=None)
 
 
 def _last_images(run: RecordedRun) -> tuple[int, list[Path]]:
     """The step of the last validation that has attention maps, and their PNG files."""
-    folders = {_step(folder): folder for folder in run.directory.glob("attention/step-*")}
+    folders = {step_of(folder): folder for folder in run.directory.glob("attention/step-*")}
     for step in sorted(folders, reverse=True):
         paths = sorted(folders[step].glob("*.png"))
         if images := [path for path in paths if is_png(path, root=run.directory)]:
@@ -151,6 +153,7 @@ def _last_images(run: RecordedRun) -> tuple[int, list[Path]]:
     return 0, []
 
 
-def _step(folder: Path) -> int:
+def step_of(folder: Path) -> int:
+    """The step of a folder step-NNNNNN; 0 if it has another name."""
     digits = folder.name.removeprefix("step-")
     return int(digits) if digits.isdecimal() else 0

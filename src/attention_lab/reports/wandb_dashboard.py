@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attention_lab.reports.attention_maps import step_of
 from attention_lab.reports.charts.styles import PALETTE, group_styles
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.groups import Group
@@ -220,12 +221,13 @@ def _image_keys(groups: Iterable[Group]) -> list[str]:
     """
     keys: dict[str, None] = {}
     for run in (group.finished[0] for group in groups if group.finished):
-        files = sorted((run.directory / "attention").glob("step-*/maps.json"))
-        if not files:
+        files = (run.directory / "attention").glob("step-*/maps.json")
+        last = max(files, key=lambda file: step_of(file.parent), default=None)
+        if last is None:
             continue
         try:
-            maps = read_json(files[-1], run.directory)
-            check_types(files[-1], maps)
+            maps = read_json(last, run.directory)
+            check_types(last, maps)
         except UnreadableRecord:
             continue
         numbers = Counter[str]()

@@ -18,13 +18,19 @@ from attention_lab.data.core.vocabulary import BOS, EOS, UNK, TextVocabulary
 from attention_lab.memory import check_fits
 from attention_lab.tracking.attention_map import AttentionMap, attention_maps
 from attention_lab.tracking.recorded_attention import record_layers
-from attention_lab.training.prediction import ClassPredictor, Sampling, predictor
+from attention_lab.training.prediction import (
+    ClassPredictor,
+    ContinuationPredictor,
+    Sampling,
+    predictor,
+)
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 
 #: The most weights of all maps of a text.
 MAX_WEIGHTS = 2**27
 FORCED = "forced: the output is given"
+FREE = "free-running"
 
 
 class CannotMap(ValueError):
@@ -37,7 +43,8 @@ class InputMaps:
 
     Args:
         maps: the maps of all layers that have weights.
-        output: the predicted or given target, or the predicted class; "" for a language model.
+        output: the predicted or given target, the continuation of a text, or the predicted class;
+            "" if a language model generates nothing.
         unknown: the number of tokens that are not in the vocabulary.
     """
 
@@ -57,17 +64,25 @@ class _Example(NamedTuple):
     unknown: int
 
 
-def input_maps(task: AttentionTask, text: str, step: int, target: str | None = None) -> InputMaps:
+def input_maps(
+    task: AttentionTask,
+    text: str,
+    step: int,
+    target: str | None = None,
+    length: int | None = None,
+) -> InputMaps:
     """The attention maps of a text.
 
-    Sequence to sequence: of the generated target, or of a given one. Maps of a generated target are
-    computed in one forward pass over it, with the same weights as in decoding.
+    Sequence to sequence: of the generated target, or of a given one. Maps of generated tokens are
+    computed in one forward pass over them, with the same weights as in decoding.
 
     Args:
         task: the trained task.
         text: the input.
         step: the number of optimizer steps of the weights.
         target: a target to predict; for a language model, what follows the text.
+        length: for a language model, the number of tokens to generate after the text by greedy
+            decoding; None means none.
 
     Raises:
         CannotPredict: if the data is not text.
@@ -75,7 +90,7 @@ def input_maps(task: AttentionTask, text: str, step: int, target: str | None = N
         TooLarge: if the weights need more memory than there is.
         ValueError: if the text is too long for the network.
     """
-    batch, names, note, output, unknown = _example(task, text, target)
+    batch, names, note, output, unknown = _example(task, text, target, length)
     layers = record_layers(task, batch)
     maps = attention_maps(task, layers, [names], step, note, max_positions=None)
     if not maps:
@@ -84,8 +99,8 @@ def input_maps(task: AttentionTask, text: str, step: int, target: str | None = N
     return InputMaps([replace(each, example=text) for each in maps], output, unknown)
 
 
-def _example(task: AttentionTask, text: str, target: str | None) -> _Example:
-    predicts = predictor(task, Sampling())
+def _example(task: AttentionTask, text: str, target: str | None, length: int | None) -> _Example:
+    predicts = predictor(task, Sampling(length=length, temperature=0))
     vocabulary = predicts.vocabulary
     ids = vocabulary.encode(text if predicts.keeps_edges else text.strip())
     if not ids:
@@ -100,16 +115,24 @@ def _example(task: AttentionTask, text: str, target: str | None) -> _Example:
         (output,) = predicts.predict([text])
         names = {"input": _tokens(vocabulary, ids)}
         return _Example(batch, names, "", output, ids.count(UNK))
-    return _text(task, vocabulary, vocabulary.encode(text + (target or "")))
+    assert isinstance(predicts, ContinuationPredictor)
+    if length is None:
+        return _text(task, vocabulary, vocabulary.encode(text + (target or "")), FORCED)
+    _check_size(task, len(ids) + length, 0)
+    generated = predicts.generate(ids)
+    example = _text(
+        task, vocabulary, [*ids, *generated], f"{FREE}: greedy decoding after the input"
+    )
+    return example._replace(output=predicts.continuation(ids, generated))
 
 
-def _text(task: AttentionTask, vocabulary: TextVocabulary, ids: list[int]) -> _Example:
+def _text(task: AttentionTask, vocabulary: TextVocabulary, ids: list[int], note: str) -> _Example:
     """A text for a language model."""
     _check_size(task, len(ids), 0)
     row = _row(task, ids)
     labels, length = torch.full_like(row, IGNORE), _row(task, [len(ids)])[0]
     names = {"input": _tokens(vocabulary, ids)}
-    return _Example(LabelledPositions(row, labels, length), names, FORCED, "", ids.count(UNK))
+    return _Example(LabelledPositions(row, labels, length), names, note, "", ids.count(UNK))
 
 
 def _pair(
@@ -133,7 +156,7 @@ def _generated(task: SequenceToSequence, ids: list[int]) -> tuple[list[int], str
     # Decoding that was cut off at the greatest length has no end token.
     ends = [EOS] if len(generated) < task.max_length else []
     how = f"beam search with {task.num_beams} beams" if task.num_beams > 1 else "greedy decoding"
-    return [BOS, *generated, *ends], f"free-running: {how}"
+    return [BOS, *generated, *ends], f"{FREE}: {how}"
 
 
 def _row(task: AttentionTask, ids: list[int]) -> Tensor:

@@ -118,10 +118,17 @@ class ContinuationPredictor(Predictor):
         self.generator = torch.Generator(task.device).manual_seed(sampling.seed)
 
     def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
-        return [text + self._continuation(prompt) for text, prompt in zip(texts, ids, strict=True)]
+        return [
+            text + self.continuation(prompt, self.generate(prompt))
+            for text, prompt in zip(texts, ids, strict=True)
+        ]
 
-    def _continuation(self, prompt: list[int]) -> str:
-        """The continuation of a prompt, starting with the separator between words, if any."""
+    def generate(self, prompt: list[int]) -> list[int]:
+        """The ids of the tokens after a prompt.
+
+        Raises:
+            ValueError: if the model has too few positions.
+        """
         generated = sample(
             self.model,
             torch.tensor([prompt], device=self.device),
@@ -132,7 +139,12 @@ class ContinuationPredictor(Predictor):
             self.generator,
             suppress_tokens=range(len(SPECIALS)),  # not text; decoding would stop at </s>
         )
-        whole = self.vocabulary.decode([*prompt, *generated[0].tolist()])
+        ids: list[int] = generated[0].tolist()
+        return ids
+
+    def continuation(self, prompt: list[int], generated: list[int]) -> str:
+        """Generated tokens as text, starting with the separator between words, if any."""
+        whole = self.vocabulary.decode([*prompt, *generated])
         return whole.removeprefix(self.vocabulary.decode(prompt))
 
     def _length(self, prompt: int) -> int:

@@ -32,6 +32,8 @@ const KEYS = {
   A: ["the marked row or the marked column", () => mark({axis: shown.axis === "row" ? "column" : "row", column: shown.column ?? 0})],
   ArrowLeft: ["previous step", () => step(-1)],
   ArrowRight: ["next step", () => step(1)],
+  D: ["compare with the next step, or with none", () => choose({compared: next(options("compared"), shown.compared)})],
+  "Shift D": ["compare with the step before, or with none", () => choose({compared: next(options("compared"), shown.compared, -1)})],
   P: ["play or pause the steps", () => play()],
   H: ["next head, then the mean and the maximum", () => choose({head: next(options("head"), shown.head)})],
   "Shift H": ["previous head", () => choose({head: next(options("head"), shown.head, -1)})],

@@ -8,7 +8,7 @@ const runs = unique(maps.map(map => map.run ?? ""));
 
 // The selection, the marked row and column, and the axis with the token under the mouse (or null).
 const shown = {
-  example: "", layer: "", head: "0", step: Infinity, scale: "root", mode: "map", summary: "",
+  example: "", layer: "", head: "0", step: Infinity, scale: "root", mode: "map", summary: "", compared: "none",
   row: 0, column: null, axis: "row", hovered: null,
 };
 let panels = [];
@@ -57,14 +57,22 @@ function firstLayer(example) {
 }
 
 // The map of a run at the chosen step, or at its last step before it.
-function mapOf(run, layer = shown.layer) {
+function mapOf(run, layer = shown.layer, step = shown.step) {
   const series = maps.filter(map => map.example === shown.example && map.layer === layer && (map.run ?? "") === run);
   series.sort((one, other) => one.step - other.step);
-  return series.findLast(map => map.step <= shown.step) ?? series[0] ?? null;
+  return series.findLast(map => map.step <= step) ?? series[0] ?? null;
 }
 
 // The position in the slider; two runs that have one step each are shown together.
 function steps() { return runs.length > 1 ? [Infinity] : stepsOf(shown.example); }
+
+// Pairs of a label and a map that are drawn side by side: two runs, two steps of one run, or one map.
+function sides() {
+  if (runs.length > 1) return runs.map(run => [run, mapOf(run)]);
+  const map = mapOf(runs[0]), name = step => `step ${step.toLocaleString("en")}`;
+  if (shown.compared === "none") return [["", map]];
+  return [mapOf(runs[0], shown.layer, +shown.compared), map].map(each => [name(each.step), each]);
+}
 
 // The marked row and column within a panel, whose map may be smaller than another's.
 function marked({rows, columns}) {
@@ -81,8 +89,8 @@ let drawing = 0;
 
 async function draw() {
   const turn = ++drawing;
-  const found = runs.map(run => [run, mapOf(run)]).filter(([, map]) => map !== null);
-  const made = await Promise.all(found.map(async ([run, map]) => makePanel(run, map, await sheetOf(map, headOf(map)))));
+  const found = sides().filter(([, map]) => map !== null);
+  const made = await Promise.all(found.map(async ([label, map]) => makePanel(label, map, await sheetOf(map, headOf(map)))));
   // The first row of a causal map attends to itself only, so the last one is marked at first.
   if (panels.length === 0 && rangeOf(made[0].sheet).hides) shown.row = made[0].rows.length - 1;
   if (turn !== drawing) return; // something else has been chosen since
@@ -106,7 +114,7 @@ function makePanel(label, map, sheet) {
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", `Attention of ${layer}, ${headName(headOf(map))}; the table below lists the weights of the marked token`);
   const name = map.heads.length > 1 ? `${layer} · ${headName(headOf(map))}` : layer;
-  const parts = [runs.length > 1 && element("b", {textContent: label}), name, runs.length > 1 && map.note].filter(Boolean);
+  const parts = [label && element("b", {textContent: label}), name, label && map.note].filter(Boolean);
   const title = element("figcaption", {}, parts.flatMap((part, index) => index ? [" · ", part] : [part]));
   panel.figure = element("figure", {}, [title, element("div", {className: "scroll"}, [canvas])]);
   addPointerListeners(panel);
@@ -170,6 +178,9 @@ function fillControls() {
   const names = most > 1 ? [...Array(most).keys(), "mean", "max"].map(String) : ["0"];
   if (!names.includes(shown.head)) shown.head = names[0];
   offer(byId("head"), names, shown.head, null, headName);
+  const others = runs.length > 1 || steps().length === 1 ? [] : steps().map(String);
+  if (!others.includes(shown.compared)) shown.compared = "none";
+  offer(byId("compared"), ["none", ...others], shown.compared, null, each => each === "none" ? each : (+each).toLocaleString("en"));
   for (const name of ["scale", "mode"]) byId(name).value = shown[name];
   const all = steps(), position = Math.max(0, all.findLastIndex(step => step <= shown.step));
   byId("steps").hidden = runs.length > 1;
@@ -215,7 +226,7 @@ function stop() {
 
 // ── Start ────────────────────────────────────────────────────────────────────────────────────────
 
-for (const name of ["example", "layer", "head", "scale", "mode", "summary"]) {
+for (const name of ["example", "layer", "head", "scale", "mode", "summary", "compared"]) {
   byId(name).addEventListener("change", event => {
     stop();
     choose({[name]: event.target.value});
