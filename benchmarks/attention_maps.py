@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from added_callback import added_callback
 from lightning import Callback
 
+from attention_lab.benchmarks.added_callback import added_callback
 from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.tracking.attention_callback import AttentionMapCallback

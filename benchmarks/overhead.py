@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from added_callback import added_callback
 from lightning import Callback, Trainer
 from torch.nn.utils import clip_grad_norm_
 
+from attention_lab.benchmarks.added_callback import added_callback
 from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.data.core.bucket_sampler import BucketBatchSampler

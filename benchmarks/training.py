@@ -1,4 +1,4 @@
-"""Speed and memory of training, by model, mechanism and precision, and of single attention calls.
+"""Speed and memory of training, by model, mechanism and precision.
 
 Prints a table, and with --json writes the figures to a file. The first steps, which choose and
 compile kernels, are not measured.
@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, cast
 
 import lightning
 import torch
-from added_callback import added_callback
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-import attention
+from attention_lab.benchmarks.added_callback import added_callback
 from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.training.run import train
@@ -124,17 +123,6 @@ def measure(
     return clock.tokens_per_second, peak and peak / 1e6
 
 
-def attention_calls(device: str, rounds: int) -> Iterator[dict[str, Any]]:
-    """The figures of single attention calls, forward and backward."""
-    for dtype in (torch.bfloat16, torch.float32) if device == "cuda" else (torch.float32,):
-        for shape in attention.SHAPES[device][: None if device == "cuda" else 1]:
-            for name, each in attention.measure(shape, device, dtype, rounds).items():
-                figures = {"error": each} if isinstance(each, str) else each._asdict()
-                if device != "cuda":
-                    figures.pop("megabytes", None)  # measured on CUDA only
-                yield {"call": name, "shape": shape._asdict(), "dtype": str(dtype), **figures}
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(
@@ -142,7 +130,6 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--steps", type=int, default=90, help="of each training")
-    parser.add_argument("--rounds", type=int, default=20, help="of attention calls")
     parser.add_argument("--models", nargs="*", choices=list(DATA), default=list(DATA))
     parser.add_argument("--compiled", action="store_true", help="compare compiled trainings only")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -162,8 +149,7 @@ def main() -> None:
                 failed.append(f"{model}, {mechanism}, {precision}: {reason}")
             else:
                 measured.append(Training(model, mechanism, precision, *speed_and_memory))
-    calls = [] if chosen.compiled else list(attention_calls(device, chosen.rounds))
-    figures = {"device": name, "versions": versions, "attention_calls": calls}
+    figures: dict[str, Any] = {"device": name, "versions": versions}
     figures["trainings"] = [each._asdict() for each in measured]
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -172,15 +158,6 @@ def main() -> None:
         peak = "" if each.peak_megabytes is None else f"{each.peak_megabytes:,.0f}"
         speed = f"{each.tokens_per_second:,.0f}"
         table.add_row(each.model, each.attention, each.precision, speed, peak)
-    Console(width=100).print(table)
-    table = Table("attention call", "shape", "dtype", "ms", "peak MB")
-    for call in calls:
-        row = (call["call"], "×".join(map(str, call["shape"].values())), call["dtype"][6:])
-        if "error" in call:
-            table.add_row(*row, call["error"][:30], "")
-        else:
-            peak = f"{call['megabytes']:.0f}" if "megabytes" in call else ""
-            table.add_row(*row, f"{call['milliseconds']:.3f}", peak)
     Console(width=100).print(table)
     if failed:
         raise SystemExit("\n".join(failed))

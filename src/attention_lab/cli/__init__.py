@@ -19,7 +19,7 @@ COMMANDS = {
     "view": ("view", "attention maps of an input, of one run or of two side by side"),
     "report": ("report", "compare the runs of sweeps: table, report.html, report.csv"),
     "dashboard": ("dashboard", "create a W&B workspace and report for sweeps"),
-    "bench": ("bench", "speed and memory of attention, beside other libraries"),
+    "bench": ("bench", "speed and memory of attention and training, beside other libraries"),
     "sync": ("sync", "upload W&B runs that were logged offline or cut off"),
     "doctor": ("doctor", "check versions, devices, SLURM, disk and W&B"),
     "list": ("list_options", "list the options of attention, data, model and experiment"),

@@ -10,6 +10,7 @@ from attention_lab.spelling import nearest
 #: The module and the help line of each benchmark.
 BENCHMARKS = {
     "attention": ("bench_attention", "attention of each mechanism on each backend, by length"),
+    "train": ("bench_train", "tokens/s of training, beside plain loops and other libraries"),
 }
 
 HELP = """\

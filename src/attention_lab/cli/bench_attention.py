@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attention_lab.cli import fail
+from attention_lab.cli.bench_arguments import check_names, names, size, sizes, unwritable
 from attention_lab.cli.parser import Parser, directory_path
 from attention_lab.printing import counted, echo, rich_console
-from attention_lab.spelling import nearest
 
 if TYPE_CHECKING:
     from attention_lab.benchmarks.attention import Results
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
         implementations, skipped = _implementations(chosen, setting)
     except ValueError as error:
         return fail(f"bench attention: {error}", 2)
-    if reason := _unwritable(chosen.output):
+    if reason := unwritable(chosen.output):
         return fail(f"bench attention: --output {chosen.output}: {reason}", 2)
     try:
         results = benchmark(implementations, setting, chosen.repeat, chosen.time_limit, echo)
@@ -55,43 +55,26 @@ def run(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("bench attention", __doc__)
     add = parser.add_argument
-    add("--attention", type=_names, metavar="A,B", help="mechanisms; default: all")
+    add("--attention", type=names, metavar="A,B", help="mechanisms; default: all")
     backends = "backends; default: all that a mechanism has, but flex on a GPU only"
-    add("--backends", type=_names, metavar="A,B", help=backends)
+    add("--backends", type=names, metavar="A,B", help=backends)
     others = "other libraries: flex, layers, additive, linear, or none; default: all"
-    add("--peers", type=_names, metavar="A,B", help=others)
+    add("--peers", type=names, metavar="A,B", help=others)
     lengths = "numbers of positions; default: 128,512,2048"
-    add("--lengths", type=_sizes, default=[128, 512, 2048], metavar="L,M", help=lengths)
-    add("--batch-size", type=_size, default=1, metavar="B", help="default: 1")
-    add("--num-heads", type=_size, default=4, metavar="H", help="default: 4")
-    add("--head-dim", type=_size, default=32, metavar="E", help="default: 32")
+    add("--lengths", type=sizes, default=[128, 512, 2048], metavar="L,M", help=lengths)
+    add("--batch-size", type=size, default=1, metavar="B", help="default: 1")
+    add("--num-heads", type=size, default=4, metavar="H", help="default: 4")
+    add("--head-dim", type=size, default=32, metavar="E", help="default: 32")
     add("--causal", action="store_true", help="hide later positions from each query")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     precision = "default: 32-true, on CUDA bf16-true"
     add("--precision", choices=PRECISIONS, help=precision)
-    add("--repeat", type=_size, default=5, metavar="N", help="timed calls of each; default: 5")
+    add("--repeat", type=size, default=5, metavar="N", help="timed calls of each; default: 5")
     limit = "calls that take longer are left out; default: 0.5"
     add("--time-limit", type=float, default=0.5, metavar="SECONDS", help=limit)
     output = "output directory; default: outputs/bench"
     add("--output", type=directory_path, default=Path("outputs/bench"), metavar="DIR", help=output)
     return parser
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
-    return list(dict.fromkeys(names))
-
-
-def _size(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
-
-
-def _sizes(text: str) -> list[int]:
-    return sorted({_size(part.strip()) for part in text.split(",")})
 
 
 def _setting(chosen: argparse.Namespace) -> "Setting":
@@ -105,8 +88,8 @@ def _setting(chosen: argparse.Namespace) -> "Setting":
         raise ValueError("--device cuda: torch finds no CUDA device; use --device cpu")
     default = "bf16-true" if chosen.device == "cuda" else "32-true"
     dtype = getattr(torch, PRECISIONS[chosen.precision or default])
-    sizes = (chosen.batch_size, chosen.num_heads, chosen.head_dim)
-    setting = Setting(*sizes, chosen.lengths, chosen.device, dtype, chosen.causal)
+    shape = (chosen.batch_size, chosen.num_heads, chosen.head_dim)
+    setting = Setting(*shape, chosen.lengths, chosen.device, dtype, chosen.causal)
     longest = max(chosen.lengths)
     free = torch.cuda.mem_get_info()[0] if chosen.device == "cuda" else None
     # Query, key, value and output, and their gradients.
@@ -124,27 +107,13 @@ def _implementations(
     from attention_lab.benchmarks.peers import GROUPS, peers
     from attention_lab.config.compose import group_options
 
-    _check_names("--attention", chosen.attention, list(group_options("attention")))
-    _check_names("--backends", chosen.backends, [backend.name for backend in BACKENDS])
-    _check_names("--peers", chosen.peers, [*GROUPS, "none"])
+    check_names("--attention", chosen.attention, list(group_options("attention")))
+    check_names("--backends", chosen.backends, [backend.name for backend in BACKENDS])
+    check_names("--peers", chosen.peers, [*GROUPS, "none"])
     options = chosen.attention or distinct_options()
     found = [*peers(setting, chosen.peers), *mechanisms(options, chosen.backends, setting)]
     skipped = [each for each in found if isinstance(each, Skipped)]
     return [each for each in found if not isinstance(each, Skipped)], skipped
-
-
-def _check_names(option: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
-    for name in names or ():
-        if name not in known:
-            raise ValueError(f"{option}: there is no {name!r}{nearest(name, known)}")
-
-
-def _unwritable(directory: Path) -> str | None:
-    """Why files cannot be written into a directory, which may not exist yet; None if they can."""
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        return f"{existing} is not a directory"
-    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written"
 
 
 def _print(results: "Results") -> None:
