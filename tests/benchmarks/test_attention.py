@@ -101,6 +101,22 @@ def test_the_work_of_a_decode_step() -> None:
     assert count(call, moved)[0].flops == 4 * 2 * 4 * 17 * 8  # one query, 17 keys
 
 
+@pytest.mark.parametrize(
+    ("option", "causal", "pass_name", "halved"),
+    [
+        ("scaled_dot_product", False, FORWARD, False),
+        ("scaled_dot_product", True, TRAINING, True),
+        ("scaled_dot_product", True, DECODING, False),  # the last query has all keys
+        ("masked", False, FORWARD, True),
+        ("linear", True, FORWARD, False),
+    ],
+)
+def test_hidden_pairs_are_no_work(option: str, causal: bool, pass_name: str, halved: bool) -> None:
+    setting = replace(SETTING, causal=causal)
+    each = implementations(option, setting=setting)[0]
+    assert attention.is_halved(each, pass_name, setting) is halved
+
+
 def test_a_ceiling_is_reached_when_the_slowest_part_runs_at_its_rate() -> None:
     assert Ceilings(10, 100, 1000).seconds(Work(20, 100, 1000)) == 2
     assert Ceilings(10, 100, 1000).seconds(Work(20, 100, 3000)) == 3

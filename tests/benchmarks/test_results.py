@@ -9,7 +9,14 @@ import torch
 from attention_lab.benchmarks.attention import FORWARD, Measurement, Results
 from attention_lab.benchmarks.ceilings import Ceilings
 from attention_lab.benchmarks.implementations import Setting
-from attention_lab.benchmarks.results import _milliseconds, chart, crossings, csv_text, tables
+from attention_lab.benchmarks.results import (
+    _milliseconds,
+    chart,
+    crossings,
+    csv_text,
+    named,
+    tables,
+)
 from attention_lab.benchmarks.timing import Timing
 from attention_lab.printing import rich_console
 
@@ -62,9 +69,14 @@ def test_the_crossing_of_linear_attention_and_sdpa() -> None:
     assert lines == ["linear eager and torch SDPA, forward: faster from length 1,000"]
 
 
-def test_the_chart_names_its_lines() -> None:
-    axes, *_ = chart(results()).axes
-    assert axes.get_legend_handles_labels()[1] == ["linear eager", "torch SDPA"]
+def test_the_chart_names_lines_that_differ() -> None:
+    made = results()
+    close = [it._replace(name="close") for it in made.measurements if it.name == "linear eager"]
+    made.measurements += close
+    axes, *_ = chart(made).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == named(made, FORWARD)
+    assert named(made, FORWARD) == ["torch SDPA", "linear eager"]
+    assert len(axes.get_lines()) == 3
 
 
 @pytest.mark.parametrize(

@@ -199,9 +199,9 @@ def _prepare(
     on_meta = make_inputs(meta, setting, length, "meta")
     call, moved = pass_call(meta, pass_name, on_meta, setting.causal)
     work, largest = count(call, moved)
-    if setting.causal and "L·S" in meta.reference.info.time:
-        hidden = (length - 1) / (2 * length)  # share of the pairs
-        work = Work(work.flops * (1 - hidden), work.bytes, work.specials * (1 - hidden))
+    if is_halved(implementation, pass_name, setting):
+        visible = (length + 1) / (2 * length)  # share of the pairs
+        work = Work(work.flops * visible, work.bytes, work.specials * visible)
     if implementation.is_eager:
         free = torch.cuda.mem_get_info()[0] if setting.device == "cuda" else None
         check_fits("it needs about", KEPT * largest, free)
@@ -211,6 +211,13 @@ def _prepare(
         raise TooSlow(f"a call would take about {predicted:.1f} s; raise --time-limit")
     inputs = make_inputs(implementation, setting, length)
     return Prepared(pass_call(implementation, pass_name, inputs, setting.causal)[0], work)
+
+
+def is_halved(implementation: Implementation, pass_name: str, setting: Setting) -> bool:
+    """Whether a causal mask hides half of the pairs that the formula computes."""
+    layer = implementation.reference
+    is_causal = setting.causal or layer.mask.is_causal
+    return is_causal and pass_name != DECODING and "L·S" in layer.info.time
 
 
 def pass_call(

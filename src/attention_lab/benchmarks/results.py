@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 #: The shortest length that exponents are fitted from, if two lengths remain: shorter calls are
 #: mostly overhead.
 FIT_FROM = 512
-#: The most implementations that the chart names.
-MAX_NAMED = 12
+#: The most implementations that the chart names, and how much they differ at least.
+MAX_NAMED, CLOSE = 12, 1.2
 LINE_STYLES = ("-", "--")
 COLUMNS = (
     *("implementation", "pass", "batch_size", "num_heads", "length", "head_dim", "projections"),
@@ -114,7 +114,7 @@ def _cells(results: Results, it: Measurement) -> list[str]:
         "–" if relative is None else f"{relative:.2f}",
         f"{it.peak / 1e6:,.1f}",
         f"{it.share:.0%}",
-        "–" if power is None else f"{power:.1f}",
+        "–" if power is None else f"{power:z.1f}",
     ]
 
 
@@ -146,10 +146,7 @@ def crossings(results: Results) -> Iterator[str]:
 
 
 def chart(results: Results) -> "Figure":
-    """Time against length in each pass, on logarithmic axes.
-
-    The fastest implementations at the longest length are named; the others are grey.
-    """
+    """Time against length in each pass, on logarithmic axes; see :func:`named`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6 * len(PASSES), 5), layout="constrained")
@@ -158,19 +155,35 @@ def chart(results: Results) -> "Figure":
     return figure
 
 
-def _draw(axes: "Axes", results: Results, pass_name: str) -> None:
+def named(results: Results, pass_name: str) -> list[str]:
+    """The implementations that the chart names: torch's SDPA, and others from fast to slow.
+
+    Lines that end close to one with a name are grey, and so are those beyond ``MAX_NAMED``.
+    """
     rows = [it for it in results.measurements if it.pass_name == pass_name and not it.projects]
     last = {it.name: (-it.length, it.timing.median) for it in rows}
-    ranked = sorted(last, key=lambda name: (name != BASELINES[False], last[name]))
-    for index, name in reversed(list(enumerate(ranked))):
+    found: list[str] = []
+    for name in sorted(last, key=lambda name: (name != BASELINES[False], last[name])):
+        length, seconds = last[name]
+        ends = [last[other][1] for other in found if last[other][0] == length]
+        is_close = any(1 / CLOSE < seconds / end < CLOSE for end in ends)
+        if not is_close and len(found) < MAX_NAMED:
+            found.append(name)
+    return found
+
+
+def _draw(axes: "Axes", results: Results, pass_name: str) -> None:
+    rows = [it for it in results.measurements if it.pass_name == pass_name and not it.projects]
+    labelled = named(results, pass_name)
+    for name in dict.fromkeys(it.name for it in rows):
         known = times(results, name, pass_name)
         points = (list(known), [1000 * it for it in known.values()])
-        if index < MAX_NAMED:
-            kind = LINE_STYLES[index // len(PALETTE)]
-            colour = PALETTE[index % len(PALETTE)]
-            axes.plot(*points, kind, marker="o", color=colour, label=name)
-        else:
+        if name not in labelled:
             axes.plot(*points, color="lightgray", linewidth=1, zorder=0)
+            continue
+        index = labelled.index(name)
+        kind = LINE_STYLES[index // len(PALETTE)]
+        axes.plot(*points, kind, marker="o", color=PALETTE[index % len(PALETTE)], label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("length")
@@ -179,5 +192,5 @@ def _draw(axes: "Axes", results: Results, pass_name: str) -> None:
         axes.set_xticks(
             lengths := sorted({it.length for it in rows}), [f"{it:,}" for it in lengths]
         )
-        handles, labels = axes.get_legend_handles_labels()
-        axes.legend(handles[::-1], labels[::-1], fontsize="small")
+        handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        axes.legend([handles[name] for name in labelled], labelled, fontsize="small")
