@@ -1,5 +1,6 @@
 """Wrong commands: one clear line, exit code 2, and nothing is created."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,9 @@ WRONG = {
     "--config-dir=": "--config-dir: needs the path of a directory",
     f"seed={'9' * 5000}": "seed=999",
     "--nosuch": "--nosuch: no such flag; see `attention-lab train --help`",
+    f"--config-dir={'x' * 300}": "--config-dir xxx",
+    f"hydra/{'x' * 300}=1": "hydra/xxx",
+    f"{'x' * 300}/y=1": "xxx",
     "--confg=job": "--confg=job: no such flag; did you mean --cfg?",
     "--cfg=nope": "argument --cfg/-c: invalid choice: 'nope' (choose from",
     "hydra.run.dir=": "hydra.run.dir: must be the path of a directory, got ''",
@@ -200,3 +204,19 @@ def test_existing_directories_are_not_removed(command: Command, tmp_path: Path) 
     assert command("train", "attention.num_heads=0", "hydra.run.dir=mine/run").code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["train", "--config-dir", "closed"], 2, "--config-dir closed: permission denied"),
+        (["evaluate", "closed"], 1, "closed: permission denied"),
+    ],
+)
+def test_an_unreadable_directory_is_one_line(
+    command: Command, tmp_path: Path, arguments: list[str], code: int, says: str
+) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    if os.access(tmp_path / "closed", os.R_OK):
+        pytest.skip("this user can read every directory")
+    assert command(*arguments) == (code, "", f"attention-lab: {says}\n")

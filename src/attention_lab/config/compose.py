@@ -147,7 +147,7 @@ def unresolved(
 
 def is_of_hydra(group: str) -> bool:
     """Whether a config group of the section ``hydra`` has options of ours: "hydra/sweeper"."""
-    return group.startswith("hydra/") and (config_directory() / group).is_dir()
+    return group.startswith("hydra/") and os.path.isdir(config_directory() / group)
 
 
 def chosen_groups(choices: Mapping[str, str | None]) -> list[Group]:

@@ -215,7 +215,9 @@ def check_flags(arguments: Sequence[str]) -> None:
     directory = parser.parse_args(arguments).config_dir
     if directory == "":
         raise WrongCommand("--config-dir: needs the path of a directory")
-    if directory is not None and not Path(directory).is_dir():
+    if directory is not None and not os.path.isdir(directory):  # unlike Path, it raises no error
         is_variable = directory == os.environ.get(DIRECTORY_VARIABLE)
         source = f"{DIRECTORY_VARIABLE}=" if is_variable else "--config-dir "
         raise WrongCommand(f"{source}{directory}: no such directory")
+    if directory is not None and not os.access(directory, os.R_OK | os.X_OK):
+        raise WrongCommand(f"--config-dir {directory}: permission denied")
