@@ -42,8 +42,9 @@ class MechanismInfo:
     positional: bool = False
     #: Fewer key and value heads than query heads are possible.
     grouped_heads: bool = True
-    #: Has second derivatives. If False, asking for them may raise, but they are never wrong.
-    double_backward: bool = True
+    #: The device types on which it has second derivatives. On others, asking for them may raise,
+    #: but they are never wrong.
+    double_backward_on: tuple[str, ...] = ("cpu", "cuda", "mps")
     #: Arguments that change speed and memory only, never the output, such as a chunk size.
     speed_arguments: tuple[str, ...] = ()
     #: Arguments that replace those of the YAML when the contract tests the mechanism, such as

@@ -56,7 +56,7 @@ class Backend(Capabilities):
             info,
             backends=tuple(backend.name for backend in able_backends(spec)),
             memory=self.memory or info.memory,
-            double_backward=self.double_backward,
+            double_backward_on=self.double_backward_on,
         )
 
 
@@ -66,7 +66,6 @@ EAGER = Backend(
     scores=(Score,),
     normalizers=(Normalizer,),
     mixes_heads=True,
-    double_backward=True,
     memory=None,
 )
 FUSED = Backend(
@@ -75,16 +74,22 @@ FUSED = Backend(
     scores=(Additive,),
     normalizers=(Normalizer,),
     mixes_heads=True,
-    double_backward=True,
     memory="L·S",
 )
-SDPA = Backend(name="sdpa", compute=sdpa, scores=(DotProductFamily,), normalizers=(Softmax,))
+SDPA = Backend(
+    name="sdpa",
+    compute=sdpa,
+    scores=(DotProductFamily,),
+    normalizers=(Softmax,),
+    double_backward_on=("cpu",),
+)
 FLEX = Backend(
     name="flex",
     compute=flex,
     scores=(DotProductFamily,),
     normalizers=(Softmax,),
     trains_on=("cuda",),
+    double_backward_on=(),
     drops_weights=False,
     uses_blocks=False,  # its block masks skip the hidden keys
 )

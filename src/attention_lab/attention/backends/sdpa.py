@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attention_lab.attention.backends.double_backward import allow_double_backward
 from attention_lab.attention.backends.spec import AttentionSpec
-from attention_lab.attention.inputs import AttentionInputs, pad_head_dim
+from attention_lab.attention.inputs import AttentionInputs, pad_head_dim, repeat_heads
 from attention_lab.attention.masks import Causal
 from attention_lab.attention.precision import autocast_disabled
 from attention_lab.attention.scores.base import DotProductFamily
@@ -22,28 +23,35 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
         inputs = inputs.repeat_heads()
     query, key, scale = spec.score.fold(inputs.query, inputs.key)
     # The CPU's kernel takes values of the query's width only.
-    value = pad_head_dim(inputs.value, query.shape[3]).to(query.dtype)
-    visible, is_causal = None, False
+    key, value = key.to(query.dtype), pad_head_dim(inputs.value, query.shape[3]).to(query.dtype)
+    # While compiling, SDPA's gradients are compiled, too.
+    may_differentiate = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    on_cpu, groups, mask, is_causal = query.device.type == "cpu", inputs.groups, None, False
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
     # bool, but start == 0 is symbolic while compiling, so this branches on it.
     if type(inputs.mask) is Causal and inputs.bias is None and inputs.start == 0:
         is_causal = True
     else:
-        visible = inputs.visible()
-    if inputs.bias is not None:
-        visible = _float_mask(inputs, visible, query.dtype)
+        mask = _mask(inputs, query.dtype, as_float=on_cpu and may_differentiate)
+    if on_cpu and may_differentiate:
+        # SDPA does the same, but second derivatives need the tensors that its kernel gets.
+        key, value, groups = repeat_heads(key, groups), repeat_heads(value, groups), 1
     with _kernels(inputs, spec), autocast_disabled(query.device.type):
         output = F.scaled_dot_product_attention(
             query,
-            key.to(query.dtype),
+            key,
             value,
-            attn_mask=visible,
+            attn_mask=mask,
             dropout_p=spec.dropout,
             is_causal=is_causal,
             scale=scale,
-            enable_gqa=bool(inputs.groups > 1),
+            enable_gqa=bool(groups > 1),
         )
-    return output[..., : inputs.value.shape[3]].to(inputs.value.dtype), None
+    allow_double_backward(output, query, key, value, scale, mask, is_causal)
+    width = inputs.value.shape[3]
+    if output.shape[3] > width:  # a slice of all has a cost, too: its gradient is a copy
+        output = output[..., :width]
+    return output.to(inputs.value.dtype), None
 
 
 def _kernels(inputs: AttentionInputs, spec: AttentionSpec) -> AbstractContextManager[None]:
@@ -58,10 +66,14 @@ def _kernels(inputs: AttentionInputs, spec: AttentionSpec) -> AbstractContextMan
     return nullcontext()
 
 
-def _float_mask(inputs: AttentionInputs, visible: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Bias and mask in one float tensor. SDPA gives zeros for a row of −∞."""
-    assert inputs.bias is not None
-    bias = inputs.bias.to(dtype)
+def _mask(inputs: AttentionInputs, dtype: torch.dtype, as_float: bool) -> Tensor | None:
+    """Bias and mask in one tensor. SDPA gives zeros for a row of −∞."""
+    visible, bias = inputs.visible(), inputs.bias
+    if bias is None:
+        if visible is None or not as_float:
+            return visible
+        bias = torch.zeros((), device=visible.device)
+    bias = bias.to(dtype)
     while bias.ndim < 4:
         bias = bias.unsqueeze(0)
     return bias if visible is None else bias.masked_fill(~visible, -torch.inf)

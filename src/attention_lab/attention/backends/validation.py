@@ -18,8 +18,8 @@ class Capabilities:
     trains_on: tuple[str, ...] = ("cpu", "cuda", "mps")
     mixes_heads: bool = False
     drops_weights: bool = True
-    #: Whether second derivatives are supported; if not, asking for them may raise.
-    double_backward: bool = False
+    #: The device types on which it has second derivatives; on others, asking for them may raise.
+    double_backward_on: tuple[str, ...] = ("cpu", "cuda", "mps")
 
     def refusal(self, spec: AttentionSpec) -> str | None:
         """Why this backend cannot compute this attention; None if it can."""

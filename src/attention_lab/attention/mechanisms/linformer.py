@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_dropout, check_positive
+from attention_lab.attention.backends.double_backward import allow_double_backward
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.layer import AttentionLayer, LayerOptions
@@ -38,7 +39,7 @@ class Linformer(AttentionLayer):
         causal=False,
         weights=False,
         positional=True,
-        double_backward=False,  # PyTorch's fused kernel has none
+        double_backward_on=("cpu",),  # PyTorch's fused kernels have none
     )
 
     def __init__(
@@ -70,4 +71,6 @@ class Linformer(AttentionLayer):
         key = self.key_map[:, :keys] @ inputs.key.masked_fill(hidden, 0.0)
         value = self.value_map[:, :keys] @ inputs.value.masked_fill(hidden, 0.0)
         query, dropout_p = inputs.query, self.dropout_p
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p), None
+        output = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p)
+        allow_double_backward(output, query, key, value, self.head_dim**-0.5)
+        return output, None
