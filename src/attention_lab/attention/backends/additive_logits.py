@@ -138,22 +138,25 @@ def _(
     )
 
 
-def _mapped(operator: Any) -> Any:
-    """The rule of torch.func.vmap: the mapped dimension joins N."""
+def vmap_rule(operator: Any) -> Any:
+    """The rule of torch.func.vmap for an operator: the mapped dimension joins the first one."""
 
-    def rule(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> Any:
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         size = info.batch_size
-        first = [
-            x.expand(size, *x.shape) if at is None else x.movedim(at, 0)
-            for x, at in zip(tensors, in_dims, strict=True)
-        ]
-        results = operator(*(x.flatten(0, 1) for x in first))
+
+        def joined(x: Any, at: int | None) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            return (x.expand(size, *x.shape) if at is None else x.movedim(at, 0)).flatten(0, 1)
+
+        results = operator(*map(joined, arguments, in_dims))
         if isinstance(results, Tensor):
-            return results.unflatten(0, first[0].shape[:2]), 0
-        return tuple(x.unflatten(0, first[0].shape[:2]) for x in results), (0,) * len(results)
+            return results.unflatten(0, (size, results.shape[0] // size)), 0
+        split = tuple(x.unflatten(0, (size, x.shape[0] // size)) for x in results)
+        return split, (0,) * len(split)
 
     return rule
 
 
-_logits.register_vmap(_mapped(_logits))
-_gradients.register_vmap(_mapped(_gradients))
+_logits.register_vmap(vmap_rule(_logits))
+_gradients.register_vmap(vmap_rule(_gradients))

@@ -11,7 +11,7 @@ from attention_lab.attention.backends.fused import fused
 from attention_lab.attention.backends.reference import eager, eager_weights
 from attention_lab.attention.backends.sdpa import sdpa
 from attention_lab.attention.backends.spec import AttentionSpec
-from attention_lab.attention.backends.validation import Capabilities
+from attention_lab.attention.backends.validation import Capabilities, triton_computes
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.normalizers import Normalizer, Softmax
@@ -36,7 +36,9 @@ class Backend(Capabilities):
         The output is the same either way. If the backend returns no weights, they are computed
         separately, in at least single precision.
         """
-        blocks = blocks_for(inputs, spec) if self.uses_blocks else None
+        # The kernel in Triton skips hidden keys by itself.
+        by_triton = self.compute is fused and triton_computes(inputs, spec)
+        blocks = blocks_for(inputs, spec) if self.uses_blocks and not by_triton else None
         if blocks is None:
             inputs = spec.with_bias(inputs)
             output, weights = self.compute(inputs, spec)

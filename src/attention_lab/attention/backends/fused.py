@@ -1,5 +1,7 @@
 """The fused backend: additive attention without hidden layers of all pairs of positions."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -9,14 +11,37 @@ from attention_lab.attention.backends.reference import (
     weights_from_logits,
 )
 from attention_lab.attention.backends.spec import AttentionSpec
+from attention_lab.attention.backends.triton.additive import additive_attention
+from attention_lab.attention.backends.triton.mask_bands import band, beside_band
+from attention_lab.attention.backends.validation import triton_computes
 from attention_lab.attention.inputs import AttentionInputs, repeat_heads
+from attention_lab.attention.masks import NoMask
 from attention_lab.attention.scores.additive import Additive
 
 
-def fused(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
-    """Like :func:`eager`, with logits by an operator that keeps no hidden layers of all pairs."""
+def fused(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor | None]:
+    """Output (B, H, L, E_v), and weights (B, H, L, S) if they are asked for or computed anyway.
+
+    A kernel in Triton needs memory linear in the lengths. Otherwise logits of all pairs are
+    computed, by an operator that keeps no hidden layers of all pairs.
+    """
     assert isinstance(spec.score, Additive)
     if torch.compiler.is_exporting():  # an exported program should need no operator of ours
         return eager(inputs, spec)
+    if triton_computes(inputs, spec):
+        output = _by_triton(inputs, spec.score)
+        return output, _weights(inputs, spec) if inputs.need_weights else None
+    return output_and_weights(_weights(inputs, spec), inputs, spec)
+
+
+def _weights(inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
     logits = spec.logits(inputs.query, repeat_heads(inputs.key, inputs.groups), fused=True)
-    return output_and_weights(weights_from_logits(logits, inputs, spec), inputs, spec)
+    return weights_from_logits(logits, inputs, spec)
+
+
+def _by_triton(inputs: AttentionInputs, score: Additive) -> Tensor:
+    mask = NoMask() if inputs.mask is None else inputs.mask
+    visible = replace(inputs, mask=beside_band(mask)).visible()
+    query, key = score.project(inputs.query, repeat_heads(inputs.key, inputs.groups))
+    vector = score.vector.expand(query.shape[0], *score.vector.shape)
+    return additive_attention(query, key, inputs.value, vector, visible, *band(mask, inputs.start))

@@ -1,11 +1,18 @@
 """What a backend can compute, and the reason if it cannot."""
 
+import os
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 
 from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.inputs import AttentionInputs
+from attention_lab.attention.normalizers import Softmax
+
+#: The largest size of values of a head whose tiles fit the memory of a GPU's multiprocessor.
+LARGEST_TRITON_VALUE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +56,35 @@ def check_flex(inputs: AttentionInputs, folded: tuple[torch.Tensor, torch.Tensor
         raise ValueError("backend=flex only infers on the cpu; sdpa or eager trains there")
     if device == "cuda" and dtype == torch.float64:
         raise ValueError("backend=flex cannot compute float64 on cuda; sdpa or eager can")
+
+
+def triton_computes(inputs: AttentionInputs, spec: AttentionSpec) -> bool:
+    """Whether the kernels in Triton compute this attention with an additive score.
+
+    They do so in single or half precision, with a softmax, without a bias, dropout or head mixing.
+    """
+    has_bias = spec.positions is not None and spec.positions.adds_to_logits
+    is_plain = spec.mixing is None and not spec.dropout and inputs.bias is None and not has_bias
+    is_double = torch.float64 in (inputs.query.dtype, inputs.key.dtype, inputs.value.dtype)
+    return (
+        _runs_triton(inputs.query.device.type)
+        and type(spec.normalizer) is Softmax
+        and is_plain
+        and not is_double
+        and inputs.value.shape[3] <= LARGEST_TRITON_VALUE
+    )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _runs_triton(device: str) -> bool:
+    """Whether Triton runs here: on GPUs with bfloat16, and interpreted on the CPU if asked to."""
+    if device == "cpu":
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    return device == "cuda" and _has_triton_gpu()
+
+
+@cache
+def _has_triton_gpu() -> bool:
+    if find_spec("triton") is None:
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)

@@ -47,12 +47,12 @@ class Additive(Score):
         """
         if fused:
             return self._fused(query, key)
-        projected_query, projected_key = self._project(query, key)
+        projected_query, projected_key = self.project(query, key)
         hidden = torch.tanh(projected_query.unsqueeze(-2) + projected_key.unsqueeze(-3))
         return torch.einsum("bhlsa,ha->bhls", hidden, self.vector)
 
     def _fused(self, query: Tensor, key: Tensor) -> Tensor:
-        projected_query, projected_key = map(wide, self._project(query, key))
+        projected_query, projected_key = map(wide, self.project(query, key))
         batch, heads = projected_query.shape[:2]
         vector = self.vector.to(projected_query.dtype).expand(batch, *self.vector.shape)
         logits: Tensor = additive_logits(
@@ -60,6 +60,6 @@ class Additive(Score):
         )
         return logits.unflatten(0, (batch, heads))
 
-    def _project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, L, A) and (B, H, S, A), once for each position, not for each pair (§A.1.2)."""
         return map_heads(query, self.query_weight), map_heads(key, self.key_weight)

@@ -1,0 +1,235 @@
+"""Additive attention with a softmax, in memory linear in the lengths: operators around the kernels.
+
+See ``additive_kernels.py`` for how they compute it. Only output, logarithms of the softmax's sums
+and inputs are kept for the backward pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention_lab.attention.backends.additive_logits import additive_logits, vmap_rule
+from attention_lab.attention.precision import masked_softmax, wide
+
+#: Queries and keys of a tile, and the warps that compute it, by kernel: the largest that keep their
+#: numbers in registers.
+TILES = {"forward": (64, 32, 4), "key_gradients": (32, 64, 4), "query_gradients": (64, 32, 4)}
+#: The same for values of more than 64 components.
+WIDE_TILES = dict.fromkeys(TILES, (32, 32, 4))
+
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, int, int]
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def additive_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    visible: Tensor | None,
+    low: int,
+    high: int,
+) -> Tensor:
+    """Output (B, H, L, E) of softmax(vector · tanh(query + key)) · value over the visible keys.
+
+    A query without visible keys gets zeros, with zero gradient. Works with torch.compile,
+    torch.func.vmap and second derivatives.
+
+    Args:
+        query: (B, H, L, A), projected queries in single or half precision.
+        key: (B, H, S, A), projected keys.
+        value: (B, H_kv, S, E).
+        vector: (B, H, A).
+        visible: which keys each query may attend to, bool, (B, H, L, S) or 1 for any of them.
+        low, high: keys are visible from ``low`` to ``high`` positions after the query's only.
+    """
+    if visible is not None:
+        visible = visible.expand(query.shape[0], *visible.shape[1:])
+    output: Tensor = _AdditiveAttention.apply(query, key, value, vector, visible, low, high)[0]
+    return output
+
+
+def plain_additive_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    visible: Tensor | None,
+    low: int,
+    high: int,
+) -> Tensor:
+    """The formula, with logits of all pairs at once: see :func:`additive_attention`."""
+    first = (x.flatten(0, 1) for x in (wide(query), wide(key), wide(vector)))
+    logits = additive_logits(*first).unflatten(0, query.shape[:2])
+    distance = torch.arange(key.shape[2], device=key.device) - torch.arange(
+        query.shape[2], device=key.device
+    ).unsqueeze(-1)
+    seen = (distance >= low) & (distance <= high)
+    seen = seen if visible is None else seen & visible
+    weights = masked_softmax(logits, seen).to(value.dtype)
+    return weights @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+
+
+class _AdditiveAttention(torch.autograd.Function):
+    # torch.func cannot differentiate operators of torch.library, but an autograd.Function of them.
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        results: tuple[Tensor, Tensor] = _forward(*arguments)
+        return results
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Arguments, output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:5], *output)
+        ctx.band = inputs[5:]
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, visible, output, log_sum = ctx.saved_tensors
+        # If gradients of gradients are asked for, autograd records the backward pass.
+        if torch.is_grad_enabled():
+            return *_plain_gradients(gradient, *inputs, visible, *ctx.band), None, None, None
+        grads: Gradients = _backward(gradient, output, log_sum, *inputs, visible, *ctx.band)
+        return *grads, None, None, None
+
+
+def _plain_gradients(gradient: Tensor, *arguments: Any) -> Gradients:
+    """Gradients for query, key, value and vector by operations that can be differentiated again."""
+
+    def attend(*inputs: Any) -> Tensor:
+        return plain_additive_attention(*inputs, *arguments[4:])
+
+    grads: Gradients = torch.func.vjp(attend, *arguments[:4])[1](gradient)
+    return grads
+
+
+@torch.library.custom_op("attention_lab::additive_attention", mutates_args=())
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    visible: Tensor | None,
+    low: int,
+    high: int,
+) -> tuple[Tensor, Tensor]:
+    output = value.new_empty(*query.shape[:3], value.shape[3])
+    log_sum = query.new_empty(query.shape[:3], dtype=torch.float32)
+    if output.numel():
+        tensors = query, key, value, vector
+        _launch("forward", tensors, visible, (low, high), (output, log_sum))
+    return output, log_sum
+
+
+@torch.library.custom_op("attention_lab::additive_attention_gradients", mutates_args=())
+def _backward(
+    gradient: Tensor,
+    output: Tensor,
+    log_sum: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    visible: Tensor | None,
+    low: int,
+    high: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    single, places = torch.float32, (*key.shape[:2], key.shape[3], key.shape[2])
+    grad_query = query.new_zeros(query.mT.shape, dtype=single)
+    grad_key, grad_vector = key.new_zeros(2, *places, dtype=single)
+    grad_value = value.new_zeros(*key.shape[:3], value.shape[3], dtype=single)
+    if output.numel() and key.shape[2]:
+        tensors = query, key, value, vector
+        delta = (gradient.float() * output.float()).sum(-1)
+        given = (gradient.to(value.dtype).contiguous(), log_sum, delta)
+        shared = tensors, visible, (low, high)
+        _launch("key_gradients", *shared, (*given, grad_key, grad_vector, grad_value))
+        _launch("query_gradients", *shared, (*given, grad_query))
+    groups = query.shape[1] // value.shape[1]
+    return (
+        grad_query.mT.to(query.dtype).contiguous(),
+        grad_key.mT.to(key.dtype).contiguous(),
+        grad_value.unflatten(1, (-1, groups)).sum(2).to(value.dtype),
+        grad_vector.sum(-1).to(vector.dtype),
+    )
+
+
+def _launch(
+    name: str,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+    visible: Tensor | None,
+    band: tuple[int, int],
+    more: tuple[Tensor, ...],
+) -> None:
+    """Run a kernel on (query, key, value, vector) and the tensors that only this kernel takes."""
+    from attention_lab.attention.backends.triton import additive_kernels as kernels
+
+    query, key, value, _ = tensors
+    batch, heads, queries, size = query.shape
+    keys, value_size = key.shape[2], value.shape[3]
+    mask = None if visible is None else visible.expand(batch, heads, queries, keys)
+    steps = (0, 0, 0, 0) if mask is None else mask.stride()
+    visibility: Any = (None if mask is None else mask.view(torch.uint8), *steps, *band)
+    width = max(16, 1 << (value_size - 1).bit_length())
+    tile_queries, tile_keys, warps = (TILES if width <= 64 else WIDE_TILES)[name]
+    tiles = -(-keys // tile_keys) if name == "key_gradients" else -(-queries // tile_queries)
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        getattr(kernels, name)[(batch * heads * tiles,)](
+            kernels.Inputs(*_prepared(*tensors)),
+            kernels.Visible(*visibility),
+            kernels.Sizes(heads, heads // value.shape[1], queries, keys, size, value_size),
+            *more,
+            QUERIES=tile_queries,
+            KEYS=tile_keys,
+            VALUES=width,
+            HARDWARE=_hardware(query),
+            num_warps=warps,
+            num_stages=1,
+        )
+
+
+def _hardware(x: Tensor) -> str:
+    if not x.is_cuda:
+        return "interpreter"
+    return "nvidia" if torch.version.hip is None else "amd"
+
+
+def _prepared(query: Tensor, key: Tensor, value: Tensor, vector: Tensor) -> tuple[Tensor, ...]:
+    """The tensors that every kernel takes, contiguous."""
+    inputs = query.contiguous(), key.contiguous(), value.contiguous()
+    single = vector.float().contiguous()
+    sides = _exponentials(query), _exponentials(key), _largest(query), _largest(key)
+    return *inputs, single, single.sum(-1), *sides
+
+
+def _exponentials(x: Tensor) -> Tensor:
+    """exp(2x) in single precision, (B, H, A, L) from (B, H, L, A)."""
+    return (2 * x.mT.float()).exp_().contiguous()
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest absolute component of each position, (B, H, L); infinity if one is NaN."""
+    return x.abs().amax(-1).float().nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+@_forward.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return (
+        value.new_empty(*query.shape[:3], value.shape[3]),
+        query.new_empty(query.shape[:3], dtype=torch.float32),
+    )
+
+
+@_backward.register_fake
+def _(gradient: Tensor, output: Tensor, log_sum: Tensor, *inputs: Any) -> Gradients:
+    query, key, value, vector = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:4]
+    )
+    return query, key, value, vector
+
+
+_forward.register_vmap(vmap_rule(_forward))
+_backward.register_vmap(vmap_rule(_backward))
