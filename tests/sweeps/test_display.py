@@ -80,7 +80,7 @@ def test_pipes_get_a_line_after_half_a_minute_without_one(
 ) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(display.time, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(display, "read_status", lambda path: running(40))
+    monkeypatch.setattr(display.StatusCache, "read", lambda self, path: running(40))
     lines = Lines([Path("s/a-1"), Path("s/b-2")])
     for clock.now in (10.0, 29.0, 31.0, 50.0):
         lines.refresh()

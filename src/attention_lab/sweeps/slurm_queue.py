@@ -18,8 +18,9 @@ from attention_lab.external_programs import run_program
 from attention_lab.sweeps.sweep_file import listed_jobs
 from attention_lab.tracking.record_files import read_json
 from attention_lab.tracking.record_schema import Status
-from attention_lab.tracking.run_directory import SUBMISSION, read_config, record_failure
+from attention_lab.tracking.run_directory import SUBMISSION, SWEEP, read_config, record_failure
 from attention_lab.tracking.run_status import ENDED, RunStatus, read_status
+from attention_lab.tracking.status_cache import FileCache
 from attention_lab.tracking.untrusted_files import UnreadableRecord, last_lines
 
 #: The directory below a sweep for submitit's files and SLURM's logs.
@@ -99,6 +100,8 @@ class Queue:
         self._is_installed = shutil.which("squeue") is not None
         self._refreshed = float("-inf")
         self._latest: deque[Mapping[str, str]] = deque(maxlen=2)
+        self._submitted = FileCache(SUBMISSION, submitted_job)
+        self._listed = FileCache(SWEEP, listed_jobs)
 
     def refresh(self) -> None:
         """Query again if it is time; without an answer nothing changes."""
@@ -109,20 +112,20 @@ class Queue:
 
     def has(self, directory: Path) -> bool:
         """Whether a run is in the queue; it has left once two queries in a row say so."""
-        job = submitted_job(directory)
+        job = self._submitted.read(directory)
         if job is None or not self._is_installed:
             return False
         return len(self._latest) < 2 or any(_is_active(each, job) for each in self._latest)
 
     def settle(self, directory: Path) -> RunStatus:
         """The status of a run that is not in the queue; records an exit that it did not record."""
-        status, job = read_status(directory), submitted_job(directory)
+        status, job = read_status(directory), self._submitted.read(directory)
         has_recorded = status.record.get("status") not in (None, "running")
         if job is None or not self._latest or has_recorded:
             return status
         last = self._latest[-1].get(job)
         state: Status = "preempted" if last is None or last in INTERRUPTED else "failed"
-        overrides = listed_jobs(directory.parent).get(directory, [])
+        overrides = self._listed.read(directory.parent).get(directory, [])
         spec = RunSpec(RunConfig(read_config(directory)), directory, overrides)
         record_failure(spec, f"SLURM job {job}: {_cause(last, directory, job)}", state)
         return read_status(directory)
