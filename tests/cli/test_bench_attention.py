@@ -47,6 +47,7 @@ def test_a_small_benchmark(command: Command, tmp_path: Path) -> None:
         ("--batch-size -1", "argument --batch-size: '-1' must be a whole number of at least 1"),
         ("--device cuda", "--device cuda: torch finds no CUDA device; use --device cpu"),
         ("--precision 32", "argument --precision: invalid choice: '32'"),
+        ("--time-limit nan", "argument --time-limit: 'nan' must be a number of seconds above 0"),
         ("--repeat 1.5", "argument --repeat: '1.5' must be a whole number of at least 1"),
         ("--output file/inside", "--output file/inside: "),
         ("--lengths 99999999999", "length 99,999,999,999 needs more than 65,536 GiB of memory"),

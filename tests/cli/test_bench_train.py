@@ -27,13 +27,13 @@ def test_a_small_benchmark(command: Command, tmp_path: Path) -> None:
     rows = {row["name"]: row for row in csv.DictReader(file.open())}
     assert list(rows) == [
         "attention-lab train",
-        "the same model, plain loop",
+        "same model, plain loop",
         "nn.Transformer",
         "x-transformers",
     ]
     for row in rows.values():
         assert float(row["tokens_per_second"]) > 0
-    ours, plain = rows["attention-lab train"], rows["the same model, plain loop"]
+    ours, plain = rows["attention-lab train"], rows["same model, plain loop"]
     assert ours["parameters"] == plain["parameters"]
     assert float(ours["run_relative_to_it"]) == 1
     assert 0 < float(plain["loading_share"]) < 0.5

@@ -21,6 +21,7 @@ from tests.cli.test_command import HEAVY, imported_by
     [
         ("ev", {"evaluate"}),
         ("list da", {"data"}),
+        ("bench at", {"attention"}),
         ("list data re", {"recall", "reverse"}),
         ("train atten", {"attention=", "attention.", "attention/"}),
         ("train attention/s", {"attention/score="}),

@@ -41,7 +41,7 @@ STEPS_PER_TURN = 8
 #: More positions than the sequences of an encoder–decoder have.
 LONGEST = 64
 #: The name of a whole run, and of a loop that trains the same model.
-RUN, SAME_MODEL = "attention-lab train", "the same model, plain loop"
+RUN, SAME_MODEL = "attention-lab train", "same model, plain loop"
 
 FEW = ("data.examples=20000", "data.evaluation_examples=100")
 REVERSE = ("data=reverse", "data.batch_size=64", *FEW)

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attention_lab.cli import fail
-from attention_lab.cli.bench_arguments import check_names, names, size, sizes, unwritable
+from attention_lab.cli.bench_arguments import (
+    check_names,
+    names,
+    seconds,
+    size,
+    sizes,
+    unwritable,
+)
 from attention_lab.cli.parser import Parser, directory_path
 from attention_lab.printing import counted, echo, rich_console
 
@@ -71,7 +78,7 @@ def _parser() -> Parser:
     add("--precision", choices=PRECISIONS, help=precision)
     add("--repeat", type=size, default=5, metavar="N", help="timed calls of each; default: 5")
     limit = "calls that take longer are left out; default: 0.5"
-    add("--time-limit", type=float, default=0.5, metavar="SECONDS", help=limit)
+    add("--time-limit", type=seconds, default=0.5, metavar="SECONDS", help=limit)
     output = "output directory; default: outputs/bench"
     add("--output", type=directory_path, default=Path("outputs/bench"), metavar="DIR", help=output)
     return parser
