@@ -1,5 +1,6 @@
 """Opening a finished run: find its directory, and turn errors of its files into one line."""
 
+import os
 import shlex
 import warnings
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ def _why_missing(directory: Path) -> str:
 def open_run(directory: Path, checkpoint: str) -> Iterator[None]:
     """A context for reading a run, in which errors of its files become :class:`UnusableRun`."""
     file = directory / "checkpoints" / f"{checkpoint}.ckpt"
+    if not os.access(directory, os.R_OK | os.X_OK):
+        raise UnusableRun(f"{directory}: permission denied")
     if not (directory / "config.yaml").is_file():
         raise UnusableRun(f"{directory} is not a run's directory: it has no config.yaml")
     if not file.is_file():
