@@ -2,7 +2,9 @@
 
 A whole run (`attention_lab.training.run.train`: Lightning, logs, W&B offline, checkpoints, status)
 and a loop written by hand train the same model on the same batches in one process. They take turns
-every few steps, so that a change of the machine's speed affects both. Run it on an idle machine:
+every few steps, so that a change of the machine's speed affects both. A Lightning Trainer around
+the same steps, without loggers and other callbacks, shows the share of Lightning itself. Run it on
+an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/overhead.py
 """
@@ -13,12 +15,13 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.benchmarks.added_callback import added_callback
@@ -26,6 +29,7 @@ from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.training.build import build
+from attention_lab.training.evaluation import quiet
 from attention_lab.training.run import train
 
 #: Few, so that the machine's speed is the same for both.
@@ -71,17 +75,64 @@ def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
         batches.sampler.set_epoch(epoch)
         for batch in batches:
             optimizer.zero_grad()
-            logits = model(batch.source, batch.target[:, :-1])
-            F.cross_entropy(
-                logits.flatten(0, 1),
-                batch.target[:, 1:].flatten(),
-                ignore_index=0,
-                label_smoothing=config["task"]["label_smoothing"],
-            ).backward()
+            loss(model, batch, config).backward()
             clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
             optimizer.step()
             scheduler.step()
             yield
+
+
+def loss(model: Any, batch: Any, config: Mapping[str, Any]) -> Tensor:
+    return F.cross_entropy(
+        model(batch.source, batch.target[:, :-1]).flatten(0, 1),
+        batch.target[:, 1:].flatten(),
+        ignore_index=0,
+        label_smoothing=config["task"]["label_smoothing"],
+    )
+
+
+class PlainTask(LightningModule):
+    """A LightningModule with a training step and an optimizer only."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config, self.run = config, build(resolve(config))
+        self.model = self.run.task.model
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        return loss(self.model, batch, self.config)
+
+    def configure_optimizers(self) -> Any:
+        optimization, steps = self.run.task.optimization, self.config["trainer"]["max_steps"]
+        optimizer = optimization.create_optimizer(self.model)
+        scheduler = optimization.schedule.scheduler(optimizer, steps)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def train_by_lightning(config: Mapping[str, Any], turns: Turns) -> None:
+    """Train with a Trainer that has no loggers and no other callbacks."""
+    task = PlainTask(config)
+    with quiet():
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_steps=config["trainer"]["max_steps"],
+            gradient_clip_val=config["trainer"]["gradient_clip_val"],
+            callbacks=[turns],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(task, task.run.data.train_dataloader())
+
+
+def show(name: str, pairs: Sequence[tuple[float, float]]) -> None:
+    """Print what a loop adds to the plain loop, from the seconds per step of both."""
+    added = statistics.median(other - plain for plain, other in pairs)
+    low, share, high = statistics.quantiles([other / plain - 1 for plain, other in pairs], n=4)
+    share, low, high = 100 * share, 100 * low, 100 * high
+    print(f"{name} {1000 * added:+.2f} ms, {share:+.1f} % [{low:+.1f}, {high:+.1f}]")
 
 
 def main() -> None:
@@ -96,6 +147,7 @@ def main() -> None:
     os.environ["WANDB_MODE"] = "offline"
     config = composed([*chosen.overrides, f"trainer.max_steps={chosen.steps}"])
     pairs: list[tuple[float, float]] = []
+    lightning_pairs: list[tuple[float, float]] = []
     maps = []
     with tempfile.TemporaryDirectory() as directory:
         for turn in range(chosen.rounds):
@@ -103,14 +155,15 @@ def main() -> None:
             with added_callback(turns):
                 result = train(RunSpec(resolve(config), Path(directory) / str(turn)))
             assert result is not None
-            seconds = result["seconds"]
             pairs += zip(turns.plain, turns.framework, strict=True)
+            seconds = result["seconds"]
             maps.append(seconds["attention_maps"] / (seconds["training"] - sum(turns.pauses)))
+            train_by_lightning(config, turns := Turns(plain_loop(config)))
+            lightning_pairs += zip(turns.plain, turns.framework, strict=True)
     plain = statistics.median(plain for plain, _ in pairs)
-    added = statistics.median(framework - plain for plain, framework in pairs)
-    share = statistics.median(framework / plain - 1 for plain, framework in pairs)
     print(f"plain loop    {1000 * plain:.2f} ms per step (medians of {len(pairs)} turns)")
-    print(f"attention-lab {1000 * added:+.2f} ms, {100 * share:+.1f} %")
+    show("attention-lab", pairs)
+    show("Lightning    ", lightning_pairs)
     print(f"maps          {100 * statistics.median(maps):.2f} % of training time, on top")
 
 

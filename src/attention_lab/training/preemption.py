@@ -209,7 +209,7 @@ class Preemption(Callback):
     def _pruning_reason(self) -> str | None:
         """Why the search wants the run to stop; rank 0 reads it at intervals."""
         now = time.monotonic()
-        if not process_group.is_rank_zero() or now - self._request_read < REQUEST_INTERVAL:
+        if now - self._request_read < REQUEST_INTERVAL or not process_group.is_rank_zero():
             return None
         self._request_read = now
         return pruning_reason(self.directory)
