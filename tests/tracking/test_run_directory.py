@@ -491,3 +491,19 @@ def test_a_machine_without_git_can_train(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     RunRecord(unchecked(CONFIG, tmp_path / "run"))
     assert read(tmp_path / "run")["git_revision"] is None
+
+
+@pytest.mark.parametrize("earlier", [None, CONFIG, CONFIG | {"seed": 5}, "cut off"])
+def test_a_start_writes_only_what_a_sweep_has_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: Any
+) -> None:
+    """A shared file system is slow at flushing files to disk."""
+    if isinstance(earlier, dict):
+        write_config(tmp_path, earlier)
+    elif earlier is not None:
+        (tmp_path / "config.yaml").write_text(earlier)
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    RunRecord(unchecked(CONFIG, tmp_path)).close()
+    assert len(flushed) == (1 if earlier is CONFIG else 2)  # status.json, and config.yaml
+    assert read_config(tmp_path) == CONFIG

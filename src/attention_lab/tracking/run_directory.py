@@ -9,6 +9,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from attention_lab.tracking.untrusted_files import (
     MalformedRecord,
     UnreadableRecord,
     link_leading_out,
+    read_bytes,
 )
 from attention_lab.tracking.wandb_settings import new_run_id
 
@@ -60,10 +62,17 @@ class _NoAliases(yaml.SafeDumper):
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
-    """Write ``config.yaml``, from which ``attention-lab train --from`` repeats the run."""
+    """Write ``config.yaml``, from which ``attention-lab train --from`` repeats the run.
+
+    An equal file stays as it is: a sweep writes the configs of its jobs before they start.
+    """
     text = yaml.dump(with_version(config), Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
     header = "# To run it again: attention-lab train --from RUN_DIRECTORY\n"
-    write_atomically(directory / "config.yaml", header + text)
+    path = directory / "config.yaml"
+    with suppress(OSError, UnreadableRecord):
+        if read_bytes(path) == (header + text).encode():
+            return
+    write_atomically(path, header + text)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
