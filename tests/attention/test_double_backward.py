@@ -13,11 +13,13 @@ from attention_lab.attention import (
     AttentionInputs,
     Causal,
     Mask,
+    Normalizer,
     Padding,
     ScaledDotProduct,
     ScoredAttention,
     SlidingWindow,
     Softmax,
+    SoftmaxPlusOne,
 )
 from attention_lab.attention.backends import double_backward
 
@@ -28,18 +30,19 @@ def inputs() -> list[Tensor]:
     return [torch.randn(2, heads, 5, 4).double().requires_grad_() for heads in (4, 2, 2)]
 
 
-def layer() -> ScoredAttention:
-    return ScoredAttention(16, score=ScaledDotProduct, normalizer=Softmax, num_heads=4)
+def layer(normalizer: type[Normalizer] = Softmax) -> ScoredAttention:
+    return ScoredAttention(16, score=ScaledDotProduct, normalizer=normalizer, num_heads=4)
 
 
 @pytest.mark.parametrize(
     "mask", [None, Causal(), PADDING, Causal() & PADDING, SlidingWindow(2)], ids=str
 )
-def test_second_derivatives(mask: Mask | None) -> None:
+@pytest.mark.parametrize("normalizer", [Softmax, SoftmaxPlusOne])
+def test_second_derivatives(mask: Mask | None, normalizer: type[Normalizer]) -> None:
     """With grouped heads; in the first sequence under causal padding a query sees no key."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return layer().attend(AttentionInputs(q, k, v, mask))[0]
+        return layer(normalizer).attend(AttentionInputs(q, k, v, mask))[0]
 
     tensors = inputs()
     assert gradgradcheck(attend, tensors, fast_mode=True)

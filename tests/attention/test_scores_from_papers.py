@@ -23,7 +23,9 @@ from attention_lab.attention import (
     Location,
     ScaledDotProduct,
     Score,
+    ScoredAttention,
     Softmax,
+    SoftmaxPlusOne,
     Uniform,
 )
 from attention_lab.attention.backends.reference import eager
@@ -160,3 +162,11 @@ def test_the_nearest_key_of_all_is_the_query_itself_in_half_precision() -> None:
     logits = L2(2, 64)(x, x)
     assert logits.max() == 0
     assert torch.equal(logits.argmax(-1)[0, 0], torch.arange(5))
+
+
+def test_sdpa_refuses_softmax_plus_one_of_distances() -> None:
+    """SDPA's logits of L2 lack |q|², which the 1 of softmax-plus-one does not cancel."""
+    plus_one = partial(ScoredAttention, 8, score=L2, normalizer=SoftmaxPlusOne)
+    assert plus_one().backend.name == "eager"
+    with pytest.raises(ValueError, match=r"backend=sdpa cannot be used: .* L2 lack"):
+        plus_one(backend="sdpa")

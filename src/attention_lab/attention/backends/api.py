@@ -14,7 +14,7 @@ from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.backends.validation import Capabilities, triton_computes
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
-from attention_lab.attention.normalizers import Normalizer, Softmax
+from attention_lab.attention.normalizers import Normalizer, Softmax, SoftmaxPlusOne
 from attention_lab.attention.scores.additive import Additive
 from attention_lab.attention.scores.base import DotProductFamily, Score
 
@@ -82,7 +82,7 @@ SDPA = Backend(
     name="sdpa",
     compute=sdpa,
     scores=(DotProductFamily,),
-    normalizers=(Softmax,),
+    normalizers=(Softmax, SoftmaxPlusOne),
     double_backward_on=("cpu",),
 )
 FLEX = Backend(

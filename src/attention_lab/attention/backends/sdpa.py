@@ -11,6 +11,7 @@ from attention_lab.attention.backends.double_backward import allow_double_backwa
 from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.inputs import AttentionInputs, pad_head_dim, repeat_heads
 from attention_lab.attention.masks import Causal
+from attention_lab.attention.normalizers import SoftmaxPlusOne
 from attention_lab.attention.precision import autocast_disabled
 from attention_lab.attention.scores.base import DotProductFamily
 
@@ -36,6 +37,9 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     if on_cpu and may_differentiate:
         # SDPA does the same, but second derivatives need the tensors that its kernel gets.
         key, value, groups = repeat_heads(key, groups), repeat_heads(value, groups), 1
+    has_null_key = isinstance(spec.normalizer, SoftmaxPlusOne)
+    if has_null_key:
+        query, key, value, mask = _with_null_key(query, key, value, mask, is_causal)
     with _kernels(inputs, spec), autocast_disabled(query.device.type):
         output = F.scaled_dot_product_attention(
             query,
@@ -48,6 +52,8 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
             enable_gqa=bool(groups > 1),
         )
     allow_double_backward(output, query, key, value, scale, mask, is_causal)
+    if has_null_key and is_causal:
+        output = output[:, :, 1:]
     width = inputs.value.shape[3]
     if output.shape[3] > width:  # a slice of all has a cost, too: its gradient is a copy
         output = output[..., :width]
@@ -64,6 +70,20 @@ def _kernels(inputs: AttentionInputs, spec: AttentionSpec) -> AbstractContextMan
     if on_cpu and may_need_grad and torch.is_grad_enabled():
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
+
+
+def _with_null_key(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """One more key, the first one, with logit 0 and value 0: the 1 of softmax-plus-one.
+
+    A causal kernel needs one more query, too, whose output is to be cut off.
+    """
+    if mask is not None:
+        shown = True if mask.dtype == torch.bool else 0.0
+        mask = F.pad(mask.expand(*mask.shape[:-1], key.shape[2]), (1, 0), value=shown)
+    key, value = F.pad(key, (0, 0, 1, 0)), F.pad(value, (0, 0, 1, 0))
+    return F.pad(query, (0, 0, 1, 0)) if is_causal else query, key, value, mask
 
 
 def _mask(inputs: AttentionInputs, dtype: torch.dtype, as_float: bool) -> Tensor | None:

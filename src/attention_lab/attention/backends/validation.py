@@ -9,7 +9,8 @@ import torch
 
 from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.inputs import AttentionInputs
-from attention_lab.attention.normalizers import Softmax
+from attention_lab.attention.normalizers import Softmax, SoftmaxPlusOne
+from attention_lab.attention.scores.base import DotProductFamily
 
 #: The largest size of values of a head whose tiles fit the memory of a GPU's multiprocessor.
 LARGEST_TRITON_VALUE = 128
@@ -34,6 +35,10 @@ class Capabilities:
             return f"it cannot compute the score {type(spec.score).__name__}"
         if not isinstance(spec.normalizer, self.normalizers):
             return f"it cannot compute the normalizer {type(spec.normalizer).__name__}"
+        if self.scores == (DotProductFamily,) and isinstance(spec.normalizer, SoftmaxPlusOne):
+            assert isinstance(spec.score, DotProductFamily)
+            if not spec.score.folds_exactly:
+                return f"its logits of {type(spec.score).__name__} lack a term of the query"
         if spec.mixing is not None and not self.mixes_heads:
             return "it cannot mix heads (talking_heads=true)"
         if spec.dropout and not self.drops_weights:

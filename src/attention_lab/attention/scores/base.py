@@ -63,12 +63,15 @@ class DotProductFamily(Score):
     score.
     """
 
+    #: Whether the folded logits are those of the score, without a constant for each query.
+    folds_exactly: ClassVar[bool] = True
+
     @abstractmethod
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return q' (B, H, L, E'), k' (B, H_kv, S, E') and the scale: logits = scale · q' k'ᵀ.
 
-        Logits may differ by a constant for each query, which a softmax removes. Query heads may
-        share a key head, so k' must not depend on the query head.
+        Unless :attr:`folds_exactly`, logits may differ by a constant for each query, which a
+        softmax removes. Query heads may share a key head, so k' must not depend on the query head.
         """
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:

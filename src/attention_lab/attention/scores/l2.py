@@ -18,6 +18,7 @@ class L2(DotProductFamily):
     formula = "−|q − k|² / √d"
     paper = "Kim et al. 2021"
     ever_positive = False
+    folds_exactly = False
 
     @without_autocast
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
