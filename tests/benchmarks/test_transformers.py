@@ -62,6 +62,8 @@ def test_the_loss_written_by_hand_is_that_of_the_task(name: str, tmp_path: Path)
     run = build(resolve(config))
     batch = next(iter(run.data.train_dataloader()))
     assert isinstance(batch, (SequencePairs, LabelledPositions, LabelledSequences))
+    if isinstance(batch, SequencePairs):  # padding has no loss
+        batch = batch._replace(target=torch.nn.functional.pad(batch.target, (0, 2)))
     smoothing = config["task"].get("label_smoothing", 0.0)
     by_hand = loss_of(run.task.model, batch, smoothing)
     torch.testing.assert_close(by_hand, run.task.loss(batch).mean)
