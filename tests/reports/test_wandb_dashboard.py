@@ -126,6 +126,20 @@ def test_without_login_one_line_says_what_to_do(
     assert line.endswith(f"log in and run: attention-lab dashboard {run}")
 
 
+@pytest.mark.filterwarnings("error:Passing a plain list")
+@pytest.mark.parametrize("name", ["it's", '"', "a\\b", "שלום"])
+def test_runs_are_selected_by_any_name_of_a_sweep(name: str, run: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweeps" / name
+    sweep.mkdir(parents=True)
+    run.rename(sweep / run.name)
+    assert command.run([str(sweep)]) == 0
+    (runs,) = json.loads((sweep / "dashboard.json").read_text())["workspace"]["spec"]["section"][
+        "runSets"
+    ]
+    (condition,) = runs["filters"]["filters"]
+    assert condition["value"] == [name]
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"layer": []}]'])
 def test_maps_that_cannot_be_read_are_left_out(content: str, run: Path) -> None:
     folder = run / "attention" / "step-000001"

@@ -64,7 +64,7 @@ class _Runs:
 
     Args:
         name: the name of the workspace, of the report and of its set of runs.
-        filters: a condition that selects the runs.
+        filter: a condition that selects the runs, as W&B's filter expression.
         keys: the keys of their config to group by.
         colours: the colour of each run, by the id of its W&B run.
         group_colours: the colour of each group, by its values of the keys.
@@ -73,7 +73,7 @@ class _Runs:
     entity: str
     project: str
     name: str
-    filters: list[Any]
+    filter: str
     keys: list[str]
     colours: Mapping[str, str]
     group_colours: Mapping[tuple[str, ...], str]
@@ -90,14 +90,14 @@ def dashboard(comparison: Comparison, entity: str, project: str, name: str) -> D
         project: the W&B project of the runs.
         name: the name of the workspace and title of the report.
     """
-    from wandb_workspaces.expr import Metric
-
     panels = _panels(comparison)
+    groups = sorted({wandb_group(run) for run in comparison.runs})
     runs = _Runs(
         entity,
         project,
         _title(name),
-        [Metric("Group").isin(sorted({wandb_group(run) for run in comparison.runs}))],
+        # A string: Metric("Group").isin(…) does not escape quotes in names.
+        f'Metric("Group") in {groups!r}',
         [_config_key(key) for key in _swept(comparison)],
         _run_colours(comparison),
         _group_colours(comparison),
@@ -129,7 +129,7 @@ def _workspace(runs: _Runs, panels: Mapping[str, list[Any]]) -> Any:
         ],
         settings=workspaces.WorkspaceSettings(x_axis=STEP),
         runset_settings=workspaces.RunsetSettings(
-            filters=runs.filters,
+            filters=runs.filter,
             groupby=[Config(key) for key in runs.keys],
             group_colors=group_colours,
             run_settings=colours,
@@ -151,7 +151,7 @@ def _report(runs: _Runs, panels: Mapping[str, list[Any]], introduction: str) -> 
         entity=runs.entity,
         project=runs.project,
         name=runs.name,
-        filters=runs.filters,
+        filters=runs.filter,
         groupby=[f"config.{key}" for key in runs.keys],
     )
     blocks: list[Any] = [reports.P(introduction)]
