@@ -40,7 +40,10 @@ def test_each_line_is_a_tuple(
     [
         (b"", ": is empty; a file of lines text TAB label is needed"),
         (b"\n", ", line 1: expected text TAB label, got 0 tabs"),
-        (b"\x1f\x8b\x08\x00", ": is compressed; decompress it with gunzip"),
+        (
+            b"\x1f\x8b\x08\x00",
+            ": is compressed; let its name end in .gz, or decompress it with gunzip",
+        ),
         (b"PK\3\4", ": is a zip archive or a spreadsheet; save it as text"),
         ("a\tx".encode("utf-16"), ": is UTF-16; save it as UTF-8"),
         (b"a\tx\nb\n", ", line 2: expected text TAB label, got 0 tabs"),

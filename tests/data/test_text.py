@@ -99,7 +99,7 @@ def test_byte_pairs_of_blocks_are_those_of_the_whole(
     pairs = BytePairs.trained([POEM], 400)
     path = Path(written(tmp_path, POEM))
     monkeypatch.setattr(corpus_module, "BLOCK", 4 * block)
-    blocks = list(read_texts([Piece(path, 0, path.stat().st_size)]))
+    blocks = list(read_texts([Piece(path, 0, path.stat().st_size, path)]))
     assert max(map(len, blocks)) < 5 * block + 20
     ids = [id for text in blocks for id in pairs.encode(text)]
     # A word that is longer than a block is cut; the longest here has 8 letters.

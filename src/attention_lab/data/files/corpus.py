@@ -27,6 +27,7 @@ from attention_lab.data.core.vocabulary import (
     vocabulary_from_state,
 )
 from attention_lab.data.files.cache import cache_directory
+from attention_lab.data.files.compressed_files import decompressed_file, is_compressed
 from attention_lab.data.files.encodings import not_text
 from attention_lab.data.files.paths import expanded, shown
 from attention_lab.data.files.shared_passages import Ids, shared_passages
@@ -48,6 +49,8 @@ class Piece(NamedTuple):
     path: Path
     start: int
     stop: int
+    #: The user's file, for messages; ``path`` is its decompressed content if it is compressed.
+    source: Path
 
 
 @dataclass(frozen=True)
@@ -90,25 +93,28 @@ class Corpus:
 def file_pieces(paths: Sequence[str]) -> list[Piece]:
     """A piece for each file: its content without the byte order mark.
 
+    The content of a ``.gz`` or ``.zst`` file is decompressed into the cache.
+
     Raises:
-        ValueError: naming the file, if it is missing, empty or cannot be read.
+        ValueError: naming the file, if it is missing, empty, damaged or cannot be read.
     """
     pieces = []
-    for path in map(_absolute, paths):
+    for source in map(_absolute, paths):
         try:
+            path = decompressed_file(source) if is_compressed(source) else source
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 first = file.read(8)
                 start = len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0
         except OSError as error:
             raise ValueError(
-                f"{shown(path)}: {str(error.strerror).lower()}; a text file is needed"
+                f"{shown(source)}: {str(error.strerror).lower()}; a text file is needed"
             ) from None
         if problem := not_text(first):
-            raise ValueError(f"{shown(path)}: {problem}")
+            raise ValueError(f"{shown(source)}: {problem}")
         if size <= start:
-            raise ValueError(f"{shown(path)}: is empty; a text file is needed")
-        pieces.append(Piece(path, start, size))
+            raise ValueError(f"{shown(source)}: is empty; a text file is needed")
+        pieces.append(Piece(path, start, size, source))
     return pieces
 
 
@@ -118,7 +124,7 @@ def duplicate_files(some: Sequence[Piece], others: Sequence[Piece]) -> list[Path
     Only files of equal size are read.
     """
     return [
-        other.path
+        other.source
         for other in others
         if any(filecmp.cmp(each.path, other.path, shallow=False) for each in some)
     ]
@@ -135,7 +141,7 @@ def split_pieces(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[
     ends = [round(share * sum(sizes)) for share in np.cumsum(shares)]
     parts: list[list[Piece]] = [[] for _ in shares]
     before = 0
-    for (path, start, stop), size in zip(pieces, sizes, strict=True):
+    for (path, start, stop, source), size in zip(pieces, sizes, strict=True):
         offset = start - before
         bounds = [
             _between_characters(path, offset + min(max(end, before), before + size), stop)
@@ -143,7 +149,7 @@ def split_pieces(pieces: Sequence[Piece], shares: Sequence[float]) -> list[list[
         ]
         for part, first, last in zip(parts, [start, *bounds], bounds, strict=False):
             if first < last:
-                part.append(Piece(path, first, last))
+                part.append(Piece(path, first, last, source))
         before += size
     return parts
 
@@ -154,7 +160,7 @@ def read_texts(pieces: Sequence[Piece]) -> Iterator[str]:
     Raises:
         ValueError: naming the file, the line and the byte that is not UTF-8.
     """
-    for path, start, stop in pieces:
+    for path, start, stop, source in pieces:
         decoder = codecs.getincrementaldecoder("utf-8")()
         rest = ""
         with path.open("rb") as file:
@@ -165,7 +171,7 @@ def read_texts(pieces: Sequence[Piece]) -> Iterator[str]:
                 try:
                     text = rest + decoder.decode(block, final=place + len(block) >= stop)
                 except UnicodeDecodeError as error:
-                    raise ValueError(_not_utf8(path, place - held + error.start)) from None
+                    raise ValueError(_not_utf8(path, place - held + error.start, source)) from None
                 whole = _WHOLE_WORDS.match(text)
                 end = whole.end() if whole else len(text)
                 rest = text[end:]
@@ -231,7 +237,7 @@ def _key(splits: Mapping[str, Sequence[Piece]], tokens: Tokens, size: int) -> st
     pieces = {
         split: [
             (str(path), start, stop, path.stat().st_size, path.stat().st_mtime_ns)
-            for path, start, stop in some
+            for path, start, stop, _ in some
         ]
         for split, some in splits.items()
     }
@@ -314,7 +320,7 @@ def _between_characters(path: Path, place: int, stop: int) -> int:
     return place + sum(takewhile(bool, continued))
 
 
-def _not_utf8(path: Path, place: int) -> str:
+def _not_utf8(path: Path, place: int, source: Path) -> str:
     line, before = 1, 0
     with path.open("rb") as file:
         while before < place:
@@ -322,7 +328,11 @@ def _not_utf8(path: Path, place: int) -> str:
             line += block.count(b"\n")
             before += len(block)
         byte = file.read(1)
-    return f"{shown(path)}, line {line}: byte {place + 1} of the file (0x{byte.hex()}) is not UTF-8"
+    whole = "file" if path == source else "decompressed file"
+    return (
+        f"{shown(source)}, line {line}: byte {place + 1} of the {whole} (0x{byte.hex()}) is not "
+        "UTF-8"
+    )
 
 
 def _absolute(path: str) -> Path:

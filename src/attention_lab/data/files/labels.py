@@ -37,10 +37,11 @@ class Labels(ClassificationDataModule):
 
     Example: a fine film → good.
 
-    The files are UTF-8. A split without a file gets 5 % of the training texts. They are chosen by a
-    hash of the text, so equal texts are in one split. The vocabulary and the classes are those of
-    the training split; other tokens become <unk>. Warnings give the number of such tokens, and of
-    texts that two splits share. With ``whitespace`` tokens, repeated spaces count as one.
+    The files are UTF-8, and may be compressed (``.gz``, ``.zst``). A split without a file gets 5 %
+    of the training texts. They are chosen by a hash of the text, so equal texts are in one split.
+    The vocabulary and the classes are those of the training split; other tokens become <unk>.
+    Warnings give the number of such tokens, and of texts that two splits share. With ``whitespace``
+    tokens, repeated spaces count as one.
 
     Known shortcut (``shortcut_baselines``): naive Bayes, which ignores the order of the tokens.
 

@@ -64,7 +64,7 @@ class Pairs(SequenceToSequenceDataModule):
     Known shortcut (``shortcut_baselines``): copying, if source and target are similar.
 
     Args:
-        train: the training file, in UTF-8.
+        train: the training file, in UTF-8; may be compressed (``.gz``, ``.zst``).
         validation: the validation file; None takes a part of ``train``.
         test: the test file; None takes a part of ``train``.
         source_tokens: "characters", "whitespace" (words), "bytes" or "bpe" (byte pairs, trained on

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from attention_lab.data.core.splits import SPLITS, split_by_hash, split_shares
 from attention_lab.data.core.vocabulary import Tokens
+from attention_lab.data.files.compressed_files import decompressed, is_compressed
 from attention_lab.data.files.encodings import not_text
 from attention_lab.data.files.paths import expanded, shown
 
@@ -16,7 +17,8 @@ LineT = TypeVar("LineT", bound=tuple[str, ...])
 def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The columns of each line of a UTF-8 file, in the order of the lines.
 
-    Lines end with LF or CRLF. White space around a column and a byte order mark are dropped.
+    A file whose name ends in ``.gz`` or ``.zst`` is decompressed. Lines end with LF or CRLF. White
+    space around a column and a byte order mark are dropped.
 
     Args:
         path: the file; relative paths start at the working directory.
@@ -28,7 +30,7 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ..
     """
     expected = " TAB ".join(columns)
     try:
-        content = expanded(path).read_bytes()
+        content = _content(expanded(path))
     except OSError as error:
         reason = str(error.strerror).lower()
         raise ValueError(f"{shown(path)}: {reason}; a file of lines {expected} is needed") from None
@@ -43,6 +45,10 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> list[tuple[str, ..
             stacklevel=2,
         )
     return lines
+
+
+def _content(path: Path) -> bytes:
+    return b"".join(decompressed(path)) if is_compressed(path) else path.read_bytes()
 
 
 def _is_header(lines: Sequence[tuple[str, ...]], columns: Sequence[str]) -> bool:

@@ -60,7 +60,8 @@ class Text(LanguageModelDataModule):
     Known shortcut (``shortcut_baselines``): bigram frequencies.
 
     Args:
-        path: the training text, one UTF-8 file or several, which are concatenated.
+        path: the training text, one UTF-8 file or several, which are concatenated. They may be
+            compressed (``.gz``, ``.zst``); the cache then also has their decompressed content.
         validation: the validation text, likewise; None takes a part of ``path``.
         test: the test text, likewise; None takes a part of ``path``.
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
