@@ -196,6 +196,14 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         batches = BucketBatchSampler(examples.lengths(), self.batch_size, False)
         return DataLoader(SplitDataset(examples), batch_size=None, sampler=batches)
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        # On the CPU the batch is there already, and searching it for tensors would cost time.
+        if device.type == "cpu":
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def probe(self, size: int) -> BatchT:
         """A fixed batch of validation examples, for attention maps and predictions.
 

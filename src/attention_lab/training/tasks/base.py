@@ -171,14 +171,6 @@ class AttentionTask(LightningModule, ABC):
             rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log("train/learning_rate", rate)
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        # On the CPU the batch is there already, and searching it for tensors would cost time.
-        if device.type == "cpu":
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def on_validation_model_zero_grad(self) -> None:
         # The only hook between the last training step and the validation's dataloader.
         super().on_validation_model_zero_grad()
