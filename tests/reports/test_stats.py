@@ -303,7 +303,7 @@ def test_adjusted_intervals_exclude_the_truth_in_at_most_5_percent_of_families()
 
 
 def test_a_p_value_of_zero_has_a_factor() -> None:
-    assert holm_factors([0.0, 0.01]) == [2.0, 1.0]
+    assert list(holm_factors([0.0, 0.01])) == [2.0, 1.0]
 
 
 def test_statistics_of_a_large_sweep_are_fast() -> None:

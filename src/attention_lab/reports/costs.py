@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from attention_lab.quantities import format_duration, format_quantity
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.formatting import (
@@ -72,16 +74,11 @@ def pareto_front(comparison: Comparison, cost: Cost) -> list[Group]:
     distinguish the groups.
     """
     medians = {group: value for group, value, _ in cost_points(comparison, cost)}
-    worst = {group: cost.worst(group) for group in medians}
-    return [
-        group
-        for group in medians
-        if not any(
-            (median >= worst[group] if cost.is_speed else median <= worst[group])
-            and comparison.ranking.is_better(other, group)
-            for other, median in medians.items()
-        )
-    ]
+    worst = [cost.worst(group) for group in medians]
+    compare = np.greater_equal if cost.is_speed else np.less_equal
+    costs_no_more = compare.outer(list(medians.values()), worst)
+    dominates = costs_no_more & comparison.ranking.better_pairs(list(medians))
+    return [group for group, by in zip(medians, dominates.T, strict=True) if not by.any()]
 
 
 def pareto_sentences(comparison: Comparison) -> list[str]:

@@ -69,6 +69,17 @@ def paired_differences(pairs: Sequence[tuple[Group, Group]], metric: str) -> lis
     return [
         Difference(one, other, each, one.bounds(metric), p, factor)
         for (one, other), each, p, factor in zip(
-            shared, paired, p_values, holm_factors(p_values), strict=True
+            shared, paired, p_values, holm_factors(p_values).tolist(), strict=True
         )
     ]
+
+
+def difference_between(
+    one: Group, reference: Group, metric: str, factor: float
+) -> Difference | None:
+    """The difference of two groups, given Holm's factor; None if they share no finished seed."""
+    scores = one.scores(metric), reference.scores(metric)
+    if not scores[0].keys() & scores[1].keys():
+        return None
+    p_value = paired_p_value(*scores)
+    return Difference(one, reference, scores, one.bounds(metric), p_value, factor)

@@ -3,10 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 
-from attention_lab.reports.differences import Difference, paired_differences
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_lab.reports.differences import (
+    Difference,
+    difference_between,
+    paired_differences,
+)
 from attention_lab.reports.groups import Group
+from attention_lab.reports.pairwise_tests import PairwiseTests
 from attention_lab.reports.stats import Interval
 
 
@@ -66,16 +73,17 @@ class Ranking:
         return sorted(scored, key=lambda pair: pair[1].mean, reverse=self.mode == "max")
 
     @cached_property
-    def _pairwise(self) -> dict[tuple[Group, Group], Difference]:
-        """The differences of all pairs of groups, the better mean first.
+    def _position(self) -> dict[Group, int]:
+        """The place of each group in :attr:`means`."""
+        return {group: position for position, (group, _) in enumerate(self.means)}
+
+    @cached_property
+    def _pairwise(self) -> PairwiseTests:
+        """The tests of all pairs of groups.
 
         All pairs are one family, because which group is the best was not known beforehand.
         """
-        if self.metric is None:
-            return {}
-        groups = [group for group, _ in self.means]
-        found = paired_differences(list(combinations(groups, 2)), self.metric)
-        return {(each.group, each.reference): each for each in found}
+        return PairwiseTests(list(self._position), self.metric or "")
 
     @cached_property
     def _to_reference(self) -> dict[Group, Difference]:
@@ -92,15 +100,34 @@ class Ranking:
         """
         if self.reference is not None and self.reference in (one, other):
             return self._to_reference.get(other if one is self.reference else one)
-        return self._pairwise.get((one, other)) or self._pairwise.get((other, one))
+        if self.metric is None or one not in self._position or other not in self._position:
+            return None
+        first, second = sorted((one, other), key=self._position.__getitem__)
+        return difference_between(first, second, self.metric, self._pairwise.factor(first, second))
+
+    @cached_property
+    def _is_better(self) -> NDArray[np.bool_]:
+        """[i, j]: whether group i of :attr:`means` is significantly better than group j."""
+        better = 1 if self.mode == "max" else -1
+        signs = self._pairwise.signs(list(self._position))
+        if self.reference in self._position:
+            row = self._position[self.reference]
+            for group, difference in self._to_reference.items():
+                column = self._position[group]
+                sign = np.sign(difference.interval.mean) if difference.is_significant else 0
+                signs[column, row], signs[row, column] = sign, -sign
+        return signs == better
 
     def is_better(self, one: Group, other: Group) -> bool:
         """Whether one group is significantly better than another."""
-        difference = self.difference(one, other)
-        if difference is None or not difference.is_significant:
+        if one not in self._position or other not in self._position:
             return False
-        gain = difference.interval.mean if difference.group is one else -difference.interval.mean
-        return _is_better(gain, 0, self.mode)
+        return bool(self.better_pairs([one, other])[0, 1])
+
+    def better_pairs(self, groups: Sequence[Group]) -> NDArray[np.bool_]:
+        """[i, j]: whether group i of ``groups`` is significantly better than group j."""
+        positions = [self._position[group] for group in groups]
+        return self._is_better[np.ix_(positions, positions)]
 
     @cached_property
     def leaders(self) -> list[Group]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from operator import sub
 from statistics import fmean
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, poch, stdtr, stdtrit
 
 from attention_lab.data.core.metric_info import UNBOUNDED, Bounds
@@ -236,7 +238,7 @@ def effect_size(values: Mapping[int, float], baseline: Mapping[int, float]) -> f
     return correction * fmean(map(sub, ours, theirs)) / deviation
 
 
-def holm_factors(p_values: Sequence[float]) -> list[float]:
+def holm_factors(p_values: ArrayLike) -> NDArray[np.float64]:
     """The factor by which Holm's procedure multiplies each p-value.
 
     A p-value of NaN has the factor NaN and does not count as a test of the family.
@@ -251,12 +253,12 @@ def holm_factors(p_values: Sequence[float]) -> list[float]:
     range", Journal of Experimental Education 61). So the probability that any interval of a family
     excludes a true difference of 0 is at most 5 %.
     """
-    tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    factors = [math.nan] * len(p_values)
-    largest = 0.0
-    for rank, (p, i) in enumerate(tested):
-        largest = max(largest, p * (len(tested) - rank))
-        factors[i] = largest / p if p else float(len(tested) - rank)
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]  # NaN is sorted last
+    in_order, steps = p[order], np.arange(len(order), 0, -1, dtype=np.float64)
+    largest = np.maximum.accumulate(in_order * steps)
+    factors = np.full(p.shape, math.nan)
+    factors[order] = np.divide(largest, in_order, out=steps, where=in_order > 0)
     return factors
 
 
