@@ -4,6 +4,7 @@ import itertools
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -70,9 +71,19 @@ def test_labels_of_the_scale_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_any_text_can_be_a_name(tmp_path: Path) -> None:
-    names = ["$x_", "<b>", "שלום", "👩‍👩‍👧", "x" * 200, "\n"]
-    each = AttentionMap(0, "e", "l", names, names, torch.full((1, 6, 6), 0.5))
+    names = ["$x_", "$x_$", "<b>", "שלום", "👩‍👩‍👧", "x" * 200, "\n"]
+    each = AttentionMap(0, "e", "l", names, names, torch.full((1, 7, 7), 0.5))
+    for kind in ("svg", "png", "pdf"):
+        write_figure(each, "0", kind, tmp_path / f"a.{kind}")
+
+
+@pytest.mark.parametrize(("name", "turned"), [("a", 0), ("token", 3)])
+def test_names_of_columns_that_would_overlap_are_turned(
+    name: str, turned: int, tmp_path: Path
+) -> None:
+    each = AttentionMap(0, "e", "l", ["r"], [name] * 3, torch.full((1, 1, 3), 0.5))
     write_figure(each, "0", "svg", tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text("utf-8").count("rotate(-90)") == turned
 
 
 def test_a_weight_that_is_not_finite_is_magenta_and_does_not_change_the_scale(

@@ -119,11 +119,10 @@ def _draw_names(axes: "Axes", shown: AttentionMap, cell: float) -> None:
     axes.set_yticks(np.arange(0.5, len(rows), every), rows[::every], fontsize=_FONT)
     turned = max(map(len, columns)) * _FONT / 72 * 0.65 > every * cell
     axes.set_xticks(np.arange(0.5, len(columns), every), columns[::every], fontsize=_FONT)
-    for label in axes.get_xticklabels():
-        label.set_rotation(90 * turned)
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    axes.tick_params(axis="x", labelrotation=90 * turned)
     for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
         label.set_parse_math(False)  # text between dollar signs is no formula
-    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     for spine in axes.spines.values():
         spine.set(color=_FRAME, linewidth=0.8)
     if shown.sources is not None:
