@@ -124,7 +124,8 @@ def estimate(run: BuiltRun) -> Estimate:
     simulation = _Simulation(run)
     memory = simulation.peak_memory(batches.largest())
     per_batch = [simulation.flops(batch) for batch in batches.sample()]
-    flops = accumulated * sum(per_batch) / len(per_batch) + simulation.optimizer_flops
+    per_step = accumulated * batches.share * sum(per_batch) / len(per_batch)
+    flops = per_step + simulation.optimizer_flops
     return Estimate(
         sum(parameter.numel() for parameter in run.task.model.parameters()),
         steps,
@@ -147,6 +148,8 @@ class _Batches:
             self._lengths, data.batch_size, False, 0, replicas, 0, accumulated
         )
         self.rows = list(sampler)
+        #: The mean size of a rank's batch relative to rank 0's, which may have an example more.
+        self.share = len(self._lengths) / (replicas * sum(map(len, self.rows)))
         # The first token of each target is not predicted, so it does not count.
         examples, sequences = self._lengths.shape
         total = int(self._lengths.sum()) - examples * (sequences - 1)
