@@ -112,7 +112,7 @@ def test_a_cosine_schedule_without_a_limit_of_steps_is_refused(
     tiny_digits: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = build(tiny_digits("scheduler=cosine", "scheduler.warmup_steps=0")).task
-    monkeypatch.setattr(AttentionTask, "_total_steps", math.inf)
+    monkeypatch.setattr(AttentionTask, "total_steps", math.inf)
     monkeypatch.setattr(AttentionTask, "trainer", Trainer(accelerator="cpu", logger=False))
     with pytest.raises(ValueError, match="scheduler=cosine needs an end: set trainer"):
         task.configure_optimizers()

@@ -15,6 +15,7 @@ from attention_lab.cli import COMMANDS, DRY_RUN, fail
 from attention_lab.config.compose import config_directory, group_options
 from attention_lab.config.option_keys import option_keys
 from attention_lab.config.overrides import (
+    EXTEND,
     FROM,
     OWN_DIRECTORY,
     TOKENS_PER_SECOND,
@@ -62,7 +63,7 @@ $words[1] --complete $words[2..] (commandline -ct) 2>/dev/null)'""",
 }
 FLAGS = (
     *("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--package", "--resolve"),
-    *(OWN_DIRECTORY[0], FROM, DRY_RUN, TOKENS_PER_SECOND),
+    *(OWN_DIRECTORY[0], FROM, EXTEND, DRY_RUN, TOKENS_PER_SECOND),
 )
 
 
@@ -101,7 +102,7 @@ def completions(words: Sequence[str]) -> Iterator[str]:
         from attention_lab.cli.bench import BENCHMARKS
 
         known = list(BENCHMARKS)
-    elif before[0] != "train" or before[-1] in (*OWN_DIRECTORY, FROM, TOKENS_PER_SECOND):
+    elif before[0] != "train" or before[-1] in (*OWN_DIRECTORY, FROM, EXTEND, TOKENS_PER_SECOND):
         known = []
     elif before[-1] in ("--cfg", "-c"):
         known = ("job", "hydra", "all")

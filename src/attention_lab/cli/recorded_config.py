@@ -1,4 +1,4 @@
-"""`attention-lab train --from RUN`: read the config of a recorded run as data.
+"""`attention-lab train --from RUN` and `--extend RUN`: read the config of a recorded run as data.
 
 A run may come from a stranger, so its config must not control Hydra: its defaults list, its section
 ``hydra`` and its interpolations are not used.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.config.compose import WrongCommand
+from attention_lab.config.overrides import EXTEND, FROM
 
 #: An override that chooses another option of a group, for groups in which --from allows it.
 REPLACEABLE_GROUP = re.compile(
@@ -21,12 +22,13 @@ MISSING = "???"
 REFERENCES = ("${attention}", "${seed}")
 
 
-def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The primary config with which Hydra repeats a run; without overrides, nothing changes.
+def recorded_config(run: Path, overrides: Sequence[str], flag: str = FROM) -> dict[str, Any]:
+    """The primary config with which Hydra repeats or extends a run.
 
     Args:
         run: the run's directory.
         overrides: the overrides on the command line.
+        flag: --from, or --extend, which also records the checkpoint that training continues from.
 
     Raises:
         WrongCommand: if the config cannot be read, or an override cannot be combined with it.
@@ -36,12 +38,12 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         config = read_config(run)
     except (OSError, ValueError) as error:
-        raise WrongCommand(f"--from {run}: {error}") from None
+        raise WrongCommand(f"{flag} {run}: {error}") from None
     if fixed := next(filter(FIXED_GROUP.match, overrides), None):
-        raise WrongCommand(
-            f"{fixed}: cannot be combined with --from, as its options depend on other groups; "
-            "name all options in place of --from"
-        )
+        remedy = f"as its options depend on other groups; name all options in place of {flag}"
+        if flag == EXTEND:
+            remedy = "which continues the training of a run as it is"
+        raise WrongCommand(f"{fixed}: cannot be combined with {flag}, {remedy}")
     config = _with_references(config)
     groups = _replaced_groups(overrides)
     for group in groups:
@@ -50,8 +52,27 @@ def recorded_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if any(re.match(r"[+~]*data\.", override) for override in overrides):
         config.pop("data_files", None)  # the overrides may name other files
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    config = _without_interpolations(run, config, given)
+    config = _without_interpolations(f"{flag} {run}", config, given)
+    if flag == EXTEND:
+        config["extends"] = _extended(run)
     return {"defaults": ["settings", *({group: None} for group in groups), "_self_"], **config}
+
+
+def _extended(run: Path) -> dict[str, str]:
+    """The section ``extends``: the run whose training continues, and its checkpoint.
+
+    Raises:
+        WrongCommand: if the run has no checkpoint ``last``.
+    """
+    from attention_lab.tracking.untrusted_files import UnreadableRecord
+    from attention_lab.training.checkpoint.checkpoint_io import checksum_of
+    from attention_lab.training.extension import last_checkpoint
+
+    file = last_checkpoint(run)
+    try:
+        return {"run": str(run.resolve()), "sha256": checksum_of(file)}
+    except (FileNotFoundError, UnreadableRecord) as error:
+        raise WrongCommand(f"{EXTEND} {run}: {error}") from None
 
 
 def _replaced_groups(overrides: Sequence[str]) -> list[str]:
@@ -89,24 +110,26 @@ def _with_references(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _without_interpolations(run: Path, value: Any, given: Collection[str], path: str = "") -> Any:
+def _without_interpolations(source: str, value: Any, given: Collection[str], path: str = "") -> Any:
     """A value in which overridden interpolations are replaced by ``???``, a missing value.
 
     Raises:
-        WrongCommand: if no override replaces an interpolation.
+        WrongCommand: if no override replaces an interpolation; it names ``source``.
     """
     if isinstance(value, dict):
         return {
-            key: _without_interpolations(run, inner, given, f"{path}.{key}" if path else str(key))
+            key: _without_interpolations(
+                source, inner, given, f"{path}.{key}" if path else str(key)
+            )
             for key, inner in value.items()
         }
     if isinstance(value, list):
-        return [_without_interpolations(run, inner, given, path) for inner in value]
+        return [_without_interpolations(source, inner, given, path) for inner in value]
     if not isinstance(value, str) or "${" not in value or value in REFERENCES:
         return value
     if path not in given:
         raise WrongCommand(
-            f"--from {run}: {path} is {value!r}, and variables of a recorded config are not "
+            f"{source}: {path} is {value!r}, and variables of a recorded config are not "
             f"resolved; give its value, as {path}=…"
         )
     return MISSING

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from attention_lab.config.overrides import FROM, TOKENS_PER_SECOND, without_flag
+from attention_lab.config.overrides import EXTEND, FROM, TOKENS_PER_SECOND, without_flag
 
 
 class Throughput(NamedTuple):
@@ -16,7 +16,10 @@ class Throughput(NamedTuple):
 
 
 def throughput_of(arguments: Sequence[str]) -> tuple[Throughput | None, list[str]]:
-    """The throughput that --tokens-per-second gives, or the run of --from; other arguments.
+    """The throughput that --tokens-per-second gives, or the run of --from or --extend.
+
+    Returns:
+        The throughput, and the arguments without the number.
 
     Raises:
         ValueError: if the number is invalid.
@@ -30,7 +33,7 @@ def throughput_of(arguments: Sequence[str]) -> tuple[Throughput | None, list[str
         if not 0 < tokens_per_second < math.inf:
             raise ValueError(f"{TOKENS_PER_SECOND}: must be a number above 0, got {given!r}")
         return Throughput(tokens_per_second, ""), rest
-    run, _ = without_flag(FROM, rest)
+    run = without_flag(FROM, rest)[0] or without_flag(EXTEND, rest)[0]
     if not run:
         return None, rest
 

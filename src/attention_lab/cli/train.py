@@ -34,6 +34,7 @@ from attention_lab.config.compose import (
 )
 from attention_lab.config.hydra_loader import check_flags, use_own_loader
 from attention_lab.config.overrides import (
+    EXTEND,
     FROM,
     flags_last,
     own_directory,
@@ -125,9 +126,10 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
     if is_sweep and cluster_environment.world_size() > 1:
         started = cluster_environment.launch_description()
         return fail(f"-m: needs one process, but {started}; a sweep starts the ranks itself", 2)
-    recorded, arguments = without_flag(FROM, with_own_directory(arguments))
+    repeated, arguments = without_flag(FROM, with_own_directory(arguments))
+    extended, arguments = without_flag(EXTEND, arguments)
     try:
-        name = CONFIG_NAME if recorded is None else _recorded(recorded, arguments)
+        name = _config_name(repeated, extended, arguments)
         check_flags(flags_last(arguments))
     except WrongCommand as error:
         return fail(str(error), 2)
@@ -166,21 +168,30 @@ def _hydra_main(config_name: str, arguments: Sequence[str], task: Task) -> Calla
     return main
 
 
-def _recorded(run: str, arguments: Sequence[str]) -> str:
+def _config_name(repeated: str | None, extended: str | None, arguments: Sequence[str]) -> str:
+    """The name of the primary config: the shipped one, or that of a repeated or extended run."""
+    if repeated is not None and extended is not None:
+        raise WrongCommand(f"{EXTEND}: cannot be combined with {FROM}; leave one out")
+    if extended is not None:
+        return _recorded(EXTEND, extended, arguments)
+    return CONFIG_NAME if repeated is None else _recorded(FROM, repeated, arguments)
+
+
+def _recorded(flag: str, run: str, arguments: Sequence[str]) -> str:
     """Register the config of a recorded run with Hydra; returns its name there."""
     from attention_lab.cli.recorded_config import recorded_config
 
     flags = flags_last(arguments)
     if any(flag.startswith(("--config-n", "-cn", "--config-p", "-cp")) for flag in flags):
-        raise WrongCommand(f"{FROM} {run}: sets the config; leave --config-name out")
+        raise WrongCommand(f"{flag} {run}: sets the config; leave --config-name out")
     if not run:
-        raise WrongCommand(f"{FROM}: needs a run's directory")
+        raise WrongCommand(f"{flag}: needs a run's directory")
     overrides = [argument for argument in flags if not argument.startswith("-")]
     name = "from:run"  # without the path: Hydra reads slashes as config groups
     try:
-        ConfigStore.instance().store(name, recorded_config(Path(run), overrides))
+        ConfigStore.instance().store(name, recorded_config(Path(run), overrides, flag))
     except OmegaConfBaseException as error:  # for example, a key is not text
-        raise WrongCommand(f"{FROM} {run}: {str(error).partition(chr(10))[0]}") from None
+        raise WrongCommand(f"{flag} {run}: {str(error).partition(chr(10))[0]}") from None
     return name
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from attention_lab.config.flatten import flatten
 
 #: Keys that cannot change a result: logging, the sweep, the names of options, the device, the
-#: progress bar, the interval of checkpoints, profiling, and how gradients are computed.
+#: progress bar, the interval of checkpoints, profiling, how gradients are computed, and where an
+#: extended run is (its checkpoint is compared by checksum).
 IMMATERIAL = (
-    *("logger", "sweep", "choices"),
+    *("logger", "sweep", "choices", "extends.run"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
     *("trainer.profiler", "trainer.detect_anomaly", "trainer.inference_mode"),
     *("trainer.compile", "trainer.gradient_checkpointing"),

@@ -16,8 +16,8 @@ WITH_VALUE = (
     "--experimental-rerun",
 )
 WITH_OPTIONAL_VALUE = ("--info", "-i")  # the value has no "=", unlike an override
-#: Our own flags, which Hydra does not know; the second one is for --dry-run only.
-FROM, TOKENS_PER_SECOND = "--from", "--tokens-per-second"
+#: Our own flags, which Hydra does not know; the last one is for --dry-run only.
+FROM, EXTEND, TOKENS_PER_SECOND = "--from", "--extend", "--tokens-per-second"
 CHOICE = re.compile(r"\+?\w+(/\w+)*(@[\w.]+)?=(\w+|\[[\w,]+\])")
 
 

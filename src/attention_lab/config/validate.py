@@ -89,9 +89,10 @@ def check(config: Config, trains: bool = True) -> None:
     _check_numbers(config)
     known = (*SECTIONS, *SECTIONS_OF_MANY)
     for key in config:
-        if key not in (*known, "seed", "data_files", "choices"):
+        if key not in (*known, "seed", "data_files", "choices", "extends"):
             raise ConfigError(_no_section(key, known))
     check_value("choices", config.get("choices", {}), dict[str, str])
+    _check_extends(config.get("extends", {}))
     for section in SECTIONS:
         if section == "task" and section not in config:
             raise ConfigError(_no_task(config))
@@ -104,6 +105,13 @@ def check(config: Config, trains: bool = True) -> None:
         _check_many(section, config.get(section))
     _check_tasks(config)
     check_value("data_files", config.get("data_files", {}), dict[str, str | list[str]])
+
+
+def _check_extends(section: object) -> None:
+    """Check the section that names an extended run, which `train --extend` adds."""
+    check_value("extends", section, dict[str, str])
+    if section and set(cast(Config, section)) != {"run", "sha256"}:
+        raise ConfigError("extends: must have the keys run and sha256; use `train --extend RUN`")
 
 
 def _check_many(section: str, nodes: object) -> None:

@@ -20,6 +20,7 @@ from attention_lab.memory import NO_MACHINE, check_fits
 from attention_lab.models.base import Network
 from attention_lab.models.blocks import checkpoint_layers
 from attention_lab.training.callbacks import create_callbacks
+from attention_lab.training.extension import check_extension, check_longer
 from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.trainer import TrainerOptions, limited_batches
@@ -72,8 +73,12 @@ def build(
     Raises:
         ConfigError: if the parts do not work together; the message is one line.
     """
+    if trains:
+        check_extension(config)
     data = load_data(config) if data is None else data
     options = config.create("trainer")
+    if trains:
+        check_longer(config, data, options)
     optimization = _optimization(config, options)
     with config.errors():
         sizes = data.model_arguments()

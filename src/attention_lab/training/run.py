@@ -28,6 +28,7 @@ from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.cluster_environment import ignore_leftovers
 from attention_lab.training.distributed.fsdp import is_sharded
 from attention_lab.training.evaluation import evaluate, load_weights
+from attention_lab.training.extension import begin_extension
 from attention_lab.training.fit import Fitted, fit
 from attention_lab.training.history import without_prefix
 from attention_lab.training.preemption import Preempted, Pruned, StopSignals, unblock_signals
@@ -73,6 +74,7 @@ def train(spec: RunSpec) -> RunResult | None:
             fit(run, spec.directory, None, [], signals)
             return None
         with record, _loggers(record, spec) as loggers:
+            record.is_resumed |= begin_extension(spec)
             fitted = fit(run, spec.directory, record, loggers, signals)
             run = _with_best_weights(run, fitted, spec, signals)
             result = _result(run, fitted, threshold)

@@ -14,6 +14,7 @@ from attention_lab.data.core.dataloader import TrainingDataLoader
 from attention_lab.tracking.metrics_csv import MetricsCSVLogger
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, read, write
 from attention_lab.training.checkpoint.rng_state import random_states, restore_random_states
+from attention_lab.training.checkpoint.schedule import restart_schedule
 from attention_lab.training.distributed import process_group
 from attention_lab.training.finite import require_finite_weights
 from attention_lab.training.history import History
@@ -21,7 +22,9 @@ from attention_lab.training.lightning_loops import repeat_validation
 from attention_lab.training.tasks.base import AttentionTask
 
 #: The key, in a checkpoint, of the state that Lightning does not save itself.
-_KEY = "attention_lab"
+STATE_KEY = "attention_lab"
+#: In that state: the run that this checkpoint extends, until the next checkpoint is saved.
+EXTENDS = "extends"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
@@ -164,7 +167,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         state = self._before_validation or self._state()
-        checkpoint[_KEY] = {
+        checkpoint[STATE_KEY] = {
             "random": process_group.all_gather(state["random"]),
             "rows": state["rows"],
             "validates": self._before_validation is not None,
@@ -175,7 +178,7 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._loaded = state = checkpoint[_KEY]
+        self._loaded = state = checkpoint[STATE_KEY]
         self._tried = self.saved_step = step = checkpoint["global_step"]
         if not trainer.is_global_zero:
             return
@@ -195,6 +198,8 @@ class Checkpoints(Checkpoint):
         if self._loaded is not None:  # not earlier: setting up loaders draws random numbers
             restore_random_states(self._loaded["random"][process_group.rank()])
             trainer.should_stop = self._loaded["ended"]
+            if (extended := self._loaded.get(EXTENDS)) is not None:
+                restart_schedule(trainer, extended)
         cast(AttentionTask, pl_module).before_validation.append(self._remember_state)
         if self._loaded is not None and self._loaded["validates"]:
             repeat_validation(trainer)
@@ -262,8 +267,8 @@ def _steps(path: Path) -> _Steps | None:
     except (OSError, RuntimeError, EOFError) as error:
         reason = f"{path} cannot be read: {str(error).partition(chr(10))[0]}"
     else:
-        if _KEY in checkpoint:
-            return _Steps(checkpoint["global_step"], checkpoint[_KEY]["best_step"])
+        if STATE_KEY in checkpoint:
+            return _Steps(checkpoint["global_step"], checkpoint[STATE_KEY]["best_step"])
         reason = f"{path} lacks the state that is needed to resume a run"
     _warn_of_skipped(reason)
     return None

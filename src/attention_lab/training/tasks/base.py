@@ -160,7 +160,7 @@ class AttentionTask(LightningModule, ABC):
         steps = self.global_step + 1
         # Lightning sets the attribute, and does not declare it.
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return steps % interval == 0 or steps == self._total_steps
+        return steps % interval == 0 or steps == self.total_steps
 
     def _log_step(self, loss: Tensor) -> None:
         """Log the loss and the learning rate of an optimizer step, if they are due."""
@@ -203,7 +203,7 @@ class AttentionTask(LightningModule, ABC):
         self.tokens.fill_(checkpoint["tokens"])
 
     @functools.cached_property
-    def _total_steps(self) -> float:
+    def total_steps(self) -> float:
         """Optimizer steps of the whole training; infinite if the Trainer has no limit.
 
         ``Trainer.estimated_stepping_batches`` would set up the dataloader before a checkpoint is
@@ -250,7 +250,7 @@ class AttentionTask(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimization.create_optimizer(self.model)
-        scheduler = self.optimization.schedule.scheduler(optimizer, self._total_steps)
+        scheduler = self.optimization.schedule.scheduler(optimizer, self.total_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
