@@ -102,7 +102,14 @@ def test_options_of_ones_own_directory(tmp_path: Path) -> None:
     folder = tmp_path / "experiment"
     folder.mkdir()
     (folder / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.5\n")
-    assert al.compose("experiment=mine", config_dir=tmp_path).optimizer.lr == 0.5
+    config = al.compose("experiment=mine", config_dir=tmp_path)
+    assert config.optimizer.lr == 0.5
+    config.optimizer.lr = -1.0  # refused after the options have been found again
+    with pytest.raises(ConfigError, match=r"optimizer\.lr|lr must|learning rate"):
+        al.train(config, tmp_path / "run")
+    (tmp_path / "train.yaml").write_text("seed: 5\n")
+    with pytest.raises(WrongCommand, match=r"train\.yaml: has the name of a shipped file"):
+        al.compose(config_dir=tmp_path)
 
 
 def test_a_finished_run_is_not_trained_again(sweep: Path) -> None:

@@ -127,6 +127,55 @@ def test_the_environment_names_the_directory(
     assert (answer.code, answer.err) == (2, f"attention-lab: {message}\n")
 
 
+def test_a_home_directory_is_expanded(
+    command: Command,  # noqa: F811
+    local: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config(command, "--config-dir=~/mine")["logger"]["wandb"]["entity"] == "us"
+    monkeypatch.setenv("ATTENTION_LAB_CONFIG_DIR", "~/mine")
+    assert config(command)["logger"]["wandb"]["entity"] == "us"
+
+
+@pytest.mark.parametrize("name", ["train.yaml", "optimizer/adamw.yaml"])
+def test_a_file_that_would_not_be_used_is_refused(
+    command: Command,  # noqa: F811
+    local: tuple[str, str],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    (tmp_path / "mine" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "mine" / name).write_text("seed: 5\n")
+    answer = command("train", *local, "--cfg", "job")
+    message = f"mine/{name}: has the name of a shipped file; rename it"
+    assert (answer.code, answer.err) == (2, f"attention-lab: {message}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("3", "hydra and its sections must be mappings, got 3"),
+        ("{job: 3}", "hydra and its sections must be mappings, got 3"),
+        ("{job: {chdir: [1]}}", "hydra.job.chdir: value '[1]' is not a valid bool"),
+    ],
+)
+def test_a_wrong_hydra_section_of_an_option_is_named(
+    command: Command,  # noqa: F811
+    local: tuple[str, str],
+    tmp_path: Path,
+    content: str,
+    message: str,
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir()
+    file = tmp_path / "mine" / "experiment" / "odd.yaml"
+    file.write_text(f"# @package _global_\nhydra: {content}\n")
+    answer = command("train", *local, "experiment=odd", "--cfg", "job")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith(f"attention-lab: experiment/odd: {message}")
+
+
 def test_a_missing_variable_is_named(
     command: Command,  # noqa: F811
     local: tuple[str, str],

@@ -13,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from attention_lab.config import hydra_loader
 from attention_lab.config.compose import add_score_mechanisms, composed, config_directory
 from attention_lab.config.hydra_loader import OwnLoader, use_own_loader
 
@@ -93,6 +94,10 @@ def changing(*jobs: str) -> list[list[str]]:
         (changing("+data.files=[a,b]", "+data.files=[a]"), 2),
         (changing("model.dropout=0.1 ++model.dropout=0.2", "model.dropout=1 ++model.dropout=0"), 1),
         (changing("optimizer.betas.0=0.8", "optimizer.betas.0=0.7"), 2),
+        (
+            changing("++model.new.a=2 ++model.new={a:2}", "++model.new.a=1 ++model.new={a:2}"),
+            2,
+        ),
         (changing("optimizer.betas=[0.8,0.9]", "optimizer.betas=null", "optimizer.betas=1"), 2),
     ],
 )
@@ -107,6 +112,18 @@ def test_jobs_that_differ_only_in_values_share_a_config(
         config = loader.load_sweep_config(sweep, job)
         assert content(config) == content(expected)
     assert counted.number == number
+
+
+def test_only_some_configs_are_kept(loader: OwnLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep of 10,000 different options would otherwise need 4 GB."""
+    monkeypatch.setattr(hydra_loader, "_MOST_KEPT", 1)
+    sweep = load_sweep(loader)
+    monkeypatch.setattr(loader, "load_configuration", counted := Counted(loader.load_configuration))
+    jobs = changing("attention=linear seed=1", "attention=linear seed=2", "attention=additive")
+    for job in [*jobs, *jobs]:
+        config = loader.load_sweep_config(sweep, job)
+        assert config.hydra.runtime.choices.attention == job[0].removeprefix("attention=")
+    assert counted.number == 3
 
 
 def content(config: DictConfig) -> list[object]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim import Optimizer
 
 from attention_lab.attention import Causal, ScaledDotProduct, ScoredAttention, Softmax
 from attention_lab.config.components import ConfigError, check_node, create
@@ -356,3 +357,11 @@ def test_create_passes_given_objects_without_copying() -> None:
     factors = {"*": 0.5}
     node = {"_target_": f"{ParameterGroups.__module__}.ParameterGroups"}
     assert create(node, (ParameterGroups,), lr_factors=factors).lr_factors is factors
+
+
+def test_an_object_gets_its_own_copy_of_a_list() -> None:
+    """The jobs of a sweep share the lists of their configs, and a class may change its argument."""
+    betas = [0.9, 0.98]
+    node = {"_target_": "torch.optim.AdamW", "_partial_": True, "betas": betas}
+    assert create(node, (Optimizer,)).keywords["betas"] == betas
+    assert create(node, (Optimizer,)).keywords["betas"] is not betas

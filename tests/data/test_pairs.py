@@ -291,7 +291,7 @@ def test_valid_files_give_no_warning(tmp_path: Path) -> None:
         (b"", r"own\.tsv: is empty"),
         (
             b"a\tx\n",
-            r"own\.tsv: 1 different sources are too few .*; add lines, or use data\.",
+            r"own\.tsv: too few different sources \(1\) to assign .*; add lines, or use data\.",
         ),
         (b"a\tx\nb x\n", r"own\.tsv, line 2: expected source TAB target, got 0 tabs"),
         (b"a\tx\nb\ty\tz\n", r"own\.tsv, line 2: expected source TAB target, got 2 tabs"),

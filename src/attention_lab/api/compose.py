@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attention_lab.config.compose import (
     WrongCommand,
     check_groups,
+    check_own_directory,
     compose_with_hydra,
     plain_config,
 )
@@ -18,8 +19,8 @@ from attention_lab.config.hydra_loader import use_own_loader
 from attention_lab.config.overrides import own_directory, with_own_directory
 from attention_lab.config.suggestions import explain
 
-#: The key of a composed config that holds the overrides.
-OVERRIDES = "overrides"
+#: The keys of a composed config that hold the overrides and the user's own config directory.
+OVERRIDES, CONFIG_DIR = "overrides", "config_dir"
 
 
 class Composition(NamedTuple):
@@ -33,7 +34,8 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     """Compose the config of a run, as ``attention-lab train OVERRIDES…`` does.
 
     Its values can be changed before training: ``config.optimizer.lr = 1e-3``. Unknown keys are
-    refused. The overrides are kept in ``config.overrides``, where reports find what was chosen.
+    refused. The overrides are kept in ``config.overrides``, where reports find what was chosen, and
+    the directory in ``config.config_dir``.
 
     >>> compose("attention=additive", "seed=3").seed
     3
@@ -51,11 +53,11 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
 
 def composition(overrides: Sequence[str], config_dir: str | Path | None = None) -> Composition:
     """Like :func:`compose`, but also returns the default directory of a run."""
-    flags = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    flags = [] if config_dir is None else [f"--config-dir={config_dir}"]
     arguments = with_own_directory([*overrides, *flags])
     own = own_directory(arguments)
-    if own is not None and not own.is_dir():
-        raise WrongCommand(f"config_dir={own}: no such directory")
+    if own is not None:
+        check_own_directory(str(own), f"{CONFIG_DIR}=")
     try:
         with use_own_loader():
             config = compose_with_hydra(overrides, own)
@@ -64,6 +66,7 @@ def composition(overrides: Sequence[str], config_dir: str | Path | None = None) 
         directory = Path(config.hydra.run.dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise WrongCommand(explain(error, arguments)) from None
-    ours = OmegaConf.create(plain | {OVERRIDES: list(overrides)})
+    place = None if own is None else str(own.absolute())
+    ours = OmegaConf.create(plain | {OVERRIDES: list(overrides), CONFIG_DIR: place})
     OmegaConf.set_struct(ours, True)
     return Composition(ours, directory)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from attention_lab.api.compose import OVERRIDES, composition
+from attention_lab.api.compose import CONFIG_DIR, OVERRIDES, composition
 from attention_lab.api.run import Run
 from attention_lab.config.compose import plain_values
 from attention_lab.config.flatten import flatten
@@ -42,7 +42,7 @@ def train(
     given = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
     whole = plain_values(given)
     overrides = [str(each) for each in whole.pop(OVERRIDES, [])]
-    before, default_directory = composition(overrides)
+    before, default_directory = composition(overrides, whole.pop(CONFIG_DIR, None))
     changed = _changes(before, whole)
     choices = OmegaConf.to_container(given.get("choices") or before.choices)
     spec = RunSpec(

@@ -5,6 +5,7 @@ class, so the constructor's signature defines what can be configured. Unknown ar
 and classes without the right base class are reported before anything is created or written.
 """
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -109,6 +110,8 @@ def path_of(node: Config, config: Config) -> str:
 
 
 def _created(value: Any) -> Any:
+    if isinstance(value, list):
+        return copy.deepcopy(value)  # jobs share it, and a user's class may change it
     if not isinstance(value, Mapping):
         return value
     if "_target_" in value:

@@ -49,6 +49,29 @@ def config_directory() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "conf"
 
 
+def check_own_directory(directory: str, source: str) -> None:
+    """Check the user's own config directory.
+
+    Args:
+        directory: its path.
+        source: the flag, variable or argument that names it, for messages: "--config-dir ".
+
+    Raises:
+        WrongCommand: if it cannot be read, or has a file that would silently not be used: of two
+            files with one name, Hydra takes the shipped one.
+    """
+    if not os.path.isdir(directory):  # unlike Path, it raises no error for a name that is too long
+        raise WrongCommand(f"{source}{directory}: no such directory")
+    if not os.access(directory, os.R_OK | os.X_OK):
+        raise WrongCommand(f"{source}{directory}: permission denied")
+    home = config_directory()
+    if os.path.realpath(directory) == str(home.resolve()):
+        return
+    for file in home.rglob("*.yaml"):
+        if os.path.exists(own := os.path.join(directory, file.relative_to(home))):
+            raise WrongCommand(f"{own}: has the name of a shipped file; rename it")
+
+
 def group_options(group: str, extra: Path | None = None) -> dict[str, Path]:
     """The options of a config group, with their files.
 

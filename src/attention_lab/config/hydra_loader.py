@@ -26,7 +26,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import AnyNode, Container, DictConfig, ListConfig, OmegaConf
 
-from attention_lab.config.compose import WrongCommand
+from attention_lab.config.compose import WrongCommand, check_own_directory
 from attention_lab.config.hydra_section import check, check_choices
 from attention_lab.config.option_files import check_content, file_errors
 from attention_lab.config.overrides import DIRECTORY_VARIABLE
@@ -35,6 +35,10 @@ from attention_lab.spelling import closest, nearest
 #: An override of a value by its dotted key, which no config group has. Longer ones are checked when
 #: the job is composed.
 _VALUE = re.compile(r"\+{0,2}(seed|(?!hydra\.)\w+(?:\.\w+)+)=(.{1,100})")
+#: An override of a mapping, which also replaces values inside that stand before it.
+_MAPPING = re.compile(r"[^=]+=\s*\{")
+#: The most configs that a loader keeps, each of 0.4 MB: further ones are composed again.
+_MOST_KEPT = 1000
 #: The plain value of a key.
 _Value = int | float | bool | str | None
 
@@ -134,14 +138,16 @@ class OwnLoader(ConfigLoaderImpl):
         exact = tuple(sweep_overrides)
         values = dict(filter(None, map(_plain_value, exact)))  # the last value of a key counts
         shared = tuple(each.partition("=")[0] if _plain_value(each) else each for each in exact)
-        key = exact if exact in self._jobs else shared
-        if key not in self._jobs:
+        key = exact if exact in self._jobs or any(map(_MAPPING.match, exact)) else shared
+        if key in self._jobs:
+            config, nodes = self._jobs[key]
+        else:
             config = super().load_sweep_config(master_config, sweep_overrides)
             nodes = {name: node for name in values if (node := _node(config, name)) is not None}
-            if values != {name: node._value() for name, node in nodes.items()}:
+            if key == exact or values != {name: node._value() for name, node in nodes.items()}:
                 key, nodes = exact, {}  # for example, an interpolation leads to the value
-            self._jobs[key] = config, nodes
-        config, nodes = self._jobs[key]
+            if len(self._jobs) < _MOST_KEPT:
+                self._jobs[key] = config, nodes
         for name, node in nodes.items():
             node._set_value(values[name])
         return config
@@ -215,9 +221,6 @@ def check_flags(arguments: Sequence[str]) -> None:
     directory = parser.parse_args(arguments).config_dir
     if directory == "":
         raise WrongCommand("--config-dir: needs the path of a directory")
-    if directory is not None and not os.path.isdir(directory):  # unlike Path, it raises no error
-        is_variable = directory == os.environ.get(DIRECTORY_VARIABLE)
-        source = f"{DIRECTORY_VARIABLE}=" if is_variable else "--config-dir "
-        raise WrongCommand(f"{source}{directory}: no such directory")
-    if directory is not None and not os.access(directory, os.R_OK | os.X_OK):
-        raise WrongCommand(f"--config-dir {directory}: permission denied")
+    if directory is not None:
+        is_variable = directory == os.path.expanduser(os.environ.get(DIRECTORY_VARIABLE, ""))
+        check_own_directory(directory, f"{DIRECTORY_VARIABLE}=" if is_variable else "--config-dir ")

@@ -55,11 +55,20 @@ def without_flag(flag: str, arguments: Sequence[str]) -> tuple[str | None, list[
 
 
 def with_own_directory(arguments: Sequence[str]) -> list[str]:
-    """Add ``--config-dir`` with the directory that the environment names, unless there is one."""
+    """Add ``--config-dir`` with the directory that the environment names, unless there is one.
+
+    A home directory, ``~``, is expanded: shells do not expand it in ``--config-dir=~/own``.
+    """
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if not directory or own_directory(arguments) is not None:
-        return list(arguments)
-    return [*arguments, OWN_DIRECTORY[0], directory]
+        return [_with_home(argument) for argument in arguments]
+    return [*arguments, OWN_DIRECTORY[0], os.path.expanduser(directory)]
+
+
+def _with_home(argument: str) -> str:
+    flag, is_joined, directory = argument.partition("=")
+    is_own = is_joined and flag in OWN_DIRECTORY
+    return f"{flag}={os.path.expanduser(directory)}" if is_own else argument
 
 
 def own_directory(arguments: Sequence[str]) -> Path | None:

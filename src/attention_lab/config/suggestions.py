@@ -40,6 +40,9 @@ PLAIN = {
 NO_VARIABLE = re.compile(r"Environment variable '(.*)' not found")
 #: The value of a key that is the same as another node of the config.
 SAME = re.compile(r"\$\{([\w.]+)\}")
+#: A value in an option's file that Hydra's own section cannot have.
+OF_HYDRA = re.compile(r"In '(.*)': ValidationError raised while composing config:\n(.*)\n.*: (.*)")
+NO_SECTION = re.compile(r"Merge error: \w+ is not a subclass of \w+\. value: (.*)")
 #: The largest number of options or keys that a message suggests.
 MAX_SUGGESTIONS = 3
 
@@ -71,6 +74,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if first_line.startswith(SEVERAL_VALUES):
         override = first_line.partition("'")[2].removesuffix("'")
         return f"{override}: several values; add -m to sweep over them{_quoted(override, ', or ')}"
+    if match := OF_HYDRA.match(str(error)):
+        option, problem, path = match.groups()
+        if no_section := NO_SECTION.fullmatch(problem):
+            return f"{option}: hydra and its sections must be mappings, got {no_section[1]}"
+        return f"{option}: {path}: {problem[:1].lower()}{problem[1:]}"
     cause = "" if error.__cause__ is None else f": {str(error.__cause__).partition(chr(10))[0]}"
     message = first_line.rstrip(".:") + cause
     for of_python, plain in PLAIN.items():

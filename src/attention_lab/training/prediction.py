@@ -12,6 +12,7 @@ import torch
 from attention_lab.data.core.batches import pad
 from attention_lab.data.core.vocabulary import SPECIALS, UNK, TextVocabulary
 from attention_lab.models.decoding import available_positions, sample
+from attention_lab.printing import counted
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.tasks.classification import Classification, LabelledText
 from attention_lab.training.tasks.language_model import LanguageModel
@@ -161,8 +162,8 @@ class ContinuationPredictor(Predictor):
         fits = has - prompt + 1
         if self.sampling.length is not None and fits < wanted:
             raise ValueError(
-                f"a prompt of {prompt} tokens and --length {wanted} need {needed} positions, the "
-                f"model has {has}: use --length {fits}"
+                f"a prompt of {counted(prompt, 'token')} and --length {wanted} need {needed} "
+                f"positions, the model has {has}: use --length {fits}"
             )
         return fits
 

@@ -93,7 +93,7 @@ def assign_splits(
     for split, part in parts.items():
         if not part:
             raise ValueError(
-                f"{shown(path)}: {len(firsts)} different {kind} are too few to assign any to "
+                f"{shown(path)}: too few different {kind} ({len(firsts)}) to assign any to "
                 f"{split}; add lines, or use data.{split}=FILE"
             )
     return {split: (parts | dict(given))[split] for split in SPLITS}
