@@ -173,6 +173,24 @@ def test_attention_maps_have_named_positions(run: al.Run) -> None:
     assert "additive-0, step 3" in repr(maps)
 
 
+def test_attention_maps_are_saved_as_arrays(run: al.Run, tmp_path: Path) -> None:
+    """The arrays need no pickle, and have the names of rows and columns, in Unicode too."""
+    maps = run.attention("cat", target="K AE T")
+    maps.save(tmp_path / "new" / "maps.npz")
+    with np.load(tmp_path / "new" / "maps.npz", allow_pickle=False) as saved:
+        arrays = dict(saved)
+    kinds = ("weights", "rows", "columns", "hidden")
+    assert set(arrays) == {f"{layer}/{kind}" for layer in maps for kind in kinds}
+    for layer, each in maps.items():
+        assert np.array_equal(arrays[f"{layer}/weights"], each.weights.numpy())
+        assert arrays[f"{layer}/rows"].tolist() == each.rows
+        assert arrays[f"{layer}/columns"].tolist() == each.columns
+    later = np.triu(np.ones((4, 4), bool), 1)
+    assert np.array_equal(arrays["decoder.0.self_attention/hidden"][0], later)
+    with pytest.raises(ValueError, match=r"must end in \.npz"):
+        maps.save(tmp_path / "maps.csv")
+
+
 def test_evaluate_equals_the_test_of_the_run(run: al.Run) -> None:
     assert run.evaluate("test") == pytest.approx(run.result["test"])  # type: ignore[index]
     assert not (run.directory / "evaluations").exists()

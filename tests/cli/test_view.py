@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -126,6 +127,8 @@ def test_a_language_model_continues_the_text_greedily(
         (["RUN", "  "], 1, "RUN: the input is empty"),
         (["RUN", "a", "--head=2"], 2, "view: --layer and --head are for --format png, pdf or svg;"),
         (["RUN", "RUN", "a", "--format=pdf"], 2, "view: --format pdf draws one map, so it needs"),
+        (["RUN", "a", "--format=npz", "--head=0"], 2, "view: --layer and --head are for --format"),
+        (["RUN", "RUN", "a", "--format=npz"], 2, "view: --format npz holds the maps of one run"),
         (["RUN", "a", "--format=png", "--layer=x"], 1, "--layer x: must be one of encoder.0.self"),
         (
             ["RUN", "a", "--format=svg", "--head=9"],
@@ -208,6 +211,15 @@ def test_hidden_pairs_are_those_of_the_mask(words: BuiltRun) -> None:
             assert torch.equal(each.hidden, later.expand_as(each.hidden))
         else:
             assert each.hidden is None
+
+
+def test_the_maps_are_written_as_arrays(command: Command, own_run: Path) -> None:
+    answer = command("view", str(own_run), "tea", "--format", "npz")
+    file = own_run / "attention" / "view" / "tea.npz"
+    assert answer == (0, f"{file}\n", "")
+    with np.load(file, allow_pickle=False) as arrays:
+        assert arrays["encoder.0.self_attention/columns"].tolist() == ["t", "e", "a"]
+        assert arrays["encoder.0.self_attention/weights"].shape[1:] == (3, 3)
 
 
 def test_a_figure_shows_one_map(command: Command, own_run: Path) -> None:

@@ -2,8 +2,10 @@
 
 import html
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attention_lab.tracking.attention_arrays import write_arrays
 from attention_lab.tracking.attention_map import AttentionMap
 from attention_lab.tracking.viewer import encode_map, viewer_page
 
@@ -43,6 +45,22 @@ class Maps(Mapping[str, AttentionMap]):
     def __repr__(self) -> str:
         lines = (f"  {name}: {tuple(each.weights.shape)}" for name, each in self.items())
         return "\n".join([f"attention maps of {self._label}, (heads, rows, columns):", *lines])
+
+    def save(self, file: str | Path) -> None:
+        """Save the maps as arrays, as ``attention-lab view --format npz`` does.
+
+        The arrays are ``LAYER/weights``, ``LAYER/rows``, ``LAYER/columns`` and ``LAYER/hidden``.
+
+        Args:
+            file: the path, which ends in ``.npz``; an existing file is replaced.
+
+        Raises:
+            ValueError: if the path does not end in ``.npz``.
+            OSError: if the file cannot be written.
+        """
+        if Path(file).suffix != ".npz":
+            raise ValueError(f"file={str(file)!r}: must end in .npz")
+        write_arrays(self.values(), Path(file))
 
     def _repr_html_(self) -> str:
         """The page, in a frame, since its styles must not reach the notebook."""

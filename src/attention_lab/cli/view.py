@@ -1,6 +1,7 @@
 """`attention-lab view`: write a page with the attention maps of an input, and print its path.
 
-With --format png, pdf or svg it draws one map for a paper instead.
+With --format png, pdf or svg it draws one map for a paper instead. With --format npz it writes the
+maps of all layers as arrays.
 
 Sequence to sequence: the maps of the generated output, or of a --target. Language model: of the
 text, followed by a --target, or by --length tokens that the model generates. Classification: of the
@@ -54,8 +55,11 @@ def run(arguments: Sequence[str]) -> int:
         parser.error(f"argument RUN: {error}")
     if chosen.format == "html" and (chosen.layer or chosen.head):
         parser.error("--layer and --head are for --format png, pdf or svg; the page has all maps")
+    if chosen.format == "npz" and (chosen.layer or chosen.head):
+        parser.error("--layer and --head are for --format png, pdf or svg; npz has all maps")
     if chosen.format != "html" and len(runs) > 1:
-        parser.error(f"--format {chosen.format} draws one map, so it needs one run")
+        content = "holds the maps of" if chosen.format == "npz" else "draws one map, so it needs"
+        parser.error(f"--format {chosen.format} {content} one run")
     checkpoints = chosen.checkpoint or ["best"]
     if len(checkpoints) > len(runs):
         parser.error("more values of --checkpoint than runs")
@@ -88,7 +92,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--output", type=Path, help="the file (RUN/attention/view/INPUT.html)")
     parser.add_argument(
-        "--format", choices=("html", "png", "pdf", "svg"), default="html", help="html: the page"
+        "--format",
+        choices=("html", "png", "pdf", "svg", "npz"),
+        default="html",
+        help="html: the page; npz: arrays for numpy.load",
     )
     figure = parser.add_argument_group("one map: --format png, pdf or svg")
     figure.add_argument(
@@ -149,6 +156,10 @@ def _write(chosen: argparse.Namespace, viewed: Sequence[Viewed]) -> int:
     try:
         if chosen.format == "html":
             _write_page(chosen.text, viewed, file)
+        elif chosen.format == "npz":
+            from attention_lab.tracking.attention_arrays import write_arrays
+
+            write_arrays(viewed[0].maps.maps, file)
         else:
             _write_figure(chosen, viewed[0].maps.maps, file)
     except UnusableRun as error:
