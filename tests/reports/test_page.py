@@ -324,3 +324,18 @@ def test_every_incomplete_sweep_has_a_report(sweep: Path, damage: Callable[[Path
     # Every run is there, finished or not.
     for run in runs:
         assert run.name in page.read_text()
+
+
+def test_a_page_of_many_groups_shows_the_best_and_the_baseline(
+    compared: Compared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"a": [0.4, 0.5, 0.6], "b": [0.1, 0.2, 0.3], "c": [0.2, 0.3, 0.4], "d": [0.9, 0.8]}
+    comparison = compared(dict(scores), baseline="attention=d")
+    whole = render_page(comparison)
+    assert "report.csv" not in whole
+    monkeypatch.setattr("attention_lab.reports.charts.styles.MAX_SHOWN", 2)
+    page = render_page(comparison)
+    assert "show 3 of 4 groups: the best and the baseline; " in page
+    assert '<a href="report.csv">report.csv</a> has all groups' in page
+    assert [row[0] for row in table_rows(page, "Numbers")[1:4]] == ["b", "c", "d"]
+    assert len(table_rows(page, "Provenance")) == len(table_rows(whole, "Provenance")) - 3

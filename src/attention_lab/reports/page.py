@@ -17,7 +17,7 @@ from attention_lab.reports.charts.breakdowns import breakdown_chart
 from attention_lab.reports.charts.costs import cost_chart
 from attention_lab.reports.charts.intervals import interval_chart
 from attention_lab.reports.charts.learning import learning_chart, summary_charts
-from attention_lab.reports.charts.styles import colour, group_styles, is_hollow
+from attention_lab.reports.charts.styles import colour, group_styles, is_hollow, shown_groups
 from attention_lab.reports.comparison import Comparison
 from attention_lab.reports.costs import pareto_sentences
 from attention_lab.reports.formatting import (
@@ -64,6 +64,7 @@ def render_page(comparison: Comparison, directory: Path = Path()) -> str:
     styles = group_styles(comparison)
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
+        groups=shown_groups(comparison),
         differences=differences,
         gallery=map_gallery(comparison),
         styles=styles,

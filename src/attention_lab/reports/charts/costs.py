@@ -29,7 +29,7 @@ def cost_chart(comparison: Comparison) -> str:
 
 def _chart(comparison: Comparison, cost: Cost) -> Chart:
     metric = comparison.metrics[0]
-    points, best = cost_points(comparison, cost), pareto_front(comparison, cost)
+    points, best = cost_points(comparison, cost), {*pareto_front(comparison, cost)}
     described = [
         f"{group.label} {format_value(metric, mean)} at {cost.format(value)}"
         for group, value, mean in points

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from attention_lab.reports.charts.axis import Axis, clip_to_bounds, range_of, scale
-from attention_lab.reports.charts.styles import colour, group_styles
+from attention_lab.reports.charts.styles import colour, group_styles, shown_groups
 from attention_lab.reports.charts.svg import (
     CHARACTER,
     LINE_HEIGHT,
@@ -46,7 +46,7 @@ def _chart(comparison: Comparison, metric: str) -> Chart:
     baselines = comparison.baselines.by_name
     chart = Chart(
         _description(comparison, metric),
-        _ROW * len(comparison.groups),
+        _ROW * len(shown_groups(comparison)),
         Axis(*_limits(comparison, metric)),
         margins=(10 + LINE_HEIGHT * max(1, len(baselines)), 14, 46, 12),
     )
@@ -56,7 +56,7 @@ def _chart(comparison: Comparison, metric: str) -> Chart:
             text = f"{shorten(name)} {format_with_unit(metric, values[metric])}"
             _draw_baseline(chart, scale(metric) * values[metric], text, -6 - LINE_HEIGHT * line)
     styles = group_styles(comparison)
-    for row, group in enumerate(comparison.groups):
+    for row, group in enumerate(shown_groups(comparison)):
         _draw_group(chart, group, styles.get(group), metric, _ROW * row)
     return chart
 
@@ -70,7 +70,7 @@ def _title(comparison: Comparison, metric: str) -> str:
 def _description(comparison: Comparison, metric: str) -> str:
     groups = [
         f"{group.label} {format_value(metric, interval.mean)} {format_interval(metric, interval)}"
-        for group in comparison.groups
+        for group in shown_groups(comparison)
         if (interval := group.interval(metric))
     ]
     known = [
@@ -127,7 +127,7 @@ def _limits(comparison: Comparison, metric: str) -> tuple[float, float]:
     """The range of an axis: it covers the groups, and baselines that are not far from them."""
     factor = scale(metric)
     spans, values = [], []
-    for group in comparison.groups:
+    for group in shown_groups(comparison):
         if interval := group.interval(metric):
             seeds = [factor * score for score in group.scores(metric).values()]
             spans.append(_span(seeds, *(factor * end for end in interval.ends)))

@@ -7,6 +7,8 @@ from attention_lab.reports.groups import Group
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 #: The number of groups that differ in colour or shape.
 MAX_STYLES = 2 * len(PALETTE)
+#: The most groups in the page's tables and in the charts of test results; ``report.csv`` has all.
+MAX_SHOWN = 500
 
 
 def group_styles(comparison: Comparison) -> dict[Group, int]:
@@ -15,11 +17,20 @@ def group_styles(comparison: Comparison) -> dict[Group, int]:
     Only the best ``MAX_STYLES`` groups have one. The others are grey, or left out of charts that
     name their lines.
     """
-    best = [group for group, _ in comparison.ranking.means]
-    others = [group for group in comparison.groups if group not in best]
-    chosen = {*[*best, *others][:MAX_STYLES]}
-    shown = [group for group in comparison.groups if group in chosen]
-    return {group: style for style, group in enumerate(shown)}
+    return {group: style for style, group in enumerate(_best_groups(comparison, MAX_STYLES))}
+
+
+def shown_groups(comparison: Comparison) -> list[Group]:
+    """The groups of the page's tables: the best ``MAX_SHOWN`` and the baseline, as swept."""
+    shown = {comparison.baseline, *_best_groups(comparison, MAX_SHOWN)}
+    return [group for group in comparison.groups if group in shown]
+
+
+def _best_groups(comparison: Comparison, at_most: int) -> list[Group]:
+    """The best groups, in the order of the sweep; groups without a result come last."""
+    ranked = dict.fromkeys([*(group for group, _ in comparison.ranking.means), *comparison.groups])
+    chosen = {*list(ranked)[:at_most]}
+    return [group for group in comparison.groups if group in chosen]
 
 
 def colour(style: int | None) -> str:
