@@ -159,7 +159,7 @@ class Rotary(Positions):
 
 
 class ALiBi(Positions):
-    """logits − m·|i − j|, a fixed slope m for each head (Press et al. 2022, §3)."""
+    """``logits − m·|i − j|``, a fixed slope m for each head (Press et al. 2022, §3)."""
 
     formula = "l − m·|i − j|"
     paper = "Press et al. 2022"

@@ -9,7 +9,7 @@ from attention_lab.attention.scores.base import DotProductFamily
 
 
 class Cosine(DotProductFamily):
-    """logits = g · q·k / (|q| |k|), g learned for each head (Henry et al. 2020, QK-norm).
+    """``logits = g · q·k / (|q| |k|)``, g learned for each head (Henry et al. 2020, QK-norm).
 
     Logits are between −g and g, whatever the norms of queries and keys.
 

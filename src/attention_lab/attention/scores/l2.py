@@ -9,7 +9,7 @@ from attention_lab.attention.scores.base import DotProductFamily
 
 
 class L2(DotProductFamily):
-    """logits = −|q − k|² / √E: the nearest key weighs most (Kim et al. 2021).
+    """``logits = −|q − k|² / √E``: the nearest key weighs most (Kim et al. 2021).
 
     The paper also ties the projections of queries and keys, which makes attention Lipschitz; this
     class does not.
@@ -30,7 +30,7 @@ class L2(DotProductFamily):
 
     @without_autocast
     def fold(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
-        """2q · k − |k|², with |k|² as one more dimension: a softmax does not depend on |q|².
+        """``2q · k − |k|²``, with ``|k|²`` as one more dimension; a softmax ignores ``|q|²``.
 
         Half precision becomes single precision, as in :meth:`forward`.
         """
