@@ -1,6 +1,7 @@
 """`attention-lab train … --dry-run`: what a command would launch."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from attention_lab.cli import cost_lines, doctor_checks
+from attention_lab.cli.throughput import throughput_of
 from attention_lab.config.resolve import RunConfig
 from attention_lab.tracking.lock import Lock
+from attention_lab.tracking.record_files import json_text
 from attention_lab.training.estimate import Estimate
 from tests.cli.conftest import Command, Program, after_checking
 from tests.conftest import FinishedRun
@@ -173,6 +176,15 @@ def test_the_throughput_of_a_finished_run_is_used(
     answer = command(*arguments)
     assert f" tokens/s as {run}, without validation" in answer.out, answer
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("recorded", "is_used"), [(5.0, True), (0.0, False), (math.nan, False)])
+def test_a_recorded_throughput_is_used_if_it_is_above_0(
+    recorded: float, is_used: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "result.json").write_text(json_text({"tokens_per_second": recorded}))
+    throughput, _ = throughput_of(["--from", str(tmp_path)])
+    assert (throughput is not None) is is_used
 
 
 @pytest.mark.parametrize("given", ["", "many", "0", "-1", "nan", "inf"])

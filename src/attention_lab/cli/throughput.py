@@ -43,4 +43,6 @@ def throughput_of(arguments: Sequence[str]) -> tuple[Throughput | None, list[str
         measured = read_result(Path(run))["tokens_per_second"]
     except (OSError, ValueError, KeyError):  # it has not finished
         return None, rest
+    if not 0 < measured < math.inf:  # a record may hold any number
+        return None, rest
     return Throughput(measured, f" as {run}"), rest

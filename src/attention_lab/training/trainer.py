@@ -10,6 +10,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
+from attention_lab.printing import counted
 from attention_lab.training.checkpoint.callback import AtomicCheckpointIO
 from attention_lab.training.compilation import CompileLoss, check_arguments
 from attention_lab.training.distributed import process_group
@@ -190,13 +191,16 @@ class TrainerOptions:
         '300 steps of 4 batches (15 epochs of 20 steps)'
         >>> TrainerOptions(max_epochs=1, max_steps=300).budget(80, may_stop_early=True)
         'at most 80 steps (1 epoch of 80 steps): trainer.max_epochs=1 comes before max_steps=300'
+        >>> TrainerOptions(max_steps=1).budget(1)
+        '1 step (1 epoch of 1 step)'
         """
         epochs, steps = self.limits
         total, steps_per_epoch = self.length(batches_per_epoch)
         passes = total / steps_per_epoch
         number = self.accumulate_grad_batches
-        line = f"{total} steps{f' of {number} batches' if number > 1 else ''}"
-        line += f" ({passes:.4g} epoch{'' if passes == 1 else 's'} of {steps_per_epoch} steps)"
+        line = f"{counted(total, 'step')}{f' of {number} batches' if number > 1 else ''}"
+        epoch = f"epoch{'' if passes == 1 else 's'} of {counted(steps_per_epoch, 'step')}"
+        line += f" ({passes:.4g} {epoch})"
         line = f"{'at most ' if may_stop_early else ''}{line}"
         if -1 in (epochs, steps) or epochs * steps_per_epoch == steps:
             return line
