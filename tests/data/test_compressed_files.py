@@ -44,7 +44,7 @@ def test_a_compressed_text_is_that_of_the_plain_one(tmp_path: Path, ending: str)
         assert [read(loaded(str(path)), split) for split in SPLITS] == [
             read(plain, split) for split in SPLITS
         ]
-    (made,) = (cache_directory() / "decompressed").iterdir()
+    (made,) = (cache_directory() / "texts").iterdir()
     assert made.name == f"{sha256(path)}.{ending}.txt"
 
 
@@ -52,7 +52,7 @@ def test_token_ids_stay_valid_if_a_text_is_decompressed_again(tmp_path: Path) ->
     path = compressed(tmp_path / "own.txt.gz", POEM.encode())
     loaded(str(path))
     before = sorted(cache_directory().iterdir())
-    (made,) = (cache_directory() / "decompressed").iterdir()
+    (made,) = (cache_directory() / "texts").iterdir()
     made.unlink()
     loaded(str(path))
     assert made.exists()
@@ -90,7 +90,7 @@ def test_a_file_that_grows_too_much_is_refused(
         read_columns(path, COLUMNS)
     with pytest.raises(ValueError, match=r"decompresses to more than 1 MiB.*if you trust it"):
         loaded(str(path))
-    assert not list((cache_directory() / "decompressed").iterdir())
+    assert not list((cache_directory() / "texts").iterdir())
 
 
 def test_a_text_that_is_not_utf8_is_named_by_the_users_file(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_text_is_not_loaded_into_memory(tokens: str, tmp_path: Path) -> None:
         (b"ab" * 99, {"length": 0}, "length must be at least 1, got 0"),
         (b"ab" * 99, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (b"ab" * 99, {"test": "/no/such"}, r"^/no/such: no such file or directory; a text file"),
-        (b"ab" * 99, {"test": "/"}, r"^/: is a directory; a text file is needed"),
+        (b"ab" * 99, {"test": "/"}, r"^/: is a directory without files \.csv, \.jsonl"),
     ],
 )
 @pytest.mark.parametrize("block", [10, 2**16])

@@ -1,7 +1,6 @@
 """Data files that are compressed with gzip or Zstandard."""
 
 import gzip
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,9 +8,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from attention_lab.atomic_write import replacing
-from attention_lab.data.files.cache import cache_directory
-from attention_lab.data.files.file_hashes import sha256
 from attention_lab.data.files.paths import shown
 
 #: The format of a compressed file, and its first bytes, by the ending of its name.
@@ -39,7 +35,7 @@ def decompressed(path: Path) -> Iterator[bytes]:
             200 times its size (and over 16 MiB).
     """
     name, start = _FORMATS[path.suffix]
-    limit, size = max(_SMALL, _MAX_RATIO * path.stat().st_size), 0
+    size = 0
     with path.open("rb") as raw:
         if raw.read(len(start)) != start:
             raise ValueError(f"{shown(path)}: is not a {name} file, although its name says so")
@@ -47,43 +43,18 @@ def decompressed(path: Path) -> Iterator[bytes]:
         with _opened(path, raw) as file:
             while block := _next_block(path, file):
                 size += len(block)
-                if size > limit:
-                    raise ValueError(
-                        f"{shown(path)}: decompresses to more than {limit / 2**20:,.0f} MiB, "
-                        f"{_MAX_RATIO} times its size, as malicious files do; if you trust it, "
-                        "decompress it"
-                    )
+                check_size(path, size)
                 yield block
 
 
-def decompressed_file(path: Path) -> Path:
-    """The content of a compressed file as a file in the cache, named after its SHA-256.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: as ``decompressed`` does, or if the cache cannot be written.
-    """
-    digest = sha256(path)
-    made = cache_directory() / "decompressed" / f"{digest}{path.suffix}.txt"
-    if made.exists():
-        return made
-    blocks = decompressed(path)
-    try:
-        made.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(made) as file:
-            for block in blocks:
-                file.write(block)
-            if sha256(path) != digest:
-                raise ValueError(f"{shown(path)}: changed while it was read; run the command again")
-            file.flush()
-            # The cached token ids are valid for this time: a second file must not have a new one.
-            os.utime(file.fileno(), (0, 0))
-    except OSError as error:
+def check_size(path: Path, size: int) -> None:
+    """Raise ValueError if ``size``, in bytes, is too much for the content of a compressed file."""
+    limit = max(_SMALL, _MAX_RATIO * path.stat().st_size)
+    if size > limit:
         raise ValueError(
-            f"{shown(path)}: cannot be decompressed into {made.parent}: {error}; set "
-            "XDG_CACHE_HOME to another directory"
-        ) from None
-    return made
+            f"{shown(path)}: decompresses to more than {limit / 2**20:,.0f} MiB, {_MAX_RATIO} "
+            "times its size, as malicious files do; if you trust it, decompress it"
+        )
 
 
 def _opened(path: Path, raw: BinaryIO) -> BinaryIO:

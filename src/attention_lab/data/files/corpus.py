@@ -27,7 +27,7 @@ from attention_lab.data.core.vocabulary import (
     vocabulary_from_state,
 )
 from attention_lab.data.files.cache import cache_directory
-from attention_lab.data.files.compressed_files import decompressed_file, is_compressed
+from attention_lab.data.files.cached_texts import plain_text
 from attention_lab.data.files.encodings import not_text
 from attention_lab.data.files.paths import expanded, shown
 from attention_lab.data.files.shared_passages import Ids, shared_passages
@@ -49,7 +49,7 @@ class Piece(NamedTuple):
     path: Path
     start: int
     stop: int
-    #: The user's file, for messages; ``path`` is its decompressed content if it is compressed.
+    #: The user's file, for messages; ``path`` has its text if it is compressed or a table.
     source: Path
 
 
@@ -90,10 +90,14 @@ class Corpus:
         return known
 
 
-def file_pieces(paths: Sequence[str]) -> list[Piece]:
+def file_pieces(paths: Sequence[str], columns: Sequence[str] | None = None) -> list[Piece]:
     """A piece for each file: its content without the byte order mark.
 
-    The content of a ``.gz`` or ``.zst`` file is decompressed into the cache.
+    The text of a compressed file or a table is written into the cache.
+
+    Args:
+        paths: the files.
+        columns: the one column of tables that has the text; None for "text".
 
     Raises:
         ValueError: naming the file, if it is missing, empty, damaged or cannot be read.
@@ -101,7 +105,7 @@ def file_pieces(paths: Sequence[str]) -> list[Piece]:
     pieces = []
     for source in map(_absolute, paths):
         try:
-            path = decompressed_file(source) if is_compressed(source) else source
+            path = plain_text(source, columns)
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 first = file.read(8)

@@ -1,6 +1,7 @@
 """SHA-256 hashes of data files, cached for large files."""
 
 import functools
+import hashlib
 import os
 import stat
 import tempfile
@@ -9,6 +10,7 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 
 from attention_lab.data.files.cache import cache_directory
+from attention_lab.data.files.paths import table_files
 
 #: Size in bytes from which a file's hash is cached.
 LARGE = 2**24
@@ -17,12 +19,16 @@ LARGE = 2**24
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex.
 
-    The hash of a large file is cached; it is valid while path, size and times are unchanged.
+    That of a directory is the SHA-256 of the names and hashes of its tables. The hash of a large
+    file is cached; it is valid while path, size and times are unchanged.
 
     Raises:
-        OSError: if it cannot be read, or is not a regular file.
+        OSError: if it cannot be read, or is neither a regular file nor a directory with tables.
     """
     about = path.stat()
+    if stat.S_ISDIR(about.st_mode) and (tables := table_files(path)):
+        listing = "".join(f"{sha256(table)}  {table.name}\n" for table in tables)
+        return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
     if not stat.S_ISREG(about.st_mode):
         raise OSError(f"{path} is not a regular file")
     # ctime also detects a change after which mtime was set to its earlier value.

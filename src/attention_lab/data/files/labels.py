@@ -18,12 +18,15 @@ from attention_lab.data.core.vocabulary import (
     build_vocabulary,
     check_vocab_size,
 )
+from attention_lab.data.files.examples import check_columns, read_examples
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.split_warnings import (
     warn_about_shared_examples,
     warn_about_unknown_tokens,
 )
-from attention_lab.data.files.tab_separated import assign_splits, normalize_whitespace, read_columns
+from attention_lab.data.files.tab_separated import assign_splits, normalize_whitespace
+
+_COLUMNS = ("text", "label")
 
 
 class _Line(NamedTuple):
@@ -49,6 +52,8 @@ class Labels(ClassificationDataModule):
         train: path of the file to train on.
         validation: path of the file to validate on; None takes a part of ``train``.
         test: path of the file to test on; None takes a part of ``train``.
+        columns: the columns of text and label, if the files are tables (``.csv``, ``.jsonl``,
+            ``.parquet``, ``.arrow``, or directories of these); None for "text" and "label".
         tokens: "characters", "whitespace" (words), "bytes" or "bpe" (byte pairs, trained on the
             training texts).
         vocab_size: number of tokens, for "bpe" only; None for 1024.
@@ -72,6 +77,7 @@ class Labels(ClassificationDataModule):
         train: str | None = None,
         validation: str | None = None,
         test: str | None = None,
+        columns: Sequence[str] | None = None,
         tokens: Tokens = "characters",
         vocab_size: int | None = None,
         batch_size: int = 32,
@@ -80,6 +86,7 @@ class Labels(ClassificationDataModule):
         super().__init__(batch_size, seed)
         self.train_file = required("train", train, "a UTF-8 file of lines text TAB label")
         self.other_files = {"validation": validation, "test": test}
+        self.columns = check_columns(columns, _COLUMNS)
         self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
 
     def load(self) -> dict[str, LabelledSequences]:
@@ -168,10 +175,9 @@ class Labels(ClassificationDataModule):
         return assign_splits(self.train_file, self._read(self.train_file), given, "texts")
 
     def _read(self, path: str) -> list[_Line]:
-        rows = enumerate(read_columns(path, ("text", "label")), start=1)
         return [
-            _Line(normalize_whitespace(text, self.tokens), label, f"{shown(path)}, line {number}")
-            for number, (text, label) in rows
+            _Line(normalize_whitespace(text, self.tokens), label, place)
+            for place, (text, label) in read_examples(path, _COLUMNS, self.columns)
         ]
 
     def _encoded(self, lines: Sequence[_Line]) -> LabelledSequences:

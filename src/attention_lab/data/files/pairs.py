@@ -28,17 +28,19 @@ from attention_lab.data.core.vocabulary import (
     build_vocabulary,
     check_vocab_size,
 )
+from attention_lab.data.files.examples import check_columns, read_examples
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.split_warnings import (
     warn_about_shared_examples,
     warn_about_unknown_tokens,
 )
-from attention_lab.data.files.tab_separated import assign_splits, normalize_whitespace, read_columns
+from attention_lab.data.files.tab_separated import assign_splits, normalize_whitespace
 
 #: The default metrics of sequences of characters, and of texts.
 _SYMBOL_METRICS = ("token_error_rate", "sequence_error_rate")
 _WORD_METRICS = ("token_error_rate", "bleu", "chrf")
 
+_COLUMNS = ("source", "target")
 #: Source and target.
 Line = tuple[str, str]
 
@@ -67,6 +69,8 @@ class Pairs(SequenceToSequenceDataModule):
         train: the training file, in UTF-8; may be compressed (``.gz``, ``.zst``).
         validation: the validation file; None takes a part of ``train``.
         test: the test file; None takes a part of ``train``.
+        columns: the columns of source and target, if the files are tables (``.csv``, ``.jsonl``,
+            ``.parquet``, ``.arrow``, or directories of these); None for "source" and "target".
         source_tokens: "characters", "whitespace" (words), "bytes" or "bpe" (byte pairs, trained on
             the training sources).
         target_tokens: likewise.
@@ -88,6 +92,7 @@ class Pairs(SequenceToSequenceDataModule):
         train: str | None = None,
         validation: str | None = None,
         test: str | None = None,
+        columns: Sequence[str] | None = None,
         source_tokens: Tokens = "characters",
         target_tokens: Tokens = "characters",
         vocab_size: int | None = None,
@@ -100,6 +105,7 @@ class Pairs(SequenceToSequenceDataModule):
         self.metrics = _checked_metrics(metrics, monitor, source_tokens, target_tokens)
         self.train = required("train", train, "a UTF-8 file of lines source TAB target")
         self.validation, self.test = validation, test
+        self.columns = check_columns(columns, _COLUMNS)
         self.source_tokens, self.target_tokens = source_tokens, target_tokens
         self.vocab_size = check_vocab_size(vocab_size, source_tokens, target_tokens)
         self.monitor = monitor or self.metrics[0]
@@ -166,7 +172,7 @@ class Pairs(SequenceToSequenceDataModule):
                 normalize_whitespace(source, self.source_tokens),
                 normalize_whitespace(target, self.target_tokens),
             )
-            for source, target in read_columns(path, ("source", "target"))
+            for _, (source, target) in read_examples(path, _COLUMNS, self.columns)
         ]
 
     def _encode(self, split: str, lines: list[Line]) -> SequencePairs:

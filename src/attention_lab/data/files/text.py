@@ -26,6 +26,7 @@ from attention_lab.data.files.corpus import (
     load_corpus,
     split_pieces,
 )
+from attention_lab.data.files.examples import check_columns
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.shared_passages import PASSAGE_LENGTH, Ids
 from attention_lab.data.files.split_warnings import warn_about_unknown_tokens
@@ -64,6 +65,8 @@ class Text(LanguageModelDataModule):
             compressed (``.gz``, ``.zst``); the cache then also has their decompressed content.
         validation: the validation text, likewise; None takes a part of ``path``.
         test: the test text, likewise; None takes a part of ``path``.
+        columns: the one column that has the text, if the files are tables (``.csv``, ``.jsonl``,
+            ``.parquet``, ``.arrow``, or directories of these); None for "text". Each row is a line.
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
         vocab_size: number of tokens, for "bpe" only; None for 1024.
         length: number of tokens in a window.
@@ -87,6 +90,7 @@ class Text(LanguageModelDataModule):
         path: Paths = None,
         validation: Paths = None,
         test: Paths = None,
+        columns: Sequence[str] | None = None,
         tokens: Literal["characters", "bytes", "bpe"] = "characters",
         vocab_size: int | None = None,
         length: int = 128,
@@ -97,6 +101,7 @@ class Text(LanguageModelDataModule):
         check_positive(length=length)
         self.path = required("path", path, "a UTF-8 text, or data.path=[A,B]")
         self.validation, self.test = validation, test
+        self.columns = check_columns(columns, ("text",))
         self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
         self.length = length
         self._corpus: Corpus | None = None
@@ -109,9 +114,9 @@ class Text(LanguageModelDataModule):
                 window.
         """
         own = {"validation": self.validation, "test": self.test}
-        given = {split: file_pieces(_listed(paths)) for split, paths in own.items() if paths}
+        given = {split: self._pieces(paths) for split, paths in own.items() if paths}
         shares = split_shares(given)
-        train = file_pieces(_listed(self.path))
+        train = self._pieces(self.path)
         _warn_of_shared_files({"training": train, **given})
         parts = split_pieces(train, list(shares.values()))
         splits = dict(zip(shares, parts, strict=True)) | given
@@ -172,6 +177,9 @@ class Text(LanguageModelDataModule):
     def _loaded(self) -> Corpus:
         assert self._corpus is not None, "call setup first"
         return self._corpus
+
+    def _pieces(self, paths: Paths) -> list[Piece]:
+        return file_pieces(_listed(paths), self.columns)
 
     def _files(self, split: str) -> str:
         """The files of a split's text, for messages."""
