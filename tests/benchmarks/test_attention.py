@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attention_lab.attention import Cache
 from attention_lab.benchmarks import attention
 from attention_lab.benchmarks.attention import (
     DECODING,
@@ -24,6 +25,7 @@ from attention_lab.benchmarks.implementations import (
     Implementation,
     Setting,
     Skipped,
+    decoder,
     distinct_options,
     make_layer,
     mechanisms,
@@ -99,6 +101,29 @@ def test_the_work_of_a_decode_step() -> None:
     call, moved = pass_call(layer, DECODING, inputs, causal=False)
     assert moved == inputs[1].nbytes + inputs[2].nbytes
     assert count(call, moved)[0].flops == 4 * 2 * 4 * 17 * 8  # one query, 17 keys
+
+
+@pytest.mark.parametrize("option", ["scaled_dot_product", "linear", "location"])
+def test_decode_steps_all_have_the_same_length(option: str) -> None:
+    layer, cache = implementations(option)[0].layer, Cache()
+    assert layer is not None
+    inputs = attention.make_inputs(implementations(option)[0], SETTING, max(SETTING.lengths))
+    with torch.no_grad():
+        step = decoder(layer, cache, *inputs)
+        first, sizes = step(), [cache.size]
+        for _ in range(3):
+            assert torch.equal(step(), first)
+            sizes.append(cache.size)
+    assert len(set(sizes)) == 1
+    assert cache.length == max(SETTING.lengths) + 1
+
+
+def test_the_softmax_of_every_mechanism_is_work() -> None:
+    for option, softmaxes in (("scaled_dot_product", 1), ("linformer", 1), ("differential", 2)):
+        layer = implementations(option)[0].on_meta()
+        inputs = attention.make_inputs(layer, SETTING, 16, "meta")
+        work, _ = count(*pass_call(layer, FORWARD, inputs, causal=False))
+        assert work.specials >= softmaxes * SETTING.batch_size * SETTING.num_heads * 16, option
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,6 @@ from attention_lab.config.compose import composed, group_options
 BASELINE = "scaled_dot_product"
 #: Keys of a layer that do not change attention itself, which is measured without projections.
 OUTSIDE = ("bias", "gate", "latent_dim", "projections")
-#: The most positions that are decoded after those of a sequence.
-DECODED = 1024
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,8 @@ def make_layer(option: str, setting: Setting, backend: str | None = None) -> Att
     Raises:
         ValueError: if the mechanism cannot have these sizes, or this backend.
     """
-    node = _with_max_length(attention_node(option), DECODED + max(setting.lengths))
+    longest = max(setting.lengths) + 1  # a decode step adds a position
+    node = _with_max_length(attention_node(option), longest)
     sizes = {"num_heads": setting.num_heads, "head_dim": setting.head_dim, "backend": backend}
     given = {key: it for key, it in sizes.items() if key in node and it is not None}
     with torch.random.fork_rng(devices=[]):
@@ -179,7 +178,7 @@ def _ours(option: str, backend: str, has_backends: bool, setting: Setting) -> Im
 
 
 def decoder(layer: AttentionLayer, cache: Cache, *inputs: Tensor) -> Callable[[], Tensor]:
-    """A function that decodes one more position each time, after those of the inputs.
+    """A function that decodes the position after those of the inputs, each time the same one.
 
     Args:
         layer: the layer.
@@ -195,5 +194,12 @@ def decoder(layer: AttentionLayer, cache: Cache, *inputs: Tensor) -> Callable[[]
         return output
 
     step(*inputs)
+    length, tensors = cache.length, dict(cache.tensors)
     query, key, value = (x[:, :, -1:] for x in inputs)
-    return lambda: step(query, key, value)
+
+    def call() -> Tensor:
+        # All calls attend to the same number of keys, as those of other libraries do.
+        cache.length, cache.tensors = length, dict(tensors)
+        return step(query, key, value)
+
+    return call

@@ -15,6 +15,7 @@ _aten = torch.ops.aten
 SPECIAL = {
     *(_aten.exp.default, _aten.tanh.default, _aten.sigmoid.default, _aten._softmax.default),
     *(_aten.elu.default, _aten.cos.default, _aten.sin.default, _aten.log.default),
+    _aten._safe_softmax.default,
 }
 
 
