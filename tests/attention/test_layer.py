@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from attention_lab.attention import (
     Additive,
+    ALiBi,
     Backend,
     Causal,
     DotProduct,
@@ -119,6 +120,22 @@ def test_backend_is_the_fastest_that_can(options: dict[str, Any], chosen: str) -
     backend = make(**options).backend
     assert isinstance(backend, Backend)
     assert backend.name == chosen
+
+
+@pytest.mark.parametrize(
+    ("score", "backend", "plain", "with_bias"),
+    [
+        (Additive, "eager", "L·S·a", "L·S·a"),
+        (Additive, "fused", "L·S", "L·S"),
+        (DotProduct, "eager", "L·S", "L·S"),
+        (DotProduct, "sdpa", "S·d", "L·S"),
+    ],
+)
+def test_memory_is_that_of_the_backend(
+    score: type[Score], backend: str, plain: str, with_bias: str
+) -> None:
+    assert make(score=score, backend=backend).info.memory == plain
+    assert make(score=score, backend=backend, positions=ALiBi).info.memory == with_bias
 
 
 @pytest.mark.parametrize(

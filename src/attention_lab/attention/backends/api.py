@@ -25,7 +25,7 @@ class Backend(Capabilities):
 
     name: str
     compute: Callable[[AttentionInputs, AttentionSpec], tuple[Tensor, Tensor | None]]
-    #: Growth of its memory, in place of that of all pairs.
+    #: Growth of its memory without a bias; None means that of the score.
     memory: str | None = "S·d"
     #: Whether it computes sliding windows in blocks.
     uses_blocks: bool = True
@@ -54,10 +54,12 @@ class Backend(Capabilities):
 
     def describe(self, info: MechanismInfo, spec: AttentionSpec) -> MechanismInfo:
         """The data on a mechanism, once this backend computes it."""
+        has_bias = spec.positions is not None and spec.positions.adds_to_logits
+        memory = "L·S" if self.memory and has_bias else self.memory  # a bias is of all pairs
         return replace(
             info,
             backends=tuple(backend.name for backend in able_backends(spec)),
-            memory=self.memory or info.memory,
+            memory=memory or info.memory,
             double_backward_on=self.double_backward_on,
         )
 

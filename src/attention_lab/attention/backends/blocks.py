@@ -107,7 +107,7 @@ def blocks_for(inputs: AttentionInputs, spec: AttentionSpec) -> Blocks | None:
     )
     if inputs.mask is None or inputs.bias is not None or spec.score.positional or is_absolute:
         return None
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]  # PyTorch's stubs lack it
         return None  # the graph is for any length
     reach, (queries, keys) = inputs.mask.reach, (inputs.query.shape[2], inputs.key.shape[2])
     if math.inf in reach:

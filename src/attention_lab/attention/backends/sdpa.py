@@ -37,19 +37,13 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     if on_cpu and may_differentiate:
         # SDPA does the same, but second derivatives need the tensors that its kernel gets.
         key, value, groups = repeat_heads(key, groups), repeat_heads(value, groups), 1
+    is_grouped = bool(groups > 1)
     has_null_key = isinstance(spec.normalizer, SoftmaxPlusOne)
     if has_null_key:
         query, key, value, mask = _with_null_key(query, key, value, mask, is_causal)
     with _kernels(inputs, spec), autocast_disabled(query.device.type):
         output = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=spec.dropout,
-            is_causal=is_causal,
-            scale=scale,
-            enable_gqa=bool(groups > 1),
+            query, key, value, mask, spec.dropout, is_causal, scale=scale, enable_gqa=is_grouped
         )
     allow_double_backward(output, query, key, value, scale, mask, is_causal)
     if has_null_key and is_causal:

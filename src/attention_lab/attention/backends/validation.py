@@ -80,7 +80,7 @@ def triton_computes(inputs: AttentionInputs, spec: AttentionSpec) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # PyTorch's
 def _runs_triton(device: str) -> bool:
     """Whether Triton runs here: on GPUs with bfloat16, and interpreted on the CPU if asked to."""
     if device == "cpu":

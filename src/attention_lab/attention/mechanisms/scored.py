@@ -88,8 +88,7 @@ class ScoredAttention(AttentionLayer):
             sparse=normalizer.sparse,
             positional=score.positional or positions.changes_inputs or positions.adds_to_logits,
         )
-        described = self.backend.describe(info, self.spec())
-        return replace(described, memory=info.memory) if positions.adds_to_logits else described
+        return self.backend.describe(info, self.spec())
 
     @property
     def parts(self) -> tuple[Score, Normalizer, Positions]:
