@@ -83,8 +83,9 @@ def hanging(text: str, start: str) -> list[str]:
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun: "1 run", "2 runs"."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+    """A count with its noun: "1 run", "2 runs", "2 processes"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def rich_console(file: IO[str] | None = None, width: int | None = None) -> "Console":

@@ -13,6 +13,7 @@ from attention_lab.cli.doctor_checks import LIMITED, Finding
 from attention_lab.cli.throughput import Throughput
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.config.validate import components
+from attention_lab.printing import counted
 from attention_lab.sweeps.local_executor import Resources
 from attention_lab.sweeps.slurm_executor import Slurm
 from attention_lab.sweeps.slurm_queue import in_queue, longest_array
@@ -62,18 +63,18 @@ class Processes(NamedTuple):
         device = f"{'' if one else 'each '}on {'a GPU' if self.on_gpus else 'the CPU'}"
         threads = "one thread for each core that SLURM allocates"
         if self.threads is not None:
-            threads = _counted(self.threads, "thread")
+            threads = counted(self.threads, "thread")
         strategy = "" if one else f", {self.strategy}"
-        return f"{_counted(self.number, 'process')}{where}, {device} with {threads}{strategy}"
+        return f"{counted(self.number, 'process')}{where}, {device} with {threads}{strategy}"
 
     def total(self, runs: int) -> str:
         """The resources that ``runs`` runs of this kind need at the same time."""
         number = runs * self.number
         if self.on_gpus:
-            return f"{_counted(number, 'process')}, {_counted(number, 'GPU')}"
+            return f"{counted(number, 'process')}, {counted(number, 'GPU')}"
         if self.threads is None:
-            return _counted(number, "process")
-        return f"{_counted(number, 'process')}, {_counted(number * self.threads, 'CPU core')}"
+            return counted(number, "process")
+        return f"{counted(number, 'process')}, {counted(number * self.threads, 'CPU core')}"
 
 
 def single_run(
@@ -160,7 +161,7 @@ def _stage(stage: Stage, is_search: bool) -> Iterator[Finding]:
     if is_tuning := stage.jobs[0].directory.parent.name == TUNING:
         about = "tuning"
     if stage.is_open:
-        number = _counted(len(stage.jobs), "job")
+        number = counted(len(stage.jobs), "job")
         yield Finding("then", f"{number}, with the settings that the tuning chooses")
         return
     to_run = {job.directory for job in stage.to_run}
@@ -220,7 +221,7 @@ def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[
     queued = in_queue([job.directory for job in jobs])
     at_once = len(jobs) if place.at_once is None else min(place.at_once * arrays, len(jobs))
     limit = "any number" if place.at_once is None else at_once
-    yield Finding("launcher", f"{launcher}: {_counted(arrays, 'job array')}, {limit} at a time")
+    yield Finding("launcher", f"{launcher}: {counted(arrays, 'job array')}, {limit} at a time")
     if queued:
         yield Finding("", f"{len(queued)} of the jobs are in the queue already and stay there")
     largest = None
@@ -235,7 +236,7 @@ def _on_slurm(place: Slurm, launcher: str, jobs: Sequence[RunSpec]) -> Iterator[
             largest = each
     assert largest is not None
     yield Finding("in total", f"up to {largest.total(at_once)} at a time")
-    minutes = "the partition's" if place.time is None else _counted(place.time, "minute")
+    minutes = "the partition's" if place.time is None else counted(place.time, "minute")
     then = "is requeued" if place.requeue else "ends (hydra.launcher.requeue=false)"
     yield Finding("time limit", f"{minutes}; a run saves {place.signal} s before it and {then}")
     if not place.wait:
@@ -280,8 +281,3 @@ def _wandb(config: RunConfig, group: str) -> str:
 
 def _distinct(jobs: Iterable[RunSpec], of: Callable[[RunSpec], Any]) -> Iterable[Any]:
     return dict.fromkeys(of(job) for job in jobs)
-
-
-def _counted(number: int, what: str) -> str:
-    plural = {"process": "processes"}.get(what, f"{what}s")
-    return f"{number} {what if number == 1 else plural}"
