@@ -130,8 +130,8 @@ def test_overrides_that_cannot_be_combined_with_from_are_refused(
         ),
         ("entity: null", "entity: ${hydra:runtime.cwd}", "logger.wandb.entity is '${hydra:"),
         ("warmup_steps: 0", "warmup_steps: '${oc.env:SECRET}'", "scheduler.warmup_steps is "),
-        ("seed: 3", "seed: ${oc.decode:${oc.env:SECRET}}", "seed is '${oc.decode:"),
-        ("seed: 3", "seed: 3\n  x.y: ${oc.env:SECRET}", "data.x.y is '${oc.env:SECRET}'"),
+        ("  seed: 3", "  seed: ${oc.decode:${oc.env:SECRET}}", "data.seed is '${oc.decode:"),
+        ("  seed: 3", "  seed: 3\n  x.y: ${oc.env:SECRET}", "data.x.y is '${oc.env:SECRET}'"),
         ("_target_: attention_lab.a", "_target_: evil.a", "cannot import evil.attention"),
         ("_target_: attention_lab.a", "_target_: os.a", "cannot import os."),
         ("\nseed:", "\nsweep: {tune: lr}\nseed:", "sweep"),
@@ -164,6 +164,11 @@ def test_a_recorded_config_cannot_control_hydra(
 def test_an_override_replaces_a_variable_of_a_recorded_config(command: Command, run: Path) -> None:
     rewrite(run, "project: null", "project: ${oc.env:SECRET}")
     assert composed(command, "logger.wandb.project=mine")["logger"]["wandb"]["project"] == "mine"
+    rewrite(run, "\nseed: 3", "\nseed: ${oc.decode:${oc.env:SECRET}}")
+    arguments = ("-m", "--from=run", "logger.wandb.project=mine", "seed=1,2", "--dry-run")
+    answer = command("train", *arguments)
+    assert answer.code == 0, answer.err
+    assert "2: 2 new" in answer.out
 
 
 def test_no_variable_is_read_if_an_override_replaces_it(tmp_path: Path) -> None:

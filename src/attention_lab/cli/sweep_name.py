@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,13 +26,9 @@ def sweep_name(config: "DictConfig") -> str:
     overrides = OverridesParser.create().parse_overrides(typed_overrides(settings))
     swept = {o.get_key_element(): str(o.input_line) for o in overrides if o.is_sweep_override()}
     params = dict(settings.sweeper.get("params") or {})
-    base: dict[str, Any] = {
-        str(key): OmegaConf.to_container(config[key])
-        if OmegaConf.is_config(config[key])
-        else config[key]
-        for key in config
-        if key != "hydra"
-    }
+    # Missing values stay "???": the swept values may replace them.
+    without_hydra = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    base = cast("dict[str, Any]", OmegaConf.to_container(without_hydra))
     section = base.pop("sweep", {})
     unset = [key for key in ("zip", "param_grid") if section.get(key) is None]
     aside = ("retry", "max_failures", "keep", *unset)
