@@ -14,7 +14,7 @@ IMMATERIAL = (
     *("logger", "sweep", "choices", "extends.run"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
     *("trainer.profiler", "trainer.detect_anomaly", "trainer.inference_mode"),
-    *("trainer.compile", "trainer.gradient_checkpointing"),
+    *("trainer.compile", "trainer.gradient_checkpointing", "trainer.strategy_options"),
 )
 
 #: Callbacks that only watch a run. All others, such as users' own, may change its result.

@@ -21,7 +21,7 @@ from attention_lab.training.lightning_loops import (
     ValidateBetweenSteps,
 )
 from attention_lab.training.optim import total_steps
-from attention_lab.training.strategies import make_profiler, make_strategy
+from attention_lab.training.strategies import check_strategy_options, make_profiler, make_strategy
 
 #: Lightning's short spellings of ``precision``.
 PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -49,6 +49,8 @@ class TrainerOptions:
     #: Lightning's "auto" and "ddp_find_unused_parameters_true" are DDP, too; the latter searches
     #: for unused parameters in each step, which our models do not need.
     strategy: Literal["ddp", "fsdp", "auto", "ddp_find_unused_parameters_true"] = "ddp"
+    #: Options of ``DistributedDataParallel``, such as ``{bucket_cap_mb: 50}``; None means ours.
+    strategy_options: dict[str, bool | int | float] | None = None
     #: "32-true"; mixed precision: "bf16-mixed", "16-mixed"; or all weights in another type.
     #: Lightning's short spellings become the long ones: 16 is "16-mixed".
     precision: (
@@ -135,6 +137,10 @@ class TrainerOptions:
             )
         if isinstance(self.compile, dict):
             check_arguments(self.compile)
+        if self.strategy_options:
+            check_strategy_options(
+                self.strategy, self.strategy_options, self.accumulate_grad_batches > 1
+            )
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise ValueError(f"gradient_clip_val must be above 0, got {self.gradient_clip_val}")
         if self.fast_dev_run < 0:
@@ -220,7 +226,10 @@ class TrainerOptions:
             devices=self.devices,
             num_nodes=self.num_nodes,
             strategy=make_strategy(
-                self.strategy, self.devices * self.num_nodes, self.accumulate_grad_batches > 1
+                self.strategy,
+                self.devices * self.num_nodes,
+                self.accumulate_grad_batches > 1,
+                self.strategy_options or {},
             ),
             precision=self.precision,
             deterministic=self.deterministic,
