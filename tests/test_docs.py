@@ -16,7 +16,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from attention_lab import cli
 from attention_lab.cli.throughput import throughput_of
 from attention_lab.config.hydra_loader import check_flags
-from attention_lab.config.overrides import flags_last, own_directory
+from attention_lab.config.overrides import (
+    EXTEND,
+    FROM,
+    flags_last,
+    own_directory,
+    without_flag,
+)
 from attention_lab.config.validate import check
 from tests.conftest import Compose
 
@@ -63,6 +69,8 @@ def test_a_command_is_right(
     command: str, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, words = throughput_of(shlex.split(command))
+    for flag in (FROM, EXTEND):  # the overrides are those of a run that is not there
+        _, words = without_flag(flag, words)
     words = flags_last([word for word in words if word != cli.DRY_RUN])
     if (own := own_directory(words)) is not None:
         monkeypatch.chdir(tmp_path)

@@ -1,8 +1,10 @@
 """What is printed: text from elsewhere neither controls a terminal nor is read as markup."""
 
 import io
+import sys
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.live import Live
@@ -120,3 +122,10 @@ def test_hanging_lines_fit_the_terminal_and_break_at_no_no_break_space(
         "per  trivial baseline 0.5,",
         "     trivial baseline 0.5",
     ]
+
+
+def test_several_lines_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    echo("one", "two")
+    assert list(filter(None, written)) == ["one\ntwo\n"]

@@ -61,8 +61,10 @@ def echo(*lines: object, error: bool = False) -> None:
         lines: the lines.
         error: whether to print to standard error.
     """
-    text = "\n".join(map(printable, lines))
-    print(text, file=sys.stderr if error else sys.stdout, flush=True)
+    text = "\n".join(map(printable, lines)) + "\n"
+    # In one write: in a notebook with a progress bar, rich recurses without end if a write ends in
+    # an incomplete line, because displaying the lines before it flushes the output.
+    print(text, end="", file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def hanging(text: str, start: str) -> list[str]:

@@ -154,6 +154,8 @@ def check_choices(overrides: Sequence[str], options_of: Callable[[str], Sequence
         if override.startswith("@"):
             raise WrongCommand(f"{override}: starts with @; use GROUP@PACKAGE=OPTION")
         match = CHOICE.fullmatch(override)
+        if match and any(len(os.fsencode(name)) > LONGEST_NAME for name in match[1].split("/")):
+            raise WrongCommand(f"{match[1]}: there is no such key")  # no directory has that name
         options = [name for name in options_of(match[1]) if name[0] != "_"] if match else []
         if match is None or not options:
             continue

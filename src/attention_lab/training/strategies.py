@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
@@ -83,7 +83,7 @@ def make_strategy(
         return ModelParallelStrategy(processes, 1, save_distributed_checkpoint=False)
     finds_unused = accumulates or name == "ddp_find_unused_parameters_true"
     finds_unused = bool(options.get("find_unused_parameters", finds_unused))
-    ours: dict[str, bool | float] = {
+    ours: dict[str, Any] = {
         "broadcast_buffers": False,  # training changes no buffers
         "gradient_as_bucket_view": True,
         # Parameters without gradients (attention=none) never get one. A static graph is faster, but

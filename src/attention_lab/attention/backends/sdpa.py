@@ -25,8 +25,9 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     query, key, scale = spec.score.fold(inputs.query, inputs.key)
     # The CPU's kernel takes values of the query's width only.
     key, value = key.to(query.dtype), pad_head_dim(inputs.value, query.shape[3]).to(query.dtype)
-    # While compiling, SDPA's gradients are compiled, too.
-    may_differentiate = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    # While compiling, SDPA's gradients are compiled, too. A trace must not depend on the grad mode.
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]  # PyTorch's stubs lack it
+    may_differentiate = torch.is_grad_enabled() and not in_graph
     on_cpu, groups, mask, is_causal = query.device.type == "cpu", inputs.groups, None, False
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
     # bool, but start == 0 is symbolic while compiling, so this branches on it.

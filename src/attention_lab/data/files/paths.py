@@ -43,7 +43,8 @@ def shown(path: str | Path) -> str:
 
 def is_table(path: Path) -> bool:
     """Whether a path is a table with named columns, by its ending, or a directory of tables."""
-    return path.is_dir() or _table_ending(path) is not None
+    # Unlike Path.is_dir, os.path.isdir raises no error for a name that is too long.
+    return os.path.isdir(path) or _table_ending(path) is not None
 
 
 def table_ending(path: Path) -> str:
