@@ -20,7 +20,7 @@ from attention_lab.tracking.progress import (
 from attention_lab.tracking.run_directory import RunRecord
 from tests.conftest import FinishedRun
 from tests.runs import unchecked
-from tests.tracking.test_run_directory import read
+from tests.tracking.run_files import read_status
 
 METRICS = {
     "train/loss": torch.tensor(2.0),
@@ -60,7 +60,7 @@ def test_progress_is_written_at_intervals(tmp_path: Path, clock: SimpleNamespace
     for step in range(1, 9):
         clock.now += 0.75
         heartbeat.on_train_batch_end(trainer(step), None, None, None, step)
-        beats.append((read(tmp_path)["progress"] or {"step": None})["step"])
+        beats.append((read_status(tmp_path)["progress"] or {"step": None})["step"])
     assert beats == [None, None, 3, 3, 3, 6, 6, 6]
 
 
@@ -68,8 +68,8 @@ def test_progress_is_written_at_every_validation(tmp_path: Path, clock: SimpleNa
     heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per", "min")
     for step in (10, 20):
         heartbeat.on_validation_end(trainer(step), None)  # type: ignore[arg-type]
-        assert read(tmp_path)["progress"]["step"] == step
-    progress = read(tmp_path)["progress"]
+        assert read_status(tmp_path)["progress"]["step"] == step
+    progress = read_status(tmp_path)["progress"]
     assert progress["steps"] == 100
     assert progress["metrics"]["validation/per"] == 0.25
 
@@ -80,7 +80,7 @@ def test_progress_is_written_before_the_first_metric(
     heartbeat = Heartbeat(RunRecord(unchecked({"seed": 0}, tmp_path)), "validation/per", "min")
     clock.now += 10
     heartbeat.on_train_batch_end(trainer(1, {"train/loss": torch.tensor(1.0)}), None, None, None)
-    assert read(tmp_path)["progress"] == {
+    assert read_status(tmp_path)["progress"] == {
         "step": 1,
         "steps": 100,
         "metrics": {},
@@ -133,7 +133,7 @@ def test_a_bar_of_all_steps_that_leaves_lines_of_validations(
 
 
 def test_the_progress_of_a_finished_run_is_complete(digits_run: FinishedRun) -> None:
-    status = read(digits_run.directory)
+    status = read_status(digits_run.directory)
     assert status["status"] == "finished"
     assert status["seed"] == 2
     assert status["overrides"] == digits_run.overrides
