@@ -203,6 +203,23 @@ def test_a_peer_that_ignores_the_causal_mask_is_an_error() -> None:
         run([Implementation("bidirectional", bidirectional, reference)], setting)
 
 
+def failing(*_: object, **__: object) -> Tensor:
+    raise RuntimeError("no available kernel\nmore")
+
+
+def test_a_peer_that_refuses_a_call_is_left_out() -> None:
+    reference = make_layer("scaled_dot_product", SETTING, "eager")
+    results = run([Implementation("peer", failing, reference)])
+    assert results.skipped == [Skipped("peer", "no available kernel")]
+
+
+@pytest.mark.parametrize("option", ["scaled_dot_product", "linear"])
+def test_an_error_in_our_code_is_not_left_out(option: str) -> None:
+    made = [replace(it, call=failing) for it in implementations(option)]
+    with pytest.raises(RuntimeError, match="no available kernel"):
+        run(made)
+
+
 def test_a_slow_call_is_left_out_at_longer_lengths_too() -> None:
     results = run(implementations("additive", backends=["eager"]), limit=0.0)
     assert results.measurements == []

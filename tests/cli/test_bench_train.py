@@ -1,4 +1,4 @@
-"""`attention-lab bench train` on the CPU: its output, its file, and wrong arguments."""
+"""`attention-lab bench train` on the CPU: its output and its file."""
 
 import csv
 from pathlib import Path
@@ -37,24 +37,3 @@ def test_a_small_benchmark(command: Command, tmp_path: Path) -> None:
     assert ours["parameters"] == plain["parameters"]
     assert float(ours["run_relative_to_it"]) == 1
     assert 0 < float(plain["loading_share"]) < 0.5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--models caracter", "--models: there is no 'caracter'; did you mean character?"),
-        ("--steps 8", "--steps 8: must be above 8, a turn"),
-        ("--steps 0", "argument --steps: '0' must be a whole number of at least 1"),
-        ("--device cuda", "--device cuda: torch finds no CUDA device; use --device cpu"),
-        ("--output file/inside", "--output file/inside: "),
-    ],
-)
-def test_wrong_arguments_are_refused(
-    command: Command, tmp_path: Path, arguments: str, message: str
-) -> None:
-    (tmp_path / "file").touch()
-    answer = command("bench", "train", *arguments.split())
-    assert (answer.code, answer.out) == (2, "")
-    assert answer.err.startswith(f"attention-lab: bench train: {message}")
-    assert answer.err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]

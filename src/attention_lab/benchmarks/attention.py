@@ -48,7 +48,7 @@ class Measurement(NamedTuple):
 
 @dataclass
 class Results:
-    """All measurements, and what was not measured."""
+    """All measurements, and the calls that could not be measured."""
 
     setting: Setting
     ceilings: Ceilings
@@ -128,7 +128,7 @@ def _checked(
         try:
             with torch.no_grad():
                 output = each.call(*inputs, causal=setting.causal)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except _refusals(each) as error:
             skipped.append(Skipped(each.name, _reason(error)))
             continue
         with torch.no_grad():
@@ -140,6 +140,17 @@ def _checked(
                 f"relative in norm (at most {TOLERANCE[setting.dtype]:g} is rounding)"
             )
         yield each
+
+
+def _refusals(implementation: Implementation) -> tuple[type[Exception], ...]:
+    """The errors that mean that a call cannot run here; any other error is a fault of ours.
+
+    Our checks of time, memory and backends raise ValueError, and torch raises the two others if it
+    lacks memory or an operation for the data type.
+    """
+    if implementation.may_refuse:
+        return ValueError, RuntimeError
+    return ValueError, NotImplementedError, torch.OutOfMemoryError
 
 
 def _measure(
@@ -160,7 +171,7 @@ def _measure(
             prepared.call()  # may compile
             if (seconds := seconds_of(prepared.call, device)) > time_limit:
                 raise TooSlow(f"a call takes {seconds:.1f} s; raise --time-limit")
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except _refusals(each) as error:
             name = f"{each.name}, {pass_name}, length {length:,}"
             results.skipped.append(Skipped(name, _reason(error)))
         else:
@@ -177,7 +188,7 @@ def _measure(
     return kept
 
 
-class TooSlow(RuntimeError):
+class TooSlow(ValueError):
     """A call takes longer than the limit."""
 
 

@@ -1,4 +1,4 @@
-"""What the device can do at best, measured: multiply matrices, copy, and compute exponentials."""
+"""The highest rates of the device: matrix products, copies, exponentials; all are measured."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attention_lab.benchmarks.timing import Call, seconds_of
 
-#: Calls of which the fastest counts.
+#: How often each call is timed; the shortest time is used.
 REPEAT = 10
 #: Exponentials of each number on a GPU, fused into one kernel, so that loading it costs little.
 CHAIN = 32

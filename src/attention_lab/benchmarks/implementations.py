@@ -1,4 +1,4 @@
-"""The implementations that the benchmark compares, and ours among them: mechanism × backend."""
+"""Implementations to measure, and ours among them: each mechanism on each of its backends."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,6 +65,9 @@ class Implementation:
     is_eager: bool = False
     trains: bool = True
     decodes: bool = True
+    #: Whether a RuntimeError means that it does not support the device, the data type or the sizes,
+    #: as torch's kernels, compiled code and other libraries raise it; in our code it is a fault.
+    may_refuse: bool = True
     #: Our layer, which decodes with its own cache; None for another library.
     layer: AttentionLayer | None = None
 
@@ -173,6 +176,7 @@ def _ours(option: str, backend: str, has_backends: bool, setting: Setting) -> Im
         is_eager=backend == "eager",
         trains=backend != "flex" or setting.device == "cuda",
         decodes=layer.info.causal,
+        may_refuse=backend == "flex",
         layer=layer,
     )
 
