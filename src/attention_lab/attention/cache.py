@@ -16,7 +16,7 @@ class Cache:
     cache of its keys and values.
 
     Growing tensors have spare capacity, which doubles when it is used up, so that a step does not
-    copy what is there. Steps that record gradients or are compiled do copy.
+    copy the earlier positions. Steps that record gradients or are compiled do copy them.
 
     Args:
         tensors: the initial content, (B, …) each.
@@ -30,7 +30,7 @@ class Cache:
         self.length = 0
         self.tensors: dict[str, Tensor] = dict(tensors or {})
         self.is_memory = is_memory
-        #: The tensors with their spare capacity, in those that have grown: ``tensors`` are views.
+        #: The tensors that have grown, with their spare capacity; ``tensors`` has views of them.
         self._buffers: dict[str, Tensor] = {}
 
     def extend(self, **new: Tensor) -> list[Tensor]:
@@ -76,7 +76,7 @@ class Cache:
 
 
 def _must_copy(past: Tensor, new: Tensor) -> bool:
-    """Whether the earlier content must stay as it is, for autograd, a graph or another dtype."""
+    """Whether appending must copy: for autograd, in a compiled graph, or to another dtype."""
     is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
     return is_recorded or past.dtype != new.dtype
 

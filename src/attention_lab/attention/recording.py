@@ -101,8 +101,8 @@ def record_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """Record the logits (B, H, L, S) of every call of each attention layer's score, by layer name.
 
     They are without masks, position biases and head mixing. Mechanisms without a score have none.
-    The backends sdpa and flex, and fused on a GPU, compute no logits of whole sequences, and none
-    of them does under a sliding window, unless weights are recorded, too.
+    The backends sdpa and flex, and fused on a GPU, compute no logits of whole sequences; under a
+    sliding window no backend does. Record weights, too, to get the logits of these calls.
     """
     calls: dict[str, list[Tensor]] = {name: [] for name in attention_layers(model)}
     handles = [

@@ -21,7 +21,7 @@ from attention_lab.attention.scores.base import DotProductFamily, Score
 
 @dataclass(frozen=True, kw_only=True)
 class Backend(Capabilities):
-    """A way to compute attention, and what it can do."""
+    """A way to compute attention, with the parts and devices that it supports."""
 
     name: str
     compute: Callable[[AttentionInputs, AttentionSpec], tuple[Tensor, Tensor | None]]
@@ -54,8 +54,7 @@ class Backend(Capabilities):
 
     def describe(self, info: MechanismInfo, spec: AttentionSpec) -> MechanismInfo:
         """The data on a mechanism, once this backend computes it."""
-        has_bias = spec.positions is not None and spec.positions.adds_to_logits
-        memory = "L·S" if self.memory and has_bias else self.memory  # a bias is of all pairs
+        memory = "L·S" if self.memory and spec.has_bias else self.memory  # a bias is of all pairs
         return replace(
             info,
             backends=tuple(backend.name for backend in able_backends(spec)),

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention_lab.attention.backends.spec import AttentionSpec
+from attention_lab.attention.backends.tracing import is_tracing
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.masks import Dense
 
-#: The size of a block is a multiple of it.
+#: Block sizes are multiples of this.
 STEP = 32
 
 
@@ -107,7 +108,7 @@ def blocks_for(inputs: AttentionInputs, spec: AttentionSpec) -> Blocks | None:
     )
     if inputs.mask is None or inputs.bias is not None or spec.score.positional or is_absolute:
         return None
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]  # PyTorch's stubs lack it
+    if torch.compiler.is_exporting() or is_tracing():
         return None  # the graph is for any length
     reach, (queries, keys) = inputs.mask.reach, (inputs.query.shape[2], inputs.key.shape[2])
     if math.inf in reach:

@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_lab.attention.backends.double_backward import allow_double_backward
 from attention_lab.attention.backends.spec import AttentionSpec
+from attention_lab.attention.backends.tracing import is_tracing
 from attention_lab.attention.inputs import AttentionInputs, pad_head_dim, repeat_heads
 from attention_lab.attention.masks import Causal
 from attention_lab.attention.normalizers import SoftmaxPlusOne
@@ -26,7 +27,7 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     # The CPU's kernel takes values of the query's width only.
     key, value = key.to(query.dtype), pad_head_dim(inputs.value, query.shape[3]).to(query.dtype)
     # While compiling, SDPA's gradients are compiled, too. A trace must not depend on the grad mode.
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]  # PyTorch's stubs lack it
+    in_graph = torch.compiler.is_compiling() or is_tracing()
     may_differentiate = torch.is_grad_enabled() and not in_graph
     on_cpu, groups, mask, is_causal = query.device.type == "cpu", inputs.groups, None, False
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
@@ -50,7 +51,7 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     if has_null_key and is_causal:
         output = output[:, :, 1:]
     width = inputs.value.shape[3]
-    if output.shape[3] > width:  # a slice of all has a cost, too: its gradient is a copy
+    if output.shape[3] > width:  # the gradient of any slice is a copy
         output = output[..., :width]
     return output.to(inputs.value.dtype), None
 

@@ -20,10 +20,15 @@ class AttentionSpec:
     normalizer: Normalizer
     mixing: HeadMixing | None = None
     dropout: float = 0.0
-    #: Whose bias is added to the logits.
+    #: Positions whose bias is added to the logits.
     positions: Positions | None = None
     #: Whether the inputs are blocks of sequences.
     in_blocks: bool = False
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether positions add a bias to the logits."""
+        return self.positions is not None and self.positions.adds_to_logits
 
     @property
     def bias_needs_grad(self) -> bool:
@@ -31,8 +36,8 @@ class AttentionSpec:
         return self.positions is not None and self.positions.bias_needs_grad
 
     def with_bias(self, inputs: AttentionInputs) -> AttentionInputs:
-        """The inputs with the bias of their positions."""
-        if self.positions is None:
+        """The inputs with the bias of their positions, unless they have one already."""
+        if self.positions is None or not self.has_bias or inputs.bias is not None:
             return inputs
         bias = self.positions.bias(inputs.query, inputs.start, inputs.key.shape[2])
         return replace(inputs, bias=bias)
@@ -40,8 +45,8 @@ class AttentionSpec:
     def logits(self, query: Tensor, key: Tensor, **options: bool) -> Tensor:
         """The score's logits (B, H, L, S).
 
-        Calling the module runs its forward hooks, by which record_logits gets the logits. It wants
-        those of whole sequences only.
+        Calling the module runs its forward hooks, which record_logits uses. It records whole
+        sequences only, so the logits of blocks are computed without the hooks.
         """
         compute: Callable[..., Tensor] = self.score.forward if self.in_blocks else self.score
         return compute(query, key, **options)

@@ -12,7 +12,7 @@ from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.normalizers import Softmax, SoftmaxPlusOne
 from attention_lab.attention.scores.base import DotProductFamily
 
-#: The largest size of values of a head whose tiles fit the memory of a GPU's multiprocessor.
+#: The largest size of a head's values whose tiles fit the memory of a GPU's multiprocessor.
 LARGEST_TRITON_VALUE = 128
 
 
@@ -68,8 +68,8 @@ def triton_computes(inputs: AttentionInputs, spec: AttentionSpec) -> bool:
 
     They do so in single or half precision, with a softmax, without a bias, dropout or head mixing.
     """
-    has_bias = spec.positions is not None and spec.positions.adds_to_logits
-    is_plain = spec.mixing is None and not spec.dropout and inputs.bias is None and not has_bias
+    has_bias = inputs.bias is not None or spec.has_bias
+    is_plain = spec.mixing is None and not spec.dropout and not has_bias
     is_double = torch.float64 in (inputs.query.dtype, inputs.key.dtype, inputs.value.dtype)
     return (
         _runs_triton(inputs.query.device.type)
@@ -80,7 +80,7 @@ def triton_computes(inputs: AttentionInputs, spec: AttentionSpec) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # PyTorch's
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # PyTorch gives no types
 def _runs_triton(device: str) -> bool:
     """Whether Triton runs here: on GPUs with bfloat16, and interpreted on the CPU if asked to."""
     if device == "cpu":

@@ -17,9 +17,10 @@ enum {
 #else
     LANES = 8,
 #endif
-    ROWS = 4,   /* queries at a time, which share what is loaded of a key */
-    DIMS = 128, /* hidden dimensions of a block of keys, and */
-    KEYS = 32,  /* keys, that stay in the first cache while all queries use them */
+    ROWS = 4,   /* queries at a time: a key is loaded once for all of them */
+    /* A block of keys stays in the L1 cache while all queries use it. Its largest size: */
+    DIMS = 128, /* hidden dimensions, for logits */
+    KEYS = 32,  /* keys, for gradients */
 };
 typedef float vec __attribute__((vector_size(4 * LANES)));
 
@@ -43,7 +44,7 @@ INLINE vec denominator(float query, vec key) {
     return product + 1.0f;
 }
 
-/* Adds to the logits (rows, S) of a block of keys what some dimensions contribute, -2 w r. */
+/* Adds the terms of some dimensions, -2 w r, to the logits (rows, S) of a block of keys. */
 INLINE void add_logits(int rows, ptrdiff_t keys, ptrdiff_t S, ptrdiff_t D, ptrdiff_t dims,
                        const float *query, const float (*key)[LANES], const float *vector,
                        float *logits) {
@@ -90,8 +91,8 @@ void additive_logits(ptrdiff_t n, ptrdiff_t L, ptrdiff_t S, ptrdiff_t D, const f
     }
 }
 
-/* For LANES hidden dimensions: adds to grad_query, grad_key and grad_vector what some queries and
-   keys contribute, in units of 4 w for queries and keys, and of -2 for the vector. */
+/* Adds the terms of some queries and keys to the gradients in LANES hidden dimensions: divided by
+   4 w for queries and keys, and by -2 for the vector. */
 INLINE void add_gradients(int rows, ptrdiff_t keys, ptrdiff_t S, ptrdiff_t D, const float *query,
                           const float *key, const float *gradient, float *grad_query,
                           float *grad_key, vec *grad_vector) {

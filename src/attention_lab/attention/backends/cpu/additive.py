@@ -13,7 +13,7 @@ from attention_lab.attention.backends.cpu.c_library import load_c
 
 #: Beyond it, the exponential of 2x is no normal float.
 LARGEST = 43.0
-#: The C code takes hidden layers of multiples of this size.
+#: The C code takes hidden sizes that are multiples of this.
 MULTIPLE = 16
 
 
@@ -28,7 +28,7 @@ def usable_kernels(query: Tensor, key: Tensor, vector: Tensor) -> ctypes.CDLL | 
     tensors = query, key, vector
     if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
         return None
-    # On a CPU, nothing waits for this answer.
+    # Reading values is cheap on a CPU: there is no device to wait for.
     if not all(_in_range(x) for x in (query, key) if x.numel()):
         return None
     return compiled_kernels()

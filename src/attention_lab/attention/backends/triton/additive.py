@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attention_lab.attention.backends.additive_logits import additive_logits, vmap_rule
+from attention_lab.attention.inputs import repeat_heads
 from attention_lab.attention.precision import masked_softmax, wide
 
 #: Queries and keys of a tile, and the warps that compute it, by kernel: the largest that keep their
@@ -62,13 +63,12 @@ def plain_additive_attention(
     """The formula, with logits of all pairs at once: see :func:`additive_attention`."""
     first = (x.flatten(0, 1) for x in (wide(query), wide(key), wide(vector)))
     logits = additive_logits(*first).unflatten(0, query.shape[:2])
-    distance = torch.arange(key.shape[2], device=key.device) - torch.arange(
-        query.shape[2], device=key.device
-    ).unsqueeze(-1)
+    queries, keys = (torch.arange(x.shape[2], device=x.device) for x in (query, key))
+    distance = keys - queries.unsqueeze(-1)
     seen = (distance >= low) & (distance <= high)
     seen = seen if visible is None else seen & visible
     weights = masked_softmax(logits, seen).to(value.dtype)
-    return weights @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    return weights @ repeat_heads(value, query.shape[1] // value.shape[1])
 
 
 class _AdditiveAttention(torch.autograd.Function):
@@ -119,7 +119,7 @@ def _forward(
     output = value.new_empty(*query.shape[:3], value.shape[3])
     log_sum = query.new_empty(query.shape[:3], dtype=torch.float32)
     if output.numel():
-        tensors = query, key, value, vector
+        tensors = _prepared(query, key, value, vector)
         _launch("forward", tensors, visible, (low, high), (output, log_sum))
     return output, log_sum
 
@@ -142,7 +142,7 @@ def _backward(
     grad_key, grad_vector = key.new_zeros(2, *places, dtype=single)
     grad_value = value.new_zeros(*key.shape[:3], value.shape[3], dtype=single)
     if output.numel() and key.shape[2]:
-        tensors = query, key, value, vector
+        tensors = _prepared(query, key, value, vector)
         delta = (gradient.float() * output.float()).sum(-1)
         given = (gradient.to(value.dtype).contiguous(), log_sum, delta)
         shared = tensors, visible, (low, high)
@@ -159,15 +159,15 @@ def _backward(
 
 def _launch(
     name: str,
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+    tensors: tuple[Tensor, ...],
     visible: Tensor | None,
     band: tuple[int, int],
     more: tuple[Tensor, ...],
 ) -> None:
-    """Run a kernel on (query, key, value, vector) and the tensors that only this kernel takes."""
+    """Run a kernel on the :func:`_prepared` tensors and ``more``, which only this kernel takes."""
     from attention_lab.attention.backends.triton import additive_kernels as kernels
 
-    query, key, value, _ = tensors
+    query, key, value = tensors[:3]
     batch, heads, queries, size = query.shape
     keys, value_size = key.shape[2], value.shape[3]
     mask = None if visible is None else visible.expand(batch, heads, queries, keys)
@@ -178,7 +178,7 @@ def _launch(
     tiles = -(-keys // tile_keys) if name == "key_gradients" else -(-queries // tile_queries)
     with torch.cuda.device_of(query):  # Triton launches on the current device
         getattr(kernels, name)[(batch * heads * tiles,)](
-            kernels.Inputs(*_prepared(*tensors)),
+            kernels.Inputs(*tensors),
             kernels.Visible(*visibility),
             kernels.Sizes(heads, heads // value.shape[1], queries, keys, size, value_size),
             *more,
@@ -198,7 +198,7 @@ def _hardware(x: Tensor) -> str:
 
 
 def _prepared(query: Tensor, key: Tensor, value: Tensor, vector: Tensor) -> tuple[Tensor, ...]:
-    """The tensors that every kernel takes, contiguous."""
+    """The tensors that every kernel takes, as in ``additive_kernels.Inputs``."""
     inputs = query.contiguous(), key.contiguous(), value.contiguous()
     single = vector.float().contiguous()
     sides = _exponentials(query), _exponentials(key), _largest(query), _largest(key)

@@ -75,31 +75,28 @@ class Side(NamedTuple):
 
 
 @triton.jit
+def _side(inputs, exponentials, input_size, length, hidden, unit, start, BLOCK: tl.constexpr):
+    """BLOCK positions of the queries or the keys of one batch and head."""
+    at = start + tl.arange(0, BLOCK)
+    sizes = tl.load(input_size + unit * length + at, mask=at < length, other=0.0)
+    first = unit * length * hidden
+    return Side(at, length, hidden, inputs + first, exponentials + first, tl.max(sizes, axis=0))
+
+
+@triton.jit
 def _queries(inputs, sizes, unit, start, BLOCK: tl.constexpr):
-    positions = start + tl.arange(0, BLOCK)
-    largest = inputs.query_size + unit * sizes.queries + positions
-    return Side(
-        positions,
-        sizes.queries,
-        sizes.hidden_size,
-        inputs.query + unit * sizes.queries * sizes.hidden_size,
-        inputs.query_exp + unit * sizes.queries * sizes.hidden_size,
-        tl.max(tl.load(largest, mask=positions < sizes.queries, other=0.0), axis=0),
-    )
+    return _side(
+        inputs.query, inputs.query_exp, inputs.query_size, sizes.queries, sizes.hidden_size,
+        unit, start, BLOCK,
+    )  # fmt: skip
 
 
 @triton.jit
 def _keys(inputs, sizes, unit, start, BLOCK: tl.constexpr):
-    positions = start + tl.arange(0, BLOCK)
-    largest = inputs.key_size + unit * sizes.keys + positions
-    return Side(
-        positions,
-        sizes.keys,
-        sizes.hidden_size,
-        inputs.key + unit * sizes.keys * sizes.hidden_size,
-        inputs.key_exp + unit * sizes.keys * sizes.hidden_size,
-        tl.max(tl.load(largest, mask=positions < sizes.keys, other=0.0), axis=0),
-    )
+    return _side(
+        inputs.key, inputs.key_exp, inputs.key_size, sizes.keys, sizes.hidden_size,
+        unit, start, BLOCK,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -133,10 +130,17 @@ def _store_rows(pointer, rows, positions, length, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _is_inside(side, a):
+    """Whether positions have a hidden dimension ``a``."""
+    # Not a & of a tile and a scalar, which is no mask in the interpreter of Triton 3.9.
+    return side.at < tl.where(a < side.hidden, side.length, 0)
+
+
+@triton.jit
 def _exponentials(side, a):
     """In hidden dimension ``a``; zeros outside, for which a denominator is 1."""
-    inside = (side.at < side.length) & (a < side.hidden)
-    return tl.load(side.exponentials + a * side.length + side.at, mask=inside, other=0.0)
+    places = side.exponentials + a * side.length + side.at
+    return tl.load(places, mask=_is_inside(side, a), other=0.0)
 
 
 @triton.jit
@@ -199,14 +203,14 @@ def _logits(
 def _add_slopes(grad, grad_vector, grad_logits, sums, reciprocals, weight, rows, a):
     """Add a tile's part of the gradients for its rows in one hidden dimension.
 
-    They are Σ grad w (1 − tanh²) over the columns, of which ``sums`` is Σ grad.
+    They are w (Σ grad − Σ grad tanh²), summed over the columns. ``sums`` is Σ grad.
     """
     tanh = 1.0 - 2.0 * reciprocals
     product = grad_logits * tanh
     places = a * rows.length + rows.at
-    inside = (rows.at < rows.length) & (a < rows.hidden)
+    inside = _is_inside(rows, a)
     slopes = weight * (sums - tl.sum(product * tanh, axis=1))
-    # Only this program adds here, but without atomic additions its threads could overtake others.
+    # Only this program adds here. Atomic additions keep its threads from overtaking each other.
     tl.atomic_add(grad + places, slopes, mask=inside, sem="relaxed")
     if grad_vector is not None:
         tl.atomic_add(grad_vector + places, tl.sum(product, axis=1), mask=inside, sem="relaxed")
@@ -244,7 +248,7 @@ def _dot(x, y, HARDWARE: tl.constexpr):
 
 @triton.jit
 def _weighted_values(weights, value, seen, HARDWARE: tl.constexpr):
-    """Weights · value; a value that is NaN or infinite reaches only the queries that see it."""
+    """Weights · value; NaN and infinite values reach only queries to which they are visible."""
     is_finite = tl.abs(value.to(tl.float32)) < float("inf")
     weights = weights.to(value.dtype)
     output = _dot(weights, tl.where(is_finite, value, 0.0), HARDWARE)

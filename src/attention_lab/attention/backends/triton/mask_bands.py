@@ -21,7 +21,7 @@ def band(mask: Mask, start: int) -> tuple[int, int]:
 
 
 def beside_band(mask: Mask) -> Mask | None:
-    """The mask that a key inside the band must pass, too; None if the band says everything."""
+    """The mask that a key inside the band must pass, too; None if the band is the whole mask."""
     if type(mask) in (NoMask, Causal, SlidingWindow):
         return None
     if type(mask) is not And:
