@@ -178,6 +178,18 @@ def test_weights_that_are_not_finite_are_magenta(shape: tuple[int, int, int]) ->
     assert render(attention_map(weights)).width > plain.width  # the legend says what they are
 
 
+def test_the_legend_names_only_what_is_drawn() -> None:
+    """A batch has hidden pairs while an example has none; weights of hidden pairs are not drawn."""
+    plain = attention_map(torch.zeros(1, 3, 4))
+    weights, hidden = torch.zeros(1, 3, 4), torch.zeros(1, 3, 4, dtype=torch.bool)
+    assert render(replace(plain, hidden=hidden)).width == render(plain).width
+    hidden[0, 0, 1] = True
+    hatched = render(replace(plain, hidden=hidden))
+    assert hatched.width > render(plain).width
+    weights[0, 0, 1] = torch.nan
+    assert render(replace(plain, weights=weights, hidden=hidden)).width == hatched.width
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 4), (2, 30, 3000)])
 def test_hidden_pairs_are_hatched(shape: tuple[int, int, int]) -> None:
     weights, hidden = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)

@@ -216,48 +216,6 @@ def test_play_shows_all_steps(browser: Browser, tmp_path: Path) -> None:
         assert text(page, "#step-name") == "200"
 
 
-#: The entropy of two heads at three steps; the first step has another number, too.
-ENTROPY = {0: [2.0, 1.0], 100: [1.5, 1.25], 200: [0.5, 1.0]}
-
-
-def summaries_of(layer: str) -> dict[int, EncodedSummaries]:
-    found = {
-        step: encode_summaries({layer: {"entropy": values}}) for step, values in ENTROPY.items()
-    }
-    found[0][layer]["mean_distance"] = [3.0, None]
-    return found
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_summaries_are_drawn_over_training(width: int, browser: Browser, tmp_path: Path) -> None:
-    maps = [each for step in ENTROPY for each in encoded(maps_of(step))]
-    with opened(browser, maps, tmp_path, summaries_of(LAYERS[2]), width=width) as page:
-        assert text(page, "#summary-value") == "head 0, step 200: 0.5"
-        assert page.evaluate("document.querySelectorAll('#summary-chart path').length") == 3
-        page.press("ArrowLeft")
-        wait(page, "byId('summary-value').textContent === 'head 0, step 100: 1.5'")
-        page.press("h")
-        wait(page, "byId('summary-value').textContent === 'head 1, step 100: 1.25'")
-        page.press("h")
-        wait(page, "byId('summary-value').textContent === 'mean over heads, step 100: 1.38'")
-        page.press("s")
-        wait(page, "byId('summary-value').textContent === 'mean over heads, step 100: none'")
-        assert page.evaluate("byId('summary').value") == "mean_distance"
-        page.press("s")
-        x, y, across = page.evaluate(
-            "(() => { byId('summary-chart').scrollIntoView({block: 'center', behavior: 'instant'});"
-            "const now = byId('summary-chart').getBoundingClientRect();"
-            "return [now.x, now.y + now.height / 2, now.width]; })()"
-        )
-        at = {"x": x + 0.2 * across, "y": y, "button": "left", "clickCount": 1}
-        for kind in ("mousePressed", "mouseReleased"):
-            page.call("Input.dispatchMouseEvent", type=kind, **at)
-        wait(page, "shown.step === 0 && shown.summary === 'entropy'")
-        page.evaluate(f"choose({{layer: '{LAYERS[0]}'}})")
-        wait(page, "byId('summaries').hidden")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
 @pytest.mark.parametrize("scale", ["root", "linear", "log", "rank", "rows"])
 def test_colours_follow_the_scale(scale: str, browser: Browser, tmp_path: Path) -> None:
     weights = torch.tensor([[[0.0, 0.01, 0.25, 1.0], [0.0, 0.01, 0.02, 0.04]]])

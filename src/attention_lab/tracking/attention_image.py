@@ -56,8 +56,8 @@ def render(map: AttentionMap) -> Image.Image:
     Rows are queries and columns are keys. White is always 0, the darkest blue 1 and the darkest red
     -1, so images can be compared. Pairs that the mask hides are hatched, and weights that are NaN
     or infinite are magenta. Long sequences get smaller cells and fewer names; where cells would be
-    smaller than a pixel, neighbours share one pixel, which shows the weight farthest from 0. Below
-    the panels are the colour scale and a note on the map and on what is drawn.
+    smaller than a pixel, neighbours share one pixel, which shows the weight farthest from 0. The
+    colour scale, the map's note and a legend are below the panels.
 
     Returns:
         An RGB image at most 1600 pixels wide, meant to be shown at half that size.
@@ -213,12 +213,13 @@ def _hatching(size: tuple[int, int]) -> Image.Image:
 
 
 def _legend_of(map: AttentionMap) -> Image.Image:
-    """The colour scale of a map, and a note on the map and on what is drawn."""
+    """The colour scale of a map, its note, and a legend of lines, hatched and magenta cells."""
     is_finite = map.weights.isfinite()
     weights = map.weights.masked_fill(~is_finite, 0.0)
     least, most = weights.min().item(), weights.max().item()
+    hidden = torch.zeros_like(is_finite) if map.hidden is None else map.hidden
     boundary = "" if map.sources is None else "line: between source and target"
-    drawn = [HATCHED * (map.hidden is not None), MAGENTA * (not is_finite.all())]
+    drawn = [HATCHED * bool(hidden.any()), MAGENTA * bool((~is_finite & ~hidden).any())]
     lines = ("; ".join(filter(None, parts)) for parts in ([map.note, boundary], drawn))
     return _legend(least < 0, least < -1, most > 1, *lines)
 

@@ -15,12 +15,10 @@ function summariesOf(layer) {
   return unique(Object.values(page.summaries).flatMap(layers => Object.keys(layers[layer] ?? {})));
 }
 
-// Pairs of a step and the numbers of all heads; null is a number that a head does not have.
+// Pairs of each step and the numbers of all heads; null is a number that a head does not have, and
+// a step at which no head has one has no numbers.
 function seriesOf(layer, summary) {
-  return Object.entries(page.summaries)
-    .map(([step, layers]) => [+step, layers[layer]?.[summary]])
-    .filter(([, values]) => values)
-    .sort(([one], [other]) => one - other);
+  return stepsOf(shown.example).map(step => [step, page.summaries[step]?.[layer]?.[summary] ?? []]);
 }
 
 function meanOfHeads(values) {
@@ -42,15 +40,15 @@ function drawSummaries() {
   byId("summary").replaceChildren(...names.map(name => new Option(name.replaceAll("_", " "), name)));
   byId("summary").value = shown.summary;
   const series = seriesOf(shown.layer, shown.summary), places = chartPlaces(series);
-  const current = mapOf(runs[0]).step, values = series.find(([step]) => step === current)?.[1];
-  const value = values ? chosenValue(values) : null;
+  const current = mapOf(runs[0]).step, value = chosenValue(series.find(([step]) => step === current)[1]);
+  const heads = Math.max(...series.map(([, values]) => values.length));
   const whose = /^\d+$/.test(shown.head) ? headName(shown.head) : "mean over heads";
   const told = `${whose}, step ${current.toLocaleString("en")}: ${value === null ? "none" : numberText(value)}`;
   byId("summary-value").textContent = told;
   byId("summary-chart").setAttribute("aria-label", `${shown.summary.replaceAll("_", " ")} of ${shown.layer} over training; ${told}`);
   byId("summary-chart").replaceChildren(
     ...chartAxes(series, places),
-    ...series[0][1].map((_, head) => chartLine(series, places, values => values[head] ?? null, "head")),
+    ...[...Array(heads).keys()].map(head => chartLine(series, places, values => values[head] ?? null, "head")),
     chartLine(series, places, chosenValue, "chosen"),
     svg("line", {class: "now", x1: places.x(current), x2: places.x(current), y1: CHART.top, y2: CHART.height - CHART.bottom}),
     ...(value === null ? [] : [svg("circle", {class: "now", cx: places.x(current), cy: places.y(value), r: 4})]),
