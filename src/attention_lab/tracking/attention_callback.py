@@ -70,7 +70,7 @@ class AttentionMapCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it, undeclared
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # not declared by Trainer
         if self._probe is None:  # choosing the examples may take as long as recording them
             self._probe = data.probe(self.examples)
         probe = self._probe

@@ -64,7 +64,8 @@ class _NoAliases(yaml.SafeDumper):
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Write ``config.yaml``, from which ``attention-lab train --from`` repeats the run.
 
-    An equal file stays as it is: a sweep writes the configs of its jobs before they start.
+    A file with this content is not replaced: a sweep has written the configs of its jobs before
+    they start.
     """
     text = yaml.dump(with_version(config), Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
     header = "# To run it again: attention-lab train --from RUN_DIRECTORY\n"
@@ -358,21 +359,17 @@ def _unfinished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
         RunExists: if the directory holds a finished run, or a run of another config.
     """
     _refuse_links(directory)
+    status: dict[str, Any] = {}
     try:
-        status = read_record(directory / "status.json")
-    except FileNotFoundError:
-        return None
-    except MalformedRecord:  # a power failure before it was flushed to disk
-        status = {}
-    except UnreadableRecord as error:
-        raise RunExists(f"{error}; name another directory") from None
-    try:
+        with suppress(MalformedRecord):  # a power failure before it was flushed to disk
+            status = read_record(directory / "status.json")
         known = read_config(directory)
-    except FileNotFoundError:  # the run was killed before it trained
+        has_finished = status.get("status") == "finished" and _is_whole(directory / "result.json")
+    except FileNotFoundError:  # there is no run, or it was killed before it trained
         return None
     except UnreadableRecord as error:
         raise RunExists(f"{error}; name another directory") from None
-    if status.get("status") == "finished" and _is_whole(directory / "result.json"):
+    if has_finished:
         raise RunExists(f"{directory} holds a run that has finished; name another directory")
     if identity_of(known) != identity_of(config):
         different = "; ".join(differences(known, config))
@@ -395,8 +392,6 @@ def _is_whole(path: Path) -> bool:
         read_record(path)
     except (FileNotFoundError, MalformedRecord):
         return False
-    except UnreadableRecord as error:
-        raise RunExists(f"{error}; name another directory") from None
     return True
 
 

@@ -20,22 +20,28 @@ class FileCache(Generic[T]):
     Args:
         name: the name of the file.
         read: reads it, given the directory.
+        is_valid: whether the content, read earlier, still holds while the file has not changed.
     """
 
-    def __init__(self, name: str, read: Callable[[Path], T]) -> None:
-        self.name, self._read = name, read
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[Path], T],
+        is_valid: Callable[[Path, T], bool] = lambda directory, content: True,
+    ) -> None:
+        self.name, self._read, self._is_valid = name, read, is_valid
         self._known: dict[Path, tuple[Version, T]] = {}
 
     def read(self, directory: Path) -> T:
         """The content of the file in a directory; raises as the function does."""
         version = file_version(directory / self.name)  # first: the file may change meanwhile
         known = self._known.get(directory)
-        if known is None or known[0] != version:
+        if known is None or known[0] != version or not self._is_valid(directory, known[1]):
             known = self._known[directory] = version, self._read(directory)
         return known[1]
 
 
-class StatusCache:
+class StatusCache(FileCache[RunStatus]):
     """Reads statuses like :func:`read_status`, without the results.
 
     A status whose file has not changed costs one stat(2), and that of a run whose process may end
@@ -43,17 +49,7 @@ class StatusCache:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[Version, RunStatus]] = {}
-
-    def read(self, directory: Path) -> RunStatus:
-        """The status of the run in a directory."""
-        version = file_version(directory / "status.json")  # first: the file may change meanwhile
-        known = self._known.get(directory)
-        if known is not None and known[0] == version and _is_valid(directory, known[1]):
-            return known[1]
-        status = replace(read_status(directory), result=None)  # it may be large
-        self._known[directory] = version, status
-        return status
+        super().__init__("status.json", _read_status, _is_valid)
 
 
 def file_version(path: Path) -> Version:
@@ -63,6 +59,10 @@ def file_version(path: Path) -> Version:
     except OSError:
         return None
     return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _read_status(directory: Path) -> RunStatus:
+    return replace(read_status(directory), result=None)  # the result may be large
 
 
 def _is_valid(directory: Path, status: RunStatus) -> bool:
