@@ -1,4 +1,4 @@
-"""The overhead of a training step compared with a plain PyTorch loop, and of attention maps.
+"""The overhead of a training step compared with a plain PyTorch loop.
 
 A whole run (`attention_lab.training.run.train`: Lightning, logs, W&B offline, checkpoints, status)
 and a loop written by hand train the same model on the same batches in one process. They take turns
@@ -10,85 +10,37 @@ an idle machine:
 """
 
 import argparse
-import itertools
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from attention_lab.benchmarks.added_callback import added_callback
+from attention_lab.benchmarks.training import (
+    RUN,
+    SAME_MODEL,
+    STEPS_PER_TURN,
+    Turn,
+    Turns,
+    loss_of,
+    plain_loop,
+)
 from attention_lab.config.compose import composed
 from attention_lab.config.resolve import RunSpec, resolve
-from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.training.build import build
 from attention_lab.training.evaluation import quiet
 from attention_lab.training.run import train
 
-#: Few, so that the machine's speed is the same for both.
-STEPS_PER_TURN = 8
 
-
-class Turns(Callback):
-    """Runs a plain loop for a turn every few steps of a run, and records the times of both."""
-
-    def __init__(self, plain_loop: Iterator[None]) -> None:
-        self.plain_loop = plain_loop
-        #: Seconds per step, turn by turn.
-        self.plain: list[float] = []
-        self.framework: list[float] = []
-        #: Seconds that training waited for the plain loop.
-        self.pauses: list[float] = []
-        self._resumed: float | None = None
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step % STEPS_PER_TURN:
-            return
-        paused = time.perf_counter()
-        if self._resumed is None:
-            next(self.plain_loop)  # builds its model and warms up
-        else:
-            self.framework.append((paused - self._resumed) / STEPS_PER_TURN)
-            started = time.perf_counter()
-            list(itertools.islice(self.plain_loop, STEPS_PER_TURN))
-            self.plain.append((time.perf_counter() - started) / STEPS_PER_TURN)
-        self._resumed = time.perf_counter()
-        self.pauses.append(self._resumed - paused)
-
-
-def plain_loop(config: Mapping[str, Any]) -> Iterator[None]:
-    """A plain training loop; yields after each step."""
-    run = build(resolve(config))
-    model, steps = run.task.model.train(), config["trainer"]["max_steps"]
-    optimizer = run.task.optimization.create_optimizer(model)
-    scheduler = run.task.optimization.schedule.scheduler(optimizer, steps)
-    batches = run.data.train_dataloader()
-    for epoch in itertools.count():
-        assert isinstance(batches.sampler, BucketBatchSampler)
-        batches.sampler.set_epoch(epoch)
-        for batch in batches:
-            optimizer.zero_grad()
-            loss(model, batch, config).backward()
-            clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
-            optimizer.step()
-            scheduler.step()
-            yield
-
-
-def loss(model: Any, batch: Any, config: Mapping[str, Any]) -> Tensor:
-    return F.cross_entropy(
-        model(batch.source, batch.target[:, :-1]).flatten(0, 1),
-        batch.target[:, 1:].flatten(),
-        ignore_index=0,
-        label_smoothing=config["task"]["label_smoothing"],
-    )
+def loop_of(config: Mapping[str, Any]) -> Iterator[Turn]:
+    """A plain loop with the model and the optimizer of a run."""
+    task = build(resolve(config)).task
+    return plain_loop(config, task.model, "cpu", task.optimization.create_optimizer(task.model))
 
 
 class PlainTask(LightningModule):
@@ -100,7 +52,7 @@ class PlainTask(LightningModule):
         self.model = self.run.task.model
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        return loss(self.model, batch, self.config)
+        return loss_of(self.model, batch, self.config["task"]["label_smoothing"])
 
     def configure_optimizers(self) -> Any:
         optimization, steps = self.run.task.optimization, self.config["trainer"]["max_steps"]
@@ -127,6 +79,12 @@ def train_by_lightning(config: Mapping[str, Any], turns: Turns) -> None:
         trainer.fit(task, task.run.data.train_dataloader())
 
 
+def pairs_of(turns: Turns) -> Iterator[tuple[float, float]]:
+    """Seconds per step, turn by turn: of the plain loop, and of what it takes turns with."""
+    for plain, other in zip(turns.turns[SAME_MODEL], turns.turns[RUN], strict=True):
+        yield plain.seconds / STEPS_PER_TURN, other.seconds / STEPS_PER_TURN
+
+
 def show(name: str, pairs: Sequence[tuple[float, float]]) -> None:
     """Print what a loop adds to the plain loop, from the seconds per step of both."""
     added = statistics.median(other - plain for plain, other in pairs)
@@ -148,23 +106,18 @@ def main() -> None:
     config = composed([*chosen.overrides, f"trainer.max_steps={chosen.steps}"])
     pairs: list[tuple[float, float]] = []
     lightning_pairs: list[tuple[float, float]] = []
-    maps = []
     with tempfile.TemporaryDirectory() as directory:
-        for turn in range(chosen.rounds):
-            turns = Turns(plain_loop(config))
+        for number in range(chosen.rounds):
+            turns = Turns({SAME_MODEL: loop_of(config)}, "cpu")
             with added_callback(turns):
-                result = train(RunSpec(resolve(config), Path(directory) / str(turn)))
-            assert result is not None
-            pairs += zip(turns.plain, turns.framework, strict=True)
-            seconds = result["seconds"]
-            maps.append(seconds["attention_maps"] / (seconds["training"] - sum(turns.pauses)))
-            train_by_lightning(config, turns := Turns(plain_loop(config)))
-            lightning_pairs += zip(turns.plain, turns.framework, strict=True)
+                train(RunSpec(resolve(config), Path(directory) / str(number)))
+            pairs += pairs_of(turns)
+            train_by_lightning(config, turns := Turns({SAME_MODEL: loop_of(config)}, "cpu"))
+            lightning_pairs += pairs_of(turns)
     plain = statistics.median(plain for plain, _ in pairs)
     print(f"plain loop    {1000 * plain:.2f} ms per step (medians of {len(pairs)} turns)")
     show("attention-lab", pairs)
     show("Lightning    ", lightning_pairs)
-    print(f"maps          {100 * statistics.median(maps):.2f} % of training time, on top")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import itertools
 import statistics
 import time
 
-from overhead import STEPS_PER_TURN, plain_loop
+from overhead import loop_of
 
+from attention_lab.benchmarks.training import STEPS_PER_TURN
 from attention_lab.config.compose import composed
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     chosen = parser.parse_args()
     steps = f"trainer.max_steps={(chosen.turns + 2) * STEPS_PER_TURN}"
     loops = {
-        name: plain_loop(composed([*chosen.overrides, f"attention={name}", steps]))
+        name: loop_of(composed([*chosen.overrides, f"attention={name}", steps]))
         for name in chosen.attention
     }
     times: dict[str, list[float]] = {name: [] for name in loops}

@@ -22,6 +22,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from attention_lab.benchmarks.added_callback import added_callback
 from attention_lab.benchmarks.implementations import Skipped
@@ -195,12 +196,22 @@ def _model(config: Mapping[str, Any], maker: Maker | None) -> nn.Module | Skippe
     return maker(Sizes(model["d_model"], heads, layers, vocab_size, longest, source))
 
 
-def plain_loop(config: Mapping[str, Any], model: nn.Module, device: str) -> Iterator[Turn]:
-    """A training loop written by hand, with torch's AdamW; yields after each step."""
+def plain_loop(
+    config: Mapping[str, Any], model: nn.Module, device: str, optimizer: Optimizer | None = None
+) -> Iterator[Turn]:
+    """A training loop written by hand; yields after each step.
+
+    Args:
+        config: the run whose batches, loss and schedule it has.
+        model: what it trains.
+        device: "cpu" or "cuda".
+        optimizer: None means torch's AdamW.
+    """
     run = build(resolve(config))
     model.train()
-    first, second = config["optimizer"]["betas"]
-    optimizer = torch.optim.AdamW(model.parameters(), config["optimizer"]["lr"], (first, second))
+    if optimizer is None:
+        betas = tuple(config["optimizer"]["betas"])
+        optimizer = torch.optim.AdamW(model.parameters(), config["optimizer"]["lr"], betas)
     scheduler = run.task.optimization.schedule.scheduler(optimizer, config["trainer"]["max_steps"])
     batches = run.data.train_dataloader()
     for epoch in itertools.count():
