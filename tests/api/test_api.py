@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import attention_lab as al
+from attention_lab.api import train as train_module
 from attention_lab.api.open_run import UnusableRun
 from attention_lab.config.components import ConfigError
 from attention_lab.config.compose import WrongCommand
+from attention_lab.config.resolve import RunSpec
 from attention_lab.reports.runs import NotARun
 from attention_lab.tracking.run_directory import RunExists, read_config
 
@@ -69,6 +71,40 @@ def test_changed_values_are_recorded_as_overrides(run: al.Run, sweep: Path) -> N
     status = json.loads((sweep / "additive-1" / "status.json").read_text())
     assert status["overrides"] == ["attention=additive", *SMALL, "seed=1"]
     assert run.config.choices.attention == "additive"
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
+    """The runs that would be trained."""
+    specs: list[RunSpec] = []
+    monkeypatch.setattr(train_module, "launch", specs.append)
+    return specs
+
+
+def test_changed_values_are_spelled_as_in_overrides(launched: list[RunSpec]) -> None:
+    config = al.compose(*SMALL)
+    config.attention.talking_heads = True
+    config.trainer.max_steps = None
+    config.optimizer.betas = [0.8, 0.9]
+    al.train(config)
+    assert launched[0].overrides == [
+        *SMALL,
+        "attention.talking_heads=true",
+        "optimizer.betas=[0.8,0.9]",
+        "trainer.max_steps=null",
+    ]
+
+
+def test_the_model_and_the_data_use_a_changed_attention_and_seed(launched: list[RunSpec]) -> None:
+    """As with overrides; the recorded overrides are those of the changed values only."""
+    config = al.compose("attention=multi_head", *SMALL)
+    config.attention.num_heads = 2
+    config.seed = 3
+    al.train(config)
+    values = launched[0].config.values
+    assert values["model"]["cross_attention"]["num_heads"] == 2
+    assert values["data"]["seed"] == 3
+    assert launched[0].overrides[len(SMALL) + 1 :] == ["seed=3", "attention.num_heads=2"]
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     """Compose the config of a run, as ``attention-lab train OVERRIDES…`` does.
 
     Its values can be changed before training: ``config.optimizer.lr = 1e-3``. Unknown keys are
-    refused. The overrides are kept in ``config.overrides``, where reports find what was chosen, and
-    the directory in ``config.config_dir``.
+    refused. As with overrides, ``config.attention`` also changes the attention of the model, and
+    ``config.seed`` that of the data. The overrides are in ``config.overrides``; a run records them,
+    and reports group runs by them. ``config.config_dir`` has the directory.
 
     >>> compose("attention=additive", "seed=3").seed
     3
@@ -66,7 +67,10 @@ def composition(overrides: Sequence[str], config_dir: str | Path | None = None) 
         directory = Path(config.hydra.run.dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise WrongCommand(explain(error, arguments)) from None
-    place = None if own is None else str(own.absolute())
-    ours = OmegaConf.create(plain | {OVERRIDES: list(overrides), CONFIG_DIR: place})
+    # Interpolations stay, so that a model uses a config.attention that is changed later.
+    ours = OmegaConf.masked_copy(config, [key for key in plain if key in config])
+    ours["choices"] = plain["choices"]
+    ours[OVERRIDES] = list(overrides)
+    ours[CONFIG_DIR] = None if own is None else str(own.absolute())
     OmegaConf.set_struct(ours, True)
     return Composition(ours, directory)

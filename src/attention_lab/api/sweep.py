@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attention_lab.api.dataframe import pandas_module
 from attention_lab.config.flatten import flatten
 from attention_lab.reports.comparison import compare
-from attention_lab.reports.csv_table import csv_rows
+from attention_lab.reports.csv_table import COST_COLUMNS, csv_rows
 from attention_lab.reports.groups import group_runs
 from attention_lab.reports.runs import RecordedRun, number, read_runs, section, settings
 
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 #: The costs of a run, by column: the path of keys in ``result.json``.
 COSTS: Mapping[str, Sequence[str]] = {
-    "parameters": ["parameters"],
-    "tokens_per_second": ["tokens_per_second"],
-    "peak_memory_bytes": ["peak_memory_bytes"],
-    "training_seconds": ["seconds", "training"],
+    **COST_COLUMNS,
     "steps": ["steps"],
     "best_step": ["best_step"],
     "steps_to_threshold": ["steps_to_threshold"],
@@ -57,7 +54,7 @@ class Sweep:
 
     @property
     def runs(self) -> "pandas.DataFrame":
-        """A row for each run: what was swept, the seed, the status, metrics and costs.
+        """A row for each run: its values of the swept keys, seed, status, metrics and costs.
 
         The columns are the swept keys, ``seed``, ``status``, the metrics ``test/NAME`` and
         ``validation/NAME`` (of the best checkpoint), the costs, ``error`` and ``directory``. A run

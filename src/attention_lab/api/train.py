@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,6 +10,7 @@ from attention_lab.api.compose import CONFIG_DIR, OVERRIDES, composition
 from attention_lab.api.run import Run
 from attention_lab.config.compose import plain_values
 from attention_lab.config.flatten import flatten
+from attention_lab.config.overrides import override_value
 from attention_lab.config.resolve import RunSpec, resolve
 from attention_lab.tracking.loggers import check_loggers
 from attention_lab.training.distributed.launch import launch
@@ -43,7 +44,7 @@ def train(
     whole = plain_values(given)
     overrides = [str(each) for each in whole.pop(OVERRIDES, [])]
     before, default_directory = composition(overrides, whole.pop(CONFIG_DIR, None))
-    changed = _changes(before, whole)
+    changed = _changes(before, given)
     choices = OmegaConf.to_container(given.get("choices") or before.choices)
     spec = RunSpec(
         resolve({**whole, "choices": choices}),
@@ -54,7 +55,16 @@ def train(
     return None if launch(spec) is None else Run(spec.directory)
 
 
-def _changes(before: DictConfig, now: Mapping[str, Any]) -> list[str]:
-    """The values that were changed after composing, as overrides."""
-    composed = dict(flatten(cast("dict[str, Any]", OmegaConf.to_container(before))))
-    return [f"{key}={value}" for key, value in flatten(now) if composed.get(key) != value]
+def _changes(before: DictConfig, now: DictConfig) -> list[str]:
+    """The values that were changed after composing, as overrides.
+
+    An interpolation such as ``${seed}`` is unchanged if another value was changed that it reads.
+    """
+    raw, resolved = (
+        dict(flatten(OmegaConf.to_container(before, resolve=resolve))) for resolve in (False, True)
+    )
+    return [
+        f"{key}={override_value(value)}"
+        for key, value in flatten(OmegaConf.to_container(now))
+        if key not in (CONFIG_DIR, OVERRIDES) and value not in (raw.get(key), resolved.get(key))
+    ]

@@ -1,10 +1,11 @@
-"""Read overrides and flags from the command line of `attention-lab train`."""
+"""Overrides and flags of `attention-lab train`."""
 
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 OWN_DIRECTORY = ("--config-dir", "-cd")
 #: The environment variable that names the user's config directory for commands without the flag.
@@ -94,6 +95,21 @@ def chosen_options(arguments: Sequence[str], without: str) -> list[str]:
 def key_of(override: str) -> str:
     """The key of an override: "attention" of "+attention=additive"."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def override_value(value: Any) -> str:
+    """A value as in an override; text is in the grammar of overrides already.
+
+    >>> override_value({"a": [None, True, 0.1, "text"]})
+    '{a:[null,true,0.1,text]}'
+    """
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{override_value(it)}' for key, it in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(override_value, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
 
 
 def value_of(key: str, arguments: Sequence[str]) -> str:

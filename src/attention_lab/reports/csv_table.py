@@ -13,10 +13,16 @@ from attention_lab.reports.stats import Interval
 from attention_lab.tracking.csv_file import cell
 
 _STATUSES = ("finished", "failed", "diverged", "pruned", "preempted", "running", "waiting")
+#: The columns of a run's costs, with the path of keys in ``result.json``.
+COST_COLUMNS = {
+    "parameters": ("parameters",),
+    "tokens_per_second": ("tokens_per_second",),
+    "peak_memory_bytes": ("peak_memory_bytes",),
+    "training_seconds": ("seconds", "training"),
+}
 CSV_COLUMNS = (
     *("kind", "group", "metric", "n", "mean", "low", "high"),
-    *("trivial_baseline", "runs", *_STATUSES),
-    *("parameters", "tokens_per_second", "peak_memory_bytes", "training_seconds"),
+    *("trivial_baseline", "runs", *_STATUSES, *COST_COLUMNS),
     *("best_validation", "best_step", "last_validation", "area_under_curve"),
     *("steps_to_threshold", "baseline"),
     *("difference_n", "difference", "difference_low", "difference_high", "difference_confidence"),
@@ -68,10 +74,7 @@ def _run_columns(group: Group) -> dict[str, Any]:
     return {
         "runs": len(group.runs),
         **{status: group.counts[status] for status in _STATUSES},
-        "parameters": group.median("parameters"),
-        "tokens_per_second": group.median("tokens_per_second"),
-        "peak_memory_bytes": group.median("peak_memory_bytes"),
-        "training_seconds": group.median("seconds", "training"),
+        **{name: group.median(*keys) for name, keys in COST_COLUMNS.items()},
     }
 
 

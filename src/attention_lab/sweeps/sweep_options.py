@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attention_lab.config.components import ConfigError
+from attention_lab.config.overrides import override_value
 from attention_lab.spelling import nearest
 
 KEYS = ("zip", "param_grid", "retry", "max_failures", "keep", "tune", "grid", "seeds")
@@ -80,13 +81,7 @@ def spelt(value: Any, key: str = "sweep.grid") -> str:
     """
     if isinstance(value, Sequence | Mapping) and not isinstance(value, str):
         raise ConfigError(f"{key}: must be a list of plain values, got {value!r}")
-    return (
-        "null"
-        if value is None
-        else str(value).lower()
-        if value is True or value is False
-        else str(value)
-    )
+    return override_value(value)
 
 
 def listed(value: Any) -> tuple[Any, ...]:

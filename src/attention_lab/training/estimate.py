@@ -13,6 +13,8 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
+
+# These are documented for users, but only private modules of PyTorch have them.
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     FakeTensor,
@@ -364,8 +366,8 @@ def _per_device(peak: _Peak, run: BuiltRun) -> DeviceMemory:
     if options.strategy != "fsdp" or processes == 1:
         weights = peak.weights * (1 + averages)
         return DeviceMemory(weights, peak.gradients, peak.optimizer, activations)
-    # A layer and the next one are gathered at a time, with the gradients of a layer before and
-    # after they are reduced. What is outside of layers stays gathered.
+    # FSDP gathers two layers at a time, and holds the gradients of a layer before and after it
+    # reduces them. The weights outside of layers stay gathered, and so do their gradients.
     gathered = 2 * peak.outside + 4 * peak.largest_layer
     return DeviceMemory(
         peak.weights * (1 + averages) / processes,

@@ -110,8 +110,8 @@ class Checkpoints(Checkpoint):
         if self._best_step() == step == self.saved_step and trainer.is_global_zero:
             self._keep_best(self.last, step)
             for logger in trainer.loggers:
-                # No ModelCheckpoint, but it has the properties that loggers read.
-                logger.after_save_checkpoint(self)  # type: ignore[arg-type]  # see above
+                # This is no ModelCheckpoint, but has the properties that loggers read.
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 
     @property
     def best_model_score(self) -> float:

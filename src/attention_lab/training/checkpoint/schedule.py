@@ -11,10 +11,10 @@ from attention_lab.training.tasks.base import AttentionTask
 
 
 def restart_schedule(trainer: Trainer, extended: str) -> None:
-    """Set the learning rates of the first step of an extension, and print what is extended.
+    """Set the learning rates of the first step of an extension, and print a line about it.
 
-    The checkpoint has the rates that the schedule of the shorter training gave. Plateau depends on
-    no length, and its rate changes one step after a validation, so it is left as it is.
+    The checkpoint has the rates of the shorter training's schedule. Those of ``Plateau`` are kept:
+    they do not depend on the length, and change one step after a validation.
 
     Args:
         trainer: the Trainer, which has loaded the checkpoint.
