@@ -19,6 +19,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return listed(known) if close is None else f"; did you mean {close}?"
 
 
+def nearest_flag(arguments: str, known: Iterable[str], command: str) -> str:
+    """The end of an error message for unknown flags: the flag most similar to the first, or help.
+
+    Args:
+        arguments: the unknown flags as typed, separated by spaces; "" for another error.
+        known: the flags of the command.
+        command: the command, such as "attention-lab train".
+    """
+    flag = arguments.partition(" ")[0].partition("=")[0]
+    close = closest(flag, known) if flag else None
+    return f"; see `{command} --help`" if close is None else f"; did you mean {close}?"
+
+
 def listed(known: Iterable[str]) -> str:
     """The end of an error message that lists the first :data:`MAX_LISTED` known names."""
     known = list(known)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.cli.completion import SCRIPTS, completions
-from tests.cli.conftest import Command, command  # noqa: F401
+from tests.cli.conftest import Command
 from tests.cli.test_command import HEAVY, imported_by
 
 
@@ -70,7 +70,7 @@ def test_it_is_fast(tmp_path: Path) -> None:
     assert not imported & {*HEAVY, "hydra", "omegaconf"}
 
 
-def test_an_unknown_shell_is_one_line(command: Command) -> None:  # noqa: F811
+def test_an_unknown_shell_is_one_line(command: Command) -> None:
     answer = command("--shell-completion", "tcsh")
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert "bash, zsh, fish" in answer.err

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.conftest import Command, command, fresh  # noqa: F401
+from tests.cli.conftest import Command, fresh
 from tests.sweeps.test_grid import TINY
 
 
@@ -21,10 +21,7 @@ from tests.sweeps.test_grid import TINY
     ],
 )
 def test_cfg_shows_the_config(
-    flags: tuple[str, ...],
-    keys: set[str],
-    command: Command,  # noqa: F811
-    tmp_path: Path,
+    flags: tuple[str, ...], keys: set[str], command: Command, tmp_path: Path
 ) -> None:
     answer = command("train", "optimizer.lr=0.25", *flags)
     assert (answer.code, answer.err) == (0, "")
@@ -42,10 +39,7 @@ def test_info_shows_what_the_config_consists_of(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hydras_log_and_directory_are_written_on_request(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_hydras_log_and_directory_are_written_on_request(command: Command, tmp_path: Path) -> None:
     asked = ("hydra/job_logging=default", "hydra.output_subdir=.hydra", "hydra.run.dir=run")
     assert command("train", *TINY, *asked).code == 0
     assert (tmp_path / "run" / "train.log").is_file()
@@ -70,7 +64,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     return "--config-dir", "mine"
 
 
-def config(command: Command, *arguments: str) -> dict[str, Any]:  # noqa: F811
+def config(command: Command, *arguments: str) -> dict[str, Any]:
     answer = command("train", *arguments, "--cfg", "job", "--resolve")
     assert (answer.code, answer.err) == (0, "")
     found: dict[str, Any] = yaml.safe_load(answer.out)
@@ -78,8 +72,7 @@ def config(command: Command, *arguments: str) -> dict[str, Any]:  # noqa: F811
 
 
 def test_settings_of_a_machine_are_between_experiments_and_the_command_line(
-    command: Command,  # noqa: F811
-    local: tuple[str, str],
+    command: Command, local: tuple[str, str]
 ) -> None:
     chosen = config(command, *local, "experiment=demo")
     assert chosen["trainer"]["accelerator"] == "gpu"  # the experiment has the CPU
@@ -97,10 +90,7 @@ def test_settings_of_a_machine_are_between_experiments_and_the_command_line(
 
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])
 def test_an_unknown_option_of_local_is_refused(
-    command: Command,  # noqa: F811
-    local: tuple[str, str],
-    sweep: tuple[str, ...],
-    tmp_path: Path,
+    command: Command, local: tuple[str, str], sweep: tuple[str, ...], tmp_path: Path
 ) -> None:
     answer = command("train", *local, *TINY, "local=defualt", "hydra.run.dir=run", *sweep)
     message = "local=defualt: there is no such option; did you mean default?"
@@ -109,10 +99,7 @@ def test_an_unknown_option_of_local_is_refused(
 
 
 def test_the_environment_names_the_directory(
-    command: Command,  # noqa: F811
-    local: tuple[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, local: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATTENTION_LAB_CONFIG_DIR", str(tmp_path / "mine"))
     assert config(command)["logger"]["wandb"]["entity"] == "us"
@@ -122,29 +109,24 @@ def test_the_environment_names_the_directory(
     (tmp_path / "mine" / "data" / "ours.yaml").write_text("# Ours\n_target_: ours.Data\n")
     assert "ours" in command("list", "data").out
     monkeypatch.setenv("ATTENTION_LAB_CONFIG_DIR", "nowhere")
-    answer = command("train", "--cfg", "job")
     message = "ATTENTION_LAB_CONFIG_DIR=nowhere: no such directory"
-    assert (answer.code, answer.err) == (2, f"attention-lab: {message}\n")
+    for arguments in (["train", "--cfg", "job"], ["list"]):
+        assert command(*arguments) == (2, "", f"attention-lab: {message}\n")
 
 
 def test_a_home_directory_is_expanded(
-    command: Command,  # noqa: F811
-    local: tuple[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, local: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert config(command, "--config-dir=~/mine")["logger"]["wandb"]["entity"] == "us"
     monkeypatch.setenv("ATTENTION_LAB_CONFIG_DIR", "~/mine")
     assert config(command)["logger"]["wandb"]["entity"] == "us"
+    assert command("list").code == 0
 
 
 @pytest.mark.parametrize("name", ["train.yaml", "optimizer/adamw.yaml"])
 def test_a_file_that_would_not_be_used_is_refused(
-    command: Command,  # noqa: F811
-    local: tuple[str, str],
-    tmp_path: Path,
-    name: str,
+    command: Command, local: tuple[str, str], tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "mine" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "mine" / name).write_text("seed: 5\n")
@@ -162,11 +144,7 @@ def test_a_file_that_would_not_be_used_is_refused(
     ],
 )
 def test_a_wrong_hydra_section_of_an_option_is_named(
-    command: Command,  # noqa: F811
-    local: tuple[str, str],
-    tmp_path: Path,
-    content: str,
-    message: str,
+    command: Command, local: tuple[str, str], tmp_path: Path, content: str, message: str
 ) -> None:
     (tmp_path / "mine" / "experiment").mkdir()
     file = tmp_path / "mine" / "experiment" / "odd.yaml"
@@ -177,10 +155,7 @@ def test_a_wrong_hydra_section_of_an_option_is_named(
 
 
 def test_a_missing_variable_is_named(
-    command: Command,  # noqa: F811
-    local: tuple[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    command: Command, local: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("A_TEAM")
     answer = command("train", *local, *TINY, "hydra.run.dir=run")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tests.cli.conftest import Command, command  # noqa: F401
+from tests.cli.conftest import Command
 
 #: What would leave a mark if it were called: allowed by Hydra's own blocklist.
 TOUCH = "{_target_: pathlib.Path.touch, self: {_target_: pathlib.Path, _args_: [MARK]}}"
@@ -67,10 +67,7 @@ ATTACKS = {
 @pytest.mark.parametrize("verb", ["train", "train -m --dry-run"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_config_that_makes_hydra_run_code_is_refused_in_one_line(
-    attack: str,
-    verb: str,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
+    attack: str, verb: str, command: Command, tmp_path: Path
 ) -> None:
     mark = tmp_path.parent / f"{tmp_path.name} was run"
     (tmp_path / "theirs").mkdir()
@@ -89,10 +86,7 @@ def test_config_that_makes_hydra_run_code_is_refused_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
-def test_a_job_of_a_sweep_is_checked_like_the_command(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_a_job_of_a_sweep_is_checked_like_the_command(command: Command, tmp_path: Path) -> None:
     """Swept values are not in the config of the command."""
     mark = tmp_path.parent / f"{tmp_path.name} was run"
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
@@ -107,10 +101,7 @@ def test_a_job_of_a_sweep_is_checked_like_the_command(
     assert not mark.exists()
 
 
-def test_flags_of_hydra_work(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_flags_of_hydra_work(command: Command, tmp_path: Path) -> None:
     answer = command("train", "--cfg", "job")
     assert answer.code == 0
     assert OmegaConf.create(answer.out).seed == 0
@@ -118,9 +109,7 @@ def test_flags_of_hydra_work(
     assert answer.code == 0, answer.err
 
 
-def test_experimental_rerun_loads_no_pickle(
-    command: Command,  # noqa: F811
-) -> None:
+def test_experimental_rerun_loads_no_pickle(command: Command) -> None:
     for flag in ("--experimental-rerun", "--exp"):
         answer = command("train", flag, "config.pickle")
         assert answer.code == 2

@@ -14,7 +14,7 @@ import wandb as client
 from attention_lab.cli import sync
 from attention_lab.tracking.lock import Lock
 from attention_lab.tracking.wandb_logger import WandbOptions
-from tests.cli.conftest import Command, command  # noqa: F401
+from tests.cli.conftest import Command
 from tests.tracking.test_wandb_logger import NAMED
 from tests.tracking.wandb_files import forget_login
 
@@ -127,9 +127,7 @@ def curve(rows: list[dict[str, Any]]) -> list[tuple[int, float]]:
 
 
 def test_complete_parts_of_runs_are_uploaded_once_and_in_order(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
+    command: Command, tmp_path: Path, wandb: Wandb
 ) -> None:
     sweep = tmp_path / "outputs" / "sweep"
     keep(sweep / "a", "aaaaaaaa", [3.0, 2.0])
@@ -152,10 +150,7 @@ def test_complete_parts_of_runs_are_uploaded_once_and_in_order(
 
 
 def test_watching_ends_with_the_last_run(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sync, "INTERVAL", 0.1)
     directory = tmp_path / "sweep" / "a"
@@ -168,10 +163,7 @@ def test_watching_ends_with_the_last_run(
 
 
 def test_nothing_is_uploaded_without_a_login(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(tmp_path / "outputs" / "a", "aaaaaaaa", [3.0])
     monkeypatch.delenv("WANDB_API_KEY")
@@ -185,10 +177,7 @@ def test_nothing_is_uploaded_without_a_login(
 
 @pytest.mark.parametrize("kind", ["file", "part", "run"])
 def test_links_out_of_a_run_are_not_uploaded(
-    kind: str,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
+    kind: str, command: Command, tmp_path: Path, wandb: Wandb
 ) -> None:
     mine, received = tmp_path / "mine", tmp_path / "received"
     keep(mine / "a", "aaaaaaaa", [3.0])
@@ -212,9 +201,7 @@ def test_links_out_of_a_run_are_not_uploaded(
 
 
 def test_a_refused_part_is_reported_and_uploaded_again(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
+    command: Command, tmp_path: Path, wandb: Wandb
 ) -> None:
     keep(tmp_path / "outputs" / "a", "aaaaaaaa", [3.0])
     wandb.status = 401
@@ -228,9 +215,7 @@ def test_a_refused_part_is_reported_and_uploaded_again(
 
 
 def test_no_part_is_uploaded_before_an_earlier_one(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
+    command: Command, tmp_path: Path, wandb: Wandb
 ) -> None:
     keep(tmp_path / "outputs" / "a", "aaaaaaaa", [3.0, 2.0])
     keep(tmp_path / "outputs" / "b", "bbbbbbbb", [5.0])
@@ -248,9 +233,7 @@ def test_no_part_is_uploaded_before_an_earlier_one(
 
 
 def test_runs_in_several_directories_are_uploaded_once(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
+    command: Command, tmp_path: Path, wandb: Wandb
 ) -> None:
     for name in ("a", "b", "c"):
         keep(tmp_path / "outputs" / name, name * 8, [3.0])
@@ -261,10 +244,7 @@ def test_runs_in_several_directories_are_uploaded_once(
 
 
 def test_ctrl_c_ends_watching_in_one_line(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -282,10 +262,7 @@ def test_ctrl_c_ends_watching_in_one_line(
 
 
 def test_without_wandb_sync_prints_one_line(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, tmp_path: Path, wandb: Wandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "outputs").mkdir()
     monkeypatch.setattr(sync, "find_spec", lambda _: None)
@@ -299,7 +276,7 @@ def test_without_wandb_sync_prints_one_line(
 def test_a_run_cut_off_online_is_uploaded(
     status: int,
     said: str,
-    command: Command,  # noqa: F811
+    command: Command,
     tmp_path: Path,
     wandb: Wandb,
     monkeypatch: pytest.MonkeyPatch,
@@ -325,10 +302,7 @@ def test_a_run_cut_off_online_is_uploaded(
 
 
 def test_complete_uploads_are_not_repeated(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    wandb: Wandb,
-    capsys: pytest.CaptureFixture[str],
+    command: Command, tmp_path: Path, wandb: Wandb, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "outputs" / "a"
     directory.mkdir(parents=True)

@@ -8,7 +8,7 @@ import pytest
 
 from attention_lab.sweeps.jobs import check_wandb
 from attention_lab.tracking import wandb_logger
-from tests.cli.conftest import Command, after_checking, command, fresh  # noqa: F401
+from tests.cli.conftest import Command, after_checking, fresh
 from tests.conftest import Compose
 from tests.runs import unchecked
 from tests.tracking.servers import silent
@@ -32,7 +32,7 @@ def test_invalid_logger_options_start_no_run(
     mode: str | None,
     option: str,
     said: str,
-    command: Command,  # noqa: F811
+    command: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -106,7 +106,7 @@ def _run(trial: Trial, place: Path, directory: Path) -> NoReturn:
     try:
         for number, name in ((0, "in"), (1, "out"), (2, "err")):
             os.dup2(os.open(place / name, os.O_RDWR | os.O_CREAT), number)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115  # until exit
         faulthandler.dump_traceback_later(HANGING, exit=True, file=sys.stderr)
         os.chdir(directory)
         os.environ |= {"WANDB_MODE": "disabled", "HOME": str(place), **trial.environment}

@@ -45,10 +45,10 @@ def test_hydra_and_logger_overrides_are_in_no_name() -> None:
 def test_a_run_directory_is_found_by_its_identity_not_by_its_readable_name(tmp_path: Path) -> None:
     there = tmp_path / f"attention=additive,seed=0-{identity(CONFIG)}"
     there.mkdir()
-    existing = existing_runs(tmp_path)
-    for config, is_there in ((CONFIG, True), (CONFIG | {"seed": 1}, False)):
-        job = make_job(tmp_path, config, ["seed=0"], (), "sweep", existing=existing)
-        assert (job.directory == there) is is_there
+    configs = CONFIG, CONFIG, CONFIG | {"seed": 1}
+    made = [make_job(tmp_path, config, ["seed=0"], (), "sweep") for config in configs]
+    jobs = merge_equal(made, existing_runs(tmp_path))
+    assert [job.directory == there for job in jobs] == [True, True, False]
 
 
 def test_names_are_short_and_safe() -> None:
@@ -126,7 +126,7 @@ def test_a_job_that_records_nothing_is_refused(tiny_digits: Compose, tmp_path: P
 def test_jobs_of_equal_configs_share_one_directory(tmp_path: Path) -> None:
     one, two = (unchecked({"seed": 0, "x": 1.0}, tmp_path / name) for name in ("x=1", "x=1.0"))
     other = unchecked({"seed": 1, "x": 1.0}, tmp_path / "x=1,seed=1")
-    assert [it.directory.name for it in merge_equal([one, two, other])] == [
+    assert [it.directory.name for it in merge_equal([one, two, other], {})] == [
         *("x=1", "x=1", "x=1,seed=1")
     ]
 
@@ -144,4 +144,4 @@ def test_a_sweep_over_a_key_that_changes_no_result_is_refused(
 ) -> None:
     jobs = [unchecked({"seed": 0, key: it}, tmp_path / str(n)) for n, it in enumerate(values)]
     with pytest.raises(ConfigError, match=rf"^{key}.*: cannot be swept, as it changes no result"):
-        list(merge_equal(jobs))
+        list(merge_equal(jobs, {}))

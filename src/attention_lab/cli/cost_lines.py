@@ -54,11 +54,11 @@ def sweep(
     for job in jobs:
         kinds.setdefault(_costs_of(job.config), []).append(job)
     groups = list(kinds.values())
-    chosen = [groups[i * len(groups) // ESTIMATED] for i in range(ESTIMATED)]
-    chosen = groups if len(groups) <= ESTIMATED else chosen
+    if len(groups) > ESTIMATED:
+        groups = [groups[i * len(groups) // ESTIMATED] for i in range(ESTIMATED)]
     try:
-        costs = [(_estimate(group[0].config), len(group)) for group in chosen]
-    except Exception as error:
+        costs = [(_estimate(group[0].config), len(group)) for group in groups]
+    except Exception as error:  # the model may be a user's
         yield Finding("costs", _unknown(error))
         return
     covered = sum(number for _, number in costs)
@@ -89,7 +89,10 @@ def _estimate(config: RunConfig) -> Estimate:
 
 
 def _costs_of(config: RunConfig) -> str:
-    """The part of a config that costs depend on. Of the optimizer, no number but 0 matters."""
+    """The part of a config that costs depend on.
+
+    Of the numbers of an optimizer, it only matters whether they are 0, as a momentum may be.
+    """
 
     def simplified(key: str, value: Any) -> Any:
         if key == "seed":

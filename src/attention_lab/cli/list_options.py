@@ -1,19 +1,20 @@
 """`attention-lab list`: list the options of config groups, or show options in full."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
 from attention_lab.config.compose import (
+    WrongCommand,
+    check_own_directory,
     group_options,
     option_description,
     option_package,
     subgroups,
 )
 from attention_lab.config.option_keys import option_keys
-from attention_lab.config.overrides import DIRECTORY_VARIABLE
+from attention_lab.config.overrides import with_own_directory
 from attention_lab.printing import echo, hanging
 from attention_lab.spelling import nearest
 
@@ -35,13 +36,15 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser("list", __doc__)
     parser.add_argument("group", nargs="?", help=f"{', '.join(GROUPS)}; default: all of them")
     parser.add_argument("option", nargs="*", help="show these options of the group in full")
-    named = os.environ.get(DIRECTORY_VARIABLE)
     own = "your own config groups, listed too"
-    parser.add_argument("--config-dir", type=Path, default=named, help=own)
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--config-dir", type=Path, help=own)
+    chosen = parser.parse_args(with_own_directory(arguments))
     group, extra = chosen.group, chosen.config_dir
-    if extra and not extra.is_dir():
-        return fail(f"--config-dir {extra}: no such directory", 2)
+    if extra:
+        try:
+            check_own_directory(str(extra), "--config-dir ")
+        except WrongCommand as error:
+            return fail(str(error), 2)
     groups = [*GROUPS, *(f"{it}/{part}" for it in GROUPS for part in subgroups(it, extra))]
     if group and group not in groups:
         return fail(f"list: there is no config group {group!r}{nearest(group, groups)}", 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from attention_lab.cli import fail
-from attention_lab.spelling import closest
+from attention_lab.spelling import nearest_flag
 
 
 def directory_path(text: str) -> Path:
@@ -49,7 +49,4 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("argument "):
             return ""  # argparse lists the valid choices
         _, _, unknown = message.partition("unrecognized arguments: ")
-        option = unknown.partition(" ")[0].partition("=")[0]
-        if option and (meant := closest(option, self._option_string_actions)):
-            return f"; did you mean {meant}?"
-        return f"; see `{self.prog} --help`"
+        return nearest_flag(unknown, self._option_string_actions, self.prog)

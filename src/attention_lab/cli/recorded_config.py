@@ -40,10 +40,10 @@ def recorded_config(run: Path, overrides: Sequence[str], flag: str = FROM) -> di
     except (OSError, ValueError) as error:
         raise WrongCommand(f"{flag} {run}: {error}") from None
     if fixed := next(filter(FIXED_GROUP.match, overrides), None):
-        remedy = f"as its options depend on other groups; name all options in place of {flag}"
+        reason = f"as its options depend on other groups; name all options in place of {flag}"
         if flag == EXTEND:
-            remedy = "which continues the training of a run as it is"
-        raise WrongCommand(f"{fixed}: cannot be combined with {flag}, {remedy}")
+            reason = "which keeps the run's data and model; leave it out"
+        raise WrongCommand(f"{fixed}: cannot be combined with {flag}, {reason}")
     config = _with_references(config)
     groups = _replaced_groups(overrides)
     for group in groups:

@@ -73,7 +73,7 @@ class Task(ABC):
         """Keep exceptions in :attr:`errors` instead of raising them."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # a run may raise any error
             self.errors.append(error)
 
 
@@ -112,11 +112,8 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
         arguments: the arguments of the command: overrides and flags.
         task: what to do with a single run; None means to train it.
     """
-    flags = [argument.partition("=")[0] for argument in arguments]
-    if any(len(it) > 2 and "--experimental-rerun".startswith(it) for it in flags):
-        return fail("--experimental-rerun: would unpickle a file; use --from RUN", 2)
-    if any(len(it) > 2 and "--shell-completion".startswith(it) for it in flags) or "-sc" in flags:
-        return fail("--shell-completion: use `attention-lab --shell-completion bash`", 2)
+    if (refusal := _refused_flag(arguments)) is not None:
+        return fail(refusal, 2)
     is_sweep = bool(MULTIRUN & set(arguments))
     if task is None:
         task = Train()
@@ -145,12 +142,22 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
             return fail(explain(error, arguments), 2)
         except ValueError as error:  # the command is invalid; errors of a run are in task.errors
             return _refused(error)
-        except Exception as error:
+        except Exception as error:  # of the launcher or a callback; reported like a run's
             task.errors.append(error)
     if task.errors:
         return _failed(task.errors[0], arguments)
     sweep = OutputDirectories.sweep
     return 0 if sweep is None else report_sweep(sweep)
+
+
+def _refused_flag(arguments: Sequence[str]) -> str | None:
+    """The message for a flag of Hydra that is not supported, possibly abbreviated; else None."""
+    flags = [argument.partition("=")[0] for argument in arguments]
+    if any(len(it) > 2 and "--experimental-rerun".startswith(it) for it in flags):
+        return "--experimental-rerun: would unpickle a file; use --from RUN"
+    if any(len(it) > 2 and "--shell-completion".startswith(it) for it in flags) or "-sc" in flags:
+        return "--shell-completion: use `attention-lab --shell-completion bash`"
+    return None
 
 
 def _hydra_main(config_name: str, arguments: Sequence[str], task: Task) -> Callable[[], None]:

@@ -53,10 +53,10 @@ def run(arguments: Sequence[str]) -> int:
         chosen.runs = [run_path(each) for each in runs]
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument RUN: {error}")
-    if chosen.format == "html" and (chosen.layer or chosen.head):
-        parser.error("--layer and --head are for --format png, pdf or svg; the page has all maps")
-    if chosen.format == "npz" and (chosen.layer or chosen.head):
-        parser.error("--layer and --head are for --format png, pdf or svg; npz has all maps")
+    if chosen.format in ("html", "npz") and (chosen.layer or chosen.head):
+        whole_file = "the page" if chosen.format == "html" else "npz"
+        figures = "--layer and --head are for --format png, pdf or svg"
+        parser.error(f"{figures}; {whole_file} has all maps")
     if chosen.format != "html" and len(runs) > 1:
         content = "holds the maps of" if chosen.format == "npz" else "draws one map, so it needs"
         parser.error(f"--format {chosen.format} {content} one run")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from attention_lab.config.overrides import key_of
+from attention_lab.config.overrides import DIRECTORY_VARIABLE, key_of
 from attention_lab.spelling import closest
 
 if TYPE_CHECKING:
@@ -54,12 +54,15 @@ def check_own_directory(directory: str, source: str) -> None:
 
     Args:
         directory: its path.
-        source: the flag, variable or argument that names it, for messages: "--config-dir ".
+        source: the flag or argument that names it, unless the environment variable does, for
+            messages: "--config-dir ".
 
     Raises:
         WrongCommand: if it cannot be read, or has a file that would silently not be used: of two
             files with one name, Hydra takes the shipped one.
     """
+    if directory == os.path.expanduser(os.environ.get(DIRECTORY_VARIABLE, "")):
+        source = f"{DIRECTORY_VARIABLE}="
     if not os.path.isdir(directory):  # unlike Path, it raises no error for a name that is too long
         raise WrongCommand(f"{source}{directory}: no such directory")
     if not os.access(directory, os.R_OK | os.X_OK):
@@ -149,7 +152,7 @@ def composed(
 
 
 def unresolved(
-    overrides: Sequence[str], extra: Path | None = None, primary: str = "train"
+    overrides: Sequence[str], extra: Path | None = None
 ) -> tuple[dict[str, Any], list[Group]]:
     """Like :func:`composed`, but with interpolations kept; also returns the chosen groups.
 
@@ -158,7 +161,7 @@ def unresolved(
     """
     from omegaconf import OmegaConf
 
-    config = compose_with_hydra(overrides, extra, primary)
+    config = compose_with_hydra(overrides, extra)
     choices: Mapping[str, str | None] = config.hydra.runtime.choices
     of_hydra = [
         Group(name, option) for name, option in choices.items() if option and is_of_hydra(name)
@@ -240,7 +243,8 @@ def compose_with_hydra(
 
     home, other = config_directory().resolve(), extra and extra.resolve()
     if other and (other / f"{primary}.yaml").is_file():
-        home, other = other, home  # Hydra looks for a primary config in one directory only
+        # Hydra looks for a primary config, here a user's mechanism, in one directory only.
+        home, other = other, home
     searchpath = [f"hydra.searchpath=[file://{other}]"] if other else []
     add_score_mechanisms(extra)
     with initialize_config_dir(str(home), version_base="1.3"):
@@ -344,9 +348,10 @@ def _resolved(config: "DictConfig") -> dict[str, Any]:
     """The resolved sections of a run; their interpolations cannot read the other sections."""
     from omegaconf import OmegaConf
 
+    # OmegaConf's public methods copy a section that they put back, which takes far longer.
     content = cast("dict[str, Any]", config._content)
     others = {key: content.pop(key) for key in NOT_OF_A_RUN if key in content}
-    try:  # instead of copying the other sections, which takes far longer
+    try:
         return cast(
             "dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         )

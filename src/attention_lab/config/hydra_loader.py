@@ -7,7 +7,6 @@ modules; tests/config/test_hydra_loader.py fails if they change.
 
 import copy
 import functools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +28,7 @@ from omegaconf import AnyNode, Container, DictConfig, ListConfig, OmegaConf
 from attention_lab.config.compose import WrongCommand, check_own_directory
 from attention_lab.config.hydra_section import check, check_choices
 from attention_lab.config.option_files import check_content, file_errors
-from attention_lab.config.overrides import DIRECTORY_VARIABLE
-from attention_lab.spelling import closest, nearest
+from attention_lab.spelling import nearest, nearest_flag
 
 #: An override of a value by its dotted key, which no config group has. Longer ones are checked when
 #: the job is composed.
@@ -85,7 +83,7 @@ class OwnLoader(ConfigLoaderImpl):
         if not validate_sweep_overrides:
             try:
                 config = self._load(config_name, overrides, RunMode.RUN, from_shell, False)
-            except Exception as error:
+            except Exception as error:  # raised again by the second call
                 self._of_command = error
                 raise
             self._of_command = config
@@ -169,7 +167,10 @@ def _plain_value(override: str) -> tuple[str, _Value] | None:
 
 
 def _node(config: DictConfig, key: str) -> AnyNode | None:
-    """The node of a plain value at a dotted key; None if a list or an interpolation leads to it."""
+    """The node of a plain value at a dotted key; None if a list or an interpolation leads to it.
+
+    OmegaConf's public methods return values, in which interpolations are resolved, but no nodes.
+    """
     node: Any = config
     for name in key.split("."):
         is_open = isinstance(node, DictConfig) and not node._is_interpolation()
@@ -206,21 +207,18 @@ class _Repository(ConfigRepository):
 
 
 def check_flags(arguments: Sequence[str]) -> None:
-    """Raise WrongCommand if a flag is invalid, or names a config directory that does not exist."""
+    """Raise WrongCommand if a flag is invalid, or names a config directory that cannot be used."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         _, _, unknown = message.partition("unrecognized arguments: ")
-        flag = unknown.partition(" ")[0].partition("=")[0]
-        meant = closest(flag, parser._option_string_actions) if flag else None
-        hint = f"did you mean {meant}?" if meant else "see `attention-lab train --help`"
         problem = f"{unknown}: no such flag" if unknown else message
-        raise WrongCommand(f"{problem}; {hint}")
+        hint = nearest_flag(unknown, parser._option_string_actions, "attention-lab train")
+        raise WrongCommand(f"{problem}{hint}")
 
     parser.error = refuse  # type: ignore[method-assign]  # Hydra makes it, so no subclass can
     directory = parser.parse_args(arguments).config_dir
     if directory == "":
         raise WrongCommand("--config-dir: needs the path of a directory")
     if directory is not None:
-        is_variable = directory == os.path.expanduser(os.environ.get(DIRECTORY_VARIABLE, ""))
-        check_own_directory(directory, f"{DIRECTORY_VARIABLE}=" if is_variable else "--config-dir ")
+        check_own_directory(directory, "--config-dir ")

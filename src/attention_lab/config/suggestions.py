@@ -78,7 +78,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         option, problem, path = match.groups()
         if no_section := NO_SECTION.fullmatch(problem):
             return f"{option}: hydra and its sections must be mappings, got {no_section[1]}"
-        return f"{option}: {path}: {problem[:1].lower()}{problem[1:]}"
+        return f"{option}: {path}: {_lower_first(problem)}"
+    return _with_key(error, first_line)
+
+
+def _with_key(error: Exception, first_line: str) -> str:
+    """The message of any other error, with the key that it is about, if it has one."""
     cause = "" if error.__cause__ is None else f": {str(error.__cause__).partition(chr(10))[0]}"
     message = first_line.rstrip(".:") + cause
     for of_python, plain in PLAIN.items():
@@ -86,9 +91,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingMandatoryValue):
         message = "must be set"
     path = getattr(error, "full_key", None)
-    return (
-        f"{path}: {message[:1].lower()}{message[1:]}" if path and path not in message else message
-    )
+    return f"{path}: {_lower_first(message)}" if path and path not in message else message
+
+
+def _lower_first(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _file_with(text: str, directory: Path | None) -> str | None:

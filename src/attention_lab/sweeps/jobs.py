@@ -20,9 +20,6 @@ from attention_lab.tracking.loggers import check_loggers, wandb_options
 from attention_lab.tracking.wandb_logger import server, server_problem, upload_later
 from attention_lab.training.build import build, check_training, load_data
 
-#: The runs of a new sweep.
-NO_RUNS: Mapping[str, Path] = {}
-
 
 def make_job(
     directory: Path,
@@ -31,7 +28,6 @@ def make_job(
     shared: Collection[str],
     group: str,
     job_type: JobType = "train",
-    existing: Mapping[str, Path] = NO_RUNS,
 ) -> RunSpec:
     """The run of a composed config, in a directory named after its overrides and its identity.
 
@@ -41,9 +37,7 @@ def make_job(
         overrides: the overrides from which it was composed.
         shared: the keys of overrides in which the jobs do not differ; they are left out of names.
         group: the sweep that the run belongs to.
-        job_type: its part in the sweep.
-        existing: :func:`existing_runs` of the directory. One with the run's identity is the run's,
-            whatever its readable name.
+        job_type: W&B's job type of the run.
 
     Raises:
         ConfigError: naming the job, if its config cannot work.
@@ -56,8 +50,7 @@ def make_job(
         checked = resolve(config)
         if checked.values["trainer"].get("fast_dev_run"):
             raise ConfigError("trainer.fast_dev_run: records nothing, so it needs a single run")
-    hashed = checked.identity
-    place = existing.get(hashed, directory / f"{readable}-{hashed}")
+    place = directory / f"{readable}-{checked.identity}"
     return RunSpec(checked, place, asked, group, differing, job_type)
 
 
@@ -80,26 +73,35 @@ class Sections:
         return {key: self._known.setdefault(repr(it), it) for key, it in config.items()}
 
 
-def merge_equal(jobs: Iterable[RunSpec]) -> Iterator[RunSpec]:
+def merge_equal(jobs: Iterable[RunSpec], existing: Mapping[str, Path]) -> Iterator[RunSpec]:
     """Yield the jobs; those whose configs are equal share the directory of the first.
+
+    Args:
+        jobs: the jobs.
+        existing: :func:`existing_runs` of the sweep's directory. A job with the identity of one of
+            them has its directory, whatever the readable name.
 
     Raises:
         ConfigError: if jobs differ only in keys that change no result; one run would stand for all.
     """
     first: dict[str, RunSpec] = {}
     for job in jobs:
-        if (equal := first.setdefault(job.config.identity, job)) is job:
-            yield job
-            continue
-        mine, its = dict(flatten(job.config.record)), dict(flatten(equal.config.record))
-        changed = [key for key in {**its, **mine} if mine.get(key) != its.get(key)]
-        # Options of different names may be equal.
-        if asked := [key for key in changed if not key.startswith("choices.")]:
-            raise ConfigError(
-                f"{asked[0]}: cannot be swept, as it changes no result; start one sweep for "
-                "each value, each with another hydra.sweep.dir"
-            )
-        yield replace(job, directory=equal.directory)
+        equal = first.setdefault(job.config.identity, job)
+        if equal is not job:
+            _check_same_values(job, equal)
+        yield replace(job, directory=existing.get(job.config.identity, equal.directory))
+
+
+def _check_same_values(job: RunSpec, equal: RunSpec) -> None:
+    """Raise ConfigError if jobs of one identity differ in other keys than names of options."""
+    mine, its = dict(flatten(job.config.record)), dict(flatten(equal.config.record))
+    changed = [key for key in {**its, **mine} if mine.get(key) != its.get(key)]
+    # Options of different names may be equal.
+    if asked := [key for key in changed if not key.startswith("choices.")]:
+        raise ConfigError(
+            f"{asked[0]}: cannot be swept, as it changes no result; start one sweep for "
+            "each value, each with another hydra.sweep.dir"
+        )
 
 
 def build_jobs(jobs: Sequence[RunSpec], run_here: bool = True) -> None:
@@ -119,7 +121,7 @@ def build_jobs(jobs: Sequence[RunSpec], run_here: bool = True) -> None:
             built = None
             for job in _distinct(same_task, lambda config: config):
                 with _name_in_errors(job.name), _too_large_here(run_here):
-                    data = data or load_data(job.config)
+                    data = load_data(job.config) if data is None else data
                     if built is None:
                         built = build(job.config, data)
                     else:

@@ -252,7 +252,7 @@ class Search:
                 for step in (1, 2):
                     trial.report(0.0, step)
                     trial.should_prune()
-            except Exception as error:
+            except Exception as error:  # the sampler or pruner may be a user's
                 raise ConfigError(f"{key}: {first_line(error)}") from error
 
     def _is_grid(self) -> bool:

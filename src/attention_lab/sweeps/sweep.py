@@ -170,12 +170,12 @@ class Sweep:
         self, jobs: Sequence[list[str]], shared: Collection[str], directory: Path
     ) -> list[RunSpec]:
         kind: JobType = self.job_type if directory == self.directory else "tune"
-        group, existing, sections = self.directory.name, existing_runs(directory), Sections()
+        group, sections = self.directory.name, Sections()
         made = (
-            make_job(directory, sections.share(self.compose(o)), o, shared, group, kind, existing)
+            make_job(directory, sections.share(self.compose(o)), o, shared, group, kind)
             for o in jobs
         )
-        return list(merge_equal(made))
+        return list(merge_equal(made, existing_runs(directory)))
 
     def _stage(self, jobs: Sequence[RunSpec]) -> Stage:
         distinct = {job.directory: job for job in jobs}

@@ -99,7 +99,8 @@ class _RunningTrial:
         changed = metrics.stat().st_mtime_ns if metrics.exists() else 0
         if monitor is None or changed == self._read:
             return None
-        # Optuna's pruners stop a trial whose validation is NaN.
+        # NaN is reported: ASHA and Hyperband prune a trial at a validation that is NaN, and the
+        # median pruner prunes a trial whose validations are all NaN.
         values = list(read_column(metrics, monitor, with_nan=True).values())
         sign = -1 if progress.get("mode") == "max" else 1
         for value in values[self._reported :]:
