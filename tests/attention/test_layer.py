@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -136,6 +137,17 @@ def test_memory_is_that_of_the_backend(
 ) -> None:
     assert make(score=score, backend=backend).info.memory == plain
     assert make(score=score, backend=backend, positions=ALiBi).info.memory == with_bias
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_bias_is_computed_once_for_output_and_weights(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    bias = Mock(wraps=ALiBi.bias)
+    monkeypatch.setattr(ALiBi, "bias", lambda *given: bias(*given))
+    layer = make(score=DotProduct, backend=backend, positions=ALiBi)
+    layer(torch.randn(1, 3, 8), need_weights=True)
+    assert bias.call_count == 1
 
 
 @pytest.mark.parametrize(
