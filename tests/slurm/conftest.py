@@ -37,6 +37,9 @@ from attention_lab.attention import DotProduct
 
 class Broken(DotProduct):
     def forward(self, query, key):
+        # It must not fail before a slow job beside it trains, however busy the machine is.
+        while os.path.exists("slow") and not os.path.exists("slow-trains"):
+            time.sleep(0.1)
         raise RuntimeError("it is broken")
 
 class Deadly(DotProduct):
@@ -46,6 +49,7 @@ class Deadly(DotProduct):
 class Slow(DotProduct):
     def forward(self, query, key):
         if self.training and os.path.exists("slow"):
+            open("slow-trains", "w").close()
             time.sleep(float(os.environ["PAUSE"]))
         return super().forward(query, key)
 """
