@@ -29,7 +29,8 @@ def imported_by(tmp_path: Path, *arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list", "attention"], ["train", "--cfg", "job"]]
+    "arguments",
+    [["--help"], ["bench", "--help"], ["list", "attention"], ["train", "--cfg", "job"]],
 )
 def test_help_and_listings_import_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     assert not imported_by(tmp_path, *arguments) & HEAVY

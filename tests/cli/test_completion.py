@@ -122,7 +122,6 @@ def _completed(shell: str, typed: str, home: Path) -> str:
         os.write(terminal, f"{evaluate}; echo rea''dy\n".encode())
         _read_until(terminal, r"ready\r?\n")
         os.write(terminal, f"attention-lab {typed}\t".encode())
-        time.sleep(1.5)
         os.write(terminal, b"\x01echo '<\x05>'\n")  # at the start and the end of the line
         found = _read_until(terminal, r"\n<attention-lab ([^<>]*)>\r")
         return found[1]

@@ -62,7 +62,7 @@ def test_the_example_scripts_resume_in_their_directory(
 ) -> None:
     (tmp_path / "slow").touch()
     small = ("--parsable", "--gpus-per-node=0", "--cpus-per-task=1")
-    run = (*TINY, "--config-dir", "mine", "attention=slow", "trainer.max_steps=4")
+    run = (*TINY, "--config-dir", "mine", "attention=slow", "data.examples=800")
     small_run = (run[0], *run[2:])  # the script chooses the trainer
     asked = environment | {"TRAINER": "ddp_cpu", "PAUSE": "0.5"}
     jobs = {}
