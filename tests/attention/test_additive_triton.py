@@ -290,6 +290,19 @@ def test_the_kernel_gets_whole_sequences_under_a_window(run: Run) -> None:
     assert_close(output, exact)
 
 
+def with_mapped_keys(case: Case) -> list[Tensor]:
+    """The outputs for keys, and for keys that the score has mapped before."""
+    score, inputs = case.score(), case.inputs(case.tensors())
+    mapped = replace(inputs, key=score.cached_key_map(inputs.key), keys_are_mapped=True)
+    spec = AttentionSpec(score, Softmax())
+    return [FUSED.compute(each, spec)[0].detach() for each in (inputs, mapped)]
+
+
+def test_cached_keys_are_not_mapped_again(run: Run) -> None:
+    plain, mapped = run(with_mapped_keys, Case(queries=1, keys=7))
+    assert torch.equal(plain, mapped)
+
+
 def test_what_the_kernels_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case()
     inputs, score = case.inputs(case.tensors()), case.score()

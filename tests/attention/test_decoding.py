@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from attention_lab.attention import (
+    Additive,
+    ALiBi,
     AttentionLayer,
     Cache,
     Causal,
+    Concat,
     DifferentialAttention,
     EluPlusOne,
     FeatureMap,
@@ -34,8 +38,8 @@ from tests.attention.loops import H_KV, E, H
 
 
 def scored(**options: Any) -> Callable[[], AttentionLayer]:
-    defaults: dict[str, Any] = {"score": ScaledDotProduct, "normalizer": Softmax}
-    return lambda: ScoredAttention(H * E, num_heads=H, num_kv_heads=H_KV, **(defaults | options))
+    defaults = {"score": ScaledDotProduct, "normalizer": Softmax, "num_kv_heads": H_KV}
+    return lambda: ScoredAttention(H * E, num_heads=H, **(defaults | options))
 
 
 def kernel(
@@ -58,6 +62,18 @@ LAYERS: dict[str, tuple[Callable[[], AttentionLayer], int]] = {
     ),
     "own-window": (scored(mask=SlidingWindow(3), positions=Rotary), KEYS_AND_VALUES),
     "latent": (scored(latent_dim=5, positions=Rotary), 2 * T * 5 * WIDE),
+    "additive": (
+        scored(score=partial(Additive, hidden_dim=3), num_kv_heads=H, positions=ALiBi),
+        2 * H * T * (3 + E) * WIDE,
+    ),
+    "grouped-additive": (
+        scored(score=partial(Additive, hidden_dim=3), projections="all"),
+        KEYS_AND_VALUES,
+    ),
+    "local-concat": (
+        lambda: LocalAttention(H * E, score=partial(Concat, hidden_dim=3), num_heads=H, radius=2),
+        2 * H * T * (3 + E) * WIDE,
+    ),
     "differential": (
         lambda: DifferentialAttention(H * E, num_heads=H, num_kv_heads=H_KV),
         KEYS_AND_VALUES,
@@ -106,6 +122,51 @@ def test_cache_size(name: str) -> None:
     assert cache.size == (size if name in SUMS else size * 4 // T)
     layer(x[:, 4:], mask=Causal(), cache=cache)
     assert cache.size == size
+
+
+class Counting(Additive):
+    """Counts the keys that it maps."""
+
+    def __init__(self, num_heads: int, head_dim: int) -> None:
+        super().__init__(num_heads, head_dim)
+        self.counts: list[int] = []
+
+    @property
+    def cached_key_map(self) -> Callable[[Tensor], Tensor]:
+        mapped = super().cached_key_map
+
+        def counted(key: Tensor) -> Tensor:
+            self.counts.append(key.shape[2])
+            return mapped(key)
+
+        return counted
+
+
+@pytest.mark.parametrize("backend", ["fused", "eager"])
+def test_each_key_is_mapped_once(backend: str) -> None:
+    layer = scored(score=Counting, num_kv_heads=H, backend=backend)()
+    assert isinstance(layer.score, Counting)
+    x, cache = torch.randn(2, T, H * E), Cache()
+    for step in x.split((2, 5, 3), dim=1):
+        layer(step, mask=Causal(), cache=cache)
+    memory = layer.remember(x)
+    for step in x.split(1, dim=1):
+        layer(step, cache=memory)
+    assert layer.score.counts == [2, 5, 3, T]
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_kv_heads": 1, "projections": "all"}, {"positions": Rotary}], ids=str
+)
+def test_keys_that_heads_share_or_that_positions_change_are_cached_as_they_are(
+    options: dict[str, Any],
+) -> None:
+    layer = scored(score=Counting, **({"num_kv_heads": H} | options))()
+    x, cache = torch.randn(2, T, H * E), Cache()
+    steps = [layer(step, mask=Causal(), cache=cache).output for step in x.split((2, 8), dim=1)]
+    assert_close(torch.cat(steps, dim=1), layer(x, mask=Causal()).output)
+    assert isinstance(layer.score, Counting)
+    assert layer.score.counts == [2, T, T]
 
 
 @pytest.mark.parametrize("name", SUMS)

@@ -23,6 +23,7 @@ class AttentionInputs:
     need_weights: bool = False  #: whether to return the weights, too
     start: int = 0  #: position of the first query; the first key is at 0
     bias: Tensor | None = None  #: added to the logits, broadcastable to (B, H, L, S)
+    keys_are_mapped: bool = False  #: whether ``Score.cached_key_map`` has been applied to the keys
 
     @property
     def device(self) -> torch.device:

@@ -141,6 +141,14 @@ class AttentionLayer(nn.Module, ABC):
         """``dropout`` in training, else 0."""
         return self.dropout if self.training else 0.0
 
+    @property
+    def cached_key_map(self) -> Callable[[Tensor], Tensor] | None:
+        """The score's map of keys, if caches keep its results, so that no step maps a key again.
+
+        The inputs of :meth:`attend` then have ``keys_are_mapped``.
+        """
+        return None
+
     def check_lengths(self, queries: int, keys: int) -> None:  # most have no limit
         """Raise ValueError if sequences of these lengths are too long for the layer."""
 
@@ -159,8 +167,9 @@ class AttentionLayer(nn.Module, ABC):
         A mechanism with a smaller state than all keys and values overrides this.
         """
         if not self.caches_latent:
-            key, value = cache.extend(key=inputs.key, value=inputs.value)
-            inputs = replace(inputs, key=key, value=value)
+            key, value = cache.extend(key=self._to_cache(inputs.key), value=inputs.value)
+            mapped = self.cached_key_map is not None
+            inputs = replace(inputs, key=key, value=value, keys_are_mapped=mapped)
         return self._attend(inputs)
 
     def forward(
@@ -205,9 +214,9 @@ class AttentionLayer(nn.Module, ABC):
                 else:
                     key, value = cache.tensors["key"], cache.tensors["value"]
                 mask.check(query.shape[0], self.num_heads, start + query.shape[1], key.shape[2])
-                output, weights = self._attend(
-                    AttentionInputs(split_query, key, value, mask, with_weights, start)
-                )
+                inputs = AttentionInputs(split_query, key, value, mask, with_weights, start)
+                mapped = cache is not None and self.cached_key_map is not None
+                output, weights = self._attend(replace(inputs, keys_are_mapped=mapped))
             if cache is not None:
                 cache.length += query.shape[1]
         if need_weights and weights is None:
@@ -230,7 +239,10 @@ class AttentionLayer(nn.Module, ABC):
         """
         self._check_memory(memory)
         key, value = self._keys_and_values(self.latent_projection(memory))
-        return Cache({"key": key, "value": value}, is_memory=True)
+        return Cache({"key": self._to_cache(key), "value": value}, is_memory=True)
+
+    def _to_cache(self, key: Tensor) -> Tensor:
+        return key if self.cached_key_map is None else self.cached_key_map(key)
 
     def _attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
         output, weights = self.attend(inputs)

@@ -35,13 +35,14 @@ def fused(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor 
 
 
 def _weights(inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
-    logits = spec.logits(inputs.query, repeat_heads(inputs.key, inputs.groups), fused=True)
+    logits = spec.logits(inputs, fused=True)
     return weights_from_logits(logits, inputs, spec)
 
 
 def _by_triton(inputs: AttentionInputs, score: Additive) -> Tensor:
     mask = NoMask() if inputs.mask is None else inputs.mask
     visible = replace(inputs, mask=beside_band(mask)).visible()
-    query, key = score.project(inputs.query, repeat_heads(inputs.key, inputs.groups))
+    key = repeat_heads(inputs.key, inputs.groups)
+    query, key = score.project(inputs.query, key, inputs.keys_are_mapped)
     vector = score.vector.expand(query.shape[0], *score.vector.shape)
     return additive_attention(query, key, inputs.value, vector, visible, *band(mask, inputs.start))

@@ -19,7 +19,7 @@ def eager_weights(inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
 
     A query without a visible key gets zero weights, with zero gradient.
     """
-    logits = wide(spec.logits(inputs.query, repeat_heads(inputs.key, inputs.groups)))
+    logits = wide(spec.logits(inputs))
     return weights_from_logits(logits, inputs, spec)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from attention_lab.attention.head_mixing import HeadMixing
-from attention_lab.attention.inputs import AttentionInputs
+from attention_lab.attention.inputs import AttentionInputs, repeat_heads
 from attention_lab.attention.normalizers import Normalizer
 from attention_lab.attention.positions import Positions
 from attention_lab.attention.scores.base import Score
@@ -42,11 +42,13 @@ class AttentionSpec:
         bias = self.positions.bias(inputs.query, inputs.start, inputs.key.shape[2])
         return replace(inputs, bias=bias)
 
-    def logits(self, query: Tensor, key: Tensor, **options: bool) -> Tensor:
+    def logits(self, inputs: AttentionInputs, **options: bool) -> Tensor:
         """The score's logits (B, H, L, S).
 
         Calling the module runs its forward hooks, which record_logits uses. It records whole
         sequences only, so the logits of blocks are computed without the hooks.
         """
         compute: Callable[..., Tensor] = self.score.forward if self.in_blocks else self.score
-        return compute(query, key, **options)
+        if inputs.keys_are_mapped:
+            options["keys_are_mapped"] = True
+        return compute(inputs.query, repeat_heads(inputs.key, inputs.groups), **options)

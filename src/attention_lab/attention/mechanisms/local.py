@@ -65,6 +65,10 @@ class LocalAttention(AttentionLayer):
             nn.init.xavier_uniform_(matrix)
         self.info = replace(self.info, formula=self.info.formula.format(self.score.formula))
 
+    @property
+    def cached_key_map(self) -> Callable[[Tensor], Tensor] | None:
+        return None if self.num_kv_heads < self.num_heads else self.score.cached_key_map
+
     def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
         query, visible = inputs.query, inputs.visible()
         size = (*query.shape[:3], inputs.key.shape[2])

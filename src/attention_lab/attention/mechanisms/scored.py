@@ -81,7 +81,7 @@ class ScoredAttention(AttentionLayer):
             paper=papers[-1],
             time=score.time,
             memory=score.memory,
-            state="S·r" if self.caches_latent else "S·d",
+            state=self._state(),
             symbols={**score.symbols, **({"r": "latent_dim"} if self.caches_latent else {})},
             grouped_heads=grouped_heads,
             distribution=normalizer.sums_to_one and self.mixing is None,
@@ -89,6 +89,18 @@ class ScoredAttention(AttentionLayer):
             positional=score.positional or positions.changes_inputs or positions.adds_to_logits,
         )
         return self.backend.describe(info, self.spec())
+
+    def _state(self) -> str:
+        if self.caches_latent:
+            return "S·r"
+        return "S·d" if self.cached_key_map is None else "S·(a + d)"
+
+    @property
+    def cached_key_map(self) -> Callable[[Tensor], Tensor] | None:
+        # For query heads that share a key, mapped keys would need more memory. Positions in the
+        # keys come before the score.
+        shares_keys = self.num_kv_heads < self.num_heads
+        return None if shares_keys or self.positions.changes_inputs else self.score.cached_key_map
 
     @property
     def parts(self) -> tuple[Score, Normalizer, Positions]:

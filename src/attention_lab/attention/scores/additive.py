@@ -1,5 +1,8 @@
 """Bahdanau's additive score."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -37,29 +40,36 @@ class Additive(Score):
             nn.init.xavier_uniform_(matrix)
         nn.init.normal_(self.vector, std=self.vector.shape[-1] ** -0.5)
 
-    def forward(self, query: Tensor, key: Tensor, fused: bool = False) -> Tensor:
+    @property
+    def cached_key_map(self) -> Callable[[Tensor], Tensor]:
+        return partial(map_heads, weight=self.key_weight)
+
+    def forward(
+        self, query: Tensor, key: Tensor, fused: bool = False, keys_are_mapped: bool = False
+    ) -> Tensor:
         """Logits (B, H, L, S): see :class:`Score`.
 
         Args:
             query, key: see :class:`Score`.
             fused: whether to compute them in at least single precision, without hidden layers of
                 all pairs.
+            keys_are_mapped: whether the keys are U k already, (B, H, S, A).
         """
+        projected_query, projected_key = self.project(query, key, keys_are_mapped)
         if fused:
-            return self._fused(query, key)
-        projected_query, projected_key = self.project(query, key)
+            return self._fused(wide(projected_query), wide(projected_key))
         hidden = torch.tanh(projected_query.unsqueeze(-2) + projected_key.unsqueeze(-3))
         return torch.einsum("bhlsa,ha->bhls", hidden, self.vector)
 
     def _fused(self, query: Tensor, key: Tensor) -> Tensor:
-        projected_query, projected_key = map(wide, self.project(query, key))
-        batch, heads = projected_query.shape[:2]
-        vector = self.vector.to(projected_query.dtype).expand(batch, *self.vector.shape)
-        logits: Tensor = additive_logits(
-            projected_query.flatten(0, 1), projected_key.flatten(0, 1), vector.flatten(0, 1)
-        )
+        batch, heads = query.shape[:2]
+        vector = self.vector.to(query.dtype).expand(batch, *self.vector.shape)
+        logits = additive_logits(query.flatten(0, 1), key.flatten(0, 1), vector.flatten(0, 1))
         return logits.unflatten(0, (batch, heads))
 
-    def project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, L, A) and (B, H, S, A), once for each position, not for each pair (§A.1.2)."""
-        return map_heads(query, self.query_weight), map_heads(key, self.key_weight)
+    def project(
+        self, query: Tensor, key: Tensor, keys_are_mapped: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """W q (B, H, L, A) and U k (B, H, S, A), once for each position (§A.1.2)."""
+        projected_key = key if keys_are_mapped else self.cached_key_map(key)
+        return map_heads(query, self.query_weight), projected_key

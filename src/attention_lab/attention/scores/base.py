@@ -1,7 +1,7 @@
 """The base classes of scores: functions from queries and keys to attention logits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -44,6 +44,15 @@ class Score(nn.Module, ABC):
         check_positive(num_heads=num_heads, head_dim=head_dim)
         self.num_heads = num_heads
         self.head_dim = head_dim
+
+    @property
+    def cached_key_map(self) -> Callable[[Tensor], Tensor] | None:
+        """The score's map of each key by itself, (B, H, S, E) → (B, H, S, A), if it has one.
+
+        Decoding caches its results. Then :meth:`forward` must also take them in place of the keys,
+        with the argument ``keys_are_mapped=True``.
+        """
+        return None
 
     def check_lengths(self, keys: int) -> None:  # most have no limit
         """Raise ValueError if there are more keys than the score was made for."""
