@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from attention_lab.tracking.attention_image import levels, render
+from attention_lab.tracking import attention_image
+from attention_lab.tracking.attention_image import levels
 from attention_lab.tracking.attention_map import AttentionMap
 from attention_lab.tracking.colormaps import (
     NIGHT_TO_BLUE,
@@ -21,6 +22,11 @@ from attention_lab.tracking.colormaps import (
 )
 
 Box = tuple[int, int, int, int]
+
+
+def render(map: AttentionMap) -> Image.Image:
+    """The image of a map with the colours of its palette."""
+    return attention_image.render(map).convert("RGB")
 
 
 def attention_map(
@@ -301,7 +307,7 @@ def test_a_map_without_rows_is_an_error() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_levels_are_the_nearest_root(dtype: torch.dtype) -> None:
     weights = torch.tensor([0.0, 0.01, 0.0625, 0.25, 1.0, 1.01, -0.25, -7.0], dtype=dtype)
-    assert levels(weights).tolist() == [0, 26, 64, 128, 255, 255, -128, -255]
+    assert levels(weights).tolist() == [0, 11, 27, 54, 109, 109, -54, -109]
 
 
 @pytest.mark.parametrize(

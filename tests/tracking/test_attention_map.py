@@ -180,6 +180,17 @@ def test_maps_of_predicted_targets_have_a_note(
     assert {each.note for each in maps if each.layer not in noted} <= {""}
 
 
+def test_a_map_without_hidden_pairs_has_none(compose: Compose) -> None:
+    """Sources of one length are not padded, but a decoder hides later positions."""
+    small = ["data.examples=100", "data.evaluation_examples=50", "model.d_model=16"]
+    hidden = {
+        each.layer.partition(".")[2]: each.hidden is not None
+        for each in probe_maps(build(compose("data=reverse", "trainer=cpu", *small)), size=3)
+        if each.layer.startswith("decoder.0")
+    }
+    assert hidden == {"0.self_attention": True, "0.cross_attention": False}
+
+
 def test_white_space_has_visible_names(compose: Compose, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a b\tc\n" * 100)
     options = ["data=text", f"data.path={tmp_path / 'text.txt'}", "data.length=12"]

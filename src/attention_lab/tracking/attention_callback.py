@@ -21,7 +21,6 @@ from attention_lab.tracking.attention_summaries import (
     summarize,
 )
 from attention_lab.tracking.media import ImageFile, clipped, log_images, log_page
-from attention_lab.tracking.png import write_png
 from attention_lab.tracking.record_files import read_json
 from attention_lab.tracking.record_schema import check_types
 from attention_lab.tracking.recorded_attention import RecordedLayer, record_layers
@@ -180,7 +179,7 @@ class AttentionMapCallback(Callback):
             folder = self._folder(each.step)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{file_name(each.example)}-{each.layer}.png"
-            write_png(render(each), path)
+            render(each).save(path, compress_level=3)  # fast, and nearly as small as the default
             numbers[each.layer] += 1
             key = f"attention/{each.layer}/{numbers[each.layer]}"
             images[key] = ImageFile(path, _caption(each))

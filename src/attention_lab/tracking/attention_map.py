@@ -94,12 +94,13 @@ def _named(example: dict[str, list[str]], layer: RecordedLayer, number: int) -> 
     rows = position_names(example, layer.axes[0], is_query=True)
     columns = position_names(example, layer.axes[1], is_query=False)
     shown = number, slice(None), slice(len(rows)), slice(len(columns))
+    hidden = None if layer.hidden is None else layer.hidden[shown]
     return {
         "rows": rows,
         "columns": columns,
         "weights": layer.weights[shown],
         "sources": len(example["source"]) if layer.axes == ("both", "both") else None,
-        "hidden": None if layer.hidden is None else layer.hidden[shown],
+        "hidden": hidden if hidden is not None and hidden.any() else None,
     }
 
 

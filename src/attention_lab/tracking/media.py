@@ -111,7 +111,8 @@ def _images_to_wandb(logger: Any, images: Mapping[str, ImageFile], step: int) ->
 def _images_to_tensorboard(logger: Any, images: Mapping[str, ImageFile], step: int) -> None:
     for key, (path, _) in images.items():
         with Image.open(path) as image:
-            logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")
+            pixels = np.asarray(image.convert("RGB"))
+            logger.experiment.add_image(key, pixels, step, dataformats="HWC")
 
 
 def _images_to_mlflow(logger: Any, images: Mapping[str, ImageFile], step: int) -> None:
