@@ -103,10 +103,15 @@ class LanguageNetwork(Network):
     lm_head: nn.Module
 
     @abstractmethod
-    def hidden_states(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
+    def hidden_states(
+        self, tokens: Tensor, caches: Caches | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """The inputs of ``lm_head``, (B, L, d_model), for token ids (B, L).
 
         With caches, the tokens continue those in the caches and are appended to them.
+
+        With positions, (B, L) int64, rows are packed: a document starts at each position 0, and
+        no document attends to another.
         """
 
     def forward(self, tokens: Tensor) -> Tensor:

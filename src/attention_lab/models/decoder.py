@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_dropout, check_positive
-from attention_lab.attention import Causal
+from attention_lab.attention import Causal, Documents, Mask
 from attention_lab.models.base import AttentionFactory, Caches, LanguageNetwork
 from attention_lab.models.blocks import (
     GPT2_STD,
@@ -103,11 +103,18 @@ class Decoder(LanguageNetwork):
         else:
             nn.init.normal_(self.lm_head.weight, std=init_std)
 
-    def hidden_states(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
+    def hidden_states(
+        self, tokens: Tensor, caches: Caches | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         start = caches["layers.0"].length if caches else 0
-        x = self.dropout(self.positions(self.embedding(tokens), start))
+        x = self.dropout(self.positions(self.embedding(tokens), start, positions))
+        mask: Mask = Causal()
+        if positions is not None:
+            if self.layers[0].convolution is not None:
+                raise ValueError("model.conv_kernel_size: a convolution mixes packed documents")
+            mask &= Documents((positions == 0).cumsum(1))
         for number, layer in enumerate(self.layers):
-            x = layer(x, Causal(), caches, f"layers.{number}")
+            x = layer(x, mask, caches, f"layers.{number}")
         return self.norm(x)
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:

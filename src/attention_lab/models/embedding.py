@@ -1,8 +1,12 @@
-"""Token embeddings, and sinusoidal and learned position embeddings."""
+"""Token embeddings, and sinusoidal and learned position embeddings.
+
+Position embeddings count from ``start``, or take ``positions`` (B, L) int64, each below L.
+"""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_lab.attention.precision import is_autocast_enabled
@@ -35,10 +39,12 @@ class SinusoidalPositions(nn.Module):
         sinusoids(0, d_model)  # raises if d_model is odd
         self.amplitude = amplitude
 
-    def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
+    def forward(self, vectors: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
         # Not a buffer: a non-persistent buffer has no values after to_empty.
         _, length, d_model = vectors.shape
         added = self.amplitude * sinusoids(start + length, d_model, vectors.device)[start:]
+        if positions is not None:
+            added = added[positions]
         is_mixed = is_autocast_enabled(vectors.device.type)
         return vectors + (added if is_mixed else added.to(vectors.dtype))
 
@@ -67,16 +73,18 @@ class LearnedPositions(nn.Module):
                 "positions=sinusoidal has no limit"
             )
 
-    def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
+    def forward(self, vectors: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
         end = start + vectors.shape[1]
         self.check_length(end)
+        if positions is not None:
+            return vectors + F.embedding(positions, self.table)
         return vectors + self.table[start:end]
 
 
 class NoPositions(nn.Module):
     """Adds nothing, for mechanisms with positions of their own, or without positions."""
 
-    def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
+    def forward(self, vectors: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
         return vectors
 
 

@@ -16,12 +16,14 @@ from attention_lab.config.components import Config, ConfigError, create
 from attention_lab.config.data_files import check_unchanged
 from attention_lab.config.resolve import RunConfig
 from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.memory import NO_MACHINE, check_fits
-from attention_lab.models.base import Network
+from attention_lab.models.base import LanguageNetwork, Network
 from attention_lab.models.blocks import checkpoint_layers
 from attention_lab.training.callbacks import create_callbacks
 from attention_lab.training.extension import check_extension, check_longer
 from attention_lab.training.optim import Optimization
+from attention_lab.training.packing import check_packing
 from attention_lab.training.tasks.base import AttentionTask
 from attention_lab.training.trainer import TrainerOptions, limited_batches
 
@@ -96,6 +98,9 @@ def build(
             _check_backends(model, device_type(options))
             _check_precision(options)
             _check_limits(data, options)
+        if isinstance(data, LanguageModelDataModule) and data.packing:
+            assert isinstance(model, LanguageNetwork)
+            check_packing(model, sizes["vocab_size"], data.longest()[0])
         task = config.create("task", model=model, data=data, optimization=optimization)
         _check_lengths(model, data, getattr(task, "max_length", 0))
         callbacks = create_callbacks(config, task) if trains else ()

@@ -76,6 +76,8 @@ class LabelledPositions(NamedTuple):
     #: (N,) int64, the indices of the labelled positions in ``labels.flatten()``; None in a split.
     #: Computed on the CPU when the batch is made: on a GPU, the CPU would wait for the result.
     labelled: Tensor | None = None
+    #: (B, L) int64, the position of each token in its document, if rows have several; 0 at padding.
+    positions: Tensor | None = None
 
     def lengths(self) -> Tensor:
         """The lengths of the sequences, (B, 1) int64."""
@@ -86,7 +88,8 @@ class LabelledPositions(NamedTuple):
         length = self.length[rows]
         width = int(length.amax())
         inputs, labels = self.inputs[rows, :width], self.labels[rows, :width]
-        return LabelledPositions(inputs, labels, length, labelled_positions(labels))
+        positions = None if self.positions is None else self.positions[rows, :width]
+        return LabelledPositions(inputs, labels, length, labelled_positions(labels), positions)
 
 
 def labelled_positions(labels: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ class LanguageModelDataModule(SplitDataModule[LabelledPositions]):
     metrics: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy", "sequence_accuracy")
     #: The vocabulary of text tokens; None if tokens are not text.
     text_vocabulary: TextVocabulary | None = None
+    #: Whether rows have several documents each (``LabelledPositions.positions``).
+    packing: bool = False
 
     def characters_per_token(self, split: str) -> float | None:
         """Characters per token of a split; None if tokens are not text."""

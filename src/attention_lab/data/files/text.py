@@ -26,6 +26,7 @@ from attention_lab.data.files.corpus import (
     load_corpus,
     split_pieces,
 )
+from attention_lab.data.files.documents import DocumentRows
 from attention_lab.data.files.examples import check_columns
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.shared_passages import PASSAGE_LENGTH, Ids
@@ -70,11 +71,16 @@ class Text(LanguageModelDataModule):
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
         vocab_size: number of tokens, for "bpe" only; None for 1024.
         length: number of tokens in a window.
+        documents: whether each line is a document of its own, to whose tokens no other line's
+            attend. A window then has one document, or a part of one.
+        packing: whether a window has as many documents as fit, each with positions from 0 and
+            masked from the others; needs ``documents``.
         batch_size: largest number of windows in a batch, per process.
         seed: seed of the order of the training batches.
 
     Raises:
-        ValueError: if a number is below 1, the seed is below 0, or there is no path.
+        ValueError: if a number is below 1, the seed is below 0, there is no path, or ``packing``
+            lacks ``documents``.
     """
 
     monitor = "loss"
@@ -94,6 +100,8 @@ class Text(LanguageModelDataModule):
         tokens: Literal["characters", "bytes", "bpe"] = "characters",
         vocab_size: int | None = None,
         length: int = 128,
+        documents: bool = False,
+        packing: bool = False,
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
@@ -104,6 +112,12 @@ class Text(LanguageModelDataModule):
         self.columns = check_columns(columns, ("text",))
         self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
         self.length = length
+        if packing and not documents:
+            raise ValueError(
+                "packing=true needs documents=true: the windows of one continuous text have no "
+                "padding"
+            )
+        self.documents, self.packing = documents, packing
         self._corpus: Corpus | None = None
 
     def load(self) -> dict[str, LabelledPositions]:
@@ -125,12 +139,14 @@ class Text(LanguageModelDataModule):
             warn_about_unknown_tokens(self._files(split), split, counts.unknown, counts.tokens)
             _warn_of_shared_passages(self._files(split), split, counts)
         self._corpus, self.text_vocabulary = corpus, corpus.vocabulary
-        windows = {
-            split: Windows(ids, corpus.vocabulary.lowest, self.length)
-            for split, ids in corpus.ids.items()
-        }
-        # Windows has the interface of a batch, but its examples are not in memory.
+        windows = {split: self._windows(ids) for split, ids in corpus.ids.items()}
+        # They have the interface of a batch, but their examples are not in memory.
         return cast("dict[str, LabelledPositions]", windows)
+
+    def _windows(self, ids: Ids) -> "Windows | DocumentRows":
+        if self.documents:
+            return DocumentRows(ids, self.text_vocabulary, self.length, self.packing)
+        return Windows(ids, self.text_vocabulary.lowest, self.length)
 
     def model_arguments(self) -> dict[str, int]:
         """The sizes of the vocabulary and of a window."""

@@ -74,13 +74,18 @@ class LanguageModel(AttentionTask):
         """The logits (N, V), labels (N,) and indices (N,) of the labelled positions."""
         labels = batch.labels.flatten()
         positions = labelled_positions(labels) if batch.labelled is None else batch.labelled
-        states = self.model.hidden_states(batch.inputs).flatten(0, 1)
+        states = self._hidden_states(batch).flatten(0, 1)
         if len(positions) < len(labels):  # else a copy is not needed
             states, labels = states[positions], labels[positions]
         return self.model.lm_head(states), labels, positions
 
+    def _hidden_states(self, batch: LabelledPositions) -> Tensor:
+        if batch.positions is None:  # own networks need not take positions
+            return self.model.hidden_states(batch.inputs)
+        return self.model.hidden_states(batch.inputs, positions=batch.positions)
+
     def record_attention(self, batch: LabelledPositions) -> None:
-        self.model.hidden_states(batch.inputs)
+        self._hidden_states(batch)
 
     def predict_examples(self, batch: LabelledPositions) -> list[Prediction]:
         """The most probable token at each labelled position, given the right tokens before it."""
