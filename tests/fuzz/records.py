@@ -55,9 +55,8 @@ COMMANDS: dict[str, Codes] = {
             *("evaluate sweep/one", "evaluate sweep/one --split validation"),
             *("evaluate sweep/one --checkpoint last", "predict sweep/one", "report sweep"),
             *("report sweep/one", "report sweep sweep/two", "report sweep --watch"),
-            "report sweep --output sweep/one/.lock",
+            *("report sweep --output sweep/one/.lock", "evaluate sweep"),
         ),
-        frozenset({1}): ("evaluate sweep",),
         frozenset({1, 2}): (
             *("report sweep --baseline x", "report sweep --metric x"),
             "report sweep --evaluation num_beams=2",

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from attention_lab.api.dataframe import pandas_module
 from attention_lab.api.maps import Maps
 from attention_lab.api.open_run import UnusableRun, local_run, open_run
+from attention_lab.config.compose import WrongCommand
 from attention_lab.reports.runs import csv_rows
 from attention_lab.tracking.run_directory import read_config
 from attention_lab.tracking.run_status import RunStatus, read_status
@@ -20,6 +21,7 @@ from attention_lab.training.checkpoint.checkpoint_io import read
 from attention_lab.training.checkpoint.rng_state import random_states, restore_random_states
 from attention_lab.training.evaluation import evaluate, restored, task_name
 from attention_lab.training.input_maps import input_maps
+from attention_lab.training.other_test import with_other_test
 from attention_lab.training.prediction import Sampling, predictor
 from attention_lab.training.tasks.base import Split
 
@@ -166,14 +168,28 @@ class Run:
         _warn_of_unknown(maps.unknown)
         return Maps(maps, f"{self.directory.resolve().name}, step {self._step}")
 
-    def evaluate(self, split: Split = "test") -> dict[str, float]:
+    def evaluate(self, split: Split = "test", *overrides: str) -> dict[str, float]:
         """The metrics of the checkpoint on a split; unlike the command, it saves nothing.
+
+        Args:
+            split: "validation" or "test".
+            overrides: of the test split: ``"data.test=other.tsv"`` or
+                ``"data.test_lengths=[64,128]"``. Examples that are too long for the network are
+                left out, with a warning.
 
         Raises:
             UnusableRun: if the run has no checkpoint, or it or the data cannot be used.
+            WrongCommand: if an override is invalid; it is a ValueError with a message of one line.
         """
+        if overrides and split != "test":
+            raise WrongCommand(f"{overrides[0]}: cannot be combined with split={split!r}")
         with self._opened():
-            return evaluate(restored(self.directory, self.checkpoint), split)
+            if not overrides:
+                return evaluate(restored(self.directory, self.checkpoint), split)
+            other = with_other_test(self.directory, self.checkpoint, None, overrides)
+            if other.message:
+                warnings.warn(other.message, stacklevel=2)
+            return evaluate(other.run, split, other.rows)
 
     def _status(self) -> RunStatus:
         return read_status(self.directory)

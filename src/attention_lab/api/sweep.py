@@ -9,6 +9,7 @@ from attention_lab.api.dataframe import pandas_module
 from attention_lab.config.flatten import flatten
 from attention_lab.reports.comparison import compare
 from attention_lab.reports.csv_table import COST_COLUMNS, csv_rows
+from attention_lab.reports.evaluations import with_evaluation
 from attention_lab.reports.groups import group_runs
 from attention_lab.reports.runs import RecordedRun, number, read_runs, section, settings
 
@@ -24,16 +25,20 @@ COSTS: Mapping[str, Sequence[str]] = {
 }
 
 
-def load_sweep(*directories: str | Path) -> "Sweep":
+def load_sweep(*directories: str | Path, evaluation: str | None = None) -> "Sweep":
     """Load the runs of sweeps.
 
     Args:
         directories: of sweeps or of runs.
+        evaluation: take the test metrics from what ``attention-lab evaluate`` saved under this
+            name: "num_beams=5", "data.test=other.tsv". None means the runs' own test.
 
     Raises:
-        NotARun: if one is neither; it is a ValueError with a message of one line.
+        NotARun: if a directory is neither; it is a ValueError with a message of one line.
+        ValueError: if a finished run has no such evaluation.
     """
-    return Sweep(read_runs(map(Path, directories)))
+    runs = read_runs(map(Path, directories))
+    return Sweep(with_evaluation(runs, evaluation) if evaluation else runs)
 
 
 class Sweep:

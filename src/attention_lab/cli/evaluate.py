@@ -1,63 +1,153 @@
-"""`attention-lab evaluate`: compute the metrics of a finished run from its checkpoint.
+"""`attention-lab evaluate`: compute the metrics of finished runs from their checkpoints.
 
-The metrics are printed beside those of the trivial and shortcut baselines, and saved in the run's
-evaluations/ directory. --ablate-heads prints the monitored metric with each attention head switched
-off instead, and saves it as a table and a chart.
+The metrics are printed beside those of the trivial and shortcut baselines, and saved in each run's
+evaluations/ directory. A sweep's directory means its finished runs. data.test=FILE and other keys
+of the data that begin with "test" evaluate on other data or lengths:
+
+  attention-lab evaluate outputs/mine data.test=other.tsv
+  attention-lab evaluate outputs/parity 'data.test_lengths=[64,128]'
+
+--ablate-heads prints the monitored metric with each attention head switched off instead, and saves
+it as a table and a chart.
 """
 
-from collections.abc import Mapping, Sequence
+import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attention_lab.api.open_run import UnusableRun, local_run, open_run
-from attention_lab.cli import fail
+from attention_lab.cli import fail, warn
 from attention_lab.cli.metric_lines import metric_lines
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
     DECODING,
+    add_checkpoint,
     add_decoding,
-    add_run,
     given,
+    run_path,
 )
+from attention_lab.config.compose import WrongCommand
 from attention_lab.printing import echo
+
+#: An override: the key of a section, and a value. An existing directory may have such a name.
+_OVERRIDE = re.compile(r"[+~]?\w+\.[\w.]+=.*", re.DOTALL)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Evaluate a run on one split, print and save its metrics; returns the exit code."""
-    chosen = _parser().parse_args(arguments)
+    """Evaluate runs on one split, print and save their metrics; returns the exit code."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    chosen.overrides = [each for each in chosen.run if isinstance(each, str)]
+    places = [each for each in chosen.run if isinstance(each, Path)]
+    if not places:
+        parser.error("the following arguments are required: RUN")
+    if chosen.overrides and (chosen.split != "test" or chosen.ablate_heads):
+        flag = "--ablate-heads" if chosen.ablate_heads else "--split validation"
+        return fail(f"{chosen.overrides[0]}: cannot be combined with {flag}", 2)
+    try:
+        runs = [run for place in places for run in _runs(local_run(place))]
+    except UnusableRun as error:
+        return fail(str(error), 1)
+    return max(_evaluate(run, chosen, is_only=len(runs) == 1) for run in runs)
 
+
+def _runs(place: Path) -> Iterator[Path]:
+    """The finished runs of a sweep; or the directory itself, if it is not a sweep's.
+
+    Raises:
+        UnusableRun: if the sweep has no finished run.
+    """
+    from attention_lab.reports.runs import NotARun, read_runs
+
+    if (place / "config.yaml").exists() or (place / "status.json").exists():
+        yield place
+        return
+    try:
+        runs = read_runs([place])
+    except (NotARun, OSError):  # reported when the run is opened
+        yield place
+        return
+    finished = [run.directory for run in runs if run.status == "finished"]
+    if not finished:
+        raise UnusableRun(f"{place} has no finished run")
+    yield from finished
+
+
+def _evaluate(run: Path, chosen: argparse.Namespace, is_only: bool) -> int:
+    """Evaluate one run; returns the exit code."""
     from attention_lab.tracking.evaluations import evaluation_file, evaluation_name
 
+    if not is_only:
+        echo(str(run))
     decoding = given(chosen, DECODING)
+    name = evaluation_name(chosen.checkpoint, decoding, chosen.overrides)
     try:
-        chosen.run = local_run(chosen.run)
-        with open_run(chosen.run, chosen.checkpoint):
+        with open_run(run, chosen.checkpoint):
             from attention_lab.training.checkpoint.checkpoint_io import checksum_of
-            from attention_lab.training.evaluation import evaluate, restored, task_name
+            from attention_lab.training.evaluation import restored, task_name
 
-            if decoding and (task := task_name(chosen.run)) != "sequence_to_sequence":
-                return fail(f"{chosen.run} is for {task}, which has no beam search", 2)
-            trained = restored(chosen.run, chosen.checkpoint, decoding)
-            name = evaluation_name(chosen.checkpoint, decoding)
+            if decoding and (task := task_name(run)) != "sequence_to_sequence":
+                return fail(f"{run} is for {task}, which has no beam search", 2)
             if chosen.ablate_heads:
                 from attention_lab.cli.ablate_heads import print_ablation
 
-                return print_ablation(trained, chosen.split, chosen.run, name)
-            metrics = evaluate(trained, chosen.split)
-            baselines = trained.data.baselines(chosen.split)
-            checksum = checksum_of(chosen.run / "checkpoints" / f"{chosen.checkpoint}.ckpt")
+                trained = restored(run, chosen.checkpoint, decoding)
+                return print_ablation(trained, chosen.split, run, name)
+            record = _other_test(run, chosen) if chosen.overrides else _own_split(run, chosen)
+            checksum = checksum_of(run / "checkpoints" / f"{chosen.checkpoint}.ckpt")
     except UnusableRun as error:
         return fail(str(error), 1)
-    echo(*metric_lines(metrics, chosen.split, baselines))
-    record = {
+    except WrongCommand as error:
+        return fail(str(error), 2)
+    about = {
         "split": chosen.split,
         "checkpoint": chosen.checkpoint,
         "checkpoint_sha256": checksum,
         "decoding": decoding,
-        "metrics": metrics,
     }
-    _save(evaluation_file(chosen.run, chosen.split, name), record)
+    _save(evaluation_file(run, chosen.split, name), {**about, **record})
     return 0
+
+
+def _own_split(run: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Print the metrics of a run on one of its splits; returns the record of them."""
+    from attention_lab.training.evaluation import evaluate, restored
+
+    trained = restored(run, chosen.checkpoint, given(chosen, DECODING))
+    metrics = evaluate(trained, chosen.split)
+    echo(*metric_lines(metrics, chosen.split, trained.data.baselines(chosen.split)))
+    return {"metrics": metrics}
+
+
+def _other_test(run: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Print the metrics of a run on another test split; returns the record of them."""
+    from attention_lab.training.evaluation import evaluate
+    from attention_lab.training.other_test import with_other_test
+
+    other = with_other_test(run, chosen.checkpoint, given(chosen, DECODING), chosen.overrides)
+    if other.message:
+        warn(other.message)
+    metrics = evaluate(other.run, "test", other.rows)
+    # The baselines are computed on all examples, so they are left out if some were.
+    data = other.run.data
+    trivial, shortcuts = (
+        ({}, {})
+        if other.number_left_out
+        else (data.trivial_baseline("test"), data.shortcut_baselines("test"))
+    )
+    baselines = {"trivial baseline": trivial, **shortcuts} if trivial else {}
+    echo(*metric_lines(metrics, "test", baselines))
+    return {
+        "overrides": chosen.overrides,
+        "data_files": other.data_files,
+        "examples": other.number_of_examples,
+        "left_out": other.number_left_out,
+        "metrics": metrics,
+        "trivial_baseline": trivial,
+        "shortcut_baselines": shortcuts,
+    }
 
 
 def _save(file: Path, record: Mapping[str, Any]) -> None:
@@ -72,9 +162,19 @@ def _save(file: Path, record: Mapping[str, Any]) -> None:
         echo(f"saved to {file}")
 
 
+def _run_or_override(text: str) -> Path | str:
+    """A RUN argument as a path; an override as the text itself."""
+    if _OVERRIDE.fullmatch(text) and not Path(text).is_dir():
+        return text
+    return run_path(text)
+
+
 def _parser() -> Parser:
-    parser = Parser("evaluate", __doc__)
-    add_run(parser)
+    usage = "attention-lab evaluate RUN… [data.test=FILE …] [options]"
+    parser = Parser("evaluate", __doc__, usage)
+    what = "runs or sweeps, as directories or W&B artifacts, and overrides of the test split"
+    parser.add_argument("run", type=_run_or_override, nargs="+", metavar="RUN", help=what)
+    add_checkpoint(parser)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument(
         "--ablate-heads",

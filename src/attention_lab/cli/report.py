@@ -42,8 +42,11 @@ def _parser() -> Parser:
         help="a sweep's or a run's directory",
     )
     add("--baseline", help="the group to compare with: attention=additive")
-    evaluation = "compare the results of `evaluate --num-beams N`: num_beams=5"
-    add("--evaluation", metavar="num_beams=N", help=evaluation)
+    evaluation = (
+        "compare the results of `evaluate --num-beams N`, or of `evaluate … data.test=FILE`, by "
+        "the same name: num_beams=5, data.test=other.tsv"
+    )
+    add("--evaluation", metavar="NAME", help=evaluation)
     add("--metric", help="the test metric to compare by: test/wer")
     output = (
         "output directory; default: the sweep, for several sweeps FIRST+SECOND beside the first; "
@@ -146,7 +149,9 @@ def _output_directory(sweeps: Sequence[Path], evaluation: str | None) -> Path:
         ValueError: if it is a symbolic link.
     """
     if evaluation:
-        place = _output_directory(sweeps, None) / evaluation
+        from attention_lab.tracking.evaluations import file_name
+
+        place = _output_directory(sweeps, None) / file_name(evaluation)
         if place.is_symlink():
             raise ValueError(f"{place} is a symbolic link; choose another directory with --output")
         return place

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.memory import NO_MACHINE, check_fits
 from attention_lab.models.base import LanguageNetwork, Network
 from attention_lab.models.blocks import checkpoint_layers
+from attention_lab.models.embedding import LearnedPositions
 from attention_lab.training.callbacks import create_callbacks
 from attention_lab.training.extension import check_extension, check_longer
 from attention_lab.training.optim import Optimization
@@ -49,8 +50,13 @@ class BuiltRun:
     callbacks: Sequence[Callback] = ()
 
 
-def load_data(config: RunConfig) -> SplitDataModule[Any]:
+def load_data(config: RunConfig, shares: Mapping[str, float] | None = None) -> SplitDataModule[Any]:
     """The dataset of a config, loaded and split.
+
+    Args:
+        config: the config.
+        shares: the shares of the training file (``SplitDataModule.shares``), if they are those of
+            another dataset.
 
     Raises:
         ConfigError: if its options are invalid, or a file differs from the one that was recorded.
@@ -58,6 +64,8 @@ def load_data(config: RunConfig) -> SplitDataModule[Any]:
     check_unchanged(config.values)
     with config.errors():
         data: SplitDataModule[Any] = config.create("data")
+        if shares is not None:
+            data.shares = dict(shares)
         data.setup()
         return data
 
@@ -102,7 +110,7 @@ def build(
             assert isinstance(model, LanguageNetwork)
             check_packing(model, sizes["vocab_size"], data.longest()[0])
         task = config.create("task", model=model, data=data, optimization=optimization)
-        _check_lengths(model, data, getattr(task, "max_length", 0))
+        check_lengths(model, data.longest(), getattr(task, "max_length", 0))
         callbacks = create_callbacks(config, task) if trains else ()
     return BuiltRun(data, task, options, callbacks)
 
@@ -244,9 +252,20 @@ def _check_limits(data: SplitDataModule[Any], options: TrainerOptions) -> None:
                 raise ValueError(f"trainer.{name}={limit}: is less than 1 of {batches} batches")
 
 
-def _check_lengths(model: Network, data: SplitDataModule[Any], longest_generated: int) -> None:
-    """Raise ValueError if a layer's maximum length is shorter than the sequences."""
-    lengths = data.longest()
+def check_lengths(model: Network, lengths: Sequence[int], longest_generated: int) -> None:
+    """Check that a network has positions for sequences.
+
+    Args:
+        model: the network.
+        lengths: the length of each sequence of an example, the input's first.
+        longest_generated: the most tokens that are generated.
+
+    Raises:
+        ValueError: if a layer's maximum length is shorter than the sequences.
+    """
+    for module in model.modules():
+        if isinstance(module, LearnedPositions):  # of the input
+            module.check_length(lengths[0])
     longest = {
         "input": lengths[0],
         "source": lengths[0],

@@ -44,9 +44,7 @@ def restored(
         ConfigError: if the config is invalid in this release.
         RuntimeError: if the weights do not fit the config, or are NaN or infinite.
     """
-    config = read_config(directory)
-    config["trainer"]["accelerator"] = "auto"  # not that of the machine that trained it
-    config["task"] |= decoding or {}
+    config = recorded_config(directory, decoding)
     loaded = read(directory / "checkpoints" / f"{checkpoint}.ckpt")
     checked = resolve_recorded(config, with_data)
     data = load_data(checked) if with_data else _restored_data(loaded, checked)
@@ -56,6 +54,22 @@ def restored(
         if not weight.isfinite().all():
             raise RuntimeError(f"its weights are NaN or infinite, as in {name}; train it again")
     return run
+
+
+def recorded_config(directory: Path, decoding: Config | None = None) -> dict[str, Any]:
+    """The config of a finished run, for the device of this machine.
+
+    Args:
+        directory: the run directory.
+        decoding: options of the task that replace those of the config.
+
+    Raises:
+        FileNotFoundError: if the directory has no config.
+    """
+    config = read_config(directory)
+    config["trainer"]["accelerator"] = "auto"  # not that of the machine that trained it
+    config["task"] |= decoding or {}
+    return config
 
 
 def task_name(directory: Path) -> str:

@@ -25,7 +25,8 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     """Three splits in memory, served in batches of examples of similar length.
 
     A subclass implements ``load``, ``model_arguments``, ``trivial_baseline`` and
-    ``position_labels``.
+    ``position_labels``. Arguments of its constructor whose names begin with "test" change the test
+    split alone: ``attention-lab evaluate`` accepts them for a finished run.
 
     Args:
         batch_size: largest number of examples in a batch, per process.
@@ -49,6 +50,8 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
             raise ValueError(f"seed must be at least 0, got {seed}")
         self.batch_size = batch_size
         self.seed = seed
+        #: For data from files: the share of the training file of each split without its own file.
+        self.shares: dict[str, float] = {}
         self._splits: dict[str, BatchT] = {}
         self._longest: list[int] = []
         #: Whether every epoch has the training batches of the first, as ``overfit_batches`` needs.

@@ -39,5 +39,6 @@ def split_shares(given: Iterable[str]) -> dict[str, float]:
     >>> split_shares(["test"])
     {'train': 0.95, 'validation': 0.05}
     """
-    held_out = dict.fromkeys((split for split in SPLITS[1:] if split not in set(given)), 0.05)
+    own = set(given)
+    held_out = dict.fromkeys((split for split in SPLITS[1:] if split not in own), 0.05)
     return {"train": round(1 - sum(held_out.values()), 2), **held_out}

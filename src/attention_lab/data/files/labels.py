@@ -9,7 +9,7 @@ from torch import Tensor
 from attention_lab.data.core.batches import LabelledSequences, pad
 from attention_lab.data.core.classification import ClassificationDataModule
 from attention_lab.data.core.slices import Slices, by_quantile
-from attention_lab.data.core.splits import SPLITS
+from attention_lab.data.core.splits import SPLITS, split_shares
 from attention_lab.data.core.vocabulary import (
     PAD,
     UNK,
@@ -86,6 +86,7 @@ class Labels(ClassificationDataModule):
         super().__init__(batch_size, seed)
         self.train_file = required("train", train, "a UTF-8 file of lines text TAB label")
         self.other_files = {"validation": validation, "test": test}
+        self.shares = split_shares(split for split, path in self.other_files.items() if path)
         self.columns = check_columns(columns, _COLUMNS)
         self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
 
@@ -172,7 +173,8 @@ class Labels(ClassificationDataModule):
     def _lines(self) -> dict[str, list[_Line]]:
         """The lines of each split."""
         given = {split: self._read(path) for split, path in self.other_files.items() if path}
-        return assign_splits(self.train_file, self._read(self.train_file), given, "texts")
+        train = self._read(self.train_file)
+        return assign_splits(self.train_file, train, given, self.shares, "texts")
 
     def _read(self, path: str) -> list[_Line]:
         return [

@@ -18,7 +18,7 @@ from attention_lab.data.core.sequence_metrics import (
 )
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.slices import Slices, by_length
-from attention_lab.data.core.splits import check_split
+from attention_lab.data.core.splits import check_split, split_shares
 from attention_lab.data.core.vocabulary import (
     BOS,
     EOS,
@@ -104,7 +104,8 @@ class Pairs(SequenceToSequenceDataModule):
         super().__init__(batch_size, seed)
         self.metrics = _checked_metrics(metrics, monitor, source_tokens, target_tokens)
         self.train = required("train", train, "a UTF-8 file of lines source TAB target")
-        self.validation, self.test = validation, test
+        self.other_files = {"validation": validation, "test": test}
+        self.shares = split_shares(split for split, path in self.other_files.items() if path)
         self.columns = check_columns(columns, _COLUMNS)
         self.source_tokens, self.target_tokens = source_tokens, target_tokens
         self.vocab_size = check_vocab_size(vocab_size, source_tokens, target_tokens)
@@ -162,9 +163,8 @@ class Pairs(SequenceToSequenceDataModule):
 
     def _lines(self) -> dict[str, list[Line]]:
         """The lines of each split, in the order of its file."""
-        own = {"validation": self.validation, "test": self.test}
-        given = {split: self._read(path) for split, path in own.items() if path}
-        return assign_splits(self.train, self._read(self.train), given, "sources")
+        given = {split: self._read(path) for split, path in self.other_files.items() if path}
+        return assign_splits(self.train, self._read(self.train), given, self.shares, "sources")
 
     def _read(self, path: str) -> list[Line]:
         return [
@@ -202,7 +202,7 @@ class Pairs(SequenceToSequenceDataModule):
 
     def _file(self, split: str) -> str:
         """The file of a split's lines, for messages."""
-        return shown({"validation": self.validation, "test": self.test}.get(split) or self.train)
+        return shown(self.other_files.get(split) or self.train)
 
 
 def _checked_metrics(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from attention_lab.data.core.splits import SPLITS, split_by_hash, split_shares
+from attention_lab.data.core.splits import SPLITS, split_by_hash
 from attention_lab.data.core.vocabulary import Tokens
 from attention_lab.data.files.compressed_files import decompressed, is_compressed
 from attention_lab.data.files.encodings import not_text
@@ -70,7 +70,11 @@ def normalize_whitespace(text: str, tokens: Tokens) -> str:
 
 
 def assign_splits(
-    path: str, lines: Sequence[LineT], given: Mapping[str, list[LineT]], kind: str
+    path: str,
+    lines: Sequence[LineT],
+    given: Mapping[str, list[LineT]],
+    shares: Mapping[str, float],
+    kind: str,
 ) -> dict[str, list[LineT]]:
     """The lines of each split; a split without a file gets a part of the training lines.
 
@@ -80,12 +84,12 @@ def assign_splits(
         path: the training file, for messages.
         lines: the lines of the training file.
         given: the lines of the splits that have their own files.
+        shares: the share of the training file of each split that has a part of it.
         kind: the word for the first column in messages, such as "texts".
 
     Raises:
         ValueError: if a split gets no line.
     """
-    shares = split_shares(given)
     firsts = {line[0] for line in lines}
     assigned = split_by_hash(firsts, shares["train"], shares.get("validation", 0))
     split_of = {first: split for split in shares for first in assigned[split]}

@@ -71,6 +71,7 @@ class Text(LanguageModelDataModule):
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
         vocab_size: number of tokens, for "bpe" only; None for 1024.
         length: number of tokens in a window.
+        test_length: the same in test; None means ``length``.
         documents: whether each line is a document of its own, to whose tokens no other line's
             attend. A window then has one document, or a part of one.
         packing: whether a window has as many documents as fit, each with positions from 0 and
@@ -100,18 +101,21 @@ class Text(LanguageModelDataModule):
         tokens: Literal["characters", "bytes", "bpe"] = "characters",
         vocab_size: int | None = None,
         length: int = 128,
+        test_length: int | None = None,
         documents: bool = False,
         packing: bool = False,
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        check_positive(length=length)
+        tested = length if test_length is None else test_length
+        check_positive(length=length, test_length=tested)
         self.path = required("path", path, "a UTF-8 text, or data.path=[A,B]")
-        self.validation, self.test = validation, test
+        self.other_files = {"validation": validation, "test": test}
+        self.shares = split_shares(split for split, paths in self.other_files.items() if paths)
         self.columns = check_columns(columns, ("text",))
         self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
-        self.length = length
+        self.window_lengths = {"train": length, "validation": length, "test": tested}
         if packing and not documents:
             raise ValueError(
                 "packing=true needs documents=true: the windows of one continuous text have no "
@@ -127,30 +131,30 @@ class Text(LanguageModelDataModule):
             ValueError: naming the file, if it cannot be read, is not UTF-8, or is shorter than a
                 window.
         """
-        own = {"validation": self.validation, "test": self.test}
-        given = {split: self._pieces(paths) for split, paths in own.items() if paths}
-        shares = split_shares(given)
+        given = {split: self._pieces(paths) for split, paths in self.other_files.items() if paths}
         train = self._pieces(self.path)
         _warn_of_shared_files({"training": train, **given})
-        parts = split_pieces(train, list(shares.values()))
-        splits = dict(zip(shares, parts, strict=True)) | given
+        parts = split_pieces(train, list(self.shares.values()))
+        splits = dict(zip(self.shares, parts, strict=True)) | given
         corpus = load_corpus(splits, self.tokens, self.vocab_size, self._check_lengths)
         for split, counts in corpus.counts.items():
             warn_about_unknown_tokens(self._files(split), split, counts.unknown, counts.tokens)
             _warn_of_shared_passages(self._files(split), split, counts)
         self._corpus, self.text_vocabulary = corpus, corpus.vocabulary
-        windows = {split: self._windows(ids) for split, ids in corpus.ids.items()}
+        windows = {split: self._windows(split, ids) for split, ids in corpus.ids.items()}
         # They have the interface of a batch, but their examples are not in memory.
         return cast("dict[str, LabelledPositions]", windows)
 
-    def _windows(self, ids: Ids) -> "Windows | DocumentRows":
+    def _windows(self, split: str, ids: Ids) -> "Windows | DocumentRows":
+        length = self.window_lengths[split]
         if self.documents:
-            return DocumentRows(ids, self.text_vocabulary, self.length, self.packing)
-        return Windows(ids, self.text_vocabulary.lowest, self.length)
+            return DocumentRows(ids, self.text_vocabulary, length, self.packing)
+        return Windows(ids, self.text_vocabulary.lowest, length)
 
     def model_arguments(self) -> dict[str, int]:
-        """The sizes of the vocabulary and of a window."""
-        return {"vocab_size": len(self.text_vocabulary), "max_length": self.length}
+        """The sizes of the vocabulary and of the longest window."""
+        longest = max(self.window_lengths.values())
+        return {"vocab_size": len(self.text_vocabulary), "max_length": longest}
 
     def characters_per_token(self, split: str) -> float:
         """The mean number of characters per token of a split."""
@@ -199,16 +203,17 @@ class Text(LanguageModelDataModule):
 
     def _files(self, split: str) -> str:
         """The files of a split's text, for messages."""
-        own = {"validation": self.validation, "test": self.test}
-        return ", ".join(map(shown, _listed(own.get(split) or self.path)))
+        return ", ".join(map(shown, _listed(self.other_files.get(split) or self.path)))
 
     def _check_lengths(self, counts: Mapping[str, Counts]) -> None:
         for split, known in counts.items():
-            if known.tokens <= self.length:
+            length = self.window_lengths[split]
+            if known.tokens <= length:
+                key = "test_length" if length != self.window_lengths["train"] else "length"
                 raise ValueError(
                     f"{self._files(split)}: the {split} text has {known.tokens} tokens, but a "
-                    f"window needs {self.length + 1} (data.length={self.length} and the token to "
-                    "predict); use a longer text, or a smaller data.length"
+                    f"window needs {length + 1} (data.{key}={length} and the token to predict); "
+                    f"use a longer text, or a smaller data.{key}"
                 )
 
     def _blocks(self, split: str) -> Iterator[NDArray[np.int64]]:
