@@ -72,12 +72,16 @@ class TemperedSoftmax(Normalizer):
         else:
             self.register_buffer("log_temperature", log)
 
+    def inverse(self) -> Tensor:
+        """1 / T, in single or double precision."""
+        return (-self.log_temperature).exp()
+
     def forward(self, logits: Tensor, visible: Tensor | None = None) -> Tensor:
         z = wide(logits)
         shifted = z - z.amax(-1, keepdim=True).detach()
         hidden = torch.zeros_like(z, dtype=torch.bool) if visible is None else ~visible
         # Hidden keys are scaled as 0: with their huge logits, T's second derivative would overflow.
-        scaled = shifted.masked_fill(hidden, 0.0) * (-self.log_temperature).exp()
+        scaled = shifted.masked_fill(hidden, 0.0) * self.inverse()
         weights = scaled.masked_fill(hidden, torch.finfo(z.dtype).min).softmax(dim=-1)
         return weights.to(logits.dtype)
 

@@ -168,7 +168,7 @@ class ALiBi(Positions):
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
         # Not a buffer: a non-persistent one has no values after to_empty and load_state_dict.
-        return -_slopes(query, self.num_heads) * _distance(query, start, keys).abs()
+        return -_slopes(query, self.num_heads) * _distance(query, start, keys).abs_()
 
 
 class T5Bias(Positions):
@@ -204,7 +204,13 @@ class T5Bias(Positions):
         self.table = nn.Parameter(torch.randn(num_heads, num_buckets) * 0.1)
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
-        return wide(self.table)[:, self._bucket(_distance(query, start, keys))]
+        # The bucket is found once for each distance, not for each pair.
+        queries = query.shape[2]
+        nearest = 1 - start - queries
+        distances = torch.arange(nearest, keys - start + 1, device=query.device)
+        by_distance = wide(self.table)[:, self._bucket(distances)]
+        index = _distance(query, start, keys) - nearest
+        return by_distance.index_select(1, index.flatten()).unflatten(1, (queries, keys))
 
     def _bucket(self, distance: Tensor) -> Tensor:
         per_side = self.table.shape[1] // 2
@@ -246,7 +252,7 @@ class Shaw(Positions):
         # One product with each distance, then a lookup: no (L, S, E) tensor.
         by_distance = (wide(query) * self.head_dim**-0.5) @ wide(self.table).mT
         limit = self.max_distance
-        index = _distance(query, start, keys).clamp(-limit, limit) + limit
+        index = _distance(query, start, keys).clamp_(-limit, limit).add_(limit)
         return by_distance.gather(-1, index.expand(*query.shape[:3], keys))
 
 

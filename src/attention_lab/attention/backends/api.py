@@ -14,7 +14,12 @@ from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.backends.validation import Capabilities, triton_computes
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
-from attention_lab.attention.normalizers import Normalizer, Softmax, SoftmaxPlusOne
+from attention_lab.attention.normalizers import (
+    Normalizer,
+    Softmax,
+    SoftmaxPlusOne,
+    TemperedSoftmax,
+)
 from attention_lab.attention.scores.additive import Additive
 from attention_lab.attention.scores.base import DotProductFamily, Score
 
@@ -83,7 +88,7 @@ SDPA = Backend(
     name="sdpa",
     compute=sdpa,
     scores=(DotProductFamily,),
-    normalizers=(Softmax, SoftmaxPlusOne),
+    normalizers=(Softmax, SoftmaxPlusOne, TemperedSoftmax),
     double_backward_on=("cpu",),
 )
 FLEX = Backend(

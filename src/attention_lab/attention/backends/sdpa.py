@@ -1,6 +1,7 @@
 """The SDPA backend: PyTorch's fused scaled dot-product attention."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.backends.tracing import is_tracing
 from attention_lab.attention.inputs import AttentionInputs, pad_head_dim, repeat_heads
 from attention_lab.attention.masks import Causal
-from attention_lab.attention.normalizers import SoftmaxPlusOne
+from attention_lab.attention.normalizers import SoftmaxPlusOne, TemperedSoftmax
 from attention_lab.attention.precision import autocast_disabled
 from attention_lab.attention.scores.base import DotProductFamily
 
@@ -23,13 +24,16 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     if torch.compiler.is_exporting():
         # With torch 2.11, what SDPA does on CUDA to repeat heads fixes the exported length.
         inputs = inputs.repeat_heads()
-    query, key, scale = spec.score.fold(inputs.query, inputs.key)
-    # The CPU's kernel takes values of the query's width only.
-    key, value = key.to(query.dtype), pad_head_dim(inputs.value, query.shape[3]).to(query.dtype)
+    query, key, value, scale = _folded(inputs, spec.score)
+    if isinstance(spec.normalizer, TemperedSoftmax):
+        inverse = spec.normalizer.inverse()
+        query = query * inverse.to(query.dtype)
+        inputs = inputs if inputs.bias is None else replace(inputs, bias=inputs.bias * inverse)
+    on_cpu, width = query.device.type == "cpu", inputs.value.shape[3]
     # While compiling, SDPA's gradients are compiled, too. A trace must not depend on the grad mode.
     in_graph = torch.compiler.is_compiling() or is_tracing()
     may_differentiate = torch.is_grad_enabled() and not in_graph
-    on_cpu, groups, mask, is_causal = query.device.type == "cpu", inputs.groups, None, False
+    groups, mask, is_causal = inputs.groups, None, False
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
     # bool, but start == 0 is symbolic while compiling, so this branches on it.
     if type(inputs.mask) is Causal and inputs.bias is None and inputs.start == 0:
@@ -50,10 +54,22 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     allow_double_backward(output, query, key, value, scale, mask, is_causal)
     if has_null_key and is_causal:
         output = output[:, :, 1:]
-    width = inputs.value.shape[3]
     if output.shape[3] > width:  # the gradient of any slice is a copy
         output = output[..., :width]
     return output.to(inputs.value.dtype), None
+
+
+def _folded(
+    inputs: AttentionInputs, score: DotProductFamily
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Query, key and value of one data type, and on the CPU of one width; and the scale."""
+    query, key, scale = score.fold(inputs.query, inputs.key)
+    width = inputs.value.shape[3]
+    if query.device.type == "cpu" and query.shape[3] < width:
+        # Otherwise PyTorch uses its slow math kernel.
+        query, key = pad_head_dim(query, width), pad_head_dim(key, width)
+    value = pad_head_dim(inputs.value, query.shape[3])
+    return query, key.to(query.dtype), value.to(query.dtype), scale
 
 
 def _kernels(inputs: AttentionInputs, spec: AttentionSpec) -> AbstractContextManager[None]:

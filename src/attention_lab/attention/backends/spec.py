@@ -33,7 +33,10 @@ class AttentionSpec:
     @property
     def bias_needs_grad(self) -> bool:
         """Whether a bias may need a gradient; its requires_grad is not reliable under vmap."""
-        return self.positions is not None and self.positions.bias_needs_grad
+        if self.positions is None:
+            return False
+        # A learned temperature scales the bias, too.
+        return self.positions.bias_needs_grad or any(True for _ in self.normalizer.parameters())
 
     def with_bias(self, inputs: AttentionInputs) -> AttentionInputs:
         """The inputs with the bias of their positions, unless they have one already."""
