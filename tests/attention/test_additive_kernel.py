@@ -135,6 +135,37 @@ def test_compiled_training_uses_the_operators(monkeypatch: pytest.MonkeyPatch) -
     assert_close(ours, right, rtol=0, atol=0)
 
 
+def test_gradients_of_torch_func_are_those_of_the_operators(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = operators._gradients
+
+    def recorded(*inputs: Tensor) -> Any:
+        calls.append(len(inputs))
+        return original(*inputs)
+
+    monkeypatch.setattr(operators, "_gradients", recorded)
+    several = [torch.stack([x, 2 * x, -x]).detach() for x in inputs((2, 7, 6, 5))]
+
+    def gradients(logits: Callable[..., Tensor]) -> Any:
+        each = torch.func.grad(lambda *x: logits(*x).square().sum(), (0, 1, 2))
+        return torch.func.vmap(each, in_dims=(0, 0, None))(*several[:2], several[2][0])
+
+    ours = gradients(additive_logits)
+    assert calls == [4]
+    assert_close(ours, gradients(plain_additive_logits))
+
+
+def test_second_derivatives_of_torch_func() -> None:
+    tensors = [x.detach().double() for x in inputs((1, 2, 3, 4))]
+    ours, right = (
+        torch.func.jacrev(torch.func.jacrev(f))(*tensors)
+        for f in (additive_logits, plain_additive_logits)
+    )
+    assert_close(ours, right)
+
+
 # Compiling
 
 

@@ -10,6 +10,7 @@ from torch.autograd.gradcheck import gradgradcheck
 from torch.testing import assert_close
 
 from attention_lab.attention import (
+    Additive,
     ALiBi,
     AttentionInputs,
     AttentionLayer,
@@ -20,6 +21,7 @@ from attention_lab.attention import (
     NystromAttention,
     Rotary,
     ScaledDotProduct,
+    Score,
     ScoredAttention,
     Softmax,
 )
@@ -83,6 +85,20 @@ def test_second_derivatives_of_features_of_queries_below_zero(size: float) -> No
     query, key, value = (size * torch.randn(1, 1, n, 4, dtype=torch.float64) for n in (2, 3, 3))
     inputs = [x.requires_grad_() for x in (-query.abs(), key, value)]
     assert gradgradcheck(lambda *qkv: layer.attend(AttentionInputs(*qkv, None, False))[0], inputs)
+
+
+@pytest.mark.parametrize(("score", "fast"), [(Additive, "fused"), (ScaledDotProduct, "sdpa")])
+def test_forward_mode_needs_the_eager_backend(score: type[Score], fast: str) -> None:
+    def make(backend: str) -> ScoredAttention:
+        return ScoredAttention(4, score=score, normalizer=Softmax, backend=backend).double()
+
+    x, direction = torch.randn(2, 1, 3, 4, dtype=torch.float64)
+    layer, fused = make("eager"), make(fast)
+    _, ours = torch.func.jvp(lambda y: layer(y).output, (x,), (direction,))
+    step = 1e-6 * direction
+    assert_close(ours, (layer(x + step).output - layer(x - step).output) / 2e-6)
+    with pytest.raises((RuntimeError, NotImplementedError), match="orward"):
+        torch.func.jvp(lambda y: fused(y).output, (x,), (direction,))
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 12])

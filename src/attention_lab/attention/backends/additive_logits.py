@@ -31,7 +31,8 @@ def plain_additive_logits(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
 def additive_logits(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
     """Logits (N, L, S) = vector · tanh(query + key), summed over the hidden size A.
 
-    Works with torch.compile, torch.func.grad and vmap, and second derivatives.
+    Works with torch.compile, torch.func.grad and vmap, and second derivatives, which need hidden
+    layers of all pairs.
 
     Args:
         query: (N, L, A), projected queries.
@@ -52,17 +53,34 @@ class _AdditiveLogits(torch.autograd.Function):
         return logits
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, vector = ctx.saved_tensors
-        # If gradients of gradients are asked for, autograd records the backward pass.
-        if torch.is_grad_enabled():
-            return plain_gradients(query, key, vector, gradient)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        grads: tuple[Tensor, ...] = _AdditiveGradients.apply(*ctx.saved_tensors, gradient)
+        return grads
+
+
+class _AdditiveGradients(torch.autograd.Function):
+    """The gradients as a function of their own, whose gradients are second derivatives."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        query: Tensor, key: Tensor, vector: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         grads: tuple[Tensor, Tensor, Tensor] = _gradients(query, key, vector, gradient)
         return grads
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        return torch.func.vjp(plain_gradients, *ctx.saved_tensors)[1](outer)
 
 
 @torch.library.custom_op("attention_lab::additive_logits", mutates_args=())

@@ -4,6 +4,7 @@ See ``additive_kernels.py`` for how they compute it. Only output, logarithms of 
 and inputs are kept for the backward pass.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ TILES = {"forward": (64, 32, 4), "key_gradients": (32, 64, 4), "query_gradients"
 #: The same for values of more than 64 components.
 WIDE_TILES = dict.fromkeys(TILES, (32, 32, 4))
 
-Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, int, int]
+Band = tuple[int, int]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -35,7 +36,7 @@ def additive_attention(
     """Output (B, H, L, E) of softmax(vector · tanh(query + key)) · value over the visible keys.
 
     A query without visible keys gets zeros, with zero gradient. Works with torch.compile,
-    torch.func.vmap and second derivatives.
+    torch.func.grad and vmap, and second derivatives, which need memory for all pairs.
 
     Args:
         query: (B, H, L, A), projected queries in single or half precision.
@@ -47,7 +48,7 @@ def additive_attention(
     """
     if visible is not None:
         visible = visible.expand(query.shape[0], *visible.shape[1:])
-    output: Tensor = _AdditiveAttention.apply(query, key, value, vector, visible, low, high)[0]
+    output: Tensor = _AdditiveAttention.apply(query, key, value, vector, visible, (low, high))[0]
     return output
 
 
@@ -73,37 +74,71 @@ def plain_additive_attention(
 
 class _AdditiveAttention(torch.autograd.Function):
     # torch.func cannot differentiate operators of torch.library, but an autograd.Function of them.
+    # torch.compile needs to know the number of its arguments.
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        results: tuple[Tensor, Tensor] = _forward(*arguments)
+    def forward(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        vector: Tensor,
+        visible: Tensor | None,
+        band: Band,
+    ) -> tuple[Tensor, Tensor]:
+        results: tuple[Tensor, Tensor] = _forward(query, key, value, vector, visible, *band)
         return results
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Arguments, output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs[:5], *output)
-        ctx.band = inputs[5:]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *tensors, ctx.band = inputs
+        ctx.save_for_backward(*output, *tensors)
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, visible, output, log_sum = ctx.saved_tensors
-        # If gradients of gradients are asked for, autograd records the backward pass.
-        if torch.is_grad_enabled():
-            return *_plain_gradients(gradient, *inputs, visible, *ctx.band), None, None, None
-        grads: Gradients = _backward(gradient, output, log_sum, *inputs, visible, *ctx.band)
-        return *grads, None, None, None
+        output, log_sum, *inputs = ctx.saved_tensors
+        grads: Gradients = _AttentionGradients.apply(output, log_sum, gradient, *inputs, ctx.band)
+        return *grads, None, None
 
 
-def _plain_gradients(gradient: Tensor, *arguments: Any) -> Gradients:
-    """Gradients for query, key, value and vector by operations that can be differentiated again."""
+class _AttentionGradients(torch.autograd.Function):
+    """The gradients as a function of their own, whose gradients are second derivatives."""
 
-    def attend(*inputs: Any) -> Tensor:
-        return plain_additive_attention(*inputs, *arguments[4:])
+    generate_vmap_rule = True
 
-    grads: Gradients = torch.func.vjp(attend, *arguments[:4])[1](gradient)
-    return grads
+    @staticmethod
+    def forward(
+        output: Tensor,
+        log_sum: Tensor,
+        gradient: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        vector: Tensor,
+        visible: Tensor | None,
+        band: Band,
+    ) -> Gradients:
+        inputs = query, key, value, vector, visible
+        grads: Gradients = _backward(output, log_sum, gradient, *inputs, *band)
+        return grads
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
+        _, _, *tensors, ctx.band = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (*tensors, visible), (low, high) = ctx.saved_tensors, ctx.band
+
+        def gradients(gradient: Tensor, *inputs: Tensor) -> Any:
+            attend = partial(plain_additive_attention, visible=visible, low=low, high=high)
+            return torch.func.vjp(attend, *inputs)[1](gradient)
+
+        # Output and sums are functions of the other inputs, which get the whole derivative.
+        seconds = torch.func.vjp(gradients, *tensors)[1](outer)
+        return None, None, *seconds, None, None
 
 
 @torch.library.custom_op("attention_lab::additive_attention", mutates_args=())
@@ -126,9 +161,9 @@ def _forward(
 
 @torch.library.custom_op("attention_lab::additive_attention_gradients", mutates_args=())
 def _backward(
-    gradient: Tensor,
     output: Tensor,
     log_sum: Tensor,
+    gradient: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -224,7 +259,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
 
 
 @_backward.register_fake
-def _(gradient: Tensor, output: Tensor, log_sum: Tensor, *inputs: Any) -> Gradients:
+def _(output: Tensor, log_sum: Tensor, gradient: Tensor, *inputs: Any) -> Gradients:
     query, key, value, vector = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:4]
     )
