@@ -4,12 +4,19 @@ test_preemption.py, test_resume.py and test_run.py test what they are used for.
 """
 
 import inspect
+from typing import Any
 
-from lightning import Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from attention_lab.training.lightning_loops import disable_signal_handlers
+from attention_lab.training.lightning_loops import (
+    BATCH_HOOKS,
+    disable_signal_handlers,
+    skip_empty_hooks,
+)
+from attention_lab.training.strategies import NoProfiler
 
 
 def test_lightning_registers_signal_handlers_in_the_method_that_we_replace() -> None:
@@ -27,3 +34,66 @@ def test_lightnings_loops_have_the_attributes_that_we_set() -> None:
     assert loop.val_loop._has_run is False
     assert loop.val_loop.restarting is False
     assert callable(loop.val_loop.reset_restart_stage)
+
+
+class Counter(Callback):
+    """Counts training batches."""
+
+    count = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.count += 1
+
+
+class Model(BoringModel):
+    """A module with one hook."""
+
+    norm: float | None = None
+
+    def on_after_backward(self) -> None:
+        self.norm = float(self.layer.weight.grad.norm())  # type: ignore[union-attr]
+
+
+class Calls(NoProfiler):
+    """Records what Lightning calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def profile(self, action_name: str) -> Any:
+        self.names.append(action_name)
+        return super().profile(action_name)
+
+
+def test_lightning_calls_only_the_batch_hooks_that_are_overridden() -> None:
+    calls, counter, model = Calls(), Counter(), Model()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        limit_val_batches=0,
+        callbacks=[counter, Callback()],
+        profiler=calls,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    skip_empty_hooks(trainer, model)
+    trainer.fit(model)
+    assert counter.count == 2
+    assert model.norm is not None
+    owners = ("[Callback]", "[LightningModule]")
+    called = {n for n in calls.names if n.startswith(owners) and n.endswith(BATCH_HOOKS)}
+    assert called == {
+        "[Callback]Counter.on_train_batch_end",
+        "[LightningModule]Model.on_after_backward",
+    }
+
+
+def test_hooks_are_skipped_once_more_without_harm() -> None:
+    trainer, model = Trainer(accelerator="cpu", logger=False), Model()
+    for _ in range(2):
+        skip_empty_hooks(trainer, model)
+    assert model.on_before_backward is None
+    assert callable(model.on_after_backward)

@@ -21,7 +21,7 @@ from attention_lab.training.checkpoint.callback import Checkpoints, newest
 from attention_lab.training.distributed import process_group
 from attention_lab.training.evaluation import quiet
 from attention_lab.training.history import History
-from attention_lab.training.lightning_loops import disable_signal_handlers
+from attention_lab.training.lightning_loops import disable_signal_handlers, skip_empty_hooks
 from attention_lab.training.predictions_table import PredictionsTable
 from attention_lab.training.preemption import Preemption, StopSignals
 from attention_lab.training.trainer import TrainerOptions
@@ -85,6 +85,7 @@ def fit(
             [metrics, *others],
         )
         disable_signal_handlers(trainer)
+        skip_empty_hooks(trainer, run.task)
         if record:
             echo(*_start(run, trainer))
         checkpoint = process_group.broadcast(

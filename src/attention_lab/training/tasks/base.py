@@ -166,7 +166,10 @@ class AttentionTask(LightningModule, ABC):
         """Log the loss and the learning rate of an optimizer step, if they are due."""
         # Lightning's loggers keep only these steps; logging the others would cost time.
         if self.is_step_logged():
-            self.log("train/loss", loss, prog_bar=True, sync_dist=process_group.is_distributed())
+            # Lightning reads the metrics of its progress bar at every step, which synchronizes.
+            has_bar = self.trainer.progress_bar_callback is not None
+            is_distributed = process_group.is_distributed()
+            self.log("train/loss", loss, prog_bar=has_bar, sync_dist=is_distributed)
             # A tensor: Lightning would copy a number to the device, and wait for it.
             rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log("train/learning_rate", rate)
