@@ -8,6 +8,8 @@ import pytest
 from tests.cli.conftest import TINY, Command, after_checking
 
 WRONG = {
+    "data.num_workers=2": "data.num_workers: the training process makes the batches, since a run ",
+    "data.pin_memory=true": "data.pin_memory: batches for a GPU are always pinned",
     "trainer.patience=5": "trainer.patience: there is no such key; did you mean "
     "callbacks=early_stopping callbacks.early_stopping.patience?\n",
     "callbacks=[ema,lr_monitr]": "callbacks=lr_monitr: there is no such option; did you mean lr_mo",

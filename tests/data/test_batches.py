@@ -1,8 +1,12 @@
 """Batches, and splits as one batch of all examples."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from attention_lab.data.core.batches import LabelledSequences, SequencePairs, pad
+from attention_lab.data.synthetic.reversal import Reverse
 
 PAIRS = SequencePairs(
     source=torch.tensor([[5, 6, 7, 8], [5, 0, 0, 0], [6, 7, 0, 0]]),
@@ -35,3 +39,14 @@ def test_selected_sequences_keep_their_labels() -> None:
     assert batch.inputs.tolist() == [[[8, 9], [10, 11]], [[0, 1], [2, 3]]]
     assert batch.labels.tolist() == [9, 7]
     assert sequences.lengths().tolist() == [[2], [2], [2]]
+
+
+@pytest.mark.parametrize(("device", "is_pinned"), [("cuda", True), ("cpu", False), ("mps", False)])
+def test_batches_are_pinned_for_a_gpu(device: str, is_pinned: bool) -> None:
+    data = Reverse(examples=20, evaluation_examples=5)
+    data.setup()
+    assert not data.train_dataloader().pin_memory
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(accumulate_grad_batches=1, strategy=strategy)  # type: ignore
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    assert [loader.pin_memory for loader in loaders] == [is_pinned] * 3

@@ -18,6 +18,12 @@ from attention_lab.config.trainer_arguments import REFUSED
 from attention_lab.data.files.paths import shown
 from attention_lab.spelling import closest, listed, nearest
 
+#: Why an argument of torch's DataLoader is no key of ``data``.
+OF_DATALOADER = {
+    "num_workers": "the training process makes the batches, since a run could not resume exactly "
+    "from batches that workers prefetched; this takes under 1 % of a step",
+    "pin_memory": "batches for a GPU are always pinned",
+}
 #: Hydra's messages about an override whose key or package the config does not have.
 UNKNOWN_KEY = re.compile(r"Could not (?:override|append to|delete from) .*?'([^']+)'", re.DOTALL)
 #: Hydra's message about a key that is added with a ``+`` and exists.
@@ -138,6 +144,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     """The message for an unknown key as typed, such as "attention.head" or "attention/mask"."""
     if (argument := key.removeprefix("trainer.")) in REFUSED and argument != key:
         return f"{key}: {REFUSED[argument]}"
+    if (argument := key.removeprefix("data.")) in OF_DATALOADER and argument != key:
+        return f"{key}: {OF_DATALOADER[argument]}"
     extra, value = own_directory(arguments), value_of(key, arguments)
     path, message = key.replace("/", "."), f"{key}: there is no such key"
     try:

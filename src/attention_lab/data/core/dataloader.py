@@ -16,11 +16,15 @@ class TrainingDataLoader(DataLoader[BatchT]):
     Args:
         examples: the split.
         sampler: yields the rows of each batch.
+        pin_memory: whether batches are in pinned memory, for a GPU.
     """
 
-    def __init__(self, examples: BatchT, sampler: BucketBatchSampler) -> None:
+    def __init__(
+        self, examples: BatchT, sampler: BucketBatchSampler, pin_memory: bool = False
+    ) -> None:
         # The sampler yields all rows of a batch, so the DataLoader must not batch again.
-        super().__init__(SplitDataset(examples), batch_size=None, sampler=sampler)
+        dataset = SplitDataset(examples)
+        super().__init__(dataset, batch_size=None, sampler=sampler, pin_memory=pin_memory)
         self._sampler = sampler
         #: Functions called before each batch is fetched, after the previous training step.
         self.before_each: list[Callable[[], None]] = []

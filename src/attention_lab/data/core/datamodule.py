@@ -171,7 +171,7 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
             accumulate_grad_batches=accumulated,
             repeats_epoch=self.repeats_epoch,
         )
-        return TrainingDataLoader(self.split("train"), batches)
+        return TrainingDataLoader(self.split("train"), batches, self._pin_memory)
 
     def batches_per_epoch(
         self, processes: int, accumulate_grad_batches: int, split: str = "train"
@@ -197,7 +197,13 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """
         examples = self.split(split) if rows is None else self.split(split).select(rows)
         batches = BucketBatchSampler(examples.lengths(), self.batch_size, False)
-        return DataLoader(SplitDataset(examples), batch_size=None, sampler=batches)
+        dataset = SplitDataset(examples)
+        return DataLoader(dataset, batch_size=None, sampler=batches, pin_memory=self._pin_memory)
+
+    @property
+    def _pin_memory(self) -> bool:
+        """Whether batches are copied to a GPU: from pinned memory, the CPU need not wait."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
