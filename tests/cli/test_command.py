@@ -171,6 +171,10 @@ def test_list_of_a_mechanism_shows_its_keys_and_its_info(command: Command) -> No
     assert shown(command("list", "attention", "multi_head"))["backends"] == "sdpa, eager, flex"
 
 
+def test_list_of_a_model_shows_the_key_that_all_models_have(command: Command) -> None:
+    assert "model.init_from=null" in shown(command("list", "model", "decoder"))
+
+
 def test_list_of_a_dataset_shows_its_sizes_and_baselines(command: Command) -> None:
     digits = shown(command("list", "data", "digits"))
     assert digits["task"] == "Classification"

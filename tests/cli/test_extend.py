@@ -97,6 +97,7 @@ REFUSED = {
     "attention=additive trainer.max_epochs=4": "can only change trainer, scheduler, callbacks",
     "data=reverse trainer.max_epochs=4": "data=reverse: cannot be combined with --extend",
     "optimizer.lr=1 trainer.max_epochs=4": "but optimizer.lr is ",
+    "model.init_from=short trainer.max_epochs=4": "but init_from.sha256 is not there, ",
     "--from short": "--extend: cannot be combined with --from; leave one out",
 }
 

@@ -176,6 +176,22 @@ def test_no_variable_is_read_if_an_override_replaces_it(tmp_path: Path) -> None:
     assert "SECRET" not in str(recorded_config(tmp_path, ["data.a.b=2"]))
 
 
+def test_a_repeated_run_starts_from_the_recorded_or_from_other_weights(
+    command: Command, run: Path
+) -> None:
+    """What it records stays, as it has no key `model.init_from`; an override replaces it."""
+    recorded = {"checkpoint": "/old/best.ckpt", "sha256": "0" * 64}
+    write_config(run, {**read_config(run), "init_from": recorded})
+    assert composed(command)["init_from"] == recorded
+    for more in (["model.init_from=nowhere"], ["-m", "model.init_from=nowhere,null"]):
+        answer = command("train", "--from", "run", *more)
+        assert answer.code == 2
+        assert answer.err.endswith(
+            "model.init_from: no checkpoint nowhere: No such file or directory\n"
+        )
+    assert list(run.parent.iterdir()) == [run]
+
+
 @pytest.mark.parametrize("name", ["nowhere", ""])
 def test_from_refuses_a_directory_without_a_run(
     name: str, command: Command, tmp_path: Path

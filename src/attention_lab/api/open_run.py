@@ -18,17 +18,10 @@ def local_run(place: str | Path) -> Path:
     Raises:
         UnusableRun: if it cannot be downloaded.
     """
-    from attention_lab.tracking.artifact_download import (
-        UnavailableArtifact,
-        artifact_reference,
-        download_run,
-    )
+    from attention_lab.tracking.artifact_download import UnavailableArtifact, run_directory
 
-    reference = artifact_reference(str(place))
-    if reference is None:
-        return Path(place)
     try:
-        return download_run(reference)
+        return run_directory(str(place))
     except UnavailableArtifact as error:
         raise UnusableRun(str(error)) from error
 

@@ -105,6 +105,8 @@ def single_run(
     options, stops_early = run.trainer_options, may_stop_early(map(type, run.callbacks))
     batches = run.data.batches_per_epoch(each.number, options.accumulate_grad_batches)
     yield Finding("training", options.budget(batches, stops_early))
+    if run.initial_weights and not is_resumed:
+        yield Finding("weights", run.initial_weights)
     yield from cost_lines.single_run(run, throughput)
     yield Finding("directory", str(directory))
     yield Finding("W&B", _wandb(config, directory.parent.name))

@@ -8,6 +8,7 @@ from attention_lab.cli.parser import Parser
 from attention_lab.config.compose import (
     WrongCommand,
     check_own_directory,
+    config_directory,
     group_options,
     option_description,
     option_package,
@@ -72,6 +73,9 @@ def _show(group: str, name: str, file: Path, extra: Path | None) -> None:
     echo(f"{group}={name}")
     echo(*hanging(option_description(file), "  "))
     keys = option_keys(group, file)
+    if group == "model":  # every model has this key, so it is in the primary config
+        primary = option_keys("", config_directory() / "train.yaml")
+        keys["init_from"] = primary["model.init_from"]
     package = option_package(group, file)
     path = f"{package}." if package else ""
     _columns(

@@ -53,6 +53,8 @@ def recorded_config(run: Path, overrides: Sequence[str], flag: str = FROM) -> di
         config.pop("data_files", None)  # the overrides may name other files
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     config = _without_interpolations(f"{flag} {run}", config, given)
+    if "model.init_from" in given and isinstance(config.get("model"), dict):
+        config["model"] = {**config["model"], "init_from": None}  # Hydra overrides known keys only
     if flag == EXTEND:
         config["extends"] = _extended(run)
     return {"defaults": ["settings", *({group: None} for group in groups), "_self_"], **config}

@@ -148,7 +148,7 @@ def composed(
         extra: the user's own config directory.
         primary: the config to compose: "train", or an option of a group: "attention/additive".
     """
-    return _resolved(compose_with_hydra(overrides, extra, primary))
+    return _init_from_apart(_resolved(compose_with_hydra(overrides, extra, primary)))
 
 
 def unresolved(
@@ -274,7 +274,21 @@ def plain_values(config: "DictConfig") -> dict[str, Any]:
     if names:
         with _named_variables():
             resolved = cast("dict[str, Any]", _without_secrets(resolved, config))
-    return resolved
+    return _init_from_apart(resolved)
+
+
+def _init_from_apart(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with ``model.init_from``, if it is set, in a section of its own.
+
+    The other keys of the model are arguments of its class.
+    """
+    model = config.get("model")
+    if not isinstance(model, dict) or "init_from" not in model:
+        return config
+    given = model["init_from"]
+    section = {} if given is None else {"init_from": {"checkpoint": given}}
+    without = {key: value for key, value in model.items() if key != "init_from"}
+    return {**config, "model": without, **section}
 
 
 @contextmanager

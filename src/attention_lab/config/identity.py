@@ -9,9 +9,9 @@ from attention_lab.config.flatten import flatten
 
 #: Keys that cannot change a result: logging, the sweep, the names of options, the device, the
 #: progress bar, the interval of checkpoints, profiling, how gradients are computed, and where an
-#: extended run is (its checkpoint is compared by checksum).
+#: extended run and the checkpoint of ``init_from`` are (these are compared by checksum).
 IMMATERIAL = (
-    *("logger", "sweep", "choices", "extends.run"),
+    *("logger", "sweep", "choices", "extends.run", "init_from.checkpoint"),
     *("trainer.accelerator", "trainer.enable_progress_bar", "trainer.every_n_train_steps"),
     *("trainer.profiler", "trainer.detect_anomaly", "trainer.inference_mode"),
     *("trainer.compile", "trainer.gradient_checkpointing", "trainer.strategy_options"),
@@ -89,13 +89,20 @@ def differences(known: Mapping[str, Any], config: Mapping[str, Any], most: int =
     there, here = dict(_material(known)), dict(_material(config))
     names = list(dict.fromkeys([*here, *there]))
     lines = [
-        f"the content of data.{key.removeprefix('data_files.')} has changed"
-        if key.startswith("data_files.") and key in here and key in there
+        f"the content of {_file_key(key)} has changed"
+        if _file_key(key) and key in here and key in there
         else f"{key} is {there.get(key, 'not')} there, {here.get(key, 'not')} here"
         for key in names
         if there.get(key) != here.get(key)
     ]
     return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]
+
+
+def _file_key(key: str) -> str | None:
+    """The key that names the file whose SHA-256 is recorded under ``key``; None for other keys."""
+    if key == "init_from.sha256":
+        return "model.init_from"
+    return f"data.{key.removeprefix('data_files.')}" if key.startswith("data_files.") else None
 
 
 def _material(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Resolve the config of a run: check it, and record its data files by path and hash."""
+"""Resolve the config of a run: check it, and record the files it names by path and hash."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from attention_lab.config.components import (
 from attention_lab.config.data_files import check_regular, with_hashes
 from attention_lab.config.environment_variables import check_without_environment, with_environment
 from attention_lab.config.identity import identity
+from attention_lab.config.init_from import with_checksum
 from attention_lab.config.validate import (
     base_class,
     check,
@@ -139,7 +140,9 @@ class RunSpec:
 
 
 def resolve(config: Config) -> RunConfig:
-    """Check a composed config, and record its data files: absolute paths and SHA-256 hashes.
+    """Check a composed config, and record its data files and the checkpoint of ``init_from``.
+
+    These are recorded as absolute paths and SHA-256 hashes.
 
     The result works from any directory. Its identity is unchanged while the files are unchanged.
 
@@ -149,7 +152,7 @@ def resolve(config: Config) -> RunConfig:
     given = RunConfig(config)
     check(given.values)
     check_regular(given.values)
-    return RunConfig(with_hashes(config))
+    return RunConfig(with_checksum(with_hashes(config)))
 
 
 def resolve_recorded(config: Config, with_data: bool = True) -> RunConfig:

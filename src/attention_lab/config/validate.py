@@ -89,10 +89,11 @@ def check(config: Config, trains: bool = True) -> None:
     _check_numbers(config)
     known = (*SECTIONS, *SECTIONS_OF_MANY)
     for key in config:
-        if key not in (*known, "seed", "data_files", "choices", "extends"):
+        if key not in (*known, "seed", "data_files", "choices", "extends", "init_from"):
             raise ConfigError(_no_section(key, known))
     check_value("choices", config.get("choices", {}), dict[str, str])
     _check_extends(config.get("extends", {}))
+    _check_init_from(config.get("init_from"))
     for section in SECTIONS:
         if section == "task" and section not in config:
             raise ConfigError(_no_task(config))
@@ -112,6 +113,17 @@ def _check_extends(section: object) -> None:
     check_value("extends", section, dict[str, str])
     if section and set(cast(Config, section)) != {"run", "sha256"}:
         raise ConfigError("extends: must have the keys run and sha256; use `train --extend RUN`")
+
+
+def _check_init_from(section: object) -> None:
+    """Check the section in which a config records ``model.init_from``."""
+    if section is None:
+        return
+    check_value("init_from", section, dict[str, Any])
+    if not {"checkpoint"} <= set(cast(Config, section)) <= {"checkpoint", "sha256"}:
+        raise ConfigError("init_from: is set by model.init_from=RUN; use that key")
+    for value in cast(Config, section).values():
+        check_value("model.init_from", value, str)
 
 
 def _check_many(section: str, nodes: object) -> None:

@@ -63,7 +63,8 @@ class RecordedRun:
     def leaves(self) -> dict[str, str]:
         """The values of the config that may change the result, by dotted key, without seeds.
 
-        The value of a data file is the hash of its content, if that is recorded, not its path.
+        The value of a data file or of ``model.init_from`` is the hash of its content, if that is
+        recorded, not its path.
         """
         leaves = {
             key: str(value)
@@ -74,6 +75,8 @@ class RecordedRun:
             leaves.pop(f"data_files.{name}", None)
             each = hashes if isinstance(hashes, list) else [hashes]
             leaves[f"data.{name}"] = ", ".join(f"SHA-256 {str(digest)[:8]}…" for digest in each)
+        if checksum := leaves.pop("init_from.sha256", None):
+            leaves["model.init_from"] = f"SHA-256 {checksum[:8]}…"
         return leaves
 
     @property

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from attention_lab.atomic_write import write_atomically
 from attention_lab.config.components import ConfigError
 from attention_lab.config.data_files import recorded_hashes
 from attention_lab.config.identity import differences, identity
+from attention_lab.config.init_from import recorded_checksum
 from attention_lab.config.overrides import key_of
 from attention_lab.config.resolve import RunSpec
 from attention_lab.data.files.paths import shown
@@ -46,18 +47,14 @@ def add_jobs(sweep: Path, jobs: Sequence[RunSpec]) -> None:
         for job in jobs
         if job.directory.name not in listed
     ]
-    files = known.get("data_files", {}) | {
-        path: digest for job in jobs for path, digest in recorded_hashes(job.config.record).items()
-    }
+    files = known.get("data_files", {}) | dict(_files(jobs))
     _write(sweep, known | {"ended": None, "jobs": known["jobs"] + new, "data_files": files})
 
 
 def check_unchanged(sweep: Path, jobs: Sequence[RunSpec]) -> None:
-    """Raise ConfigError if a data file has changed, or a job's config but not its overrides."""
+    """Raise ConfigError if a file has changed, or a job's config but not its overrides."""
     files = {**_read(sweep / TUNING).get("data_files", {}), **_read(sweep).get("data_files", {})}
-    for path, digest in (
-        item for job in jobs for item in recorded_hashes(job.config.record).items()
-    ):
+    for path, digest in _files(jobs):
         if (known := files.setdefault(path, digest)) != digest:
             raise ConfigError(
                 f"{shown(path)} has changed since the sweep in {sweep} was started (SHA-256 "
@@ -69,6 +66,13 @@ def check_unchanged(sweep: Path, jobs: Sequence[RunSpec]) -> None:
         earlier = by_overrides.get(tuple(job.overrides), job.directory.name)
         if earlier != job.directory.name:
             _refuse(sweep / earlier, job)
+
+
+def _files(jobs: Sequence[RunSpec]) -> Iterator[tuple[str, str]]:
+    """The paths and hashes of the data files and checkpoints that jobs start from."""
+    for job in jobs:
+        yield from recorded_hashes(job.config.record).items()
+        yield from recorded_checksum(job.config.record).items()
 
 
 def add_tuning(sweep: Path, tuning: Mapping[str, Any]) -> None:

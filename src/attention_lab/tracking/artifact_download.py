@@ -18,7 +18,7 @@ TIMEOUT = 30
 OPTIONAL = (BEST, "checkpoints/last.ckpt")
 
 
-class UnavailableArtifact(Exception):
+class UnavailableArtifact(ValueError):
     """An artifact cannot be downloaded. The message is one line, for the user."""
 
 
@@ -37,6 +37,16 @@ def artifact_reference(argument: str) -> str | None:
     if REFERENCE.fullmatch(argument) and not Path(argument).exists():
         return argument
     return None
+
+
+def run_directory(place: str) -> Path:
+    """The directory of a run, given by its path or as an artifact, which is downloaded.
+
+    Raises:
+        UnavailableArtifact: as :func:`download_run`.
+    """
+    reference = artifact_reference(place)
+    return Path(place) if reference is None else download_run(reference)
 
 
 def download_run(reference: str) -> Path:

@@ -23,6 +23,7 @@ from attention_lab.models.blocks import checkpoint_layers
 from attention_lab.models.embedding import LearnedPositions
 from attention_lab.training.callbacks import create_callbacks
 from attention_lab.training.extension import check_extension, check_longer
+from attention_lab.training.initial_weights import load_initial_weights
 from attention_lab.training.optim import Optimization
 from attention_lab.training.packing import check_packing
 from attention_lab.training.tasks.base import AttentionTask
@@ -48,6 +49,8 @@ class BuiltRun:
     task: AttentionTask
     trainer_options: TrainerOptions
     callbacks: Sequence[Callback] = ()
+    #: What ``model.init_from`` has loaded, in one line; "" without it.
+    initial_weights: str = ""
 
 
 def load_data(config: RunConfig, shares: Mapping[str, float] | None = None) -> SplitDataModule[Any]:
@@ -99,6 +102,7 @@ def build(
     seed_everything(config.seed, workers=True, verbose=False)
     with config.errors():
         model: Network = config.create("model", **sizes)
+        initial_weights = load_initial_weights(config, model, data) if trains else ""
         if options.gradient_checkpointing:
             checkpoint_layers(model)
         optimization.create_optimizer(model)  # raises its errors before anything is written
@@ -112,7 +116,7 @@ def build(
         task = config.create("task", model=model, data=data, optimization=optimization)
         check_lengths(model, data.longest(), getattr(task, "max_length", 0))
         callbacks = create_callbacks(config, task) if trains else ()
-    return BuiltRun(data, task, options, callbacks)
+    return BuiltRun(data, task, options, callbacks, initial_weights)
 
 
 def check_training(config: RunConfig, built: BuiltRun) -> None:

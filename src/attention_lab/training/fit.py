@@ -91,6 +91,8 @@ def fit(
         checkpoint = process_group.broadcast(
             _checkpoint_to_resume(folder) if record and record.is_resumed else None
         )
+        if record and checkpoint is None and run.initial_weights:
+            echo(run.initial_weights)
         sigint_handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(run.task, datamodule=data, ckpt_path=checkpoint and str(checkpoint))
