@@ -163,7 +163,7 @@ def test_list_of_a_mechanism_shows_its_keys_and_its_info(command: Command) -> No
     assert additive["paper"] == "Bahdanau et al. 2015"
     assert additive["backends"] == "fused, eager"
     assert additive["time"] == "L·S·d·a, with L queries, S keys, d head_dim, a hidden_dim"
-    assert (additive["memory"], additive["cache"]) == ("L·S", "S·d")
+    assert (additive["memory"], additive["cache"]) == ("L·S", "S·(a + d)")
     nystrom = shown(command("list", "attention", "nystrom"))
     assert nystrom["attention.num_heads=8"] == "attention.num_heads=8"  # from _heads.yaml
     assert [nystrom[it] for it in ("causal", "cross-attention")] == ["no", "no"]
