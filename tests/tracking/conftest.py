@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 
 from attention_lab.tracking import code_version
 from attention_lab.tracking.run_directory import RunRecord
 from tests.runs import unchecked
+from tests.tracking.openwandb import Server, packages
 from tests.tracking.run_files import CONFIG
+from tests.tracking.wandb_files import forget_login
 
 
 @pytest.fixture
@@ -26,3 +29,24 @@ def begun(tmp_path: Path) -> Path:
     record.progress(3, 10, {}, "min")
     record.close()
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A W&B server, which the tests of one process share."""
+    server = Server(packages(), tmp_path_factory.mktemp("openwandb"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A W&B server; the user of this process is logged in to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        forget_login(patch, tmp_path_factory.mktemp("home"))
+        patch.setenv("WANDB_BASE_URL", _server.url)
+        patch.setenv("WANDB_API_KEY", "0" * 40)
+        wandb.teardown()  # which has read the variables already
+        yield _server
+        wandb.teardown()

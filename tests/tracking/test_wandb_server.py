@@ -1,19 +1,13 @@
-"""The real W&B client against a real server on this machine: the open-source openwandb."""
+"""The real W&B client against a real server on this machine."""
 
 import json
-import os
-import socket
-import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 
+from attention_lab.cli import dashboard, evaluate, predict, view
 from attention_lab.tracking.hyperparameters import hyperparameters
 from attention_lab.tracking.record_files import read_record
 from attention_lab.tracking.run_directory import read_config
@@ -22,95 +16,20 @@ from attention_lab.training.history import History
 from tests.cli.conftest import fresh
 from tests.conftest import Compose
 from tests.runs import train
-from tests.tracking.wandb_files import forget_login
+from tests.tracking.openwandb import Server
 from tests.training.conftest import read_metrics
 
 SWEEP = (
     *("attention=scaled_dot_product,additive,multi_head", "data=digits", "trainer=cpu"),
     *("model=self_attention_classifier", "trainer.max_steps=2", "trainer.log_every_n_steps=1"),
     *("hydra.sweep.dir=outputs/mechanisms", "logger.wandb.tags=[try]"),
+    "logger.wandb.log_model=true",
 )
 
 
-class Server:
-    """A server that can be stopped and started again; it keeps what it has stored.
-
-    Args:
-        packages: the directory with openwandb and the packages that it needs.
-        data: the directory where it stores data.
-    """
-
-    def __init__(self, packages: Path, data: Path) -> None:
-        self.packages, self.data = packages, data
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.process: subprocess.Popen[bytes]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        # Without site packages, only its own packages are imported.
-        options = ["--host", "127.0.0.1", "--port", str(self.port), "--data-dir", str(self.data)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", "-m", "openwandb", "serve", *options],
-            env={**os.environ, "PYTHONPATH": str(self.packages)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-            except OSError:
-                assert time.monotonic() < deadline
-                assert self.process.poll() is None
-                time.sleep(0.1)
-            else:
-                return
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def runs(self) -> dict[str, dict[str, Any]]:
-        """What it has stored of each run, by id."""
-        names = ("display_name", "state", "tags_json", "config_json", "summary_json")
-        (file,) = self.data.glob("**/*.db")
-        with sqlite3.connect(file) as database:
-            found = database.execute(f"SELECT run_id, {', '.join(names)} FROM runs").fetchall()
-        return {identifier: dict(zip(names, row, strict=True)) for identifier, *row in found}
-
-    def curve(self, identifier: str, name: str) -> dict[int, float]:
-        """The values of a metric by step, without those that the client sent again."""
-        (file,) = self.data.glob(f"**/{identifier}/wandb-history.jsonl")
-        rows = map(json.loads, filter(None, file.read_text().splitlines()))
-        return {row["trainer/global_step"]: row[name] for row in rows if name in row}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server; the user of this process is logged in to it."""
-    directory = tmp_path_factory.mktemp("server")
-    packages, data = directory / "packages", directory / "data"
-    pip = ["-m", "pip", "install", "--quiet", "--retries=0", "--timeout=10", "--only-binary=:all:"]
-    installed = fresh(*pip, "--target", str(packages), "openwandb", cwd=directory)
-    if installed.code:
-        pytest.skip(f"openwandb cannot be installed: {installed.err.strip().splitlines()[-1]}")
-    server = Server(packages, data)
-    with pytest.MonkeyPatch.context() as patch:
-        forget_login(patch, directory)
-        patch.setenv("WANDB_BASE_URL", server.url)
-        patch.setenv("WANDB_API_KEY", "0" * 40)
-        wandb.teardown()  # which has read the variables already
-        server.start()
-        yield server
-        server.stop()
-        wandb.teardown()
-
-
-def test_a_sweep_arrives_as_its_runs(server: Server, tmp_path: Path) -> None:
+def test_a_sweep_arrives_as_its_runs(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     answer = fresh("-m", "attention_lab", "train", "-m", *SWEEP, cwd=tmp_path)
     assert answer.code == 0, answer.err
     assert "W&B: " not in answer.err
@@ -123,7 +42,7 @@ def test_a_sweep_arrives_as_its_runs(server: Server, tmp_path: Path) -> None:
         mechanism = config["choices"]["attention"]
         assert (run["display_name"], run["state"]) == (mechanism, "finished")
         assert json.loads(run["tags_json"]) == ["try"]
-        given = {key: it["value"] for key, it in json.loads(run["config_json"]).items()}
+        given = server.config(identifier)
         assert given["attention"] == mechanism
         assert {key: it for key, it in given.items() if key != "_wandb"} == hyperparameters(config)
         _check_curves(server, identifier, directory)
@@ -132,6 +51,55 @@ def test_a_sweep_arrives_as_its_runs(server: Server, tmp_path: Path) -> None:
         arrived = json.loads(run["summary_json"])
         assert {key: arrived.get(key) for key in scalars} == pytest.approx(scalars)
         assert not [key for key in arrived if key.startswith("validation/")]
+        _check_artifacts(server, identifier, result)
+    _check_dashboard(server, tmp_path / "outputs/mechanisms", capsys)
+
+
+def _check_artifacts(server: Server, identifier: str, result: dict[str, Any]) -> None:
+    """The server has the names, types and metadata of a run's artifacts.
+
+    It says of each new artifact that it has its files already, so the client sends none. Their
+    content is tested from the client's offline files, in ``test_run_artifacts.py``.
+    """
+    found = {row["name"]: row for row in server.rows("artifacts") if row["run_id"] == identifier}
+    types = {name: row["artifact_type"] for name, row in found.items()}
+    assert types == {f"model-{identifier}": "model", f"attention-{identifier}": "attention"}
+    monitor = result["monitor"]
+    assert json.loads(found[f"model-{identifier}"]["metadata_json"]) == {
+        "mechanism": server.config(identifier)["attention"],
+        "step": result["best_step"],
+        "monitor": f"validation/{monitor}",
+        "score": pytest.approx(result["validation"][monitor]),
+    }
+
+
+def _check_dashboard(server: Server, sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that refuses workspaces leaves their specification, and one line.
+
+    This server refuses all requests of W&B's public API, whose operations have no name. The
+    specification is tested in ``tests/reports/test_wandb_dashboard.py``.
+    """
+    if find_spec("wandb_workspaces") is None:
+        return  # it is an extra
+    assert dashboard.run([str(sweep)]) == 0
+    file = sweep / "dashboard.json"
+    assert capsys.readouterr().out.startswith(
+        f'Unknown operation named "": wrote the specification to {file}; to create it, '
+    )
+    assert json.loads(file.read_text()).keys() == {"workspace", "report"}
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_an_artifact_that_the_server_refuses_is_one_line(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This server has no artifacts in its public API; tests/cli/test_artifact_argument.py has."""
+    reference = "me/words/model-1a2b3c4d:best"
+    for command, *arguments in ((evaluate,), (predict,), (view, "zoo")):
+        assert command.run([f"wandb:{reference}", *arguments]) == 1
+        assert capsys.readouterr().err == (
+            f'attention-lab: {reference}: {server.url}: Unknown operation named ""\n'
+        )
 
 
 def test_nothing_is_lost_if_the_server_goes_down(
