@@ -12,7 +12,7 @@ from attention_lab.attention import AttentionLayer
 from attention_lab.cli import ablate_heads
 from attention_lab.training import head_ablation
 from attention_lab.training.evaluation import restored
-from attention_lab.training.head_ablation import score_parts
+from attention_lab.training.head_ablation import parts_scorer
 from tests.cli.conftest import Command
 from tests.conftest import FinishedRun
 
@@ -38,7 +38,7 @@ def test_each_head_has_a_line_and_a_row(command: Command, run: Path) -> None:
     with file.open() as table:
         rows = list(csv.DictReader(table))
     assert [row["layer"] for row in rows] == ["", *LAYERS]
-    parts = score_parts(restored(run), "validation", "per")
+    parts = parts_scorer(restored(run), "validation", "per")()
     assert float(rows[0]["per"]) == pytest.approx(fmean(parts.values()))
     for row in rows[1:]:
         change = float(row["per"]) - float(rows[0]["per"])

@@ -25,7 +25,7 @@ def print_ablation(run: "BuiltRun", split: "Split", directory: Path, name: str) 
     """
     from attention_lab.attention import attention_layers
     from attention_lab.reports.head_ablation import head_effect, table_header, table_row
-    from attention_lab.training.head_ablation import ablate_heads, number_of_examples, score_parts
+    from attention_lab.training.head_ablation import ablate_heads, number_of_examples, parts_scorer
 
     layers, metric, effects = attention_layers(run.task.model), run.data.monitor, []
     number = sum(layer.num_heads for layer in layers.values())
@@ -33,10 +33,11 @@ def print_ablation(run: "BuiltRun", split: "Split", directory: Path, name: str) 
         echo(f"{directory} has no attention heads")
         return 0
     width = max(map(len, (*layers, "all heads")))
-    all_heads = score_parts(run, split, metric)
+    score = parts_scorer(run, split, metric)
+    all_heads = score()
     mean = fmean(all_heads.values())
     echo(*table_header(metric, mean, width))
-    for layer, head, parts in ablate_heads(run, split, metric):
+    for layer, head, parts in ablate_heads(run, score):
         effects.append(head_effect(layer, head, parts, all_heads, number))
         echo(table_row(metric, effects[-1], width))
     examples = counted(number_of_examples(run, split), "example")

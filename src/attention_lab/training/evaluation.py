@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,11 @@ def evaluate(run: BuiltRun, split: Split, rows: Tensor | None = None) -> dict[st
         split: "validation" or "test".
         rows: (R,) int64, the rows of the split to evaluate on; None means all.
     """
-    loader = run.data.evaluation_dataloader(split, rows)
+    return evaluator(run, split)(rows)
+
+
+def evaluator(run: BuiltRun, split: Split) -> Callable[[Tensor | None], dict[str, float]]:
+    """A function that evaluates a run on rows of a split, as :func:`evaluate`, with one Trainer."""
     with quiet():
         trainer = Trainer(
             accelerator=run.trainer_options.accelerator,
@@ -124,10 +128,20 @@ def evaluate(run: BuiltRun, split: Split, rows: Tensor | None = None) -> dict[st
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        run_split = trainer.validate if split == "validation" else trainer.test
-        (metrics,) = run_split(run.task, loader, verbose=False)
+    run_split = trainer.validate if split == "validation" else trainer.test
     prefix = f"{split}/"
-    return {k.removeprefix(prefix): value for k, value in metrics.items() if k.startswith(prefix)}
+
+    def on_rows(rows: Tensor | None) -> dict[str, float]:
+        loader = run.data.evaluation_dataloader(split, rows)
+        with quiet():
+            (metrics,) = run_split(run.task, loader, verbose=False)
+        return {
+            name.removeprefix(prefix): value
+            for name, value in metrics.items()
+            if name.startswith(prefix)
+        }
+
+    return on_rows
 
 
 def _restored_data(checkpoint: Mapping[str, Any], config: RunConfig) -> SplitDataModule[Any]:

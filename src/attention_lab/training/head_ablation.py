@@ -1,13 +1,13 @@
 """Evaluating a run with each of its attention heads switched off (Michel et al. 2019, §3)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 
 from attention_lab.attention import attention_layers, head_ablated
 from attention_lab.training.build import BuiltRun
-from attention_lab.training.evaluation import evaluate
+from attention_lab.training.evaluation import evaluator
 from attention_lab.training.tasks.base import Split
 
 #: The number of parts of a split that are evaluated separately, for confidence intervals.
@@ -28,22 +28,25 @@ def number_of_examples(run: BuiltRun, split: Split) -> int:
     return len(run.data.split(split).lengths())
 
 
-def score_parts(run: BuiltRun, split: Split, metric: str) -> dict[int, float]:
-    """The metric on each part of a split. Part i has the rows i, i + PARTS, i + 2 · PARTS, …."""
+def parts_scorer(run: BuiltRun, split: Split, metric: str) -> Callable[[], dict[int, float]]:
+    """A function that returns the metric of a run on each part of a split.
+
+    Part i has the rows i, i + PARTS, i + 2 · PARTS, ….
+    """
     rows = torch.arange(number_of_examples(run, split))
-    parts = (rows[first::PARTS] for first in range(min(PARTS, len(rows))))
-    return {part: evaluate(run, split, each)[metric] for part, each in enumerate(parts)}
+    parts = [rows[first::PARTS] for first in range(min(PARTS, len(rows)))]
+    evaluate = evaluator(run, split)
+    return lambda: {part: evaluate(each)[metric] for part, each in enumerate(parts)}
 
 
-def ablate_heads(run: BuiltRun, split: Split, metric: str) -> Iterator[AblatedHead]:
-    """Evaluate a run with each head of each attention layer switched off, one at a time.
+def ablate_heads(run: BuiltRun, score: Callable[[], dict[int, float]]) -> Iterator[AblatedHead]:
+    """Score a run with each head of each attention layer switched off, one at a time.
 
     Args:
         run: the run, with its weights.
-        split: "validation" or "test".
-        metric: the metric's name.
+        score: from :func:`parts_scorer`.
     """
     for name, layer in attention_layers(run.task.model).items():
         for head in range(layer.num_heads):
             with head_ablated(layer, head):
-                yield AblatedHead(name, head, score_parts(run, split, metric))
+                yield AblatedHead(name, head, score())
