@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attention_lab import memory
 from attention_lab.attention import record_attention
@@ -88,6 +89,22 @@ def test_two_runs_are_on_one_page(command: Command, own_run: Path) -> None:
     assert len(maps) == 6
 
 
+def test_a_step_names_its_checkpoint(command: Command, own_run: Path) -> None:
+    """The best checkpoint is of step 2, the last one of step 4."""
+    steps = ["--step", "4", "--step", "2"]
+    answer = command("view", str(own_run), str(own_run), "thoroughly", *steps)
+    page = own_run / "attention/view/thoroughly-step-4-vs-words-step-2.html"
+    assert answer == (0, f"{page}\n", "")
+    assert [each["run"] for each in maps_of(page)] == 3 * ["words, step 4"] + 3 * ["words, step 2"]
+    alone, both = own_run / "attention/view/thoroughly-step-4.png", page.with_suffix(".png")
+    answer = command("view", str(own_run), "thoroughly", "--format", "png", *steps[:2])
+    assert answer == (0, f"{alone}\n", "")
+    answer = command("view", str(own_run), str(own_run), "thoroughly", "--format", "png", *steps)
+    assert answer == (0, f"{both}\n", "")
+    with Image.open(alone) as one, Image.open(both) as two:
+        assert two.width > 1.5 * one.width
+
+
 def test_unknown_tokens_are_counted(command: Command, own_run: Path) -> None:
     answer = command("view", str(own_run), "zöö")
     assert answer.code == 0
@@ -126,7 +143,6 @@ def test_a_language_model_continues_the_text_greedily(
         (["RUN", "RUN", "RUN", "a"], 2, "view: needs one or two runs and an input, got 3 runs"),
         (["RUN", "  "], 1, "RUN: the input is empty"),
         (["RUN", "a", "--head=2"], 2, "view: --layer and --head are for --format png, pdf or svg;"),
-        (["RUN", "RUN", "a", "--format=pdf"], 2, "view: --format pdf draws one map, so it needs"),
         (["RUN", "a", "--format=npz", "--head=0"], 2, "view: --layer and --head are for --format"),
         (["RUN", "RUN", "a", "--format=npz"], 2, "view: --format npz holds the maps of one run"),
         (["RUN", "a", "--format=png", "--layer=x"], 1, "--layer x: must be one of encoder.0.self"),
@@ -139,6 +155,9 @@ def test_a_language_model_continues_the_text_greedily(
         (["RUN", "a", "--length=2"], 1, "--length is for language_model; RUN is for sequence_to"),
         (["LETTERS", "a", "--length=2", "--target=b"], 2, "view: --target gives the output, so"),
         (["LETTERS", "a", "--length=200000"], 1, "LETTERS: the maps of 200,001 positions have"),
+        (["RUN", "a", "--step=3"], 1, "RUN has no checkpoint of step 3; it has those of: 2, 4\n"),
+        (["RUN", "a", "--step=2", "--checkpoint=last"], 2, "view: --step names a checkpoint, so"),
+        (["RUN", "a", "--step=2", "--step=4"], 2, "view: more values of --step than runs"),
         (["RUN", "LETTERS", "a"], 1, "the runs are on different data: G2P and Alphabet"),
         (["RUN", "a" * 20_000], 1, "RUN: the maps of 20,000 positions have"),
         (["RUN", "a", "--output=/dev/null/x"], 1, "/dev/null/x cannot be written: "),

@@ -8,8 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from attention_lab.tracking.attention_figure import write_figure
+from attention_lab.tracking import attention_figure
 from attention_lab.tracking.attention_map import AttentionMap
+
+
+def write_figure(map: AttentionMap, head: str, kind: str, path: Path) -> None:
+    attention_figure.write_figure([("", map)], head, kind, path)
 
 
 def map_of(weights: list[list[list[float]]], hidden: torch.Tensor | None = None) -> AttentionMap:
@@ -105,3 +109,21 @@ def test_the_legend_names_hidden_pairs(tmp_path: Path) -> None:
     write_figure(map_of([[[1.0, torch.nan]]], hidden), "0", "svg", tmp_path / "a.svg")
     assert "<!-- hatched: hidden by the mask -->" in (tmp_path / "a.svg").read_text("utf-8")
     assert "#c800c8" not in fills(tmp_path / "a.svg")
+
+
+def test_maps_of_different_sizes_are_side_by_side(tmp_path: Path) -> None:
+    """Their cells have the same size, and both titles are whole."""
+    short, long = map_of([[[0.5, 0.5]]]), map_of([[[1.0, 0.0, 0.0, 0.0]] * 6])
+    sizes = []
+    for panels in ([("one", short)], [("one\nstep 2", short), ("another run\nstep 4", long)]):
+        attention_figure.write_figure(panels, "0", "svg", tmp_path / "a.svg")
+        content = (tmp_path / "a.svg").read_text("utf-8")
+        sizes.append(
+            [float(each) for each in re.findall(r'(?:width|height)="([\d.]+)pt"', content)]
+        )
+        for title, _ in panels:
+            for line in title.splitlines():
+                assert (f"<!-- {line} -->" in content) == (len(panels) > 1)
+    cells = 72 * 0.3
+    assert sizes[1][0] > sizes[0][0] + 4 * cells - 2.4 * 72
+    assert sizes[1][1] > sizes[0][1] + 5 * cells

@@ -4,7 +4,7 @@ import os
 import shlex
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,6 +24,24 @@ def local_run(place: str | Path) -> Path:
         return run_directory(str(place))
     except UnavailableArtifact as error:
         raise UnusableRun(str(error)) from error
+
+
+def checkpoint_at(directory: Path, step: int) -> str:
+    """The name of a run's checkpoint of a training step; "best" if the run has no checkpoint.
+
+    Raises:
+        UnusableRun: if the run has only checkpoints of other steps.
+    """
+    from attention_lab.training.checkpoint.checkpoint_io import Damaged, read
+
+    names: dict[int, str] = {}
+    for file in sorted((directory / "checkpoints").glob("*.ckpt")):
+        with suppress(Damaged):
+            names.setdefault(int(read(file).get("global_step", -1)), file.stem)
+    if names and step not in names:
+        kept = ", ".join(map(str, sorted(names)))
+        raise UnusableRun(f"{directory} has no checkpoint of step {step}; it has those of: {kept}")
+    return names.get(step, "best")
 
 
 def _why_missing(directory: Path) -> str:

@@ -1,7 +1,7 @@
 """`attention-lab view`: write a page with the attention maps of an input, and print its path.
 
-With --format png, pdf or svg it draws one map for a paper instead. With --format npz it writes the
-maps of all layers as arrays.
+With --format png, pdf or svg it draws one map of each run for a paper instead. With --format npz it
+writes the maps of all layers as arrays.
 
 Sequence to sequence: the maps of the generated output, or of a --target. Language model: of the
 text, followed by a --target, or by --length tokens that the model generates. Classification: of the
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from attention_lab.api.open_run import UnusableRun, local_run, open_run
+from attention_lab.api.open_run import UnusableRun, checkpoint_at, local_run, open_run
 from attention_lab.cli import fail, warn
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
@@ -53,21 +53,10 @@ def run(arguments: Sequence[str]) -> int:
         chosen.runs = [run_path(each) for each in runs]
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument RUN: {error}")
-    if chosen.format in ("html", "npz") and (chosen.layer or chosen.head):
-        whole_file = "the page" if chosen.format == "html" else "npz"
-        figures = "--layer and --head are for --format png, pdf or svg"
-        parser.error(f"{figures}; {whole_file} has all maps")
-    if chosen.format != "html" and len(runs) > 1:
-        content = "holds the maps of" if chosen.format == "npz" else "draws one map, so it needs"
-        parser.error(f"--format {chosen.format} {content} one run")
-    checkpoints = chosen.checkpoint or ["best"]
-    if len(checkpoints) > len(runs):
-        parser.error("more values of --checkpoint than runs")
-    if chosen.target is not None and chosen.length is not None:
-        parser.error("--target gives the output, so --length cannot be used with it")
-    checkpoints = checkpoints + checkpoints[-1:] * (len(runs) - len(checkpoints))
+    _check(parser, chosen)
     try:
         chosen.runs = [local_run(each) for each in chosen.runs]
+        chosen.step, checkpoints = _checkpoints(chosen)
         viewed = [_viewed(chosen, *each) for each in zip(chosen.runs, checkpoints, strict=True)]
         _require_same_data(viewed)
     except UnusableRun as error:
@@ -75,6 +64,37 @@ def run(arguments: Sequence[str]) -> int:
     if unknown := viewed[0].maps.unknown:
         warn(f"tokens not in the vocabulary, read as <unk>: {unknown}")
     return _write(chosen, viewed)
+
+
+def _check(parser: Parser, chosen: argparse.Namespace) -> None:
+    """End the command if options do not go together."""
+    if chosen.format in ("html", "npz") and (chosen.layer or chosen.head):
+        whole_file = "the page" if chosen.format == "html" else "npz"
+        figures = "--layer and --head are for --format png, pdf or svg"
+        parser.error(f"{figures}; {whole_file} has all maps")
+    if chosen.format == "npz" and len(chosen.runs) > 1:
+        parser.error("--format npz holds the maps of one run")
+    if chosen.checkpoint and chosen.step:
+        parser.error("--step names a checkpoint, so --checkpoint cannot be used with it")
+    for option in ("checkpoint", "step"):
+        if len(getattr(chosen, option) or ()) > len(chosen.runs):
+            parser.error(f"more values of --{option} than runs")
+    if chosen.target is not None and chosen.length is not None:
+        parser.error("--target gives the output, so --length cannot be used with it")
+
+
+def _checkpoints(chosen: argparse.Namespace) -> tuple[list[int], list[str]]:
+    """The --step of each run, if any is given, and the checkpoint of each run.
+
+    Raises:
+        UnusableRun: if a run has no checkpoint of a step.
+    """
+    runs: list[Path] = chosen.runs
+    values = chosen.step or chosen.checkpoint or ["best"]
+    values = values + values[-1:] * (len(runs) - len(values))  # the last one is for other runs, too
+    if not chosen.step:
+        return [], values
+    return values, [checkpoint_at(*each) for each in zip(runs, values, strict=True)]
 
 
 def _parser() -> Parser:
@@ -85,6 +105,12 @@ def _parser() -> Parser:
         action="append",
         choices=("best", "last"),
         help="best (the default) or last; once for each run",
+    )
+    parser.add_argument(
+        "--step",
+        action="append",
+        type=whole(0),
+        help="the step of a kept checkpoint, in place of --checkpoint; once for each run",
     )
     parser.add_argument("--target", help="the output, in place of the generated one")
     parser.add_argument(
@@ -97,7 +123,7 @@ def _parser() -> Parser:
         default="html",
         help="html: the page; npz: arrays for numpy.load",
     )
-    figure = parser.add_argument_group("one map: --format png, pdf or svg")
+    figure = parser.add_argument_group("one map of each run: --format png, pdf or svg")
     figure.add_argument(
         "--layer", help="as in the page (the first cross-attention, else the first)"
     )
@@ -149,10 +175,12 @@ def _write(chosen: argparse.Namespace, viewed: Sequence[Viewed]) -> int:
     from attention_lab.tracking.attention_map import file_name
 
     names = [chosen.text, *(directory.resolve().name for directory in chosen.runs[1:])]
+    names = list(map(file_name, names))
+    if chosen.step:
+        names = [f"{name}-step-{step}" for name, step in zip(names, chosen.step, strict=True)]
     file: Path = chosen.output
     if file is None:
-        stem = "-vs-".join(map(file_name, names))
-        file = chosen.runs[0] / "attention" / "view" / f"{stem}.{chosen.format}"
+        file = chosen.runs[0] / "attention/view" / f"{'-vs-'.join(names)}.{chosen.format}"
     try:
         if chosen.format == "html":
             _write_page(chosen.text, viewed, file)
@@ -161,7 +189,7 @@ def _write(chosen: argparse.Namespace, viewed: Sequence[Viewed]) -> int:
 
             write_arrays(viewed[0].maps.maps, file)
         else:
-            _write_figure(chosen, viewed[0].maps.maps, file)
+            _write_figure(chosen, viewed, file)
     except UnusableRun as error:
         return fail(str(error), 1)
     except OSError as error:  # the directory may belong to another user
@@ -183,14 +211,24 @@ def _write_page(text: str, viewed: Sequence[Viewed], file: Path) -> None:
     write_viewer(maps, file, text.strip() + (f" → {outputs}" if outputs else ""))
 
 
-def _write_figure(chosen: argparse.Namespace, maps: Sequence["AttentionMap"], file: Path) -> None:
-    """Draw one map.
+def _write_figure(chosen: argparse.Namespace, viewed: Sequence[Viewed], file: Path) -> None:
+    """Draw one map of each run.
 
     Raises:
-        UnusableRun: if the run has no such layer or head.
+        UnusableRun: if a run has no such layer or head.
     """
     from attention_lab.tracking.attention_figure import write_figure
 
+    panels = [
+        (each.label.replace(", step", "\nstep"), _layer_map(chosen, each.maps.maps))
+        for each in viewed
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(panels, chosen.head or "0", chosen.format, file)
+
+
+def _layer_map(chosen: argparse.Namespace, maps: Sequence["AttentionMap"]) -> "AttentionMap":
+    """The map of the chosen layer, which must have the chosen head."""
     layers = {each.layer: each for each in maps}
     layer = chosen.layer or next((name for name in layers if "cross_attention" in name), None)
     layer = layer or next(iter(layers))
@@ -199,8 +237,7 @@ def _write_figure(chosen: argparse.Namespace, maps: Sequence["AttentionMap"], fi
     head, heads = chosen.head or "0", len(layers[layer].weights)
     if head not in (*map(str, range(heads)), "mean", "max"):
         raise UnusableRun(f"--head {head}: {layer} has heads 0 to {heads - 1}, mean and max")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_figure(layers[layer], head, chosen.format, file)
+    return layers[layer]
 
 
 def _levels(map: "AttentionMap") -> int:
