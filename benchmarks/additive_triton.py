@@ -10,7 +10,10 @@ benchmarks/additive_triton.py --device cpu --shape 1 1 32 16 --lengths 32 64 --r
 """
 
 import argparse
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,8 +60,10 @@ def bound(device: str) -> float:
     return 16 * properties.multi_processor_count * 1000 * properties.clock_rate
 
 
-def show_times(shape: tuple[int, ...], device: str, dtype: torch.dtype, repeat: int) -> None:
-    """Print the times of the kernel and of the eager formula."""
+def show_times(
+    shape: tuple[int, ...], device: str, dtype: torch.dtype, repeat: int
+) -> dict[str, float]:
+    """Print the times of the kernel and of the eager formula; returns the ratios by name."""
     batch, heads, length, size = shape
     spec = AttentionSpec(Additive(heads, size).to(device, dtype), Softmax())
     given = inputs(shape, device, dtype)
@@ -70,21 +75,29 @@ def show_times(shape: tuple[int, ...], device: str, dtype: torch.dtype, repeat: 
     times: dict[str, Timing] = interleaved(calls, repeat, device)
     for name, (median, low, high) in times.items():
         print(f"{name:16} {1e3 * median:9.3f} ms ({1e3 * low:.3f} to {1e3 * high:.3f})")
-    for part in ("forward", "both"):
-        ratio = times[f"eager, {part}"].median / times[f"kernel, {part}"].median
-        print(f"{part}: {ratio:.1f} times as fast as eager")
+    figures = {
+        f"{part}_times_eager": times[f"eager, {part}"].median / times[f"kernel, {part}"].median
+        for part in ("forward", "both")
+    }
+    for name, ratio in figures.items():
+        print(f"{name}: {ratio:.1f}")
     rate = batch * heads * length**2 * size / times["kernel, forward"].median
-    print(f"forward: {rate / 1e12:.3g} T terms/s, {rate / bound(device):.0%} of the bound")
+    figures["share_of_bound"] = rate / bound(device)
+    print(f"forward: {rate / 1e12:.3g} T terms/s, {figures['share_of_bound']:.0%} of the bound")
+    return figures
 
 
-def show_memory(lengths: list[int], size: int, device: str, dtype: torch.dtype) -> None:
-    """Print the peak memory of a forward and a backward pass by length."""
+def show_memory(lengths: list[int], size: int, device: str, dtype: torch.dtype) -> dict[int, int]:
+    """Print the peak memory of a forward and a backward pass; returns bytes by length."""
+    peaks: dict[int, int] = {}
     spec = AttentionSpec(Additive(1, size).to(device, dtype), Softmax())
     for length in lengths:
         _, both = steps(FUSED, inputs((1, 1, length, size), device, dtype), spec)
         both()
         peak = peak_memory(both, device)
+        peaks[length] = peak
         print(f"length {length:6}: {peak / 1e6:8.2f} MB, {peak / length:.0f} bytes a position")
+    return peaks
 
 
 def main() -> None:
@@ -96,12 +109,17 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=4, default=[8, 8, 1024, 64], metavar="N")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1 << n for n in range(10, 17)])
     parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     chosen = parser.parse_args()
     torch.manual_seed(0)
+    figures: dict[str, Any] = {}
     for dtype in (torch.bfloat16, torch.float32):
         print(f"\n{dtype}, batch, heads, length, head size {tuple(chosen.shape)}, no mask")
-        show_times(tuple(chosen.shape), chosen.device, dtype, chosen.repeat)
-        show_memory(chosen.lengths, chosen.shape[3], chosen.device, dtype)
+        figures[str(dtype)] = show_times(tuple(chosen.shape), chosen.device, dtype, chosen.repeat)
+        peaks = show_memory(chosen.lengths, chosen.shape[3], chosen.device, dtype)
+        figures[str(dtype)]["peak_bytes"] = peaks
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ def test_figures_are_measured_on_the_cpu(tmp_path: Path) -> None:
             "PATH": "/usr/bin:/bin",
             "ATTENTION": attention,
             "TRAIN": "--models recurrent_encoder_decoder --steps 9",
+            "SDPA": "--lengths 8 --repeat 1 --batch-size 1",
+            "CHARACTER": "--steps 9",
+            "SEEDS": "--jobs 2 --steps 1 --together 2",
         },
         capture_output=True,
         text=True,
@@ -27,6 +30,9 @@ def test_figures_are_measured_on_the_cpu(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures.keys() == {"device", "versions", "trainings"}
     assert all(each["tokens_per_second"] > 0 for each in figures["trainings"])
-    for name in ("attention", "training"):
+    seeds = json.loads((tmp_path / "seeds.json").read_text())
+    assert seeds["jobs"] == 2
+    assert seeds["ratio"] == seeds["seconds"] / seeds["seconds_of_one"] > 0
+    for name in ("attention", "training", "sdpa/attention", "character/training"):
         table = (tmp_path / f"{name}.csv").read_text()
         assert ",cpu," in table

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,12 +47,18 @@ RUN, SAME_MODEL = "attention-lab train", "same model, plain loop"
 
 FEW = ("data.examples=20000", "data.evaluation_examples=100")
 REVERSE = ("data=reverse", "data.batch_size=64", *FEW)
-#: The overrides of each training. ``character`` has the sizes of nanoGPT's CPU setting.
+#: The overrides of each training. ``character`` and ``character_gpu`` have the sizes of nanoGPT's
+#: CPU and GPU settings.
 TRAININGS = {
     "character": (
         *("data=text", "data.length=64", "data.batch_size=12", "model=decoder"),
         *("model.num_layers=4", "model.d_model=128", "attention=multi_head"),
         "attention.num_heads=4",
+    ),
+    "character_gpu": (
+        *("data=text", "data.length=256", "data.batch_size=64", "model=decoder"),
+        *("model.num_layers=6", "model.d_model=384", "attention=multi_head"),
+        "attention.num_heads=6",
     ),
     "encoder_decoder": ("model=encoder_decoder", "attention=multi_head", *REVERSE),
     "encoder_classifier": (
@@ -63,6 +70,20 @@ TRAININGS = {
         *("model=recurrent_encoder_decoder", "attention=additive", *REVERSE),
     ),
 }
+
+
+@dataclass(frozen=True)
+class TrainingSetting:
+    """How each training of the benchmark runs."""
+
+    steps: int
+    device: str = "cpu"
+    precision: str = "32-true"  #: of the run and of the loops, "32-true" or "bf16-mixed"
+    compiled: bool = False
+
+    def default_trainings(self) -> list[str]:
+        """All but one that takes minutes on a CPU."""
+        return [name for name in TRAININGS if name != "character_gpu" or self.device != "cpu"]
 
 
 class Turn(NamedTuple):
@@ -125,20 +146,23 @@ class Turns(Callback):
 
 
 def benchmark(
-    name: str, steps: int, device: str, progress: Callable[[str], None]
+    name: str, setting: TrainingSetting, progress: Callable[[str], None]
 ) -> tuple[list[Speed], list[Skipped]]:
     """Measure one of ``TRAININGS``; also returns the libraries that are not installed.
 
     Args:
         name: its name.
-        steps: of the run and of each loop.
-        device: "cpu" or "cuda".
+        setting: how the run and each loop train.
         progress: called with a line before it starts.
     """
+    device = setting.device
     with tempfile.TemporaryDirectory() as directory:
-        config = _config(name, steps, device, Path(directory))
+        config = _config(name, setting, Path(directory))
         models, skipped = _models(name, config)
-        progress(f"{name}: {steps} steps of {RUN}, {', '.join(models)} …")
+        progress(f"{name}: {setting.steps} steps of {RUN}, {', '.join(models)} …")
+        if setting.compiled:
+            for model in models.values():
+                model.compile()
         loops = {
             other: plain_loop(config, model.to(device), device) for other, model in models.items()
         }
@@ -153,7 +177,7 @@ def benchmark(
 def _models(name: str, config: Mapping[str, Any]) -> tuple[dict[str, nn.Module], list[Skipped]]:
     """The framework's own model and others of the same size; and libraries not installed."""
     makers: dict[str, Maker | None] = {SAME_MODEL: None}
-    makers |= OTHERS.get({"character": "decoder"}.get(name, name), {})
+    makers |= OTHERS["decoder"] if name.startswith("character") else OTHERS.get(name, {})
     made = {other: _model(config, maker) for other, maker in makers.items()}
     skipped = [each for each in made.values() if isinstance(each, Skipped)]
     return {key: it for key, it in made.items() if not isinstance(it, Skipped)}, skipped
@@ -170,9 +194,11 @@ def _speeds(
         yield Speed(training, name, sizes[name], spread(rates), ratio, loading)
 
 
-def _config(name: str, steps: int, device: str, directory: Path) -> dict[str, Any]:
+def _config(name: str, setting: TrainingSetting, directory: Path) -> dict[str, Any]:
+    steps, trainer = setting.steps, "gpu" if setting.device == "cuda" else "cpu"
     overrides = [*TRAININGS[name], f"trainer.max_steps={steps}", "logger=csv"]
-    overrides += [f"trainer={'gpu' if device == 'cuda' else 'cpu'}", "trainer.precision=32-true"]
+    overrides += [f"trainer={trainer}", f"trainer.precision={setting.precision}"]
+    overrides.append(f"trainer.compile={str(setting.compiled).lower()}")
     # Validation would count as training.
     overrides += [f"trainer.val_check_interval={steps}", "model.dropout=0"]
     if "data=text" in overrides:
@@ -213,7 +239,7 @@ def plain_loop(
         betas = tuple(config["optimizer"]["betas"])
         optimizer = torch.optim.AdamW(model.parameters(), config["optimizer"]["lr"], betas)
     scheduler = run.task.optimization.schedule.scheduler(optimizer, config["trainer"]["max_steps"])
-    batches = run.data.train_dataloader()
+    batches, is_mixed = run.data.train_dataloader(), config["trainer"]["precision"] == "bf16-mixed"
     for epoch in itertools.count():
         assert isinstance(batches.sampler, BucketBatchSampler)
         batches.sampler.set_epoch(epoch)
@@ -226,7 +252,9 @@ def plain_loop(
             loading = time.perf_counter() - started
             optimizer.zero_grad()
             smoothing = config["task"].get("label_smoothing", 0.0)
-            loss_of(model, _moved(batch, device), smoothing).backward()
+            with torch.autocast(device, torch.bfloat16, enabled=is_mixed):
+                loss = loss_of(model, _moved(batch, device), smoothing)
+            loss.backward()
             clip_grad_norm_(model.parameters(), config["trainer"]["gradient_clip_val"])
             optimizer.step()
             scheduler.step()

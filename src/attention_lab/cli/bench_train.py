@@ -25,7 +25,13 @@ def run(arguments: Sequence[str]) -> int:
     ignore_leftovers()
     import torch
 
-    from attention_lab.benchmarks.training import STEPS_PER_TURN, TRAININGS, benchmark, table
+    from attention_lab.benchmarks.training import (
+        STEPS_PER_TURN,
+        TRAININGS,
+        TrainingSetting,
+        benchmark,
+        table,
+    )
 
     try:
         check_names("--models", chosen.models, list(TRAININGS))
@@ -39,8 +45,9 @@ def run(arguments: Sequence[str]) -> int:
         return fail(f"bench train: --output {chosen.output}: {reason}", 2)
     speeds: list[Speed] = []
     left_out: dict[str, str] = {}
-    for name in chosen.models or TRAININGS:
-        measured, skipped = benchmark(name, chosen.steps, chosen.device, echo)
+    setting = TrainingSetting(chosen.steps, chosen.device, chosen.precision, chosen.compile)
+    for name in chosen.models or setting.default_trainings():
+        measured, skipped = benchmark(name, setting, echo)
         speeds += measured
         left_out |= dict(skipped)
     rich_console().print(table(speeds))
@@ -68,10 +75,13 @@ def _write(directory: Path, speeds: Sequence["Speed"], device: str) -> int:
 def _parser() -> Parser:
     parser = Parser("bench train", __doc__)
     add = parser.add_argument
-    models = "character, encoder_decoder, …; default: all"
+    models = "character, encoder_decoder, …; default: all, but character_gpu on a GPU only"
     add("--models", type=names, metavar="A,B", help=models)
     add("--steps", type=size, default=49, metavar="N", help="of each training; default: 49")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
+    precisions = ["32-true", "bf16-mixed"]
+    add("--precision", choices=precisions, default="32-true", help="default: 32-true")
+    add("--compile", action="store_true", help="compile the run and the loops")
     output = "output directory; default: outputs/bench"
     add("--output", type=directory_path, default=Path("outputs/bench"), metavar="DIR", help=output)
     return parser
