@@ -83,9 +83,11 @@ def test_beam_search_is_named(command: Command, own_run: Path, tmp_path: Path) -
 
 
 def test_two_runs_are_on_one_page(command: Command, own_run: Path) -> None:
+    """The page's name has the other run's as it is."""
+    other = own_run.rename(own_run.with_name("attention=additive-1a2b"))
     last = ["--checkpoint", "best", "--checkpoint", "last"]
-    assert command("view", str(own_run), str(own_run), "tea", *last).code == 0
-    maps = maps_of(own_run / "attention" / "view" / "tea-vs-words.html")
+    assert command("view", str(other), str(other), "tea", *last).code == 0
+    maps = maps_of(other / "attention/view/tea-vs-attention=additive-1a2b.html")
     assert len(maps) == 6
 
 

@@ -285,7 +285,10 @@ def test_only_costs_that_differ_are_drawn(compared: Compared) -> None:
 def test_without_differing_costs_there_is_no_chart(compared: Compared) -> None:
     comparison = compared({"a": [0.1], "b": [0.2]})
     assert cost_chart(comparison) == ""
-    assert 'class="legend"' not in render_page(comparison)
+    page = render_page(comparison)
+    assert 'class="legend"' not in page
+    assert "Quality against cost" in page
+    assert "Large dots" not in page.partition("Quality against cost")[2]
 
 
 def test_breakdowns_are_separate_and_in_order() -> None:

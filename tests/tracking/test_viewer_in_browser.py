@@ -233,16 +233,17 @@ def test_colours_follow_the_scale(scale: str, browser: Browser, tmp_path: Path) 
 
 def test_two_runs_have_a_difference(browser: Browser, tmp_path: Path) -> None:
     first, second = maps_of(0), maps_of(0, seed=7)
-    maps = encoded(first, run="additive, step 0") + encoded(second, run="general, step 0")
+    long = "general-" + "with-a-long-name-" * 5
+    maps = encoded(first, run="additive, step 0") + encoded(second, run=f"{long}, step 0")
     with opened(browser, maps, tmp_path) as page:
         wait(page, "panels.length === 3")
         wait(page, "document.querySelectorAll('#numbers tbody tr').length === 3")
         difference = torch.tensor([float(cell.replace("−", "-")) for cell in table(page)[2]])
         expected = second[2].weights[0, 0] - first[2].weights[0, 0]
         torch.testing.assert_close(difference, expected, atol=2e-4, rtol=0)
-        assert (
-            page.evaluate("new Set(panels.map(p => p.canvas.getBoundingClientRect().x)).size") == 3
-        )
+        places = "panels.map(p => p.canvas.getBoundingClientRect())"
+        assert page.evaluate(f"new Set({places}.map(place => place.x)).size") == 3
+        assert page.evaluate(f"new Set({places}.map(place => place.y)).size") == 1
 
 
 def test_two_steps_have_a_difference(browser: Browser, tmp_path: Path) -> None:
@@ -327,11 +328,11 @@ def test_cells_are_square_and_long_maps_zoom(browser: Browser, tmp_path: Path) -
 def test_odd_names_and_weights_are_shown(browser: Browser, tmp_path: Path) -> None:
     names = [HOSTILE, "שלום", "é́̂", "👩‍👩‍👧", "x" * 200, "\n", "\ud800", ""]
     weights = torch.full((2, 8, 8), 0.1)
-    weights[0, 0, :4] = torch.tensor([torch.nan, -0.5, 1.7, torch.inf])
+    weights[0, 0, :5] = torch.tensor([torch.nan, -0.5, 1.7, torch.inf, -1e-5])
     each = AttentionMap(0, HOSTILE, "l", names, names, weights)
     with opened(browser, encoded([each]), tmp_path) as page:
         wait(page, "document.querySelectorAll('#numbers td').length === 16")
-        assert table(page)[0][:4] == ["NaN", "−0.5000", "1.7000", "NaN"]
+        assert table(page)[0][:5] == ["NaN", "−0.5000", "1.7000", "NaN", "0.0000"]
         assert page.evaluate("byId('legend-odd').hidden") is False
         page.evaluate("choose({head: 'max'})")
         wait(page, "document.querySelector('#numbers tbody th')?.textContent === 'max'")

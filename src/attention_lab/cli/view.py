@@ -174,8 +174,8 @@ def _write(chosen: argparse.Namespace, viewed: Sequence[Viewed]) -> int:
     """Write the page or the figure and print its path; returns the exit code."""
     from attention_lab.tracking.attention_map import file_name
 
-    names = [chosen.text, *(directory.resolve().name for directory in chosen.runs[1:])]
-    names = list(map(file_name, names))
+    others = (directory.resolve().name[:60] for directory in chosen.runs[1:])
+    names = [file_name(chosen.text), *others]
     if chosen.step:
         names = [f"{name}-step-{step}" for name, step in zip(names, chosen.step, strict=True)]
     file: Path = chosen.output

@@ -122,7 +122,7 @@ function makePanel(label, map, sheet) {
 }
 
 function differencePanel(first, second) {
-  const map = {...second.map, note: `${second.label} minus ${first.label}`};
+  const map = {...second.map, note: "the second minus the first"};
   return makePanel("difference", map, differenceOf(first.sheet, second.sheet));
 }
 
@@ -138,11 +138,20 @@ function drawPanels() {
   const below = byId("numbers").closest("section").offsetHeight;
   const height = isPhone ? innerHeight * 0.6 : Math.max(300, innerHeight - space.offsetTop - Math.min(below, 260) - 40);
   byId("side").style.setProperty("--room", `${height}px`);
+  for (const {figure} of panels) figure.style.width = across > 1 ? `${width}px` : "";
+  alignMaps(across > 1);
   for (const panel of panels) {
-    panel.figure.style.width = across > 1 ? `${width}px` : "";
     if (shown.mode === "lines") drawLines(panel, Math.max(width, 200), height);
     else drawMap(panel, Math.max(width, 200), height);
   }
+}
+
+// Captions side by side get the height of the tallest, so that the maps below them are aligned.
+function alignMaps(areSideBySide) {
+  const captions = panels.map(({figure}) => figure.firstChild);
+  for (const each of captions) each.style.minHeight = "";
+  const tallest = Math.max(...captions.map(each => each.offsetHeight));
+  for (const each of captions) each.style.minHeight = areSideBySide ? `${tallest}px` : "";
 }
 
 // Queries are named by the token they predict, unless they have the names of the keys.

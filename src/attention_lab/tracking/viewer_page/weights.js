@@ -136,5 +136,6 @@ function weightText(sheet, code) {
   if (Number.isNaN(weight)) return "NaN";
   if (weight === 0) return "0";
   const digits = sheet.levels > 255 ? 4 : size < 0.1 ? 3 : 2;
-  return weight.toFixed(digits).replace("-", "−");
+  const text = weight.toFixed(digits);
+  return text.replace("-", Number(text) === 0 ? "" : "−");
 }
