@@ -9,11 +9,17 @@ from types import SimpleNamespace
 import pytest
 from rich.live import Live
 
-from attention_lab.cli import _one_line as one_line
 from attention_lab.cli import fail
 from attention_lab.cli.predict import _write as write_answers
 from attention_lab.cli.train import _failed as failed
-from attention_lab.printing import echo, hanging, printable, rich_console, rich_text
+from attention_lab.printing import (
+    echo,
+    hanging,
+    printable,
+    rich_console,
+    rich_text,
+    warning_line,
+)
 from attention_lab.sweeps import display
 from attention_lab.sweeps.display import LiveTable, Pace, table
 from attention_lab.tracking.run_status import RunStatus
@@ -97,7 +103,7 @@ def test_errors_and_warnings_of_a_command_are_made_printable(
     assert fail(f"{text}: is no directory", 2) == 2
     assert failed(RuntimeError(text), []) == 1
     assert all(map(is_harmless, capsys.readouterr().err.split("\n")))
-    assert is_harmless(one_line(UserWarning(text))[:-1])
+    assert is_harmless(warning_line(UserWarning(text))[:-1])
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

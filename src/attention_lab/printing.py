@@ -54,6 +54,14 @@ def _cut(text: str, start: int, end: int) -> str:
     return f"{text[:start]}…{text[-end:]} ({len(text)} characters)"
 
 
+def warning_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as one line, without the source line that raised it.
+
+    Assign it to ``warnings.formatwarning``.
+    """
+    return f"attention-lab: {shortened(printable(' '.join(str(message).split())))}\n"
+
+
 def echo(*lines: object, error: bool = False) -> None:
     """Print :func:`printable` lines and flush.
 

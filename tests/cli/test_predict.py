@@ -1,5 +1,6 @@
 """`attention-lab predict`: a prediction for each line, in order."""
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,20 @@ def test_a_line_that_is_not_utf8_is_an_error_after_earlier_predictions(
     assert answer.code == 1
     assert answer.err == "attention-lab: line 3 is not UTF-8: byte 2 is invalid\n"
     assert answer.out == ask(words_run.directory, "zoo\na\n").out
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (gzip.compress(b"zoo\n"), "is compressed; decompress it with gunzip"),
+        ("zoo\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    ],
+)
+def test_input_that_is_no_text_is_one_line(
+    ask: Ask, words_run: FinishedRun, content: bytes, problem: str
+) -> None:
+    says = f"attention-lab: the input {problem}\n"
+    assert ask(words_run.directory, content) == (1, "", says)
 
 
 def test_a_line_that_is_too_long_is_an_error_after_earlier_predictions(

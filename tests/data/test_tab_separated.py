@@ -84,7 +84,20 @@ def test_a_header_is_reported(tmp_path: Path, header: bytes) -> None:
         assert len(read_columns(path, COLUMNS)) == 3
 
 
-@pytest.mark.parametrize("content", [b"text\tlabel\nb\tlabel\n", b"text\tlabel\n", b"a\tx\nb\ty\n"])
+def test_a_header_of_other_names_is_reported(tmp_path: Path) -> None:
+    """Its label would be a class of one example."""
+    path = written(tmp_path, b"sentence\tsentiment\n" + b"a\tx\nc\ty\n" * 3)
+    with pytest.warns(UserWarning, match="line 1 looks like a header"):
+        assert len(read_columns(path, COLUMNS)) == 7
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"text\tlabel\nb\tlabel\n", b"text\tlabel\n", b"a\tx\nb\ty\n"),
+        *(b"a\tz\n" + b"a\tx\nb\ty\n" * 2, b"b\tx\n" + b"a\tx\nb\ty\n" * 3),
+    ],
+)
 def test_an_example_is_no_header(
     tmp_path: Path, content: bytes, recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -175,6 +175,31 @@ def test_a_trial_whose_validation_is_not_finite_is_pruned(watched: Watched, valu
     assert reported != reported  # NaN
 
 
+@pytest.mark.parametrize(
+    ("make", "alone", "after_a_value"),
+    [
+        (lambda: optuna.pruners.ThresholdPruner(upper=100.0), True, True),
+        (lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=2), True, True),
+        (lambda: optuna.pruners.HyperbandPruner(min_resource=2, max_resource=2), True, True),
+        (lambda: median(), True, False),
+        (lambda: optuna.pruners.PercentilePruner(50.0, n_startup_trials=1), True, False),
+        (lambda: optuna.pruners.PatientPruner(median(), 0), False, False),
+        (lambda: optuna.pruners.WilcoxonPruner(), False, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # Optuna's pruners warn of NaN
+def test_pruners_treat_nan_as_the_watcher_says(
+    watched: Watched, make: Callable[[], Any], alone: bool, after_a_value: bool
+) -> None:
+    (other, only_nan, mixed), watcher, _ = watched(3, make())
+    other.validate(0.5, 0.5)
+    other.finish()
+    only_nan.validate(float("nan"), float("nan"))
+    mixed.validate(0.6, float("nan"))
+    watcher.update()
+    assert (only_nan.is_asked_to_stop, mixed.is_asked_to_stop) == (alone, after_a_value)
+
+
 def test_a_locked_database_delays_reports_and_loses_none(
     watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

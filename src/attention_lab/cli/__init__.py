@@ -1,14 +1,16 @@
 """The command `attention-lab`: each subcommand is a module, imported when it is called."""
 
 import importlib
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from attention_lab.cli.streams import prepare_streams
 from attention_lab.config.imports import forget_working_directory
-from attention_lab.printing import echo, printable, shortened
+from attention_lab.printing import echo, shortened, warning_line
 from attention_lab.spelling import nearest
 
 #: The module and the help line of each subcommand.
@@ -59,6 +61,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         forget_working_directory()
         arguments = sys.argv[1:]
     command, *rest = list(arguments) or ["--help"]
+    warnings.formatwarning = warning_line
+    try:
+        return _run(command, rest)
+    except KeyboardInterrupt:
+        return fail("interrupted", 1)
+    except BrokenPipeError:  # the program that reads the output has ended, as `head` does
+        _discard_output()
+        return 0
+    except OSError as error:
+        where = error.filename
+        if where is None:  # the error of a stream, such as standard output
+            _discard_output()
+            where = "cannot write the output"
+        return fail(f"{command}: {where}: {str(error.strerror or error).lower()}", 1)
+
+
+def _run(command: str, rest: Sequence[str]) -> int:
+    """Run a subcommand or a flag with its arguments; returns the exit code."""
     if command in ("-h", "--help", "help"):
         commands = (f"  {name:<10}{does}" for name, (_, does) in COMMANDS.items())
         echo(*HELP.format(commands="\n".join(commands)).split("\n"))
@@ -75,25 +95,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         return fail(f"no such command: {command!r}{nearest(command, COMMANDS)}", 2)
     module, _ = COMMANDS[command]
-    warnings.formatwarning = _one_line
     if command in WITH_LIGHTNING:
         from attention_lab.training.distributed.cluster_environment import ignore_leftovers
 
         ignore_leftovers()
     if command == "train" and DRY_RUN in rest:
         module, rest = "dry_run", [argument for argument in rest if argument != DRY_RUN]
-    try:
-        return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
-    except KeyboardInterrupt:
-        return fail("interrupted", 1)
-    except BrokenPipeError:  # the program that reads the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 0
+    return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
 
 
-def _one_line(message: Warning | str, *_: object, **__: object) -> str:
-    """Format a warning as one line, without the source line that raised it."""
-    return f"attention-lab: {printable(' '.join(str(message).split()))}\n"
+def _discard_output() -> None:
+    """Send the rest of the output nowhere: the interpreter flushes it when it exits."""
+    with suppress(io.UnsupportedOperation):  # a stream without a descriptor, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def warn(message: str) -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from attention_lab.config.resolve import RunSpec
+from attention_lab.printing import warning_line
 from attention_lab.tracking.untrusted_files import last_lines
 from attention_lab.training.distributed.cluster_environment import TORCHRUN, TORCHRUN_EXTRAS
 from attention_lab.training.distributed.launch import launch
@@ -80,6 +82,7 @@ def _run_job(job: RunSpec, threads: int, gpus: str | None, environment: dict[str
     signal.signal(signal.SIGINT, signal.default_int_handler)
     end_with_parent()
     torch.set_num_threads(threads)
+    warnings.formatwarning = warning_line
     try:
         launch(job, log)
     except KeyboardInterrupt:

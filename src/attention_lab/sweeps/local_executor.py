@@ -25,7 +25,7 @@ from attention_lab.tracking.lock import is_locked
 from attention_lab.tracking.run_directory import DISK_FULL, record_failure
 from attention_lab.tracking.run_status import ENDED, RunStatus, read_status
 from attention_lab.training.distributed.launch import check_devices
-from attention_lab.training.distributed.workers import GRACE, cores, stop
+from attention_lab.training.distributed.workers import GRACE, cores, reserve_open_files, stop
 
 POLL_SECONDS = 0.2
 #: Bytes that must be free on the disk for the sweep to continue.
@@ -111,11 +111,12 @@ class _Running:
     error: str | None = None
 
 
-def check_here(jobs: Sequence[RunSpec]) -> None:
+def check_here(jobs: Sequence[RunSpec], resources: Resources) -> None:
     """Raise ConfigError, naming the job, if one cannot work on this machine."""
     build_jobs(jobs)
-    for job in jobs:
-        check_devices(job.config)
+    devices = [check_devices(job.config)[0] for job in jobs]
+    at_once = min(len(jobs), len(resources.slots_of(jobs)))
+    reserve_open_files(max(at_once, *devices))
 
 
 def run_jobs(jobs: Sequence[RunSpec], resources: Resources, watcher: Watcher) -> None:

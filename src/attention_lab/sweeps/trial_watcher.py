@@ -99,8 +99,10 @@ class _RunningTrial:
         changed = metrics.stat().st_mtime_ns if metrics.exists() else 0
         if monitor is None or changed == self._read:
             return None
-        # NaN is reported: ASHA and Hyperband prune a trial at a validation that is NaN, and the
-        # median pruner prunes a trial whose validations are all NaN.
+        # NaN is reported, since pruners know it. Optuna 5's threshold pruner prunes at a NaN, and
+        # successive halving and Hyperband at one that is the last validation of a rung. The median
+        # and percentile pruners ignore NaN, but prune a trial that has nothing else. The patient
+        # pruner ignores NaN. The Wilcoxon pruner never prunes a trial with a NaN.
         values = list(read_column(metrics, monitor, with_nan=True).values())
         sign = -1 if progress.get("mode") == "max" else 1
         for value in values[self._reported :]:

@@ -11,6 +11,7 @@ import torch
 
 from attention_lab.data.core.batches import pad
 from attention_lab.data.core.vocabulary import SPECIALS, UNK, TextVocabulary
+from attention_lab.data.files.encodings import not_text
 from attention_lab.models.decoding import available_positions, sample
 from attention_lab.printing import counted
 from attention_lab.training.tasks.base import AttentionTask
@@ -224,10 +225,12 @@ def predict_lines(predictor: Predictor, lines: Iterable[bytes], batch: int) -> I
 
 
 def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]], BadLine | None]:
-    """The numbered texts before the first line that is not UTF-8, and the error of that line."""
+    """The numbered texts before the first line that is not text, and the error of that line."""
     texts = []
     for number, line in lines:
         if number == 1:
+            if problem := not_text(line, is_file=False):
+                return texts, BadLine(f"the input {problem}")
             line = line.removeprefix(codecs.BOM_UTF8)  # dropped in training files, too
         try:
             texts.append((number, line.decode().removesuffix("\n").removesuffix("\r")))

@@ -129,7 +129,10 @@ class IsolatedLauncher(SweepLauncher):
         def run(jobs: Sequence["RunSpec"], watcher: "Watcher") -> None:
             run_jobs(jobs, resources, watcher)
 
-        return Sweep(directory, self._compose, options, run, check_here, self._job_type())
+        def check(jobs: Sequence["RunSpec"]) -> None:
+            check_here(jobs, resources)
+
+        return Sweep(directory, self._compose, options, run, check, self._job_type())
 
 
 class SlurmLauncher(SweepLauncher):

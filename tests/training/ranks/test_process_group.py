@@ -20,10 +20,27 @@ from attention_lab.tracking.run_directory import RunExists
 from attention_lab.training import run
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.launch import check_devices
+from attention_lab.training.distributed.launch import launch as launch_run
 from tests.conftest import Compose
-from tests.runs import launch
+from tests.runs import launch, spec
 from tests.training.conftest import read_status
 from tests.training.ranks.conftest import TWO
+
+
+def test_a_warning_of_two_ranks_is_printed_once_in_one_line(
+    compose: Compose, tmp_path: Path
+) -> None:
+    header = "text\tlabel\n" + "".join(f"a {i}\tx\nb {i}\ty\n" for i in range(40))
+    (tmp_path / "labels.tsv").write_text(header)
+    data = ("data=labels", f"data.train={tmp_path / 'labels.tsv'}", "logger=csv")
+    model = ("model=encoder_classifier", "model.d_model=16", "trainer.max_steps=1")
+    log = tmp_path / "log.txt"
+    launch_run(spec(compose(*data, *model, *TWO), tmp_path / "run"), log)
+    warned = [line for line in log.read_text().splitlines() if "header" in line]
+    assert warned == [
+        f"attention-lab: {tmp_path / 'labels.tsv'}, line 1 looks like a header, but is read as an "
+        "example; remove it"
+    ]
 
 
 def test_invalid_configs_are_reported_once_and_nothing_is_written(

@@ -1,6 +1,7 @@
 """Tab-separated files with one example per line."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +11,9 @@ from attention_lab.data.core.vocabulary import Tokens
 from attention_lab.data.files.compressed_files import decompressed, is_compressed
 from attention_lab.data.files.encodings import not_text
 from attention_lab.data.files.paths import expanded, shown
+
+#: If all other labels have so many lines, a label that only the first line has is a header's.
+_FREQUENT = 3
 
 LineT = TypeVar("LineT", bound=tuple[str, ...])
 
@@ -52,10 +56,12 @@ def _content(path: Path) -> bytes:
 
 
 def _is_header(lines: Sequence[tuple[str, ...]], columns: Sequence[str]) -> bool:
-    """Whether the first line has the names of the columns and the last one does not occur again."""
-    first = lines[0]
-    is_name = first[-1].lower() in (columns[-1], "class", "label", "target")
-    return is_name and all(line[-1] != first[-1] for line in lines[1:])
+    """Whether the last column of the first line occurs once, and is its name or a rare label."""
+    first, *others = (line[-1] for line in lines)
+    if first in others:
+        return False
+    is_name = first.lower() in (columns[-1], "class", "label", "target")
+    return is_name or (columns[-1] == "label" and min(Counter(others).values()) >= _FREQUENT)
 
 
 def normalize_whitespace(text: str, tokens: Tokens) -> str:

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -22,7 +23,7 @@ import torch
 
 from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunConfig, RunSpec
-from attention_lab.printing import counted
+from attention_lab.printing import counted, warning_line
 from attention_lab.tracking.record_files import read_result
 from attention_lab.tracking.record_schema import RunResult
 from attention_lab.tracking.run_directory import RunExists, record_failure
@@ -40,6 +41,7 @@ from attention_lab.training.distributed.workers import (
     ignore_output_errors,
     killed_by,
     print_into,
+    reserve_open_files,
     shorten_socket_paths,
     stop,
 )
@@ -71,7 +73,10 @@ def launch(spec: RunSpec, log: Path | None = None) -> RunResult | None:
     devices, nodes = check_devices(spec.config)
     if devices * nodes == 1 or process_group.world_size() > 1:
         return train(spec)
-    build(spec.config)  # so that a mistake is reported once, before any process is started
+    reserve_open_files(devices)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rank 0 gives them
+        build(spec.config)  # so that a mistake is reported once, before any process is started
     _train_on_ranks(devices, spec, log)
     dev_run = spec.config.values["trainer"].get("fast_dev_run")
     return None if dev_run else read_result(spec.directory)
@@ -200,6 +205,9 @@ def _train_rank(
     end_with_parent()
     os.environ |= environment
     torch.set_num_threads(threads)
+    warnings.formatwarning = warning_line
+    if environment["RANK"] != "0":
+        warnings.simplefilter("ignore")  # rank 0 gives the same warnings
     try:
         messages.send(None)
         train(spec)

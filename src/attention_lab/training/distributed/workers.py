@@ -3,6 +3,7 @@
 import io
 import multiprocessing.util
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -14,10 +15,14 @@ from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import Any
 
+from attention_lab.printing import counted
 from attention_lab.tracking.untrusted_files import open_to_append
 
 #: Seconds that an interrupted process has to save and exit.
 GRACE = 10.0
+#: Files and sockets that a command has open, and those that it has open for each worker process.
+#: Ranks connect to all others: two of them need 32 in all.
+_FILES_OF_COMMAND, _FILES_OF_WORKER = 32, 8
 #: The longest TMPDIR for sockets, in bytes: their paths end at 107.
 _LONGEST_TMPDIR = 70
 
@@ -42,6 +47,28 @@ def shorten_socket_paths() -> None:
         multiprocessing.util.get_temp_dir()
     finally:
         tempfile.tempdir = usual
+
+
+def reserve_open_files(processes: int) -> None:
+    """Raise this process's limit of open files as far as it and its worker processes need.
+
+    Below it, torch's rendezvous tries again for half an hour.
+
+    Raises:
+        ConfigError: if the limit cannot be raised so far.
+    """
+    needed = _FILES_OF_COMMAND + _FILES_OF_WORKER * processes
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if hard != unlimited and hard < needed:
+        from attention_lab.config.components import ConfigError  # imports torch
+
+        raise ConfigError(
+            f"the limit of open files is {hard}, but {counted(processes, 'process')} need "
+            f"{needed}: use ulimit -n {needed}, or fewer processes"
+        )
+    if soft != unlimited and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def print_into(log: Path) -> None:
