@@ -90,6 +90,7 @@ def test_a_line_that_is_not_utf8_is_an_error_after_earlier_predictions(
         (gzip.compress(b"zoo\n"), "is compressed; decompress it with gunzip"),
         ("zoo\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
     ],
+    ids=["gzip", "utf-16"],
 )
 def test_input_that_is_no_text_is_one_line(
     ask: Ask, words_run: FinishedRun, content: bytes, problem: str
