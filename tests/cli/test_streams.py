@@ -86,8 +86,9 @@ def test_a_limit_of_open_files_that_is_too_low_is_one_line(
 
 @pytest.mark.parametrize("arguments", ["trainer.devices=2", "-m seed=1,2 hydra.sweep.dir=sweep"])
 def test_too_few_open_files_create_nothing(arguments: str, tmp_path: Path) -> None:
-    command = f"{COMMAND} train data=parity model=encoder_classifier trainer=cpu trainer.max_steps=1 logger=csv"
-    done = shell(f"ulimit -n 18; {command} {arguments} hydra.run.dir=run", tmp_path)
+    command = f"{COMMAND} train data=parity model=encoder_classifier trainer=cpu logger=csv"
+    options = f"trainer.max_steps=1 hydra.run.dir=run {arguments}"
+    done = shell(f"ulimit -n 18; {command} {options}", tmp_path)
     says = "attention-lab: the limit of open files is 18, but "
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith(says)
