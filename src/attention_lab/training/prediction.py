@@ -226,7 +226,7 @@ def predict_lines(predictor: Predictor, lines: Iterable[bytes], batch: int) -> I
 
 def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]], BadLine | None]:
     """The numbered texts before the first line that is not text, and the error of that line."""
-    texts = []
+    texts: list[tuple[int, str]] = []
     for number, line in lines:
         if number == 1:
             if problem := not_text(line, is_file=False):
