@@ -19,6 +19,11 @@ from attention_lab.attention import (
     Softmax,
 )
 from attention_lab.attention.backends.api import EAGER, FUSED
+from attention_lab.attention.backends.triton.additive import (
+    additive_attention,
+    plain_additive_attention,
+)
+from attention_lab.attention.backends.triton.mask_bands import UNBOUNDED
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Case:
     scale: float = 1.0
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    dropout: float = 0.0
 
     def visible(self) -> Mask | None:
         valid = torch.ones(self.batch, self.keys, dtype=torch.bool, device=self.device)
@@ -72,7 +78,8 @@ class Case:
 
 def attend(case: Case, tensors: list[Tensor], score: Additive, exact: bool = False) -> Tensor:
     backend = EAGER if exact else FUSED
-    return backend.compute(case.inputs(tensors), AttentionSpec(score, Softmax()))[0]
+    spec = AttentionSpec(score, Softmax(), dropout=case.dropout)
+    return backend.compute(case.inputs(tensors), spec)[0]
 
 
 def with_gradients(
@@ -88,6 +95,25 @@ def with_gradients(
     upstream = torch.randn(output.shape).to(case.dtype).to(output)
     gradients = grad(output, [*tensors, *score.parameters()], upstream)
     return [x.detach().cpu() for x in (output, *gradients)]
+
+
+def with_dropout(exact: bool = False, device: str = "cpu") -> list[Tensor]:
+    """Output, gradients and second derivatives with dropout by given seeds, causal.
+
+    Args:
+        exact: whether by the formula in double precision, with the mask that PyTorch computes.
+        device: where to compute them.
+    """
+    torch.manual_seed(0)
+    shapes = (2, 4, 37, 3), (2, 4, 53, 3), (2, 2, 53, 5), (2, 4, 3)
+    dtype = torch.float64 if exact else torch.float32
+    tensors = [torch.randn(shape).to(device, dtype).requires_grad_() for shape in shapes]
+    seed = torch.tensor([5, 2**61 + 12345678901], device=device)
+    attend = plain_additive_attention if exact else additive_attention
+    output = attend(*tensors, None, seed, -UNBOUNDED, 9, 0.3)
+    first = grad(output.square().sum(), tensors, create_graph=True)
+    second = grad(sum(x.square().sum() for x in first), tensors)
+    return [x.detach().cpu() for x in (output, *first, *second)]
 
 
 def distance(case: Case, ours: list[Tensor]) -> float:

@@ -31,10 +31,17 @@ from attention_lab.attention import (
 )
 from attention_lab.attention.backends.api import EAGER, FUSED
 from attention_lab.attention.backends.triton import additive
+from attention_lab.attention.backends.triton.dropout import _philox
 from attention_lab.attention.backends.triton.mask_bands import UNBOUNDED, band, beside_band
 from attention_lab.attention.backends.validation import triton_computes
 from attention_lab.attention.head_mixing import HeadMixing
-from tests.attention.additive_cases import Case, attend, distance, with_gradients
+from tests.attention.additive_cases import (
+    Case,
+    attend,
+    distance,
+    with_dropout,
+    with_gradients,
+)
 
 Run = Callable[..., Any]
 
@@ -329,6 +336,44 @@ def test_cached_keys_are_not_mapped_again(run: Run) -> None:
     assert torch.equal(plain, mapped)
 
 
+# Dropout
+
+
+def test_all_passes_drop_the_same_weights(run: Run) -> None:
+    """The formula gets its mask from PyTorch's operations, by the same random numbers."""
+    for ours, right in zip(run(with_dropout), with_dropout(exact=True), strict=True):
+        assert (ours - right).norm() < 1e-5 * right.norm()
+
+
+def dropped_weights(case: Case, seed: int) -> Tensor:
+    """The weights that values get: the outputs for values that are unit vectors."""
+    (query, key, _), score = case.tensors(), case.score()
+    value = torch.eye(case.keys).expand(case.batch, case.heads, -1, -1)
+    torch.manual_seed(seed)
+    return attend(case, [query, key, value], score).detach()
+
+
+def test_dropout_keeps_its_share_of_the_weights(run: Run) -> None:
+    case = Case(batch=2, heads=3, kv_heads=3, mask="causal", dropout=0.4)
+    dropped = run(dropped_weights, case, 0)
+    weights = run(dropped_weights, replace(case, dropout=0.0), 0)
+    kept = dropped > 0
+    assert_close(dropped, weights * kept / 0.6)
+    visible = weights > 0
+    assert abs(float(kept[visible].float().mean()) - 0.6) < 0.03
+    assert abs(float(dropped.sum() / weights.sum()) - 1) < 0.05
+    assert torch.equal(run(dropped_weights, case, 0), dropped)
+    others = [*kept.flatten(0, 1), (run(dropped_weights, case, 1) > 0)[0, 0]]
+    assert len({tuple(each.flatten().tolist()) for each in others}) == 7
+
+
+def test_random_numbers_are_those_of_philox() -> None:
+    """The known answers of Random123 (Salmon et al. 2011)."""
+    for word, answer in ((0, 0x6627E8D5), (0xFFFFFFFF, 0x408F276D)):
+        x = torch.tensor(word)
+        assert int(_philox((x, x, x, x), (x, x))) == answer
+
+
 def test_what_the_kernels_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case()
     inputs, score = case.inputs(case.tensors()), case.score()
@@ -339,7 +384,7 @@ def test_what_the_kernels_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton_computes(inputs, spec)
     assert not triton_computes(inputs, AttentionSpec(score, Sigmoid()))
     assert not triton_computes(inputs, replace(spec, mixing=HeadMixing(2)))
-    assert not triton_computes(inputs, replace(spec, dropout=0.1))
+    assert triton_computes(inputs, replace(spec, dropout=0.1))
     assert not triton_computes(replace(inputs, bias=torch.zeros(1)), spec)
     assert not triton_computes(inputs, replace(spec, positions=ALiBi(2, 20)))
     assert triton_computes(inputs, replace(spec, positions=Rotary(2, 20)))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.attention.additive_cases import Case, distance, with_gradients
+from tests.attention.additive_cases import Case, distance, with_dropout, with_gradients
 
 LARGE = Case(queries=300, keys=333, batch=2, heads=4, head_dim=64, hidden_dim=33, device="cuda")
 
@@ -27,6 +27,11 @@ def test_masks_and_head_sizes(mask: str, head_dim: int) -> None:
 def test_half_precision(dtype: torch.dtype) -> None:
     case = replace(LARGE, dtype=dtype, mask="causal", scale=0.3)
     assert distance(case, with_gradients(case)) < 4 * torch.finfo(dtype).eps
+
+
+def test_all_passes_drop_the_same_weights() -> None:
+    for ours, right in zip(with_dropout(device="cuda"), with_dropout(exact=True), strict=True):
+        assert (ours - right).norm() < 1e-5 * right.norm()
 
 
 def test_gradients_are_the_same_each_time() -> None:

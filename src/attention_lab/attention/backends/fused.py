@@ -29,7 +29,7 @@ def fused(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor 
     if torch.compiler.is_exporting():  # an exported program should need no operator of ours
         return eager(inputs, spec)
     if triton_computes(inputs, spec):
-        output = _by_triton(inputs, spec.score)
+        output = _by_triton(inputs, spec.score, spec.dropout)
         return output, _weights(inputs, spec) if inputs.need_weights else None
     return output_and_weights(_weights(inputs, spec), inputs, spec)
 
@@ -39,10 +39,13 @@ def _weights(inputs: AttentionInputs, spec: AttentionSpec) -> Tensor:
     return weights_from_logits(logits, inputs, spec)
 
 
-def _by_triton(inputs: AttentionInputs, score: Additive) -> Tensor:
+def _by_triton(inputs: AttentionInputs, score: Additive, dropout: float) -> Tensor:
     mask = NoMask() if inputs.mask is None else inputs.mask
     visible = replace(inputs, mask=beside_band(mask)).visible()
     key = repeat_heads(inputs.key, inputs.groups)
     query, key = score.project(inputs.query, key, inputs.keys_are_mapped)
-    vector = score.vector.expand(query.shape[0], *score.vector.shape)
-    return additive_attention(query, key, inputs.value, vector, visible, *band(mask, inputs.start))
+    batch, limits = query.shape[0], band(mask, inputs.start)
+    vector = score.vector.expand(batch, *score.vector.shape)
+    # Drawn on the device, so that nothing waits for it.
+    seed = torch.randint(2**62, (batch,), device=query.device) if dropout else None
+    return additive_attention(query, key, inputs.value, vector, visible, seed, *limits, dropout)

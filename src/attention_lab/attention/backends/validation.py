@@ -66,10 +66,10 @@ def check_flex(inputs: AttentionInputs, folded: tuple[torch.Tensor, torch.Tensor
 def triton_computes(inputs: AttentionInputs, spec: AttentionSpec) -> bool:
     """Whether the kernels in Triton compute this attention with an additive score.
 
-    They do so in single or half precision, with a softmax, without a bias, dropout or head mixing.
+    They do so in single or half precision, with a softmax, without a bias or head mixing.
     """
     has_bias = inputs.bias is not None or spec.has_bias
-    is_plain = spec.mixing is None and not spec.dropout and not has_bias
+    is_plain = spec.mixing is None and not has_bias
     is_double = torch.float64 in (inputs.query.dtype, inputs.key.dtype, inputs.value.dtype)
     return (
         _runs_triton(inputs.query.device.type)

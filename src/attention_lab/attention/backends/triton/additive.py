@@ -4,13 +4,13 @@ See ``additive_kernels.py`` for how they compute it. Only output, logarithms of 
 and inputs are kept for the backward pass.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attention_lab.attention.backends.additive_logits import additive_logits, vmap_rule
+from attention_lab.attention.backends.triton.dropout import dropout_factors, threshold_and_scale
 from attention_lab.attention.inputs import repeat_heads
 from attention_lab.attention.precision import masked_softmax, wide
 
@@ -20,7 +20,8 @@ TILES = {"forward": (64, 32, 4), "key_gradients": (32, 64, 4), "query_gradients"
 #: The same for values of more than 64 components.
 WIDE_TILES = dict.fromkeys(TILES, (32, 32, 4))
 
-Band = tuple[int, int]
+#: ``low``, ``high`` and ``dropout`` of :func:`additive_attention`.
+Options = tuple[int, int, float]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -30,8 +31,10 @@ def additive_attention(
     value: Tensor,
     vector: Tensor,
     visible: Tensor | None,
+    seed: Tensor | None,
     low: int,
     high: int,
+    dropout: float,
 ) -> Tensor:
     """Output (B, H, L, E) of softmax(vector · tanh(query + key)) · value over the visible keys.
 
@@ -44,11 +47,14 @@ def additive_attention(
         value: (B, H_kv, S, E).
         vector: (B, H, A).
         visible: which keys each query may attend to, bool, (B, H, L, S) or 1 for any of them.
+        seed: (B,) int64, of the random numbers of dropout; None means no dropout.
         low, high: keys are visible from ``low`` to ``high`` positions after the query's only.
+        dropout: probability of dropping a weight, below 1.
     """
     if visible is not None:
         visible = visible.expand(query.shape[0], *visible.shape[1:])
-    output: Tensor = _AdditiveAttention.apply(query, key, value, vector, visible, (low, high))[0]
+    options = low, high, dropout
+    output: Tensor = _AdditiveAttention.apply(query, key, value, vector, visible, seed, options)[0]
     return output
 
 
@@ -58,8 +64,10 @@ def plain_additive_attention(
     value: Tensor,
     vector: Tensor,
     visible: Tensor | None,
+    seed: Tensor | None,
     low: int,
     high: int,
+    dropout: float,
 ) -> Tensor:
     """The formula, with logits of all pairs at once: see :func:`additive_attention`."""
     first = (x.flatten(0, 1) for x in (wide(query), wide(key), wide(vector)))
@@ -68,8 +76,10 @@ def plain_additive_attention(
     distance = keys - queries.unsqueeze(-1)
     seen = (distance >= low) & (distance <= high)
     seen = seen if visible is None else seen & visible
-    weights = masked_softmax(logits, seen).to(value.dtype)
-    return weights @ repeat_heads(value, query.shape[1] // value.shape[1])
+    weights = masked_softmax(logits, seen)
+    if seed is not None:
+        weights = weights * dropout_factors(seed, dropout, weights.shape[1:])
+    return weights.to(value.dtype) @ repeat_heads(value, query.shape[1] // value.shape[1])
 
 
 class _AdditiveAttention(torch.autograd.Function):
@@ -84,22 +94,25 @@ class _AdditiveAttention(torch.autograd.Function):
         value: Tensor,
         vector: Tensor,
         visible: Tensor | None,
-        band: Band,
+        seed: Tensor | None,
+        options: Options,
     ) -> tuple[Tensor, Tensor]:
-        results: tuple[Tensor, Tensor] = _forward(query, key, value, vector, visible, *band)
+        inputs = query, key, value, vector, visible, seed
+        results: tuple[Tensor, Tensor] = _forward(*inputs, *options)
         return results
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, ctx.band = inputs
+        *tensors, ctx.options = inputs
         ctx.save_for_backward(*output, *tensors)
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         output, log_sum, *inputs = ctx.saved_tensors
-        grads: Gradients = _AttentionGradients.apply(output, log_sum, gradient, *inputs, ctx.band)
-        return *grads, None, None
+        saved = output, log_sum, gradient, *inputs
+        grads: Gradients = _AttentionGradients.apply(*saved, ctx.options)
+        return *grads, None, None, None
 
 
 class _AttentionGradients(torch.autograd.Function):
@@ -117,28 +130,32 @@ class _AttentionGradients(torch.autograd.Function):
         value: Tensor,
         vector: Tensor,
         visible: Tensor | None,
-        band: Band,
+        seed: Tensor | None,
+        options: Options,
     ) -> Gradients:
-        inputs = query, key, value, vector, visible
-        grads: Gradients = _backward(output, log_sum, gradient, *inputs, *band)
+        inputs = query, key, value, vector, visible, seed
+        grads: Gradients = _backward(output, log_sum, gradient, *inputs, *options)
         return grads
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
-        _, _, *tensors, ctx.band = inputs
+        _, _, *tensors, ctx.options = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (*tensors, visible), (low, high) = ctx.saved_tensors, ctx.band
+        *tensors, visible, seed = ctx.saved_tensors
+        rest: tuple[Any, ...] = visible, seed, *ctx.options
+
+        def attend(*inputs: Any) -> Tensor:
+            return plain_additive_attention(*inputs, *rest)
 
         def gradients(gradient: Tensor, *inputs: Tensor) -> Any:
-            attend = partial(plain_additive_attention, visible=visible, low=low, high=high)
             return torch.func.vjp(attend, *inputs)[1](gradient)
 
         # Output and sums are functions of the other inputs, which get the whole derivative.
         seconds = torch.func.vjp(gradients, *tensors)[1](outer)
-        return None, None, *seconds, None, None
+        return None, None, *seconds, None, None, None
 
 
 @torch.library.custom_op("attention_lab::additive_attention", mutates_args=())
@@ -148,14 +165,17 @@ def _forward(
     value: Tensor,
     vector: Tensor,
     visible: Tensor | None,
+    seed: Tensor | None,
     low: int,
     high: int,
+    dropout: float,
 ) -> tuple[Tensor, Tensor]:
     output = value.new_empty(*query.shape[:3], value.shape[3])
     log_sum = query.new_empty(query.shape[:3], dtype=torch.float32)
     if output.numel():
         tensors = _prepared(query, key, value, vector)
-        _launch("forward", tensors, visible, (low, high), (output, log_sum))
+        call = visible, seed, (low, high, dropout)
+        _launch("forward", tensors, *call, (output, log_sum))
     return output, log_sum
 
 
@@ -169,8 +189,10 @@ def _backward(
     value: Tensor,
     vector: Tensor,
     visible: Tensor | None,
+    seed: Tensor | None,
     low: int,
     high: int,
+    dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     single, places = torch.float32, (*key.shape[:2], key.shape[3], key.shape[2])
     grad_query = query.new_zeros(query.mT.shape, dtype=single)
@@ -180,7 +202,7 @@ def _backward(
         tensors = _prepared(query, key, value, vector)
         delta = (gradient.float() * output.float()).sum(-1)
         given = (gradient.to(value.dtype).contiguous(), log_sum, delta)
-        shared = tensors, visible, (low, high)
+        shared = tensors, visible, seed, (low, high, dropout)
         _launch("key_gradients", *shared, (*given, grad_key, grad_vector, grad_value))
         _launch("query_gradients", *shared, (*given, grad_query))
     groups = query.shape[1] // value.shape[1]
@@ -196,18 +218,21 @@ def _launch(
     name: str,
     tensors: tuple[Tensor, ...],
     visible: Tensor | None,
-    band: tuple[int, int],
+    seed: Tensor | None,
+    options: Options,
     more: tuple[Tensor, ...],
 ) -> None:
     """Run a kernel on the :func:`_prepared` tensors and ``more``, which only this kernel takes."""
     from attention_lab.attention.backends.triton import additive_kernels as kernels
 
     query, key, value = tensors[:3]
+    *band, dropout = options
     batch, heads, queries, size = query.shape
     keys, value_size = key.shape[2], value.shape[3]
     mask = None if visible is None else visible.expand(batch, heads, queries, keys)
     steps = (0, 0, 0, 0) if mask is None else mask.stride()
     visibility: Any = (None if mask is None else mask.view(torch.uint8), *steps, *band)
+    seeds = None if seed is None else seed.contiguous()
     width = max(16, 1 << (value_size - 1).bit_length())
     tile_queries, tile_keys, warps = (TILES if width <= 64 else WIDE_TILES)[name]
     tiles = -(-keys // tile_keys) if name == "key_gradients" else -(-queries // tile_queries)
@@ -215,6 +240,7 @@ def _launch(
         getattr(kernels, name)[(batch * heads * tiles,)](
             kernels.Inputs(*tensors),
             kernels.Visible(*visibility),
+            kernels.Dropout(seeds, *threshold_and_scale(dropout)),
             kernels.Sizes(heads, heads // value.shape[1], queries, keys, size, value_size),
             *more,
             QUERIES=tile_queries,

@@ -52,6 +52,14 @@ class Visible(NamedTuple):
     high: Any
 
 
+class Dropout(NamedTuple):
+    """A weight is kept, times ``scale``, if its random 24 bits are at least ``threshold``."""
+
+    seed: Any  #: int64, (B,); None drops nothing
+    threshold: Any
+    scale: Any
+
+
 class Sizes(NamedTuple):
     """H, the query heads that share one value head, L, S, A and E."""
 
@@ -111,6 +119,20 @@ def _is_visible(visible, sizes, unit, queries, keys):
         places = queries.to(tl.int64) * visible.step_l + keys.to(tl.int64) * visible.step_s
         seen &= tl.load(first + places, mask=seen, other=0) != 0
     return seen
+
+
+@triton.jit
+def _dropout_factors(dropout, sizes, unit, queries, keys):
+    """What dropout multiplies the weights of a tile with, the same in each pass."""
+    if dropout.seed is not None:
+        seed = tl.load(dropout.seed + unit // sizes.heads)
+        zeros = (queries * 0 + keys * 0).to(tl.int32)
+        head = (unit % sizes.heads).to(tl.int32)
+        random, _, _, _ = tl.philox(seed, zeros + queries, zeros + keys, zeros + head, zeros)
+        factors = tl.where((random >> 8).to(tl.int32) >= dropout.threshold, dropout.scale, 0.0)
+    else:
+        factors = 1.0
+    return factors
 
 
 @triton.jit
@@ -260,7 +282,7 @@ def _weighted_values(weights, value, seen, HARDWARE: tl.constexpr):
 
 @triton.jit
 def forward(
-    inputs, visible, sizes, output, log_sum,
+    inputs, visible, dropout, sizes, output, log_sum,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """Output (B, H, L, E), and the logarithm of each query's Σ exp(logit), (B, H, L)."""
@@ -284,6 +306,7 @@ def forward(
         weights, scale = tl.exp(logits - shift[:, None]), tl.exp(largest - shift)
         total = total * scale + tl.sum(weights, axis=1)
         values = _load_rows(value, keys.at, sizes.keys, sizes.value_size, VALUES)
+        weights *= _dropout_factors(dropout, sizes, unit, queries.at[:, None], keys.at[None, :])
         result = result * scale[:, None] + _weighted_values(weights, values, seen, HARDWARE)
         largest = new_largest
     has_keys = total != 0.0
@@ -306,7 +329,7 @@ def _load_saved(log_sum, delta, queries, unit):
 
 @triton.jit
 def key_gradients(
-    inputs, visible, sizes, grad_output, log_sum, delta, grad_key, grad_vector, grad_value,
+    inputs, visible, dropout, sizes, grad_output, log_sum, delta, grad_key, grad_vector, grad_value,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """Gradients for keys (B, H, A, S), values (B, H, S, E), and the vector (B, H, A, S).
@@ -333,8 +356,9 @@ def key_gradients(
         logits = _logits(keys, queries, vector, vector_sum, KEYS, QUERIES, HARDWARE)
         weights = tl.where(seen, tl.exp(logits - log_sums[None, :]), 0.0)
         grads = _load_rows(grad_output, queries.at, sizes.queries, sizes.value_size, VALUES)
-        grad_values += _dot(weights.to(grads.dtype), grads, HARDWARE)
-        grad_weights = _dot(values, tl.trans(grads), HARDWARE)
+        factors = _dropout_factors(dropout, sizes, unit, queries.at[None, :], keys.at[:, None])
+        grad_values += _dot((weights * factors).to(grads.dtype), grads, HARDWARE)
+        grad_weights = _dot(values, tl.trans(grads), HARDWARE) * factors
         grad_logits = tl.where(seen, weights * (grad_weights - deltas[None, :]), 0.0)
         sums = tl.sum(grad_logits, axis=1)
         _add_gradients(grad_key, grad_vector, grad_logits, sums, keys, queries, vector, HARDWARE)
@@ -344,7 +368,7 @@ def key_gradients(
 
 @triton.jit
 def query_gradients(
-    inputs, visible, sizes, grad_output, log_sum, delta, grad_query,
+    inputs, visible, dropout, sizes, grad_output, log_sum, delta, grad_query,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """Gradients for queries (B, H, A, L)."""
@@ -365,7 +389,8 @@ def query_gradients(
         logits = _logits(queries, keys, vector, vector_sum, QUERIES, KEYS, HARDWARE)
         weights = tl.where(seen, tl.exp(logits - log_sums[:, None]), 0.0)
         values = _load_rows(value, keys.at, sizes.keys, sizes.value_size, VALUES)
-        grad_weights = _dot(grads, tl.trans(values), HARDWARE)
+        factors = _dropout_factors(dropout, sizes, unit, queries.at[:, None], keys.at[None, :])
+        grad_weights = _dot(grads, tl.trans(values), HARDWARE) * factors
         grad_logits = tl.where(seen, weights * (grad_weights - deltas[:, None]), 0.0)
         # The gradients for the logits of one query sum to 0 behind a softmax.
         _add_gradients(grad_query, None, grad_logits, 0.0, queries, keys, vector, HARDWARE)
