@@ -152,7 +152,9 @@ def resolve(config: Config) -> RunConfig:
     given = RunConfig(config)
     check(given.values)
     check_regular(given.values)
-    return RunConfig(with_checksum(with_hashes(config)))
+    with given.errors():
+        hashed = with_hashes(config)
+    return RunConfig(with_checksum(hashed))
 
 
 def resolve_recorded(config: Config, with_data: bool = True) -> RunConfig:

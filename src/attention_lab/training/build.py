@@ -64,8 +64,8 @@ def load_data(config: RunConfig, shares: Mapping[str, float] | None = None) -> S
     Raises:
         ConfigError: if its options are invalid, or a file differs from the one that was recorded.
     """
-    check_unchanged(config.values)
     with config.errors():
+        check_unchanged(config.values)
         data: SplitDataModule[Any] = config.create("data")
         if shares is not None:
             data.shares = dict(shares)

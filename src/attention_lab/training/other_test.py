@@ -127,9 +127,10 @@ def _with_test_arguments(config: Config, arguments: Mapping[str, Any]) -> RunCon
     recorded = config.get("data_files", {})
     kept = {name: hashes for name, hashes in recorded.items() if name not in arguments}
     changed = {**config, "data": {**config["data"], **arguments}, "data_files": kept}
-    resolve_recorded(changed)  # before files are read
-    other = resolve_recorded(with_hashes(changed))
-    check_unchanged(other.values)
+    checked = resolve_recorded(changed)  # before files are read
+    with checked.errors():
+        other = resolve_recorded(with_hashes(changed))
+        check_unchanged(other.values)
     return other
 
 

@@ -42,6 +42,8 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
     vocabularies: ClassVar[tuple[str, ...]] = ()
     #: The names of the constructor's arguments that are paths, or lists of paths.
     files: ClassVar[tuple[str, ...]] = ()
+    #: The names of the columns of its files, unless the argument ``columns`` gives others.
+    default_columns: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, batch_size: int, seed: int) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from attention_lab.data.files.hub import HubDataset
 from attention_lab.data.files.paths import expanded, is_table, shown
 from attention_lab.data.files.tab_separated import read_columns
 from attention_lab.data.files.tables import check_columns_apply, table_rows
@@ -18,19 +19,23 @@ def check_columns(columns: Sequence[str] | None, expected: Sequence[str]) -> Seq
 
 
 def read_examples(
-    path: str, expected: Sequence[str], columns: Sequence[str] | None
+    path: str,
+    expected: Sequence[str],
+    columns: Sequence[str] | None,
+    hub: HubDataset | None = None,
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The place of each example, such as "own.tsv, line 3", and its columns.
 
     Args:
-        path: a tab-separated file, a table, or a directory of tables.
+        path: a tab-separated file, a table, or a directory of tables; or a split of ``hub``.
         expected: the names of the columns in messages, and in tables unless others are given.
         columns: the names of the columns in tables.
+        hub: the dataset of the hub that is read; None for files.
 
     Raises:
         ValueError: naming the file, and the line or row if only one is wrong.
     """
-    full = expanded(path)
+    full = expanded(path) if hub is None else hub.file(path, columns or expected)
     if not is_table(full):
         check_columns_apply(full, columns, f"lines {' TAB '.join(expected)}")
         for number, fields in enumerate(read_columns(path, expected), start=1):

@@ -1,7 +1,7 @@
 """Classification data from the user's files of texts and labels."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from attention_lab.data.core.vocabulary import (
     check_vocab_size,
 )
 from attention_lab.data.files.examples import check_columns, read_examples
+from attention_lab.data.files.hub import hub_dataset
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.split_warnings import (
     warn_about_shared_examples,
@@ -57,6 +58,12 @@ class Labels(ClassificationDataModule):
         tokens: "characters", "whitespace" (words), "bytes" or "bpe" (byte pairs, trained on the
             training texts).
         vocab_size: number of tokens, for "bpe" only; None for 1024.
+        source: "files", or "hub" for a dataset of the Hugging Face hub. ``train``,
+            ``validation`` and ``test`` are then names of its splits; None means "train" for the
+            first, and a part of it for the others.
+        name: the name of the dataset on the hub: "Helsinki-NLP/opus_books".
+        subset: the name of its subset ("en-fr"), if it has several.
+        revision: its commit hash, branch or tag; None means the newest.
         batch_size: largest number of examples in a batch, per process.
         seed: seed of the order of the training batches.
 
@@ -67,6 +74,7 @@ class Labels(ClassificationDataModule):
 
     vocabularies = ("text_vocabulary",)
     files = ("train", "validation", "test")
+    default_columns = _COLUMNS
 
     text_vocabulary: TextVocabulary
     #: The names of the classes.
@@ -80,11 +88,17 @@ class Labels(ClassificationDataModule):
         columns: Sequence[str] | None = None,
         tokens: Tokens = "characters",
         vocab_size: int | None = None,
+        source: Literal["files", "hub"] = "files",
+        name: str | None = None,
+        subset: str | None = None,
+        revision: str | None = None,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.train_file = required("train", train, "a UTF-8 file of lines text TAB label")
+        self.hub = hub_dataset(source, name, subset, revision)
+        given = train or ("train" if self.hub else None)
+        self.train_file = required("train", given, "a UTF-8 file of lines text TAB label")
         self.other_files = {"validation": validation, "test": test}
         self.shares = split_shares(split for split, path in self.other_files.items() if path)
         self.columns = check_columns(columns, _COLUMNS)
@@ -179,7 +193,7 @@ class Labels(ClassificationDataModule):
     def _read(self, path: str) -> list[_Line]:
         return [
             _Line(normalize_whitespace(text, self.tokens), label, place)
-            for place, (text, label) in read_examples(path, _COLUMNS, self.columns)
+            for place, (text, label) in read_examples(path, _COLUMNS, self.columns, self.hub)
         ]
 
     def _encoded(self, lines: Sequence[_Line]) -> LabelledSequences:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from attention_lab.data.core.vocabulary import (
     check_vocab_size,
 )
 from attention_lab.data.files.examples import check_columns, read_examples
+from attention_lab.data.files.hub import hub_dataset
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.split_warnings import (
     warn_about_shared_examples,
@@ -75,6 +77,12 @@ class Pairs(SequenceToSequenceDataModule):
             the training sources).
         target_tokens: likewise.
         vocab_size: number of tokens on each side, for "bpe" only; None for 1024.
+        source: "files", or "hub" for a dataset of the Hugging Face hub. ``train``,
+            ``validation`` and ``test`` are then names of its splits; None means "train" for the
+            first, and a part of it for the others.
+        name: the name of the dataset on the hub: "Helsinki-NLP/opus_books".
+        subset: the name of its subset ("en-fr"), if it has several.
+        revision: its commit hash, branch or tag; None means the newest.
         metrics: the metrics; None means those that suit the tokens.
         monitor: the metric by which checkpoints and runs are compared; None means the first.
         batch_size: largest number of examples in a batch, per process.
@@ -86,6 +94,7 @@ class Pairs(SequenceToSequenceDataModule):
     """
 
     files = ("train", "validation", "test")
+    default_columns = _COLUMNS
 
     def __init__(
         self,
@@ -96,6 +105,10 @@ class Pairs(SequenceToSequenceDataModule):
         source_tokens: Tokens = "characters",
         target_tokens: Tokens = "characters",
         vocab_size: int | None = None,
+        source: Literal["files", "hub"] = "files",
+        name: str | None = None,
+        subset: str | None = None,
+        revision: str | None = None,
         metrics: Sequence[MetricName] | None = None,
         monitor: MetricName | None = None,
         batch_size: int = 128,
@@ -103,7 +116,9 @@ class Pairs(SequenceToSequenceDataModule):
     ) -> None:
         super().__init__(batch_size, seed)
         self.metrics = _checked_metrics(metrics, monitor, source_tokens, target_tokens)
-        self.train = required("train", train, "a UTF-8 file of lines source TAB target")
+        self.hub = hub_dataset(source, name, subset, revision)
+        given = train or ("train" if self.hub else None)
+        self.train = required("train", given, "a UTF-8 file of lines source TAB target")
         self.other_files = {"validation": validation, "test": test}
         self.shares = split_shares(split for split, path in self.other_files.items() if path)
         self.columns = check_columns(columns, _COLUMNS)
@@ -172,7 +187,7 @@ class Pairs(SequenceToSequenceDataModule):
                 normalize_whitespace(source, self.source_tokens),
                 normalize_whitespace(target, self.target_tokens),
             )
-            for _, (source, target) in read_examples(path, _COLUMNS, self.columns)
+            for _, (source, target) in read_examples(path, _COLUMNS, self.columns, self.hub)
         ]
 
     def _encode(self, split: str, lines: list[Line]) -> SequencePairs:

@@ -28,6 +28,7 @@ from attention_lab.data.files.corpus import (
 )
 from attention_lab.data.files.documents import DocumentRows
 from attention_lab.data.files.examples import check_columns
+from attention_lab.data.files.hub import hub_dataset
 from attention_lab.data.files.paths import required, shown
 from attention_lab.data.files.shared_passages import PASSAGE_LENGTH, Ids
 from attention_lab.data.files.split_warnings import warn_about_unknown_tokens
@@ -70,6 +71,12 @@ class Text(LanguageModelDataModule):
             ``.parquet``, ``.arrow``, or directories of these); None for "text". Each row is a line.
         tokens: "characters", "bytes" or "bpe" (byte pairs, trained on the training split).
         vocab_size: number of tokens, for "bpe" only; None for 1024.
+        source: "files", or "hub" for a dataset of the Hugging Face hub. ``path``,
+            ``validation`` and ``test`` are then names of its splits; None means "train" for the
+            first, and a part of it for the others.
+        name: the name of the dataset on the hub: "Helsinki-NLP/opus_books".
+        subset: the name of its subset ("en-fr"), if it has several.
+        revision: its commit hash, branch or tag; None means the newest.
         length: number of tokens in a window.
         test_length: the same in test; None means ``length``.
         documents: whether each line is a document of its own, to whose tokens no other line's
@@ -89,6 +96,7 @@ class Text(LanguageModelDataModule):
     metrics = ("perplexity", "accuracy", "bits_per_character")
     vocabularies = ("text_vocabulary",)
     files = ("path", "validation", "test")
+    default_columns = ("text",)
 
     text_vocabulary: TextVocabulary
 
@@ -100,6 +108,10 @@ class Text(LanguageModelDataModule):
         columns: Sequence[str] | None = None,
         tokens: Literal["characters", "bytes", "bpe"] = "characters",
         vocab_size: int | None = None,
+        source: Literal["files", "hub"] = "files",
+        name: str | None = None,
+        subset: str | None = None,
+        revision: str | None = None,
         length: int = 128,
         test_length: int | None = None,
         documents: bool = False,
@@ -110,10 +122,12 @@ class Text(LanguageModelDataModule):
         super().__init__(batch_size, seed)
         tested = length if test_length is None else test_length
         check_positive(length=length, test_length=tested)
-        self.path = required("path", path, "a UTF-8 text, or data.path=[A,B]")
+        self.hub = hub_dataset(source, name, subset, revision)
+        given = path or ("train" if self.hub else None)
+        self.path = required("path", given, "a UTF-8 text, or data.path=[A,B]")
         self.other_files = {"validation": validation, "test": test}
         self.shares = split_shares(split for split, paths in self.other_files.items() if paths)
-        self.columns = check_columns(columns, ("text",))
+        self.columns = check_columns(columns, self.default_columns)
         self.tokens, self.vocab_size = tokens, check_vocab_size(vocab_size, tokens)
         self.window_lengths = {"train": length, "validation": length, "test": tested}
         if packing and not documents:
@@ -199,7 +213,12 @@ class Text(LanguageModelDataModule):
         return self._corpus
 
     def _pieces(self, paths: Paths) -> list[Piece]:
-        return file_pieces(_listed(paths), self.columns)
+        if self.hub is None:
+            return file_pieces(_listed(paths), self.columns)
+        columns = self.columns or self.default_columns
+        return file_pieces(
+            [str(self.hub.file(split, columns)) for split in _listed(paths)], columns
+        )
 
     def _files(self, split: str) -> str:
         """The files of a split's text, for messages."""
