@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from attention_lab.attention import AttentionLayer
+from attention_lab.attention.backends import tiled
 from attention_lab.config.compose import group_options
 from attention_lab.contract import examples
 from attention_lab.contract.cases import Case, cases
@@ -16,6 +17,13 @@ from attention_lab.contract.cases import Case, cases
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 LENGTHS = [(3, 5), (5, 3)]  # (queries, keys)
 SAME_LENGTHS = [(3, 3), (7, 7)]  # where only self-attention is possible
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make even the suite's short calls use tiles, and several of them."""
+    for name, size in (("TILE", 16), ("FEWEST", 0), ("FEWEST_IN_TRAINING", 0)):
+        monkeypatch.setattr(tiled, name, size)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,14 +11,20 @@ from attention_lab.attention.backends.fused import fused
 from attention_lab.attention.backends.reference import eager, eager_weights
 from attention_lab.attention.backends.sdpa import sdpa
 from attention_lab.attention.backends.spec import AttentionSpec
+from attention_lab.attention.backends.tiled import tiled
 from attention_lab.attention.backends.validation import Capabilities, triton_computes
 from attention_lab.attention.info import MechanismInfo
 from attention_lab.attention.inputs import AttentionInputs
 from attention_lab.attention.normalizers import (
+    Entmax15,
     Normalizer,
+    ReLU,
+    Sigmoid,
     Softmax,
     SoftmaxPlusOne,
+    Sparsemax,
     TemperedSoftmax,
+    TopK,
 )
 from attention_lab.attention.scores.additive import Additive
 from attention_lab.attention.scores.base import DotProductFamily, Score
@@ -91,6 +97,13 @@ SDPA = Backend(
     normalizers=(Softmax, SoftmaxPlusOne, TemperedSoftmax),
     double_backward_on=("cpu",),
 )
+TILED = Backend(
+    name="tiled",
+    compute=tiled,
+    scores=(DotProductFamily,),
+    normalizers=(Sigmoid, ReLU, Sparsemax, Entmax15, TopK),
+    memory=None,  # as eager for few pairs
+)
 FLEX = Backend(
     name="flex",
     compute=flex,
@@ -103,7 +116,7 @@ FLEX = Backend(
 )
 
 #: In order of preference. "auto" never takes flex, since eager can compute everything.
-BACKENDS = (SDPA, FUSED, EAGER, FLEX)
+BACKENDS = (SDPA, FUSED, TILED, EAGER, FLEX)
 
 
 def able_backends(spec: AttentionSpec) -> list[Backend]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.inputs import AttentionInputs, repeat_heads
+from attention_lab.attention.normalizers import Normalizer
 from attention_lab.attention.precision import wide
 
 
@@ -30,18 +31,22 @@ def weights_from_logits(logits: Tensor, inputs: AttentionInputs, spec: Attention
     if spec.mixing is not None:
         logits = spec.mixing.mix_logits(logits)
     visible = inputs.visible()
+    weights = masked_weights(logits, visible, spec.normalizer)
+    if spec.mixing is None:
+        return weights
+    # Masks may differ between heads, so mixing can give weight to a key that is hidden from a head.
+    weights = spec.mixing.mix_weights(weights)
+    return weights if visible is None else weights.masked_fill(~visible, 0.0)
+
+
+def masked_weights(logits: Tensor, visible: Tensor | None, normalizer: Normalizer) -> Tensor:
+    """Weights (B, H, L, S) of logits; keys that are not visible have weight 0."""
     if visible is not None:
         # The lowest finite number, not -inf: a row without any key stays free of NaN, and the
         # second fill then makes its weights (and their gradient) exactly zero.
         logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
     # Over no keys at all there is no largest logit, and nothing to normalize.
-    weights = spec.normalizer(logits, visible) if logits.shape[-1] else logits
-    if visible is not None:
-        weights = weights.masked_fill(~visible, 0.0)
-    if spec.mixing is None:
-        return weights
-    # Masks may differ between heads, so mixing can give weight to a key that is hidden from a head.
-    weights = spec.mixing.mix_weights(weights)
+    weights: Tensor = normalizer(logits, visible) if logits.shape[-1] else logits
     return weights if visible is None else weights.masked_fill(~visible, 0.0)
 
 

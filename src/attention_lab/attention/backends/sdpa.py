@@ -10,10 +10,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_lab.attention.backends.double_backward import allow_double_backward
 from attention_lab.attention.backends.spec import AttentionSpec
+from attention_lab.attention.backends.tiled import attend_in_tiles, tiles_are_faster
 from attention_lab.attention.backends.tracing import is_tracing
 from attention_lab.attention.inputs import AttentionInputs, pad_head_dim, repeat_heads
 from attention_lab.attention.masks import Causal
-from attention_lab.attention.normalizers import SoftmaxPlusOne, TemperedSoftmax
+from attention_lab.attention.normalizers import Softmax, SoftmaxPlusOne, TemperedSoftmax
 from attention_lab.attention.precision import autocast_disabled
 from attention_lab.attention.scores.base import DotProductFamily
 
@@ -25,7 +26,7 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
         # With torch 2.11, what SDPA does on CUDA to repeat heads fixes the exported length.
         inputs = inputs.repeat_heads()
     query, key, value, scale = _folded(inputs, spec.score)
-    if isinstance(spec.normalizer, TemperedSoftmax):
+    if is_tempered := isinstance(spec.normalizer, TemperedSoftmax):
         inverse = spec.normalizer.inverse()
         query = query * inverse.to(query.dtype)
         inputs = inputs if inputs.bias is None else replace(inputs, bias=inputs.bias * inverse)
@@ -34,6 +35,10 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     in_graph = torch.compiler.is_compiling() or is_tracing()
     may_differentiate = torch.is_grad_enabled() and not in_graph
     groups, mask, is_causal = inputs.groups, None, False
+    if _learns_bias(inputs, spec) and not spec.dropout and tiles_are_faster(inputs):
+        # PyTorch's fast kernel has no gradient of a bias.
+        normalizer = Softmax() if is_tempered else spec.normalizer
+        return attend_in_tiles(inputs, (query, key, scale), normalizer)[..., :width], None
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
     # bool, but start == 0 is symbolic while compiling, so this branches on it.
     if type(inputs.mask) is Causal and inputs.bias is None and inputs.start == 0:
@@ -72,14 +77,17 @@ def _folded(
     return query, key.to(query.dtype), value.to(query.dtype), scale
 
 
+def _learns_bias(inputs: AttentionInputs, spec: AttentionSpec) -> bool:
+    """Whether a bias may need a gradient."""
+    return inputs.bias is not None and spec.bias_needs_grad and torch.is_grad_enabled()
+
+
 def _kernels(inputs: AttentionInputs, spec: AttentionSpec) -> AbstractContextManager[None]:
     """Restrict SDPA to its math kernel on the CPU if a bias may need a gradient.
 
     PyTorch does so itself, but not under torch.func.vmap.
     """
-    on_cpu = inputs.query.device.type == "cpu"
-    may_need_grad = inputs.bias is not None and spec.bias_needs_grad
-    if on_cpu and may_need_grad and torch.is_grad_enabled():
+    if inputs.query.device.type == "cpu" and _learns_bias(inputs, spec):
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
 

@@ -9,7 +9,7 @@ import torch
 
 from attention_lab.attention.backends.spec import AttentionSpec
 from attention_lab.attention.inputs import AttentionInputs
-from attention_lab.attention.normalizers import Softmax, SoftmaxPlusOne
+from attention_lab.attention.normalizers import ReLU, Sigmoid, Softmax, SoftmaxPlusOne
 from attention_lab.attention.scores.base import DotProductFamily
 
 #: The largest size of a head's values whose tiles fit the memory of a GPU's multiprocessor.
@@ -35,7 +35,9 @@ class Capabilities:
             return f"it cannot compute the score {type(spec.score).__name__}"
         if not isinstance(spec.normalizer, self.normalizers):
             return f"it cannot compute the normalizer {type(spec.normalizer).__name__}"
-        if self.scores == (DotProductFamily,) and isinstance(spec.normalizer, SoftmaxPlusOne):
+        if self.scores == (DotProductFamily,) and isinstance(
+            spec.normalizer, SoftmaxPlusOne | Sigmoid | ReLU
+        ):
             assert isinstance(spec.score, DotProductFamily)
             if not spec.score.folds_exactly:
                 return f"its logits of {type(spec.score).__name__} lack a term of the query"
