@@ -147,7 +147,7 @@ def test_errors_are_one_line(hub: Hub, compose: Compose, options: list[str], pro
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, compose: Compose) -> None:
     hub_module._commit.cache_clear()
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"needs a package: pip install 'attention-lab\[datasets"):
         resolve(compose("data=pairs", *BOOKS))
     assert hub_dataset("files", None, None, None) is None

@@ -151,6 +151,7 @@ def hub_dataset(
 @functools.cache
 def _commit(dataset: HubDataset) -> str:
     """The commit hash of a revision; asked once, so that the runs of a sweep have the same."""
+    _package("datasets")  # before the network, as it is not always there with the hub's client
     hub = _package("huggingface_hub")
     with dataset._one_line():
         about = hub.HfApi().dataset_info(dataset.name, revision=dataset.revision, timeout=_TIMEOUT)
