@@ -131,3 +131,27 @@ def test_synced_rows_are_on_disk(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     metrics.log_metrics({"a": 1}, 0)
     metrics.sync()
     assert synced[-1] == (path.stat().st_ino, "a,step\n1,0\n")
+
+
+def test_new_columns_are_durable_once_rows_were_synced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, no checkpoint refers to the rows, so that a power failure may lose them."""
+    rewrites: list[bool] = []
+    write = module.write_atomically
+
+    def spy(path: Path, text: str, durable: bool) -> None:
+        rewrites.append(durable)
+        write(path, text, durable)
+
+    monkeypatch.setattr(module, "write_atomically", spy)
+    metrics = MetricsCSVLogger(path)
+    metrics.log_metrics({"a": 1}, 0)
+    metrics.sync()
+    metrics.log_metrics({"b": 1}, 1)
+    metrics.save()
+    resumed = MetricsCSVLogger(path)
+    resumed.resume(2)
+    resumed.log_metrics({"c": 1}, 2)
+    resumed.save()
+    assert rewrites == [False, True, True, True]

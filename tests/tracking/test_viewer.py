@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from attention_lab.tracking.attention_map import AttentionMap
-from attention_lab.tracking.viewer import encode_map, encode_summaries, write_viewer
+from attention_lab.tracking.viewer import encode_map, encode_summaries, template, write_viewer
 
 HOSTILE = (
     "</script><script>document.title = 'broken'</script>"
@@ -179,3 +179,12 @@ def test_importing_the_viewer_imports_no_jinja2_or_matplotlib() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_parts_of_the_page_are_compiled_with_it() -> None:
+    """The fork server of a sweep does it once, for all jobs."""
+    environment = template().environment
+    assert environment.cache is not None
+    compiled = {name for _, name in environment.cache}
+    assert compiled == set(environment.list_templates())
+    assert "main.js" in compiled

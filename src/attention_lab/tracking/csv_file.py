@@ -38,7 +38,7 @@ def csv_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
 class CSVFile:
     """A CSV file with a row for each call of :meth:`append`.
 
-    Only a new column rewrites the file, atomically.
+    Only a new column rewrites the file: atomically, and durably once :meth:`sync` was called.
 
     Args:
         path: the file.
@@ -52,6 +52,8 @@ class CSVFile:
         self._order = columns
         self._columns: list[str] = []
         self._pending: list[dict[str, Any]] = []
+        #: Whether the file has rows that must survive a power failure.
+        self._is_synced = False
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row, which :meth:`save` writes."""
@@ -78,6 +80,7 @@ class CSVFile:
         if self.path.exists():
             with self.path.open("a") as file:
                 os.fsync(file.fileno())
+            self._is_synced = True
 
     def resume(self, rows: int) -> None:
         """Keep the first ``rows`` rows of an existing file, and append to them."""
@@ -85,6 +88,7 @@ class CSVFile:
         if len(known) < rows:
             warnings.warn(f"{self.path} has {len(known)} rows instead of {rows}", stacklevel=2)
         self.rows, self._pending = len(known), []
+        self._is_synced = True
         self._rewrite(list(known[0]) if known else [], known)
 
     def _read(self) -> list[dict[str, Any]]:
@@ -95,7 +99,8 @@ class CSVFile:
 
     def _rewrite(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         header = dict(zip(columns, columns, strict=True))
-        write_atomically(self.path, _lines(columns, [header, *rows]) if columns else "")
+        text = _lines(columns, [header, *rows]) if columns else ""
+        write_atomically(self.path, text, self._is_synced)
         self._columns = list(columns)
 
 

@@ -91,6 +91,8 @@ def template() -> "Template":
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    for name in environment.list_templates():  # else the first page would compile them
+        environment.get_template(name)
     return environment.get_template("page.html.j2")
 
 
