@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
 from attention_lab.attention import (
@@ -59,6 +60,19 @@ def test_other_backward_passes_use_the_kernel(monkeypatch: pytest.MonkeyPatch) -
     outer = torch.randn_like(output)
     grads = (torch.autograd.grad(x, (q, k, v), outer) for x in (output, expected))
     assert all(torch.equal(*pair) for pair in zip(*grads, strict=True))
+
+
+def test_sdpa_kernel_around_a_call_chooses_the_kernel() -> None:
+    q, k, v = inputs()
+    with sdpa_kernel(SDPBackend.MATH):
+        output = layer().attend(AttentionInputs(q, k, v, Causal()))[0]
+    nodes, names = [output.grad_fn], set[str]()
+    while nodes:
+        if (node := nodes.pop()) is not None:
+            names.add(node.name())
+            nodes += [following for following, _ in node.next_functions]
+    assert double_backward.KERNEL not in names
+    assert "SafeSoftmaxBackward0" in names or "SoftmaxBackward0" in names
 
 
 def test_keys_are_released_by_the_backward_pass() -> None:
