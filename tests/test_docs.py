@@ -111,16 +111,16 @@ def test_there_are_commands() -> None:
 
 def _jobs(words: list[str]) -> Iterator[tuple[str, ...]]:
     """The overrides of each job of a sweep; only some jobs if it is large."""
-    alternatives = [_alternatives(word) for word in words]
-    if prod(map(len, alternatives)) <= JOBS:
-        yield from product(*alternatives)
+    choices = [alternatives(word) for word in words]
+    if prod(map(len, choices)) <= JOBS:
+        yield from product(*choices)
         return
-    first = [values[0] for values in alternatives]
-    for row in islice(zip_longest(*alternatives), JOBS):
+    first = [values[0] for values in choices]
+    for row in islice(zip_longest(*choices), JOBS):
         yield tuple(value or other for value, other in zip(row, first, strict=True))
 
 
-def _alternatives(word: str) -> list[str]:
+def alternatives(word: str) -> list[str]:
     """The values of a sweep, one by one: "seed=0,1" is "seed=0" and "seed=1"."""
     (override,) = OverridesParser.create().parse_overrides([word])
     if not override.is_sweep_override():

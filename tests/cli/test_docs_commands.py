@@ -1,0 +1,111 @@
+"""The commands of the docs are run, in this process, on fewer examples and for a few steps."""
+
+import io
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.test_docs import COMMANDS, alternatives
+
+EVALUATED = "needs a run of the user; tests/cli/test_evaluate_other_data.py runs such"
+#: Why a command is not run here, by what it contains.
+NOT_RUN = {
+    "--config-dir": "needs the files of its page, with which tests run it elsewhere",
+    "--device cuda": "needs a GPU",
+    "trainer=ddp ": "needs GPUs",
+    "trainer=fsdp": "needs GPUs",
+    "trainer=ddp_cpu": "starts processes; tests/training/ranks runs such",
+    "trainer.compile": "compiles for a minute; tests/training/test_compilation.py runs such",
+    "hydra/launcher=slurm": "needs a cluster; tests/slurm runs such on a simulated one",
+    "wandb": "needs a W&B server; tests/tracking runs such on a simulated one",
+    "logger=tensorboard": "needs the package tensorboard",
+    "sync ": "needs a W&B server; tests/cli/test_sync.py runs it on a simulated one",
+    "dashboard ": "needs a W&B server; tests/reports/test_wandb_dashboard.py runs it on one",
+    "bench ": "measures for minutes; tests/cli/test_bench_attention.py runs it on small sizes",
+    "evaluate outputs/book": EVALUATED,
+    "evaluate outputs/numbers": EVALUATED,
+    "outputs/lengths": EVALUATED,
+    "outputs/brackets": "needs the files of its page, with which tests run it elsewhere",
+    "seed=range(100)": "plans 12,000 jobs",
+    "model.num_layers=24": "estimates a large model; tests/training/test_estimate.py runs such",
+}
+#: Files that the pages name.
+FILES = {
+    "pairs.tsv": "".join(f"{'ab'[n % 2] * (n % 5 + 1)} {n}\t{n} c\n" for n in range(200)),
+    "reviews.tsv": "".join(
+        f"a {'good' if n % 2 else 'bad'} film {n}\t{n % 2}\n" for n in range(200)
+    ),
+    "reviews.csv": "review,stars\n" + "".join(f"film {n},{n % 2}\n" for n in range(200)),
+    "europarl/1.csv": "en,de\n" + "".join(f"one {n},eins {n}\n" for n in range(200)),
+    "book.txt": "".join(f"line {n} of a book, which has a few more words\n" for n in range(300)),
+}
+FILES |= {"poems.txt": FILES["book.txt"]}
+FILES |= {f"{name}.tsv": FILES["pairs.tsv"].replace("c", name) for name in "abc"}
+#: The sweep that is run, since other commands read its runs.
+SWEEP = "hydra.sweep.dir=outputs/second"
+#: Overrides that make a training short.
+SHORT = ("trainer.max_steps=2", "trainer.val_check_interval=1.0", "logger=csv")
+#: Overrides that make a dataset small, by the choice in a command.
+SMALL = {
+    "digits": (),
+    "self_attention_classifier": (),
+    "text": ("data.length=16", "data.batch_size=4"),
+    "pairs": (),
+    "labels": (),
+    "g2p": ("data.limit=300", "data.evaluation_limit=20"),
+}
+SYNTHETIC = ("data.examples=64", "data.evaluation_examples=8")
+
+
+def reduced(words: list[str]) -> list[str]:
+    """The arguments of a command whose training is short; one job of a sweep is planned."""
+    if words[0] != "train" or "--cfg" in words or "--info" in words:
+        return words
+    if "--extend" in words:
+        return [*words, "trainer.max_steps=4"]
+    chosen = [word.partition("=")[2] for word in words if re.match(r"(data|experiment)=", word)]
+    data = "g2p" if not chosen or chosen == ["demo"] else chosen[0]
+    short = [*SMALL.get(data, SYNTHETIC), *SHORT]
+    if "-m" not in words:
+        return [*words, *short]
+    if SWEEP in words:
+        return [*(word.replace("seed=0,1", "seed=0") for word in words), *short]
+    if not any(word.startswith("sweep.zip=") for word in words):  # which must be swept
+        words = [alternatives(word)[0] if "=" in word else word for word in words]
+    return [*words, *short, "--dry-run"]
+
+
+def order(command: str) -> int:
+    """Commands that make a run which others read come first."""
+    return SWEEP not in command and not re.search(r"dir=outputs/(?!longer)", command)
+
+
+RUN = [each for each in COMMANDS if not any(part in f"{each} " for part in NOT_RUN)]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("docs")
+    for name, content in FILES.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(content)
+    return directory
+
+
+@pytest.mark.parametrize("words", sorted(RUN, key=order))
+def test_a_command_of_the_docs_runs(
+    words: str, workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workspace / "cache"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"tomato\n")))
+    for directory in re.findall(r"hydra\.run\.dir=(\S+)", words):  # two pages may use one name
+        shutil.rmtree(directory, ignore_errors=True)
+    answer = command(*reduced(shlex.split(words)))
+    assert answer.code == 0, answer
