@@ -199,3 +199,12 @@ def test_a_commands_config_is_composed_once(
 def test_several_values_are_refused_before_other_errors(loader: OwnLoader, other: str) -> None:
     with pytest.raises(HydraException, match="Ambiguous value"):
         load_as_hydra(loader, RunMode.RUN, "seed=1,2", other)
+
+
+def test_the_options_of_a_group_are_listed_once(
+    loader: OwnLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--help`` asks for those of each group four times."""
+    assert "additive" in loader.get_group_options("attention/score")
+    monkeypatch.setattr(loader.repository, "get_group_options", None)
+    assert "additive" in loader.get_group_options("attention/score")

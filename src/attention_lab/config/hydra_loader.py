@@ -65,6 +65,22 @@ class OwnLoader(ConfigLoaderImpl):
         self._jobs: dict[tuple[str, ...], tuple[DictConfig, dict[str, AnyNode]]] = {}
         #: The result or the error of the first of Hydra's two calls for a command.
         self._of_command: DictConfig | Exception | None = None
+        self._group_options: dict[tuple[str, ObjectType | None], list[str]] = {}
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """The options of a group. ``--help`` asks for those of each group four times."""
+        if config_name or overrides:
+            return super().get_group_options(group_name, results_filter, config_name, overrides)
+        key = group_name, results_filter
+        if key not in self._group_options:
+            self._group_options[key] = self.repository.get_group_options(*key)
+        return self._group_options[key]
 
     def load_configuration(
         self,
