@@ -176,7 +176,7 @@ def test_an_eager_backend_keeps_all_pairs_and_a_fused_one_does_not() -> None:
 def test_all_mechanisms_and_peers_compute_what_their_reference_does(causal: bool) -> None:
     setting = replace(SETTING, lengths=[32], causal=causal)
     quick = [name for name in GROUPS if name != "flex"]  # which compiles for long
-    ours = mechanisms(distinct_options(), ["eager", "sdpa", "fused"], setting)
+    ours = mechanisms(distinct_options(), ["eager", "sdpa", "fused", "tiled"], setting)
     found = [*peers(setting, quick), *ours]
     made = [each for each in found if isinstance(each, Implementation)]
     left_out: list[Skipped] = []
@@ -191,6 +191,15 @@ def test_a_peer_that_computes_something_else_is_an_error() -> None:
     peer = Implementation("unscaled", unscaled, make_layer("scaled_dot_product", SETTING, "eager"))
     with pytest.raises(OtherResult, match=r"^unscaled: its output differs from that of our ref"):
         run([peer])
+
+
+def test_a_peer_with_other_gradients_is_an_error() -> None:
+    def untrained(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(query.detach(), key, value)
+
+    reference = make_layer("scaled_dot_product", SETTING, "eager")
+    with pytest.raises(OtherResult, match=r"^untrained: its gradients differ from that of our ref"):
+        run([Implementation("untrained", untrained, reference)])
 
 
 def test_a_peer_that_ignores_the_causal_mask_is_an_error() -> None:

@@ -80,12 +80,12 @@ def benchmark(
         progress: called with a line before each length.
 
     Raises:
-        OtherResult: if an implementation's output is not that of its formula.
+        OtherResult: if an implementation's output or gradients are not those of its formula.
     """
     progress("measuring the device's ceilings …")
     ceilings = measure_ceilings(setting.device, setting.dtype)
     results = Results(setting, ceilings, [], [])
-    progress(f"checking the outputs of {len(implementations)} implementations …")
+    progress(f"checking outputs and gradients of {len(implementations)} implementations …")
     able = list(_checked(implementations, setting, results.skipped))
     fast = {
         FORWARD: able,
@@ -121,7 +121,7 @@ def make_inputs(
 def _checked(
     implementations: Sequence[Implementation], setting: Setting, skipped: list[Skipped]
 ) -> Iterator[Implementation]:
-    """Those that can be called, once their outputs at the shortest length are the formula's."""
+    """Those that can be called, if output and gradients at the shortest length are right."""
     length = min(setting.lengths)
     for each in implementations:
         inputs = make_inputs(each, setting, length)
@@ -133,13 +133,40 @@ def _checked(
             continue
         with torch.no_grad():
             expected = each.reference_output(*inputs, causal=setting.causal)
-        difference = float((output - expected).norm() / expected.norm())
-        if not difference <= TOLERANCE[setting.dtype]:
-            raise OtherResult(
-                f"{each.name}: its output differs from that of our reference by {difference:.2g}, "
-                f"relative in norm (at most {TOLERANCE[setting.dtype]:g} is rounding)"
-            )
+        _compare(each, "output differs", output, expected)
+        if each.trains:
+            _check_gradients(each, inputs, setting.causal)
         yield each
+
+
+def _check_gradients(implementation: Implementation, inputs: list[Tensor], causal: bool) -> None:
+    """Raise OtherResult if the gradients for the inputs are not the formula's."""
+    for each in inputs:
+        each.requires_grad_()
+
+    def gradients(call: Callable[..., Tensor]) -> Tensor:
+        output = call(*inputs, causal=causal)
+        # Not the output itself: the gradient of a norm in its own direction is only rounding.
+        direction = output.detach().flip(-1)
+        grads = torch.autograd.grad(output, inputs, direction, materialize_grads=True)
+        return torch.cat([grad.flatten() for grad in grads])
+
+    try:
+        actual = gradients(implementation.call)
+    except _refusals(implementation):
+        return  # it is skipped, with the reason, when it is to be timed
+    _compare(implementation, "gradients differ", actual, gradients(implementation.reference_output))
+
+
+def _compare(
+    implementation: Implementation, what_differs: str, actual: Tensor, expected: Tensor
+) -> None:
+    difference, limit = float((actual - expected).norm() / expected.norm()), TOLERANCE[actual.dtype]
+    if not difference <= limit:
+        raise OtherResult(
+            f"{implementation.name}: its {what_differs} from that of our reference by "
+            f"{difference:.2g}, relative in norm (at most {limit:g} is rounding)"
+        )
 
 
 def _refusals(implementation: Implementation) -> tuple[type[Exception], ...]:
