@@ -188,6 +188,9 @@ def test_predictions_equal_those_of_the_command(run: al.Run) -> None:
 
 def test_predict_decodes_with_beams_and_warns_of_unknown_tokens(run: al.Run) -> None:
     assert len(run.predict((word for word in ["a", "b"]), num_beams=2)) == 2
+    (best, second), _ = run.predict(["tomato", "word"], num_beams=2, n_best=2)
+    assert best.text == run.predict(["tomato"], num_beams=2)[0]
+    assert best.score > second.score
     with pytest.warns(UserWarning, match="read as <unk>: 1"):
         run.predict(["é"])
     with pytest.raises(TypeError, match=r"run.predict\(\[text\]\)"):

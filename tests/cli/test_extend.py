@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from attention_lab.config.components import ConfigError
-from attention_lab.config.resolve import RunConfig
+from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.tracking.run_directory import read_config
-from attention_lab.training.extension import check_extension
+from attention_lab.training.checkpoint.checkpoint_io import checksum_of, read
+from attention_lab.training.extension import begin_extension, check_extension
 from tests.cli.conftest import Answer, Command
 from tests.conftest import Compose
 from tests.runs import train
@@ -97,6 +98,8 @@ REFUSED = {
     "attention=additive trainer.max_epochs=4": "can only change trainer, scheduler, callbacks",
     "data=reverse trainer.max_epochs=4": "data=reverse: cannot be combined with --extend",
     "optimizer.lr=1 trainer.max_epochs=4": "but optimizer.lr is ",
+    "trainer=ddp_cpu trainer.max_epochs=4": "it was trained by 1 process, and this training would "
+    "have 2; set trainer.devices=1",
     "model.init_from=short trainer.max_epochs=4": "but init_from.sha256 is not there, ",
     "--from short": "--extend: cannot be combined with --from; leave one out",
 }
@@ -142,3 +145,18 @@ def test_a_checkpoint_that_has_changed_since_is_refused(short: Path) -> None:
     extends = {"run": str(short), "sha256": "0" * 64}
     with pytest.raises(ConfigError, match=r"last\.ckpt has changed since this run's config was"):
         check_extension(RunConfig(read_config(short) | {"extends": extends}))
+
+
+def test_an_average_can_begin_or_end_with_an_extension(extend: Extend, tmp_path: Path) -> None:
+    """Without the average, training continues with the latest weights, not with the average."""
+    answer = extend("callbacks=ema", "trainer.max_epochs=3")
+    assert answer.code == 0, answer.err
+    run = tmp_path / "long" / "run"
+    averaged = read(run / "checkpoints" / "last.ckpt")
+    assert averaged["n_averaged"] == 4
+    extends = {"run": str(run), "sha256": checksum_of(run / "checkpoints" / "last.ckpt")}
+    config = RunConfig({**read_config(run), "callbacks": {}, "extends": extends})
+    assert begin_extension(RunSpec(config, tmp_path / "next"))
+    continued, latest = read_weights(tmp_path / "next"), averaged["latest_weights"]
+    assert same_weights({name: continued[name] for name in latest}, latest)
+    assert not same_weights({name: averaged["state_dict"][name] for name in latest}, latest)

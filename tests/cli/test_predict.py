@@ -52,6 +52,24 @@ def test_the_beam_size_can_be_set(ask: Ask, words_run: FinishedRun, words: Built
     assert written.out != ask(words_run.directory, lines).out
 
 
+def test_n_best_lists_are_printed_with_scores(
+    ask: Ask, words_run: FinishedRun, words: BuiltRun
+) -> None:
+    answer = ask(words_run.directory, "zoo\n\nknightly\n", "--num-beams", "4", "--n-best", "3")
+    assert answer.code == 0, answer.err
+    rows = [line.split("\t") for line in answer.out.splitlines()]
+    assert [row[0] for row in rows] == ["1", "1", "1", "2", "3", "3", "3"]
+    assert rows[3] == ["2", "0.0000", ""]
+    for first, word in ((0, "zoo"), (4, "knightly")):
+        assert rows[first][2] == pronounced(words, word, num_beams=4)
+        scores = [float(row[1]) for row in rows[first : first + 3]]
+        assert scores == sorted(scores, reverse=True)
+        assert len({row[2] for row in rows[first : first + 3]}) == 3
+    refused = ask(words_run.directory, "zoo\n", "--n-best", "3")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err == "attention-lab: --n-best 3: add --num-beams 3; it is 1\n"
+
+
 def test_windows_line_ends_are_line_ends(ask: Ask, words_run: FinishedRun) -> None:
     assert ask(words_run.directory, "zoo\r\na\r\n") == ask(words_run.directory, "zoo\na\n")
 

@@ -22,6 +22,8 @@ def test_options_of_another_task_are_refused(
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("attention-lab: --top-k is for language_model; ")
     assert answer.err.endswith("words is for sequence_to_sequence\n")
+    answer = ask(letters_run, "a\n", "--n-best", "1")
+    assert answer.err.startswith("attention-lab: --n-best is for sequence_to_sequence; ")
     answer = ask(letters_run, "a\n", "--length-penalty", "1")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("attention-lab: --length-penalty is for sequence_to_sequence; ")

@@ -18,7 +18,7 @@ from attention_lab.models.base import (
     SequenceToSequenceNetwork,
 )
 from attention_lab.models.decoder import Decoder
-from attention_lab.models.decoding import beam_search, greedy_search, sample
+from attention_lab.models.decoding import beam_search, greedy_search, n_best_search, sample
 from tests.conftest import Compose
 from tests.models.conftest import (
     ATTENTION,
@@ -135,6 +135,34 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(
                     assert until_end(written) == [best[1]]
                     lengths[len(best[1])] += 1
     assert len(lengths) > 1  # the best is not always as long
+
+
+def test_a_wide_beam_finds_the_n_best_of_all_sequences(
+    make_writer: MakeWriter, source: Tensor
+) -> None:
+    network, n_best = restless(make_writer), 4
+    with torch.no_grad():
+        for row in source[:3]:
+            everything = every_sequence(network, row, longest=3)
+            for penalty in (0.0, 1.0):
+                scores = {tuple(e[1]): score(e[0], len(e[1]), penalty) for e in everything}
+                best = sorted(scores, key=lambda each: scores[each], reverse=True)[:n_best]
+                found = n_best_search(network, row[None], START, END, 3, 2500, n_best, penalty)
+                assert [tuple(it) for it in until_end(found.tokens[0])] == best
+                expected = torch.tensor([float(scores[each]) for each in best])
+                torch.testing.assert_close(found.scores[0].float(), expected)
+
+
+def test_unfinished_hypotheses_come_after_finished_ones(
+    make_writer: MakeWriter, source: Tensor
+) -> None:
+    """After one step only the empty target has finished."""
+    found = n_best_search(make_writer(), source, START, END, 1, 50, 5)
+    assert (found.tokens[:, 0] == END).all()
+    assert (found.tokens[:, 1:] != END).all()
+    assert (found.scores[:, 1:].diff(dim=1) <= 0).all()
+    with pytest.raises(ValueError, match="n_best must be at most num_beams, got 3 of 2"):
+        n_best_search(make_writer(), source, START, END, 1, 2, 3)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])

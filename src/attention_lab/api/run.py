@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,7 +22,7 @@ from attention_lab.training.checkpoint.rng_state import random_states, restore_r
 from attention_lab.training.evaluation import evaluate, restored, task_name
 from attention_lab.training.input_maps import input_maps
 from attention_lab.training.other_test import with_other_test
-from attention_lab.training.prediction import Sampling, predictor
+from attention_lab.training.prediction import Hypothesis, Sampling, TargetPredictor, predictor
 from attention_lab.training.tasks.base import Split
 
 if TYPE_CHECKING:
@@ -109,14 +109,25 @@ class Run:
         """The trained network, in evaluation mode."""
         return self._restored.task.eval().model
 
+    @overload
+    def predict(
+        self, texts: Iterable[str], *, n_best: None = None, **options: Any
+    ) -> list[str]: ...
+
+    @overload
+    def predict(
+        self, texts: Iterable[str], *, n_best: int, **options: Any
+    ) -> list[list[Hypothesis]]: ...
+
     def predict(
         self,
         texts: Iterable[str],
         *,
         num_beams: int | None = None,
         length_penalty: float | None = None,
+        n_best: int | None = None,
         **sampling: Any,
-    ) -> list[str]:
+    ) -> list[str] | list[list[Hypothesis]]:
         """Predict for texts, as ``attention-lab predict`` does.
 
         Tokens that are not in the vocabulary are read as ``<unk>``, with a warning.
@@ -126,12 +137,15 @@ class Run:
             num_beams: hypotheses of beam search, for sequence to sequence; 1 is greedy. None means
                 that of the config.
             length_penalty: the length penalty α of beam search. None means that of the config.
+            n_best: the number of hypotheses for each text, at most ``num_beams``.
             sampling: for a language model, any of ``length``, ``temperature``, ``top_k``,
                 ``top_p`` and ``seed``: see
                 :class:`attention_lab.training.prediction.Sampling`.
 
         Returns:
-            A prediction for each text: a target, a class, or the text with its continuation.
+            A prediction for each text: a target, a class, or the text with its continuation. With
+            ``n_best`` a list of :class:`attention_lab.training.prediction.Hypothesis` for each
+            text, which have a ``text`` and a ``score``; the best first.
 
         Raises:
             UnusableRun: if the run has no checkpoint, or it cannot be used.
@@ -144,9 +158,15 @@ class Run:
         predicts = predictor(run.task, Sampling(**sampling))
         inputs, size = list(texts), 1 if predicts.one_by_one else BATCH
         batches = (inputs[start : start + size] for start in range(0, len(inputs), size))
-        predictions = [each for batch in batches for each in predicts.predict(batch)]
+        if n_best is None:
+            predictions = [each for batch in batches for each in predicts.predict(batch)]
+            _warn_of_unknown(predicts.unknown)
+            return predictions
+        if not isinstance(predicts, TargetPredictor):
+            raise ValueError("n_best: the run has no beam search")
+        best = [each for batch in batches for each in predicts.n_best(batch, n_best)]
         _warn_of_unknown(predicts.unknown)
-        return predictions
+        return best
 
     def attention(self, text: str, target: str | None = None) -> Maps:
         """The attention maps of a text, as ``attention-lab view`` shows them.

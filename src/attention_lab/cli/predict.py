@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SAMPLING = ("length", "temperature", "top_k", "top_p", "seed")
 #: The options that apply to one task only.
-OPTIONS = {"sequence_to_sequence": DECODING, "language_model": SAMPLING}
+OPTIONS = {"sequence_to_sequence": (*DECODING, "n_best"), "language_model": SAMPLING}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -43,10 +43,12 @@ def run(arguments: Sequence[str]) -> int:
             if problem := _option_error(chosen, task_name(chosen.run)):
                 return fail(problem, 2)
             predictor = _predictor(chosen)
+            if problem := _n_best_error(predictor, chosen.n_best):
+                return fail(problem, 2)
     except UnusableRun as error:
         return fail(str(error), 1)
     batch = chosen.batch or (1 if sys.stdin.isatty() else 64)
-    return _predict(predictor, sys.stdin.buffer, batch)
+    return _predict(predictor, sys.stdin.buffer, batch, chosen.n_best)
 
 
 def _parser() -> Parser:
@@ -54,7 +56,11 @@ def _parser() -> Parser:
     parser = Parser("predict", __doc__, usage)
     add_run(parser)
     parser.add_argument("--batch", type=whole(1), help="lines in a batch (64; 1 in a terminal)")
-    add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
+    decoding = parser.add_argument_group("sequence to sequence; default: as in the config")
+    add_decoding(decoding)
+    decoding.add_argument(
+        "--n-best", type=whole(1), help="print N hypotheses: line's number, score and prediction"
+    )
     sampling = parser.add_argument_group("language model")
     sampling.add_argument(
         "--length", type=whole(1), help="tokens to generate (100, or as many as fit)"
@@ -81,6 +87,16 @@ def _option_error(chosen: argparse.Namespace, task: str) -> str | None:
     return None
 
 
+def _n_best_error(predictor: "Predictor", n_best: int | None) -> str | None:
+    """The error for more hypotheses than beam search has; None if there is none."""
+    from attention_lab.training.prediction import TargetPredictor
+
+    if n_best is None or not isinstance(predictor, TargetPredictor):
+        return None
+    has = predictor.task.num_beams
+    return f"--n-best {n_best}: add --num-beams {n_best}; it is {has}" if n_best > has else None
+
+
 def _predictor(chosen: argparse.Namespace) -> "Predictor":
     from attention_lab.training.evaluation import restored
     from attention_lab.training.prediction import CannotPredict, Sampling, predictor
@@ -101,13 +117,13 @@ def _write(lines: Sequence[str]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _predict(predictor: "Predictor", lines: Iterable[bytes], batch: int) -> int:
+def _predict(predictor: "Predictor", lines: Iterable[bytes], batch: int, n_best: int | None) -> int:
     """Write a prediction for each line, batch by batch; returns the exit code."""
     from attention_lab.training.prediction import BadLine, predict_lines
 
     code = 0
     try:
-        for some in predict_lines(predictor, lines, batch):
+        for some in predict_lines(predictor, lines, batch, n_best):
             _write(some)
     except BadLine as error:
         code = fail(str(error), 1)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +43,15 @@ def greedy_search(
     return torch.cat(decoded, dim=1)
 
 
-@torch.no_grad()
+class NBest(NamedTuple):
+    """The n best hypotheses of each example, the best first."""
+
+    #: Token ids (B, n, T) without BOS; ids after EOS are arbitrary.
+    tokens: Tensor
+    #: (B, n), those of :func:`beam_search`; -inf if there are fewer hypotheses.
+    scores: Tensor
+
+
 def beam_search(
     network: SequenceToSequenceNetwork,
     source: Tensor,
@@ -80,11 +89,36 @@ def beam_search(
     Raises:
         ValueError: if a value is out of range.
     """
-    check_positive(max_length=max_length, num_beams=num_beams)
+    best = n_best_search(network, source, begin, end, max_length, num_beams, 1, length_penalty)
+    return best.tokens[:, 0]
+
+
+@torch.no_grad()
+def n_best_search(
+    network: SequenceToSequenceNetwork,
+    source: Tensor,
+    begin: int,
+    end: int,
+    max_length: int,
+    num_beams: int,
+    n_best: int,
+    length_penalty: float = 0.6,
+) -> NBest:
+    """Like :func:`beam_search`, but return the n best hypotheses, at most ``num_beams``.
+
+    The search of an example ends when no active hypothesis can reach a better score than the n-th.
+    Finished hypotheses come before those that did not finish within ``max_length``.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+    check_positive(max_length=max_length, num_beams=num_beams, n_best=n_best)
+    if n_best > num_beams:
+        raise ValueError(f"n_best must be at most num_beams, got {n_best} of {num_beams}")
     if length_penalty < 0:
         raise ValueError(f"length_penalty must be at least 0, got {length_penalty}")
     caches = network.prefill(source)
-    search = _Beams(source, begin, end, num_beams)
+    search = _Beams(source, begin, end, num_beams, n_best)
     for length in range(1, max_length + 1):
         logits = network.next_logits(search.last, caches)
         rows = search.step(logits, ((5 + length) / 6) ** length_penalty)
@@ -92,27 +126,28 @@ def beam_search(
             break
         for cache in caches.values():
             cache.select(rows)
-    return search.best()
+    return search.best(((5 + max_length) / 6) ** length_penalty)
 
 
 class _Beams:
-    """The hypotheses of a batch: for each example, K active ones and the best finished one.
+    """The hypotheses of a batch: for each example, K active ones and the n best finished ones.
 
     Args:
         source: (B, S), of the examples.
         begin: the id of BOS.
         end: the id of EOS.
         num_beams: number of hypotheses of each example.
+        n_best: number of finished hypotheses to keep.
     """
 
-    def __init__(self, source: Tensor, begin: int, end: int, num_beams: int) -> None:
+    def __init__(self, source: Tensor, begin: int, end: int, num_beams: int, n_best: int) -> None:
         examples = len(source)
         self.end = end
         self.active = source.new_full((examples, 1, 1), begin)  # (B, K, 1 + length)
         self.log_p = torch.zeros((examples, 1), device=source.device)  # (B, K), -inf if finished
         self.free = source.new_full((examples, 1), num_beams)  # number of unfinished hypotheses
-        self.finished = source.new_full((examples, 1), end)  # (B, length), the best finished one
-        self.score = torch.full_like(self.log_p, -torch.inf)  # (B, 1), its score
+        self.finished = source.new_full((examples, n_best, 1), end)  # (B, n, length)
+        self.score = self.log_p.new_full((examples, n_best), -torch.inf)  # (B, n), descending
 
     @property
     def last(self) -> Tensor:
@@ -147,27 +182,37 @@ class _Beams:
         return (first + parents).flatten()
 
     def done(self, penalty: float) -> bool:
-        """Whether no active hypothesis can reach a better score, given the least penalty."""
-        hopeless = self.log_p.amax(1, keepdim=True) / penalty <= self.score
+        """Whether no active hypothesis can reach the n best scores, given the least penalty."""
+        hopeless = self.log_p.amax(1, keepdim=True) / penalty <= self.score[:, -1:]
         self.log_p = self.log_p.masked_fill(hopeless, -torch.inf)
         return bool(hopeless.all())
 
-    def best(self) -> Tensor:
-        """The best finished hypothesis of each example, else the most probable, (B, length)."""
-        unfinished = self._active(self.log_p.argmax(1, keepdim=True))
-        return torch.where(self.score > -torch.inf, self.finished, unfinished)
+    def best(self, penalty: float) -> NBest:
+        """The n best hypotheses of each example: finished ones, then the most probable others.
+
+        Args:
+            penalty: divisor of the log-probability of hypotheses that have not finished.
+        """
+        log_p, order = self.log_p.sort(dim=1, descending=True, stable=True)
+        tokens = torch.cat([self.finished, _hypotheses(self.active[..., 1:], order)], 1)
+        scores = torch.cat([self.score, log_p / penalty], 1)
+        chosen = scores.isneginf().to(torch.int8).argsort(dim=1, stable=True)
+        chosen = chosen[:, : self.score.shape[1]]
+        return NBest(_hypotheses(tokens, chosen), scores.gather(1, chosen))
 
     def _keep_best(self, scores: Tensor) -> None:
         """Update the best finished hypotheses; scores are (B, K), -inf for unfinished ones."""
-        score, which = scores.max(1, keepdim=True)
-        padded = torch.cat([self.finished, self.finished[:, -1:]], 1)
-        padded = padded[:, : self.active.shape[2] - 1]
-        self.finished = torch.where(score > self.score, self._active(which), padded)
-        self.score = torch.maximum(score, self.score)
+        padded = torch.cat([self.finished, self.finished[..., -1:]], -1)
+        padded = padded[..., : self.active.shape[2] - 1]
+        tokens = torch.cat([padded, self.active[..., 1:]], 1)
+        scores, order = torch.cat([self.score, scores], 1).sort(dim=1, descending=True, stable=True)
+        n_best = self.score.shape[1]
+        self.finished, self.score = _hypotheses(tokens, order[:, :n_best]), scores[:, :n_best]
 
-    def _active(self, which: Tensor) -> Tensor:
-        """One hypothesis of each example, (B, length), by index (B, 1), without BOS."""
-        return self.active[torch.arange(len(which), device=which.device), which.squeeze(1), 1:]
+
+def _hypotheses(tokens: Tensor, which: Tensor) -> Tensor:
+    """Some hypotheses (B, n, length) of each example, from all (B, K, length), by index (B, n)."""
+    return tokens.gather(1, which.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def available_positions(network: LanguageNetwork, wanted: int) -> int:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from attention_lab.atomic_write import replacing
-from attention_lab.config.components import ConfigError
+from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.identity import differences
 from attention_lab.config.resolve import RunConfig, RunSpec
+from attention_lab.config.validate import components
 from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.printing import counted
 from attention_lab.tracking.attention_callback import SUMMARIES_FILE
 from attention_lab.tracking.record_files import read_result
 from attention_lab.tracking.run_directory import read_config
@@ -18,6 +20,7 @@ from attention_lab.tracking.untrusted_files import UnreadableRecord, open_file
 from attention_lab.training.checkpoint.callback import BEST, EXTENDS, LAST, PREVIOUS, STATE_KEY
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, checksum_of, read, write
 from attention_lab.training.trainer import TrainerOptions
+from attention_lab.training.weight_averaging import AveragedWeights
 
 #: The sections of the config that an extension may change.
 CHANGEABLE = ("trainer", "scheduler", "callbacks", "extends")
@@ -54,11 +57,22 @@ def check_extension(config: RunConfig) -> None:
             f"--extend {run}: its checkpoint {LAST} has changed since this run's config was "
             "recorded; extend it as a new run"
         )
+    processes, now = (_processes(it) for it in (known, config.record))
+    if processes != now:
+        raise ConfigError(
+            f"--extend {run}: it was trained by {counted(processes, 'process')}, and this training "
+            f"would have {now}; set trainer.devices={known['trainer'].get('devices', 1)}"
+        )
     if changed := differences(_fixed(known), _fixed(config.record)):
         raise ConfigError(
             f"--extend {run}: can only change trainer, scheduler, callbacks and logger, but "
             f"{'; '.join(changed)}; leave these overrides out"
         )
+
+
+def _processes(config: Config) -> int:
+    """The number of processes of a training; a checkpoint holds the random states of each."""
+    return int(config["trainer"].get("devices", 1) * config["trainer"].get("num_nodes", 1))
 
 
 def _fixed(config: Any) -> dict[str, Any]:
@@ -107,6 +121,10 @@ def begin_extension(spec: RunSpec) -> bool:
         with open_file(run / name, run) as old, replacing(spec.directory / name) as new:
             shutil.copyfileobj(old, new)
     write(read(run / "checkpoints" / BEST), folder / BEST)
+    callbacks = components(spec.config.record, "callbacks").values()
+    if not any(issubclass(it, AveragedWeights) for it in callbacks):
+        # If the extended run saved an average, training continues with its latest weights.
+        last["state_dict"] |= last.get("latest_weights", {})
     last[STATE_KEY] |= {"ended": False, EXTENDS: str(run)}
     write(last, folder / LAST)
     return True

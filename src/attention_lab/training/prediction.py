@@ -2,10 +2,10 @@
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 
@@ -23,6 +23,16 @@ from attention_lab.training.tasks.sequence_to_sequence import SequenceToSequence
 _DEFAULT_LENGTH = 100
 
 _NOT_TEXT = "{} is not a text dataset, so its models cannot predict from lines of text"
+
+
+PredictionT = TypeVar("PredictionT")
+
+
+class Hypothesis(NamedTuple):
+    """A predicted target of an n-best list, and its score in beam search."""
+
+    text: str
+    score: float
 
 
 class CannotPredict(ValueError):
@@ -70,14 +80,23 @@ class Predictor(ABC):
         Raises:
             ValueError: if a text is too long for the network.
         """
+        return self._for_each(texts, self._predict, "")
+
+    def _for_each(
+        self,
+        texts: Sequence[str],
+        predict: Callable[[Sequence[str], Sequence[list[int]]], list[PredictionT]],
+        empty: PredictionT,
+    ) -> list[PredictionT]:
+        """What a function predicts for the texts that are not empty; ``empty`` for the others."""
         if not self.keeps_edges:
             texts = [text.strip() for text in texts]
         ids = [self.vocabulary.encode(text) for text in texts]
         nonempty = [(text, row) for text, row in zip(texts, ids, strict=True) if row]
-        predictions = iter(self._predict(*zip(*nonempty, strict=True)) if nonempty else [])
-        lines = [next(predictions) if row else "" for row in ids]
+        predictions = iter(predict(*zip(*nonempty, strict=True)) if nonempty else [])
+        found = [next(predictions) if row else empty for row in ids]
         self.unknown += sum(row.count(UNK) for row in ids)
-        return lines
+        return found
 
     @abstractmethod
     def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
@@ -98,6 +117,20 @@ class TargetPredictor(Predictor):
     def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
         generated = self.task.generate(pad(ids).to(self.task.device))
         return [self.task.data.target_vocabulary.decode(row) for row in generated]
+
+    def n_best(self, texts: Sequence[str], number: int) -> list[list[Hypothesis]]:
+        """The best targets of each text, the best first; an empty text has one, with score 0.
+
+        Raises:
+            ValueError: if ``number`` is not from 1 to the number of beams, or a text is too long.
+        """
+        decode = self.task.data.target_vocabulary.decode
+
+        def predict(_: Sequence[str], ids: Sequence[list[int]]) -> list[list[Hypothesis]]:
+            found = self.task.generate_n_best(pad(ids).to(self.task.device), number)
+            return [[Hypothesis(decode(row), score) for row, score in each] for each in found]
+
+        return self._for_each(texts, predict, [Hypothesis("", 0.0)])
 
 
 class ContinuationPredictor(Predictor):
@@ -204,13 +237,17 @@ def predictor(task: AttentionTask, sampling: Sampling) -> Predictor:
     raise CannotPredict(f"{type(task).__name__} is not a task of this package: it has no predictor")
 
 
-def predict_lines(predictor: Predictor, lines: Iterable[bytes], batch: int) -> Iterator[list[str]]:
+def predict_lines(
+    predictor: Predictor, lines: Iterable[bytes], batch: int, n_best: int | None = None
+) -> Iterator[list[str]]:
     """Yield the predictions for lines, in order and in batches.
 
     Args:
         predictor: the predictor.
         lines: the inputs, in UTF-8.
         batch: lines in a batch; ignored if the predictor is ``one_by_one``.
+        n_best: the number of hypotheses for each line, for targets only: each becomes a line with
+            the number of the input, the score and the prediction, between tabs.
 
     Raises:
         BadLine: if a line is not UTF-8 or too long for the network, after yielding the predictions
@@ -219,7 +256,7 @@ def predict_lines(predictor: Predictor, lines: Iterable[bytes], batch: int) -> I
     numbered = enumerate(lines, start=1)
     while taken := list(islice(numbered, 1 if predictor.one_by_one else batch)):
         texts, error = _decoded(taken)
-        yield from _predictions(predictor, texts)
+        yield from _predictions(predictor, texts, n_best)
         if error is not None:
             raise error
 
@@ -239,14 +276,16 @@ def _decoded(lines: Iterable[tuple[int, bytes]]) -> tuple[list[tuple[int, str]],
     return texts, None
 
 
-def _predictions(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iterator[list[str]]:
+def _predictions(
+    predictor: Predictor, texts: Sequence[tuple[int, str]], n_best: int | None
+) -> Iterator[list[str]]:
     """Yield the predictions for a batch, or for the lines before the first bad one."""
     try:
-        yield _lines(predictor.predict([text for _, text in texts]))
+        yield _lines(predictor, texts, n_best)
     except ValueError:
         for number, text in texts:
             try:
-                yield _lines(predictor.predict([text]))
+                yield _lines(predictor, [(number, text)], n_best)
             except ValueError as error:
                 problem, _, advice = str(error).partition("; ")
                 # The advice is about training another model.
@@ -254,6 +293,19 @@ def _predictions(predictor: Predictor, texts: Sequence[tuple[int, str]]) -> Iter
                 raise BadLine(f"line {number}: {problem}{works}") from error
 
 
-def _lines(predictions: Sequence[str]) -> list[str]:
-    """Predictions with line breaks as escapes, for models of text with LF or CRLF."""
-    return [text.replace("\n", "\\n").replace("\r", "\\r") for text in predictions]
+def _lines(predictor: Predictor, texts: Sequence[tuple[int, str]], n_best: int | None) -> list[str]:
+    """The lines of the predictions for numbered texts."""
+    inputs = [text for _, text in texts]
+    if n_best is None:
+        return [_escaped(text) for text in predictor.predict(inputs)]
+    assert isinstance(predictor, TargetPredictor)
+    return [
+        f"{number}\t{score:.4f}\t{_escaped(text)}"
+        for (number, _), best in zip(texts, predictor.n_best(inputs, n_best), strict=True)
+        for text, score in best
+    ]
+
+
+def _escaped(text: str) -> str:
+    """A prediction with line breaks as escapes, for models of text with LF or CRLF."""
+    return text.replace("\n", "\\n").replace("\r", "\\r")

@@ -121,8 +121,10 @@ class AveragedWeights(WeightAveraging, ABC):
     ) -> None:
         # Lightning has loaded the average into the model.
         self.average.module.load_state_dict(_model(pl_module).state_dict())
-        self.average.n_averaged.fill_(checkpoint["n_averaged"])
-        pl_module.load_state_dict(checkpoint["state_dict"] | checkpoint["latest_weights"])
+        # An extended run may have been trained without an average, which then starts now.
+        self.average.n_averaged.fill_(checkpoint.get("n_averaged", 0))
+        latest = checkpoint.get("latest_weights", {})
+        pl_module.load_state_dict(checkpoint["state_dict"] | latest)
 
 
 class EMA(AveragedWeights):

@@ -1,6 +1,7 @@
 """Sequence-to-sequence: generating a target sequence from a source sequence."""
 
 from collections.abc import Mapping
+from math import inf
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from attention_lab.data.core.batches import SequencePairs
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.base import SequenceToSequenceNetwork
-from attention_lab.models.decoding import beam_search, greedy_search
+from attention_lab.models.decoding import beam_search, greedy_search, n_best_search
 from attention_lab.training.distributed.fsdp import reshard, unshard
 from attention_lab.training.optim import Optimization
 from attention_lab.training.tasks.base import (
@@ -115,6 +116,19 @@ class SequenceToSequence(AttentionTask):
             options = (self.max_length, self.num_beams, self.length_penalty)
             generated = beam_search(self.model, source, BOS, EOS, *options)
         return [_until_end(row) for row in generated.tolist()]
+
+    def generate_n_best(self, source: Tensor, n_best: int) -> list[list[tuple[list[int], float]]]:
+        """The best hypotheses for source tokens (B, S), with their scores; the best first.
+
+        Raises:
+            ValueError: if ``n_best`` is not from 1 to ``num_beams``.
+        """
+        options = (self.max_length, self.num_beams, n_best, self.length_penalty)
+        best = n_best_search(self.model, source, BOS, EOS, *options)
+        return [
+            [(_until_end(row), score) for row, score in zip(rows, own, strict=True) if score > -inf]
+            for rows, own in zip(best.tokens.tolist(), best.scores.tolist(), strict=True)
+        ]
 
     def compute_metrics(self, split: Split) -> dict[str, Tensor]:
         return {
