@@ -22,6 +22,7 @@ NOT_RUN = {
     "trainer=ddp_cpu": "starts processes; tests/training/ranks runs such",
     "trainer.compile": "compiles for a minute; tests/training/test_compilation.py runs such",
     "hydra/launcher=slurm": "needs a cluster; tests/slurm runs such on a simulated one",
+    "data.source=hub": "needs the network; tests/data run such on files",
     "wandb": "needs a W&B server; tests/tracking runs such on a simulated one",
     "logger=tensorboard": "needs the package tensorboard",
     "sync ": "needs a W&B server; tests/cli/test_sync.py runs it on a simulated one",
