@@ -73,9 +73,8 @@ def _show(group: str, name: str, file: Path, extra: Path | None) -> None:
     echo(f"{group}={name}")
     echo(*hanging(option_description(file), "  "))
     keys = option_keys(group, file)
-    if group == "model":  # every model has this key, so it is in the primary config
-        primary = option_keys("", config_directory() / "train.yaml")
-        keys["init_from"] = primary["model.init_from"]
+    if group == "model":
+        keys |= option_keys(group, config_directory() / "model" / "_init_from.yaml")
     package = option_package(group, file)
     path = f"{package}." if package else ""
     _columns(

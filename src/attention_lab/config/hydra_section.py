@@ -117,8 +117,11 @@ def check(config: DictConfig) -> None:
         _check_logging(f"hydra.{name}", settings[name])
     _check_environment(settings["job"]["env_set"])
     _check_subdirectory(settings["output_subdir"])
-    # Hydra resolves this node when it has made the run's directory; an error must come earlier.
-    OmegaConf.to_container(config.hydra.job, resolve=True)
+    # Hydra resolves these when it has made the run's directory; an error must come earlier.
+    for key in ("name", "chdir", "env_set", "env_copy"):
+        value = config.hydra.job[key]
+        if OmegaConf.is_config(value):
+            OmegaConf.to_container(value, resolve=True)
 
 
 def _check_node(path: str, value: Any) -> None:
