@@ -11,7 +11,7 @@ from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.sweeps import local_executor
 from attention_lab.sweeps.forkserver import exit_reason
-from attention_lab.sweeps.local_executor import Resources, run_jobs
+from attention_lab.sweeps.local_executor import Resources, check_here, run_jobs
 from attention_lab.tracking.run_directory import RunRecord
 from attention_lab.tracking.run_status import RunStatus
 from tests.runs import unchecked
@@ -51,6 +51,10 @@ def test_jobs_on_the_cpu_ask_for_no_gpus(tmp_path: Path) -> None:
 
     assert Resources().slots_of([job("gpu", 1), job("cpu", 9)]) == ["0", "1", "2", "3", "4"]
     assert Resources().slots_of([job("gpu", 2), job("cpu", 9)]) == ["0,1", "2,3"]
+
+
+def test_a_finished_sweep_has_no_job_to_check() -> None:
+    check_here([], Resources())
 
 
 def test_cpu_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

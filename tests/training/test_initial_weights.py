@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from attention_lab.config import init_from
 from attention_lab.config.components import ConfigError
@@ -86,6 +87,15 @@ def test_weights_that_do_not_match_are_counted_and_named(
         "4 not in the checkpoint (self_attention.query_projection.bias, "
         "self_attention.key_projection.bias, self_attention.value_projection.bias and 1 more)",
     ]
+
+
+def test_a_new_scalar_weight_is_not_in_the_checkpoint(tiny_digits: Compose, save: Save) -> None:
+    """Its shape, (), must not equal the shape of a weight that is missing."""
+    config = tiny_digits(f"model.init_from={save(tiny_digits())}")
+    built = build(config)
+    built.task.model.scale = nn.Parameter(torch.tensor(1.0))
+    says = load_initial_weights(resolve(config), built.task.model, built.data)
+    assert says.endswith("; 1 not in the checkpoint (scale)")
 
 
 def _labels(compose: Compose, tmp_path: Path, name: str, letters: str, classes: str) -> Any:

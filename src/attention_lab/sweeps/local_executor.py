@@ -113,6 +113,8 @@ class _Running:
 
 def check_here(jobs: Sequence[RunSpec], resources: Resources) -> None:
     """Raise ConfigError, naming the job, if one cannot work on this machine."""
+    if not jobs:  # all have ended
+        return
     build_jobs(jobs)
     devices = [check_devices(job.config)[0] for job in jobs]
     at_once = min(len(jobs), len(resources.slots_of(jobs)))

@@ -45,7 +45,8 @@ def load_initial_weights(config: RunConfig, model: Network, data: SplitDataModul
     checkpoint = _read(file)
     own, known = model.state_dict(), _weights(file, checkpoint)
     differing = _of_other_tokens(config, own, data, checkpoint)
-    same_shape = {name for name in own if getattr(known.get(name), "shape", ()) == own[name].shape}
+    shapes = {name: weight.shape for name, weight in known.items()}
+    same_shape = {name for name in own if shapes.get(name) == own[name].shape}
     loaded = {name: known[name] for name in own if name in same_shape - differing}
     left_out = {
         "of another shape": [it for it in own if it in known and it not in same_shape],
