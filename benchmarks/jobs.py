@@ -3,8 +3,8 @@
 The time of a job runs from the request for its process until the process has exited. Its training
 time is in ``result.json``. The rest is the time for the process, the data, the model, a validation
 and attention maps (both also in ``result.json``), the test, checkpoints and records. For
-comparison, it prints the time of the imports in a new process. With --together, so many jobs then
-run at a time, on a GPU if the trainer uses one, and their time is compared with that of one job.
+comparison, it prints the time of the imports in a new process. With --together N, it then runs N
+jobs at a time (on one GPU, if the trainer uses a GPU) and compares their time with that of one job.
 Run it on an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/jobs.py

@@ -1,8 +1,8 @@
 """Tokens per second on a text of lines of mixed lengths: shuffled, grouped by length, and packed.
 
-The lengths of the lines are log-uniform from 8 to 128 characters. A step of each way has about
-as many tokens. The ways take turns, so that a change of the machine's speed affects all of them; it
-prints medians and quartiles. Run it on an idle machine:
+The lengths of the lines are log-uniform from 8 to 128 characters. The steps of all ways have about
+the same number of tokens. The ways take turns, so that a change of the machine's speed affects all
+of them. Prints medians and quartiles. Run it on an idle machine:
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/packing.py
 """
@@ -25,7 +25,7 @@ from attention_lab.config.resolve import resolve
 from attention_lab.training.build import build
 
 LENGTH = 128
-#: The batch sizes have about as many tokens each.
+#: The batches of all ways have about the same number of tokens.
 WAYS = {
     "shuffled": ("data.batch_size=64",),
     "grouped by length": ("data.batch_size=64",),

@@ -36,3 +36,15 @@ def test_figures_are_measured_on_the_cpu(tmp_path: Path) -> None:
     for name in ("attention", "training", "sdpa/attention", "character/training"):
         table = (tmp_path / f"{name}.csv").read_text()
         assert ",cpu," in table
+
+
+def test_an_unknown_part_is_an_error(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["scripts/gpu-check", str(tmp_path), "--device", "cpu"],
+        cwd=Path(__file__).parents[1],
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "PARTS": "sdap"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gpu-check: PARTS=sdap: no such part with --device cpu; parts: ")

@@ -124,6 +124,16 @@ def test_the_backward_pass_keeps_no_tensor_of_all_pairs() -> None:
     assert max(kept) == given.query.numel() < 2 * 4 * 9 * 9
 
 
+def test_many_tiles_add_up_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum in bfloat16 stops growing at 256 times its terms."""
+    monkeypatch.setattr(tiled, "TILE", 4)
+    query, key, value = (torch.zeros(1, 4, n, 4, dtype=torch.bfloat16) for n in (600, 4, 4))
+    given = AttentionInputs(query, key, value.requires_grad_())
+    output, _ = layer(Sigmoid, NoPositions, "tiled").attend(given)
+    (gradient,) = torch.autograd.grad(output.sum(), value)
+    assert_close(gradient, torch.full_like(value, 600 / 5))  # each weight is sigmoid(−log 4)
+
+
 def test_few_pairs_are_computed_by_eager_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiled, "FEWEST_IN_TRAINING", 2 * 4 * 9 * 9 + 1)
     monkeypatch.delattr(tiled, "attend_in_tiles")

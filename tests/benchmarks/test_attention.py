@@ -184,6 +184,16 @@ def test_all_mechanisms_and_peers_compute_what_their_reference_does(causal: bool
     assert left_out == []
 
 
+def test_backends_that_are_measured_only_if_they_are_named() -> None:
+    def names(device: str) -> list[str]:
+        setting = replace(SETTING, device=device)
+        return [each.name for each in mechanisms(["scaled_dot_product", "sigmoid"], None, setting)]
+
+    shared = [f"scaled_dot_product {it}" for it in ("sdpa", "eager")]
+    assert names("cpu") == [*shared, "sigmoid tiled", "sigmoid eager"]
+    assert names("meta") == [*shared, "scaled_dot_product flex", "sigmoid eager"]
+
+
 def test_a_peer_that_computes_something_else_is_an_error() -> None:
     def unscaled(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
         return (query @ key.mT).softmax(-1) @ value
@@ -198,7 +208,7 @@ def test_a_peer_with_other_gradients_is_an_error() -> None:
         return torch.nn.functional.scaled_dot_product_attention(query.detach(), key, value)
 
     reference = make_layer("scaled_dot_product", SETTING, "eager")
-    with pytest.raises(OtherResult, match=r"^untrained: its gradients differ from that of our ref"):
+    with pytest.raises(OtherResult, match=r"^untrained: its gradients differ from those of our"):
         run([Implementation("untrained", untrained, reference)])
 
 

@@ -214,9 +214,11 @@ class AttentionLayer(nn.Module, ABC):
                 else:
                     key, value = cache.tensors["key"], cache.tensors["value"]
                 mask.check(query.shape[0], self.num_heads, start + query.shape[1], key.shape[2])
-                inputs = AttentionInputs(split_query, key, value, mask, with_weights, start)
                 mapped = cache is not None and self.cached_key_map is not None
-                output, weights = self._attend(replace(inputs, keys_are_mapped=mapped))
+                inputs = AttentionInputs(
+                    split_query, key, value, mask, with_weights, start, keys_are_mapped=mapped
+                )
+                output, weights = self._attend(inputs)
             if cache is not None:
                 cache.length += query.shape[1]
         if need_weights and weights is None:

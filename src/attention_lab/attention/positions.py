@@ -204,7 +204,8 @@ class T5Bias(Positions):
         self.table = nn.Parameter(torch.randn(num_heads, num_buckets) * 0.1)
 
     def bias(self, query: Tensor, start: int, keys: int) -> Tensor:
-        # The bucket is found once for each distance, not for each pair.
+        # The bucket is found once for each distance, not for each pair. The gradient of
+        # index_select is several times as fast as that of an index in brackets.
         queries = query.shape[2]
         nearest = 1 - start - queries
         distances = torch.arange(nearest, keys - start + 1, device=query.device)

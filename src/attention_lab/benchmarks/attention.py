@@ -133,7 +133,7 @@ def _checked(
             continue
         with torch.no_grad():
             expected = each.reference_output(*inputs, causal=setting.causal)
-        _compare(each, "output differs", output, expected)
+        _compare(each, "output differs from that", output, expected)
         if each.trains:
             _check_gradients(each, inputs, setting.causal)
         yield each
@@ -146,7 +146,7 @@ def _check_gradients(implementation: Implementation, inputs: list[Tensor], causa
 
     def gradients(call: Callable[..., Tensor]) -> Tensor:
         output = call(*inputs, causal=causal)
-        # Not the output itself: the gradient of a norm in its own direction is only rounding.
+        # Not the output itself: if its norm is fixed, by a normalization, that gradient is 0.
         direction = output.detach().flip(-1)
         grads = torch.autograd.grad(output, inputs, direction, materialize_grads=True)
         return torch.cat([grad.flatten() for grad in grads])
@@ -155,7 +155,8 @@ def _check_gradients(implementation: Implementation, inputs: list[Tensor], causa
         actual = gradients(implementation.call)
     except _refusals(implementation):
         return  # it is skipped, with the reason, when it is to be timed
-    _compare(implementation, "gradients differ", actual, gradients(implementation.reference_output))
+    expected = gradients(implementation.reference_output)
+    _compare(implementation, "gradients differ from those", actual, expected)
 
 
 def _compare(
@@ -164,7 +165,7 @@ def _compare(
     difference, limit = float((actual - expected).norm() / expected.norm()), TOLERANCE[actual.dtype]
     if not difference <= limit:
         raise OtherResult(
-            f"{implementation.name}: its {what_differs} from that of our reference by "
+            f"{implementation.name}: its {what_differs} of our reference by "
             f"{difference:.2g}, relative in norm (at most {limit:g} is rounding)"
         )
 

@@ -158,8 +158,8 @@ def mechanisms(
             continue
         has_backends = "backend" in attention_node(option)
         for backend in layer.info.backends if has_backends else ("eager",):
-            # On the CPU, flex compiles for half a minute.
-            is_default = backend != "flex" or setting.device == "cuda"
+            # On the CPU, flex compiles for half a minute; elsewhere, tiled computes as eager.
+            is_default = backend != ("flex" if setting.device == "cpu" else "tiled")
             if is_default if backends is None else backend in backends:
                 yield _ours(option, backend, has_backends, setting)
 

@@ -30,15 +30,15 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
         inverse = spec.normalizer.inverse()
         query = query * inverse.to(query.dtype)
         inputs = inputs if inputs.bias is None else replace(inputs, bias=inputs.bias * inverse)
+    if _learns_bias(inputs, spec) and not spec.dropout and tiles_are_faster(inputs):
+        # Of PyTorch's kernels for the CPU, only the slow one has the gradient of a bias.
+        normalizer = Softmax() if is_tempered else spec.normalizer
+        return attend_in_tiles(inputs, (query, key, scale), normalizer), None
     on_cpu, width = query.device.type == "cpu", inputs.value.shape[3]
     # While compiling, SDPA's gradients are compiled, too. A trace must not depend on the grad mode.
     in_graph = torch.compiler.is_compiling() or is_tracing()
     may_differentiate = torch.is_grad_enabled() and not in_graph
     groups, mask, is_causal = inputs.groups, None, False
-    if _learns_bias(inputs, spec) and not spec.dropout and tiles_are_faster(inputs):
-        # PyTorch's fast kernel has no gradient of a bias.
-        normalizer = Softmax() if is_tempered else spec.normalizer
-        return attend_in_tiles(inputs, (query, key, scale), normalizer)[..., :width], None
     # SDPA's is_causal aligns both sequences at their first position, as our masks do. It must be a
     # bool, but start == 0 is symbolic while compiling, so this branches on it.
     if type(inputs.mask) is Causal and inputs.bias is None and inputs.start == 0:

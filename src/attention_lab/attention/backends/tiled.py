@@ -1,7 +1,7 @@
 """The tiled backend: attention of dot products on the CPU, a tile of queries at a time.
 
 The logits of a tile fit into the processor's cache, in which each further step is fast. The
-backward pass computes them again, so that no tensor of all pairs is kept.
+backward pass computes them again, so that no logits or weights of all pairs are kept.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,8 @@ def attend_in_tiles(
 ) -> Tensor:
     """Output (B, H, L, E_v) of attention with the logits of a dot product, plus the bias.
 
-    Works with torch.func.grad and vmap, and second derivatives.
+    Works with torch.func.vmap; also with torch.func.grad and second derivatives, which need memory
+    for all pairs.
 
     Args:
         inputs: value, mask and bias.
@@ -92,7 +93,8 @@ class _Attention(torch.autograd.Function):
         # If gradients of gradients are asked for, autograd records the backward pass.
         if torch.is_grad_enabled():
             return *_plain_gradients(gradient, ctx.normalizer, *ctx.saved_tensors), None, None, None
-        to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
+        # In half precision, sums over many tiles would lose small terms.
+        to_query, to_key, to_value = (torch.zeros_like(wide(x)) for x in (query, key, value))
         to_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
         for tile, keys in _tiles(query, key, ctx.limit):
             logits = _logits(query[tile], key[keys], _part(bias, tile, keys)).requires_grad_()
@@ -107,7 +109,7 @@ class _Attention(torch.autograd.Function):
             if to_bias is not None:
                 part = _part(to_bias, tile, keys)
                 part += to_logits.sum_to_size(part.shape)
-        return to_query, to_key, to_value, to_bias, None, None, None
+        return to_query, to_key, to_value.to(value.dtype), to_bias, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
