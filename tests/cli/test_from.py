@@ -94,6 +94,7 @@ REFUSED = {
     "data=text": "data=text: cannot be combined with --from",
     "--config-name=config": "--from run: sets the config; leave --config-name out",
     "optimizer.lrr=1": "optimizer.lrr: there is no such key; did you mean optimizer.lr?",
+    "data.limit=3": "data.limit: there is no such key; available: data.",
 }
 
 

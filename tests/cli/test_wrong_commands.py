@@ -127,6 +127,9 @@ WRONG = {
     'the value, if it is one: \'data.path=["~/a","~/b"]\'\n',
     f"data=labels model=encoder_classifier data.train={'x' * 300}": "xxx",
     "optimizer.lr=${nosuch}": "optimizer.lr: interpolation key 'nosuch' not found\n",
+    "hydra.job.env_copy=[${nosuch}]": "Interpolation key 'nosuch' not found\n",
+    "hydra.job.env_copy=[NO_SUCH]": "hydra.job.env_copy: the environment variable NO_SUCH is not "
+    "set\n",
     "+hydra.job.chdir=${nosuch}": "hydra.job.chdir: interpolation key 'nosuch' not found\n",
     "optimizer.lr=${nosuch:1}": "optimizer.lr: unsupported interpolation type nosuch\n",
     "optimizer.lr=???": "optimizer.lr: must be set\n",

@@ -13,6 +13,7 @@ from attention_lab.data.core.dataloader import TrainingDataLoader
 from attention_lab.data.core.vocabulary import PAD
 from attention_lab.data.files.documents import pack
 from attention_lab.data.files.text import Text
+from attention_lab.models.decoder import Decoder
 from tests.conftest import Compose
 from tests.data.poem import MARKS, POEM, SPLITS, loaded, read, written
 from tests.runs import build
@@ -177,3 +178,12 @@ def test_a_model_that_mixes_documents_is_refused(
     with pytest.raises(ConfigError, match=message) as error:
         build(packed)
     assert "\n" not in str(error.value)
+
+
+def test_packing_needs_a_network_with_positions(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = config(compose, written(tmp_path, POEM), "data.packing=true")
+    monkeypatch.setattr(Decoder, "hidden_states", lambda self, tokens, caches=None: tokens)
+    with pytest.raises(ConfigError, match=r"Decoder\.hidden_states has no argument positions; add"):
+        build(packed)

@@ -187,7 +187,7 @@ def test_a_trial_whose_validation_is_not_finite_is_pruned(watched: Watched, valu
         (lambda: optuna.pruners.WilcoxonPruner(), False, False),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # Optuna's pruners warn of NaN
+@pytest.mark.filterwarnings("ignore", "error:All-NaN")  # Optuna warns of NaN, NumPy must not
 def test_pruners_treat_nan_as_the_watcher_says(
     watched: Watched, make: Callable[[], Any], alone: bool, after_a_value: bool
 ) -> None:

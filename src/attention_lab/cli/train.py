@@ -139,7 +139,7 @@ def run(arguments: Sequence[str], task: Task | None = None) -> int:
             return _interrupted()
         except (HydraException, OmegaConfBaseException) as error:
             OutputDirectories.discard()
-            return fail(explain(error, arguments), 2)
+            return fail(explain(error, arguments, name), 2)
         except ValueError as error:  # the command is invalid; errors of a run are in task.errors
             return _refused(error)
         except Exception as error:  # of the launcher or a callback; reported like a run's

@@ -152,7 +152,7 @@ def composed(
 
 
 def unresolved(
-    overrides: Sequence[str], extra: Path | None = None
+    overrides: Sequence[str], extra: Path | None = None, primary: str = "train"
 ) -> tuple[dict[str, Any], list[Group]]:
     """Like :func:`composed`, but with interpolations kept; also returns the chosen groups.
 
@@ -161,7 +161,7 @@ def unresolved(
     """
     from omegaconf import OmegaConf
 
-    config = compose_with_hydra(overrides, extra)
+    config = compose_with_hydra(overrides, extra, primary)
     choices: Mapping[str, str | None] = config.hydra.runtime.choices
     of_hydra = [
         Group(name, option) for name, option in choices.items() if option and is_of_hydra(name)

@@ -129,6 +129,10 @@ class OwnLoader(ConfigLoaderImpl):
             raise WrongCommand(
                 "the config is nested too deeply, or an option names itself in its defaults list"
             ) from None
+        except KeyError as error:  # Hydra reads the variables that hydra.job.env_copy names
+            raise WrongCommand(
+                f"hydra.job.env_copy: the environment variable {error.args[0]} is not set"
+            ) from None
         check(config)
         self._check_local(config.hydra.runtime.choices.get("local"))
         return config

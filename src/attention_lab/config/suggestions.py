@@ -53,9 +53,17 @@ NO_SECTION = re.compile(r"Merge error: \w+ is not a subclass of \w+\. value: (.*
 MAX_SUGGESTIONS = 3
 
 
-def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """Explain an error of Hydra in one line; for a misspelt name, suggest the most similar one."""
+def explain(error: BaseException, arguments: Sequence[str], primary: str = "train") -> str:
+    """Explain an error of Hydra in one line; for a misspelt name, suggest the most similar one.
+
+    Args:
+        error: the error.
+        arguments: overrides and flags of the command.
+        primary: the config that they override: "train", or that of a recorded run.
+    """
     first_line = str(error).partition("\n")[0]
+    if not first_line and error.__cause__:
+        return explain(error.__cause__, arguments, primary)
     if match := NO_VALUE.match(first_line):
         path, problem = getattr(error, "full_key", None), match[1]
         if variable := NO_VARIABLE.fullmatch(problem):
@@ -76,7 +84,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if match := UNKNOWN_KEY.search(str(error)):
         if "@" in match[1]:
             return f"{match[1]}: the config has no such key; put + before it to add it"
-        return _unknown_key(match[1], arguments)
+        return _unknown_key(match[1], arguments, primary)
     if first_line.startswith(SEVERAL_VALUES):
         override = first_line.partition("'")[2].removesuffix("'")
         return f"{override}: several values; add -m to sweep over them{_quoted(override, ', or ')}"
@@ -88,7 +96,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     return _with_key(error, first_line)
 
 
-def _with_key(error: Exception, first_line: str) -> str:
+def _with_key(error: BaseException, first_line: str) -> str:
     """The message of any other error, with the key that it is about, if it has one."""
     cause = "" if error.__cause__ is None else f": {str(error.__cause__).partition(chr(10))[0]}"
     message = first_line.rstrip(".:") + cause
@@ -140,7 +148,7 @@ def _quoted(override: str, before: str) -> str:
     return f"{before}quote the value, if it is one: {shlex.quote(quoted)}" if escaped else ""
 
 
-def _unknown_key(key: str, arguments: Sequence[str]) -> str:
+def _unknown_key(key: str, arguments: Sequence[str], primary: str) -> str:
     """The message for an unknown key as typed, such as "attention.head" or "attention/mask"."""
     if (argument := key.removeprefix("trainer.")) in REFUSED and argument != key:
         return f"{key}: {REFUSED[argument]}"
@@ -149,7 +157,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     extra, value = own_directory(arguments), value_of(key, arguments)
     path, message = key.replace("/", "."), f"{key}: there is no such key"
     try:
-        config, groups = unresolved(chosen_options(arguments, without=key), extra)
+        config, groups = unresolved(chosen_options(arguments, without=key), extra, primary)
     except (HydraException, OmegaConfBaseException, WrongCommand):
         return message  # the command has a second error, which is reported after this one is fixed
     if is_of_hydra(key):  # Hydra knows the others; these are parts of some sweepers

@@ -1,6 +1,7 @@
 """Follows the running trials of a search: their validations go to Optuna, which may prune them."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,7 +108,9 @@ class _RunningTrial:
         sign = -1 if progress.get("mode") == "max" else 1
         for value in values[self._reported :]:
             self.trial.report(sign * value, self._reported + 1)
-            is_hopeless = self.trial.should_prune()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # of NumPy
+                is_hopeless = self.trial.should_prune()
             self._reported += 1
             if is_hopeless:
                 shown = with_unit(monitor.removeprefix("validation/"), value)

@@ -1,5 +1,7 @@
 """The check that a network keeps packed documents apart."""
 
+import inspect
+
 import torch
 
 from attention_lab.models.base import LanguageNetwork
@@ -9,13 +11,18 @@ _TOLERANCE = 1e-3
 
 
 def check_packing(model: LanguageNetwork, vocab_size: int, length: int) -> None:
-    """Raise ValueError if another document in a row changes the outputs of a network.
+    """Raise ValueError if a network takes no positions, or mixes the documents of a row.
 
     Args:
         model: the network, on the CPU.
         vocab_size: number of its tokens.
         length: number of tokens in a row.
     """
+    if "positions" not in inspect.signature(model.hidden_states).parameters:
+        raise ValueError(
+            f"data.packing=true: {type(model).__name__}.hidden_states has no argument positions; "
+            "add it, or use data.packing=false"
+        )
     # A short document comes first, so that the other is longer than most masks' windows. No block
     # size divides both lengths, so blocks that count from the row's start are found.
     shortest = max(1, length // 8)
