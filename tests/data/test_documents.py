@@ -70,6 +70,17 @@ def test_each_line_is_predicted_from_the_line_end_before_it(
     )
 
 
+@KINDS
+def test_documents_may_be_shorter_than_a_window(packing: bool, tmp_path: Path) -> None:
+    path, short = written(tmp_path, POEM), written(tmp_path, "Ah\n", "short.txt")
+    options = {"length": 40, "documents": True, "packing": packing}
+    data = loaded(path, test=short, **options)
+    assert data.text_vocabulary.decode(whole(data, "test").labels[0].tolist()) == "h\n"
+    empty = written(tmp_path, "A", "one_token.txt")
+    with pytest.raises(ValueError, match=r"one_token\.txt: the test text has 1 tokens"):
+        loaded(path, test=empty, **options)
+
+
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_packed_rows_have_the_same_documents_without_padding(tokens: str, tmp_path: Path) -> None:
     options = {"length": 40, "documents": True, **TOKENS[tokens]}

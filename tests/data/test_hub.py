@@ -145,6 +145,17 @@ def test_errors_are_one_line(hub: Hub, compose: Compose, options: list[str], pro
     assert "\n" not in str(caught.value)
 
 
+def test_a_local_directory_is_not_read_in_place_of_a_dataset(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package prefers a directory of that name, whose content has no commit."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me" / "books").mkdir(parents=True)
+    with pytest.raises(ValueError, match="has a directory of this name; start the command"):
+        HubDataset("me/books").file("train", ["en"])
+    assert hub.downloads == []
+
+
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, compose: Compose) -> None:
     hub_module._commit.cache_clear()
     monkeypatch.setitem(sys.modules, "datasets", None)

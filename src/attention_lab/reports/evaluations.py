@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,7 @@ def _evaluation(directory: Path, name: str) -> dict[str, Any]:
 
 def _check_same_examples(name: str, records: Mapping[Path, Mapping[str, Any]]) -> None:
     """Raise ValueError if files differ, or if runs left out different examples as too long."""
-    (first, expected), *others = records.items() or [(Path(), dict[str, Any]())]
-    for directory, record in others:
+    for (first, expected), (directory, record) in pairwise(records.items()):
         if record.get("data_files") != expected.get("data_files"):
             raise ValueError(
                 f"--evaluation {name}: {first} and {directory} were evaluated on different files; "

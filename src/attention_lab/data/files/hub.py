@@ -71,7 +71,7 @@ class HubDataset:
 
         Raises:
             ValueError: naming what is missing: the package, the network, the dataset, its subset,
-                revision, split or column.
+                revision, split or column; or if a local directory has its name.
         """
         commit = self.commit()
         key = repr((self.name, self.subset, commit, split, list(columns)))
@@ -93,7 +93,12 @@ class HubDataset:
 
     def _rows(self, commit: str, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         datasets = _package("datasets")
-        with self._one_line(split):
+        if Path(self.name).is_dir():  # `datasets` would read it instead
+            raise ValueError(
+                f"{self}: {Path.cwd()} has a directory of this name; start the command in another "
+                "directory"
+            )
+        with self._one_line():
             table = datasets.load_dataset(self.name, self.subset, revision=commit, split=split)
         table = table.flatten()
         for column in columns:
@@ -115,7 +120,7 @@ class HubDataset:
             yield row
 
     @contextmanager
-    def _one_line(self, split: str = "") -> Iterator[None]:
+    def _one_line(self) -> Iterator[None]:
         """Turn errors of the packages into a ValueError of one line."""
         try:
             yield
