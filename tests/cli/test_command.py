@@ -1,11 +1,12 @@
 """The command: its subcommands, help and listings, and what they import."""
 
+import errno
 import itertools
 from pathlib import Path
 
 import pytest
 
-from attention_lab.cli import COMMANDS
+from attention_lab.cli import COMMANDS, list_options
 from attention_lab.config.compose import config_directory, group_options
 from tests.cli.conftest import Answer, Command, fresh
 from tests.conftest import FinishedRun
@@ -127,6 +128,16 @@ def options(group: str) -> set[str]:
     folders = [group, "attention/score"] if group == "attention" else [group]
     files = [file for it in folders for file in (config_directory() / it).glob("[!_]*.yaml")]
     return {file.stem for file in files}
+
+
+def test_an_error_of_the_system_without_a_file_is_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: list[str]) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(list_options, "run", run)
+    assert command("list") == (1, "", "attention-lab: list: too many open files\n")
 
 
 def test_list_has_every_option_with_its_description(command: Command) -> None:

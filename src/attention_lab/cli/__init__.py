@@ -1,5 +1,6 @@
 """The command `attention-lab`: each subcommand is a module, imported when it is called."""
 
+import errno
 import importlib
 import io
 import os
@@ -13,6 +14,8 @@ from attention_lab.config.imports import forget_working_directory
 from attention_lab.printing import echo, shortened, warning_line
 from attention_lab.spelling import nearest
 
+#: Errors of writing to a file whose disk is full or damaged.
+OF_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 #: The module and the help line of each subcommand.
 COMMANDS = {
     "train": ("train", "train one run, or with -m a sweep; --dry-run shows what that launches"),
@@ -70,11 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 0
     except OSError as error:
-        where = error.filename
-        if where is None:  # the error of a stream, such as standard output
+        where = "" if error.filename is None else f"{error.filename}: "
+        if not where and error.errno in OF_FULL_DISK:  # standard output is a file
             _discard_output()
-            where = "cannot write the output"
-        return fail(f"{command}: {where}: {str(error.strerror or error).lower()}", 1)
+            where = "cannot write the output: "
+        reason = error.strerror.lower() if error.strerror else str(error)
+        return fail(f"{command}: {where}{reason}", 1)
 
 
 def _run(command: str, rest: Sequence[str]) -> int:
