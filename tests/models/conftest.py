@@ -27,7 +27,7 @@ ATTENTION: AttentionFactory = partial(
 )
 
 MakeModel = Callable[..., EncoderDecoderNetwork]
-MakeWriter = Callable[..., SequenceToSequenceNetwork]
+MakeNetwork = Callable[..., SequenceToSequenceNetwork]
 
 
 def transformer(attention: AttentionFactory = ATTENTION, **options: Any) -> EncoderDecoder:
@@ -55,7 +55,7 @@ def prefix_decoder(attention: AttentionFactory = ATTENTION, **options: Any) -> P
 
 
 def talkative(model: SequenceToSequenceNetwork) -> SequenceToSequenceNetwork:
-    """The model with larger weights, so that it writes many different tokens."""
+    """The model with larger weights, so that it generates many different tokens."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
@@ -63,7 +63,7 @@ def talkative(model: SequenceToSequenceNetwork) -> SequenceToSequenceNetwork:
             model.decoder.embedding.weight.mul_(10)
             model.decoder.lm_head.weight.mul_(5)
         else:
-            model.target_embedding.weight.mul_(4)  # what was written last matters most
+            model.target_embedding.weight.mul_(4)  # the last token matters most
             model.lm_head.bias.zero_()
     return model
 
@@ -79,7 +79,7 @@ KINDS: dict[str, MakeModel] = {
 
 
 #: Every kind of sequence-to-sequence network.
-WRITERS: dict[str, MakeWriter] = {**KINDS, "prefix decoder": prefix_decoder}
+NETWORKS: dict[str, MakeNetwork] = {**KINDS, "prefix decoder": prefix_decoder}
 
 
 @pytest.fixture(params=list(KINDS))
@@ -88,10 +88,10 @@ def make_model(request: pytest.FixtureRequest) -> MakeModel:
     return KINDS[request.param]
 
 
-@pytest.fixture(params=list(WRITERS))
-def make_writer(request: pytest.FixtureRequest) -> MakeWriter:
+@pytest.fixture(params=list(NETWORKS))
+def make_network(request: pytest.FixtureRequest) -> MakeNetwork:
     """Makes a network of each kind in turn."""
-    return WRITERS[request.param]
+    return NETWORKS[request.param]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Beam search against every sequence, sampling against the softmax, caches against none."""
+"""Decoding: beam search against all sequences, sampling against the softmax, and caches."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -23,16 +23,16 @@ from tests.conftest import Compose
 from tests.models.conftest import (
     ATTENTION,
     END,
+    NETWORKS,
     PAD,
     SOURCE_VOCABULARY,
     START,
     TARGET_VOCABULARY,
-    WRITERS,
-    MakeWriter,
+    MakeNetwork,
     talkative,
 )
 
-#: Mechanisms whose pasts differ in kind: keys, sums, two maps, windows; and positions and masks.
+#: Mechanisms with different caches: keys, sums, two maps, windows; and positions and masks.
 MECHANISMS: dict[str, tuple[str, ...]] = {
     "additive": ("attention=additive",),
     "multi_head": ("attention=multi_head",),
@@ -56,8 +56,8 @@ def probabilities_after(
     network: SequenceToSequenceNetwork, source: Tensor, prefixes: list[tuple[int, ...]]
 ) -> Tensor:
     """Log-probabilities (N, V) of what follows prefixes of one length, without any cache."""
-    written = torch.tensor([[START, *prefix] for prefix in prefixes])
-    return network(source.expand(len(prefixes), -1), written)[:, -1].log_softmax(-1)
+    decoded = torch.tensor([[START, *prefix] for prefix in prefixes])
+    return network(source.expand(len(prefixes), -1), decoded)[:, -1].log_softmax(-1)
 
 
 def score(log_p: float, length: int, penalty: float) -> float:
@@ -90,57 +90,57 @@ def beam_by_hand(
     network: SequenceToSequenceNetwork, source: Tensor, longest: int, num_beams: int, penalty: float
 ) -> tuple[int, ...]:
     """One example, hypothesis by hypothesis, to the very end and without a cache."""
-    going: list[Hypothesis] = [(0.0, ())]
+    active: list[Hypothesis] = [(0.0, ())]
     ended: list[Hypothesis] = []
     for _ in range(longest):
-        after = probabilities_after(network, source, [tokens for _, tokens in going])
+        after = probabilities_after(network, source, [tokens for _, tokens in active])
         further = [
             (log_p + float(row[token]), (*tokens, token))
-            for (log_p, tokens), row in zip(going, after, strict=True)
+            for (log_p, tokens), row in zip(active, after, strict=True)
             for token in range(TARGET_VOCABULARY)
         ]
         best = sorted(further, reverse=True)[: num_beams - len(ended)]
         ended += [(log_p, tokens) for log_p, tokens in best if tokens[-1] == END]
-        going = [(log_p, tokens) for log_p, tokens in best if tokens[-1] != END]
-        if not going:
+        active = [(log_p, tokens) for log_p, tokens in best if tokens[-1] != END]
+        if not active:
             break
     if not ended:
-        return max(going)[1]
+        return max(active)[1]
     return max(ended, key=lambda each: score(each[0], len(each[1]), penalty))[1]
 
 
-def until_end(written: Tensor) -> list[tuple[int, ...]]:
-    """What was written, each with its end if it has one."""
-    rows = (tuple(row) for row in written.tolist())
+def until_end(decoded: Tensor) -> list[tuple[int, ...]]:
+    """The decoded sequences, each with its end if it has one."""
+    rows = (tuple(row) for row in decoded.tolist())
     return [row[: row.index(END) + 1] if END in row else row for row in rows]
 
 
-def restless(make: MakeWriter, **options: Any) -> SequenceToSequenceNetwork:
-    """A network in double precision that writes many tokens and often ends."""
+def restless(make: MakeNetwork, **options: Any) -> SequenceToSequenceNetwork:
+    """A network in double precision that generates many different tokens and often ends."""
     return talkative(make(**options)).double()
 
 
 def test_a_wide_beam_finds_the_best_of_all_sequences(
-    make_writer: MakeWriter, source: Tensor
+    make_network: MakeNetwork, source: Tensor
 ) -> None:
     lengths: Counter[int] = Counter()
     for _ in range(3):
-        network = restless(make_writer)
+        network = restless(make_network)
         with torch.no_grad():
             for row in source:
                 everything = every_sequence(network, row, longest=3)
                 for penalty in (0.0, 1.0, 3.0):
                     best = max(everything, key=lambda e: score(e[0], len(e[1]), penalty))
-                    written = beam_search(network, row[None], START, END, 3, 2500, penalty)
-                    assert until_end(written) == [best[1]]
+                    decoded = beam_search(network, row[None], START, END, 3, 2500, penalty)
+                    assert until_end(decoded) == [best[1]]
                     lengths[len(best[1])] += 1
     assert len(lengths) > 1  # the best is not always as long
 
 
 def test_a_wide_beam_finds_the_n_best_of_all_sequences(
-    make_writer: MakeWriter, source: Tensor
+    make_network: MakeNetwork, source: Tensor
 ) -> None:
-    network, n_best = restless(make_writer), 4
+    network, n_best = restless(make_network), 4
     with torch.no_grad():
         for row in source[:3]:
             everything = every_sequence(network, row, longest=3)
@@ -154,37 +154,37 @@ def test_a_wide_beam_finds_the_n_best_of_all_sequences(
 
 
 def test_unfinished_hypotheses_come_after_finished_ones(
-    make_writer: MakeWriter, source: Tensor
+    make_network: MakeNetwork, source: Tensor
 ) -> None:
     """After one step only the empty target has finished."""
-    found = n_best_search(make_writer(), source, START, END, 1, 50, 5)
+    found = n_best_search(make_network(), source, START, END, 1, 50, 5)
     assert (found.tokens[:, 0] == END).all()
     assert (found.tokens[:, 1:] != END).all()
     assert (found.scores[:, 1:].diff(dim=1) <= 0).all()
     with pytest.raises(ValueError, match="n_best must be at most num_beams, got 3 of 2"):
-        n_best_search(make_writer(), source, START, END, 1, 2, 3)
+        n_best_search(make_network(), source, START, END, 1, 2, 3)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
 def test_a_narrow_beam_does_what_it_would_do_by_hand(
-    make_writer: MakeWriter, penalty: float
+    make_network: MakeNetwork, penalty: float
 ) -> None:
     unlike_greedy = 0
     for num_beams in (2, 4):
-        network, source = restless(make_writer), torch.randint(3, SOURCE_VOCABULARY, (10, 5))
-        written = until_end(beam_search(network, source, START, END, 6, num_beams, penalty))
+        network, source = restless(make_network), torch.randint(3, SOURCE_VOCABULARY, (10, 5))
+        decoded = until_end(beam_search(network, source, START, END, 6, num_beams, penalty))
         with torch.no_grad():
             by_hand = [beam_by_hand(network, row, 6, num_beams, penalty) for row in source]
-        assert written == by_hand
+        assert decoded == by_hand
         greedily = until_end(greedy_search(network, source, START, END, 6))
-        unlike_greedy += sum(a != b for a, b in zip(written, greedily, strict=True))
+        unlike_greedy += sum(a != b for a, b in zip(decoded, greedily, strict=True))
     assert unlike_greedy > 2
 
 
-def test_a_beam_of_one_is_greedy(make_writer: MakeWriter) -> None:
+def test_a_beam_of_one_is_greedy(make_network: MakeNetwork) -> None:
     ended = 0
     for _ in range(3):
-        network, source = restless(make_writer), torch.randint(3, SOURCE_VOCABULARY, (20, 5))
+        network, source = restless(make_network), torch.randint(3, SOURCE_VOCABULARY, (20, 5))
         expected = until_end(greedy_search(network, source, START, END, 7))
         for penalty in (0.0, 2.0):
             assert until_end(beam_search(network, source, START, END, 7, 1, penalty)) == expected
@@ -192,41 +192,41 @@ def test_a_beam_of_one_is_greedy(make_writer: MakeWriter) -> None:
     assert 0 < ended < 60
 
 
-def test_an_example_has_a_beam_of_its_own(make_writer: MakeWriter) -> None:
-    """Neither batch mates nor more padding change what is written."""
+def test_an_example_has_a_beam_of_its_own(make_network: MakeNetwork) -> None:
+    """Neither other examples of the batch nor more padding change its result."""
     lengths = set()
     for _ in range(3):
-        network = restless(make_writer)
+        network = restless(make_network)
         source = torch.randint(3, SOURCE_VOCABULARY, (12, 6))
         for row in range(12):
             source[row, 1 + row % 6 :] = PAD
         wide = torch.cat([source, source.new_full((12, 3), PAD)], dim=1)
         together = until_end(beam_search(network, wide, START, END, 8, 3))
-        for row, written in zip(source, together, strict=True):
+        for row, decoded in zip(source, together, strict=True):
             alone = beam_search(network, row[row != PAD][None], START, END, 8, 3)
-            assert until_end(alone) == [written]
-            lengths.add(len(written))
+            assert until_end(alone) == [decoded]
+            lengths.add(len(decoded))
     assert len(lengths) > 1
 
 
 def test_it_stops_as_soon_as_nothing_better_can_come(source: Tensor) -> None:
-    """With the end all but certain, nobody asks what might follow something else."""
-    network = WRITERS["gru"]()
+    """If the end is almost certain, the search stops after one step."""
+    network = NETWORKS["gru"]()
     with torch.no_grad():
         network.lm_head.weight.zero_()
         network.lm_head.bias.zero_()
         network.lm_head.bias[END] = 20.0
     assert beam_search(network, source, START, END, 9, 4, 1.0).tolist() == [[END]] * 3
-    # Where length is worth more than probability, something better may come, and comes.
+    # Where length counts more than probability, a longer sequence is better.
     with torch.no_grad():
         network.lm_head.bias[END] = 2.0
-    written = beam_search(network, source, START, END, 9, 4, 20.0)
-    assert [len(row) for row in until_end(written)] == [2] * 3
+    decoded = beam_search(network, source, START, END, 9, 4, 20.0)
+    assert [len(row) for row in until_end(decoded)] == [2] * 3
 
 
-def test_more_beams_than_tokens(make_writer: MakeWriter, source: Tensor) -> None:
-    written = beam_search(make_writer(), source, START, END, 1, num_beams=50)
-    assert written.tolist() == [[END]] * 3  # of one token, it is all that has ended
+def test_more_beams_than_tokens(make_network: MakeNetwork, source: Tensor) -> None:
+    decoded = beam_search(make_network(), source, START, END, 1, num_beams=50)
+    assert decoded.tolist() == [[END]] * 3  # the only sequence of one token that has ended
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_more_beams_than_tokens(make_writer: MakeWriter, source: Tensor) -> None
 def test_a_beam_refuses(options: dict[str, Any], message: str, source: Tensor) -> None:
     options = {"max_length": 3, "num_beams": 2, **options}
     with pytest.raises(ValueError, match=message):
-        beam_search(WRITERS["transformer"](), source, START, END, **options)
+        beam_search(NETWORKS["transformer"](), source, START, END, **options)
 
 
 @pytest.fixture(params=list(MECHANISMS))
@@ -254,7 +254,7 @@ def mechanism(request: pytest.FixtureRequest, compose: Compose) -> AttentionFact
 def test_a_cache_changes_no_token(kind: str, mechanism: AttentionFactory) -> None:
     changes = 0
     for _ in range(3):
-        network = restless(WRITERS[kind], attention=mechanism)
+        network = restless(NETWORKS[kind], attention=mechanism)
         source = torch.randint(3, SOURCE_VOCABULARY, (12, 5))
         source[:4, 3:] = PAD
         prefix = torch.full((12, 1), START)
@@ -262,9 +262,9 @@ def test_a_cache_changes_no_token(kind: str, mechanism: AttentionFactory) -> Non
             for _ in range(6):
                 following = network(source, prefix)[:, -1].argmax(-1, keepdim=True)
                 prefix = torch.cat([prefix, following], dim=1)
-        written = greedy_search(network, source, START, end=-1, max_length=6)
-        assert torch.equal(written, prefix[:, 1:])
-        changes += int((written[:, 1:] != written[:, :-1]).sum())
+        decoded = greedy_search(network, source, START, end=-1, max_length=6)
+        assert torch.equal(decoded, prefix[:, 1:])
+        changes += int((decoded[:, 1:] != decoded[:, :-1]).sum())
     assert changes > 10
     num_beams = until_end(beam_search(network, source, START, END, 5, 3))
     with torch.no_grad():
@@ -289,9 +289,9 @@ def test_a_cache_changes_no_token_of_a_language_model(mechanism: AttentionFactor
         with torch.no_grad():
             for _ in range(8):
                 whole = torch.cat([whole, network(whole)[:, -1].argmax(-1, keepdim=True)], dim=1)
-        written = sample(network, prompt, 8, temperature=0)
-        assert torch.equal(written, whole[:, 4:])
-        assert len(written.unique()) > 2
+        decoded = sample(network, prompt, 8, temperature=0)
+        assert torch.equal(decoded, whole[:, 4:])
+        assert len(decoded.unique()) > 2
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:

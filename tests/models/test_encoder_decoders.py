@@ -1,4 +1,4 @@
-"""What every network that reads one sequence and writes another must do, whatever it is made of."""
+"""What every network from one sequence to another must do, whatever it is made of."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ from tests.models.conftest import (
     START,
     TARGET_VOCABULARY,
     MakeModel,
-    MakeWriter,
+    MakeNetwork,
     recurrent,
     talkative,
     transformer,
@@ -81,15 +81,17 @@ def test_what_stands_in_the_padding_changes_nothing(
         assert_close(after[row, :length], before[row, :length])
 
 
-def test_each_example_is_alone(make_writer: MakeWriter, source: Tensor, target: Tensor) -> None:
-    model = make_writer()
+def test_each_example_is_alone(make_network: MakeNetwork, source: Tensor, target: Tensor) -> None:
+    model = make_network()
     together = model(source, target)
     for row in range(3):
         assert_close(model(source[row : row + 1], target[row : row + 1]), together[row : row + 1])
 
 
-def test_every_source_token_counts(make_writer: MakeWriter, source: Tensor, target: Tensor) -> None:
-    model = make_writer()
+def test_every_source_token_counts(
+    make_network: MakeNetwork, source: Tensor, target: Tensor
+) -> None:
+    model = make_network()
     before = model(source, target)
     for position in range(5):
         changed = source.clone()
@@ -100,9 +102,9 @@ def test_every_source_token_counts(make_writer: MakeWriter, source: Tensor, targ
 
 
 def test_later_target_tokens_never_change_earlier_logits(
-    make_writer: MakeWriter, source: Tensor, target: Tensor
+    make_network: MakeNetwork, source: Tensor, target: Tensor
 ) -> None:
-    model = make_writer()
+    model = make_network()
     before = model(source, target)
     for position in range(1, 4):
         changed = target.clone()
@@ -114,26 +116,26 @@ def test_later_target_tokens_never_change_earlier_logits(
         assert (after[:, position] - before[:, position]).abs().amax(-1).min() > 1e-6
 
 
-def test_greedy_search_agrees_with_teacher_forcing(make_writer: MakeWriter) -> None:
+def test_greedy_search_agrees_with_teacher_forcing(make_network: MakeNetwork) -> None:
     changes = 0
     for _ in range(4):
-        model, source = talkative(make_writer()), torch.randint(3, SOURCE_VOCABULARY, (30, 5))
-        written = greedy_search(model, source, START, end=-1, max_length=7)
-        assert written.shape == (30, 7)
-        read = torch.cat([torch.full((30, 1), START), written[:, :-1]], dim=1)
-        assert torch.equal(model(source, read).argmax(-1), written)
-        changes += int((written[:, 1:] != written[:, :-1]).sum())
+        model, source = talkative(make_network()), torch.randint(3, SOURCE_VOCABULARY, (30, 5))
+        decoded = greedy_search(model, source, START, end=-1, max_length=7)
+        assert decoded.shape == (30, 7)
+        read = torch.cat([torch.full((30, 1), START), decoded[:, :-1]], dim=1)
+        assert torch.equal(model(source, read).argmax(-1), decoded)
+        changes += int((decoded[:, 1:] != decoded[:, :-1]).sum())
     assert changes > 30  # the models do not just repeat themselves
 
 
-def test_greedy_stops_once_every_row_has_ended(make_writer: MakeWriter, source: Tensor) -> None:
-    model = talkative(make_writer())
+def test_greedy_stops_once_every_row_has_ended(make_network: MakeNetwork, source: Tensor) -> None:
+    model = talkative(make_network())
     unending = greedy_search(model, source, START, end=-1, max_length=7)
-    # Whatever token is taken for the end, as many are written as the slowest row needs.
+    # Whatever token is taken for the end, as many are decoded as the longest row needs.
     for end in unending.unique().tolist():
         ends = [row.index(end) if end in row else 6 for row in unending.tolist()]
-        written = greedy_search(model, source, START, end, max_length=7)
-        assert torch.equal(written, unending[:, : max(ends) + 1])
+        decoded = greedy_search(model, source, START, end, max_length=7)
+        assert torch.equal(decoded, unending[:, : max(ends) + 1])
 
 
 def test_greedy_gives_up_after_max_length(make_model: MakeModel, source: Tensor) -> None:
@@ -157,13 +159,13 @@ def test_greedy_keeps_no_graph(make_model: MakeModel, source: Tensor) -> None:
 
 
 def test_dropout_is_off_in_eval_and_on_in_training(
-    make_writer: MakeWriter, source: Tensor, target: Tensor
+    make_network: MakeNetwork, source: Tensor, target: Tensor
 ) -> None:
-    model = make_writer(dropout=0.5)
+    model = make_network(dropout=0.5)
     assert torch.equal(model(source, target), model(source, target))
     model.train()
     assert not torch.equal(model(source, target), model(source, target))
-    model = make_writer(dropout=0.0).train()
+    model = make_network(dropout=0.0).train()
     assert torch.equal(model(source, target), model(source, target))
 
 

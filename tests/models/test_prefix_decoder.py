@@ -41,9 +41,9 @@ def test_more_padding_changes_nothing(source: Tensor, target: Tensor) -> None:
 
 def test_greedy_search_agrees_with_teacher_forcing(source: Tensor) -> None:
     made = model()
-    written = greedy_search(made, source, START, end=-1, max_length=6)
-    read = torch.cat([torch.full((3, 1), START), written[:, :-1]], dim=1)
-    assert torch.equal(made(source, read).argmax(-1), written)
+    decoded = greedy_search(made, source, START, end=-1, max_length=6)
+    read = torch.cat([torch.full((3, 1), START), decoded[:, :-1]], dim=1)
+    assert torch.equal(made(source, read).argmax(-1), decoded)
     assert greedy_search(made, source, START, END, max_length=6).shape[0] == 3
 
 
