@@ -24,7 +24,7 @@ _PIP = ("-m", "pip", "install", "--quiet", "--retries=0", "--timeout=10", "--onl
 def packages() -> Path:
     """The directory with openwandb and the packages that it needs.
 
-    It is in the cache directory, where all processes and later sessions of the tests find it.
+    It is in the cache directory, so that it is installed once, for all processes and test runs.
     """
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     directory = cache_directory() / f"openwandb-{VERSION}-{python}"
