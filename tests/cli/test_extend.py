@@ -160,3 +160,16 @@ def test_an_average_can_begin_or_end_with_an_extension(extend: Extend, tmp_path:
     continued, latest = read_weights(tmp_path / "next"), averaged["latest_weights"]
     assert same_weights({name: continued[name] for name in latest}, latest)
     assert not same_weights({name: averaged["state_dict"][name] for name in latest}, latest)
+
+
+def test_the_average_of_an_extension_has_the_last_quarter_of_all_steps(
+    command: Command, tiny_digits: Compose, tmp_path: Path
+) -> None:
+    """The average of the shorter run has the steps 6 and 7, which are not in it."""
+    train(tiny_digits(*CONSTANT, "callbacks=swa"), tmp_path / "averaged")
+    train(tiny_digits(*CONSTANT, "callbacks=swa", "trainer.max_epochs=4"), tmp_path / "whole")
+    more = ("trainer.max_epochs=4", "hydra.run.dir=long")
+    answer = command("train", "--extend", "averaged", *more)
+    assert answer.code == 0, answer.err
+    assert read(tmp_path / "long" / "checkpoints" / "last.ckpt")["n_averaged"] == 4
+    assert same_weights(read_weights(tmp_path / "long"), read_weights(tmp_path / "whole"))

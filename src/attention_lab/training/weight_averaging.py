@@ -74,6 +74,8 @@ class AveragedWeights(WeightAveraging, ABC):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.update_starting_at_step is None:
             self.update_starting_at_step = int(SWA_START * trainer.estimated_stepping_batches)
+        if trainer.global_step <= self.update_starting_at_step:
+            self.average.n_averaged.zero_()  # of the shorter run that this one extends
         if trainer.is_global_zero:
             echo(
                 f"{self.description}, from step {self.update_starting_at_step} on: it is "
