@@ -79,7 +79,7 @@ def test_a_limit_of_open_files_that_is_too_low_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (18, 47))
-    says = "the limit of open files is 47, but 2 processes need 48: use ulimit -n 48, or fewer"
+    says = "the limit of open files is 47, but 2 processes can open 48: use ulimit -n 48, or fewer"
     with pytest.raises(ConfigError, match=says):
         workers.reserve_open_files(2)
 

@@ -52,7 +52,7 @@ def shorten_socket_paths() -> None:
 def reserve_open_files(processes: int) -> None:
     """Raise this process's limit of open files as far as it and its worker processes need.
 
-    Below it, torch's rendezvous tries again for half an hour.
+    With too few, torch's rendezvous would retry for half an hour.
 
     Raises:
         ConfigError: if the limit cannot be raised so far.
@@ -64,7 +64,7 @@ def reserve_open_files(processes: int) -> None:
         from attention_lab.config.components import ConfigError  # imports torch
 
         raise ConfigError(
-            f"the limit of open files is {hard}, but {counted(processes, 'process')} need "
+            f"the limit of open files is {hard}, but {counted(processes, 'process')} can open "
             f"{needed}: use ulimit -n {needed}, or fewer processes"
         )
     if soft != unlimited and soft < needed:
