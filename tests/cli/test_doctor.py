@@ -120,7 +120,7 @@ def test_the_reason_for_no_gpu_is_named(
     assert found(command)["GPU"] == "! none: CUDA_VISIBLE_DEVICES='' hides them; unset it"
     monkeypatch.setattr(torch.version, "cuda", None)
     assert found(command)["GPU"].startswith("! none: torch is built without CUDA; there is a dr")
-    assert "sdpa, fused, eager train on cpu; flex: inference only" in found(command)["backends"]
+    assert "sdpa, fused, tiled, eager train on cpu; flex: inference only" in found(command)["backends"]
 
 
 def test_gpus_are_counted_by_kind(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_gpus_are_counted_by_kind(command: Command, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: kinds[i])
     lines = found(command)
     assert lines["GPU"] == "  2 × A (80 GiB), 1 × B (80 GiB)"
-    assert lines["backends"] == "  sdpa, fused, eager, flex train on cuda"
+    assert lines["backends"] == "  sdpa, fused, tiled, eager, flex train on cuda"
 
 
 def test_the_mode_of_wandb_is_that_of_a_run(
