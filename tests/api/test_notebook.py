@@ -60,7 +60,7 @@ def kernel(tmp_path: Path) -> Iterator[tuple[KernelManager, BlockingKernelClient
 
 def wait_for_output(client: BlockingKernelClient, text: str) -> None:
     """Wait until a cell prints a text."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             content = client.get_iopub_msg(timeout=1)["content"]

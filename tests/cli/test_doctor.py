@@ -173,7 +173,9 @@ def test_a_server_that_refuses_runs_is_found(
         monkeypatch.setenv("WANDB_BASE_URL", url)
         line = found(command)["W&B"]
     assert line.startswith("! ")
-    assert line.endswith(said)
+    # On a busy machine the check itself may be too slow, which is said in other words.
+    in_time = said.replace("within 1 s", "in time")
+    assert line.endswith((said, in_time))
     assert list(tmp_path.iterdir()) == []
 
 

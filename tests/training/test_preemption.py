@@ -328,7 +328,9 @@ def test_a_run_preempted_at_random_moments_ends_bit_identical(
             break
         assert process.exitcode == 1
         assert status["status"] == "preempted"
-        assert status["error"].startswith(f"{number.name}: saved at step ")
+        # A signal after the last step finds nothing to save.
+        saved = f"{number.name}: saved at step "
+        assert status["error"].startswith(saved) or status["error"] == number.name
     if read_status(directory)["status"] != "finished":
         train(config, directory, [])
     assert_identical(directory, whole)

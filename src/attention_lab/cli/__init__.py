@@ -6,8 +6,9 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from attention_lab.cli.streams import prepare_streams
 from attention_lab.config.imports import forget_working_directory
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, *rest = list(arguments) or ["--help"]
     warnings.formatwarning = warning_line
     try:
-        return _run(command, rest)
+        return _action(command, rest)()
     except KeyboardInterrupt:
         return fail("interrupted", 1)
     except BrokenPipeError:  # the program that reads the output has ended, as `head` does
@@ -81,23 +82,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"{command}: {where}{reason}", 1)
 
 
-def _run(command: str, rest: Sequence[str]) -> int:
-    """Run a subcommand or a flag with its arguments; returns the exit code."""
+def _action(command: str, rest: Sequence[str]) -> Callable[[], int]:
+    """What a subcommand or a flag with its arguments does; it returns the exit code.
+
+    The caller runs it, so that a traceback has one frame less.
+    """
     if command in ("-h", "--help", "help"):
         commands = (f"  {name:<10}{does}" for name, (_, does) in COMMANDS.items())
-        echo(*HELP.format(commands="\n".join(commands)).split("\n"))
-        return 0
+        return partial(_answer, *HELP.format(commands="\n".join(commands)).split("\n"))
     if command == "--version":
         from importlib.metadata import version
 
-        echo(version("attention-lab"))
-        return 0
+        return partial(_answer, version("attention-lab"))
     if command in ("--shell-completion", "--complete"):
         completion = importlib.import_module("attention_lab.cli.completion")
-        code: int = completion.query(rest) if command == "--complete" else completion.run(rest)
-        return code
+        return partial(completion.query if command == "--complete" else completion.run, rest)
     if command not in COMMANDS:
-        return fail(f"no such command: {command!r}{nearest(command, COMMANDS)}", 2)
+        return partial(fail, f"no such command: {command!r}{nearest(command, COMMANDS)}", 2)
     module, _ = COMMANDS[command]
     if command in WITH_LIGHTNING:
         from attention_lab.training.distributed.cluster_environment import ignore_leftovers
@@ -105,7 +106,12 @@ def _run(command: str, rest: Sequence[str]) -> int:
         ignore_leftovers()
     if command == "train" and DRY_RUN in rest:
         module, rest = "dry_run", [argument for argument in rest if argument != DRY_RUN]
-    return importlib.import_module(f"attention_lab.cli.{module}").run(rest)
+    return partial(importlib.import_module(f"attention_lab.cli.{module}").run, rest)
+
+
+def _answer(*lines: str) -> int:
+    echo(*lines)
+    return 0
 
 
 def _discard_output() -> None:
