@@ -80,7 +80,7 @@ def train_by_lightning(config: Mapping[str, Any], turns: Turns) -> None:
 
 
 def pairs_of(turns: Turns) -> Iterator[tuple[float, float]]:
-    """Seconds per step, turn by turn: of the plain loop, and of what it takes turns with."""
+    """Seconds per step in each turn, of the plain loop and of the other one."""
     for plain, other in zip(turns.turns[SAME_MODEL], turns.turns[RUN], strict=True):
         yield plain.seconds / STEPS_PER_TURN, other.seconds / STEPS_PER_TURN
 

@@ -1,4 +1,4 @@
-"""Lines as documents of their own: one in each row, or packed with masks, with the same loss."""
+"""Each line as a separate document: one in each row, or packed with masks; the loss is the same."""
 
 from pathlib import Path
 from typing import Any

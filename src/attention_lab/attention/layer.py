@@ -75,7 +75,7 @@ class AttentionLayer(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         """Let ``inspect.signature`` list the shared options in place of ``**layer``."""
         super().__init_subclass__()
-        cls.__signature__ = _full_signature(cls)  # type: ignore[attr-defined]  # inspect reads it
+        cls.__signature__ = _full_signature(cls)  # type: ignore[attr-defined]  # undeclared; inspect reads it
 
     def __init__(
         self,

@@ -229,7 +229,7 @@ def plain_loop(
 
     Args:
         config: the run whose batches, loss and schedule it has.
-        model: what it trains.
+        model: the network to train.
         device: "cpu" or "cuda".
         optimizer: None means torch's AdamW.
     """

@@ -278,9 +278,9 @@ def plain_values(config: "DictConfig") -> dict[str, Any]:
 
 
 def _init_from_apart(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with ``model.init_from``, if it is set, in a section of its own.
+    """The config with ``model.init_from`` moved to the section ``init_from``, if it is set.
 
-    The other keys of the model are arguments of its class.
+    The other keys of the model are arguments of its class, and ``init_from`` is not.
     """
     model = config.get("model")
     if not isinstance(model, dict) or "init_from" not in model:

@@ -236,7 +236,7 @@ def check_flags(arguments: Sequence[str]) -> None:
         hint = nearest_flag(unknown, parser._option_string_actions, "attention-lab train")
         raise WrongCommand(f"{problem}{hint}")
 
-    parser.error = refuse  # type: ignore[method-assign]  # Hydra makes it, so no subclass can
+    parser.error = refuse  # type: ignore[method-assign]  # Hydra makes the parser: no subclass
     directory = parser.parse_args(arguments).config_dir
     if directory == "":
         raise WrongCommand("--config-dir: needs the path of a directory")

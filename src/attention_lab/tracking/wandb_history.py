@@ -95,7 +95,7 @@ def records(file: Path) -> Iterator[Any]:
     type (1) and data. A record is one chunk (type 1), or several (2, then 3, then 4). A file that
     was cut off ends with the last complete record.
     """
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+    from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
     messages: Any = wandb_internal_pb2  # its classes are made when it is imported

@@ -31,8 +31,8 @@ def load_initial_weights(config: RunConfig, model: Network, data: SplitDataModul
         data: the run's dataset, loaded.
 
     Returns:
-        What was loaded and what was not, in one line; "" without ``model.init_from``, and for an
-        extended run, which continues with its own weights.
+        One line with the number of loaded weights, and the number and names of the others; ""
+        without ``model.init_from``. An extended run continues with its own weights, so it gets "".
 
     Raises:
         ConfigError: if the checkpoint cannot be read or has changed, or no weight matches.
@@ -102,7 +102,7 @@ def _of_other_tokens(
 def _meanings(dataset: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """What the ids of tokens and classes mean, by the argument of the model that is their number.
 
-    A dataset that saves no vocabulary stands for its tokens, as they are always the same.
+    For a dataset that saves no vocabulary this is its name: its tokens are always the same.
 
     Args:
         dataset: the name of the dataset's class.

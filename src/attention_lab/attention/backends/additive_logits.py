@@ -63,7 +63,7 @@ class _AdditiveLogits(torch.autograd.Function):
 
 
 class _AdditiveGradients(torch.autograd.Function):
-    """The gradients as a function of their own, whose gradients are second derivatives."""
+    """The gradients as a separate function: its gradients are the second derivatives."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""The lines of a text as documents of their own: one in each row, or packed into rows."""
+"""Each line of a text as a separate document: one in each row, or several packed into a row."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from attention_lab.data.core.batches import IGNORE, LabelledPositions, labelled_
 from attention_lab.data.core.vocabulary import PAD, TextVocabulary
 from attention_lab.data.files.shared_passages import Ids
 
-#: Number of ids that are read at once.
+#: The number of ids in each read.
 _BLOCK = 2**20
 
 Integers = NDArray[np.int64]

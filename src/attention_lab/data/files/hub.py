@@ -70,8 +70,9 @@ class HubDataset:
         Columns inside a column have a dot: "translation.en". Numbers of classes become their names.
 
         Raises:
-            ValueError: naming what is missing: the package, the network, the dataset, its subset,
-                revision, split or column; or if a local directory has its name.
+            ValueError: if the package is not installed, the hub cannot be reached, or the dataset,
+                its subset, revision, split or a column does not exist; or if a local directory
+                has the dataset's name.
         """
         commit = self.commit()
         key = repr((self.name, self.subset, commit, split, list(columns)))
@@ -156,7 +157,7 @@ def hub_dataset(
 @functools.cache
 def _commit(dataset: HubDataset) -> str:
     """The commit hash of a revision; asked once, so that the runs of a sweep have the same."""
-    _package("datasets")  # before the network, as it is not always there with the hub's client
+    _package("datasets")  # without it, asking the hub would be of no use
     hub = _package("huggingface_hub")
     with dataset._one_line():
         about = hub.HfApi().dataset_info(dataset.name, revision=dataset.revision, timeout=_TIMEOUT)

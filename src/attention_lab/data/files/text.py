@@ -79,8 +79,8 @@ class Text(LanguageModelDataModule):
         revision: its commit hash, branch or tag; None means the newest.
         length: number of tokens in a window.
         test_length: the same in test; None means ``length``.
-        documents: whether each line is a document of its own, to whose tokens no other line's
-            attend. A window then has one document, or a part of one.
+        documents: whether each line is a separate document, whose tokens attend to this line only.
+            A window then has one document, or a part of one.
         packing: whether a window has as many documents as fit, each with positions from 0 and
             masked from the others; needs ``documents``.
         batch_size: largest number of windows in a batch, per process.

@@ -116,7 +116,7 @@ class _AdditiveAttention(torch.autograd.Function):
 
 
 class _AttentionGradients(torch.autograd.Function):
-    """The gradients as a function of their own, whose gradients are second derivatives."""
+    """The gradients as a separate function: its gradients are the second derivatives."""
 
     generate_vmap_rule = True
 
