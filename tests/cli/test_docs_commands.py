@@ -4,6 +4,7 @@ import io
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -88,22 +89,33 @@ def order(command: str) -> int:
 RUN = [each for each in COMMANDS if not any(part in f"{each} " for part in NOT_RUN)]
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("docs")
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in a directory with the files that the pages name."""
     for name, content in FILES.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(content)
-    return directory
-
-
-@pytest.mark.parametrize("words", sorted(RUN, key=order))
-def test_a_command_of_the_docs_runs(
-    words: str, workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(workspace)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(workspace / "cache"))
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"tomato\n")))
-    answer = command(*reduced(shlex.split(words)))
-    assert answer.code == 0, answer
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def runs(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def check(words: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"tomato\n")))
+        answer = command(*reduced(shlex.split(words)))
+        assert answer.code == 0, (words, answer)
+
+    return check
+
+
+@pytest.mark.parametrize("words", [each for each in RUN if "outputs/" not in each])
+def test_a_command_of_the_docs_runs(words: str, runs: Callable[[str], None]) -> None:
+    runs(words)
+
+
+def test_the_commands_that_name_runs_run_in_order(runs: Callable[[str], None]) -> None:
+    """In one test, since pytest-xdist may give the tests of a file to several processes."""
+    for words in sorted((each for each in RUN if "outputs/" in each), key=order):
+        runs(words)
