@@ -153,7 +153,7 @@ def test_an_average_can_begin_or_end_with_an_extension(extend: Extend, tmp_path:
     assert answer.code == 0, answer.err
     run = tmp_path / "long" / "run"
     averaged = read(run / "checkpoints" / "last.ckpt")
-    assert averaged["n_averaged"] == 4
+    assert averaged["callbacks"]["EMA"]["n_averaged"] == 4
     extends = {"run": str(run), "sha256": checksum_of(run / "checkpoints" / "last.ckpt")}
     config = RunConfig({**read_config(run), "callbacks": {}, "extends": extends})
     assert begin_extension(RunSpec(config, tmp_path / "next"))
@@ -162,14 +162,27 @@ def test_an_average_can_begin_or_end_with_an_extension(extend: Extend, tmp_path:
     assert not same_weights({name: averaged["state_dict"][name] for name in latest}, latest)
 
 
-def test_the_average_of_an_extension_has_the_last_quarter_of_all_steps(
-    command: Command, tiny_digits: Compose, tmp_path: Path
+@pytest.mark.parametrize("average", ["swa", "checkpoint_average"])
+def test_the_average_of_an_extension_is_that_of_all_steps(
+    average: str, command: Command, tiny_digits: Compose, tmp_path: Path
 ) -> None:
-    """The average of the shorter run has the steps 6 and 7, which are not in it."""
-    train(tiny_digits(*CONSTANT, "callbacks=swa"), tmp_path / "averaged")
-    train(tiny_digits(*CONSTANT, "callbacks=swa", "trainer.max_epochs=4"), tmp_path / "whole")
+    """The shorter run's mean for ``swa`` is of steps that are not in the last quarter of all."""
+    options = (*CONSTANT, f"callbacks={average}")
+    train(tiny_digits(*options), tmp_path / "averaged")
+    train(tiny_digits(*options, "trainer.max_epochs=4"), tmp_path / "whole")
     more = ("trainer.max_epochs=4", "hydra.run.dir=long")
     answer = command("train", "--extend", "averaged", *more)
     assert answer.code == 0, answer.err
-    assert read(tmp_path / "long" / "checkpoints" / "last.ckpt")["n_averaged"] == 4
     assert same_weights(read_weights(tmp_path / "long"), read_weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("first", ["ema", "checkpoint_average"])
+def test_another_average_has_new_steps_only(
+    first: str, command: Command, tiny_digits: Compose, tmp_path: Path
+) -> None:
+    train(tiny_digits(*CONSTANT, f"callbacks={first}"), tmp_path / "averaged")
+    more = ("callbacks=swa", "callbacks.swa.update_starting_at_step=0", "trainer.max_epochs=3")
+    answer = command("train", "--extend", "averaged", *more, "hydra.run.dir=long")
+    assert answer.code == 0, answer.err
+    last = read(tmp_path / "long" / "checkpoints" / "last.ckpt")
+    assert last["callbacks"]["SWA"]["n_averaged"] == 4

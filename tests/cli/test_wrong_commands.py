@@ -17,7 +17,7 @@ WRONG = {
     "did you mean callbacks.ema.decay?\n",
     "callbacks.ema.decay=0.5": "callbacks.ema.decay: callbacks=default has no such key; "
     "callbacks=ema has it\n",
-    "callbacks=[ema,3]": "callbacks=[ema,3]: must be the name of an option; available: default",
+    "callbacks=[ema,3]": "callbacks=[ema,3]: must be the name of an option; available: checkpoint_",
     "callbacks=[ema,swa]": "callbacks.ema and callbacks.swa both average the weights; remove one",
     "attention=aditive": "attention=aditive: there is no such option; did you mean additive?",
     "atention=additive": "atention: there is no such key; did you mean attention?",
@@ -111,7 +111,7 @@ WRONG = {
     "or null for none, got 0\n",
     "seed=-1": "seed: must be a whole number from 0",
     "+attention@seed=concat": "seed: must be a whole number, not an option or a list",
-    "callbacks=[null]": "callbacks=[null]: must be the name of an option; available: default",
+    "callbacks=[null]": "callbacks=[null]: must be the name of an option; available: checkpoint_",
     "hydra.verbose=1": "hydra.verbose: must be true, false or names of loggers, got 1",
     "seed=range(0,1000000000) -m": "seed=range(0,1000000000): has 1,000,000,000 values; at most",
     "seed=shuffle(range(0,10000000)) -m": "seed=shuffle(range(0,10000000)): has 10,000,000 values",

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +40,7 @@ from tests.training.conftest import (
 LIGHTNING = "lightning.pytorch.callbacks"
 EMA = ("callbacks=ema", "callbacks.ema.decay=0.7")
 SWA = ("callbacks=swa", "callbacks.swa.update_starting_at_step=11")
+CHECKPOINTS = ("callbacks=checkpoint_average", "callbacks.checkpoint_average.num_checkpoints=3")
 
 
 class Weights(Callback):
@@ -143,6 +144,10 @@ def test_a_callback_that_cannot_be_used_is_refused_in_one_line(
         (["callbacks=ema", "callbacks.ema.decay=1.0"], "decay must be at least 0 and below 1"),
         (["callbacks=ema", "callbacks.ema.update_every_n_steps=0"], "must be at least 1, got 0"),
         (["callbacks=swa", "callbacks.swa.update_starting_at_step=-1"], "must be at least 0"),
+        (
+            ["callbacks=checkpoint_average", "callbacks.checkpoint_average.num_checkpoints=0"],
+            "callbacks.checkpoint_average: num_checkpoints must be at least 1, got 0",
+        ),
         (["callbacks=timer", "callbacks.timer.duration='00:00:00:00'"], "duration: must be above"),
         (["callbacks=timer", "callbacks.timer.interval=epoch"], "timer.interval: epoch may skip"),
         (["callbacks=[ema,swa]"], "callbacks.ema and callbacks.swa both average the weights"),
@@ -229,10 +234,10 @@ def test_callbacks_that_only_watch_are_no_part_of_the_identity(compose: Compose)
     plain = identity(compose())
     for name in watching:
         assert identity(compose(f"callbacks={name}")) == plain
-    changing = ["ema", "swa", "early_stopping", "timer"]
+    changing = ["ema", "swa", "checkpoint_average", "early_stopping", "timer"]
     known = {identity(compose(f"callbacks={name}")) for name in changing}
     known.add(identity(with_callback(compose(), "x", _target_=own("Weights"), every=1)))
-    assert len(known | {plain}) == 6
+    assert len(known | {plain}) == 7
     both = compose("callbacks=[ema,lr_monitor]")
     assert identity(both) == identity(compose("callbacks=ema"))
 
@@ -245,6 +250,7 @@ def test_callbacks_that_only_watch_are_no_part_of_the_identity(compose: Compose)
     [
         ((*EMA, "callbacks.ema.update_every_n_steps=3"), [7, 13]),
         (SWA, [5, 14]),
+        (CHECKPOINTS, [7, 13, 22]),
         (
             (*stops_early(2), "callbacks.early_stopping.monitor=validation/loss", "optimizer.lr=1"),
             [11],
@@ -271,15 +277,16 @@ def test_an_interrupted_run_with_callbacks_ends_bit_identical(
     last = [read(run / "run/checkpoints/last.ckpt") for run in (tmp_path, tmp_path / "whole")]
     latest = [checkpoint.get("latest_weights", {}) for checkpoint in last]
     assert same_weights(*latest)
-    assert bool(latest[0]) == ("callbacks=ema" in options or "callbacks=swa" in options)
+    assert bool(latest[0]) == (options[0] in (EMA[0], SWA[0], CHECKPOINTS[0]))
 
 
+@pytest.mark.parametrize("options", [EMA, CHECKPOINTS])
 @pytest.mark.parametrize("step", [10, 26])
 def test_an_interrupted_validation_of_averaged_weights_is_repeated(
-    step: int, tiny_digits: Compose, tmp_path: Path, signal_in: SignalIn
+    options: tuple[str, ...], step: int, tiny_digits: Compose, tmp_path: Path, signal_in: SignalIn
 ) -> None:
     """The checkpoint must not hold the average as the weights to train on."""
-    config = tiny_digits(*OPTIONS, *EMA)
+    config = tiny_digits(*OPTIONS, *options)
     train(config, tmp_path / "whole" / "run", [])
     batch = itertools.count()
     signal_in(
@@ -314,20 +321,44 @@ def test_a_timer_ends_training_with_a_validation(tiny_digits: Compose, tmp_path:
 # Averages of the weights
 
 
-def averaged(weights: list[dict[str, Tensor]], decay: float | None) -> dict[str, Tensor]:
-    """The exponential moving average of weights; their mean if there is no decay."""
-    mean = weights[0]
-    for number, new in enumerate(weights[1:], 1):
-        share = 1 / (number + 1) if decay is None else 1 - decay
-        mean = {name: (1 - share) * mean[name] + share * new[name] for name in new}
-    return mean
+Average = Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
 
 
-@pytest.mark.parametrize(("options", "decay", "first"), [(EMA, 0.7, 0), (SWA, None, 11)])
+def moving_average(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The average of EMA: 0.7 is its decay."""
+    average = weights[0]
+    for new in weights[1:]:
+        average = {name: 0.7 * average[name] + 0.3 * new[name] for name in new}
+    return average
+
+
+def mean(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: sum(each[name] for each in weights) / len(weights) for name in weights[0]}
+
+
+def mean_at_validations(weights: list[dict[str, Tensor]], number: int) -> dict[str, Tensor]:
+    """The mean of the weights at the last validations: after each fifth step, and the 26th."""
+    validated = [step for step in (5, 10, 15, 20, 25, 26) if step <= len(weights)]
+    return mean([weights[step - 1] for step in validated[-number:]])
+
+
+@pytest.mark.parametrize(
+    ("options", "average", "line"),
+    [
+        (EMA, moving_average, "average of the weights (decay 0.7), from step 0 on"),
+        (SWA, lambda all_: mean(all_[11:] or all_[-1:]), "mean of the weights, from step 11 on"),
+        (CHECKPOINTS, lambda all_: mean_at_validations(all_, 3), "at the last 3 validations"),
+        (
+            (*CHECKPOINTS, "callbacks.checkpoint_average.num_checkpoints=9"),
+            lambda all_: mean_at_validations(all_, 9),
+            "at the last 9 validations",
+        ),
+    ],
+)
 def test_averages_are_saved_tested_and_evaluated(
     options: tuple[str, ...],
-    decay: float | None,
-    first: int,
+    average: Average,
+    line: str,
     tiny_digits: Compose,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -338,13 +369,12 @@ def test_averages_are_saved_tested_and_evaluated(
         tiny_digits(*OPTIONS, *options), "weights", _target_=own("Weights"), every=1
     )
     train(config, tmp_path / "run", [])
-    assert f"from step {first} on: it is validated, tested and saved" in capsys.readouterr().out
+    assert f"{line}: it is validated, tested and saved" in capsys.readouterr().out
     run, weights = tmp_path / "run", Weights.kept
     last = read(run / "checkpoints" / "last.ckpt")
     assert same_weights(last["latest_weights"], weights[-1])
     for checkpoint, step in (("last", len(weights)), ("best", result(run)["best_step"])):
-        saved = read_weights(run, checkpoint)
-        expected = averaged(weights[first:step], decay) if step > first else weights[step - 1]
+        saved, expected = read_weights(run, checkpoint), average(weights[:step])
         assert saved.keys() == expected.keys()
         for name, weight in saved.items():
             torch.testing.assert_close(weight, expected[name])
@@ -353,17 +383,18 @@ def test_averages_are_saved_tested_and_evaluated(
     assert accuracy == result(run)["last"]["accuracy"]
 
 
-def test_an_average_does_not_change_training(
-    tiny_digits: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_average_does_not_change_training(tiny_digits: Compose, tmp_path: Path) -> None:
     """Until its first step, the latest weights are evaluated, too."""
-    for name, options in (("plain", ()), ("ema", EMA), ("late", SWA)):
-        late = ["callbacks.swa.update_starting_at_step=1000"] if name == "late" else []
-        train(tiny_digits(*OPTIONS, *options, *late), tmp_path / name / "run", [])
-    plain, ema, late_run = (tmp_path / name / "run" for name in ("plain", "ema", "late"))
+    late = (*SWA, "callbacks.swa.update_starting_at_step=1000")
+    runs = []
+    for number, options in enumerate([(), late, EMA, CHECKPOINTS]):
+        runs.append(tmp_path / str(number) / "run")
+        train(tiny_digits(*OPTIONS, *options), runs[-1], [])
+    plain, late_run, *others = runs
     assert_identical(late_run, plain)
-    assert read_metrics(ema, "train/loss") == read_metrics(plain, "train/loss")
-    assert rows(ema) != rows(plain)
+    for other in others:
+        assert read_metrics(other, "train/loss") == read_metrics(plain, "train/loss")
+        assert rows(other) != rows(plain)
 
 
 def test_maps_show_the_weights_that_were_validated(

@@ -103,6 +103,15 @@ def test_validation_metrics_cover_the_examples_of_all_ranks(
         assert value == pytest.approx(found[name], abs=1e-6), name
 
 
+def test_ranks_evaluate_the_same_average(config: dict[str, Any], tmp_path: Path) -> None:
+    """Rank 0 has saved its average; the metrics are those of the averages on both ranks."""
+    target = "attention_lab.training.weight_averaging.CheckpointAverage"
+    callbacks = {"checkpoint_average": {"_target_": target, "num_checkpoints": 3}}
+    launch({**config, "callbacks": callbacks}, tmp_path / "run", [])
+    found = evaluate(restored(tmp_path / "run", "last"), "validation")
+    assert found == pytest.approx(result(tmp_path / "run")["last"], abs=1e-6)
+
+
 def test_compiled_ranks_train_as_uncompiled_ones(
     config: dict[str, Any], two: Path, tmp_path: Path
 ) -> None:
