@@ -88,13 +88,12 @@ def _is_full(buffer: Tensor, length: int) -> bool:
 
 
 @contextmanager
-def restored_on_failure(cache: Cache | None) -> Iterator[None]:
+def restored_on_failure(cache: Cache) -> Iterator[None]:
     """Restore the cache if the step fails."""
     # A failed step may have used spare capacity, which the next step then overwrites.
-    before = None if cache is None else (cache.length, dict(cache.tensors))
+    before = cache.length, dict(cache.tensors)
     try:
         yield
     except BaseException:
-        if cache is not None and before is not None:
-            cache.length, cache.tensors = before
+        cache.length, cache.tensors = before
         raise

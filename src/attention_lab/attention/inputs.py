@@ -34,6 +34,16 @@ class AttentionInputs:
         """G, the number of query heads that share one key head."""
         return self.query.shape[1] // self.key.shape[1]
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether a mask may hide keys."""
+        return not (self.mask is None or isinstance(self.mask, NoMask))
+
+    @property
+    def pairs(self) -> int:
+        """B · H · L · S, the number of pairs of a query and a key."""
+        return self.query.shape[:3].numel() * self.key.shape[2]
+
     def repeat_heads(self) -> "AttentionInputs":
         """The same inputs with H key and value heads instead of H_kv."""
         key, value = repeat_heads(self.key, self.groups), repeat_heads(self.value, self.groups)
@@ -41,7 +51,7 @@ class AttentionInputs:
 
     def visible(self) -> Tensor | None:
         """The mask as bool, broadcastable to (B, H, L, S); None if every key is visible."""
-        if self.mask is None or isinstance(self.mask, NoMask):
+        if self.mask is None or not self.is_masked:
             return None
         batch, heads, queries, _ = self.query.shape
         return self.mask.dense(batch, heads, queries, self.key.shape[2], self.device, self.start)

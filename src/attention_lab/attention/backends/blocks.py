@@ -102,17 +102,17 @@ class Blocks:
 
 def blocks_for(inputs: AttentionInputs, spec: AttentionSpec) -> Blocks | None:
     """The blocks of a call; None if its mask can show far keys, or most keys are near anyway."""
+    if inputs.mask is None or math.inf in (reach := inputs.mask.reach):
+        return None
     positions = spec.positions
     is_absolute = (
         positions is not None and positions.adds_to_logits and not positions.bias_is_relative
     )
-    if inputs.mask is None or inputs.bias is not None or spec.score.positional or is_absolute:
+    if inputs.bias is not None or spec.score.positional or is_absolute:
         return None
     if torch.compiler.is_exporting() or is_tracing():
         return None  # the graph is for any length
-    reach, (queries, keys) = inputs.mask.reach, (inputs.query.shape[2], inputs.key.shape[2])
-    if math.inf in reach:
-        return None
+    queries, keys = inputs.query.shape[2], inputs.key.shape[2]
     before, after = int(reach[0]), int(reach[1])
     size = -(-max(before, after, 1) // STEP) * STEP
     if queries <= size:

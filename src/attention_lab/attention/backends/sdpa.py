@@ -10,13 +10,26 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_lab.attention.backends.double_backward import allow_double_backward
 from attention_lab.attention.backends.spec import AttentionSpec
-from attention_lab.attention.backends.tiled import attend_in_tiles, tiles_are_faster
+from attention_lab.attention.backends.tiled import (
+    attend_in_tiles,
+    outside_graphs_on_cpu,
+    tiles_are_faster,
+)
 from attention_lab.attention.backends.tracing import is_tracing
 from attention_lab.attention.inputs import AttentionInputs, pad_head_dim, repeat_heads
 from attention_lab.attention.masks import Causal
-from attention_lab.attention.normalizers import Softmax, SoftmaxPlusOne, TemperedSoftmax
-from attention_lab.attention.precision import autocast_disabled
+from attention_lab.attention.normalizers import (
+    Normalizer,
+    Softmax,
+    SoftmaxPlusOne,
+    TemperedSoftmax,
+)
+from attention_lab.attention.precision import autocast_disabled, wide
 from attention_lab.attention.scores.base import DotProductFamily
+
+#: The fewest and the most pairs of an unmasked call on the CPU, and its most queries, for which
+#: separate matrix products are faster than PyTorch's kernel.
+FEWEST_BY_PRODUCTS, MOST_BY_PRODUCTS, MOST_QUERIES_BY_PRODUCTS = 1 << 14, 1 << 20, 128
 
 
 def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
@@ -25,15 +38,39 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
     if torch.compiler.is_exporting():
         # With torch 2.11, what SDPA does on CUDA to repeat heads fixes the exported length.
         inputs = inputs.repeat_heads()
-    query, key, value, scale = _folded(inputs, spec.score)
-    if is_tempered := isinstance(spec.normalizer, TemperedSoftmax):
-        inverse = spec.normalizer.inverse()
+    query, key, scale = spec.score.fold(inputs.query, inputs.key)
+    normalizer = spec.normalizer
+    if isinstance(normalizer, TemperedSoftmax):
+        inverse, normalizer = normalizer.inverse(), Softmax()
         query = query * inverse.to(query.dtype)
         inputs = inputs if inputs.bias is None else replace(inputs, bias=inputs.bias * inverse)
+    if _products_are_faster(inputs, spec):
+        return _by_products(inputs, (query, key, scale), normalizer), None
     if _learns_bias(inputs, spec) and not spec.dropout and tiles_are_faster(inputs):
         # Of PyTorch's kernels for the CPU, only the slow one has the gradient of a bias.
-        normalizer = Softmax() if is_tempered else spec.normalizer
         return attend_in_tiles(inputs, (query, key, scale), normalizer), None
+    return _by_kernel(inputs, (query, key, scale), normalizer, spec), None
+
+
+def _by_products(
+    inputs: AttentionInputs, folded: tuple[Tensor, Tensor, float], normalizer: Normalizer
+) -> Tensor:
+    """Output (B, H, L, E_v) without a mask, by two matrix products."""
+    query, key, scale = folded
+    key, value = (repeat_heads(x.to(query.dtype), inputs.groups) for x in (key, inputs.value))
+    with autocast_disabled(query.device.type):
+        output = normalizer((scale * query) @ key.mT) @ value
+    return output.to(inputs.value.dtype)
+
+
+def _by_kernel(
+    inputs: AttentionInputs,
+    folded: tuple[Tensor, Tensor, float],
+    normalizer: Normalizer,
+    spec: AttentionSpec,
+) -> Tensor:
+    """Output (B, H, L, E_v) by the kernel that PyTorch chooses."""
+    query, key, value, scale = _padded(*folded, inputs.value)
     on_cpu, width = query.device.type == "cpu", inputs.value.shape[3]
     # While compiling, SDPA's gradients are compiled, too. A trace must not depend on the grad mode.
     in_graph = torch.compiler.is_compiling() or is_tracing()
@@ -49,7 +86,7 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
         # SDPA does the same, but second derivatives need the tensors that its kernel gets.
         key, value, groups = repeat_heads(key, groups), repeat_heads(value, groups), 1
     is_grouped = bool(groups > 1)
-    has_null_key = isinstance(spec.normalizer, SoftmaxPlusOne)
+    has_null_key = isinstance(normalizer, SoftmaxPlusOne)
     if has_null_key:
         query, key, value, mask = _with_null_key(query, key, value, mask, is_causal)
     with _kernels(inputs, spec), autocast_disabled(query.device.type):
@@ -61,19 +98,27 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
         output = output[:, :, 1:]
     if output.shape[3] > width:  # the gradient of any slice is a copy
         output = output[..., :width]
-    return output.to(inputs.value.dtype), None
+    return output.to(inputs.value.dtype)
 
 
-def _folded(
-    inputs: AttentionInputs, score: DotProductFamily
+def _products_are_faster(inputs: AttentionInputs, spec: AttentionSpec) -> bool:
+    """Whether separate matrix products are faster than PyTorch's kernel: small calls on the CPU."""
+    if inputs.is_masked or inputs.bias is not None or spec.dropout:
+        return False
+    if not outside_graphs_on_cpu(inputs) or wide(inputs.query) is not inputs.query:
+        return False
+    is_short = inputs.query.shape[2] <= MOST_QUERIES_BY_PRODUCTS
+    return is_short and FEWEST_BY_PRODUCTS <= inputs.pairs <= MOST_BY_PRODUCTS
+
+
+def _padded(
+    query: Tensor, key: Tensor, scale: float, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Query, key and value of one data type, and on the CPU of one width; and the scale."""
-    query, key, scale = score.fold(inputs.query, inputs.key)
-    width = inputs.value.shape[3]
-    if query.device.type == "cpu" and query.shape[3] < width:
+    if query.device.type == "cpu":
         # Otherwise PyTorch uses its slow math kernel.
-        query, key = pad_head_dim(query, width), pad_head_dim(key, width)
-    value = pad_head_dim(inputs.value, query.shape[3])
+        query, key = pad_head_dim(query, value.shape[3]), pad_head_dim(key, value.shape[3])
+    value = pad_head_dim(value, query.shape[3])
     return query, key.to(query.dtype), value.to(query.dtype), scale
 
 

@@ -36,11 +36,16 @@ def tiled(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, Tensor 
 
 def tiles_are_faster(inputs: AttentionInputs) -> bool:
     """Whether a call runs on the CPU, outside of compiled graphs, and has many pairs."""
-    if inputs.device.type != "cpu" or torch.compiler.is_compiling() or is_tracing():
+    if not outside_graphs_on_cpu(inputs):
         return False
     needs_grad = torch.is_grad_enabled() and inputs.query.requires_grad
-    pairs = inputs.query.shape[:3].numel() * inputs.key.shape[2]
-    return pairs >= (FEWEST_IN_TRAINING if needs_grad else FEWEST)
+    return inputs.pairs >= (FEWEST_IN_TRAINING if needs_grad else FEWEST)
+
+
+def outside_graphs_on_cpu(inputs: AttentionInputs) -> bool:
+    """Whether a call runs on the CPU and is not recorded in a graph, for which sizes may vary."""
+    is_recorded = torch.compiler.is_compiling() or is_tracing()
+    return inputs.device.type == "cpu" and not is_recorded
 
 
 def attend_in_tiles(

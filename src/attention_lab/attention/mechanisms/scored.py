@@ -123,10 +123,11 @@ class ScoredAttention(AttentionLayer):
         self.positions.check_lengths(queries, keys)
 
     def attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor | None]:
-        query, key = self.positions.place(inputs.query, inputs.key, inputs.start)
-        placed = replace(inputs, query=query, key=key)
-        output, weights = self.backend.attend(placed, self.spec())
-        return output, None if weights is None else weights.to(query.dtype)
+        if self.positions.changes_inputs:
+            query, key = self.positions.place(inputs.query, inputs.key, inputs.start)
+            inputs = replace(inputs, query=query, key=key)
+        output, weights = self.backend.attend(inputs, self.spec())
+        return output, None if weights is None else weights.to(inputs.query.dtype)
 
     def spec(self) -> AttentionSpec:
         """The parts of this attention, in training or in evaluation."""
