@@ -178,7 +178,11 @@ def test_the_average_of_an_extension_is_that_of_all_steps(
 
 @pytest.mark.parametrize("first", ["ema", "checkpoint_average"])
 def test_another_average_has_new_steps_only(
-    first: str, command: Command, tiny_digits: Compose, tmp_path: Path
+    first: str,
+    command: Command,
+    tiny_digits: Compose,
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     train(tiny_digits(*CONSTANT, f"callbacks={first}"), tmp_path / "averaged")
     more = ("callbacks=swa", "callbacks.swa.update_starting_at_step=0", "trainer.max_epochs=3")
@@ -186,3 +190,4 @@ def test_another_average_has_new_steps_only(
     assert answer.code == 0, answer.err
     last = read(tmp_path / "long" / "checkpoints" / "last.ckpt")
     assert last["callbacks"]["SWA"]["n_averaged"] == 4
+    assert not [each for each in recwarn if "callbacks" in str(each.message)]

@@ -58,7 +58,9 @@ def create_callbacks(config: RunConfig, task: AttentionTask) -> list[Callback]:
     created: dict[str, Callback] = {}
     for name, kind in components(config.record, "callbacks").items():
         path, node = f"callbacks.{name}", config.values["callbacks"][name]
-        _check_kind(path, kind, node, config.values["trainer"])
+        _check_kind(path, kind, config.values["trainer"])
+        if issubclass(kind, DeviceStatsMonitor):
+            _check_psutil(path, node, config.values["trainer"])
         given = _monitored(node.get("monitor"), task)
         created[path] = config.create_named("callbacks", name, **given)
         if isinstance(callback := created[path], EarlyStopping):
@@ -74,21 +76,21 @@ def may_stop_early(kinds: Iterable[type]) -> bool:
     return any(issubclass(kind, EarlyStopping | Timer) for kind in kinds)
 
 
-def _check_kind(
-    path: str, kind: type[Callback], node: Mapping[str, object], trainer: Mapping[str, object]
-) -> None:
-    """Raise ConfigError if a callback is not supported, or its package is not installed."""
+def _check_kind(path: str, kind: type[Callback], trainer: Mapping[str, object]) -> None:
+    """Raise ConfigError if a callback is not supported."""
     for refused, remedy in REFUSED.items():
         if issubclass(kind, refused) and not issubclass(kind, AveragedWeights):
             raise ConfigError(f"{path}: {kind.__name__} cannot be used; {remedy}")
     if issubclass(kind, AveragedWeights) and trainer["strategy"] == "fsdp":
         raise ConfigError(f"{path}: cannot average weights with trainer.strategy=fsdp")
-    if issubclass(kind, DeviceStatsMonitor) and find_spec("psutil") is None:
-        watches_cpu = node.get("cpu_stats")
-        if watches_cpu is None:
-            watches_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
-        if not watches_cpu:
-            return
+
+
+def _check_psutil(path: str, node: Mapping[str, object], trainer: Mapping[str, object]) -> None:
+    """Raise ConfigError if device statistics are of the CPU, and psutil is not installed."""
+    watches_cpu = node.get("cpu_stats")
+    if watches_cpu is None:
+        watches_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
+    if watches_cpu and find_spec("psutil") is None:
         raise ConfigError(
             f"{path}: needs psutil; pip install 'attention-lab[device_stats]', or set "
             "cpu_stats=false to watch GPUs only"

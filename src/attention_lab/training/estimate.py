@@ -361,16 +361,16 @@ def _per_device(peak: _Peak, run: BuiltRun) -> DeviceMemory:
     """The memory on each device, under the run's strategy."""
     options = run.trainer_options
     processes = options.devices * options.num_nodes
-    averages = sum(isinstance(callback, AveragedWeights) for callback in run.callbacks)
     activations = peak.total - peak.weights - peak.gradients - peak.optimizer
     if options.strategy != "fsdp" or processes == 1:
+        averages = sum(isinstance(callback, AveragedWeights) for callback in run.callbacks)
         weights = peak.weights * (1 + averages)
         return DeviceMemory(weights, peak.gradients, peak.optimizer, activations)
     # FSDP gathers two layers at a time, and holds the gradients of a layer before and after it
     # reduces them. The weights outside of layers stay gathered, and so do their gradients.
     gathered = 2 * peak.outside + 4 * peak.largest_layer
     return DeviceMemory(
-        peak.weights * (1 + averages) / processes,
+        peak.weights / processes,
         peak.gradients / processes,
         peak.optimizer / processes,
         activations,

@@ -173,6 +173,7 @@ def quiet() -> Iterator[None]:
             ".*broadcast_buffers.*",  # the oldest supported torch lacks its replacement
             ".*Grad strides do not match.*",  # only for small parameters, at little cost
             ".*MLFlow only allows.*",  # it renames metrics of slices
+            ".*used to create the checkpoint.*",  # an extension may leave callbacks out
             ".*sync_dist=True.*",  # these metrics are already reduced over all ranks
         ):
             warnings.filterwarnings("ignore", message)

@@ -172,8 +172,8 @@ class EMA(StepAverage):
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
-        options = {"multi_avg_fn": get_ema_multi_avg_fn(decay)}
-        super().__init__(update_every_n_steps, update_starting_at_step, **options)
+        update = get_ema_multi_avg_fn(decay)
+        super().__init__(update_every_n_steps, update_starting_at_step, multi_avg_fn=update)
         self.decay = decay
 
     @property
@@ -198,8 +198,8 @@ class SWA(StepAverage):
     def __init__(
         self, update_every_n_steps: int = 1, update_starting_at_step: int | None = None
     ) -> None:
-        options = {"multi_avg_fn": get_swa_multi_avg_fn()}
-        super().__init__(update_every_n_steps, update_starting_at_step, **options)
+        update = get_swa_multi_avg_fn()
+        super().__init__(update_every_n_steps, update_starting_at_step, multi_avg_fn=update)
 
     @property
     def description(self) -> str:
