@@ -20,6 +20,7 @@ from attention_lab.config.compose import WrongCommand
 from attention_lab.config.resolve import RunSpec
 from attention_lab.reports.runs import NotARun
 from attention_lab.tracking.run_directory import RunExists, read_config
+from tests.conftest import FinishedRun
 
 SMALL = (
     "data=g2p",
@@ -197,6 +198,27 @@ def test_predict_decodes_with_beams_and_warns_of_unknown_tokens(run: al.Run) -> 
         run.predict("tomato")
     with pytest.raises(TypeError, match="temprature"):
         run.predict(["a"], temprature=1.0)
+
+
+def test_runs_predict_together_as_with_the_command(
+    run: al.Run, sweep: Path, digits_run: FinishedRun
+) -> None:
+    other, words = al.load_run(sweep / "scaled_dot_product-1"), ["tomato", "", "word"]
+    alone = run.predict(words)
+    command = [sys.executable, "-m", "attention_lab", "predict"]
+    command += [str(run.directory), str(other.directory), "--num-beams", "3", "--n-best", "2"]
+    done = subprocess.run(command, input="\n".join(words), capture_output=True, text=True)
+    best = run.predict(words, num_beams=3, n_best=2, ensemble_with=[other])
+    assert done.stdout.splitlines() == [
+        f"{number}\t{score:.4f}\t{text}"
+        for number, each in enumerate(best, start=1)
+        for text, score in each
+    ]
+    assert best != run.predict(words, num_beams=3, n_best=2)
+    assert run.predict(words, ensemble_with=[run]) == run.predict(words) == alone
+    digits = al.load_run(digits_run.directory)
+    with pytest.raises(ValueError, match="they are for sequence_to_sequence and classification"):
+        run.predict(words, ensemble_with=[digits])
 
 
 def test_attention_maps_have_named_positions(run: al.Run) -> None:

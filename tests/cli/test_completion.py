@@ -49,6 +49,7 @@ from tests.cli.test_command import HEAVY, imported_by
         ("train --dr", {"--dry-run"}),
         ("train --cfg j", {"job"}),
         ("train --config-dir ", set()),
+        ("predict outputs/one outputs/", set()),
         ("report ", set()),
         ("--shell-completion z", {"zsh"}),
     ],

@@ -1,7 +1,7 @@
 """A recorded run in Python: its config, metrics and result, and its trained network."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from attention_lab.tracking.run_status import RunStatus, read_status
 from attention_lab.tracking.untrusted_files import UnreadableRecord
 from attention_lab.training.checkpoint.checkpoint_io import read
 from attention_lab.training.checkpoint.rng_state import random_states, restore_random_states
+from attention_lab.training.ensemble import make_ensemble
 from attention_lab.training.evaluation import evaluate, restored, task_name
 from attention_lab.training.input_maps import input_maps
 from attention_lab.training.other_test import with_other_test
@@ -126,6 +127,7 @@ class Run:
         num_beams: int | None = None,
         length_penalty: float | None = None,
         n_best: int | None = None,
+        ensemble_with: Sequence["Run"] = (),
         **sampling: Any,
     ) -> list[str] | list[list[Hypothesis]]:
         """Predict for texts, as ``attention-lab predict`` does.
@@ -138,6 +140,8 @@ class Run:
                 that of the config.
             length_penalty: the length penalty α of beam search. None means that of the config.
             n_best: the number of hypotheses for each text, at most ``num_beams``.
+            ensemble_with: other runs, whose probabilities are averaged with those of this run at
+                each step.
             sampling: for a language model, any of ``length``, ``temperature``, ``top_k``,
                 ``top_p`` and ``seed``: see
                 :class:`attention_lab.training.prediction.Sampling`.
@@ -149,12 +153,14 @@ class Run:
 
         Raises:
             UnusableRun: if the run has no checkpoint, or it cannot be used.
-            ValueError: if the run does not predict from text, or a text is too long.
+            ValueError: if the run does not predict from text, a text is too long, or the runs
+                differ in their tokens or classes.
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a list of texts: run.predict([text])")
         decoding = {"num_beams": num_beams, "length_penalty": length_penalty}
-        run = self._with_decoding({k: it for k, it in decoding.items() if it is not None})
+        given = {k: it for k, it in decoding.items() if it is not None}
+        run = self._with_decoding(given, ensemble_with)
         predicts = predictor(run.task, Sampling(**sampling))
         inputs, size = list(texts), 1 if predicts.one_by_one else BATCH
         batches = (inputs[start : start + size] for start in range(0, len(inputs), size))
@@ -237,18 +243,23 @@ class Run:
             file = self.directory / "checkpoints" / f"{self.checkpoint}.ckpt"
             return int(read(file)["global_step"])
 
-    def _with_decoding(self, decoding: Mapping[str, Any]) -> "BuiltRun":
-        """The run with other options of decoding.
+    def _with_decoding(
+        self, decoding: Mapping[str, Any], ensemble_with: Sequence["Run"]
+    ) -> "BuiltRun":
+        """The run with other options of decoding, and as an ensemble with other runs.
 
         Raises:
-            ValueError: if its task has no beam search.
+            ValueError: if its task has no beam search, or the runs cannot be an ensemble.
         """
-        if not decoding:
+        if not decoding and not ensemble_with:
             return self._restored
-        if (task := task_name(self.directory)) != "sequence_to_sequence":
+        if decoding and (task := task_name(self.directory)) != "sequence_to_sequence":
             raise ValueError(f"{', '.join(decoding)}: the run is for {task}, without beam search")
         with self._opened():
-            return restored(self.directory, self.checkpoint, dict(decoding), with_data=False)
+            run = restored(self.directory, self.checkpoint, dict(decoding), with_data=False)
+        directories = [self.directory, *(other.directory for other in ensemble_with)]
+        make_ensemble(directories, [run.task, *(other._restored.task for other in ensemble_with)])
+        return run
 
 
 def _warn_of_unknown(count: int) -> None:

@@ -21,7 +21,7 @@ OF_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 COMMANDS = {
     "train": ("train", "train one run, or with -m a sweep; --dry-run shows what that launches"),
     "evaluate": ("evaluate", "metrics of a finished run, from its checkpoint"),
-    "predict": ("predict", "predict for lines of text with a finished run"),
+    "predict": ("predict", "predict for lines of text with a finished run or several"),
     "view": ("view", "attention maps of an input, of one run or of two side by side"),
     "report": ("report", "compare the runs of sweeps: table, report.html, report.csv"),
     "dashboard": ("dashboard", "create a W&B workspace and report for sweeps"),

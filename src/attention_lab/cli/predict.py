@@ -1,7 +1,8 @@
-r"""`attention-lab predict`: predict a line of output for each line of input, with a finished run.
+r"""`attention-lab predict`: predict a line of output for each line of input, with finished runs.
 
 Sequence to sequence: from source to target. Language model: from a prompt to the prompt and its
 continuation. Classification: from a text to its class. A line break in a prediction is shown as \n.
+Several runs predict together, as an ensemble: their probabilities are averaged at each step.
 Predictions are made in batches, when a batch is full or the input ends. Use --batch 1 to get each
 prediction at once, which is the default in a terminal.
 """
@@ -9,6 +10,7 @@ prediction at once, which is the default in a terminal.
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attention_lab.api.open_run import UnusableRun, local_run, open_run
@@ -16,16 +18,20 @@ from attention_lab.cli import fail
 from attention_lab.cli.parser import Parser
 from attention_lab.cli.run_argument import (
     DECODING,
+    RUN_HELP,
+    add_checkpoint,
     add_decoding,
-    add_run,
     given,
     number,
+    run_path,
     whole,
 )
+from attention_lab.config.compose import WrongCommand
 from attention_lab.printing import echo
 
 if TYPE_CHECKING:
     from attention_lab.training.prediction import Predictor
+    from attention_lab.training.tasks.base import AttentionTask
 
 SAMPLING = ("length", "temperature", "top_k", "top_p", "seed")
 #: The options that apply to one task only.
@@ -34,27 +40,22 @@ OPTIONS = {"sequence_to_sequence": (*DECODING, "n_best"), "language_model": SAMP
 
 def run(arguments: Sequence[str]) -> int:
     """Predict for the lines of standard input."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parser().parse_intermixed_args(arguments)  # options may stand between runs
     try:
-        chosen.run = local_run(chosen.run)
-        with open_run(chosen.run, chosen.checkpoint):
-            from attention_lab.training.evaluation import task_name
-
-            if problem := _option_error(chosen, task_name(chosen.run)):
-                return fail(problem, 2)
-            predictor = _predictor(chosen)
-            if problem := _n_best_error(predictor, chosen.n_best):
-                return fail(problem, 2)
+        predictor = _predictor(chosen)
     except UnusableRun as error:
         return fail(str(error), 1)
+    except WrongCommand as error:
+        return fail(str(error), 2)
     batch = chosen.batch or (1 if sys.stdin.isatty() else 64)
     return _predict(predictor, sys.stdin.buffer, batch, chosen.n_best)
 
 
 def _parser() -> Parser:
-    usage = "attention-lab predict RUN [options] < INPUTS > OUTPUTS"
+    usage = "attention-lab predict RUN… [options] < INPUTS > OUTPUTS"
     parser = Parser("predict", __doc__, usage)
-    add_run(parser)
+    parser.add_argument("runs", type=run_path, nargs="+", metavar="RUN", help=RUN_HELP)
+    add_checkpoint(parser)
     parser.add_argument("--batch", type=whole(1), help="lines in a batch (64; 1 in a terminal)")
     decoding = parser.add_argument_group("sequence to sequence; default: as in the config")
     add_decoding(decoding)
@@ -78,34 +79,56 @@ def _parser() -> Parser:
     return parser
 
 
-def _option_error(chosen: argparse.Namespace, task: str) -> str | None:
-    """The error for options that do not apply to a task; None if all apply."""
+def _check_options(chosen: argparse.Namespace, run: Path, task: str) -> None:
+    """Raise WrongCommand if an option does not apply to the task of a run."""
     for other, options in OPTIONS.items():
         for option in options:
             if other != task and getattr(chosen, option) is not None:
-                return f"--{option.replace('_', '-')} is for {other}; {chosen.run} is for {task}"
-    return None
+                flag = f"--{option.replace('_', '-')}"
+                raise WrongCommand(f"{flag} is for {other}; {run} is for {task}")
 
 
-def _n_best_error(predictor: "Predictor", n_best: int | None) -> str | None:
-    """The error for more hypotheses than beam search has; None if there is none."""
+def _check_n_best(predictor: "Predictor", n_best: int | None) -> None:
+    """Raise WrongCommand if there are more hypotheses than beam search has."""
     from attention_lab.training.prediction import TargetPredictor
 
     if n_best is None or not isinstance(predictor, TargetPredictor):
-        return None
-    has = predictor.task.num_beams
-    return f"--n-best {n_best}: add --num-beams {n_best}; it is {has}" if n_best > has else None
+        return
+    if n_best > (has := predictor.task.num_beams):
+        raise WrongCommand(f"--n-best {n_best}: add --num-beams {n_best}; it is {has}")
 
 
 def _predictor(chosen: argparse.Namespace) -> "Predictor":
-    from attention_lab.training.evaluation import restored
-    from attention_lab.training.prediction import CannotPredict, Sampling, predictor
+    """The predictor of the run, or of the ensemble of the runs.
 
-    run = restored(chosen.run, chosen.checkpoint, given(chosen, DECODING), with_data=False)
+    Raises:
+        UnusableRun: if a run cannot predict, or not together with the others.
+        WrongCommand: if an option does not apply.
+    """
+    runs = [local_run(each) for each in chosen.runs]
+    tasks, predictors = zip(*(_opened(run, chosen) for run in runs), strict=True)
+    from attention_lab.training.ensemble import CannotCombine, make_ensemble
+
     try:
-        return predictor(run.task, Sampling(**given(chosen, SAMPLING)))
-    except CannotPredict as error:
-        raise UnusableRun(f"{chosen.run}: {error}") from error
+        make_ensemble(runs, tasks)
+    except CannotCombine as error:
+        raise UnusableRun(str(error)) from error
+    _check_n_best(predictors[0], chosen.n_best)
+    return predictors[0]  # of the first task, which now has the networks of all
+
+
+def _opened(run: Path, chosen: argparse.Namespace) -> "tuple[AttentionTask, Predictor]":
+    """The trained task of a run, and its predictor."""
+    with open_run(run, chosen.checkpoint):
+        from attention_lab.training.evaluation import restored, task_name
+        from attention_lab.training.prediction import CannotPredict, Sampling, predictor
+
+        _check_options(chosen, run, task_name(run))
+        task = restored(run, chosen.checkpoint, given(chosen, DECODING), with_data=False).task
+        try:
+            return task, predictor(task, Sampling(**given(chosen, SAMPLING)))
+        except CannotPredict as error:
+            raise UnusableRun(f"{run}: {error}") from error
 
 
 def _write(lines: Sequence[str]) -> None:

@@ -23,12 +23,6 @@ def run_path(text: str) -> Path:
     return directory_path(text) if artifact_reference(text) else existing_directory(text)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments RUN and --checkpoint."""
-    parser.add_argument("run", type=run_path, metavar="RUN", help=RUN_HELP)
-    add_checkpoint(parser)
-
-
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add the option --checkpoint."""
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")

@@ -161,13 +161,8 @@ def _require_same_data(viewed: Sequence[Viewed]) -> None:
     """Raise UnusableRun if the runs have different kinds of data or different vocabularies."""
     first, *others = [each.run.data for each in viewed]
     for other in others:
-        kinds = [type(data).__name__ for data in (first, other)]
-        if kinds[0] != kinds[1]:
-            raise UnusableRun(f"the runs are on different data: {kinds[0]} and {kinds[1]}")
-        for name in first.vocabularies:
-            if getattr(first, name).state_dict() != getattr(other, name).state_dict():
-                kind = name.replace("_", " ")
-                raise UnusableRun(f"the runs are on different data: their {kind} differs")
+        if difference := first.difference(other):
+            raise UnusableRun(f"the runs are on different data: {difference}")
 
 
 def _write(chosen: argparse.Namespace, viewed: Sequence[Viewed]) -> int:

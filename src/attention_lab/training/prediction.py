@@ -149,7 +149,7 @@ class ContinuationPredictor(Predictor):
         if vocabulary is None:
             raise CannotPredict(_NOT_TEXT.format(type(task.data).__name__))
         super().__init__(vocabulary)
-        self.model, self.device, self.sampling = task.model, task.device, sampling
+        self.task, self.sampling = task, sampling
         self.generator = torch.Generator(task.device).manual_seed(sampling.seed)
 
     def _predict(self, texts: Sequence[str], ids: Sequence[list[int]]) -> list[str]:
@@ -165,8 +165,8 @@ class ContinuationPredictor(Predictor):
             ValueError: if the model has too few positions.
         """
         generated = sample(
-            self.model,
-            torch.tensor([prompt], device=self.device),
+            self.task.model,
+            torch.tensor([prompt], device=self.task.device),
             self._length(len(prompt)),
             self.sampling.temperature,
             self.sampling.top_k,
@@ -190,7 +190,7 @@ class ContinuationPredictor(Predictor):
         """
         wanted = self.sampling.length or _DEFAULT_LENGTH
         needed = prompt + wanted - 1  # the last token is not an input
-        has = available_positions(self.model, needed)
+        has = available_positions(self.task.model, needed)
         if prompt > has:
             raise ValueError(f"a prompt of {prompt} tokens, but the model has {has} positions")
         fits = has - prompt + 1

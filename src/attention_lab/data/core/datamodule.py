@@ -137,6 +137,16 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
                     "has changed since training; restore it, or train again"
                 )
 
+    def difference(self, other: "SplitDataModule[Any]") -> str:
+        """What differs from other data if its token ids may mean something else; "" if nothing."""
+        kinds = [type(data).__name__ for data in (self, other)]
+        if kinds[0] != kinds[1]:
+            return f"{kinds[0]} and {kinds[1]}"
+        for name in self.vocabularies:
+            if getattr(self, name).state_dict() != getattr(other, name).state_dict():
+                return f"their {name.replace('_', ' ')} differs"
+        return ""
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Load vocabularies and greatest lengths from a checkpoint, instead of ``setup``.
 
