@@ -6,13 +6,20 @@ test_preemption.py, test_resume.py and test_run.py test what they are used for.
 import inspect
 from typing import Any
 
+import pytest
 from lightning import Callback, Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.connectors import data_connector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from torch import nn
 
 from attention_lab.training.lightning_loops import (
     BATCH_HOOKS,
+    InspectHooksOnce,
+    QuickHooksModule,
     disable_signal_handlers,
     skip_empty_hooks,
 )
@@ -97,3 +104,54 @@ def test_hooks_are_skipped_once_more_without_harm() -> None:
         skip_empty_hooks(trainer, model)
     assert model.on_before_backward is None
     assert callable(model.on_after_backward)
+
+
+class Data(BoringDataModule):
+    """Data with a hook for each batch."""
+
+    moved = 0
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.moved += 1
+        return batch
+
+
+def test_hooks_of_the_data_and_arguments_of_the_step_are_not_inspected_at_each_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inspected: list[str] = []
+    original = data_connector.is_overridden
+
+    def is_overridden(hook: str, *owner: Any) -> bool:
+        inspected.append(hook)
+        return original(hook, *owner)
+
+    monkeypatch.setattr(data_connector, "is_overridden", is_overridden)
+    monkeypatch.delattr(training_epoch_loop, "is_param_in_hook_signature")
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=5,
+        limit_val_batches=0,
+        callbacks=[InspectHooksOnce()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(BoringModel(), datamodule=(data := Data()))
+    assert data.moved == 5
+    # Twice: of the data, and of the task.
+    assert max(inspected.count(hook) for hook in inspected if "batch" in hook) <= 2
+
+
+def test_lightning_notes_the_current_hook_without_a_search_for_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = inspect.getsource(call._call_lightning_module_hook)
+    assert "pl_module._current_fx_name = hook_name" in source
+    module = QuickHooksModule()
+    module.layer = nn.Linear(1, 1)
+    assert len(list(module.parameters())) == 2
+    monkeypatch.setattr(nn.Module, "__setattr__", None)
+    module._current_fx_name = "training_step"
+    assert module._current_fx_name == "training_step"

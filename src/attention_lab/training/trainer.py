@@ -17,6 +17,7 @@ from attention_lab.training.distributed import process_group
 from attention_lab.training.finite import RequireFinite
 from attention_lab.training.lightning_loops import (
     EnterTrainingLoop,
+    InspectHooksOnce,
     ValidateAtLastStep,
     ValidateBetweenSteps,
 )
@@ -252,6 +253,7 @@ class TrainerOptions:
             check_val_every_n_epoch=None if across_epochs else self.check_val_every_n_epoch,
             log_every_n_steps=self.log_every_n_steps,
             callbacks=[
+                InspectHooksOnce(),
                 EnterTrainingLoop(),
                 RequireFinite(),
                 *self._compilation(),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -19,7 +18,7 @@ from attention_lab.models.base import Network
 from attention_lab.training.accumulation import AccumulatedLoss
 from attention_lab.training.distributed import process_group
 from attention_lab.training.distributed.fsdp import is_sharded, shard
-from attention_lab.training.lightning_loops import is_accumulating
+from attention_lab.training.lightning_loops import QuickHooksModule, is_accumulating
 from attention_lab.training.optim import Optimization, total_steps
 from attention_lab.training.tasks.slice_accuracy import SliceAccuracy
 
@@ -46,7 +45,7 @@ class Prediction(NamedTuple):
     is_correct: bool
 
 
-class AttentionTask(LightningModule, ABC):
+class AttentionTask(QuickHooksModule, ABC):
     """The LightningModule of a task: the loss and the metrics of a network.
 
     It can be trained with a plain Trainer::
@@ -227,6 +226,11 @@ class AttentionTask(LightningModule, ABC):
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
         return metrics
 
+    @functools.cached_property
+    def _parameters_to_clip(self) -> list[nn.Parameter]:
+        # Listed once: searching all modules in each step would cost time.
+        return list(self.model.parameters())
+
     def configure_model(self) -> None:
         # Lightning's hook for sharding with ModelParallelStrategy.
         mesh = self.device_mesh
@@ -243,7 +247,7 @@ class AttentionTask(LightningModule, ABC):
         # 16-mixed scales gradients.
         if gradient_clip_val is None:
             return
-        parameters = list(self.model.parameters())
+        parameters = self._parameters_to_clip
         if gradient_clip_algorithm == "value":
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             nn.utils.clip_grad_value_(parameters, gradient_clip_val)
