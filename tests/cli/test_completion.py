@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from attention_lab.cli.completion import SCRIPTS, completions
+from attention_lab.tracking.run_directory import write_config
 from tests.cli.conftest import Command
 from tests.cli.test_command import HEAVY, imported_by
 
@@ -58,6 +59,54 @@ def test_what_is_proposed(line: str, proposed: set[str]) -> None:
     assert set(completions(line.split(" "))) == proposed
 
 
+@pytest.fixture
+def with_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the configs of a sweep of two runs, and with data files."""
+    monkeypatch.chdir(tmp_path)
+    for name, data in {
+        "a": {"path": "/book.txt", "test": None, "test_length": None},
+        "b": {"test_lengths": [21, 40], "test_$(rm)": 1, "test_own": "$(rm)"},
+    }.items():
+        (tmp_path / "sweep" / name).mkdir(parents=True)
+        write_config(tmp_path / "sweep" / name, {"data": data})
+    (tmp_path / "data_2").mkdir()
+    for name in ("data_2/plain.txt", "other.txt", ".hidden.txt", "two words.txt"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "proposed"),
+    [
+        ("sweep/a da", {"data.test=", "data.test_length=", "data_2/"}),
+        ("sweep/b data.te", {"data.test_lengths=", "data.test_own="}),
+        ("sweep/b sweep/a data.test_", {f"data.test_{it}=" for it in ("length", "lengths", "own")}),
+        ("sweep data.t", {"data.test=", "data.test_length="}),
+        ("sweep/a data.test=ot", {"data.test=other.txt"}),
+        ("sweep/a data.test=data_", {"data.test=data_2/"}),
+        ("sweep/a data.test=data_2/", {"data.test=data_2/plain.txt"}),
+        ("sweep/a data.test=.h", {"data.test=.hidden.txt"}),
+        ("sweep/a data.test=t", set()),  # the shell quotes this name
+        ("sweep/a data.test=[other.txt,da", {"data.test=[other.txt,data_2/"}),
+        ("sweep/a --checkpoint last data.test=o", {"data.test=other.txt"}),
+        ("sweep/b data.test_lengths=", {"data.test_lengths=[21,40]"}),
+        ("sweep/b data.test_own=", set()),
+        ("sweep/b data.test=", set()),
+        ("none data.te", set()),
+        ("sweep/", set()),
+        ("data.te", set()),
+    ],
+)
+@pytest.mark.usefixtures("with_runs")
+def test_keys_of_the_test_split_are_proposed_behind_runs(line: str, proposed: set[str]) -> None:
+    assert set(completions(["evaluate", *line.split(" ")])) == proposed
+
+
+def test_all_paths_but_hidden_ones_are_proposed(with_runs: Path) -> None:
+    proposed = set(completions(["evaluate", "sweep/a", f"data.test={with_runs}/"]))
+    assert proposed == {f"data.test={with_runs}/{it}" for it in ("sweep/", "data_2/", "other.txt")}
+
+
 def test_own_options_are_proposed(tmp_path: Path) -> None:
     (tmp_path / "attention").mkdir()
     (tmp_path / "attention" / "addled.yaml").write_text("# Mine\n_target_: mine.Addled\nwits: 0\n")
@@ -67,8 +116,10 @@ def test_own_options_are_proposed(tmp_path: Path) -> None:
 
 
 def test_it_is_fast(tmp_path: Path) -> None:
-    imported = imported_by(tmp_path, "--complete", "train", "o")
-    assert not imported & {*HEAVY, "hydra", "omegaconf"}
+    write_config(tmp_path, {"data": {"test": None}})
+    for words in (["train", "o"], ["evaluate", str(tmp_path), "data.t"]):
+        imported = imported_by(tmp_path, "--complete", *words)
+        assert not imported & {*HEAVY, "hydra", "omegaconf"}
 
 
 def test_an_unknown_shell_is_one_line(command: Command) -> None:
@@ -87,10 +138,10 @@ SHELLS = {
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
-def test_a_real_shell_completes(shell: str, tmp_path: Path) -> None:
+def test_a_real_shell_completes(shell: str, with_runs: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    (tmp_path / "a_file").touch()
+    (with_runs / "a_file").touch()
     for typed, completed in {
         "eva": "evaluate",
         "train optimizer.l": "train optimizer.lr=",
@@ -100,10 +151,14 @@ def test_a_real_shell_completes(shell: str, tmp_path: Path) -> None:
         'train "optimizer.l': 'train "optimizer.lr=',
         'train "callbacks=[ema,lr': 'train "callbacks=[ema,lr_monitor"',
         'train -m "optimizer=sgd" "optimizer.mom': 'train -m "optimizer=sgd" "optimizer.momentum=',
+        "evaluate sweep/a data.test=ot": "evaluate sweep/a data.test=other.txt",
+        'evaluate sweep/a "data.test=[ot': 'evaluate sweep/a "data.test=[other.txt"',
+        "evaluate sweep/b data.test_l": "evaluate sweep/b data.test_lengths=",
+        'evaluate sweep/b "data.test_lengths=[2': 'evaluate sweep/b "data.test_lengths=[21,40]"',
     }.items():
-        assert _completed(shell, typed, tmp_path).rstrip() == completed
+        assert _completed(shell, typed, with_runs).rstrip() == completed
     if shell == "bash":
-        assert _completed(shell, "report a_f", tmp_path) == "report a_file "
+        assert _completed(shell, "report a_f", with_runs) == "report a_file "
 
 
 def _completed(shell: str, typed: str, home: Path) -> str:

@@ -4,10 +4,12 @@ Hydra's own completion composes the config at each key press, and cannot complet
 subcommands. This reads the YAML files of the chosen options only.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -66,6 +68,9 @@ FLAGS = (
     *(OWN_DIRECTORY[0], FROM, EXTEND, DRY_RUN, TOKENS_PER_SECOND),
 )
 
+#: A word that shells insert as it is. Other file names are left to the shell, which quotes them.
+_PLAIN = re.compile(r"[\w~./,:=@+\[\]-]+")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Print the script of a shell; returns the exit code."""
@@ -102,6 +107,9 @@ def completions(words: Sequence[str]) -> Iterator[str]:
         from attention_lab.cli.bench import BENCHMARKS
 
         known = list(BENCHMARKS)
+    elif before[0] == "evaluate":
+        yield from filter(_PLAIN.fullmatch, _test_overrides(before[1:], word))
+        return
     elif before[0] != "train" or before[-1] in (*OWN_DIRECTORY, FROM, EXTEND, TOKENS_PER_SECOND):
         known = []
     elif before[-1] in ("--cfg", "-c"):
@@ -134,6 +142,48 @@ def _overrides(before: Sequence[str], word: str) -> Iterator[str]:
             rest = name[len(key) :]
             ends = [place for each in "./" if (place := rest.find(each)) >= 0]
             yield mark + key + (rest[: min(ends) + 1] if ends else f"{rest}=")
+
+
+def _test_overrides(before: Sequence[str], word: str) -> Iterator[str]:
+    """The completions of an argument of `evaluate` behind a run: its keys of the test split.
+
+    A value of ``data.test`` is completed to paths, another to the value that the run has.
+    """
+    known = {
+        f"data.{name}": value
+        for place in before
+        for name, value in _data_of(Path(place)).items()
+        if name.startswith("test")
+    }
+    key, is_value, value = word.partition("=")
+    if key == "data.test" and key in known and is_value:
+        last = re.split(r"[\[,]", value)[-1]
+        yield from (word.removesuffix(last) + path for path in _paths(last))
+    elif key in known and is_value:
+        own = json.dumps(known[key], separators=(",", ":"))
+        yield from [f"{key}={own}"] * own.startswith(value)
+    elif found := [f"{name}=" for name in known if name.startswith(word)]:
+        yield from (*found, *_paths(word))
+
+
+def _data_of(directory: Path) -> Mapping[str, Any]:
+    """The section ``data`` of the config of a run, or of a run of a sweep; empty without one."""
+    from attention_lab.tracking.record_files import read_record
+
+    with suppress(OSError, ValueError):
+        file = min(directory.glob("*/config.yaml"), default=directory / "config.yaml")
+        return read_record(file).get("data", {})
+    return {}
+
+
+def _paths(start: str) -> Iterator[str]:
+    """The paths that begin with some text; those of directories end with a slash."""
+    name = start.rpartition("/")[2]
+    directory = start.removesuffix(name)
+    with suppress(OSError, RuntimeError):  # RuntimeError: no such user behind ~
+        for path in Path(directory).expanduser().iterdir():
+            if path.name.startswith(name) and (name or not path.name.startswith(".")):
+                yield f"{directory}{path.name}{'/' if path.is_dir() else ''}"
 
 
 def _groups(extra: Path | None) -> list[str]:
