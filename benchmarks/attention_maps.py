@@ -23,8 +23,9 @@ from lightning import Callback
 
 from attention_lab.benchmarks.added_callback import added_callback
 from attention_lab.config.compose import composed
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec
 from attention_lab.tracking.attention_callback import AttentionMapCallback
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.run import train
 
 

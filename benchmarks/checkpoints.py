@@ -23,7 +23,8 @@ from unittest import mock
 import torch
 
 from attention_lab.config.compose import composed
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.checkpoint.callback import Checkpoints
 from attention_lab.training.checkpoint.checkpoint_io import read, write
 from attention_lab.training.run import train

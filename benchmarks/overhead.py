@@ -31,7 +31,8 @@ from attention_lab.benchmarks.training import (
     plain_loop,
 )
 from attention_lab.config.compose import composed
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.build import build
 from attention_lab.training.evaluation import quiet
 from attention_lab.training.run import train

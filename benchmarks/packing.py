@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from attention_lab.config.compose import composed
-from attention_lab.config.resolve import resolve
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.build import build
 
 LENGTH = 128

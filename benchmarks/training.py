@@ -23,7 +23,8 @@ from rich.table import Table
 
 from attention_lab.benchmarks.added_callback import added_callback
 from attention_lab.config.compose import composed
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.run import train
 from attention_lab.training.tasks.base import AttentionTask
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from attention_lab.config.resolve import RunConfig, RunSpec, resolve
+from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training import build as builder
 from attention_lab.training import run
 from attention_lab.training.distributed import launch as launcher

@@ -1,6 +1,7 @@
 """The house: which layer may import which, and that no files import each other."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -121,6 +122,50 @@ def test_a_violation_is_found(
     file.parent.mkdir(parents=True)
     file.write_text(code)
     assert violations(tmp_path / "house") == ([violation] if violation else [])
+
+
+#: Strings that name classes above their layer. A config names its classes by strings, too, and
+#: these are compared with them or are the base classes that they must have.
+OF_CONFIGS = {"config/validate.py", "config/identity.py", "config/hydra_section.py"}
+
+
+def named_above(package: Path) -> list[str]:
+    """Strings that name something in a layer above: an import by such a string points up, too."""
+    found = []
+    for path in modules(package).values():
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        if parts[0] == PLUGINS or str(path.relative_to(package)) in OF_CONFIGS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if not isinstance(text, str) or not re.fullmatch(rf"{package.name}(\.\w+)+", text):
+                continue
+            layer = text.split(".")[1]
+            if layer in LAYERS and layer not in may_import(parts[1:]):
+                found.append(f"{'.'.join(parts[1:])} names {layer}")
+    return found
+
+
+def test_strings_name_nothing_in_a_layer_above() -> None:
+    assert named_above(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "violation"),
+    [
+        ("data/a.py", 'load("house.training.x")', "data.a names training"),
+        ("data/__init__.py", 'X = {"x": "house.cli"}', "data.__init__ names cli"),
+        ("data/a.py", 'load("house.models.x", "house.data.y", "house.a", "not house.cli")', None),
+        ("config/validate.py", 'BASE = "house.training.x"', None),
+    ],
+)
+def test_a_name_in_a_string_is_found(
+    module: str, code: str, violation: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "house" / module
+    file.parent.mkdir(parents=True)
+    file.write_text(code)
+    assert named_above(tmp_path / "house") == ([violation] if violation else [])
 
 
 def cycles(package: Path) -> list[list[str]]:

@@ -19,8 +19,9 @@ from attention_lab.benchmarks.training import (
     plain_loop,
 )
 from attention_lab.benchmarks.transformers import OTHERS, Maker, Sizes
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec
 from attention_lab.data.core.batches import LabelledPositions, LabelledSequences, SequencePairs
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.build import build
 
 SIZES = Sizes(16, 2, 2, 11, 12, source_vocab_size=13)

@@ -16,7 +16,7 @@ from attention_lab.config.compose import (
 )
 from attention_lab.config.environment_variables import with_environment
 from attention_lab.config.identity import identity
-from attention_lab.config.resolve import resolve
+from attention_lab.tracking.run_config import resolve
 from attention_lab.tracking.run_directory import read_config
 from attention_lab.training.build import build
 from tests.cli.conftest import Command

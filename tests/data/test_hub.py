@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from attention_lab.config.components import ConfigError
-from attention_lab.config.resolve import resolve
 from attention_lab.data.files import hub as hub_module
 from attention_lab.data.files.hub import HubDataset, hub_dataset
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.build import load_data
 from tests.conftest import Compose
 from tests.data.fake_hub import COMMIT, fake_hub

@@ -9,10 +9,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from attention_lab.config.components import ConfigError
-from attention_lab.config.resolve import resolve
 from attention_lab.tracking import loggers
 from attention_lab.tracking.loggers import OtherLogger, check_loggers
 from attention_lab.tracking.record_files import read_record
+from attention_lab.tracking.run_config import resolve
 from tests.conftest import Compose
 from tests.runs import train
 from tests.training.conftest import read_metrics

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from attention_lab.config import init_from
 from attention_lab.config.components import ConfigError
 from attention_lab.config.identity import identity
-from attention_lab.config.resolve import RunConfig, resolve
+from attention_lab.config.resolve import RunConfig
 from attention_lab.reports.runs import read_runs
 from attention_lab.sweeps import sweep_file
-from attention_lab.tracking import artifact_download
+from attention_lab.tracking import artifact_download, init_from
+from attention_lab.tracking.run_config import resolve
 from attention_lab.tracking.run_directory import read_config
 from attention_lab.training.checkpoint.checkpoint_io import write
 from attention_lab.training.evaluation import restored

@@ -11,8 +11,9 @@ from attention_lab.api.run import Run
 from attention_lab.config.compose import plain_values
 from attention_lab.config.flatten import flatten
 from attention_lab.config.overrides import override_value
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec
 from attention_lab.tracking.loggers import check_loggers
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.distributed.launch import launch
 
 

@@ -30,11 +30,12 @@ from attention_lab.benchmarks.implementations import Skipped
 from attention_lab.benchmarks.timing import Timing, spread, synchronize
 from attention_lab.benchmarks.transformers import OTHERS, Maker, Sizes
 from attention_lab.config.compose import composed
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec
 from attention_lab.data.core.batches import LabelledPositions, LabelledSequences, SequencePairs
 from attention_lab.data.core.bucket_sampler import BucketBatchSampler
 from attention_lab.printing import rich_text
 from attention_lab.tracking.csv_file import csv_table
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.build import build
 from attention_lab.training.run import train
 

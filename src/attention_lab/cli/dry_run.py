@@ -77,8 +77,9 @@ class DryRun(train.Task):
             train.check_single_run(config)
 
             from attention_lab.cli.launch_summary import single_run
-            from attention_lab.config.resolve import RunSpec, resolve
+            from attention_lab.config.resolve import RunSpec
             from attention_lab.tracking.loggers import check_loggers
+            from attention_lab.tracking.run_config import resolve
             from attention_lab.tracking.run_directory import will_resume
             from attention_lab.training.build import build
             from attention_lab.training.distributed import process_group

@@ -85,8 +85,9 @@ class Train(Task):
             check_single_run(config)
             settings = HydraConfig.get()
 
-            from attention_lab.config.resolve import RunSpec, resolve
+            from attention_lab.config.resolve import RunSpec
             from attention_lab.tracking.loggers import check_loggers
+            from attention_lab.tracking.run_config import resolve
             from attention_lab.training.distributed.launch import launch
 
             directory = Path(settings.runtime.output_dir)

@@ -58,7 +58,7 @@ def identity(config: Mapping[str, Any]) -> str:
 
     Keys that cannot change a result are left out, and the order of keys does not matter. Data files
     are compared by their SHA-256 in ``data_files``, where
-    :func:`attention_lab.config.resolve.resolve` records it, and by path if they are not listed
+    :func:`attention_lab.tracking.run_config.resolve` records it, and by path if they are not listed
     there.
 
     >>> config = {"seed": 0, "trainer": {"max_epochs": 3, "enable_progress_bar": True}}

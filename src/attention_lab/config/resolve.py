@@ -1,4 +1,4 @@
-"""Resolve the config of a run: check it, and record the files it names by path and hash."""
+"""The checked config of a run, and the run that a config describes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,9 @@ from attention_lab.config.components import (
     named_parameters,
     path_of,
 )
-from attention_lab.config.data_files import check_regular, with_hashes
+from attention_lab.config.data_files import check_regular
 from attention_lab.config.environment_variables import check_without_environment, with_environment
 from attention_lab.config.identity import identity
-from attention_lab.config.init_from import with_checksum
 from attention_lab.config.validate import (
     base_class,
     check,
@@ -32,7 +31,11 @@ _NO_MEMORY = "the config needs more memory than this machine has; choose smaller
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The checked config of a run, returned by :func:`resolve` and :func:`resolve_recorded`."""
+    """The checked config of a run.
+
+    It is returned by :func:`resolve_recorded`, and for a new run by
+    :func:`attention_lab.tracking.run_config.resolve`.
+    """
 
     #: The content of ``config.yaml``: plain values, with environment variables by name.
     record: Config
@@ -137,24 +140,6 @@ class RunSpec:
     def name(self) -> str:
         """The overrides that distinguish the run in its sweep; "" if there are none."""
         return ",".join(self.differing)
-
-
-def resolve(config: Config) -> RunConfig:
-    """Check a composed config, and record its data files and the checkpoint of ``init_from``.
-
-    These are recorded as absolute paths and SHA-256 hashes.
-
-    The result works from any directory. Its identity is unchanged while the files are unchanged.
-
-    Raises:
-        ConfigError: naming the key, the value and, for a misspelt key, the nearest real one.
-    """
-    given = RunConfig(config)
-    check(given.values)
-    check_regular(given.values)
-    with given.errors():
-        hashed = with_hashes(config)
-    return RunConfig(with_checksum(hashed))
 
 
 def resolve_recorded(config: Config, with_data: bool = True) -> RunConfig:

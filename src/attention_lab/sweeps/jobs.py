@@ -13,10 +13,11 @@ from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.flatten import flatten
 from attention_lab.config.identity import changes_no_result
 from attention_lab.config.overrides import key_of
-from attention_lab.config.resolve import JobType, RunSpec, resolve
+from attention_lab.config.resolve import JobType, RunSpec
 from attention_lab.memory import NO_MACHINE, TooLarge
 from attention_lab.printing import echo
 from attention_lab.tracking.loggers import check_loggers, wandb_options
+from attention_lab.tracking.run_config import resolve
 from attention_lab.tracking.wandb_logger import server, server_problem, upload_later
 from attention_lab.training.build import build, check_training, load_data
 

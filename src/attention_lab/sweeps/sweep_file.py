@@ -11,10 +11,10 @@ from attention_lab.atomic_write import write_atomically
 from attention_lab.config.components import ConfigError
 from attention_lab.config.data_files import recorded_hashes
 from attention_lab.config.identity import differences, identity
-from attention_lab.config.init_from import recorded_checksum
 from attention_lab.config.overrides import key_of
 from attention_lab.config.resolve import RunSpec
 from attention_lab.data.files.paths import shown
+from attention_lab.tracking.init_from import recorded_checksum
 from attention_lab.tracking.record_files import json_text, read_record
 from attention_lab.tracking.run_directory import (
     SWEEP,

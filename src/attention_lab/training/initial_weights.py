@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from attention_lab.config.components import ConfigError
-from attention_lab.config.init_from import check_checkpoint, checkpoint_file
 from attention_lab.config.resolve import RunConfig
 from attention_lab.data.core.datamodule import SplitDataModule
 from attention_lab.data.files.paths import shown
 from attention_lab.models.base import Network
+from attention_lab.tracking.init_from import check_checkpoint, checkpoint_file
 from attention_lab.training.checkpoint.checkpoint_io import Damaged, read
 
 #: The most names of weights that a message lists.

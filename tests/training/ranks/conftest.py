@@ -70,7 +70,8 @@ def one(tiny_digits: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
 #: Launches a run for each line on stdin, and prints the exit code that a command would have.
 LAUNCHER = """\
 import json, pathlib, signal, sys, traceback
-from attention_lab.config.resolve import RunSpec, resolve
+from attention_lab.config.resolve import RunSpec
+from attention_lab.tracking.run_config import resolve
 from attention_lab.training.distributed import launch
 exec(pathlib.Path(__file__).with_name("change.py").read_text())
 if __name__ == "__main__":

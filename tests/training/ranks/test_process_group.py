@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from attention_lab.config.components import ConfigError
-from attention_lab.config.resolve import RunConfig, RunSpec, resolve
+from attention_lab.config.resolve import RunConfig, RunSpec
+from attention_lab.tracking.run_config import resolve
 from attention_lab.tracking.run_directory import RunExists
 from attention_lab.training import run
 from attention_lab.training.distributed import process_group

@@ -6,18 +6,16 @@ no model has this argument: the path of the checkpoint, and the SHA-256 of its c
 
 import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 from attention_lab.config.components import Config, ConfigError
 from attention_lab.config.environment_variables import VARIABLE, with_environment
-from attention_lab.config.imports import import_object
 from attention_lab.data.files.file_hashes import sha256
 from attention_lab.data.files.paths import expanded, shown
+from attention_lab.tracking.artifact_download import run_directory
 
-#: Finds or downloads a run. It is in a package above this one, so it is imported by its name.
-_RUN_DIRECTORY = "attention_lab.tracking.artifact_download.run_directory"
+# The jobs of a sweep need one download, and must have the same version.
+_run_directory = functools.cache(run_directory)
 
 
 def with_checksum(config: Config) -> Config:
@@ -73,8 +71,3 @@ def _checksum(file: Path) -> str:
     except OSError as error:
         reason = error.strerror or "it is not a regular file"
         raise ConfigError(f"model.init_from: no checkpoint {shown(file)}: {reason}") from None
-
-
-@functools.cache  # the jobs of a sweep need one download, and must have the same version
-def _run_directory(place: str) -> Path:
-    return cast(Callable[[str], Path], import_object(_RUN_DIRECTORY))(place)
