@@ -32,7 +32,7 @@ class Hub(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def _answer(self, body: bool, paths: list[str] | None = None) -> None:
-        self.requests.append(self.path)
+        self.requests.append(f"{self.command} {self.path}")
         parts = self.path.partition("?")[0].strip("/").split("/")
         kind = "resolve" if parts[0] == "datasets" else "api"
         name = "/".join(parts[1:3] if kind == "resolve" else parts[2:4])
@@ -96,7 +96,7 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def fake_hub(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve the datasets in a directory; yields the address, and the paths that were asked for."""
+    """Serve the datasets in a directory; yields the address, and the requests so far."""
     requests: list[str] = []
     handler = type("Handler", (Hub,), {"root": root, "requests": requests})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,10 +1,11 @@
 """Datasets of the Hugging Face hub: recorded with commit and hash, cached, one line for errors."""
 
-import importlib.util
+import fcntl
 import json
-import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,8 @@ from attention_lab.tracking.run_config import resolve
 from attention_lab.training.build import load_data
 from tests.conftest import Compose
 from tests.data.fake_hub import COMMIT, fake_hub
+from tests.training.conftest import read_status
+from tests.training.ranks.test_process_group import torchrun
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 ROWS = [{"en": f"one {n}", "de": f"eins {n}", "stars": n % 2} for n in range(60)]
@@ -164,12 +167,51 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, compose:
     assert hub_dataset("files", None, None, None) is None
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs the extra datasets")
-def test_the_packages_download_from_a_hub_on_this_machine(tmp_path: Path) -> None:
-    """In a process of its own: they read the address of the hub when they are imported."""
+def test_one_process_downloads_and_others_wait(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the ranks of a run that torchrun has started."""
+    file = HubDataset("me/books").file("train", ["en"])
+    content = file.read_bytes()
+    file.unlink()
+    hub.downloads.clear()
+    waits, lock = threading.Event(), fcntl.flock
+
+    def wait_for_lock(*arguments: Any) -> None:
+        waits.set()
+        lock(*arguments)
+
+    found: list[Path] = []
+    other = threading.Thread(
+        target=lambda: found.append(HubDataset("me/books").file("train", ["en"]))
+    )
+    with hub_module._locked(file.with_suffix(".lock")):
+        monkeypatch.setattr(hub_module.fcntl, "flock", wait_for_lock)
+        other.start()
+        assert waits.wait(60)
+        file.write_bytes(content)
+    other.join()
+    assert (found, hub.downloads) == ([file], [])
+
+
+@pytest.fixture
+def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub on this machine for the processes that the test starts; yields the requests so far.
+
+    They read its address when they import the packages.
+    """
+    pytest.importorskip("datasets", reason="needs the extra datasets")
     directory = tmp_path / "hub" / "me" / "books"
     directory.mkdir(parents=True)
     (directory / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with fake_hub(tmp_path / "hub") as (address, requests):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield requests
+
+
+@pytest.mark.usefixtures("local_hub")
+def test_the_packages_download_from_a_hub() -> None:
     code = (
         "from attention_lab.data.files.hub import HubDataset\n"
         "print(HubDataset('me/books').file('train', ['de']).read_text())\n"
@@ -177,16 +219,38 @@ def test_the_packages_download_from_a_hub_on_this_machine(tmp_path: Path) -> Non
         "    try: HubDataset(name).file(split, ['de'])\n"
         "    except ValueError as error: print(error)\n"
     )
-    with fake_hub(tmp_path / "hub") as (address, _):
-        settings = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, **settings, "XDG_CACHE_HOME": str(tmp_path / "cache")},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert '{"de": "eins 59"}' in done.stdout
     assert "data.name=me/books: Unknown split" in done.stdout
     assert "data.name=me/nope: the hub has no such dataset, or it is private\n" in done.stdout
     assert "data.name=me/gated: it is gated: accept its terms" in done.stdout
+
+
+#: A run on two ranks.
+TWO_RANKS = (
+    *("-m", "attention_lab", "train", "data=pairs", *BOOKS, "trainer=ddp_cpu", "logger=csv"),
+    *("trainer.devices=2", "trainer.max_steps=2", "model.d_model=16", "hydra.run.dir=run"),
+)
+
+
+def test_ranks_of_torchrun_train_on_one_download(local_hub: list[str], tmp_path: Path) -> None:
+    torchrun(*TWO_RANKS)
+    assert read_status(tmp_path / "run")["status"] == "finished"
+    downloads = [it for it in local_hub if re.match(r"GET \S+/resolve/\S+/train.jsonl", it)]
+    assert len(downloads) == 1
+
+
+def test_a_failed_download_ends_all_ranks_with_one_line(
+    local_hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        torchrun(*TWO_RANKS, "data.columns=[en,fr]")
+    assert ended.value.stderr.count("has no column 'fr'; choose from en, de, stars") == 1
+    assert re.search(r"exitcode *: 2 ", ended.value.stderr)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    command = [sys.executable, *TWO_RANKS]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr == "attention-lab: data.name=me/books: the hub cannot be reached\n"
+    assert not (tmp_path / "run").exists()

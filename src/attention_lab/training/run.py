@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger
 
 from attention_lab.attention import attention_layers
+from attention_lab.config.components import ConfigError
 from attention_lab.config.resolve import RunConfig, RunSpec
 from attention_lab.data.core.metric_info import metric_info
 from attention_lab.printing import echo
@@ -62,6 +63,7 @@ def train(spec: RunSpec) -> RunResult | None:
     ):
         if received := signals.received():
             raise Preempted(received)
+        _check_is_the_same_on_all_ranks(spec.config)
         if run.trainer_options.fast_dev_run:
             dev_run(run, spec.directory, signals)
             return None
@@ -113,6 +115,15 @@ def _prepare(config: RunConfig) -> tuple[BuiltRun, float]:
         with config.errors():
             options.chosen_mode()
     return run, run.data.trivial_baseline("validation")[run.data.monitor]
+
+
+def _check_is_the_same_on_all_ranks(config: RunConfig) -> None:
+    """Raise ConfigError unless the ranks, which torchrun or srun starts one by one, agree."""
+    if len(set(process_group.all_gather(config.identity))) > 1:
+        raise ConfigError(
+            "the ranks have different configs: data files differ between nodes, or a dataset of "
+            "the hub has changed just now; copy the files, or set data.revision to a commit"
+        )
 
 
 @contextmanager

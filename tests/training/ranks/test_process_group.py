@@ -184,6 +184,21 @@ def test_a_signal_before_the_process_group_is_initialized_stops_all_ranks(
     assert not (tmp_path / "run").exists()
 
 
+def train_with_another_seed_on_rank_1(config: dict[str, Any], directory: Path) -> str:
+    try:
+        own = {**config, "seed": int(os.environ["RANK"])}
+        return str(run.train(RunSpec(resolve(own), directory)))
+    except ConfigError as error:
+        return str(error)
+
+
+def test_ranks_with_different_configs_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    """Such as those that find other content in a file of the same name."""
+    output = on_two_ranks(train_with_another_seed_on_rank_1, config, tmp_path / "run")
+    assert all("the ranks have different configs: data files differ" in it for it in output)
+    assert not (tmp_path / "run").exists()
+
+
 def test_rank_zero_prints_an_error_that_other_ranks_raise_earlier(tmp_path: Path) -> None:
     """Otherwise torchrun would kill rank 0 before it has printed the message."""
     script = tmp_path / "script.py"

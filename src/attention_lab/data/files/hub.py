@@ -1,9 +1,10 @@
 """Datasets of the Hugging Face hub, as JSON Lines files in the cache."""
 
+import fcntl
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -80,12 +81,12 @@ class HubDataset:
         path = cache_directory() / "hub" / f"{digest}.jsonl"
         if path.exists():
             return path
-        rows = self._rows(commit, split, columns)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                for row in rows:
-                    file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            # Ranks that torchrun or srun has started need the file at the same time.
+            with _locked(path.with_suffix(".lock")):
+                if not path.exists():
+                    _write(path, self._rows(commit, split, columns))
         except OSError as error:
             raise ValueError(
                 f"cannot write {path}: {error.strerror}; set XDG_CACHE_HOME to another directory"
@@ -162,6 +163,20 @@ def _commit(dataset: HubDataset) -> str:
     with dataset._one_line():
         about = hub.HfApi().dataset_info(dataset.name, revision=dataset.revision, timeout=_TIMEOUT)
         return str(about.sha)
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with replacing(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for an exclusive lock on a file, and hold it; it ends with the process, too."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _package(name: str) -> Any:
