@@ -192,10 +192,11 @@ def test_a_given_directory_is_used_even_if_it_contains_the_time(
     assert [path.name for path in tmp_path.iterdir()] == ["2026-11-27"]
 
 
+@pytest.mark.parametrize("chosen", [[], ["hydra.run.dir=mine/run"]])
 def test_rank_0_creates_the_directory(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chosen: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others need none, and none of them takes its name."""
+    """Others need none: they neither take its name nor leave it behind."""
     monkeypatch.setattr(launch, "launch", lambda spec: made.append(spec.directory))
     made: list[Path] = []
     for rank in ("1", "0"):
@@ -203,9 +204,9 @@ def test_rank_0_creates_the_directory(
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", "29500")
-        assert command("train", *DIGITS, "trainer=ddp_cpu").code == 0
+        assert command("train", *DIGITS, "trainer=ddp_cpu", *chosen).code == 0
     other, first = made
-    assert other == first.parent
+    assert other == tmp_path
     assert not first.name.endswith("-2")
     assert list(tmp_path.iterdir()) == []
 

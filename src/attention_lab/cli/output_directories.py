@@ -30,16 +30,15 @@ class OutputDirectories(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         cls, directory = type(self), Path(config.hydra.run.dir)
-        if not _is_named_by_time(config.hydra):
-            cls.run = directory
-            cls._remember(directory)
-            return
-        cls._remember(directory.parent)
         if cluster_environment.rank() > 0:  # rank 0 creates the run's directory
-            directory = directory.parent
-        else:
+            directory = next(filter(os.path.isdir, (directory, *directory.parents)))
+        elif _is_named_by_time(config.hydra):
+            cls._remember(directory.parent)
             directory = cls.run = _new_directory(directory)
             cls.made.insert(0, directory)
+        else:
+            cls.run = directory
+            cls._remember(directory)
         with read_write(config.hydra.run), open_dict(config.hydra.run):
             config.hydra.run.dir = str(directory)
 
