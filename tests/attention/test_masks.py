@@ -201,6 +201,24 @@ def test_documents(sizes: tuple[int, int, int], seed: int) -> None:
     assert (rows == whole[:, :, start:]).all()
 
 
+@quick
+@given(sizes=lengths(), seed=st.integers(0, 1000))
+def test_documents_in_cross_attention(sizes: tuple[int, int, int], seed: int) -> None:
+    queries, keys, _ = sizes
+    generator = torch.Generator().manual_seed(seed)
+    of_queries, of_keys = (
+        torch.randint(0, 3, (2, n), generator=generator) for n in (queries, keys)
+    )
+    mask = Documents(of_keys, of_queries)
+    mask.check(2, 3, queries, keys)
+    whole = mask.dense(2, 3, queries, keys, CPU).expand(2, 3, queries, keys)
+    assert torch.equal(whole[:, 0], of_queries[:, :, None] == of_keys[:, None])
+    with pytest.raises(ValueError, match="document ids"):
+        mask.check(2, 3, queries + 1, keys)
+    with pytest.raises(ValueError, match="document ids"):
+        mask.check(2, 3, queries, keys + 1)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 3, 4, 5), (2, 1, 4, 5), (1, 1, 4, 5)])
 def test_dense(shape: tuple[int, ...]) -> None:
     visible = torch.rand(shape) < 0.5

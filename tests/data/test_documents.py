@@ -10,8 +10,8 @@ import torch
 from attention_lab.config.components import ConfigError
 from attention_lab.data.core.batches import IGNORE, LabelledPositions
 from attention_lab.data.core.dataloader import TrainingDataLoader
+from attention_lab.data.core.packing import pack
 from attention_lab.data.core.vocabulary import PAD
-from attention_lab.data.files.documents import pack
 from attention_lab.data.files.text import Text
 from attention_lab.models.decoder import Decoder
 from tests.conftest import Compose
@@ -104,7 +104,7 @@ def test_packed_rows_have_the_same_documents_without_padding(tokens: str, tmp_pa
 @pytest.mark.parametrize("capacity", [1, 7, 64])
 def test_packing_fills_rows(capacity: int) -> None:
     lengths = np.random.default_rng(0).integers(1, capacity + 1, size=500)
-    rows = pack(lengths, capacity)
+    rows = pack(lengths[:, None], capacity)
     filled = np.bincount(rows, lengths)
     assert (filled <= capacity).all()
     assert (filled > 0).all()

@@ -40,6 +40,7 @@ def losses(directory: Path) -> list[float]:
     [
         ["data=digits"],
         ["data=reverse", "data.examples=300"],  # of different lengths
+        ["data=g2p", "data.limit=2000", "data.evaluation_limit=20", "data.packing=true"],
         ["data=digits", "trainer.gradient_clip_val=null", "optimizer=sgd"],
         ["data=digits", "optimizer=muon"],
         ["data=recall", "data.examples=300", "model.num_layers=1"],

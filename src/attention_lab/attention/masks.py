@@ -336,27 +336,37 @@ class GlobalTokens(Mask):
 class Documents(Mask):
     """Only keys of the query's own document, where several are packed into one sequence.
 
-    ``ids`` (B, S) int: the document of each position; for self-attention.
+    Args:
+        ids: the document of each key, (B, S) int.
+        query_ids: the document of each query, (B, L) int, in cross-attention; None means ``ids``.
     """
 
     ids: Tensor
+    query_ids: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.ids.is_floating_point() or self.ids.ndim != 2:
-            raise ValueError(
-                "document ids are whole numbers (batch, positions); got "
-                f"{self.ids.dtype} of shape {tuple(self.ids.shape)}"
-            )
+        for ids in (self.ids, self._of_queries):
+            if ids.is_floating_point() or ids.ndim != 2:
+                raise ValueError(
+                    "document ids are whole numbers (batch, positions); got "
+                    f"{ids.dtype} of shape {tuple(ids.shape)}"
+                )
+
+    @property
+    def _of_queries(self) -> Tensor:
+        return self.ids if self.query_ids is None else self.query_ids
 
     def check(self, batch: int, heads: int, queries: int, keys: int) -> None:
-        if self.ids.shape != (batch, keys) or queries > keys:
+        of_queries = self._of_queries.shape
+        if self.ids.shape != (batch, keys) or of_queries[0] != batch or queries > of_queries[1]:
             raise ValueError(
                 f"document ids for {batch} sequences of {keys} positions have the shape "
-                f"({batch}, {keys}); got {tuple(self.ids.shape)} for {queries} queries"
+                f"({batch}, {keys}); got {tuple(self.ids.shape)}, and {tuple(of_queries)} for "
+                f"{queries} queries"
             )
 
     def __call__(self, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return self.ids[batch, query] == self.ids[batch, key]
+        return self._of_queries[batch, query] == self.ids[batch, key]
 
     def __repr__(self) -> str:
         return f"Documents({tuple(self.ids.shape)})"

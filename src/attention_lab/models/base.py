@@ -30,6 +30,7 @@ class Encoded(NamedTuple):
     memory: Tensor  #: (B, S, d_model)
     valid: Tensor  #: (B, S) bool, True at real positions
     summary: Tensor | None  #: (num_layers, B, d_model), initial state of a recurrent decoder
+    documents: Tensor | None = None  #: (B, S) int64, each position's document, if rows are packed
 
 
 class Network(nn.Module, ABC):
@@ -54,6 +55,10 @@ class SequenceToSequenceNetwork(Network):
     @abstractmethod
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Next-token logits (B, T, V) at each position of the target (teacher forcing).
+
+        A network that can be trained on packed rows has two more arguments, ``source_positions``
+        and ``target_positions``, which are None if rows are not packed. A pair's source and its
+        target start at a position 0, and no pair attends to another.
 
         Args:
             source: (B, S) token ids.

@@ -17,6 +17,11 @@ from attention_lab.models.base import AttentionFactory, Caches
 GPT2_STD = 0.02
 
 
+def document_ids(positions: Tensor) -> Tensor:
+    """The number of each token's document, from 1, (B, L), if one starts at each position 0."""
+    return (positions == 0).cumsum(1)
+
+
 def feed_forward(
     d_model: int, dim_feedforward: int, dropout: float, activation: type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:

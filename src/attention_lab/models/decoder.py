@@ -12,6 +12,7 @@ from attention_lab.models.blocks import (
     GPT2_STD,
     SelfAttentionBlock,
     attention_per_layer,
+    document_ids,
     initialize_as_gpt2,
     require_causal,
 )
@@ -112,7 +113,7 @@ class Decoder(LanguageNetwork):
         if positions is not None:
             if self.layers[0].convolution is not None:
                 raise ValueError("model.conv_kernel_size: a convolution mixes packed documents")
-            mask &= Documents((positions == 0).cumsum(1))
+            mask &= Documents(document_ids(positions))
         for number, layer in enumerate(self.layers):
             x = layer(x, mask, caches, f"layers.{number}")
         return self.norm(x)

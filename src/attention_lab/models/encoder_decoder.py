@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from attention_lab.argument_checks import check_dropout, check_positive
-from attention_lab.attention import AttentionLayer, Cache, Causal, Mask, Padding
+from attention_lab.attention import AttentionLayer, Cache, Causal, Documents, Mask, Padding
 from attention_lab.models.base import (
     AttentionFactory,
     Caches,
@@ -18,6 +18,7 @@ from attention_lab.models.blocks import (
     CheckpointedLayer,
     SelfAttentionBlock,
     attention_per_layer,
+    document_ids,
     feed_forward_block,
     require_causal,
 )
@@ -47,13 +48,16 @@ class DecoderLayer(CheckpointedLayer):
     def forward(
         self,
         x: Tensor,
+        target_mask: Mask,
         memory: Tensor | None,
         source_mask: Mask,
         target_cache: Cache | None = None,
         source_cache: Cache | None = None,
     ) -> Tensor:
         """(B, T, d_model) → (B, T, d_model); ``memory`` is None if ``source_cache`` holds it."""
-        attended = self.self_attention(self.self_norm(x), mask=Causal(), cache=target_cache).output
+        attended = self.self_attention(
+            self.self_norm(x), mask=target_mask, cache=target_cache
+        ).output
         x = x + self.dropout(attended)
         attended = self.cross_attention(
             self.cross_norm(x), memory, source_mask, cache=source_cache
@@ -137,17 +141,35 @@ class EncoderDecoder(EncoderDecoderNetwork):
         self.lm_head = nn.Linear(d_model, target_vocab_size)
         self.embedding_scale = d_model**0.5
 
-    def encode(self, source: Tensor) -> Encoded:
-        valid = source != self.padding_idx
-        x = self._embed(self.source_embedding, source)
-        for layer in self.encoder:
-            x = layer(x, Padding(valid))
-        return Encoded(self.encoder_norm(x), valid, summary=None)
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_positions: Tensor | None = None,
+        target_positions: Tensor | None = None,
+    ) -> Tensor:
+        return self.decode(target, self.encode(source, source_positions), target_positions)
 
-    def decode(self, target: Tensor, encoded: Encoded) -> Tensor:
-        x = self._embed(self.target_embedding, target)
+    def encode(self, source: Tensor, positions: Tensor | None = None) -> Encoded:
+        valid = source != self.padding_idx
+        documents = None if positions is None else document_ids(positions)
+        mask = Padding(valid) if documents is None else Documents(documents)
+        x = self._embed(self.source_embedding, source, positions=positions)
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return Encoded(self.encoder_norm(x), valid, summary=None, documents=documents)
+
+    def decode(self, target: Tensor, encoded: Encoded, positions: Tensor | None = None) -> Tensor:
+        target_mask: Mask = Causal()
+        source_mask: Mask = Padding(encoded.valid)
+        if positions is not None:
+            assert encoded.documents is not None
+            documents = document_ids(positions)
+            target_mask &= Documents(documents)
+            source_mask = Documents(encoded.documents, documents)
+        x = self._embed(self.target_embedding, target, positions=positions)
         for layer in self.decoder:
-            x = layer(x, encoded.memory, Padding(encoded.valid))
+            x = layer(x, target_mask, encoded.memory, source_mask)
         return self.lm_head(self.decoder_norm(x))
 
     def prefill(self, source: Tensor) -> Caches:
@@ -164,11 +186,19 @@ class EncoderDecoder(EncoderDecoderNetwork):
         source_mask = Padding(caches["source"].tensors["valid"])
         for number, layer in enumerate(self.decoder):
             name = f"decoder.{number}"
-            x = layer(x, None, source_mask, caches[f"{name}.self"], caches[f"{name}.cross"])
+            own = caches[f"{name}.self"], caches[f"{name}.cross"]
+            x = layer(x, Causal(), None, source_mask, *own)
         return self.lm_head(self.decoder_norm(x[:, -1]))
 
-    def _embed(self, embedding: nn.Embedding, tokens: Tensor, start: int = 0) -> Tensor:
-        return self.dropout(self.positions(embedding(tokens) * self.embedding_scale, start))
+    def _embed(
+        self,
+        embedding: nn.Embedding,
+        tokens: Tensor,
+        start: int = 0,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        vectors = embedding(tokens) * self.embedding_scale
+        return self.dropout(self.positions(vectors, start, positions))
 
     def attention_axes(self) -> dict[str, tuple[str, str]]:
         axes = {}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attention_lab.attention import Cache
 from attention_lab.models.base import AttentionFactory, Caches, SequenceToSequenceNetwork
+from attention_lab.models.blocks import document_ids
 from attention_lab.models.decoder import Decoder
 
 
@@ -76,11 +77,34 @@ class PrefixDecoder(SequenceToSequenceNetwork):
             dropout=dropout,
         )
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_positions: Tensor | None = None,
+        target_positions: Tensor | None = None,
+    ) -> Tensor:
+        if source_positions is not None and target_positions is not None:
+            return self._packed_logits(source, target, source_positions, target_positions)
         starts = (source != self.padding_idx).sum(1, keepdim=True)
         states = self.decoder.hidden_states(self._joined(source, target, starts))
         places = starts + torch.arange(target.shape[1], device=target.device)
         states = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        return self.decoder.lm_head(states)[..., self.source_vocab_size :]
+
+    def _packed_logits(
+        self, source: Tensor, target: Tensor, source_positions: Tensor, target_positions: Tensor
+    ) -> Tensor:
+        """Logits (B, T, V) for rows of several pairs: each source directly precedes its target."""
+        sources, targets = document_ids(source_positions), document_ids(target_positions)
+        tokens = torch.cat([source, target + self.source_vocab_size], 1)
+        order = torch.cat([sources, targets], 1).argsort(dim=1, stable=True)
+        is_start = torch.cat([source_positions == 0, torch.zeros_like(targets).bool()], 1)
+        places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        first = (places * is_start.gather(1, order)).cummax(1).values
+        states = self.decoder.hidden_states(tokens.gather(1, order), positions=places - first)
+        of_targets = order.argsort(1)[:, source.shape[1] :]
+        states = states.gather(1, of_targets.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
         return self.decoder.lm_head(states)[..., self.source_vocab_size :]
 
     def prefill(self, source: Tensor) -> Caches:

@@ -16,9 +16,8 @@ from attention_lab.config.components import Config, ConfigError, create
 from attention_lab.config.data_files import check_unchanged
 from attention_lab.config.resolve import RunConfig
 from attention_lab.data.core.datamodule import SplitDataModule
-from attention_lab.data.core.language_model import LanguageModelDataModule
 from attention_lab.memory import NO_MACHINE, check_fits
-from attention_lab.models.base import LanguageNetwork, Network
+from attention_lab.models.base import Network
 from attention_lab.models.blocks import checkpoint_layers
 from attention_lab.models.embedding import LearnedPositions
 from attention_lab.training.callbacks import create_callbacks
@@ -110,9 +109,7 @@ def build(
             _check_backends(model, device_type(options))
             _check_precision(options)
             _check_limits(data, options)
-        if isinstance(data, LanguageModelDataModule) and data.packing:
-            assert isinstance(model, LanguageNetwork)
-            check_packing(model, sizes["vocab_size"], data.longest()[0])
+        check_packing(model, data, sizes, trains)
         task = config.create("task", model=model, data=data, optimization=optimization)
         check_lengths(model, data.longest(), getattr(task, "max_length", 0))
         callbacks = create_callbacks(config, task) if trains else ()

@@ -95,10 +95,10 @@ def _batches(task: AttentionTask) -> Iterator[Any]:
     They are the same when a run resumes, so that it compiles the same kernels: they can depend on
     the sizes of the first batches.
     """
-    data = task.data
-    order = data.split("train").lengths().sum(1).argsort(stable=True)
-    for rows in (order[-data.batch_size :], order[: data.batch_size]):
-        yield data.split("train").select(rows)
+    examples, size = task.data.training_rows(), task.data.batch_size
+    order = examples.lengths().sum(1).argsort(stable=True)
+    for rows in (order[-size:], order[:size]):
+        yield examples.select(rows)
 
 
 def _try(compiled: Callable[[AttentionTask, Any], Loss], task: AttentionTask, batch: Any) -> None:

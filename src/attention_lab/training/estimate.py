@@ -143,7 +143,7 @@ class _Batches:
 
     def __init__(self, run: BuiltRun) -> None:
         data, options = run.data, run.trainer_options
-        self._split = data.split("train")
+        self._split = data.training_rows()
         self._lengths = self._split.lengths()
         replicas, accumulated = options.devices * options.num_nodes, options.accumulate_grad_batches
         sampler = BucketBatchSampler(

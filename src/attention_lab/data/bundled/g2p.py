@@ -42,12 +42,16 @@ class G2P(SequenceToSequenceDataModule):
     another split. So their error rates are a guide, not a target.
 
     Args:
-        batch_size: largest number of examples in a batch, per process.
+        batch_size: largest number of examples in a batch, per process; with ``packing``, of rows
+            in a training batch.
         limit: number of training words; None means all. The words of a smaller limit are also among
             those of a larger one. The vocabularies always include all training words.
         stress: whether vowels have stress marks (AH0, AH1, AH2). Without them, pronunciations that
             differ in stress only are merged.
         evaluation_limit: number of validation words, and of test words; None means all.
+        packing: whether training rows have as many pairs as fit, with document masks.
+        packed_length: largest number of source tokens, and of target tokens, in a packed row; None
+            means 64, or the length of the longest sequence if that is greater.
         seed: seed of the order of the training batches.
 
     Raises:
@@ -66,9 +70,11 @@ class G2P(SequenceToSequenceDataModule):
         limit: int | None = None,
         stress: bool = False,
         evaluation_limit: int | None = None,
+        packing: bool = False,
+        packed_length: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed)
+        super().__init__(batch_size, seed, packing, packed_length)
         limits = {"limit": limit, "evaluation_limit": evaluation_limit}
         check_positive(**{name: value for name, value in limits.items() if value is not None})
         self.limit = limit

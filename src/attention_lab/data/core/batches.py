@@ -41,6 +41,29 @@ class SequencePairs(NamedTuple):
         """The given rows as a batch, trimmed to its longest source and target."""
         return SequencePairs(_trim(self.source[rows]), _trim(self.target[rows]), self.index[rows])
 
+    @property
+    def inputs(self) -> Tensor:
+        """The inputs of the decoder in teacher forcing, (B, T − 1)."""
+        return self.target[:, :-1]
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of ``inputs``: the next tokens, (B, T − 1)."""
+        return self.target[:, 1:]
+
+
+class PackedPairs(NamedTuple):
+    """Rows of several source–target pairs each, for training. Padding is at the ends of rows only.
+
+    The k-th source of a row belongs to its k-th target.
+    """
+
+    source: Tensor  # (B, S) int64, padded with 0
+    inputs: Tensor  # (B, T) int64, targets without their last token, padded with 0
+    labels: Tensor  # (B, T) int64, targets without their first token, padded with 0
+    source_positions: Tensor  # (B, S) int64, the position of each token in its source; 0 at padding
+    target_positions: Tensor  # (B, T) int64, the same in the inputs
+
 
 class LabelledSequences(NamedTuple):
     """Sequences with one class each. A sequence has feature vectors or token ids.

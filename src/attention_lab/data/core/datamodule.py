@@ -172,25 +172,31 @@ class SplitDataModule(LightningDataModule, ABC, Generic[BatchT]):
         """The greatest length of each kind of sequence over all splits, the input's first."""
         return self._longest
 
+    def training_rows(self) -> BatchT:
+        """The training split as the rows of training batches; a dataset may pack it."""
+        return self.split("train")
+
     def train_dataloader(self) -> DataLoader[BatchT]:
         """Training batches, reshuffled in each epoch."""
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        examples = self.training_rows()
         batches = BucketBatchSampler(
-            self.split("train").lengths(),
+            examples.lengths(),
             self.batch_size,
             True,
             self.seed,
             accumulate_grad_batches=accumulated,
             repeats_epoch=self.repeats_epoch,
         )
-        return TrainingDataLoader(self.split("train"), batches, self._pin_memory)
+        return TrainingDataLoader(examples, batches, self._pin_memory)
 
     def batches_per_epoch(
         self, processes: int, accumulate_grad_batches: int, split: str = "train"
     ) -> int:
         """The number of batches of a split per process, for a number of processes."""
-        lengths, options = self.split(split).lengths(), (self.batch_size, False, 0)
-        return len(BucketBatchSampler(lengths, *options, processes, 0, accumulate_grad_batches))
+        examples = self.training_rows() if split == "train" else self.split(split)
+        options = (self.batch_size, False, 0, processes, 0, accumulate_grad_batches)
+        return len(BucketBatchSampler(examples.lengths(), *options))
 
     def val_dataloader(self) -> DataLoader[BatchT]:
         """Validation batches, shortest examples first."""

@@ -1,22 +1,81 @@
 """The base class of datasets for sequence-to-sequence models."""
 
 from abc import abstractmethod
+from typing import cast
 
 from torchmetrics import Metric
 
+from attention_lab.argument_checks import check_positive
 from attention_lab.data.core.batches import SequencePairs
 from attention_lab.data.core.datamodule import SplitDataModule
+from attention_lab.data.core.packing import PackedPairRows
 from attention_lab.data.core.vocabulary import PAD, TextVocabulary
+
+#: The default number of source tokens, and of target tokens, in a packed row.
+_PACKED_LENGTH = 64
 
 
 class SequenceToSequenceDataModule(SplitDataModule[SequencePairs]):
-    """A dataset of source sequences, each with one or several target sequences."""
+    """A dataset of source sequences, each with one or several target sequences.
+
+    Args:
+        batch_size: largest number of examples in a batch, per process; with ``packing``, of rows
+            in a training batch.
+        seed: seed of the order of the training batches.
+        packing: whether training rows have as many pairs as fit, each with positions from 0 and
+            masked from the others. Other splits have one pair in a row.
+        packed_length: the largest number of source tokens, and of target tokens, in a packed row;
+            None means 64, or the length of the longest sequence if that is greater.
+
+    Raises:
+        ValueError: if ``packed_length`` is below 1 or comes without ``packing``.
+    """
 
     task = "sequence_to_sequence"
     vocabularies = ("source_vocabulary", "target_vocabulary")
 
     source_vocabulary: TextVocabulary
     target_vocabulary: TextVocabulary
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        packing: bool = False,
+        packed_length: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        if packed_length is not None:
+            check_positive(packed_length=packed_length)
+            if not packing:
+                raise ValueError(f"packed_length={packed_length} needs packing=true")
+        self.packing, self.packed_length = packing, packed_length
+        self._packed: PackedPairRows | None = None
+
+    def training_rows(self) -> SequencePairs:
+        """The training split; with ``packing``, rows of several of its pairs.
+
+        Raises:
+            ValueError: if a pair is longer than a row, or has no source or no target tokens.
+        """
+        if not self.packing:
+            return self.split("train")
+        if self._packed is None:
+            self._packed = PackedPairRows(self.split("train"), self._row_length())
+        # It has the interface of a batch, but its rows have another type.
+        return cast(SequencePairs, self._packed)
+
+    def _row_length(self) -> int:
+        sources, targets = self.split("train").lengths().amax(0).tolist()
+        longest = max(sources, targets - 1)
+        if self.packed_length is None:
+            return max(_PACKED_LENGTH, longest)
+        if self.packed_length < longest:
+            raise ValueError(
+                f"data.packed_length={self.packed_length}: a training pair has a sequence of "
+                f"{longest} tokens; use data.packed_length={longest} or more"
+            )
+        return self.packed_length
 
     @abstractmethod
     def references(self, split: str) -> list[list[tuple[int, ...]]]:

@@ -85,7 +85,11 @@ class Pairs(SequenceToSequenceDataModule):
         revision: its commit hash, branch or tag; None means the newest.
         metrics: the metrics; None means those that suit the tokens.
         monitor: the metric by which checkpoints and runs are compared; None means the first.
-        batch_size: largest number of examples in a batch, per process.
+        batch_size: largest number of examples in a batch, per process; with ``packing``, of rows
+            in a training batch.
+        packing: whether training rows have as many pairs as fit, with document masks.
+        packed_length: largest number of source tokens, and of target tokens, in a packed row; None
+            means 64, or the length of the longest sequence if that is greater.
         seed: seed of the order of the training batches.
 
     Raises:
@@ -112,9 +116,11 @@ class Pairs(SequenceToSequenceDataModule):
         metrics: Sequence[MetricName] | None = None,
         monitor: MetricName | None = None,
         batch_size: int = 128,
+        packing: bool = False,
+        packed_length: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed)
+        super().__init__(batch_size, seed, packing, packed_length)
         self.metrics = _checked_metrics(metrics, monitor, source_tokens, target_tokens)
         self.hub = hub_dataset(source, name, subset, revision)
         given = train or ("train" if self.hub else None)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from attention_lab.argument_checks import check_positive
-from attention_lab.data.core.batches import SequencePairs
+from attention_lab.data.core.batches import PackedPairs, SequencePairs
 from attention_lab.data.core.sequence_to_sequence import SequenceToSequenceDataModule
 from attention_lab.data.core.vocabulary import BOS, EOS, PAD
 from attention_lab.models.base import SequenceToSequenceNetwork
@@ -79,10 +79,14 @@ class SequenceToSequence(AttentionTask):
         )
         self.sequence_metrics = data.metric()
 
-    def loss(self, batch: SequencePairs) -> Loss:
-        logits = self.model(batch.source, batch.target[:, :-1])
-        loss = self._cross_entropy(logits, batch.target[:, 1:], self.label_smoothing)
-        labels = (batch.target[:, 1:] != PAD).sum()
+    def loss(self, batch: SequencePairs | PackedPairs) -> Loss:
+        positions = {}  # own networks need not take positions
+        if isinstance(batch, PackedPairs):
+            positions["source_positions"] = batch.source_positions
+            positions["target_positions"] = batch.target_positions
+        logits = self.model(batch.source, batch.inputs, **positions)
+        loss = self._cross_entropy(logits, batch.labels, self.label_smoothing)
+        labels = (batch.labels != PAD).sum()
         return Loss(loss, labels, (batch.source != PAD).sum() + labels)
 
     def on_validation_epoch_start(self) -> None:
@@ -94,7 +98,7 @@ class SequenceToSequence(AttentionTask):
         super().on_validation_epoch_end()
 
     def update_metrics(self, batch: SequencePairs, split: Split) -> Tensor:
-        logits, labels = self.model(batch.source, batch.target[:, :-1]), batch.target[:, 1:]
+        logits, labels = self.model(batch.source, batch.inputs), batch.labels
         loss = self._cross_entropy(logits, labels, label_smoothing=0.0)
         self.mean_loss.update(loss, weight=(labels != PAD).sum())
         self.token_accuracy.update(logits.flatten(0, 1), labels.flatten())
@@ -143,7 +147,7 @@ class SequenceToSequence(AttentionTask):
         return bounds
 
     def record_attention(self, batch: SequencePairs) -> None:
-        self.model(batch.source, batch.target[:, :-1])
+        self.model(batch.source, batch.inputs)
 
     def predict_examples(self, batch: SequencePairs) -> list[Prediction]:
         """The generated target of each source; it is correct if it is an accepted target."""
