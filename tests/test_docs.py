@@ -4,7 +4,7 @@ import argparse
 import doctest
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, product, zip_longest
 from math import prod
 from pathlib import Path
@@ -87,18 +87,22 @@ class _Parsed(Exception):
 
 @pytest.mark.parametrize("command", OTHERS)
 def test_a_command_is_parsed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = argparse.ArgumentParser.parse_args
+    parser = argparse.ArgumentParser
 
-    def parse_only(*arguments: object, **options: object) -> NoReturn:
-        parse(*arguments, **options)  # type: ignore[call-overload]
-        raise _Parsed
+    def then_stop(parse: Callable[..., object]) -> Callable[..., NoReturn]:
+        def parse_only(*arguments: object, **options: object) -> NoReturn:
+            parse(*arguments, **options)
+            raise _Parsed
+
+        return parse_only
 
     words = shlex.split(command)
     monkeypatch.chdir(tmp_path)
     for word in words:
         if word.startswith("outputs/"):
             Path(word).mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(parser, name, then_stop(getattr(parser, name)))
     with pytest.raises(_Parsed):
         cli.main(words)
 

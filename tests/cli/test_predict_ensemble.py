@@ -40,13 +40,22 @@ def mean_log_p(runs: Sequence[BuiltRun], *inputs: Tensor) -> Tensor:
     return torch.stack(each).mean(0).log()
 
 
+def generated(runs: Sequence[BuiltRun], source: list[int]) -> list[int]:
+    """The greedy prediction of the ensemble for source tokens, without the code under test."""
+    tokens, longest = [BOS], int(runs[0].task.max_length)  # type: ignore[arg-type]
+    while len(tokens) <= longest:
+        log_p = mean_log_p(runs, torch.tensor([source]), torch.tensor([tokens]))
+        if (token := int(log_p[0, -1].argmax())) == EOS:
+            break
+        tokens.append(token)
+    return tokens[1:]
+
+
 def pronounced(runs: Sequence[BuiltRun], word: str) -> str:
-    """The greedy prediction of the ensemble for one word, without the code under test."""
+    """The greedy prediction for one word."""
     data: Any = runs[0].data
-    tokens, source = [BOS], torch.tensor([data.source_vocabulary.encode(word)])
-    while len(tokens) <= runs[0].task.max_length and tokens[-1] != EOS and source.numel():  # type: ignore[operator]
-        tokens.append(int(mean_log_p(runs, source, torch.tensor([tokens]))[0, -1].argmax()))
-    return str(data.target_vocabulary.decode(tokens))
+    source = data.source_vocabulary.encode(word)
+    return data.target_vocabulary.decode(generated(runs, source)) if source else ""
 
 
 def test_two_models_predict_by_their_mean_probabilities(

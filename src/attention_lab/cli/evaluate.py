@@ -7,6 +7,8 @@ of the data that begin with "test" evaluate on other data or lengths:
   attention-lab evaluate outputs/mine data.test=other.tsv
   attention-lab evaluate outputs/parity 'data.test_lengths=[64,128]'
 
+--ensemble prints the metrics of all runs together: their probabilities are averaged at each step.
+
 --ablate-heads prints the monitored metric with each attention head switched off instead, and saves
 it as a table and a chart.
 """
@@ -15,7 +17,7 @@ import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attention_lab.api.open_run import UnusableRun, local_run, open_run
 from attention_lab.cli import fail, warn
@@ -31,6 +33,9 @@ from attention_lab.cli.run_argument import (
 from attention_lab.config.compose import WrongCommand
 from attention_lab.printing import echo
 
+if TYPE_CHECKING:
+    from attention_lab.training.build import BuiltRun
+
 #: An override: the key of a section, and a value. An existing directory may have such a name.
 _OVERRIDE = re.compile(r"[+~]?\w+\.[\w.]+=.*", re.DOTALL)
 
@@ -38,7 +43,7 @@ _OVERRIDE = re.compile(r"[+~]?\w+\.[\w.]+=.*", re.DOTALL)
 def run(arguments: Sequence[str]) -> int:
     """Evaluate runs on one split, print and save their metrics; returns the exit code."""
     parser = _parser()
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)  # options may stand between runs
     chosen.overrides = [each for each in chosen.run if isinstance(each, str)]
     places = [each for each in chosen.run if isinstance(each, Path)]
     if not places:
@@ -46,10 +51,17 @@ def run(arguments: Sequence[str]) -> int:
     if chosen.overrides and (chosen.split != "test" or chosen.ablate_heads):
         flag = "--ablate-heads" if chosen.ablate_heads else "--split validation"
         return fail(f"{chosen.overrides[0]}: cannot be combined with {flag}", 2)
+    if chosen.ensemble and (chosen.overrides or chosen.ablate_heads):
+        other = chosen.overrides[0] if chosen.overrides else "--ablate-heads"
+        return fail(f"--ensemble: cannot be combined with {other}", 2)
     try:
         runs = [run for place in places for run in _runs(local_run(place))]
+        if chosen.ensemble:
+            return _evaluate_together(runs, chosen)
     except UnusableRun as error:
         return fail(str(error), 1)
+    except WrongCommand as error:
+        return fail(str(error), 2)
     return max(_evaluate(run, chosen, is_only=len(runs) == 1) for run in runs)
 
 
@@ -86,10 +98,9 @@ def _evaluate(run: Path, chosen: argparse.Namespace, is_only: bool) -> int:
     try:
         with open_run(run, chosen.checkpoint):
             from attention_lab.training.checkpoint.checkpoint_io import checksum_of
-            from attention_lab.training.evaluation import restored, task_name
+            from attention_lab.training.evaluation import restored
 
-            if decoding and (task := task_name(run)) != "sequence_to_sequence":
-                return fail(f"{run} is for {task}, which has no beam search", 2)
+            _check_decoding(run, decoding)
             if chosen.ablate_heads:
                 from attention_lab.cli.ablate_heads import print_ablation
 
@@ -109,6 +120,41 @@ def _evaluate(run: Path, chosen: argparse.Namespace, is_only: bool) -> int:
     }
     _save(evaluation_file(run, chosen.split, name), {**about, **record})
     return 0
+
+
+def _evaluate_together(runs: Sequence[Path], chosen: argparse.Namespace) -> int:
+    """Print the metrics of the ensemble of runs; they are of no run, so they are not saved.
+
+    Raises:
+        UnusableRun: if a run cannot be used, or not together with the others.
+        WrongCommand: if an option does not apply.
+    """
+    decoding = given(chosen, DECODING)
+    built: list[BuiltRun] = []
+    for run in runs:
+        with open_run(run, chosen.checkpoint):
+            from attention_lab.training.evaluation import evaluate, restored
+
+            _check_decoding(run, decoding)
+            built.append(restored(run, chosen.checkpoint, decoding, with_data=not built))
+    from attention_lab.training.ensemble import CannotCombine, check_same_examples, make_ensemble
+
+    try:
+        make_ensemble(runs, [each.task for each in built])
+        check_same_examples(runs)
+    except CannotCombine as error:
+        raise UnusableRun(str(error)) from error
+    metrics = evaluate(built[0], chosen.split)
+    echo(*metric_lines(metrics, chosen.split, built[0].data.baselines(chosen.split)))
+    return 0
+
+
+def _check_decoding(run: Path, decoding: Mapping[str, Any]) -> None:
+    """Raise WrongCommand if there are options of decoding for a run without beam search."""
+    from attention_lab.training.evaluation import task_name
+
+    if decoding and (task := task_name(run)) != "sequence_to_sequence":
+        raise WrongCommand(f"{run} is for {task}, which has no beam search")
 
 
 def _own_split(run: Path, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -180,6 +226,9 @@ def _parser() -> Parser:
         "--ablate-heads",
         action="store_true",
         help="evaluate with each attention head switched off, one at a time",
+    )
+    parser.add_argument(
+        "--ensemble", action="store_true", help="evaluate all runs together; nothing is saved"
     )
     add_decoding(parser.add_argument_group("sequence to sequence; default: as in the config"))
     return parser

@@ -30,10 +30,18 @@ class Ensemble(Network):
         super().__init__()
         # Any: each task calls other methods.
         self.networks: Any = nn.ModuleList(networks)
+        #: Maps the ``hidden_states`` of language models, which are log-probabilities already.
+        self.lm_head = nn.Identity()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Log-probabilities of the shape of the networks' logits, for their inputs."""
         return _log_mean(network(*inputs) for network in self.networks)
+
+    def hidden_states(self, tokens: Tensor, **options: Tensor) -> Tensor:
+        """Log-probabilities (B, L, V) of the next token at each position of tokens (B, L)."""
+        return _log_mean(
+            network.lm_head(network.hidden_states(tokens, **options)) for network in self.networks
+        )
 
     def prefill(self, source: Tensor) -> Caches:
         """The caches of all networks for source tokens (B, S)."""

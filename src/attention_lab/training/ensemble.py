@@ -1,9 +1,12 @@
 """Ensembles of trained tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from attention_lab.config.identity import differences
 from attention_lab.models.ensemble import Ensemble
+from attention_lab.tracking.run_directory import read_config
 from attention_lab.training.tasks.base import AttentionTask
 
 
@@ -30,6 +33,25 @@ def make_ensemble(directories: Sequence[Path], tasks: Sequence[AttentionTask]) -
             raise CannotCombine(f"{both} cannot predict together: {difference}")
     if others:
         first.model = Ensemble([task.model for task in tasks])
+
+
+def check_same_examples(directories: Sequence[Path]) -> None:
+    """Check that runs have the same splits: a test example of one may train another.
+
+    Raises:
+        CannotCombine: if the configs of their data differ.
+    """
+    configs = [_splits(read_config(directory)) for directory in directories]
+    for directory, other in zip(directories, configs, strict=True):
+        if lines := differences(configs[0], other):
+            problem = f"{directory} has other examples than {directories[0]}"
+            raise CannotCombine(f"{problem}: {'; '.join(lines)}")
+
+
+def _splits(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that decides which examples are in which split."""
+    data = {k: it for k, it in config["data"].items() if k not in ("batch_size", "seed")}
+    return {"data": data, "data_files": config.get("data_files")}
 
 
 def _difference(first: AttentionTask, other: AttentionTask) -> str:
