@@ -17,6 +17,7 @@ from attention_lab.attention import (
     AttentionInputs,
     Causal,
     DifferentialAttention,
+    General,
     Mask,
     Normalizer,
     ScaledDotProduct,
@@ -128,3 +129,11 @@ def test_small_calls_keep_their_data_type_in_autocast() -> None:
     assert output.dtype == torch.bfloat16
     expected = F.scaled_dot_product_attention(query, key, value.bfloat16().float())
     assert_close(output.float(), expected, rtol=0.01, atol=0.005)
+
+
+def test_queries_that_a_score_maps_to_half_precision_do_not_overflow() -> None:
+    layer = ScoredAttention(64, num_heads=8, score=General, normalizer=Softmax, backend="sdpa")
+    query, key, value = torch.randn(3, 8, 8, 16, 8).unbind()
+    with torch.autocast("cpu", torch.float16):
+        output = layer.attend(AttentionInputs(200 * query, 200 * key, value))[0]
+    assert output.isfinite().all()

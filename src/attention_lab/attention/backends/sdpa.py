@@ -44,7 +44,7 @@ def sdpa(inputs: AttentionInputs, spec: AttentionSpec) -> tuple[Tensor, None]:
         inverse, normalizer = normalizer.inverse(), Softmax()
         query = query * inverse.to(query.dtype)
         inputs = inputs if inputs.bias is None else replace(inputs, bias=inputs.bias * inverse)
-    if _products_are_faster(inputs, spec):
+    if _products_are_faster(query, inputs, spec):
         return _by_products(inputs, (query, key, scale), normalizer), None
     if _learns_bias(inputs, spec) and not spec.dropout and tiles_are_faster(inputs):
         # Of PyTorch's kernels for the CPU, only the slow one has the gradient of a bias.
@@ -101,11 +101,13 @@ def _by_kernel(
     return output.to(inputs.value.dtype)
 
 
-def _products_are_faster(inputs: AttentionInputs, spec: AttentionSpec) -> bool:
+def _products_are_faster(query: Tensor, inputs: AttentionInputs, spec: AttentionSpec) -> bool:
     """Whether separate matrix products are faster than PyTorch's kernel: small calls on the CPU."""
     if inputs.is_masked or inputs.bias is not None or spec.dropout:
         return False
-    if not outside_graphs_on_cpu(inputs) or wide(inputs.query) is not inputs.query:
+    # Logits in half precision could overflow, which those of the kernel do not. In autocast, the
+    # score may have mapped the query to half precision.
+    if not outside_graphs_on_cpu(inputs) or wide(query) is not query:
         return False
     is_short = inputs.query.shape[2] <= MOST_QUERIES_BY_PRODUCTS
     return is_short and FEWEST_BY_PRODUCTS <= inputs.pairs <= MOST_BY_PRODUCTS
