@@ -144,6 +144,28 @@ def test_hooks_of_the_data_and_arguments_of_the_step_are_not_inspected_at_each_b
     assert max(inspected.count(hook) for hook in inspected if "batch" in hook) <= 2
 
 
+class StepWithoutIndex(BoringModel):
+    """A module whose training step takes the batch only."""
+
+    def training_step(self, batch: Any) -> Any:  # type: ignore[override]
+        return self.step(batch)
+
+
+def test_a_training_step_need_not_take_the_index_of_the_batch() -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        limit_val_batches=0,
+        callbacks=[InspectHooksOnce()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(StepWithoutIndex())
+    assert trainer.global_step == 2
+
+
 def test_lightning_notes_the_current_hook_without_a_search_for_parameters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 #: The hooks that Lightning calls for each batch of training, on all callbacks and on the module.
 BATCH_HOOKS = (
@@ -37,14 +38,15 @@ class InspectHooksOnce(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         selector = trainer._data_connector._datahook_selector
         assert selector is not None
-        # Both are replaced in this fit only.
+        takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
+
+        def step_arguments(kwargs: Any, batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
+            index = {"batch_idx": batch_idx} if takes_index else {}
+            return OrderedDict(batch=batch, **index)
+
+        # Both are replaced anew in each fit.
         selector.get_instance = functools.cache(selector.get_instance)  # type: ignore[method-assign]
-        trainer.fit_loop.epoch_loop._build_kwargs = _step_arguments  # type: ignore[method-assign]
-
-
-def _step_arguments(kwargs: Any, batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
-    """The arguments of ``AttentionTask.training_step``."""
-    return OrderedDict(batch=batch, batch_idx=batch_idx)
+        trainer.fit_loop.epoch_loop._build_kwargs = step_arguments  # type: ignore[method-assign]
 
 
 class EnterTrainingLoop(Callback):
