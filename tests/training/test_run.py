@@ -1,5 +1,6 @@
 """Runs: learning, repeatability, results, metrics and selection of checkpoints."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -457,6 +458,20 @@ def test_gradients_are_clipped_by_value(
         hook.remove()
     assert largest == [pytest.approx(0.001)] * 8
     assert min(norms) > 0.01, "the norm before clipping, which is checked for NaN"
+
+
+def test_gradients_of_parameters_that_replace_others_are_clipped(tiny_digits: Compose) -> None:
+    """As with FSDP, which shards the parameters of a task that was trained before."""
+    task = build(tiny_digits()).task
+    for _ in range(2):
+        task.model = copy.deepcopy(task.model)
+        parameters = list(task.model.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = task.optimization.create_optimizer(task.model)
+        task.configure_gradient_clipping(optimizer, 1.0, "norm")
+        clipped = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        assert clipped == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])

@@ -226,11 +226,6 @@ class AttentionTask(QuickHooksModule, ABC):
             self.log(f"{split}/{name}", value, prog_bar=split == "validation")
         return metrics
 
-    @functools.cached_property
-    def _parameters_to_clip(self) -> list[nn.Parameter]:
-        # Listed once: searching all modules in each step would cost time.
-        return list(self.model.parameters())
-
     def configure_model(self) -> None:
         # Lightning's hook for sharding with ModelParallelStrategy.
         mesh = self.device_mesh
@@ -247,7 +242,8 @@ class AttentionTask(QuickHooksModule, ABC):
         # 16-mixed scales gradients.
         if gradient_clip_val is None:
             return
-        parameters = self._parameters_to_clip
+        # The optimizer's: searching all modules for parameters in each step would cost time.
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if gradient_clip_algorithm == "value":
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             nn.utils.clip_grad_value_(parameters, gradient_clip_val)
