@@ -24,7 +24,7 @@ def metrics_of(answer: Answer) -> dict[str, float]:
 
 def test_targets(command: Command, tiny: Compose, words_run: FinishedRun, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    train(tiny("attention=multi_head", "seed=2", "data.batch_size=64"), other)
+    train(tiny("attention=multi_head", "seed=2", "data.batch_size=64", "data.packing=true"), other)
     found = metrics_of(command("evaluate", str(words_run.directory), "--ensemble", str(other)))
     runs = [restored(words_run.directory), restored(other)]
     data: Any = runs[0].data

@@ -9,6 +9,9 @@ from attention_lab.models.ensemble import Ensemble
 from attention_lab.tracking.run_directory import read_config
 from attention_lab.training.tasks.base import AttentionTask
 
+#: Options of the data that choose rows of batches, and not which examples are in a split.
+_ROWS = ("batch_size", "seed", "packing", "packed_length")
+
 
 class CannotCombine(ValueError):
     """Runs cannot be an ensemble. The message is one line, for the user."""
@@ -50,7 +53,7 @@ def check_same_examples(directories: Sequence[Path]) -> None:
 
 def _splits(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that decides which examples are in which split."""
-    data = {k: it for k, it in config["data"].items() if k not in ("batch_size", "seed")}
+    data = {k: it for k, it in config["data"].items() if k not in _ROWS}
     return {"data": data, "data_files": config.get("data_files")}
 
 
