@@ -79,3 +79,18 @@ def test_runs_with_other_examples_are_refused(
     answer = command("evaluate", str(one), str(two), "--ensemble")
     problem = f"{two} has other examples than {one}: data.examples is 200 there, 300 here"
     assert answer == (1, "", f"attention-lab: {problem}\n")
+
+
+def test_a_network_with_too_few_positions_is_refused(
+    command: Command, tiny: Compose, tmp_path: Path
+) -> None:
+    long, short = tmp_path / "long", tmp_path / "short"
+    train(tiny("task.max_length=40"), long)
+    learned = ("attention/positions=learned", "attention.positions.max_length=30")
+    train(tiny("attention=multi_head", *learned), short)
+    code, out, err = command("evaluate", str(long), str(short), "--ensemble")
+    assert (code, out) == (1, "")
+    advice = f"name {short} first"
+    assert err.startswith(f"attention-lab: {short} cannot decode as many tokens as {long}: decoder")
+    assert err.endswith(f": 40 positions are more than max_length=30 learned ones; {advice}\n")
+    assert command("evaluate", str(short), str(long), "--ensemble").code == 0

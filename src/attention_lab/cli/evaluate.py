@@ -137,11 +137,12 @@ def _evaluate_together(runs: Sequence[Path], chosen: argparse.Namespace) -> int:
 
             _check_decoding(run, decoding)
             built.append(restored(run, chosen.checkpoint, decoding, with_data=not built))
-    from attention_lab.training.ensemble import CannotCombine, check_same_examples, make_ensemble
+    from attention_lab.training.ensemble import CannotCombine, check_evaluation, make_ensemble
 
+    tasks = [each.task for each in built]
     try:
-        make_ensemble(runs, [each.task for each in built])
-        check_same_examples(runs)
+        make_ensemble(runs, tasks)
+        check_evaluation(runs, tasks)
     except CannotCombine as error:
         raise UnusableRun(str(error)) from error
     metrics = evaluate(built[0], chosen.split)

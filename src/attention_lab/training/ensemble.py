@@ -7,6 +7,7 @@ from typing import Any
 from attention_lab.config.identity import differences
 from attention_lab.models.ensemble import Ensemble
 from attention_lab.tracking.run_directory import read_config
+from attention_lab.training.build import check_lengths
 from attention_lab.training.tasks.base import AttentionTask
 
 #: Options of the data that choose rows of batches, and not which examples are in a split.
@@ -38,17 +39,31 @@ def make_ensemble(directories: Sequence[Path], tasks: Sequence[AttentionTask]) -
         first.model = Ensemble([task.model for task in tasks])
 
 
-def check_same_examples(directories: Sequence[Path]) -> None:
-    """Check that runs have the same splits: a test example of one may train another.
+def check_evaluation(directories: Sequence[Path], tasks: Sequence[AttentionTask]) -> None:
+    """Check that an ensemble can be evaluated, and that no test example of a run trained another.
+
+    Args:
+        directories: the run directory of each task.
+        tasks: the trained tasks; the first is evaluated, with its options of decoding.
 
     Raises:
-        CannotCombine: if the configs of their data differ.
+        CannotCombine: if the configs of their data differ, or a network has too few positions.
     """
     configs = [_splits(read_config(directory)) for directory in directories]
     for directory, other in zip(directories, configs, strict=True):
         if lines := differences(configs[0], other):
             problem = f"{directory} has other examples than {directories[0]}"
             raise CannotCombine(f"{problem}: {'; '.join(lines)}")
+    longest, generated = tasks[0].data.longest(), getattr(tasks[0], "max_length", 0)
+    for directory, task in zip(directories[1:], tasks[1:], strict=True):
+        try:
+            check_lengths(task.model, longest, generated)
+        except ValueError as error:
+            problem, *_ = str(error).split(";")
+            raise CannotCombine(
+                f"{directory} cannot decode as many tokens as {directories[0]}: {problem}; name "
+                f"{directory} first"
+            ) from error
 
 
 def _splits(config: Mapping[str, Any]) -> dict[str, Any]:
