@@ -8,6 +8,7 @@ import torch
 
 from attention_lab.data.core.batches import IGNORE
 from attention_lab.data.core.vocabulary import PAD
+from attention_lab.training.checkpoint.checkpoint_io import read, write
 from attention_lab.training.evaluation import restored
 from tests.cli.conftest import Answer, Command
 from tests.cli.letters import language_run
@@ -94,3 +95,17 @@ def test_a_network_with_too_few_positions_is_refused(
     assert err.startswith(f"attention-lab: {short} cannot decode as many tokens as {long}: decoder")
     assert err.endswith(f": 40 positions are more than max_length=30 learned ones; {advice}\n")
     assert command("evaluate", str(short), str(long), "--ensemble").code == 0
+
+
+def test_a_loss_that_is_not_finite_is_one_line(
+    command: Command, compose: Compose, tmp_path: Path
+) -> None:
+    train(compose(*PARITY), tmp_path)
+    file = tmp_path / "checkpoints" / "best.ckpt"
+    checkpoint = read(file)
+    for weight in checkpoint["state_dict"].values():
+        weight.mul_(1e30)
+    write(checkpoint, file)
+    answer = command("evaluate", str(tmp_path), str(tmp_path), "--ensemble")
+    problem = "the ensemble cannot be evaluated: the test loss is nan at step 0"
+    assert answer == (1, "", f"attention-lab: {problem}\n")

@@ -143,9 +143,11 @@ def _evaluate_together(runs: Sequence[Path], chosen: argparse.Namespace) -> int:
     try:
         make_ensemble(runs, tasks)
         check_evaluation(runs, tasks)
+        metrics = evaluate(built[0], chosen.split)
     except CannotCombine as error:
         raise UnusableRun(str(error)) from error
-    metrics = evaluate(built[0], chosen.split)
+    except RuntimeError as error:
+        raise UnusableRun(f"the ensemble cannot be evaluated: {error}") from error
     echo(*metric_lines(metrics, chosen.split, built[0].data.baselines(chosen.split)))
     return 0
 
