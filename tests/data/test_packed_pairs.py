@@ -97,6 +97,14 @@ def test_packed_rows_have_the_training_pairs_without_padding(path: str) -> None:
     assert isinstance(next(iter(data.evaluation_dataloader("train"))), SequencePairs)
 
 
+def test_a_pair_without_a_source_is_refused() -> None:
+    pairs = SequencePairs(
+        torch.tensor([[5], [PAD]]), torch.tensor([[BOS, 5, EOS]] * 2), torch.arange(2)
+    )
+    with pytest.raises(ValueError, match="a training pair has no source or no target tokens; use"):
+        PackedPairRows(pairs, 8)
+
+
 def test_a_resumed_epoch_has_the_remaining_batches(path: str) -> None:
     first, second = (loaded(path).train_dataloader() for _ in range(2))
     assert isinstance(first, TrainingDataLoader)

@@ -43,6 +43,21 @@ def test_lightnings_loops_have_the_attributes_that_we_set() -> None:
     assert callable(loop.val_loop.reset_restart_stage)
 
 
+def short_trainer(max_steps: int, callbacks: list[Callback], **options: Any) -> Trainer:
+    """A Trainer that trains for some steps, and writes nothing."""
+    return Trainer(
+        accelerator="cpu",
+        max_steps=max_steps,
+        limit_val_batches=0,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
 class Counter(Callback):
     """Counts training batches."""
 
@@ -75,17 +90,7 @@ class Calls(NoProfiler):
 
 def test_lightning_calls_only_the_batch_hooks_that_are_overridden() -> None:
     calls, counter, model = Calls(), Counter(), Model()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=2,
-        limit_val_batches=0,
-        callbacks=[counter, Callback()],
-        profiler=calls,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = short_trainer(2, [counter, Callback()], profiler=calls)
     skip_empty_hooks(trainer, model)
     trainer.fit(model)
     assert counter.count == 2
@@ -128,16 +133,7 @@ def test_hooks_of_the_data_and_arguments_of_the_step_are_not_inspected_at_each_b
 
     monkeypatch.setattr(data_connector, "is_overridden", is_overridden)
     monkeypatch.delattr(training_epoch_loop, "is_param_in_hook_signature")
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=5,
-        limit_val_batches=0,
-        callbacks=[InspectHooksOnce()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = short_trainer(5, [InspectHooksOnce()])
     trainer.fit(BoringModel(), datamodule=(data := Data()))
     assert data.moved == 5
     # Twice: of the data, and of the task.
@@ -152,16 +148,7 @@ class StepWithoutIndex(BoringModel):
 
 
 def test_a_training_step_need_not_take_the_index_of_the_batch() -> None:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=2,
-        limit_val_batches=0,
-        callbacks=[InspectHooksOnce()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = short_trainer(2, [InspectHooksOnce()])
     trainer.fit(StepWithoutIndex())
     assert trainer.global_step == 2
 

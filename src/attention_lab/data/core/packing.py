@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +69,9 @@ def pack(lengths: Integers, capacity: int) -> Integers:
     return rows
 
 
-def _room_of_fullest(total_room: NDArray[np.int32], rooms: Iterable[Room], length: Room) -> Any:
+def _room_of_fullest(
+    total_room: NDArray[np.int32], rooms: Iterable[Room], length: Room
+) -> Room | None:
     """The room of a row with little room, but enough for ``length``; None if no row has enough.
 
     With one sequence it is the fullest such row. With several, the rooms near ``length`` are
@@ -133,7 +135,7 @@ class PackedPairRows:
         capacity: the largest number of source tokens, and of target tokens, in a row.
 
     Raises:
-        ValueError: if a source is empty, so that no position would start its document.
+        ValueError: if a source or target is empty, so that no position would start its document.
     """
 
     def __init__(self, pairs: SequencePairs, capacity: int) -> None:
@@ -141,7 +143,10 @@ class PackedPairRows:
         # A target's last token is no input, and its first no label.
         counts = lengths - [0, 1]
         if counts.min() < 1:
-            raise ValueError("packing=true: a training pair has no source or no target tokens")
+            raise ValueError(
+                "data.packing=true: a training pair has no source or no target tokens; use "
+                "data.packing=false"
+            )
         rows = pack(counts, capacity)
         starts = np.cumsum(lengths, axis=0) - lengths
         self._source, self._target = (
