@@ -20,6 +20,7 @@ from attention_lab.config.compose import WrongCommand
 from attention_lab.config.resolve import RunSpec
 from attention_lab.reports.runs import NotARun
 from attention_lab.tracking.run_directory import RunExists, read_config
+from attention_lab.training import prediction
 from tests.conftest import FinishedRun
 
 SMALL = (
@@ -219,6 +220,21 @@ def test_runs_predict_together_as_with_the_command(
     digits = al.load_run(digits_run.directory)
     with pytest.raises(ValueError, match="they are for sequence_to_sequence and classification"):
         run.predict(words, ensemble_with=[digits])
+
+
+def test_an_ensemble_does_not_move_the_networks_of_other_runs(
+    run: al.Run, sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To another device or, as here, data type: their tasks would not know."""
+    original = prediction.predictor
+    monkeypatch.setattr(
+        "attention_lab.api.run.predictor",
+        lambda task, sampling: original(task.double(), sampling),
+    )
+    other = al.load_run(sweep / "scaled_dot_product-1")
+    assert other.model.training is False
+    run.predict(["tomato"], ensemble_with=[other])
+    assert {weight.dtype for weight in other.model.parameters()} == {torch.float32}
 
 
 def test_attention_maps_have_named_positions(run: al.Run) -> None:

@@ -233,8 +233,12 @@ class Run:
     @cached_property
     def _restored(self) -> "BuiltRun":
         """The run with its weights and vocabularies, without its dataset."""
+        return self._restore()
+
+    def _restore(self, decoding: Mapping[str, Any] | None = None) -> "BuiltRun":
+        """The run loaded anew, perhaps with other options of decoding."""
         with self._opened():
-            return restored(self.directory, self.checkpoint, with_data=False)
+            return restored(self.directory, self.checkpoint, dict(decoding or {}), with_data=False)
 
     @cached_property
     def _step(self) -> int:
@@ -255,11 +259,11 @@ class Run:
             return self._restored
         if decoding and (task := task_name(self.directory)) != "sequence_to_sequence":
             raise ValueError(f"{', '.join(decoding)}: the run is for {task}, without beam search")
-        with self._opened():
-            run = restored(self.directory, self.checkpoint, dict(decoding), with_data=False)
-        directories = [self.directory, *(other.directory for other in ensemble_with)]
-        make_ensemble(directories, [run.task, *(other._restored.task for other in ensemble_with)])
-        return run
+        # All anew: the networks of an ensemble are moved to another device without their tasks.
+        built = [self._restore(decoding), *(other._restore() for other in ensemble_with)]
+        directories = [run.directory for run in (self, *ensemble_with)]
+        make_ensemble(directories, [run.task for run in built])
+        return built[0]
 
 
 def _warn_of_unknown(count: int) -> None:
