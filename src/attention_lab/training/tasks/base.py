@@ -242,8 +242,8 @@ class AttentionTask(QuickHooksModule, ABC):
         # 16-mixed scales gradients.
         if gradient_clip_val is None:
             return
-        # The optimizer's: searching all modules for parameters in each step would cost time.
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # In the model's order, not the optimizer's: the order decides the last bit of the norm.
+        parameters = list(self.model.parameters())
         if gradient_clip_algorithm == "value":
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             nn.utils.clip_grad_value_(parameters, gradient_clip_val)
