@@ -1,5 +1,6 @@
 """The Python API in a notebook: the one in the docs, and an interrupted cell."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,39 +59,57 @@ def kernel(tmp_path: Path) -> Iterator[tuple[KernelManager, BlockingKernelClient
     manager.shutdown_kernel(now=True)
 
 
-def wait_for_output(client: BlockingKernelClient, text: str) -> None:
-    """Wait until a cell prints a text."""
-    deadline = time.monotonic() + 300
+def wait_for_output(client: BlockingKernelClient, cell: str, text: str) -> None:
+    """Wait until a cell, given by the id of its request, prints a text."""
+    deadline, printed = time.monotonic() + 300, []
     while time.monotonic() < deadline:
         try:
-            content = client.get_iopub_msg(timeout=1)["content"]
+            message = client.get_iopub_msg(timeout=1)
         except Empty:
             continue
-        assert content.get("ename") in (None, "KeyboardInterrupt"), content
-        if text in str(content):
+        if message["parent_header"].get("msg_id") != cell:
+            continue
+        printed.append(message["content"])
+        assert message["msg_type"] != "error", printed
+        if text in str(message["content"]):
             return
-    raise AssertionError(f"no cell has printed {text!r}")
+    raise AssertionError(f"the cell has not printed {text!r}, but {printed}")
+
+
+def wait_until_resumed(run: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not json.loads((run / "status.json").read_text())["resumed"]:
+        assert time.monotonic() < deadline, read_status(run)
+        time.sleep(0.1)
+
+
+def reply(client: BlockingKernelClient, cell: str) -> dict[str, Any]:
+    """The reply to a cell; a slow kernel has also replied to questions whether it is ready."""
+    while True:
+        message = client.get_shell_msg(timeout=60)
+        if message["parent_header"].get("msg_id") == cell:
+            content: dict[str, Any] = message["content"]
+            return content
 
 
 def test_an_interrupted_cell_resumes_when_it_is_run_again(
     kernel: tuple[KernelManager, BlockingKernelClient], tmp_path: Path
 ) -> None:
     manager, client = kernel
-    cell = (
+    code = (
         "import attention_lab as al\n"
         'config = al.compose("data=digits", "model=self_attention_classifier", "trainer=cpu",\n'
-        '    "trainer.max_epochs={}")\n'
+        '    "trainer.max_epochs=1000")\n'
         'run = al.train(config, "run")'
     )
-    client.execute(cell.format(1000))
-    wait_for_output(client, "step 80/")  # the checkpoint of step 40 is then on the disk
+    cell = client.execute(code)
+    wait_for_output(client, cell, "step 80/")  # the checkpoint of step 40 is then on the disk
     manager.interrupt_kernel()
-    reply = client.get_shell_msg(timeout=60)["content"]
-    assert reply["ename"] == "KeyboardInterrupt"
+    assert reply(client, cell)["ename"] == "KeyboardInterrupt"
     assert read_status(tmp_path / "run").state == "preempted"
     assert psutil.Process(manager.provisioner.pid).children(recursive=True) == []
 
-    client.execute(cell.format(1000))
-    wait_for_output(client, "resuming from")
+    cell = client.execute(code)
+    wait_until_resumed(tmp_path / "run")
     manager.interrupt_kernel()
-    assert client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
+    assert reply(client, cell)["ename"] == "KeyboardInterrupt"
