@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from attention_lab.tracking.record_files import read_record
 from attention_lab.training import fit
 from attention_lab.training.preemption import SIGNALS, Preempted
 from attention_lab.training.tasks.base import AttentionTask
-from tests.conftest import Compose
+from tests.conftest import Compose, FinishedRun
 from tests.runs import train
 
 #: Fields of ``result.json`` that are measured, so equal runs differ in them.
@@ -31,6 +32,11 @@ def read_status(directory: Path) -> dict[str, Any]:
     """A run's ``status.json``."""
     status: dict[str, Any] = json.loads((directory / "status.json").read_text())
     return status
+
+
+def read_result(directory: Path) -> dict[str, Any]:
+    """A run's ``result.json``."""
+    return read_record(directory / "result.json")
 
 
 def read_metrics(directory: Path, column: str) -> list[tuple[int, float]]:
@@ -85,6 +91,13 @@ def assert_identical(directory: Path, whole: Path) -> None:
 
 
 Train = Callable[[dict[str, Any]], Path]
+
+
+@pytest.fixture(params=["words", "digits"])
+def run(request: pytest.FixtureRequest) -> FinishedRun:
+    """A finished run of each task."""
+    finished: FinishedRun = request.getfixturevalue(f"{request.param}_run")
+    return finished
 
 
 @pytest.fixture

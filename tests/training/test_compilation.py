@@ -1,6 +1,5 @@
 """A compiled run trains as an uncompiled one, and one that cannot be compiled trains uncompiled."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.training.conftest import (
     Interrupt,
     assert_identical,
     read_metrics,
+    read_result,
     read_weights,
     same_weights,
     train_until_interrupted,
@@ -43,11 +43,6 @@ EXPRESSIONS = (
 
 def with_compile(config: Mapping[str, Any], option: bool | dict[str, Any] = True) -> dict[str, Any]:
     return {**config, "trainer": {**config["trainer"], "compile": option}}
-
-
-def read_result(directory: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((directory / "result.json").read_text())
-    return result
 
 
 @pytest.fixture(scope="module")

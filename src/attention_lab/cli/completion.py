@@ -68,7 +68,8 @@ FLAGS = (
     *(OWN_DIRECTORY[0], FROM, EXTEND, DRY_RUN, TOKENS_PER_SECOND),
 )
 
-#: A word that shells insert as it is. Other file names are left to the shell, which quotes them.
+#: Words without characters that a shell would expand or that need quotes. Other words are not
+#: proposed here: for other file names, the shell's own completion adds the quotes.
 _PLAIN = re.compile(r"[\w~./,:=@+\[\]-]+")
 
 

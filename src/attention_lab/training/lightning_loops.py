@@ -44,7 +44,7 @@ class InspectHooksOnce(Callback):
             index = {"batch_idx": batch_idx} if takes_index else {}
             return OrderedDict(batch=batch, **index)
 
-        # Both are replaced anew in each fit.
+        # Lightning has no option for this, so its methods are replaced, anew in each fit.
         selector.get_instance = functools.cache(selector.get_instance)  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._build_kwargs = step_arguments  # type: ignore[method-assign]
 
